@@ -1,0 +1,223 @@
+"""The check at the door: an expert's answer is refused unless it can be what was asked.
+
+Wrong log-probs that look right do more harm than a crash, so each answer is tested for shape, echoed ids, order, mass, finiteness and
+versions before anything stores or trains on it. Every refusal names its check.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from preceptor_clients.arrays import MISSING
+from preceptor_clients.errors import AnswerRefused
+from preceptor_clients.schemas import (
+    Capabilities,
+    FeedbackAnswer,
+    FeedbackQuery,
+    PrefixAnswer,
+    PrefixQuery,
+)
+
+_POSITIVE_TOLERANCE: Final = 1e-4
+_MASS_TOLERANCE: Final = 1e-3
+_TAIL_TOLERANCE: Final = 1e-5
+_OWN_TOLERANCE: Final = 2e-3
+"""The own token's log-prob travels exact, the entries on a grid of 4.9e-4; renormalised rows may differ by another step."""
+
+
+def check_answer(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capabilities) -> None:
+    """Refuses an answer that cannot be right.
+
+    Raises:
+        AnswerRefused: with the name of the first check that failed.
+    """
+    _check_identity(query, answer, capabilities)
+    _check_shapes(query, answer)
+    _check_entries(query, answer, capabilities)
+    _check_mass(answer)
+    _check_own(answer)
+    _check_candidates(query, answer)
+    _check_feedback(query, answer, capabilities)
+
+
+def _refuse_unless(condition: object, check: str, detail: str) -> None:
+    if not condition:
+        raise AnswerRefused(check, detail)
+
+
+def _check_identity(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capabilities) -> None:
+    _refuse_unless(
+        answer.vocab_fingerprint == query.vocab_fingerprint,
+        "vocab_fingerprint",
+        "is not the query's",
+    )
+    _refuse_unless(
+        answer.kind in capabilities.kinds, "kind", f"{answer.kind} was not declared by the expert"
+    )
+    _refuse_unless(
+        answer.temperature == 1.0, "temperature", f"is {answer.temperature}, only 1 is meant"
+    )
+    _refuse_unless(
+        answer.weights_before == answer.weights_after,
+        "weights",
+        f"changed during the batch: {answer.weights_before} to {answer.weights_after}",
+    )
+    wanted = query.weights
+    if capabilities.weights and wanted is not None and wanted.mode == "exact":
+        _refuse_unless(
+            answer.weights_before == wanted.version,
+            "weights",
+            f"are {answer.weights_before}, wanted {wanted.version}",
+        )
+
+
+def _check_shapes(query: PrefixQuery, answer: PrefixAnswer) -> None:
+    P = query.num_positions
+    lengths = {
+        "token_ids_P": len(answer.token_ids_P),
+        "mask_P": len(answer.mask_P),
+        "num_entries_P": len(answer.num_entries_P),
+        "ids_PK": len(answer.ids_PK),
+        "logprobs_PK": len(answer.logprobs_PK),
+        "tail_P": len(answer.tail_P),
+        "own_logprobs_P": len(answer.own_logprobs_P),
+        "own_mask_P": len(answer.own_mask_P),
+    }
+    for name, length in lengths.items():
+        _refuse_unless(length == P, name, f"has {length} rows for {P} positions")
+    _refuse_unless(
+        answer.ids_PK.shape == answer.logprobs_PK.shape,
+        "logprobs_PK",
+        f"has shape {answer.logprobs_PK.shape}, ids {answer.ids_PK.shape}",
+    )
+    asked = query.response_ids[query.position_ids()]
+    wrong = np.flatnonzero(answer.token_ids_P != asked)
+    _refuse_unless(
+        not wrong.size, "token_ids_P", f"differ from the ids sent, first at row {wrong[:1]}"
+    )
+
+
+def _check_entries(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capabilities) -> None:
+    K = answer.ids_PK.shape[1]
+    n = np.where(answer.mask_P, answer.num_entries_P, 0)
+    _refuse_unless(
+        n.min(initial=0) >= 0 and n.max(initial=0) <= K, "num_entries_P", f"outside 0..{K}"
+    )
+    _refuse_unless(
+        answer.kind == "empirical" or n.max(initial=0) <= query.top_k,
+        "num_entries_P",
+        f"is over the {query.top_k} asked",
+    )
+    _refuse_unless(
+        (n[answer.mask_P] > 0).all(), "num_entries_P", "is 0 in a row that is not masked"
+    )
+    filled = np.arange(K)[None, :] < n[:, None]
+    ids, logprobs = answer.ids_PK, answer.logprobs_PK
+    size = capabilities.vocab_size
+    in_range = (ids >= 0) & (ids < size if size is not None else True)
+    _refuse_unless(in_range[filled].all(), "ids_PK", "holds an id outside the vocabulary")
+    ordered = np.where(filled, ids, -1 - np.arange(K)[None, :])
+    ordered.sort(axis=1)
+    _refuse_unless(
+        (ordered[:, 1:] != ordered[:, :-1]).all(), "ids_PK", "names an id twice in one row"
+    )
+    _refuse_unless(
+        (logprobs[filled] > MISSING / 2).all(), "logprobs_PK", "is missing in a filled cell"
+    )
+    _refuse_unless((logprobs[filled] <= _POSITIVE_TOLERANCE).all(), "logprobs_PK", "is above 0")
+    falling = (logprobs[:, 1:] <= logprobs[:, :-1] + 1e-6) | ~filled[:, 1:]
+    _refuse_unless(falling.all(), "logprobs_PK", "is not in descending order")
+
+
+def _check_mass(answer: PrefixAnswer) -> None:
+    K = answer.ids_PK.shape[1]
+    filled = (np.arange(K)[None, :] < answer.num_entries_P[:, None]) & answer.mask_P[:, None]
+    mass = np.where(filled, np.exp(answer.logprobs_PK.astype(np.float64)), 0.0).sum(1)
+    rows = answer.mask_P
+    _refuse_unless(
+        (mass[rows] <= 1.0 + _MASS_TOLERANCE).all(),
+        "mass",
+        f"of a row is {mass[rows].max(initial=0.0):.4f}",
+    )
+    tail = answer.tail_P.astype(np.float64)
+    _refuse_unless(((tail >= 0) & (tail <= 1))[rows].all(), "tail_P", "is outside 0..1")
+    gap = np.abs(np.clip(1.0 - mass, 0.0, 1.0) - tail)[rows]
+    _refuse_unless(
+        (gap <= _TAIL_TOLERANCE).all(),
+        "tail_P",
+        f"is not 1 minus the entries' mass: off by {gap.max(initial=0.0):.2e}",
+    )
+
+
+def _check_own(answer: PrefixAnswer) -> None:
+    own, known = answer.own_logprobs_P, answer.own_mask_P
+    _refuse_unless((~known | answer.mask_P).all(), "own_mask_P", "is true in a masked row")
+    _refuse_unless(
+        (own[known] > MISSING / 2).all(), "own_logprobs_P", "is missing where its mask is true"
+    )
+    _refuse_unless((own[known] <= _POSITIVE_TOLERANCE).all(), "own_logprobs_P", "is above 0")
+    if answer.kind != "topk":
+        return
+    same = (answer.ids_PK == answer.token_ids_P[:, None]) & known[:, None]
+    rows, cols = np.nonzero(same)
+    gap = np.abs(np.exp(answer.logprobs_PK[rows, cols]) - np.exp(own[rows]))
+    _refuse_unless(
+        (gap <= _OWN_TOLERANCE).all(),
+        "own_logprobs_P",
+        "disagrees with the same token among the entries",
+    )
+
+
+def _check_candidates(query: PrefixQuery, answer: PrefixAnswer) -> None:
+    if query.candidate_ids is None or answer.candidate_logprobs_PC is None:
+        return
+    values, known = answer.candidate_logprobs_PC, answer.candidate_mask_PC
+    _refuse_unless(
+        known is not None and values.shape == known.shape == query.candidate_ids.shape,
+        "candidate_logprobs_PC",
+        f"has shape {values.shape} for candidates {query.candidate_ids.shape}",
+    )
+    assert known is not None
+    _refuse_unless(
+        ((values <= _POSITIVE_TOLERANCE) & (values > MISSING / 2))[known].all(),
+        "candidate_logprobs_PC",
+        "is above 0 or missing where its mask is true",
+    )
+
+
+def _check_feedback(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capabilities) -> None:
+    sent = {item.id for item in query.feedback}
+    unknown = set(answer.used_feedback) - sent
+    _refuse_unless(
+        not unknown, "used_feedback", f"names items that were not sent: {sorted(unknown)[:3]}"
+    )
+    if capabilities.needs_feedback:
+        _refuse_unless(
+            answer.used_feedback or not answer.mask_P.any(),
+            "used_feedback",
+            "is empty, but the expert has no opinion without feedback",
+        )
+
+
+def check_feedback(query: FeedbackQuery, answer: FeedbackAnswer) -> None:
+    """Refuses a feedback answer that cannot be right.
+
+    Raises:
+        AnswerRefused: an id stands twice, a failed item carries a score, or an item says nothing at all.
+    """
+    ids = [item.id for item in answer.items]
+    _refuse_unless(len(set(ids)) == len(ids), "items", "name an id twice")
+    for item in answer.items:
+        _refuse_unless(
+            item.error is None or item.score is None,
+            "items",
+            f"{item.id} failed and yet has a score",
+        )
+        _refuse_unless(
+            item.error is not None or item.score is not None or item.text is not None,
+            "items",
+            f"{item.id} has neither score nor text nor error",
+        )
+    _refuse_unless(query.rollout_id, "items", "belong to no rollout")

@@ -1,0 +1,206 @@
+"""The error tree of preceptor, and its rendering as RFC 9457 problem details.
+
+    PreceptorError                      status  code
+    ├── Invalid                         422     invalid            a field's value cannot be meant
+    │   ├── UnknownField ... (pydantic) 422     invalid
+    │   └── ContextTooLong              422     context-too-long
+    ├── MalformedFrame                  400     malformed-frame
+    ├── Unauthorised                    401     unauthorised
+    ├── Forbidden                       403     forbidden
+    ├── NotFound                        404     not-found
+    ├── VocabularyMismatch              409     vocabulary-mismatch
+    ├── KeyReused                       422     idempotency-key-reused
+    ├── TooLarge                        413     too-large
+    ├── WeightsNotHere                  425     weights-not-here
+    ├── Cancelled                       410     cancelled
+    ├── QueueFull                       429     queue-full
+    ├── AnswerRefused                   502     answer-refused     an expert's answer failed a check at the door
+    ├── ServiceFailed                   502     service-failed     an expert or source answered with an error
+    ├── ServiceUnavailable              503     unavailable
+    └── DeadlineExceeded                504     deadline-exceeded
+
+A problem always names the field at fault where there is one. Every field of a received problem is optional (RFC 9457), so
+`from_problem` fills what is missing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+_TYPE_PREFIX = "urn:preceptor:problem:"
+
+
+class FieldError(BaseModel):
+    """One field at fault."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    field: str
+    """Path of the field, as in `items[3].query.response_ids`."""
+    detail: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details, with our members `code`, `errors` and `retry_after_s`."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    type: str = "about:blank"
+    title: str = "error"
+    status: int = 500
+    detail: str = ""
+    code: str = "error"
+    errors: tuple[FieldError, ...] = ()
+    retry_after_s: float | None = None
+    instance: str | None = None
+
+
+class PreceptorError(Exception):
+    """Root of the tree; `field` names what the sender should change."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "error"
+    title: ClassVar[str] = "Internal error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        field: str | None = None,
+        errors: tuple[FieldError, ...] = (),
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors or ((FieldError(field=field, detail=detail),) if field else ())
+        self.retry_after_s = retry_after_s
+
+    def problem(self, instance: str | None = None) -> Problem:
+        """This error as problem details."""
+        return Problem(
+            type=_TYPE_PREFIX + self.code,
+            title=self.title,
+            status=self.status,
+            detail=self.detail,
+            code=self.code,
+            errors=self.errors,
+            retry_after_s=self.retry_after_s,
+            instance=instance,
+        )
+
+
+class Invalid(PreceptorError):
+    status, code, title = 422, "invalid", "A field has a value that cannot be meant"
+
+
+class ContextTooLong(Invalid):
+    code, title = "context-too-long", "The context does not fit the expert"
+
+
+class MalformedFrame(PreceptorError):
+    status, code, title = 400, "malformed-frame", "The bytes are not a frame of ours"
+
+
+class Unauthorised(PreceptorError):
+    status, code, title = 401, "unauthorised", "No valid key was sent"
+
+
+class Forbidden(PreceptorError):
+    status, code, title = 403, "forbidden", "The key lacks the scope"
+
+
+class NotFound(PreceptorError):
+    status, code, title = 404, "not-found", "There is no such thing"
+
+
+class VocabularyMismatch(PreceptorError):
+    status, code, title = 409, "vocabulary-mismatch", "The vocabularies differ"
+
+
+class Cancelled(PreceptorError):
+    status, code, title = 410, "cancelled", "The ticket was cancelled"
+
+
+class TooLarge(PreceptorError):
+    status, code, title = 413, "too-large", "The body is over the limit"
+
+
+class KeyReused(PreceptorError):
+    status, code = 422, "idempotency-key-reused"
+    title = "The idempotency key was used with another payload"
+
+
+class WeightsNotHere(PreceptorError):
+    status, code, title = 425, "weights-not-here", "This replica lacks the wanted weights"
+    retryable = True
+
+
+class QueueFull(PreceptorError):
+    status, code, title = 429, "queue-full", "The queue is full"
+    retryable = True
+
+
+class AnswerRefused(PreceptorError):
+    """The check at the door failed; `check` names which one."""
+
+    status, code, title = 502, "answer-refused", "The expert's answer failed a check"
+
+    def __init__(self, check: str, detail: str) -> None:
+        super().__init__(f"{check}: {detail}", field=f"answer.{check}")
+        self.check = check
+
+
+class ServiceFailed(PreceptorError):
+    status, code, title = 502, "service-failed", "The service answered with an error"
+
+
+class ServiceUnavailable(PreceptorError):
+    status, code, title = 503, "unavailable", "The service does not answer"
+    retryable = True
+
+
+class DeadlineExceeded(PreceptorError):
+    status, code, title = 504, "deadline-exceeded", "The deadline passed"
+
+
+def _tree(root: type[PreceptorError]) -> dict[str, type[PreceptorError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found |= _tree(child)
+    return found
+
+
+def from_problem(problem: Problem) -> PreceptorError:
+    """The error that `problem` describes: by its code, else by its status."""
+    detail = problem.detail or problem.title
+    known = _tree(PreceptorError)
+    cls = known.get(problem.code)
+    if cls is AnswerRefused:
+        check, _, rest = detail.partition(": ")
+        return AnswerRefused(check, rest)
+    if cls is None:
+        cls = next((c for c in known.values() if c.status == problem.status), ServiceFailed)
+    if cls is AnswerRefused:
+        cls = ServiceFailed
+    return cls(detail, errors=problem.errors, retry_after_s=problem.retry_after_s)
+
+
+def from_validation(error: Any, prefix: str = "") -> Invalid:
+    """A pydantic `ValidationError` as ours: every field at fault, with its path."""
+    errors = tuple(
+        FieldError(field=_path(prefix, item["loc"]), detail=str(item["msg"]))
+        for item in error.errors(include_url=False, include_input=False, include_context=False)
+    )
+    summary = "; ".join(f"{e.field}: {e.detail}" for e in errors[:3])
+    return Invalid(summary or "the body is not valid", errors=errors)
+
+
+def _path(prefix: str, loc: tuple[int | str, ...]) -> str:
+    path = prefix
+    for part in loc:
+        path += f"[{part}]" if isinstance(part, int) else (f".{part}" if path else str(part))
+    return path or "body"

@@ -1,0 +1,58 @@
+"""Fingerprints: which vocabulary, which context, which message.
+
+The vocabulary's fingerprint alone decides whether an expert's ids mean what the student's ids mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def vocab_fingerprint(pieces: Iterable[tuple[int, bytes, bool]]) -> str:
+    """SHA-256 over (id, bytes, special) in the order of ids, up to the real vocabulary size.
+
+    Each piece enters as id (u32), special (u8), number of bytes (u32), bytes; all little-endian. Padded rows of an embedding
+    are no pieces. `bytes` is the piece as the tokenizer's file spells it, in UTF-8.
+    """
+    digest = hashlib.sha256()
+    for token_id, text, special in sorted(pieces):
+        digest.update(struct.pack("<IBI", token_id, special, len(text)))
+        digest.update(text)
+    return digest.hexdigest()
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """`vocab_fingerprint` of a Hugging Face tokenizer."""
+    special = set(tokenizer.all_special_ids)
+    vocab: dict[str, int] = tokenizer.get_vocab()
+    return vocab_fingerprint((i, piece.encode(), i in special) for piece, i in vocab.items())
+
+
+def ids_hash(ids: np.ndarray) -> str:
+    """SHA-256 of token ids as little-endian int32."""
+    return hashlib.sha256(np.ascontiguousarray(ids, dtype="<i4").tobytes()).hexdigest()
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of JSON values and arrays: keys sorted, arrays by type, shape and bytes."""
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_array_token
+    )
+
+
+def _array_token(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{type(value)} has no content hash")
+    array: np.ndarray = np.ascontiguousarray(value)
+    digest = hashlib.sha256(array.tobytes()).hexdigest()
+    return {"$array": [array.dtype.str, list(array.shape), digest]}

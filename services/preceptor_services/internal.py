@@ -1,0 +1,90 @@
+"""What the gateway and the dispatchers say to each other, over HTTP under `/v1/internal`.
+
+A **job** is a bundle of questions to one service that belong together: the unanswered members of one group. The stream carries only
+its id and size; the questions stay with the gateway, so that a broker that lost everything loses nothing.
+
+1. A dispatcher takes jobs from the stream and **claims** them. Each claim raises the job's fence and returns the questions that are
+   still wanted; what is done, cancelled or over its deadline comes back as `dropped` and is acknowledged at once.
+2. It asks the service, checks the answers, and **reports** the results with its fence. A report under an older fence is refused:
+   somebody else has claimed the job since.
+3. The gateway writes blob, then row; then the dispatcher acknowledges the job.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from preceptor_clients.errors import Problem
+from preceptor_clients.schemas import (
+    Answer,
+    FeedbackAnswer,
+    FeedbackQuery,
+    Key,
+    Name,
+    PrefixAnswer,
+    PrefixQuery,
+    Request,
+    Sha256,
+)
+
+JobKind = Literal["logprobs", "feedback"]
+
+
+class ClaimRequest(Request):
+    """`POST /v1/internal/claims`."""
+
+    dispatcher: Key
+    job_ids: tuple[Key, ...]
+
+
+class ClaimedItem(Answer):
+    """One question that is still wanted; exactly one of the two is set, by the job's kind."""
+
+    answer_key: Sha256
+    prefix: PrefixQuery | None = None
+    feedback: FeedbackQuery | None = None
+
+
+class ClaimedJob(Answer):
+    """One job, now the claimant's until a higher fence is given out."""
+
+    job_id: Key
+    service: Name
+    kind: JobKind
+    fence: int
+    timeout_ms: int
+    """Time left until the last deadline of its members, in server time."""
+    exclusive: bool
+    """Must be asked as one call by itself."""
+    items: tuple[ClaimedItem, ...]
+
+
+class Claims(Answer):
+    """Reply to `ClaimRequest`."""
+
+    jobs: tuple[ClaimedJob, ...]
+    dropped: tuple[Key, ...]
+    """Nobody wants these any more: acknowledge them."""
+
+
+class ItemResult(Answer):
+    """What became of one question: exactly one of the four."""
+
+    answer_key: Sha256
+    prefix: PrefixAnswer | None = None
+    feedback: FeedbackAnswer | None = None
+    problem: Problem | None = None
+    accepted: bool = False
+
+
+class ReportRequest(Request):
+    """`POST /v1/internal/reports`: 204, or 409 `stale-fence`."""
+
+    dispatcher: Key
+    job_id: Key
+    fence: int
+    results: tuple[ItemResult, ...]
+    latency_ms: float
+    final: bool = True
+    """False: the job goes back to the stream for another attempt (no results then, but the reason)."""
+    reason: Problem | None = None
