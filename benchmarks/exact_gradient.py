@@ -1,0 +1,358 @@
+"""Is the gradient of DistIL exact, and what do its switches cost? Measured on enumerable policies.
+
+    python benchmarks/exact_gradient.py          # prints the tables, writes results/exact_gradient.json
+
+Everything in float64. A policy has free logits at every prefix; all its sequences are enumerated,
+run through the trainer's own batch, head, credit and objective, and weighted by their probability.
+The reference is the objective as stated, differentiated by central differences.
+"""
+
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from preceptor_trainer.batch import TrainRollout, collate
+from preceptor_trainer.credit import future_costs
+from preceptor_trainer.enumeration import (
+    Floats,
+    PrefixTable,
+    Sequence_,
+    TinyWorld,
+    expected_gradient,
+    finite_differences,
+    log_softmax,
+    rollout_losses,
+    table_target,
+)
+from preceptor_trainer.head import student_statistics
+from preceptor_trainer.objectives.distil import DistIL
+from rich.console import Console
+from rich.table import Table
+
+RESULT = Path(__file__).parent / "results" / "exact_gradient.json"
+SEEDS = range(5)
+EXACT = DistIL(baseline="none")
+FUTURE = DistIL(baseline="none", local=False)
+
+TeacherOf = Callable[[Sequence_], Floats]
+
+
+# --- the objective as stated, in numpy -----------------------------------------------------------
+
+
+def stated_objective(
+    world: TinyWorld, teacher_of: TeacherOf, num_ids: int, *, minus_entropy: bool = False
+) -> Callable[[Floats], float]:
+    """`sum_y p(y) sum_t CE(q_t, pi_t)` as a function of the policy's logits."""
+
+    def value(logits_PV: Floats) -> float:
+        logprobs_PV = log_softmax(logits_PV)
+        costs = [
+            _sequence_cost(world, logprobs_PV, teacher_of(y), y, num_ids, minus_entropy)
+            for y in world.sequences()
+        ]
+        return float(world.probabilities(logits_PV) @ np.array(costs))
+
+    return value
+
+
+def _sequence_cost(
+    world: TinyWorld,
+    logprobs_PV: Floats,
+    teacher_PV: Floats,
+    sequence: Sequence_,
+    num_ids: int,
+    minus_entropy: bool,
+) -> float:
+    total = 0.0
+    for prefix in world.prefixes(sequence):
+        order = np.argsort(-teacher_PV[prefix], kind="stable")
+        head, rest = order[:num_ids], order[num_ids:]
+        q = teacher_PV[prefix, head]
+        log_p = logprobs_PV[prefix, head]
+        if len(rest):
+            q = np.append(q, 1 - q.sum())
+            log_p = np.append(log_p, np.log(np.exp(logprobs_PV[prefix, rest]).sum()))
+        total -= float(q @ (log_p - (np.log(q) if minus_entropy else 0.0)))
+    return total
+
+
+# --- the measurements ----------------------------------------------------------------------------
+
+
+def exogenous_feedback(
+    seed: int, world: TinyWorld | None = None, num_ids: int = 3
+) -> dict[str, tuple[float, float]]:
+    """Relative error and cosine of each estimator's expectation, feedback held fixed."""
+    world = world or TinyWorld()
+    logits, teacher = world.random_logits(seed), world.random_teacher(100 + seed)
+    groups = [[_rollout(world, y, i, teacher, num_ids)] for i, y in enumerate(world.sequences())]
+    weights = world.probabilities(logits)
+    stated = finite_differences(stated_objective(world, lambda _: teacher, num_ids), logits)
+    kl_to_go = stated_objective(world, lambda _: teacher, num_ids, minus_entropy=True)
+    variants = {
+        "exact": (EXACT, stated),
+        "exact, KL-to-go against its own objective": (
+            DistIL(baseline="none", future="kl"),
+            finite_differences(kl_to_go, logits),
+        ),
+        "KL-to-go": (DistIL(baseline="none", future="kl"), stated),
+        "remaining": (DistIL(baseline="none", normaliser="remaining"), stated),
+        "local only": (DistIL(future="none"), stated),
+    }
+    return {
+        name: _compare(expected_gradient(objective, logits, groups, weights), reference)
+        for name, (objective, reference) in variants.items()
+    }
+
+
+def feedback_of_the_rollout(seed: int) -> dict[str, float]:
+    """Relative error when feedback is pass or fail of the rollout itself."""
+    world = TinyWorld(horizon=3)
+    logits = world.random_logits(seed)
+    passed, failed = world.random_teacher(100 + seed), world.random_teacher(200 + seed)
+
+    def teacher_of(sequence: Sequence_) -> Floats:
+        return passed if _succeeds(sequence) else failed
+
+    groups = [
+        [_rollout(world, y, i, teacher_of(y), 3)] for i, y in enumerate(world.sequences())
+    ]
+    weights = world.probabilities(logits)
+    reference = finite_differences(stated_objective(world, teacher_of, 3), logits)
+    return {
+        credit: _compare(
+            expected_gradient(DistIL(baseline="none", credit=credit), logits, groups, weights),
+            reference,
+        )[0]
+        for credit in ("later", "all")
+    }
+
+
+def baseline_bias(seed: int) -> dict[str, float]:
+    """Relative change of the expected future term by a baseline, groups of two enumerated."""
+    world = TinyWorld(horizon=3)
+    logits = world.random_logits(seed)
+    fixed = world.random_teacher(100 + seed)
+    passed, failed = world.random_teacher(100 + seed), world.random_teacher(200 + seed)
+
+    def pair(first: Sequence_, second: Sequence_, group: int, demonstrate: bool):
+        """With demonstrations each one's teacher has seen whether the other succeeded."""
+        rows: list[TrainRollout] = []
+        for own, sibling, place in ((first, second, 0), (second, first, 1)):
+            seen = passed if _succeeds(sibling) else failed
+            uses = {f"{group}-{1 - place}"} if demonstrate else set[str]()
+            teacher = seen if demonstrate else fixed
+            rows.append(_rollout(world, own, group, teacher, 3, place=place, uses=uses))
+        return rows
+
+    return {
+        f"{teacher}, {rule}": bias
+        for teacher, demonstrate in (("fixed teacher", False), ("demonstrations", True))
+        for rule, bias in _biases(world, logits, lambda *a, d=demonstrate: pair(*a, d)).items()
+    }
+
+
+def _biases(world: TinyWorld, logits: Floats, pair) -> dict[str, float]:
+    sequences, p = world.sequences(), world.probabilities(logits)
+    indices = [(i, j) for i in range(len(sequences)) for j in range(len(sequences))]
+    groups = [pair(sequences[i], sequences[j], n) for n, (i, j) in enumerate(indices)]
+    weights = np.array([p[i] * p[j] for i, j in indices])
+    reference = expected_gradient(FUTURE, logits, groups, weights)
+    return {
+        rule: _compare(
+            expected_gradient(DistIL(local=False, baseline=rule), logits, groups, weights),
+            reference,
+        )[0]
+        for rule in ("loo", "loo_independent")
+    }
+
+
+def partly_independent_siblings(seed: int) -> dict[str, float]:
+    """Groups of three: two demonstrate to each other, the third has a teacher of its own."""
+    world = TinyWorld(num_tokens=2, horizon=3)
+    logits = world.random_logits(seed)
+    passed, failed = world.random_teacher(100 + seed), world.random_teacher(200 + seed)
+    sequences, p = world.sequences(), world.probabilities(logits)
+    groups: list[list[TrainRollout]] = []
+    weights: list[float] = []
+    for n, (i, j, k) in enumerate(np.ndindex(*[len(sequences)] * 3)):
+        a, b, c = sequences[i], sequences[j], sequences[k]
+        groups.append(
+            [
+                _rollout(world, a, n, passed if _succeeds(b) else failed, 2, 0, {f"{n}-1"}),
+                _rollout(world, b, n, passed if _succeeds(a) else failed, 2, 1, {f"{n}-0"}),
+                _rollout(world, c, n, passed, 2, 2),
+            ]
+        )
+        weights.append(p[i] * p[j] * p[k])
+    reference = expected_gradient(FUTURE, logits, groups, np.array(weights))
+    return {
+        rule: _compare(
+            expected_gradient(
+                DistIL(local=False, baseline=rule), logits, groups, np.array(weights)
+            ),
+            reference,
+        )[0]
+        for rule in ("loo", "loo_independent")
+    }
+
+
+def baseline_variance(seed: int, num_groups: int = 2000, group_size: int = 8) -> dict[str, float]:
+    """Total variance of a group's future term, and its slope on the exact one; fixed teacher."""
+    world = TinyWorld()
+    logits, teacher = world.random_logits(seed), world.random_teacher(100 + seed)
+    every = [[_rollout(world, y, i, teacher, 3)] for i, y in enumerate(world.sequences())]
+    exact = expected_gradient(FUTURE, logits, every, world.probabilities(logits)).ravel()
+    p = world.probabilities(logits)
+    drawn = np.random.default_rng(seed).choice(len(p), (num_groups, group_size), p=p / p.sum())
+    gradients = {
+        "none": _group_gradients(world, FUTURE, logits, teacher, drawn),
+        "loo": _group_gradients(world, DistIL(local=False), logits, teacher, drawn),
+        "self-inclusive": _self_inclusive_gradients(world, logits, teacher, drawn),
+    }
+    result: dict[str, float] = {}
+    for name, gradient_GD in gradients.items():
+        projected = gradient_GD @ exact / (exact @ exact)
+        result[f"variance, {name}"] = float(gradient_GD.var(0).sum())
+        result[f"slope, {name}"] = float(projected.mean())
+        result[f"slope's error, {name}"] = float(projected.std() / np.sqrt(num_groups))
+    result["variance ratio"] = result["variance, none"] / result["variance, loo"]
+    return result
+
+
+def _group_gradients(
+    world: TinyWorld, objective: DistIL, logits: Floats, teacher: Floats, drawn: np.ndarray
+) -> Floats:
+    """[groups, P * V]: mean gradient of each group's rollouts."""
+    sequences, parts = world.sequences(), list[Floats]()
+    for start in range(0, len(drawn), 64):
+        rows = [
+            _rollout(world, sequences[i], n, teacher, 3, place)
+            for n, group in enumerate(drawn[start : start + 64])
+            for place, i in enumerate(group)
+        ]
+        policy = PrefixTable(torch.tensor(logits).repeat(len(rows), 1, 1))
+        rollout_losses(objective, policy, rows).sum().backward()
+        assert policy.logits.grad is not None
+        per_row = policy.logits.grad.numpy().reshape(-1, drawn.shape[1], logits.size)
+        parts.append(per_row.mean(1))
+    return np.concatenate(parts)
+
+
+def _self_inclusive_gradients(
+    world: TinyWorld, logits: Floats, teacher: Floats, drawn: np.ndarray
+) -> Floats:
+    """The same with each rollout in its own baseline: what the trainer does not offer."""
+    sequences = world.sequences()
+    rows = [_rollout(world, y, i, teacher, 3) for i, y in enumerate(sequences)]
+    batch = collate(rows)
+    policy = PrefixTable(torch.tensor(logits).repeat(len(rows), 1, 1))
+    stats = student_statistics(policy, batch, FUTURE.needs)
+    (advantages,) = FUTURE.advantages([stats], [batch])
+    assert torch.equal(
+        advantages.advantage_BT,
+        future_costs(advantages.advantage_BT, torch.zeros_like(batch.owned_BT))
+        + advantages.advantage_BT,
+    )
+    score_STD = torch.stack(
+        [
+            torch.autograd.grad(
+                stats.sampled_logprobs_BT[:, t].sum(), policy.logits, retain_graph=True
+            )[0].flatten(1)
+            for t in range(world.horizon)
+        ],
+        1,
+    ).numpy()
+    future_GRT = advantages.advantage_BT.numpy()[drawn]
+    centred_GRT = future_GRT - future_GRT.mean(1, keepdims=True)
+    return np.stack(
+        [
+            np.einsum("rt,rtd->d", weights, score_STD[group]) / len(group)
+            for weights, group in zip(centred_GRT, drawn, strict=True)
+        ]
+    )
+
+
+def _rollout(
+    world: TinyWorld,
+    sequence: Sequence_,
+    group: int,
+    teacher: Floats,
+    num_ids: int,
+    place: int = 0,
+    uses: set[str] | None = None,
+) -> TrainRollout:
+    name = f"{group}-{place}"
+    return TrainRollout(
+        rollout_id=name,
+        group=group,
+        prompt_ids=[0],
+        response_ids=sequence,
+        target=table_target(world, name, sequence, teacher, num_ids),
+        uses=frozenset(uses or ()),
+    )
+
+
+def _succeeds(sequence: Sequence_) -> bool:
+    return sum(sequence) % 2 == 0
+
+
+def _compare(gradient: Floats, reference: Floats) -> tuple[float, float]:
+    error = np.linalg.norm(gradient - reference) / np.linalg.norm(reference)
+    cosine = (gradient * reference).sum() / np.linalg.norm(gradient) / np.linalg.norm(reference)
+    return float(error), float(cosine)
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def measure() -> dict[str, object]:
+    """All measurements over the committed seeds."""
+    stopping = TinyWorld(stop=0)
+    return {
+        "exogenous feedback (relative error, cosine)": [exogenous_feedback(s) for s in SEEDS],
+        "the same, a stop token and top-2 with tail": [
+            exogenous_feedback(s, stopping, num_ids=2) for s in SEEDS
+        ],
+        "feedback of the rollout itself (relative error)": [
+            feedback_of_the_rollout(s) for s in SEEDS
+        ],
+        "bias of baselines, groups of 2 (relative)": [baseline_bias(s) for s in SEEDS],
+        "bias of baselines, groups of 3 (relative)": [
+            partly_independent_siblings(s) for s in SEEDS
+        ],
+        "baselines, groups of 8, fixed teacher": [baseline_variance(s) for s in SEEDS],
+    }
+
+
+def show(results: dict[str, object], console: Console) -> None:
+    """One table per measurement, a column per seed."""
+    for title, per_seed in results.items():
+        assert isinstance(per_seed, list)
+        table = Table("", *[f"seed {s}" for s in SEEDS], title=title, title_justify="left")
+        for name in per_seed[0]:
+            table.add_row(name, *[_cell(row[name]) for row in per_seed])
+        console.print(table)
+
+
+def _cell(value: float | tuple[float, float]) -> str:
+    if isinstance(value, tuple):
+        return f"{value[0]:.1e}  {value[1]:.4f}"
+    return f"{value:.1e}" if abs(value) < 1e-3 else f"{value:.3f}"
+
+
+def main() -> None:
+    """Measure, print, write."""
+    results = measure()
+    show(results, Console(width=140))
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps({"versions": versions, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,337 @@
+"""DistIL: forward cross-entropy to experts on the student's own rollouts, one sequence objective.
+
+    L(theta) = E_{y ~ pi_theta}[ sum_t c_t ],    c_t = CE( q_t, pi_theta(.|s_t) )
+
+    grad L   = E_y[ sum_t grad c_t ]                                        local term
+             + E_y[ sum_t grad log pi_theta(a_t|s_t) * sum_{i>t} c_i ]      future term
+
+Source: arXiv 2606.05152. `q_t` is an expert's next-token distribution in state `s_t = (x, y_<t)`,
+often the policy itself with feedback `f` in view; no gradient flows through it. The default is the
+exact estimator of this gradient with a leave-one-out baseline.
+
+    DistIL()                                        # exact
+    DistIL(future="none")                           # local term only: tokenwise forward KL
+    DistIL(future="kl")                             # KL-to-go: no charge for the expert's entropy
+    DistIL(normaliser="remaining", baseline="none", divide_by="tokens",
+           importance=TruncatedImportance())        # the estimator of the released code
+
+Caution. The gradient above holds `f` fixed. When feedback is computed from the rollout itself,
+`q_t` depends on later actions through it, and the gradient has all costs in the future term:
+`credit="all"` is that one, at more variance. The paper's algorithm is `later`. In the same way a
+leave-one-out baseline is unbiased only over siblings whose target does not use this rollout
+(`loo_independent`); siblings that demonstrate to each other leave a small bias under `loo`.
+`benchmarks/exact_gradient.py` measures both.
+
+Caution. Costs are positive and the last token has none after it, so CE-to-go prefers short
+responses wherever experts keep some entropy. Watch the response length; `future="kl"` is neutral at
+the optimum and gives up the signal in the expert's confidence.
+
+Denominators. Exact DistIL divides by the number of sampled rollouts times a constant. Rollouts
+without a teacher count: the loss is then an average of `1[teacher] * sum_t c_t` over what the
+policy samples, an expectation with a gradient. Dividing by what happened to be labelled, or by
+the number of sampled tokens as the released code does (`divide_by="tokens"`, here over the whole
+step), makes a ratio estimator, which is the gradient of neither.
+
+Left out on purpose: the student's top-k as support (released; it cannot pull up a token outside
+it), the clamp of costs at zero (they cannot be negative), normalised advantages, and the released
+mathematics variant, whose second term is no score function.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from preceptor_trainer.batch import KINDS, TrainBatch
+from preceptor_trainer.credit import (
+    BaselineRule,
+    CreditRule,
+    Normaliser,
+    baselines,
+    cross_entropy,
+    future_costs,
+    independence,
+    peers,
+    target_entropy,
+)
+from preceptor_trainer.objectives import Advantages, Sampling
+from preceptor_trainer.objectives.importance import TruncatedImportance
+from preceptor_trainer.objectives.metrics import Mean, batch_metrics, mean_over
+from preceptor_trainer.statistics import Needs, StudentStatistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistIL:
+    """The switches of DistIL; the defaults are the exact gradient with feedback held fixed."""
+
+    local: bool = True
+    """The dense term: the gradient of each position's own cost."""
+    future: Literal["ce", "kl", "none"] = "ce"
+    """The cost that earlier tokens are charged with, or no future term."""
+    credit: CreditRule = "later"
+    """Charge a token with later costs, or with all costs of its rollout."""
+    normaliser: Normaliser = "sum"
+    """Sum of later costs (exact), their mean ("remaining"), or the sum over a constant."""
+    gamma: float = 1.0
+    """Discount of later costs per position; below 1 is a choice of bias for variance."""
+    baseline: BaselineRule = "loo"
+    """What is subtracted from the costs-to-go: siblings' mean at the same position, or nothing."""
+    advantage_clip: float | None = None
+    """Bound on the score term's weight in nats; biased, and off by default."""
+    importance: TruncatedImportance | None = None
+    """Corrects both terms for a sampler that is not the policy."""
+    divide_by: Literal["rollouts", "tokens"] = "rollouts"
+    """Sampled rollouts times `length_constant` (exact), or tokens of rollouts with a teacher."""
+    length_constant: float = 1.0
+    """Only scales the loss; a typical response length makes it comparable to a token mean."""
+
+    def __post_init__(self) -> None:
+        _one_of("future", self.future, ("ce", "kl", "none"))
+        _one_of("credit", self.credit, ("later", "all"))
+        _one_of("baseline", self.baseline, ("none", "loo", "loo_independent"))
+        _one_of("divide_by", self.divide_by, ("rollouts", "tokens"))
+        if isinstance(self.normaliser, str):
+            _one_of("normaliser", self.normaliser, ("sum", "remaining"))
+        else:
+            _positive("normaliser", self.normaliser)
+        _positive("length_constant", self.length_constant)
+        if self.advantage_clip is not None:
+            _positive("advantage_clip", self.advantage_clip)
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"gamma must be in (0, 1], not {self.gamma}")
+        if not self.local and self.future == "none":
+            raise ValueError("local=False with future='none' leaves nothing to train")
+        if self.credit == "all" and (self.gamma != 1 or self.normaliser == "remaining"):
+            raise ValueError(
+                f"credit='all' charges past costs too: gamma={self.gamma} and "
+                f"normaliser={self.normaliser!r} are defined for later costs only"
+            )
+
+    @property
+    def needs(self) -> Needs:
+        """Log-probs on the experts' supports; entropy is for the metrics."""
+        return Needs(target_logprobs=True, entropy=True)
+
+    def check(self, sampling: Sampling) -> None:
+        """Refuse samplers whose rollouts are not the policy's, unless they are re-weighted.
+
+        Raises:
+            ValueError: temperature, top-p or top-k change the distribution and `importance` is off.
+        """
+        if self.future == "none" or self.importance is not None:
+            return
+        remedy = "set importance=TruncatedImportance(), future='none', or sample from the policy"
+        if sampling.temperature != 1:
+            raise ValueError(
+                f"temperature={sampling.temperature} is not the policy that the future term "
+                f"differentiates: {remedy}"
+            )
+        if sampling.top_p is not None and sampling.top_p < 1:
+            raise ValueError(f"top_p={sampling.top_p} truncates the policy: {remedy}")
+        if sampling.top_k is not None and sampling.top_k > 0:
+            raise ValueError(f"top_k={sampling.top_k} truncates the policy: {remedy}")
+
+    def advantages(
+        self, statistics: Sequence[StudentStatistics], batches: Sequence[TrainBatch]
+    ) -> list[Advantages]:
+        """Costs-to-go minus baselines for every row of the step.
+
+        Args:
+            statistics: of the policy before the step, batch by batch; gradients are ignored.
+            batches: all batches of the step (or all that hold a group's rows).
+
+        Returns:
+            One entry per batch; 0 where a token carries no score term.
+
+        Raises:
+            ValueError: the targets do not admit the future term that is switched on.
+        """
+        costs = [
+            self._costs_to_charge(stats.detach(), batch)
+            for stats, batch in zip(statistics, batches, strict=True)
+        ]
+        advantage_RT = self._advantage(_join(costs), batches)
+        rows = torch.split(advantage_RT, [batch.num_rollouts for batch in batches])
+        return [
+            Advantages(
+                advantage_BT=rows_BT[:, : batch.response_mask_BT.shape[1]],
+                old_logprobs_BT=stats.sampled_logprobs_BT.detach(),
+            )
+            for rows_BT, batch, stats in zip(rows, batches, statistics, strict=True)
+        ]
+
+    def denominator(self, batches: Sequence[TrainBatch]) -> float:
+        """Rollouts times the length constant, or owned tokens of rollouts with a teacher."""
+        if self.divide_by == "rollouts":
+            return sum(batch.num_rollouts for batch in batches) * self.length_constant
+        tokens = sum(int((b.owned_BT & b.has_teacher_B[:, None]).sum()) for b in batches)
+        return float(max(tokens, 1))
+
+    def token_losses(
+        self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
+    ) -> tuple[Tensor, Tensor]:
+        """Local and future term of every token, undivided, with gradient.
+
+        Args:
+            stats: of the policy now.
+            batch: the rows.
+            advantages: weights of the score term.
+
+        Returns:
+            Two [B, T] tensors; exactly 0 (and no gradient) where a token has no such term.
+        """
+        weights_BT = self._importance_weights(stats, batch, advantages)
+        local_BT = torch.zeros_like(stats.sampled_logprobs_BT)
+        if self.local:
+            local_BT = _labelled_costs(stats, batch) * weights_BT
+        score_BT = stats.sampled_logprobs_BT * advantages.advantage_BT * weights_BT
+        return local_BT, torch.where(batch.scored_BT, score_BT, 0.0)
+
+    def __call__(
+        self,
+        stats: StudentStatistics,
+        batch: TrainBatch,
+        advantages: Advantages,
+        denominator: float,
+    ) -> tuple[Tensor, dict[str, Mean]]:
+        """The batch's share of the loss.
+
+        Args:
+            stats: of the policy now, with gradient.
+            batch: the rows.
+            advantages: weights of the score term, from the same step.
+            denominator: of the whole step.
+
+        Returns:
+            Scalar loss, and metrics as sums and counts.
+        """
+        local_BT, score_BT = self.token_losses(stats, batch, advantages)
+        loss = (local_BT + score_BT).sum() / denominator
+        return loss, self._metrics(stats.detach(), batch, advantages)
+
+    def _costs_to_charge(self, stats: StudentStatistics, batch: TrainBatch) -> Tensor:
+        if self.future == "none":
+            return torch.zeros_like(stats.sampled_logprobs_BT)
+        _refuse_chosen_positions(batch)
+        cost_BT = _labelled_costs(stats, batch)
+        if self.future == "ce":
+            return cost_BT
+        _refuse_empirical(batch)
+        entropy_BT = target_entropy(batch.targets).to(cost_BT.dtype) / batch.inclusion_BT
+        return cost_BT - torch.where(batch.labelled_BT, entropy_BT, 0.0)
+
+    def _advantage(self, cost_RT: Tensor, batches: Sequence[TrainBatch]) -> Tensor:
+        if self.future == "none":
+            return cost_RT
+        labelled_RT = _join([b.labelled_BT for b in batches])
+        future_RT = future_costs(
+            cost_RT,
+            labelled_RT,
+            gamma=self.gamma,
+            normaliser=self.normaliser,
+            credit=self.credit,
+        )
+        if self.baseline != "none":
+            alive_RT = _join([b.response_mask_BT for b in batches])
+            future_RT = future_RT - baselines(future_RT, alive_RT, self._peers(batches))
+        if self.advantage_clip is not None:
+            future_RT = future_RT.clamp(-self.advantage_clip, self.advantage_clip)
+        return torch.where(_join([b.scored_BT for b in batches]), future_RT, 0.0)
+
+    def _peers(self, batches: Sequence[TrainBatch]) -> Tensor:
+        labelled_RT = _join([b.labelled_BT for b in batches])
+        owned_RT = _join([b.owned_BT for b in batches])
+        peers_RR = peers(
+            torch.cat([b.group_B for b in batches]),
+            torch.cat([b.has_teacher_B & b.on_policy_B for b in batches]),
+            labelled_RT,
+            owned_RT & ~labelled_RT,
+        )
+        if self.baseline == "loo_independent":
+            rollout_ids = [name for b in batches for name in b.rollout_ids]
+            uses = [used for b in batches for used in b.uses]
+            peers_RR &= independence(rollout_ids, uses).to(peers_RR.device)
+        return peers_RR
+
+    def _importance_weights(
+        self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
+    ) -> Tensor:
+        if self.importance is None:
+            return torch.ones_like(stats.sampled_logprobs_BT)
+        return self.importance.weights(
+            stats.sampled_logprobs_BT, advantages.old_logprobs_BT, batch
+        ).to(stats.sampled_logprobs_BT.dtype)
+
+    def _metrics(
+        self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
+    ) -> dict[str, Mean]:
+        labelled, scored = batch.labelled_BT, batch.scored_BT
+        targets = batch.targets
+        cost_BT = cross_entropy(stats, targets)
+        entropy_BT = target_entropy(targets)
+        assert stats.tail_logprobs_BTE is not None
+        student_tail_BT = (targets.weight_BTE * stats.tail_logprobs_BTE.exp()).sum(-1)
+        per_rollout_B = torch.where(labelled, cost_BT, 0.0).sum(-1)
+        metrics = batch_metrics(stats, batch) | {
+            "cost": mean_over(cost_BT, labelled),
+            "cost_per_rollout": mean_over(per_rollout_B, labelled.any(-1)),
+            "target_entropy": mean_over(entropy_BT, labelled),
+            "kl": mean_over(cost_BT - entropy_BT, labelled),
+            "target_tail": mean_over((targets.weight_BTE * targets.tail_BTE).sum(-1), labelled),
+            "student_tail": mean_over(student_tail_BT, labelled),
+        }
+        if self.future != "none":
+            metrics["advantage"] = mean_over(advantages.advantage_BT, scored)
+            metrics["advantage_size"] = mean_over(advantages.advantage_BT.abs(), scored)
+        if self.importance is not None:
+            weights_BT = self._importance_weights(stats, batch, advantages)
+            metrics["importance_weight"] = mean_over(weights_BT, batch.owned_BT)
+        return metrics
+
+
+def _labelled_costs(stats: StudentStatistics, batch: TrainBatch) -> Tensor:
+    """[B, T] costs over the chance that the position was asked, so that their sum is unbiased."""
+    cost_BT = cross_entropy(stats, batch.targets) / batch.inclusion_BT
+    return torch.where(batch.labelled_BT, cost_BT, 0.0)
+
+
+def _join(per_batch: Sequence[Tensor]) -> Tensor:
+    """Rows of all batches, padded with zeros to the longest response."""
+    longest = max(rows_BT.shape[1] for rows_BT in per_batch)
+    return torch.cat([pad(rows_BT, (0, longest - rows_BT.shape[1])) for rows_BT in per_batch])
+
+
+def _refuse_chosen_positions(batch: TrainBatch) -> None:
+    """Costs at positions picked by a rule say nothing about the costs of the others."""
+    refused = batch.chosen_positions_B & batch.on_policy_B
+    if refused.any():
+        name = batch.rollout_ids[int(refused.nonzero()[0])]
+        raise ValueError(
+            f"chosen_positions=True in rollout {name!r}: its costs-to-go are not defined; draw "
+            "positions at random with inclusion_probability, or set on_policy=False or "
+            "future='none' for the local term only"
+        )
+
+
+def _refuse_empirical(batch: TrainBatch) -> None:
+    """The entropy of a few draws is not the expert's; its KL would be biased upwards."""
+    refused_B = (batch.targets.kind_BE == KINDS.index("empirical")).any(-1)
+    if refused_B.any():
+        name = batch.rollout_ids[int(refused_B.nonzero()[0])]
+        raise ValueError(
+            f"future='kl' with an empirical component in rollout {name!r}: an entropy cannot be "
+            "read off a sample; use future='ce'"
+        )
+
+
+def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{field} must be one of {allowed}, not {value!r}")
+
+
+def _positive(field: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{field} must be positive, not {value}")

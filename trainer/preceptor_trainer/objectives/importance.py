@@ -1,0 +1,51 @@
+"""Truncated importance weights, token by token.
+
+    w_t = min( pi(a_t) / pi_old(a_t), cap ) * min( pi_old(a_t) / pi_behaviour(a_t), cap )
+
+The first factor corrects for optimiser steps since the costs were computed, the second for a
+sampler that is not quite the policy (temperature, top-p, another engine's arithmetic). Detached:
+they re-weight the loss, they are not part of it. Truncation trades bias for bounded variance, and
+token-level weights are not the exact sequence ratio.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from preceptor_trainer.batch import TrainBatch
+
+# Beyond this a log-ratio is broken bookkeeping rather than drift; its exponential may overflow.
+MAX_LOG_RATIO = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruncatedImportance:
+    """How much a token's loss may be weighted up."""
+
+    cap: float = 2.0
+    """Upper bound of each of the two factors."""
+
+    def __post_init__(self) -> None:
+        if not self.cap > 0:
+            raise ValueError(f"cap must be positive, not {self.cap}")
+
+    def weights(self, logprobs_BT: Tensor, old_logprobs_BT: Tensor, batch: TrainBatch) -> Tensor:
+        """Weights of the tokens' losses, without gradient.
+
+        Args:
+            logprobs_BT: log-probs of the sampled tokens under the policy now.
+            old_logprobs_BT: the same before the step.
+            batch: says what the sampler reported.
+
+        Returns:
+            [B, T]; 0 where the behaviour log-prob is unknown, since such a token cannot be
+            corrected, and 1 in rows that were not sampled from this policy at all.
+        """
+        drift_BT = self._capped(logprobs_BT.detach() - old_logprobs_BT)
+        sampler_BT = self._capped(old_logprobs_BT - batch.behaviour_logprobs_BT)
+        weights_BT = torch.where(batch.behaviour_mask_BT, drift_BT * sampler_BT, 0.0)
+        return torch.where(batch.on_policy_B[:, None], weights_BT, 1.0)
+
+    def _capped(self, log_ratio: Tensor) -> Tensor:
+        return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=self.cap)

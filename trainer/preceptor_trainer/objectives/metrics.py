@@ -1,0 +1,53 @@
+"""Metrics that add up over the batches of a step, and those that every objective reports."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from preceptor_trainer.batch import TrainBatch
+from preceptor_trainer.statistics import StudentStatistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """A sum and a count, kept apart until the step is complete."""
+
+    total: Tensor
+    count: Tensor
+
+    def __add__(self, other: "Mean") -> "Mean":
+        return Mean(total=self.total + other.total, count=self.count + other.count)
+
+    def value(self) -> float | None:
+        """The mean; None over nothing, which is not zero."""
+        count = float(self.count)
+        return float(self.total) / count if count else None
+
+
+def mean_over(values: Tensor, mask: Tensor) -> Mean:
+    """The mean of detached values over a mask of the same shape."""
+    total = torch.where(mask, values.detach(), 0.0).sum()
+    return Mean(total=total, count=mask.sum())
+
+
+def batch_metrics(stats: StudentStatistics, batch: TrainBatch) -> dict[str, Mean]:
+    """What a rollout batch looks like, whatever the objective.
+
+    `behaviour_gap` is the mean of sampler minus trainer log-prob on the sampled tokens: near zero
+    for a fresh policy. A large one says that sampler and trainer do not run the same model.
+    """
+    owned = batch.owned_BT
+    known = owned & batch.behaviour_mask_BT & batch.on_policy_B[:, None]
+    everyone = torch.ones_like(batch.has_teacher_B)
+    metrics = {
+        "response_length": mean_over(batch.response_mask_BT.sum(-1).float(), everyone),
+        "has_teacher": mean_over(batch.has_teacher_B.float(), everyone),
+        "labelled_share": mean_over(batch.labelled_BT.float(), owned),
+        "reward": mean_over(batch.reward_B, batch.reward_mask_B),
+        "sampled_logprob": mean_over(stats.sampled_logprobs_BT, owned),
+        "behaviour_gap": mean_over(batch.behaviour_logprobs_BT - stats.sampled_logprobs_BT, known),
+    }
+    if stats.entropy_BT is not None:
+        metrics["entropy"] = mean_over(stats.entropy_BT, owned)
+    return metrics
