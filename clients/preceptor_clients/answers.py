@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from preceptor_clients.arrays import MISSING
-from preceptor_clients.frame import LOGPROB_FLOOR, quantise
+from preceptor_clients.frame import LOGPROB_FLOOR, LOGPROB_STEP, quantise
 from preceptor_clients.schemas import AnswerKind, PrefixAnswer, PrefixQuery
 
 
@@ -80,6 +80,26 @@ def build_answer(
     )
 
 
+def rounded(answer: PrefixAnswer) -> PrefixAnswer:
+    """`answer` on the u16 grid, tails anew; itself where it is on the grid already."""
+    candidates = answer.candidate_logprobs_PC
+    on_grid = np.array_equal(quantise(answer.logprobs_PK), answer.logprobs_PK)
+    if on_grid and (candidates is None or np.array_equal(quantise(candidates), candidates)):
+        return answer
+    filled = (answer.ids_PK >= 0) & answer.mask_P[:, None]
+    logprobs, tail, renormalised = _normalise(quantise(answer.logprobs_PK), filled, exact=False)
+    if answer.renormalised_P is not None:
+        renormalised = renormalised | answer.renormalised_P
+    return answer.model_copy(
+        update={
+            "logprobs_PK": np.where(filled, logprobs, MISSING).astype(np.float32),
+            "tail_P": tail,
+            "renormalised_P": renormalised if renormalised.any() else None,
+            "candidate_logprobs_PC": None if candidates is None else quantise(candidates),
+        }
+    )
+
+
 def _normalise(
     logprobs_PK: np.ndarray, filled_PK: np.ndarray, exact: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -89,9 +109,7 @@ def _normalise(
         scale = np.where(over_P, np.log(np.maximum(mass_P, 1.0)), 0.0)
         scaled = logprobs_PK - scale[:, None]
         # Rounded again, downwards at a half step, or the second rounding could lift the row above 1 once more.
-        logprobs_PK = (scaled if exact else quantise(scaled - 32.0 / 65535.0 / 2)).astype(
-            np.float32
-        )
+        logprobs_PK = (scaled if exact else quantise(scaled - LOGPROB_STEP / 2)).astype(np.float32)
         mass_P = np.where(filled_PK, np.exp(logprobs_PK.astype(np.float64)), 0.0).sum(1)
     tail_P = np.where(filled_PK.any(1), np.clip(1.0 - mass_P, 0.0, 1.0), 0.0)
     return logprobs_PK, tail_P.astype(np.float32), over_P

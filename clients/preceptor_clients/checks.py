@@ -11,7 +11,12 @@ from typing import Final
 import numpy as np
 
 from preceptor_clients.arrays import MISSING
-from preceptor_clients.errors import AnswerRefused
+from preceptor_clients.errors import (
+    AnswerRefused,
+    ContextTooLong,
+    Invalid,
+    VocabularyMismatch,
+)
 from preceptor_clients.schemas import (
     Capabilities,
     FeedbackAnswer,
@@ -221,3 +226,47 @@ def check_feedback(query: FeedbackQuery, answer: FeedbackAnswer) -> None:
             f"{item.id} has neither score nor text nor error",
         )
     _refuse_unless(query.rollout_id, "items", "belong to no rollout")
+
+
+def check_query(query: PrefixQuery, capabilities: Capabilities) -> None:
+    """Refuses a query that the expert cannot answer, before anything is queued or computed.
+
+    Raises:
+        VocabularyMismatch: the ids mean something else to the expert.
+        ContextTooLong: prompt and response alone are over its context.
+        Invalid: an id outside the vocabulary, more entries or candidates than it can give, or no
+            feedback where it has no opinion without.
+    """
+    wanted = capabilities.vocab_fingerprint
+    if wanted is not None and query.vocab_fingerprint != wanted:
+        raise VocabularyMismatch(
+            f"the expert's vocabulary is {wanted[:12]}..., the query's "
+            f"{query.vocab_fingerprint[:12]}...",
+            field="vocab_fingerprint",
+        )
+    _check_query_ids(query, capabilities.vocab_size)
+    prompt_len = 0 if query.prompt.ids is None else len(query.prompt.ids)
+    length = prompt_len + len(query.response_ids)
+    if capabilities.max_context is not None and length > capabilities.max_context:
+        raise ContextTooLong(
+            f"prompt and response have {length} tokens, the expert takes "
+            f"{capabilities.max_context}",
+            field="response_ids",
+        )
+    if capabilities.max_top_k is not None and query.top_k > capabilities.max_top_k:
+        raise Invalid(f"{query.top_k} is over {capabilities.max_top_k}", field="top_k")
+    if query.candidate_ids is not None and not capabilities.candidates:
+        raise Invalid("the expert scores no candidates", field="candidate_ids")
+    if capabilities.needs_feedback and not query.feedback:
+        raise Invalid("is empty; the expert has no opinion without", field="feedback")
+
+
+def _check_query_ids(query: PrefixQuery, vocab_size: int | None) -> None:
+    fields = {
+        "response_ids": query.response_ids,
+        "prompt.ids": query.prompt.ids,
+        "candidate_ids": query.candidate_ids,
+    }
+    for field, ids in fields.items():
+        if vocab_size is not None and ids is not None and ids.size and ids.max() >= vocab_size:
+            raise Invalid(f"holds {ids.max()}, the vocabulary has {vocab_size}", field=field)

@@ -1,33 +1,36 @@
 """The error tree of preceptor, and its rendering as RFC 9457 problem details.
 
     PreceptorError                      status  code
-    ├── Invalid                         422     invalid            a field's value cannot be meant
-    │   ├── UnknownField ... (pydantic) 422     invalid
+    ├── Invalid                         422     invalid              a value cannot be meant
     │   └── ContextTooLong              422     context-too-long
-    ├── MalformedFrame                  400     malformed-frame
+    ├── KeyReused                       422     idempotency-key-reused
+    ├── MalformedFrame                  400     malformed-frame      neither a frame nor JSON
     ├── Unauthorised                    401     unauthorised
     ├── Forbidden                       403     forbidden
     ├── NotFound                        404     not-found
-    ├── VocabularyMismatch              409     vocabulary-mismatch
-    ├── KeyReused                       422     idempotency-key-reused
-    ├── TooLarge                        413     too-large
-    ├── WeightsNotHere                  425     weights-not-here
+    ├── MethodNotAllowed                405     method-not-allowed
+    ├── Conflict                        409     conflict
+    │   ├── VocabularyMismatch          409     vocabulary-mismatch
+    │   └── StaleFence                  409     stale-fence          claimed by somebody else since
     ├── Cancelled                       410     cancelled
+    ├── TooLarge                        413     too-large
+    ├── UnsupportedMediaType            415     unsupported-media-type
+    ├── WeightsNotHere                  425     weights-not-here
     ├── QueueFull                       429     queue-full
-    ├── AnswerRefused                   502     answer-refused     an expert's answer failed a check at the door
-    ├── ServiceFailed                   502     service-failed     an expert or source answered with an error
+    ├── ServiceFailed                   502     service-failed       a service answered nonsense
+    │   └── AnswerRefused               502     answer-refused       a check at the door failed
     ├── ServiceUnavailable              503     unavailable
     └── DeadlineExceeded                504     deadline-exceeded
 
-A problem always names the field at fault where there is one. Every field of a received problem is optional (RFC 9457), so
-`from_problem` fills what is missing.
+A problem always names the field at fault where there is one. Every field of a received problem is
+optional (RFC 9457), so `from_problem` fills what is missing.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:preceptor:problem:"
@@ -117,8 +120,20 @@ class NotFound(PreceptorError):
     status, code, title = 404, "not-found", "There is no such thing"
 
 
-class VocabularyMismatch(PreceptorError):
-    status, code, title = 409, "vocabulary-mismatch", "The vocabularies differ"
+class MethodNotAllowed(PreceptorError):
+    status, code, title = 405, "method-not-allowed", "The route has other methods"
+
+
+class Conflict(PreceptorError):
+    status, code, title = 409, "conflict", "The state of things forbids it"
+
+
+class VocabularyMismatch(Conflict):
+    code, title = "vocabulary-mismatch", "The vocabularies differ"
+
+
+class StaleFence(Conflict):
+    code, title = "stale-fence", "The job has been claimed again since"
 
 
 class Cancelled(PreceptorError):
@@ -127,6 +142,10 @@ class Cancelled(PreceptorError):
 
 class TooLarge(PreceptorError):
     status, code, title = 413, "too-large", "The body is over the limit"
+
+
+class UnsupportedMediaType(PreceptorError):
+    status, code, title = 415, "unsupported-media-type", "The body is neither JSON nor a frame"
 
 
 class KeyReused(PreceptorError):
@@ -144,18 +163,18 @@ class QueueFull(PreceptorError):
     retryable = True
 
 
-class AnswerRefused(PreceptorError):
+class ServiceFailed(PreceptorError):
+    status, code, title = 502, "service-failed", "The service answered with an error"
+
+
+class AnswerRefused(ServiceFailed):
     """The check at the door failed; `check` names which one."""
 
-    status, code, title = 502, "answer-refused", "The expert's answer failed a check"
+    code, title = "answer-refused", "The expert's answer failed a check"
 
     def __init__(self, check: str, detail: str) -> None:
         super().__init__(f"{check}: {detail}", field=f"answer.{check}")
         self.check = check
-
-
-class ServiceFailed(PreceptorError):
-    status, code, title = 502, "service-failed", "The service answered with an error"
 
 
 class ServiceUnavailable(PreceptorError):
@@ -168,6 +187,7 @@ class DeadlineExceeded(PreceptorError):
 
 
 def _tree(root: type[PreceptorError]) -> dict[str, type[PreceptorError]]:
+    """Every class by its code, parents before children."""
     found = {root.code: root}
     for child in root.__subclasses__():
         found |= _tree(child)
@@ -184,13 +204,11 @@ def from_problem(problem: Problem) -> PreceptorError:
         return AnswerRefused(check, rest)
     if cls is None:
         cls = next((c for c in known.values() if c.status == problem.status), ServiceFailed)
-    if cls is AnswerRefused:
-        cls = ServiceFailed
     return cls(detail, errors=problem.errors, retry_after_s=problem.retry_after_s)
 
 
-def from_validation(error: Any, prefix: str = "") -> Invalid:
-    """A pydantic `ValidationError` as ours: every field at fault, with its path."""
+def from_validation(error: ValidationError, prefix: str = "") -> Invalid:
+    """A failed validation as ours: every field at fault, with its path."""
     errors = tuple(
         FieldError(field=_path(prefix, item["loc"]), detail=str(item["msg"]))
         for item in error.errors(include_url=False, include_input=False, include_context=False)

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 MAX_VALUE_CHARS = 48
 MAX_ERROR_CHARS = 80
-MAX_WRONG_ANSWERS = 3
+MAX_WRONG_ANSWERS = 2
 
 Outcome = Literal["passed", "wrong", "exception", "timeout", "output_limit", "crashed"]
 Visibility = Literal["shown", "hidden"]

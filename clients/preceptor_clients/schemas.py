@@ -305,6 +305,27 @@ class ServiceInfo(Answer):
     """Changes whenever answers may: code, configuration, template."""
     capabilities: Capabilities = Capabilities()
     limits: ServiceLimits = ServiceLimits()
+    frames: bool = False
+    """Reads and writes frames as well as JSON."""
+
+
+class ServiceStatus(Answer):
+    """One service as the gateway sees it."""
+
+    name: Name
+    role: Literal["expert", "source"]
+    state: Literal["ready", "unreachable", "refused"]
+    """`refused`: it answers, but not as the contract wants it."""
+    detail: str | None = None
+    """Why it is not ready."""
+    info: ServiceInfo | None = None
+    """What it last said of itself."""
+
+
+class Services(Answer):
+    """Reply to `GET /v1/experts`: every expert and source that the gateway names; no addresses."""
+
+    services: tuple[ServiceStatus, ...]
 
 
 class LogprobsCall(Request):
@@ -457,6 +478,24 @@ class FeedbackOutcomes(Answer):
     outcomes: tuple[FeedbackOutcome, ...]
 
 
+class Arrival(Answer):
+    """A late answer that has come, or a ticket that has failed since."""
+
+    ticket: Key
+    answer_key: Sha256
+    idempotency_key: Key
+    answer_id: Key | None = None
+    rollout_id: Key | None = None
+
+
+class Arrivals(Answer):
+    """Reply to `GET /v1/arrivals?run=...&after=CURSOR&limit=...`, oldest first."""
+
+    cursor: int
+    """Ask again with this one; it is part of a checkpoint."""
+    arrivals: tuple[Arrival, ...]
+
+
 class RunRecord(Request):
     """`POST /v1/runs`: one training run; its resolved configuration and versions."""
 
@@ -587,4 +626,3 @@ class Trace(Answer):
     cost: float | None
     advantage: float | None
     sources: tuple[TraceSource, ...]
-
