@@ -2,8 +2,8 @@
 
     [gateway]
     port = 8080
-    database = "sqlite+aiosqlite:///preceptor.db"    # or postgresql+asyncpg://..., or env PRECEPTOR_DATABASE
-    broker = "redis://127.0.0.1:6379/0"              # or env PRECEPTOR_BROKER
+    database = "sqlite+aiosqlite:///preceptor.db"   # or postgresql+asyncpg://...
+    broker = "redis://127.0.0.1:6379/0"
     [keys.trainer]
     file = "keys/trainer.key"
     scopes = ["trainer"]
@@ -16,7 +16,9 @@
     url = "http://127.0.0.1:8102"
     key_file = "keys/executor.key"
 
-Relative paths are relative to the file. Unknown keys are refused. Secrets stay in files of their own, so that this one can be shown.
+PRECEPTOR_DATABASE and PRECEPTOR_BROKER in the environment win over the file. Relative paths are
+relative to the file. Unknown keys are refused. Secrets stay in files of their own, so that this one
+can be shown.
 """
 
 from __future__ import annotations
