@@ -1,12 +1,13 @@
 """Is the gradient of DistIL exact, and what do its switches cost? Measured on enumerable policies.
 
-    python benchmarks/exact_gradient.py          # prints the tables, writes results/exact_gradient.json
+    python benchmarks/exact_gradient.py      # a minute; writes results/exact_gradient.json
 
 Everything in float64. A policy has free logits at every prefix; all its sequences are enumerated,
 run through the trainer's own batch, head, credit and objective, and weighted by their probability.
 The reference is the objective as stated, differentiated by central differences.
 """
 
+import itertools
 import json
 import platform
 from collections.abc import Callable
@@ -14,13 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.table import Table
+
 from preceptor_trainer.batch import TrainRollout, collate
-from preceptor_trainer.credit import future_costs
 from preceptor_trainer.enumeration import (
     Floats,
     PrefixTable,
-    Sequence_,
     TinyWorld,
+    Tokens,
+    as_teacher,
     expected_gradient,
     finite_differences,
     log_softmax,
@@ -29,15 +33,13 @@ from preceptor_trainer.enumeration import (
 )
 from preceptor_trainer.head import student_statistics
 from preceptor_trainer.objectives.distil import DistIL
-from rich.console import Console
-from rich.table import Table
 
 RESULT = Path(__file__).parent / "results" / "exact_gradient.json"
 SEEDS = range(5)
 EXACT = DistIL(baseline="none")
 FUTURE = DistIL(baseline="none", local=False)
 
-TeacherOf = Callable[[Sequence_], Floats]
+TeacherOf = Callable[[Tokens], Floats]
 
 
 # --- the objective as stated, in numpy -----------------------------------------------------------
@@ -63,7 +65,7 @@ def _sequence_cost(
     world: TinyWorld,
     logprobs_PV: Floats,
     teacher_PV: Floats,
-    sequence: Sequence_,
+    sequence: Tokens,
     num_ids: int,
     minus_entropy: bool,
 ) -> float:
@@ -115,12 +117,10 @@ def feedback_of_the_rollout(seed: int) -> dict[str, float]:
     logits = world.random_logits(seed)
     passed, failed = world.random_teacher(100 + seed), world.random_teacher(200 + seed)
 
-    def teacher_of(sequence: Sequence_) -> Floats:
+    def teacher_of(sequence: Tokens) -> Floats:
         return passed if _succeeds(sequence) else failed
 
-    groups = [
-        [_rollout(world, y, i, teacher_of(y), 3)] for i, y in enumerate(world.sequences())
-    ]
+    groups = [[_rollout(world, y, i, teacher_of(y), 3)] for i, y in enumerate(world.sequences())]
     weights = world.probabilities(logits)
     reference = finite_differences(stated_objective(world, teacher_of, 3), logits)
     return {
@@ -133,42 +133,40 @@ def feedback_of_the_rollout(seed: int) -> dict[str, float]:
 
 
 def baseline_bias(seed: int) -> dict[str, float]:
-    """Relative change of the expected future term by a baseline, groups of two enumerated."""
+    """Relative change of the expected future term by a baseline, groups of two enumerated.
+
+    With demonstrations each one's teacher has seen whether the other succeeded. The farther apart
+    the teachers of success and failure, the larger the bias.
+    """
     world = TinyWorld(horizon=3)
-    logits = world.random_logits(seed)
-    fixed = world.random_teacher(100 + seed)
-    passed, failed = world.random_teacher(100 + seed), world.random_teacher(200 + seed)
-
-    def pair(first: Sequence_, second: Sequence_, group: int, demonstrate: bool):
-        """With demonstrations each one's teacher has seen whether the other succeeded."""
-        rows: list[TrainRollout] = []
-        for own, sibling, place in ((first, second, 0), (second, first, 1)):
-            seen = passed if _succeeds(sibling) else failed
-            uses = {f"{group}-{1 - place}"} if demonstrate else set[str]()
-            teacher = seen if demonstrate else fixed
-            rows.append(_rollout(world, own, group, teacher, 3, place=place, uses=uses))
-        return rows
-
+    logits, passed = world.random_logits(seed), world.random_logits(100 + seed)
+    failed = world.random_logits(200 + seed)
+    cases = {
+        "fixed teacher": (passed, passed, False),
+        "demonstrations, teachers close": (passed, 0.75 * passed + 0.25 * failed, True),
+        "demonstrations, teachers unrelated": (passed, failed, True),
+    }
     return {
-        f"{teacher}, {rule}": bias
-        for teacher, demonstrate in (("fixed teacher", False), ("demonstrations", True))
-        for rule, bias in _biases(world, logits, lambda *a, d=demonstrate: pair(*a, d)).items()
+        f"{name}, {rule}": error
+        for name, (if_passed, if_failed, demonstrate) in cases.items()
+        for rule, error in _baseline_errors(
+            world, logits, *_pairs(world, logits, if_passed, if_failed, demonstrate)
+        ).items()
     }
 
 
-def _biases(world: TinyWorld, logits: Floats, pair) -> dict[str, float]:
+def _pairs(
+    world: TinyWorld, logits: Floats, if_passed: Floats, if_failed: Floats, demonstrate: bool
+) -> tuple[list[list[TrainRollout]], Floats]:
+    """Every pair of rollouts and its probability."""
+    passed, failed = as_teacher(if_passed), as_teacher(if_failed)
     sequences, p = world.sequences(), world.probabilities(logits)
-    indices = [(i, j) for i in range(len(sequences)) for j in range(len(sequences))]
-    groups = [pair(sequences[i], sequences[j], n) for n, (i, j) in enumerate(indices)]
-    weights = np.array([p[i] * p[j] for i, j in indices])
-    reference = expected_gradient(FUTURE, logits, groups, weights)
-    return {
-        rule: _compare(
-            expected_gradient(DistIL(local=False, baseline=rule), logits, groups, weights),
-            reference,
-        )[0]
-        for rule in ("loo", "loo_independent")
-    }
+    groups: list[list[TrainRollout]] = []
+    for n, pair in enumerate(itertools.product(sequences, repeat=2)):
+        teachers = [passed if _succeeds(sibling) else failed for sibling in reversed(pair)]
+        uses = [{f"{n}-1"}, {f"{n}-0"}] if demonstrate else [set[str](), set[str]()]
+        groups.append([_rollout(world, pair[i], n, teachers[i], 3, i, uses[i]) for i in range(2)])
+    return groups, np.outer(p, p).ravel()
 
 
 def partly_independent_siblings(seed: int) -> dict[str, float]:
@@ -178,9 +176,7 @@ def partly_independent_siblings(seed: int) -> dict[str, float]:
     passed, failed = world.random_teacher(100 + seed), world.random_teacher(200 + seed)
     sequences, p = world.sequences(), world.probabilities(logits)
     groups: list[list[TrainRollout]] = []
-    weights: list[float] = []
-    for n, (i, j, k) in enumerate(np.ndindex(*[len(sequences)] * 3)):
-        a, b, c = sequences[i], sequences[j], sequences[k]
+    for n, (a, b, c) in enumerate(itertools.product(sequences, repeat=3)):
         groups.append(
             [
                 _rollout(world, a, n, passed if _succeeds(b) else failed, 2, 0, {f"{n}-1"}),
@@ -188,20 +184,22 @@ def partly_independent_siblings(seed: int) -> dict[str, float]:
                 _rollout(world, c, n, passed, 2, 2),
             ]
         )
-        weights.append(p[i] * p[j] * p[k])
-    reference = expected_gradient(FUTURE, logits, groups, np.array(weights))
-    return {
-        rule: _compare(
-            expected_gradient(
-                DistIL(local=False, baseline=rule), logits, groups, np.array(weights)
-            ),
-            reference,
-        )[0]
-        for rule in ("loo", "loo_independent")
-    }
+    return _baseline_errors(world, logits, groups, np.einsum("i,j,k->ijk", p, p, p).ravel())
 
 
-def baseline_variance(seed: int, num_groups: int = 2000, group_size: int = 8) -> dict[str, float]:
+def _baseline_errors(
+    world: TinyWorld, logits: Floats, groups: list[list[TrainRollout]], weights: Floats
+) -> dict[str, float]:
+    reference = expected_gradient(FUTURE, logits, groups, weights)
+    errors: dict[str, float] = {}
+    for rule in ("loo", "loo_independent"):
+        objective = DistIL(local=False, baseline=rule)
+        gradient = expected_gradient(objective, logits, groups, weights)
+        errors[rule] = _compare(gradient, reference)[0]
+    return errors
+
+
+def baseline_variance(seed: int, num_groups: int = 1000, group_size: int = 8) -> dict[str, float]:
     """Total variance of a group's future term, and its slope on the exact one; fixed teacher."""
     world = TinyWorld()
     logits, teacher = world.random_logits(seed), world.random_teacher(100 + seed)
@@ -253,11 +251,6 @@ def _self_inclusive_gradients(
     policy = PrefixTable(torch.tensor(logits).repeat(len(rows), 1, 1))
     stats = student_statistics(policy, batch, FUTURE.needs)
     (advantages,) = FUTURE.advantages([stats], [batch])
-    assert torch.equal(
-        advantages.advantage_BT,
-        future_costs(advantages.advantage_BT, torch.zeros_like(batch.owned_BT))
-        + advantages.advantage_BT,
-    )
     score_STD = torch.stack(
         [
             torch.autograd.grad(
@@ -279,7 +272,7 @@ def _self_inclusive_gradients(
 
 def _rollout(
     world: TinyWorld,
-    sequence: Sequence_,
+    sequence: Tokens,
     group: int,
     teacher: Floats,
     num_ids: int,
@@ -297,7 +290,7 @@ def _rollout(
     )
 
 
-def _succeeds(sequence: Sequence_) -> bool:
+def _succeeds(sequence: Tokens) -> bool:
     return sum(sequence) % 2 == 0
 
 

@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from preceptor_clients.targets import Target, TargetComponent
 from torch import Tensor
 
+from preceptor_clients.targets import Target, TargetComponent
 from preceptor_trainer.statistics import ABSENT
 
 KINDS = ("topk", "empirical", "point")

@@ -12,19 +12,20 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from preceptor_clients.targets import Target, TargetComponent
 from torch import Tensor, nn
 
+from preceptor_clients.targets import Target, TargetComponent
 from preceptor_trainer.batch import TrainRollout, collate
 from preceptor_trainer.head import student_statistics
 from preceptor_trainer.objectives.distil import DistIL
 
-Floats = NDArray[np.float64]
-Sequence_ = tuple[int, ...]
+Floats: TypeAlias = NDArray[np.float64]
+Tokens: TypeAlias = tuple[int, ...]
 
 
 class PrefixTable(nn.Module):
@@ -71,12 +72,12 @@ class TinyWorld:
         """Prefixes shorter than the horizon."""
         return sum(self.num_tokens**t for t in range(self.horizon))
 
-    def sequences(self) -> list[Sequence_]:
+    def sequences(self) -> list[Tokens]:
         """Every response once."""
         every = itertools.product(range(self.num_tokens), repeat=self.horizon)
         return list(dict.fromkeys(self._ended(y) for y in every))
 
-    def prefixes(self, sequence: Sequence_) -> list[int]:
+    def prefixes(self, sequence: Tokens) -> list[int]:
         """Table index of the prefix before each token."""
         index = [0]
         for token in sequence[:-1]:
@@ -93,15 +94,15 @@ class TinyWorld:
         return np.random.default_rng(seed).normal(size=(self.num_prefixes, self.num_tokens))
 
     def random_teacher(self, seed: int) -> Floats:
-        """[P, V] probabilities, rounded as they travel so that both sides see the same numbers."""
-        return np.exp(log_softmax(self.random_logits(seed))).astype(np.float32).astype(np.float64)
+        """[P, V] probabilities."""
+        return as_teacher(self.random_logits(seed))
 
-    def _ended(self, sequence: Sequence_) -> Sequence_:
+    def _ended(self, sequence: Tokens) -> Tokens:
         if self.stop is None or self.stop not in sequence:
             return sequence
         return sequence[: sequence.index(self.stop) + 1]
 
-    def _logprob(self, logprobs_PV: Floats, sequence: Sequence_) -> float:
+    def _logprob(self, logprobs_PV: Floats, sequence: Tokens) -> float:
         return float(logprobs_PV[self.prefixes(sequence), sequence].sum())
 
 
@@ -111,8 +112,13 @@ def log_softmax(logits: Floats) -> Floats:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
+def as_teacher(logits_PV: Floats) -> Floats:
+    """Probabilities, rounded as they travel so that both sides see the same numbers."""
+    return np.exp(log_softmax(logits_PV)).astype(np.float32).astype(np.float64)
+
+
 def table_target(
-    world: TinyWorld, rollout_id: str, sequence: Sequence_, teacher_PV: Floats, num_ids: int
+    world: TinyWorld, rollout_id: str, sequence: Tokens, teacher_PV: Floats, num_ids: int
 ) -> Target:
     """The teacher's top `num_ids` tokens at every prefix of a response, and the tail."""
     probs_TV = teacher_PV[world.prefixes(sequence)]

@@ -22,6 +22,7 @@ from preceptor_trainer.batch import TrainBatch
 from preceptor_trainer.head import CausalModel, Head, dense_head, student_statistics
 from preceptor_trainer.objectives import Advantages, Objective
 from preceptor_trainer.objectives.metrics import Mean
+from preceptor_trainer.statistics import StudentStatistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,7 @@ class Learner:
         statistics = [self._statistics(batch, objective) for batch in batches]
         return objective.advantages(statistics, batches)
 
-    def _statistics(self, batch: TrainBatch, objective: Objective) -> Any:
+    def _statistics(self, batch: TrainBatch, objective: Objective) -> StudentStatistics:
         model = cast(CausalModel, self.model)
         return student_statistics(model, batch, objective.needs, head=self._head)
 

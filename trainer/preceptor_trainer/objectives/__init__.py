@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from preceptor_trainer.batch import TrainBatch
@@ -53,13 +52,6 @@ class Advantages:
     """Weight of the score term; 0 where a token has none."""
     old_logprobs_BT: Tensor
     """Log-probs of the sampled tokens before the step."""
-
-    def to(self, device: torch.device | str) -> "Advantages":
-        """The same on another device."""
-        return Advantages(
-            advantage_BT=self.advantage_BT.to(device),
-            old_logprobs_BT=self.old_logprobs_BT.to(device),
-        )
 
 
 class Objective(Protocol):

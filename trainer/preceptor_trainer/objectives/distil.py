@@ -19,8 +19,9 @@ Caution. The gradient above holds `f` fixed. When feedback is computed from the 
 `q_t` depends on later actions through it, and the gradient has all costs in the future term:
 `credit="all"` is that one, at more variance. The paper's algorithm is `later`. In the same way a
 leave-one-out baseline is unbiased only over siblings whose target does not use this rollout
-(`loo_independent`); siblings that demonstrate to each other leave a small bias under `loo`.
-`benchmarks/exact_gradient.py` measures both.
+(`loo_independent`). Siblings that demonstrate to each other bias the future term under `loo`: by 2
+to 8 % in enumerated pairs whose teachers of success and failure are close, by 13 to 44 % where the
+two are unrelated. `benchmarks/exact_gradient.py` measures all of this.
 
 Caution. Costs are positive and the last token has none after it, so CE-to-go prefers short
 responses wherever experts keep some entropy. Watch the response length; `future="kl"` is neutral at
