@@ -234,8 +234,7 @@ def check_query(query: PrefixQuery, capabilities: Capabilities) -> None:
     Raises:
         VocabularyMismatch: the ids mean something else to the expert.
         ContextTooLong: prompt and response alone are over its context.
-        Invalid: an id outside the vocabulary, more entries or candidates than it can give, or no
-            feedback where it has no opinion without.
+        Invalid: an id outside the vocabulary, or more entries or candidates than it can give.
     """
     wanted = capabilities.vocab_fingerprint
     if wanted is not None and query.vocab_fingerprint != wanted:
@@ -257,8 +256,6 @@ def check_query(query: PrefixQuery, capabilities: Capabilities) -> None:
         raise Invalid(f"{query.top_k} is over {capabilities.max_top_k}", field="top_k")
     if query.candidate_ids is not None and not capabilities.candidates:
         raise Invalid("the expert scores no candidates", field="candidate_ids")
-    if capabilities.needs_feedback and not query.feedback:
-        raise Invalid("is empty; the expert has no opinion without", field="feedback")
 
 
 def _check_query_ids(query: PrefixQuery, vocab_size: int | None) -> None:
