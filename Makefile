@@ -1,0 +1,47 @@
+# The two commands: `make quickstart` and `make test`. Each makes its environment first, and reuses it the next time.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint types format student gauntlet clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/.run-installed: pyproject.toml constraints.txt scripts/install
+	scripts/install $(PYTHON) $(VENV) services,trainer
+	@touch $@
+
+$(VENV)/.dev-installed: pyproject.toml constraints.txt scripts/install
+	scripts/install $(PYTHON) $(VENV) dev
+	@touch $@ $(VENV)/.run-installed
+
+quickstart: $(VENV)/.run-installed ## Watch a small language model learn from execution feedback
+	@$(BIN)/preceptor quickstart $(ARGS)
+
+test: $(VENV)/.dev-installed ## Run the test suite (starts its own broker and databases)
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(VENV)/.dev-installed ## Style and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.dev-installed ## Strict type check of the three packages
+	$(BIN)/pyright
+
+format: $(VENV)/.dev-installed ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+student: $(VENV)/.run-installed ## Make the shipped student again (half an hour on 2 cores)
+	$(BIN)/python -m preceptor_trainer.student.pretrain --out trainer/preceptor_trainer/student/model
+	$(BIN)/python -m preceptor_trainer.student.measure
+
+gauntlet: $(VENV)/.dev-installed ## What takes longer than CI: benchmarks over five seeds
+	$(BIN)/python benchmarks/exact_gradient.py
+	$(BIN)/python benchmarks/quickstart.py
+
+clean: ## Remove the environment and caches, not the runs
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
