@@ -1,0 +1,140 @@
+"""A run's numbers, one line a step in `RUN_DIR/metrics.jsonl` and the same scalars for TensorBoard.
+
+    with MetricsLog(run_dir, first_step=0) as log:
+        log.write(step, lineage, {"loss": 3.2, "seconds/update": 0.8})
+    read_metrics(run_dir)                   # [{"step": 0, "lineage": "a", "loss": 3.2, ...}, ...]
+
+The file only grows: a run that resumes at step s writes s again, and the lines that its earlier
+life wrote from s on stay as a record. `read_metrics` gives the surviving lineage. A number that is
+not finite is written as null, because JSON has no other word for it; it is never turned into 0.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+# tensorboard carries no types
+from tensorboard.compat.proto import (  # pyright: ignore[reportMissingTypeStubs]
+    event_pb2,
+    summary_pb2,
+)
+from tensorboard.summary.writer.event_file_writer import (  # pyright: ignore[reportMissingTypeStubs]
+    EventFileWriter,
+)
+
+_events: Any = event_pb2
+_summaries: Any = summary_pb2
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+MetricsLine: TypeAlias = dict[str, Any]
+"""One step: `step` (int), `lineage` (str), and numbers or null by name."""
+
+
+class MetricsLog:
+    """Writes the metrics of one life of a run.
+
+    Args:
+        run_dir: the run's folder; made if it is not there.
+        first_step: the step that this life begins with. TensorBoard drops what earlier lives
+            showed from here on.
+    """
+
+    def __init__(self, run_dir: Path, *, first_step: int) -> None:
+        self._run_dir = run_dir
+        self._first_step = first_step
+
+    def __enter__(self) -> Self:
+        self._run_dir.mkdir(parents=True, exist_ok=True)
+        path = self._run_dir / METRICS_FILE
+        _cut_torn_line(path)
+        self._file = path.open("a", encoding="utf-8")
+        self._board: Any = EventFileWriter(str(self._run_dir / TENSORBOARD_FOLDER))
+        self._add_event(
+            self._first_step, session_log=_events.SessionLog(status=_events.SessionLog.START)
+        )
+        return self
+
+    def write(self, step: int, lineage: str, metrics: Mapping[str, float | None]) -> None:
+        """Adds one step; it is on disk when this returns.
+
+        Args:
+            step: number of the step.
+            lineage: the life of the run that took it.
+            metrics: numbers by name; phases are `seconds/NAME`.
+        """
+        numbers = {name: _finite(value) for name, value in metrics.items()}
+        line: MetricsLine = {"step": step, "lineage": lineage, **numbers}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        values = [
+            _summaries.Summary.Value(tag=name, simple_value=number)
+            for name, number in numbers.items()
+            if number is not None
+        ]
+        self._add_event(step, summary=_summaries.Summary(value=values))
+        self._board.flush()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+    def _add_event(self, step: int, **content: Any) -> None:
+        self._board.add_event(_events.Event(wall_time=time.time(), step=step, **content))
+
+
+def read_metrics(run_dir: Path) -> list[MetricsLine]:
+    """The lines of the surviving lineage, in step order; empty if there are none.
+
+    A line for step s supersedes every earlier line from s on: those belong to a life that ended.
+
+    Raises:
+        ValueError: a complete line is not a JSON object with a step.
+    """
+    path = run_dir / METRICS_FILE
+    if not path.exists():
+        return []
+    surviving: list[MetricsLine] = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(True), start=1):
+        if not text.endswith("\n"):
+            break  # a writer is at this line, or was killed at it
+        line = _parse(text, f"{path}:{number}")
+        while surviving and surviving[-1]["step"] >= line["step"]:
+            surviving.pop()
+        surviving.append(line)
+    return surviving
+
+
+def _parse(text: str, where: str) -> MetricsLine:
+    try:
+        line = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON: {text[:80]!r}") from error
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):  # pyright: ignore[reportUnknownMemberType]
+        raise ValueError(f"{where}: no line of metrics: {text[:80]!r}")
+    return line  # pyright: ignore[reportUnknownVariableType]
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Removes what a killed writer left of its last line, or the next one would be glued to it."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    keep = content.rfind(b"\n") + 1
+    if keep < len(content):
+        os.truncate(path, keep)
