@@ -15,10 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from preceptor_clients.arrays import MISSING
 from preceptor_trainer.batch import TrainBatch
+from preceptor_trainer.credit import cross_entropy
 from preceptor_trainer.head import CausalModel, Head, dense_head, student_statistics
 from preceptor_trainer.objectives import Advantages, Objective
 from preceptor_trainer.objectives.metrics import Mean
@@ -53,6 +57,19 @@ class OptimiserConfig:
             raise ValueError(f"warmup_steps must not be negative, not {self.warmup_steps}")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RolloutCredit:
+    """What one step did with one rollout, over its `T` tokens: kept for provenance and pictures."""
+
+    rollout_id: str
+    cost_T: NDArray[np.float32]
+    """Cross-entropy to the target in nats; `MISSING` where unlabelled."""
+    advantage_T: NDArray[np.float32]
+    """Future cost that the token was charged with, after the baseline; 0 without a score term."""
+    old_logprob_T: NDArray[np.float32]
+    """The student's log-prob of its own token before the step."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
     """What one optimiser step did."""
@@ -65,6 +82,8 @@ class StepResult:
     lr: float
     skipped: bool
     """True when a gradient was not finite and the weights were left alone."""
+    credits: tuple[RolloutCredit, ...] = ()
+    """One per rollout of the step."""
 
 
 class Learner:
@@ -97,7 +116,7 @@ class Learner:
         device = self._parameters[0].device
         batches = [batch.to(device) for batch in batches]
         self._optimiser.zero_grad(set_to_none=True)
-        loss, metrics = self._accumulate(batches, objective)
+        loss, metrics, credits = self._accumulate(batches, objective)
         grad_norm = nn.utils.clip_grad_norm_(
             self._parameters, self.config.max_grad_norm or float("inf")
         )
@@ -111,7 +130,12 @@ class Learner:
         self.num_steps += 1
         means = {name: value for name, m in metrics.items() if (value := m.value()) is not None}
         return StepResult(
-            loss=float(loss), metrics=means, grad_norm=float(grad_norm), lr=lr, skipped=skipped
+            loss=float(loss),
+            metrics=means,
+            grad_norm=float(grad_norm),
+            lr=lr,
+            skipped=skipped,
+            credits=tuple(credits),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -130,11 +154,12 @@ class Learner:
 
     def _accumulate(
         self, batches: Sequence[TrainBatch], objective: Objective
-    ) -> tuple[Tensor, dict[str, Mean]]:
+    ) -> tuple[Tensor, dict[str, Mean], list[RolloutCredit]]:
         """Leave the step's gradient in the parameters."""
         denominator = objective.denominator(batches)
         prepared = self._prepare(batches, objective) if _groups_are_split(batches) else None
         loss, metrics = torch.zeros((), device=batches[0].input_ids_BL.device), dict[str, Mean]()
+        credits: list[RolloutCredit] = []
         for i, batch in enumerate(batches):
             stats = self._statistics(batch, objective)
             if prepared is None:
@@ -146,7 +171,8 @@ class Learner:
             loss = loss + share.detach()
             for name, mean in reported.items():
                 metrics[name] = metrics[name] + mean if name in metrics else mean
-        return loss, metrics
+            credits += _credits(batch, stats.detach(), advantages)
+        return loss, metrics, credits
 
     @torch.no_grad()
     def _prepare(self, batches: Sequence[TrainBatch], objective: Objective) -> list[Advantages]:
@@ -162,6 +188,25 @@ class Learner:
         for group in self._optimiser.param_groups:
             group["lr"] = self.config.lr * warm
         return self.config.lr * warm
+
+
+def _credits(
+    batch: TrainBatch, stats: StudentStatistics, advantages: Advantages
+) -> list[RolloutCredit]:
+    cost_BT = torch.full_like(advantages.advantage_BT, MISSING)
+    if stats.target_logprobs_BTEK is not None:
+        cost_BT = torch.where(batch.labelled_BT, cross_entropy(stats, batch.targets), cost_BT)
+    rows = [
+        tensor_BT.float().cpu().numpy()
+        for tensor_BT in (cost_BT, advantages.advantage_BT, advantages.old_logprobs_BT)
+    ]
+    lengths = batch.response_mask_BT.sum(-1).tolist()
+    return [
+        RolloutCredit(
+            rollout_id=name, cost_T=cost[:T], advantage_T=advantage[:T], old_logprob_T=old[:T]
+        )
+        for name, T, cost, advantage, old in zip(batch.rollout_ids, lengths, *rows, strict=True)
+    ]
 
 
 def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -1,0 +1,196 @@
+"""Asks feedback sources and experts about rollouts, through the gateway, and builds the targets.
+
+The trainer never branches on who answered: an expert that did not answer leaves its place to the
+others, and a rollout without any answer has no target. What went missing is counted, not hidden.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Literal, cast
+
+import numpy as np
+from pydantic import JsonValue
+
+from preceptor_clients.fingerprint import content_hash
+from preceptor_clients.http import GatewayClient
+from preceptor_clients.schemas import (
+    FeedbackItem,
+    FeedbackSubmission,
+    PrefixQuery,
+    PrefixSubmission,
+    TargetRecord,
+    WantedWeights,
+)
+from preceptor_clients.targets import BUILDER_VERSION, Target, WeightedAnswer, build_target
+from preceptor_trainer.context import ContextPolicy, InView
+from preceptor_trainer.rollouts import Attempt, Rollout
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertUse:
+    """How a run uses one expert."""
+
+    name: str
+    """Its name at the gateway."""
+    weight: float = 1.0
+    """Its share of each position's target, before scaling over the experts that answered."""
+    top_k: int = 32
+    """Entries per position."""
+    needs_feedback: bool = True
+    """Rollouts without feedback in view are not sent to it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Labelled:
+    """An attempt, what its experts could see, and the target that came of it."""
+
+    attempt: Attempt
+    in_view: InView
+    target: Target | None
+
+    def record(self) -> TargetRecord | None:
+        """The target's provenance row, if there is a target."""
+        if self.target is None:
+            return None
+        weights = {c.answer_id: float(c.weight_T.max(initial=0.0)) for c in self.target.components}
+        return TargetRecord(
+            target_id=self.target.id,
+            rollout_id=self.target.rollout_id,
+            builder_version=BUILDER_VERSION,
+            settings={"weights": cast("dict[str, JsonValue]", weights)},
+            answer_ids=tuple(c.answer_id for c in self.target.components),
+            feedback_ids=tuple(item.id for item in self.in_view.items),
+            arrays=self.target.to_wire(),
+            content_hash=self.target.content_hash(),
+        )
+
+
+@dataclass(kw_only=True)
+class Asker:
+    """One run's questions to its sources and experts."""
+
+    gateway: GatewayClient
+    run: str
+    sources: Sequence[str]
+    experts: Sequence[ExpertUse]
+    context: ContextPolicy
+    vocab_fingerprint: str
+    batching: Literal["merge", "group"]
+    timeout_s: float = 120.0
+    dropped: Counter[str] = field(default_factory=Counter[str])
+    """Answers that did not come, by the problem's code; whoever reports them takes and clears."""
+    _payloads: dict[str, str] = field(default_factory=dict[str, str])
+
+    async def put_payload(self, payload: object) -> str:
+        """Puts a task's private data once; returns its SHA-256."""
+        key = content_hash(payload)
+        if key not in self._payloads:
+            self._payloads[key] = await self.gateway.put_blob(
+                json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()
+            )
+        return self._payloads[key]
+
+    async def feedback(self, rollouts: Sequence[Rollout]) -> list[Attempt]:
+        """Asks every source about every rollout."""
+        answers = await asyncio.gather(*(self._ask_source(s, rollouts) for s in self.sources))
+        return [
+            Attempt(rollout=rollout, items=tuple(item for items in per_source for item in items))
+            for rollout, *per_source in zip(rollouts, *answers, strict=True)
+        ]
+
+    async def _ask_source(
+        self, source: str, rollouts: Sequence[Rollout]
+    ) -> list[tuple[FeedbackItem, ...]]:
+        submissions = [
+            FeedbackSubmission(
+                idempotency_key=f"{self.run}/{r.rollout_id}/{source}",
+                query=r.feedback_query(self._timeout_ms),
+            )
+            for r in rollouts
+        ]
+        outcomes = await self.gateway.feedback(
+            source, submissions, run=self.run, timeout_s=self.timeout_s
+        )
+        self._count([o.problem.code for o in outcomes if o.problem])
+        return [() if o.answer is None else o.answer.items for o in outcomes]
+
+    async def targets(self, attempts: Sequence[Attempt]) -> list[Labelled]:
+        """Chooses what is in view, asks every expert, and builds one target per rollout."""
+        in_view = [
+            view
+            for _, group in groupby(attempts, key=lambda a: a.rollout.group)
+            for view in self.context(list(group))
+        ]
+        per_expert = await asyncio.gather(
+            *(self._ask_expert(expert, attempts, in_view) for expert in self.experts)
+        )
+        return [
+            Labelled(attempt=attempt, in_view=view, target=_target(attempt.rollout, answers))
+            for attempt, view, *answers in zip(attempts, in_view, *per_expert, strict=True)
+        ]
+
+    async def _ask_expert(
+        self, expert: ExpertUse, attempts: Sequence[Attempt], in_view: Sequence[InView]
+    ) -> list[WeightedAnswer | None]:
+        asked = [
+            (i, self._prefix_query(expert, a.rollout, view))
+            for i, (a, view) in enumerate(zip(attempts, in_view, strict=True))
+            if view.items or not expert.needs_feedback
+        ]
+        submissions = [
+            PrefixSubmission(
+                idempotency_key=f"{self.run}/{attempts[i].rollout.rollout_id}/{expert.name}",
+                query=query,
+            )
+            for i, query in asked
+        ]
+        outcomes = await self.gateway.logprobs(
+            expert.name,
+            submissions,
+            run=self.run,
+            batching=self.batching,
+            timeout_s=self.timeout_s,
+        )
+        self._count([o.problem.code for o in outcomes if o.problem])
+        answers: list[WeightedAnswer | None] = [None] * len(attempts)
+        for (i, query), outcome in zip(asked, outcomes, strict=True):
+            if outcome.answer is not None and outcome.ticket is not None:
+                assert outcome.ticket.answer_id is not None
+                answers[i] = WeightedAnswer(
+                    outcome.ticket.answer_id, query, outcome.answer, expert.weight
+                )
+        return answers
+
+    def _prefix_query(self, expert: ExpertUse, rollout: Rollout, view: InView) -> PrefixQuery:
+        return PrefixQuery(
+            prompt=rollout.prompt,
+            response_ids=rollout.response_ids,
+            owned=rollout.owned,
+            feedback=view.items,
+            vocab_fingerprint=self.vocab_fingerprint,
+            top_k=expert.top_k,
+            weights=WantedWeights(mode="exact", version=rollout.weights),
+            group_id=rollout.group_id,
+            timeout_ms=self._timeout_ms,
+            rollout_id=rollout.rollout_id,
+        )
+
+    @property
+    def _timeout_ms(self) -> int:
+        return int(self.timeout_s * 1000)
+
+    def _count(self, codes: Sequence[str]) -> None:
+        self.dropped.update(codes)
+
+
+def _target(rollout: Rollout, answers: Sequence[WeightedAnswer | None]) -> Target | None:
+    came = [answer for answer in answers if answer is not None and answer.answer.mask_P.any()]
+    if not came:
+        return None
+    return build_target(rollout.rollout_id, np.asarray(rollout.owned, np.bool_), came)

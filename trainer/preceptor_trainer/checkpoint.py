@@ -1,0 +1,70 @@
+"""Checkpoints: everything that a run needs to go on, in one folder per step, complete or absent.
+
+    CHECKPOINTS/00000020/{trainer.pt, state.json}
+
+The weights themselves are a published version; the checkpoint names it and adds the optimiser's
+state. Randomness is derived from (seed, step), so none is saved.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a run stands."""
+
+    step: int
+    """The next step to take."""
+    lineage: str
+    """The lineage on which the steps up to here were taken."""
+    weights: str
+    """The version that begins `step`."""
+    cursor: int = 0
+    """How far the late answers have been read."""
+
+
+def save_checkpoint(folder: Path, position: Position, learner: dict[str, Any]) -> Path:
+    """Writes the checkpoint of `position`.
+
+    An interrupted write leaves the earlier ones as they were.
+    """
+    final = folder / f"{position.step:08d}"
+    partial = folder / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    torch.save(learner, partial / "trainer.pt")
+    with (partial / "state.json").open("w") as file:
+        json.dump(asdict(position), file)
+        file.flush()
+        os.fsync(file.fileno())
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+    return final
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the highest step, if there is one."""
+    found = sorted(p for p in folder.glob("[0-9]*") if p.name.isdigit()) if folder.exists() else []
+    return found[-1] if found else None
+
+
+def load_checkpoint(path: Path) -> tuple[Position, dict[str, Any]]:
+    """What `save_checkpoint` wrote."""
+    position = Position(**json.loads((path / "state.json").read_text()))
+    learner = torch.load(path / "trainer.pt", weights_only=True)
+    return position, cast("dict[str, Any]", learner)
+
+
+def remove_old_checkpoints(folder: Path, *, keep: int = 2) -> None:
+    """Removes all but the last `keep`."""
+    for path in sorted(p for p in folder.glob("[0-9]*") if p.name.isdigit())[:-keep]:
+        shutil.rmtree(path)

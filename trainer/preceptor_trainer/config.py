@@ -1,0 +1,112 @@
+"""A run as a value: what to train, on what, with whom, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from preceptor_trainer.asking import ExpertUse
+from preceptor_trainer.context import ContextPolicy
+from preceptor_trainer.objectives import Objective
+from preceptor_trainer.rollouts import Problem
+from preceptor_trainer.sampling import SamplingParams
+from preceptor_trainer.schedules import Deterministic, Schedule
+from preceptor_trainer.update import OptimiserConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How the held-out problems are answered, before and after."""
+
+    problems: Sequence[Problem]
+    """None of them is trained on."""
+    num_samples: int = 16
+    """Samples of each problem."""
+    ks: tuple[int, ...] = (1, 8)
+    """The k of pass@k."""
+    sampling: SamplingParams = SamplingParams()
+    """As in training, unless there is a reason."""
+    batch_problems: int = 32
+    """Problems answered at a time."""
+
+    def __post_init__(self) -> None:
+        if not self.problems:
+            raise ValueError("problems: is empty")
+        if max(self.ks) > self.num_samples:
+            raise ValueError(f"ks: pass@{max(self.ks)} needs more than {self.num_samples} samples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run.
+
+    Recipes build it; the resolved value is written beside the run's outputs.
+    """
+
+    name: str
+    """Also the policy's name space for weights."""
+    seed: int
+    """Decides problems, their order, and every sample."""
+    model: Path
+    """Folder of the student, in Hugging Face format."""
+    problems: Callable[[int], Sequence[Problem]]
+    """Step to that step's problems, a pure function."""
+    evaluation: EvaluationConfig
+    """Held-out problems and how they are answered."""
+    objective: Objective
+    """What is minimised."""
+    optimiser: OptimiserConfig
+    """How."""
+    experts: tuple[ExpertUse, ...]
+    """Who says what they would have written."""
+    sources: tuple[str, ...]
+    """Who says how an attempt went, by name at the gateway."""
+    context: ContextPolicy
+    """What each expert may see."""
+    steps: int = 40
+    """Optimiser steps."""
+    rollouts_per_problem: int = 8
+    """Size of a group."""
+    sampling: SamplingParams = SamplingParams()
+    """Temperature 1 and no truncation, or the exact objective refuses."""
+    token_budget: int = 16_384
+    """Padded tokens per forward and backward pass."""
+    schedule: Schedule = Deterministic()
+    """How collecting and training interleave."""
+    checkpoint_every: int = 10
+    """Steps between checkpoints."""
+    timeout_s: float = 300.0
+    """Longest wait for feedback, and for experts."""
+    threads: int = 2
+    """Threads of torch; part of what makes a run repeatable."""
+
+    def __post_init__(self) -> None:
+        self.objective.check(self.sampling)
+        if not self.experts:
+            raise ValueError("experts: is empty")
+        for field, value in (
+            ("steps", self.steps),
+            ("rollouts_per_problem", self.rollouts_per_problem),
+            ("checkpoint_every", self.checkpoint_every),
+        ):
+            if value < 1:
+                raise ValueError(f"{field}: must be at least 1, not {value}")
+
+
+def describe(value: Any) -> Any:
+    """A configuration as JSON values: dataclasses with their class, long lists by their length."""
+    if is_dataclass(value) and not isinstance(value, type):
+        named = {f.name: describe(getattr(value, f.name)) for f in fields(value)}
+        return {"class": type(value).__name__, **named}
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Sequence):
+        items: Sequence[Any] = value
+        return [describe(v) for v in items] if len(items) <= 16 else f"{len(items)} items"
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__name__)
+    return repr(value)

@@ -1,0 +1,138 @@
+"""A deployment of one run's own: settings on disk, and `preceptor up` as a child process.
+
+The trainer knows the services by their settings file and their HTTP routes only.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+
+from preceptor_trainer.student import STUDENT_DIR
+
+_READY_TIMEOUT_S = 120.0
+_STOP_TIMEOUT_S = 30.0
+
+_SETTINGS = """\
+# One run's own deployment, started by `preceptor up --config {path}`. Ports 0 are chosen when it
+# starts.
+[gateway]
+port = 0
+broker = "embedded"
+database = "sqlite+aiosqlite:///preceptor.db"
+blobs = "blobs"
+weights_roots = ["weights"]
+hash_key_file = "keys/hash.key"
+
+[keys.trainer]
+file = "keys/trainer.key"
+scopes = ["trainer"]
+
+[keys.dispatcher]
+file = "keys/dispatcher.key"
+scopes = ["dispatcher"]
+
+[experts.self-teacher]
+url = "http://127.0.0.1:0"
+key_file = "keys/self-teacher.key"
+use = "preceptor_services.experts.self_teacher:SelfTeacher"
+
+[experts.self-teacher.options]
+model = {model}
+template = "compact"
+ema_rate = 0.05
+weights_roots = [{weights}]
+needs_feedback = {needs_feedback}
+threads = 2
+
+[sources.executor]
+url = "http://127.0.0.1:0"
+key_file = "keys/executor.key"
+use = "preceptor_services.feedback_sources.executor:Executor"
+"""
+
+
+def write_settings(run_dir: Path, *, needs_feedback: bool) -> Path:
+    """Writes the run's `preceptor.toml`, unless it is there already."""
+    path = run_dir / "preceptor.toml"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        text = _SETTINGS.format(
+            path=path,
+            model=json.dumps(str(STUDENT_DIR)),
+            weights=json.dumps(str((run_dir / "weights").resolve())),
+            needs_feedback=json.dumps(needs_feedback),
+        )
+        path.write_text(text)
+    return path
+
+
+class LocalDeployment:
+    """`preceptor up` for the time of a `with` block."""
+
+    def __init__(self, run_dir: Path, console: Console) -> None:
+        self._run_dir = run_dir
+        self._console = console
+        self.gateway_url = ""
+        self.key = ""
+
+    def __enter__(self) -> Self:
+        ready_file = self._run_dir / "ready.json"
+        ready_file.unlink(missing_ok=True)
+        (self._run_dir / "weights").mkdir(exist_ok=True)
+        (self._run_dir / "logs").mkdir(exist_ok=True)
+        self._log = (self._run_dir / "logs" / "up.log").open("ab")
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "preceptor_clients.cli", "up"),
+                *("--config", str(self._run_dir / "preceptor.toml")),
+                *("--ready-file", str(ready_file)),
+            ],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        with self._console.status("starting broker, gateway, dispatcher, self-teacher, executor"):
+            ready = self._wait(ready_file)
+        self.gateway_url = ready["gateway"]
+        self.key = Path(ready["keys"]["trainer"]).read_text().strip()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def _wait(self, ready_file: Path) -> dict[str, Any]:
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while not ready_file.exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._stop()
+                raise RuntimeError(f"the services did not start:\n{self._last_words()}")
+            time.sleep(0.05)
+        return json.loads(ready_file.read_text())
+
+    def _stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._log.close()
+
+    def _last_words(self) -> str:
+        lines = Path(self._log.name).read_text(errors="replace").splitlines()
+        return "\n".join(lines[-20:])

@@ -1,0 +1,189 @@
+"""The loop: sample, feedback, experts, targets, step, publish, record.
+
+    async with GatewayClient(url, key) as gateway:
+        await Trainer(config, run_dir, gateway, progress).run()
+
+A trainer that is started again on the same folder continues from the last checkpoint on a new
+lineage; the steps that the interrupted one took after it are superseded. Nothing in here knows who
+answers: experts, sources, the objective and the context policy come with the configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from preceptor_clients.http import GatewayClient
+from preceptor_clients.schemas import Records
+from preceptor_trainer.asking import Asker, Labelled
+from preceptor_trainer.batch import TrainRollout, make_batches
+from preceptor_trainer.config import RunConfig
+from preceptor_trainer.held_out import Evaluation, evaluate
+from preceptor_trainer.journal import Journal
+from preceptor_trainer.metrics import MetricsLog
+from preceptor_trainer.policy import Policy, WeightFolder
+from preceptor_trainer.progress import Progress
+from preceptor_trainer.publishing import Publisher
+from preceptor_trainer.sampler_stage import SamplerStage
+from preceptor_trainer.seeding import generator
+from preceptor_trainer.step_metrics import collect_metrics
+from preceptor_trainer.update import Learner
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Collected:
+    """One step's labelled rollouts, ready to train on."""
+
+    step: int
+    labelled: Sequence[Labelled]
+    weights: str
+    seconds: dict[str, float]
+
+
+@dataclass
+class Clock:
+    """Seconds per phase."""
+
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def phase(self, name: str) -> Generator[None]:
+        """Times one phase and shows it."""
+        self.progress.phase(name)
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+
+
+class Trainer:
+    """One life of a run."""
+
+    def __init__(
+        self, config: RunConfig, run_dir: Path, gateway: GatewayClient, progress: Progress
+    ) -> None:
+        torch.set_num_threads(config.threads)
+        self.config = config
+        self.run_dir = run_dir
+        self.progress = progress
+        self.policy = Policy(config.model)
+        self.learner = Learner(self.policy.model, config.optimiser)
+        self.sampler = SamplerStage(self.policy)
+        self.asker = Asker(
+            gateway=gateway,
+            run=config.name,
+            sources=config.sources,
+            experts=config.experts,
+            context=config.context,
+            vocab_fingerprint=self.policy.vocab_fingerprint,
+            batching=config.schedule.batching,
+            timeout_s=config.timeout_s,
+        )
+        folder = WeightFolder(run_dir / "weights", config.name, self.policy.vocab_fingerprint)
+        self.publisher = Publisher(folder, run_dir / "checkpoints", gateway)
+        self.journal = Journal(gateway, config, run_dir, self.policy.decode_token)
+
+    async def run(self) -> dict[str, Any]:
+        """Evaluates, trains, evaluates again.
+
+        Returns the summary that is written beside the report.
+        """
+        position = await self.publisher.start(self.config, self.learner, self.journal)
+        self.progress.start(self.config.steps, position.step)
+        before = await self.evaluate("before")
+        with MetricsLog(self.run_dir, first_step=position.step) as self.metrics:
+            await self.config.schedule.drive(
+                range(position.step, self.config.steps), self.collect, self.train
+            )
+        after = await self.evaluate("after")
+        return self.journal.finish(before, after)
+
+    async def collect(self, step: int) -> Collected:
+        """Samples one step's rollouts and has them labelled."""
+        config, clock = self.config, Clock(self.progress)
+        problems = config.problems(step)
+        payloads = [await self.asker.put_payload(p.payload) for p in problems]
+        published = self.publisher.published
+        with clock.phase("sampling"):
+            self.sampler.load(published)
+            rollouts = await asyncio.to_thread(
+                self.sampler.rollouts,
+                problems,
+                payloads,
+                num_samples=config.rollouts_per_problem,
+                params=config.sampling,
+                generator=generator(config.seed, "rollouts", step),
+                prefix=f"{config.name}-{self.publisher.lineage}-{step}",
+                step=step,
+            )
+            await self.journal.record_rollouts(rollouts, self.publisher.lineage)
+        with clock.phase("feedback"):
+            attempts = await self.asker.feedback(rollouts)
+        with clock.phase("experts"):
+            labelled = await self.asker.targets(attempts)
+        with clock.phase("targets"):
+            records = tuple(r for row in labelled if (r := row.record()) is not None)
+            await self.asker.gateway.record(Records(targets=records))
+        return Collected(
+            step=step, labelled=labelled, weights=published.version, seconds=clock.seconds
+        )
+
+    async def train(self, batch: Collected) -> None:
+        """One optimiser step, published and recorded."""
+        clock = Clock(self.progress, dict(batch.seconds))
+        before = self.publisher.published.version
+        with clock.phase("update"):
+            rows = [self._row(row, on_policy=batch.weights == before) for row in batch.labelled]
+            batches = make_batches(rows, token_budget=self.config.token_budget)
+            result = await asyncio.to_thread(self.learner.step, batches, self.config.objective)
+        with clock.phase("publish"):
+            await self.publisher.publish(batch.step + 1, self.learner, self.config)
+            after = self.publisher.published.version
+            await self.journal.record_step(batch.step, batch.labelled, result, before, after)
+            self.journal.write_worked_rollout(batch.labelled, result)
+        metrics = collect_metrics(batch.labelled, result, self.asker, clock.seconds)
+        self.metrics.write(batch.step, self.publisher.lineage, metrics)
+        self.progress.step(metrics)
+        self.publisher.checkpoint_if_due(batch.step + 1, self.learner, self.config)
+
+    async def evaluate(self, label: str) -> Evaluation:
+        """The held-out problems with the current version; a finished evaluation is not repeated."""
+        path = self.run_dir / "evaluations" / f"{label}.json"
+        if path.exists():
+            return Evaluation.load(path)
+        self.progress.phase("evaluation")
+        self.sampler.load(self.publisher.published)
+        result = await evaluate(
+            self.config.evaluation,
+            self.sampler,
+            self.asker,
+            weights=self.publisher.published.version,
+            seed=self.config.seed,
+            on_progress=lambda done, total: self.progress.evaluation(label, done, total),
+        )
+        result.save(path)
+        return result
+
+    def _row(self, row: Labelled, *, on_policy: bool) -> TrainRollout:
+        rollout = row.attempt.rollout
+        return TrainRollout(
+            rollout_id=rollout.rollout_id,
+            group=rollout.group,
+            prompt_ids=rollout.prompt_ids,
+            response_ids=cast("list[int]", rollout.response_ids.tolist()),
+            behaviour_logprobs=rollout.behaviour_logprobs,
+            owned=rollout.owned,
+            target=row.target,
+            reward=row.attempt.score,
+            on_policy=on_policy,
+            uses=row.in_view.uses,
+        )

@@ -1,0 +1,77 @@
+"""The quickstart: a shipped student learns to program by example from what an executor says.
+
+The self-teacher is the student's own moving average with feedback in view: a sibling's working
+expression where there is one, else the trace of the failed attempt. DistIL with the exact sequence-
+level gradient turns what it would have written into the update.
+
+    preceptor quickstart --seed 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from preceptor_trainer.asking import ExpertUse
+from preceptor_trainer.config import EvaluationConfig, RunConfig
+from preceptor_trainer.context import NothingInView, PapersContext
+from preceptor_trainer.environments.programming_by_example.problems import Problem, sample_problems
+from preceptor_trainer.objectives.distil import DistIL
+from preceptor_trainer.seeding import derived_seed
+from preceptor_trainer.student import STUDENT_DIR
+from preceptor_trainer.update import OptimiserConfig
+
+HELD_OUT_SEED: Final = 2026
+"""The same held-out problems for every seed: runs can be compared problem by problem."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainProblems:
+    """Each step's problems, drawn anew."""
+
+    seed: int
+    per_step: int = 16
+
+    def __call__(self, step: int) -> Sequence[Problem]:
+        return sample_problems(
+            "train", count=self.per_step, seed=derived_seed(self.seed, "problems", step)
+        )
+
+
+def quickstart(
+    *,
+    name: str = "quickstart",
+    seed: int = 0,
+    steps: int = 40,
+    held_out: int = 200,
+    num_samples: int = 16,
+    withhold_feedback: bool = False,
+) -> RunConfig:
+    """The quickstart's run.
+
+    Args:
+        name: Of the run.
+        seed: Decides problems and samples.
+        steps: Optimiser steps.
+        held_out: Held-out problems.
+        num_samples: Samples of each held-out problem.
+        withhold_feedback: The control arm: the same expert, with nothing in view.
+    """
+    return RunConfig(
+        name=name,
+        seed=seed,
+        steps=steps,
+        model=STUDENT_DIR,
+        problems=TrainProblems(seed=seed),
+        evaluation=EvaluationConfig(
+            problems=sample_problems("held_out", count=held_out, seed=HELD_OUT_SEED),
+            num_samples=num_samples,
+            ks=(1, 8) if num_samples >= 8 else (1,),
+        ),
+        objective=DistIL(),
+        optimiser=OptimiserConfig(lr=2e-4, warmup_steps=4),
+        experts=(ExpertUse(name="self-teacher", needs_feedback=not withhold_feedback),),
+        sources=("executor",),
+        context=NothingInView() if withhold_feedback else PapersContext(),
+    )

@@ -1,0 +1,97 @@
+"""The sampling stage.
+
+Problems in, rollouts out, from a copy of the policy at one published version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from preceptor_trainer.policy import Policy
+from preceptor_trainer.rollouts import Problem, Rollout
+from preceptor_trainer.sampling import Generation, LocalSampler, SamplingParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One version of the policy, as the sampler needs it."""
+
+    version: str
+    tensors: dict[str, torch.Tensor]
+
+
+class SamplerStage:
+    """Owns its model, so that the optimiser may move on while it samples."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._model: nn.Module = policy.new_model()
+        self._version: str | None = None
+        tokenizer: Any = policy.tokenizer
+        self._sampler = LocalSampler(
+            self._model, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id
+        )
+
+    def load(self, published: Published) -> None:
+        """Takes on a version."""
+        if published.version != self._version:
+            self._model.load_state_dict(published.tensors)
+            self._version = published.version
+
+    def generate(
+        self,
+        problems: Sequence[Problem],
+        *,
+        num_samples: int,
+        params: SamplingParams,
+        generator: torch.Generator,
+    ) -> list[list[Generation]]:
+        """`num_samples` generations of each problem."""
+        prompts = [self._policy.encode(p.messages) for p in problems]
+        repeated = [ids for ids in prompts for _ in range(num_samples)]
+        flat = self._sampler.sample(repeated, params, generator)
+        return [flat[i : i + num_samples] for i in range(0, len(flat), num_samples)]
+
+    def rollouts(
+        self,
+        problems: Sequence[Problem],
+        payloads: Sequence[str],
+        *,
+        num_samples: int,
+        params: SamplingParams,
+        generator: torch.Generator,
+        prefix: str,
+        step: int,
+    ) -> list[Rollout]:
+        """One group of rollouts per problem; ids are `{prefix}-{problem}-{sample}`."""
+        assert self._version is not None, "no version was loaded"
+        groups = self.generate(
+            problems, num_samples=num_samples, params=params, generator=generator
+        )
+        return [
+            Rollout(
+                rollout_id=f"{prefix}-{g}-{i}",
+                group_id=f"{prefix}-{g}",
+                group=g,
+                problem=problem,
+                payload_sha256=payload,
+                prompt_ids=self._policy.encode(problem.messages),
+                response_ids=generation.response_ids,
+                response_text=self._policy.decode(generation.response_ids.tolist()),
+                behaviour_logprobs=generation.logprobs,
+                owned=np.ones(len(generation.response_ids), np.bool_),
+                finish_reason=generation.finish_reason,
+                step=step,
+                weights=self._version,
+            )
+            for g, (problem, payload, group) in enumerate(
+                zip(problems, payloads, groups, strict=True)
+            )
+            for i, generation in enumerate(group)
+        ]
