@@ -1,0 +1,101 @@
+"""Opens the database: SQLite in WAL mode by default, PostgreSQL by URL.
+
+One transaction writes at a time, on either database: the states of tickets, answers and jobs move
+together, and a ticket that joins an answer must not cross the report that finishes it. SQLite takes
+its write lock with `BEGIN IMMEDIATE` (a transaction that reads first and then writes fails at once
+where another writes, whatever the busy timeout), PostgreSQL an advisory lock. In this process
+writers queue at a lock first, because SQLite's own waiting is a sleep in a loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any, Final, Self
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+_WRITES: Final = "preceptor_writes"
+_ADVISORY_LOCK: Final = 0x70726563
+_PRAGMAS: Final = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",
+    "PRAGMA busy_timeout = 10000",
+    "PRAGMA foreign_keys = ON",
+)
+
+
+class Database:
+    """Transactions over one database."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self._is_sqlite = engine.dialect.name == "sqlite"
+        self._writer = asyncio.Lock()
+        if self._is_sqlite:
+            event.listen(engine.sync_engine, "connect", _set_pragmas)
+            event.listen(engine.sync_engine, "begin", _begin)
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Connects lazily; a SQLite file's folder is made."""
+        parsed = make_url(url)
+        if parsed.drivername.startswith("sqlite") and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        return cls(create_async_engine(parsed, pool_pre_ping=not url.startswith("sqlite")))
+
+    async def migrate(self, revision: str = "head") -> None:
+        """Brings the tables to `revision`."""
+        async with self.write() as conn:
+            await conn.run_sync(_upgrade, revision)
+
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncGenerator[AsyncConnection]:
+        """One reading transaction."""
+        async with self.engine.connect() as conn, conn.begin():
+            yield conn
+
+    @contextlib.asynccontextmanager
+    async def write(self) -> AsyncGenerator[AsyncConnection]:
+        """One writing transaction: committed at the end, rolled back on an exception."""
+        async with self._writer, self.engine.connect() as conn:
+            writing = await conn.execution_options(**{_WRITES: True})
+            async with writing.begin():
+                if not self._is_sqlite:
+                    await writing.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
+                yield writing
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self.engine.dispose()
+
+
+def alembic_config(conn: Connection) -> Config:
+    """Alembic's configuration over an open connection."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = conn
+    return config
+
+
+def _upgrade(conn: Connection, revision: str) -> None:
+    command.upgrade(alembic_config(conn), revision)
+
+
+def _set_pragmas(connection: Any, record: Any) -> None:
+    # Leaves transactions to us: the driver would begin them late, and never as IMMEDIATE.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in _PRAGMAS:
+        cursor.execute(pragma)
+    cursor.close()
+
+
+def _begin(conn: Connection) -> None:
+    writes = conn.get_execution_options().get(_WRITES, False)
+    conn.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,135 @@
+"""Queries about jobs: bundles of questions that dispatchers claim under a rising fence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import exists, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from preceptor_services.store.tables import AnswerRow, Attempt, Job
+
+UNFINISHED: Final = ("queued", "running")
+
+
+class JobRow(NamedTuple):
+    """One job."""
+
+    id: str
+    service: str
+    kind: str
+    state: str
+    priority: int
+    num_tokens: int
+    exclusive: bool
+    fence: int
+    attempts: int
+    reason: dict[str, Any] | None
+
+
+_COLUMNS: Final = (
+    Job.id,
+    Job.service,
+    Job.kind,
+    Job.state,
+    Job.priority,
+    Job.num_tokens,
+    Job.exclusive,
+    Job.fence,
+    Job.attempts,
+    Job.reason,
+)
+
+
+async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
+    """New jobs."""
+    if rows:
+        await conn.execute(insert(Job), list(rows))
+
+
+async def find(conn: AsyncConnection, job_id: str) -> JobRow | None:
+    """One job."""
+    row = (await conn.execute(select(*_COLUMNS).where(Job.id == job_id))).first()
+    return None if row is None else JobRow(*row)
+
+
+async def count_unfinished(conn: AsyncConnection) -> dict[str, int]:
+    """Unfinished jobs by service."""
+    query = select(Job.service, func.count()).where(Job.state.in_(UNFINISHED)).group_by(Job.service)
+    return dict((await conn.execute(query)).tuples().all())
+
+
+async def claim(conn: AsyncConnection, job_ids: Sequence[str], now: float) -> list[JobRow]:
+    """Raises the fence of each unfinished job; whoever held an older one has lost it."""
+    changed = await conn.execute(
+        update(Job)
+        .where(Job.id.in_(job_ids), Job.state.in_(UNFINISHED))
+        .values(state="running", fence=Job.fence + 1, attempts=Job.attempts + 1, claimed_at=now)
+        .returning(*_COLUMNS)
+    )
+    return [JobRow(*row) for row in changed]
+
+
+async def add_attempts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
+    """Claims that were granted."""
+    if rows:
+        await conn.execute(insert(Attempt), list(rows))
+
+
+async def end_attempt(
+    conn: AsyncConnection, job_id: str, fence: int, values: dict[str, Any]
+) -> None:
+    """How a claim ended."""
+    await conn.execute(
+        update(Attempt).where(Attempt.job_id == job_id, Attempt.fence == fence).values(**values)
+    )
+
+
+async def set_state(
+    conn: AsyncConnection,
+    job_ids: Sequence[str],
+    state: str,
+    reason: dict[str, Any] | None = None,
+) -> None:
+    """Moves jobs to `state`, with the reason of the last failure."""
+    await conn.execute(
+        update(Job).where(Job.id.in_(job_ids)).values(state=state, reason=reason, put_at=None)
+    )
+
+
+async def drop_unwanted(conn: AsyncConnection, job_ids: Sequence[str]) -> list[str]:
+    """Ends those of the jobs that have nothing left to ask; their ids."""
+    has_work = exists().where(AnswerRow.job_id == Job.id, AnswerRow.state == "pending")
+    changed = await conn.execute(
+        update(Job)
+        .where(Job.id.in_(job_ids), Job.state.in_(UNFINISHED), ~has_work)
+        .values(state="dropped", fence=Job.fence + 1)
+        .returning(Job.id)
+    )
+    return list(changed.scalars())
+
+
+async def mark_put(conn: AsyncConnection, job_ids: Sequence[str], now: float) -> None:
+    """These stand on the stream."""
+    await conn.execute(update(Job).where(Job.id.in_(job_ids)).values(put_at=now))
+
+
+async def never_put(conn: AsyncConnection) -> list[JobRow]:
+    """Queued jobs that never reached the stream, oldest first."""
+    query = select(*_COLUMNS).where(Job.state == "queued", Job.put_at.is_(None))
+    return [JobRow(*row) for row in await conn.execute(query.order_by(Job.created_at))]
+
+
+async def perhaps_lost(
+    conn: AsyncConnection, service: str, put_before: float, claimed_before: float
+) -> list[JobRow]:
+    """Unfinished jobs of a service whose entry the broker may have lost, oldest first."""
+    query = select(*_COLUMNS).where(
+        Job.service == service,
+        or_(
+            (Job.state == "queued") & (Job.put_at < put_before),
+            (Job.state == "running") & (Job.claimed_at < claimed_before),
+        ),
+    )
+    return [JobRow(*row) for row in await conn.execute(query.order_by(Job.created_at))]

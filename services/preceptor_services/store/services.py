@@ -1,0 +1,84 @@
+"""Queries about API keys, services and blobs' rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from preceptor_services.store.sql import insert_new
+from preceptor_services.store.tables import ApiKey, Blob, Service, ServiceVersion
+
+
+class ServiceRow(NamedTuple):
+    """One service."""
+
+    name: str
+    role: str
+    url: str
+    key_file: str
+    cost: float
+    priority: int
+    added_at_runtime: bool
+
+
+async def replace_keys(conn: AsyncConnection, rows: Sequence[dict[str, Any]], now: float) -> None:
+    """Makes `rows` the valid keys; every other one is revoked, and stays for the record."""
+    names = [row["name"] for row in rows]
+    await conn.execute(delete(ApiKey).where(ApiKey.name.in_(names)))
+    await conn.execute(update(ApiKey).where(ApiKey.revoked_at.is_(None)).values(revoked_at=now))
+    if rows:
+        await conn.execute(insert(ApiKey), list(rows))
+
+
+async def put_service(conn: AsyncConnection, row: dict[str, Any]) -> None:
+    """Adds a service, or renews what the settings say of it."""
+    await insert_new(conn, Service, [row])
+    await conn.execute(update(Service).where(Service.name == row["name"]).values(**row))
+
+
+async def runtime_services(conn: AsyncConnection) -> list[ServiceRow]:
+    """Services that were added by a call and not by the settings."""
+    query = select(
+        Service.name,
+        Service.role,
+        Service.url,
+        Service.key_file,
+        Service.cost,
+        Service.priority,
+        Service.added_at_runtime,
+    ).where(Service.added_at_runtime.is_(True))
+    return [ServiceRow(*row) for row in await conn.execute(query)]
+
+
+async def add_version(conn: AsyncConnection, row: dict[str, Any]) -> None:
+    """What a service said of itself, unless this version did before."""
+    await insert_new(conn, ServiceVersion, [row])
+
+
+async def last_info(conn: AsyncConnection, service: str) -> dict[str, Any] | None:
+    """What a service said of itself when it was last heard with a new version."""
+    query = (
+        select(ServiceVersion.info)
+        .where(ServiceVersion.service == service)
+        .order_by(ServiceVersion.seen_at.desc())
+        .limit(1)
+    )
+    return (await conn.execute(query)).scalar()
+
+
+async def add_blobs(conn: AsyncConnection, blobs: dict[str, int], now: float) -> None:
+    """Blobs that are written, by SHA-256, with their sizes."""
+    rows = [
+        {"sha256": sha, "size": size, "created_at": now, "dropped_at": None}
+        for sha, size in blobs.items()
+    ]
+    await insert_new(conn, Blob, rows)
+
+
+async def known_blobs(conn: AsyncConnection, shas: Sequence[str]) -> set[str]:
+    """Those of `shas` that are written and not dropped."""
+    query = select(Blob.sha256).where(Blob.sha256.in_(shas), Blob.dropped_at.is_(None))
+    return set((await conn.execute(query)).scalars())
