@@ -44,8 +44,11 @@ def quickstart(
     name: str = "quickstart",
     seed: int = 0,
     steps: int = 40,
+    problems_per_step: int = 16,
+    rollouts_per_problem: int = 8,
     held_out: int = 200,
     num_samples: int = 16,
+    checkpoint_every: int = 10,
     withhold_feedback: bool = False,
 ) -> RunConfig:
     """The quickstart's run.
@@ -54,8 +57,11 @@ def quickstart(
         name: Of the run.
         seed: Decides problems and samples.
         steps: Optimiser steps.
+        problems_per_step: Groups in one step.
+        rollouts_per_problem: Size of a group.
         held_out: Held-out problems.
         num_samples: Samples of each held-out problem.
+        checkpoint_every: Steps between checkpoints.
         withhold_feedback: The control arm: the same expert, with nothing in view.
     """
     return RunConfig(
@@ -63,7 +69,9 @@ def quickstart(
         seed=seed,
         steps=steps,
         model=STUDENT_DIR,
-        problems=TrainProblems(seed=seed),
+        problems=TrainProblems(seed=seed, per_step=problems_per_step),
+        rollouts_per_problem=rollouts_per_problem,
+        checkpoint_every=checkpoint_every,
         evaluation=EvaluationConfig(
             problems=sample_problems("held_out", count=held_out, seed=HELD_OUT_SEED),
             num_samples=num_samples,

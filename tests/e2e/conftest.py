@@ -1,0 +1,69 @@
+"""A small real run: embedded broker, gateway, dispatcher, self-teacher, executor and trainer as processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from preceptor_trainer.deployment import LocalDeployment, write_settings
+
+SMALL = {
+    "steps": 6,
+    "problems_per_step": 3,
+    "rollouts_per_problem": 4,
+    "held_out": 4,
+    "num_samples": 8,
+    "checkpoint_every": 2,
+}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A deployment that runs, and how to start its trainer."""
+
+    run_dir: Path
+    deployment: LocalDeployment
+
+    def start_trainer(self, **overrides: object) -> subprocess.Popen[bytes]:
+        options = SMALL | {"name": self.run_dir.name} | overrides
+        with (self.run_dir / "logs" / "trainer.log").open("ab") as log:
+            return subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "preceptor_clients.cli", "train"),
+                    "preceptor_trainer.recipes.quickstart:quickstart",
+                    *("--run-dir", str(self.run_dir)),
+                    *("--gateway", self.deployment.gateway_url),
+                    *("--key-file", str(self.run_dir / "keys" / "trainer.key")),
+                    *(part for k, v in options.items() for part in ("--option", f"{k}={v}")),
+                ],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def trainer_log(self) -> str:
+        return (self.run_dir / "logs" / "trainer.log").read_text()
+
+
+def start(run_dir: Path) -> Iterator[Running]:
+    write_settings(run_dir, needs_feedback=True)
+    with LocalDeployment(run_dir, Console(quiet=True)) as deployment:
+        yield Running(run_dir, deployment)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    yield from start(tmp_path_factory.mktemp("runs") / "small")
+
+
+@pytest.fixture(scope="module")
+def finished(running: Running) -> Running:
+    """The same deployment, after one whole run."""
+    code = running.start_trainer().wait(timeout=300)
+    assert code == 0, running.trainer_log()
+    return running

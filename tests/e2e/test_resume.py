@@ -1,0 +1,50 @@
+"""Killing the trainer at any step and starting it again continues the run, with identical losses."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from conftest import Running, start
+
+from preceptor_clients.http import GatewayClient
+from preceptor_trainer.metrics import read_metrics
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    yield from start(tmp_path_factory.mktemp("runs") / "killed")
+
+
+def kill_after(running: Running, step: int) -> None:
+    """Starts the trainer and kills it as soon as `step` stands in its metrics."""
+    trainer = running.start_trainer()
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        metrics = running.run_dir / "metrics.jsonl"
+        if metrics.exists() and f'"step": {step},' in metrics.read_text():
+            break
+        assert trainer.poll() is None, running.trainer_log()
+        time.sleep(0.01)
+    trainer.send_signal(signal.SIGKILL)
+    trainer.wait()
+
+
+async def test_a_killed_run_continues_with_identical_losses(finished: Running, other: Running):
+    for step in (0, 2, 3):  # before the first checkpoint, between two, and right at one
+        kill_after(other, step)
+    code = other.start_trainer().wait(timeout=300)
+
+    assert code == 0, other.trainer_log()
+    undisturbed, resumed = read_metrics(finished.run_dir), read_metrics(other.run_dir)
+    assert [m["loss"] for m in resumed] == [m["loss"] for m in undisturbed]
+    assert [m["reward"] for m in resumed] == [m["reward"] for m in undisturbed]
+    async with GatewayClient(other.deployment.gateway_url, other.deployment.key) as client:
+        accounting = await client.accounting(other.run_dir.name)
+    assert accounting.consumed == 6 * 3 * 4
+    assert accounting.consumed_twice == 0
+    assert accounting.lineages == 4

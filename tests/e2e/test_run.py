@@ -1,0 +1,92 @@
+"""One run through real services: what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from preceptor_clients.http import GatewayClient
+from preceptor_clients.schemas import Trace
+from preceptor_trainer.metrics import read_metrics
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+def gateway(running) -> GatewayClient:
+    return GatewayClient(running.deployment.gateway_url, running.deployment.key)
+
+
+def test_the_summary_has_what_a_machine_reads(finished):
+    summary = json.loads((finished.run_dir / "summary.json").read_text())
+
+    for moment in ("before", "after"):
+        for k in ("pass@1", "pass@8"):
+            interval = summary[moment][k]
+            assert 0 <= interval["low"] <= interval["mean"] <= interval["high"] <= 1
+    assert summary["rollouts"] == 6 * 3 * 4
+    assert 0 < summary["targets"] <= summary["rollouts"]
+    assert {"sampling", "feedback", "experts", "update", "publish"} <= set(summary["phases"])
+    assert summary["seed"] == 0
+    assert summary["versions"]["torch"]
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(finished):
+    page = (finished.run_dir / "report.html").read_text()
+
+    assert "pass@1" in page
+    assert 'src="http' not in page
+    assert "<script" not in page
+
+
+async def test_every_target_traces_to_expert_answers_and_feedback(finished):
+    async with gateway(finished) as client:
+        targets = await client.targets(finished.run_dir.name)
+        assert len(targets) == sum(int(m["targets"]) for m in read_metrics(finished.run_dir))
+        for target_id in targets:
+            check_trace(await client.trace(target_id, 0))
+
+
+def check_trace(trace: Trace) -> None:
+    assert trace.consumed_by, "a target that no step used"
+    assert trace.sources
+    for source in trace.sources:
+        assert source.weights == trace.student_weights
+        assert source.context_hash
+        assert source.template_version
+        assert source.entries
+        assert source.feedback, "an answer without the feedback it had in view"
+        for item in source.feedback:
+            assert item.text
+            if item.kind == "execution":
+                assert item.details["isolation"]
+            else:
+                assert item.details["rollout_id"]
+
+
+async def test_no_rollout_is_consumed_twice(finished):
+    async with gateway(finished) as client:
+        accounting = await client.accounting(finished.run_dir.name)
+
+    assert accounting.consumed == 6 * 3 * 4
+    assert accounting.consumed_twice == 0
+
+
+def test_trace_works_when_nothing_runs_but_the_files_are_there(finished):
+    summary = json.loads((finished.run_dir / "summary.json").read_text())
+    words = summary["trace_command"].split()
+    assert words[:2] == ["preceptor", "trace"]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "preceptor_clients.cli", *words[1:]],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "self-teacher" in done.stdout
+    assert "l0/" in done.stdout
