@@ -1,7 +1,8 @@
 """Building an answer on the expert's side, so that it passes the check on the other side.
 
-Order matters: log-probs are rounded to what travels first, and the tail is computed from the rounded values, because a consumer
-sees only those. A row whose rounded mass is above 1 is scaled back and flagged.
+Order matters: log-probs are rounded to what travels first, and the tail is computed from the
+rounded values, because a consumer sees only those. A row whose rounded mass is above 1 is scaled
+back and flagged.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from preceptor_clients.schemas import AnswerKind, PrefixAnswer, PrefixQuery
 class Distributions:
     """What a model computed at the `P` positions of one query.
 
-    `ids_PK` and `logprobs_PK` are in descending order of log-prob, -1 and any value in empty cells; log-probs are normalised over
-    the whole vocabulary at temperature 1. `own_logprobs_P` belongs to the student's tokens.
+    `ids_PK` and `logprobs_PK` are in descending order of log-prob, -1 and any value in empty cells;
+    log-probs are normalised over the whole vocabulary at temperature 1. `own_logprobs_P` belongs to
+    the student's tokens.
     """
 
     ids_PK: np.ndarray
@@ -51,7 +53,8 @@ def build_answer(
         kind: How the entries are to be read.
         mask_P: False where there is no opinion; all true where absent.
         exact: Keep float32 log-probs instead of the u16 grid.
-        **meta: Further fields of `PrefixAnswer`: weights, template, context hash, used feedback, truncation, cost.
+        **meta: Further fields of `PrefixAnswer`: weights, template, context hash, used feedback,
+        truncation, cost.
     """
     d, num_positions = distributions, query.num_positions
     mask = np.ones(num_positions, np.bool_) if mask_P is None else mask_P
@@ -86,7 +89,7 @@ def rounded(answer: PrefixAnswer) -> PrefixAnswer:
     on_grid = np.array_equal(quantise(answer.logprobs_PK), answer.logprobs_PK)
     if on_grid and (candidates is None or np.array_equal(quantise(candidates), candidates)):
         return answer
-    filled = (answer.ids_PK >= 0) & answer.mask_P[:, None]
+    filled = answer.filled_PK()
     logprobs, tail, renormalised = _normalise(quantise(answer.logprobs_PK), filled, exact=False)
     if answer.renormalised_P is not None:
         renormalised = renormalised | answer.renormalised_P
@@ -108,7 +111,7 @@ def _normalise(
     if over_P.any():
         scale = np.where(over_P, np.log(np.maximum(mass_P, 1.0)), 0.0)
         scaled = logprobs_PK - scale[:, None]
-        # Rounded again, downwards at a half step, or the second rounding could lift the row above 1 once more.
+        # Rounded again, half a step down: the second rounding must not lift the row above 1 again.
         logprobs_PK = (scaled if exact else quantise(scaled - LOGPROB_STEP / 2)).astype(np.float32)
         mass_P = np.where(filled_PK, np.exp(logprobs_PK.astype(np.float64)), 0.0).sum(1)
     tail_P = np.where(filled_PK.any(1), np.clip(1.0 - mass_P, 0.0, 1.0), 0.0)

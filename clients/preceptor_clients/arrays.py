@@ -1,12 +1,13 @@
-"""Numpy arrays as fields of pydantic models: checked for element type and rank, JSON as nested lists.
+"""Numpy arrays as fields of pydantic models, checked for element type and rank.
 
-In JSON a missing number is `null`; it is read as `MISSING`, and the mask beside it must say so. `MISSING` is no
-probability by any reading (its exponential is 0), so code that forgets a mask does not see probability one.
+In JSON an array is nested lists and a missing number is `null`; it is read as `MISSING`, and the
+mask beside it must say so. `MISSING` is no probability by any reading (its exponential is 0), so
+code that forgets a mask does not see probability one.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import numpy as np
 from pydantic import GetJsonSchemaHandler
@@ -42,7 +43,7 @@ class _Array:
 
     def _validate(self, value: Any) -> np.ndarray:
         if isinstance(value, np.ndarray):
-            given: np.ndarray = value
+            given = cast("np.ndarray", value)
             if given.dtype.kind != self.dtype.kind:
                 raise ValueError(f"has element type {given.dtype}, wants {self.dtype}")
             array = given.astype(self.dtype, copy=False)
@@ -63,7 +64,7 @@ class _Array:
             if self.dtype.kind == "f":
                 floats = np.array(value, dtype=np.float64)
                 return np.where(np.isnan(floats), MISSING, floats).astype(self.dtype)
-            array = np.array(value)
+            array = np.array(cast("list[Any]", value))
         except (ValueError, TypeError, OverflowError):
             raise ValueError("must be a rectangular list of numbers") from None
         if array.size == 0:
@@ -77,8 +78,10 @@ class _Array:
 
     def _to_json(self, value: np.ndarray) -> list[Any]:
         if self.dtype.kind != "f":
-            return value.tolist()
-        return np.where(value <= MISSING / 2, None, value.astype(object)).tolist()
+            return cast("list[Any]", value.tolist())
+        cells = value.astype(object)
+        cells[value <= MISSING / 2] = None
+        return cast("list[Any]", cells.tolist())
 
 
 Ints1 = Annotated[np.ndarray, _Array("i4", 1)]

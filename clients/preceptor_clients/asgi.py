@@ -1,4 +1,4 @@
-"""As much of ASGI as the SDK needs: read a body inside a limit, send a reply, notice a caller who left.
+"""As much of ASGI as the SDK needs: bodies inside a limit, replies, callers who leave.
 
 Written here because the SDK runs inside other engines' environments, where no server framework may
 be counted on. Left out: streaming replies, websockets, cookies, multipart.

@@ -1,7 +1,8 @@
 """The check at the door: an expert's answer is refused unless it can be what was asked.
 
-Wrong log-probs that look right do more harm than a crash, so each answer is tested for shape, echoed ids, order, mass, finiteness and
-versions before anything stores or trains on it. Every refusal names its check.
+Wrong log-probs that look right do more harm than a crash, so each answer is tested for shape,
+echoed ids, order, mass, finiteness and versions before anything stores or trains on it. Every
+refusal names its check.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from preceptor_clients.schemas import (
     FeedbackQuery,
     PrefixAnswer,
     PrefixQuery,
+    WantedWeights,
 )
 
 _POSITIVE_TOLERANCE: Final = 1e-4
 _MASS_TOLERANCE: Final = 1e-3
 _TAIL_TOLERANCE: Final = 1e-5
 _OWN_TOLERANCE: Final = 2e-3
-"""The own token's log-prob travels exact, the entries on a grid of 4.9e-4; renormalised rows may differ by another step."""
+"""The own token's log-prob travels exact, the entries on a grid of 4.9e-4; renormalised rows may
+differ by another step."""
 
 
 def check_answer(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capabilities) -> None:
@@ -69,13 +72,19 @@ def _check_identity(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capa
         "weights",
         f"changed during the batch: {answer.weights_before} to {answer.weights_after}",
     )
-    wanted = query.weights
-    if capabilities.weights and wanted is not None and wanted.mode == "exact":
-        _refuse_unless(
-            answer.weights_before == wanted.version,
-            "weights",
-            f"are {answer.weights_before}, wanted {wanted.version}",
-        )
+    if capabilities.weights and query.weights is not None:
+        _check_weights(query.weights, answer.weights_before)
+
+
+def _check_weights(wanted: WantedWeights, version: str | None) -> None:
+    if wanted.mode == "exact":
+        fits = version == wanted.version
+    else:
+        policy = wanted.policy or (wanted.version or "").partition("/")[0]
+        fits = version is not None and version.partition("/")[0] == policy
+    _refuse_unless(
+        fits, "weights", f"are {version}, wanted {wanted.mode} {wanted.version or wanted.policy}"
+    )
 
 
 def _check_shapes(query: PrefixQuery, answer: PrefixAnswer) -> None:
@@ -105,7 +114,7 @@ def _check_shapes(query: PrefixQuery, answer: PrefixAnswer) -> None:
 
 
 def _check_entries(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capabilities) -> None:
-    K = answer.ids_PK.shape[1]
+    K: int = answer.ids_PK.shape[1]
     n = np.where(answer.mask_P, answer.num_entries_P, 0)
     _refuse_unless(
         n.min(initial=0) >= 0 and n.max(initial=0) <= K, "num_entries_P", f"outside 0..{K}"
@@ -118,7 +127,7 @@ def _check_entries(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capab
     _refuse_unless(
         (n[answer.mask_P] > 0).all(), "num_entries_P", "is 0 in a row that is not masked"
     )
-    filled = np.arange(K)[None, :] < n[:, None]
+    filled = answer.filled_PK()
     ids, logprobs = answer.ids_PK, answer.logprobs_PK
     size = capabilities.vocab_size
     in_range = (ids >= 0) & (ids < size if size is not None else True)
@@ -132,13 +141,12 @@ def _check_entries(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capab
         (logprobs[filled] > MISSING / 2).all(), "logprobs_PK", "is missing in a filled cell"
     )
     _refuse_unless((logprobs[filled] <= _POSITIVE_TOLERANCE).all(), "logprobs_PK", "is above 0")
-    falling = (logprobs[:, 1:] <= logprobs[:, :-1] + 1e-6) | ~filled[:, 1:]
-    _refuse_unless(falling.all(), "logprobs_PK", "is not in descending order")
+    rising = (np.diff(logprobs, axis=1) > 1e-6) & filled[:, 1:]
+    _refuse_unless(not rising.any(), "logprobs_PK", "is not in descending order")
 
 
 def _check_mass(answer: PrefixAnswer) -> None:
-    K = answer.ids_PK.shape[1]
-    filled = (np.arange(K)[None, :] < answer.num_entries_P[:, None]) & answer.mask_P[:, None]
+    filled = answer.filled_PK()
     mass = np.where(filled, np.exp(answer.logprobs_PK.astype(np.float64)), 0.0).sum(1)
     rows = answer.mask_P
     _refuse_unless(
@@ -163,15 +171,24 @@ def _check_own(answer: PrefixAnswer) -> None:
         (own[known] > MISSING / 2).all(), "own_logprobs_P", "is missing where its mask is true"
     )
     _refuse_unless((own[known] <= _POSITIVE_TOLERANCE).all(), "own_logprobs_P", "is above 0")
-    if answer.kind != "topk":
+    if answer.kind != "topk" or not known.any():
         return
-    same = (answer.ids_PK == answer.token_ids_P[:, None]) & known[:, None]
+    same = (answer.ids_PK == answer.token_ids_P[:, None]) & answer.filled_PK() & known[:, None]
     rows, cols = np.nonzero(same)
     gap = np.abs(np.exp(answer.logprobs_PK[rows, cols]) - np.exp(own[rows]))
     _refuse_unless(
         (gap <= _OWN_TOLERANCE).all(),
         "own_logprobs_P",
         "disagrees with the same token among the entries",
+    )
+    # A token outside the top entries can have no more than their tail, nor than the last of them.
+    outside = known & ~same.any(1)
+    last = answer.logprobs_PK[np.arange(len(own)), np.maximum(answer.num_entries_P, 1) - 1]
+    most = np.minimum(np.exp(last), answer.tail_P)
+    _refuse_unless(
+        (np.exp(own) <= most + _OWN_TOLERANCE)[outside].all(),
+        "own_logprobs_P",
+        "is above what the entries leave to a token that is not among them",
     )
 
 
@@ -189,6 +206,11 @@ def _check_candidates(query: PrefixQuery, answer: PrefixAnswer) -> None:
         ((values <= _POSITIVE_TOLERANCE) & (values > MISSING / 2))[known].all(),
         "candidate_logprobs_PC",
         "is above 0 or missing where its mask is true",
+    )
+    _refuse_unless(
+        not (known & (query.candidate_ids < 0)).any(),
+        "candidate_mask_PC",
+        "is true where no candidate was asked",
     )
 
 
@@ -210,7 +232,8 @@ def check_feedback(query: FeedbackQuery, answer: FeedbackAnswer) -> None:
     """Refuses a feedback answer that cannot be right.
 
     Raises:
-        AnswerRefused: an id stands twice, a failed item carries a score, or an item says nothing at all.
+        AnswerRefused: an id stands twice, a failed item carries a score, or an item says nothing at
+            all.
     """
     ids = [item.id for item in answer.items]
     _refuse_unless(len(set(ids)) == len(ids), "items", "name an id twice")

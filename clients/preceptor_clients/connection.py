@@ -1,4 +1,4 @@
-"""One HTTP connection with deadlines and safe retries; the only module that touches the HTTP library.
+"""HTTP calls with deadlines and safe retries; the only module that touches the HTTP library.
 
 Every call has a deadline that covers its retries and its wait for a free connection. Retries are
 safe because every request of the contract is idempotent: by its key, by its content hash, or by
@@ -7,7 +7,7 @@ it is given). Everything else comes back at once as a typed error. Cancelling a 
 connection, which the other side takes as "nobody wants this any more". Redirects are not followed:
 a key must not travel to an address that nobody configured.
 
-The httpx API runs on aiohttp's connections, which carry more than twice the requests of httpx's own.
+The httpx API runs on aiohttp's connections, which carry more than twice the requests of its own.
 """
 
 from __future__ import annotations
@@ -164,8 +164,9 @@ class HttpClient:
             media_type: Rendering of `body`.
 
         Raises:
-            PreceptorError: the problem that came back, `DeadlineExceeded`, `ServiceUnavailable` when
-                there was no connection, or `ServiceFailed` when the reply was no reply of ours.
+            PreceptorError: the problem that came back, `DeadlineExceeded`, `ServiceUnavailable`
+                when there was no connection, or `ServiceFailed` when the reply was no reply of
+                ours.
         """
         content = None if body is None else await asyncio.to_thread(wire.render, body, media_type)
         received = await self.exchange(

@@ -9,7 +9,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,8 +17,9 @@ import numpy as np
 def vocab_fingerprint(pieces: Iterable[tuple[int, bytes, bool]]) -> str:
     """SHA-256 over (id, bytes, special) in the order of ids, up to the real vocabulary size.
 
-    Each piece enters as id (u32), special (u8), number of bytes (u32), bytes; all little-endian. Padded rows of an embedding
-    are no pieces. `bytes` is the piece as the tokenizer's file spells it, in UTF-8.
+    Each piece enters as id (u32), special (u8), number of bytes (u32), bytes; all little-endian.
+    Padded rows of an embedding are no pieces. `bytes` is the piece as the tokenizer's file spells
+    it, in UTF-8.
     """
     digest = hashlib.sha256()
     for token_id, text, special in sorted(pieces):
@@ -53,6 +54,6 @@ def _canonical(value: Any) -> str:
 def _array_token(value: Any) -> Any:
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{type(value)} has no content hash")
-    array: np.ndarray = np.ascontiguousarray(value)
+    array = np.ascontiguousarray(cast("np.ndarray", value))
     digest = hashlib.sha256(array.tobytes()).hexdigest()
     return {"$array": [array.dtype.str, list(array.shape), digest]}

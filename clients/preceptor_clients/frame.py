@@ -1,7 +1,8 @@
 """The frame: one binary rendering for every message that carries arrays.
 
-A message is JSON in which some values are numpy arrays. As JSON text the arrays become nested lists; as a frame they stay raw
-bytes, and the JSON holds a reference `{"$array": n}` to the n-th of them. Layout, all integers little-endian:
+A message is JSON in which some values are numpy arrays. As JSON text the arrays become nested
+lists; as a frame they stay raw bytes, and the JSON holds a reference `{"$array": n}` to the n-th of
+them. Layout, all integers little-endian:
 
     offset  size  field
     0       4     magic "PCF1"
@@ -12,9 +13,10 @@ bytes, and the JSON holds a reference `{"$array": n}` to the n-th of them. Layou
     20      H     header: UTF-8 JSON {"message": ..., "arrays": [["i4", [2, 3]], ...]}
     20+H    rest  body: the arrays in order, row-major, without padding
 
-Element types: `b1` bool (one byte, 0 or 1), `i4` int32, `i8` int64, `f4` float32, and `q2`: a log-prob as u16 over
-[-32, 0] (code 0 is a missing value, code c is -32 + (c - 1) * 32/65534, so that 65535 is 0). `docs/wire-format.md` has the specification and
-`tests/contract/vectors/` the test vectors. Left out on purpose: pickled objects, strings inside arrays, big-endian data.
+Element types: `b1` bool (one byte, 0 or 1), `i4` int32, `i8` int64, `f4` float32, and `q2`: a
+log-prob as u16 over [-32, 0] (code 0 is a missing value, code c is -32 + (c - 1) * 32/65534, so
+that 65535 is 0). `docs/wire-format.md` has the specification and `tests/contract/vectors/` the test
+vectors. Left out on purpose: pickled objects, strings inside arrays, big-endian data.
 
 Example:
     data = encode({"ids": np.arange(3, dtype=np.int32)})
@@ -156,17 +158,20 @@ def _wire(array: np.ndarray, key: str, quantised: frozenset[str]) -> tuple[str, 
 
 
 def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS) -> Any:
-    """Reads a frame back into JSON values and numpy arrays (read-only views where the bytes allow it).
+    """Reads a frame back into JSON values and numpy arrays.
+
+    Arrays are read-only views into `data` where its bytes allow it.
 
     Raises:
-        MalformedFrame: anything is off: magic, lengths, an unknown element type, a reference that does not exist,
-            a bool that is neither 0 nor 1, a non-finite float, or a size over `limits`.
+        MalformedFrame: anything is off: magic, lengths, an unknown element type, a reference that
+            does not exist, a bool that is neither 0 nor 1, a non-finite float, or a size over
+            `limits`.
     """
     view = memoryview(data)
     if len(view) < _PREFIX.size:
         raise MalformedFrame(f"{len(view)} bytes are too few for a frame", field="frame")
     magic, encoding, header_len, body_len = _PREFIX.unpack_from(view)
-    if magic != MAGIC or encoding not in (0, 1) or view[5:8] != b"\0\0\0":
+    if magic != MAGIC or encoding not in (0, 1) or any(view[5:8]):
         raise MalformedFrame("magic or body encoding is not ours", field="frame.magic")
     if header_len > limits.header_bytes or body_len > limits.body_bytes:
         raise MalformedFrame(
@@ -182,7 +187,8 @@ def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS) -> Any:
             f"arrays need {expected} bytes, the body has {body_len}", field="frame.arrays"
         )
     body = _body(rest, encoding, body_len)
-    arrays, offset = [], 0
+    arrays: list[np.ndarray] = []
+    offset = 0
     for tag, shape in shapes:
         arrays.append(_array(body, offset, tag, shape))
         offset += _DTYPES[tag].itemsize * math.prod(shape)
@@ -227,7 +233,7 @@ def _body(rest: memoryview, encoding: int, length: int) -> memoryview:
             )
         return rest
     try:
-        # The zstd frame states its own size; a larger one would be allocated before we could refuse it.
+        # The zstd frame states its own size; a larger one would be allocated before it is refused.
         if zstandard.get_frame_parameters(rest).content_size != length:
             raise MalformedFrame("the compressed body has another size", field="frame.body")
         body = zstandard.ZstdDecompressor().decompress(rest, max_output_size=length)

@@ -91,9 +91,9 @@ class GatewayClient(HttpClient):
             timeout_s: When to return with what there is.
 
         Returns:
-            One outcome per submission, in order: `answer`, or `problem`, or neither for a ticket that
-            waits for a late answer (`waiting`). What was still on its way at the deadline has the
-            problem `deadline-exceeded` beside its ticket and can be collected later.
+            One outcome per submission, in order: `answer`, or `problem`, or neither for a ticket
+            that waits for a late answer (`waiting`). What was still on its way at the deadline has
+            the problem `deadline-exceeded` beside its ticket and can be collected later.
 
         Raises:
             PreceptorError: a whole call failed; nothing of it was answered.

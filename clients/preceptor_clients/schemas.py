@@ -1,13 +1,16 @@
-"""The wire contract: every message between trainer, gateway, dispatcher, experts and feedback sources.
+"""The wire contract: every message between trainer, gateway, dispatcher, experts and sources.
 
-**Index convention.** Entry t is the distribution over response token t given everything before t: the prompt, the feedback in view
-and the response tokens before t. Only response positions travel. Ids travel, not text.
+**Index convention.** Entry t is the distribution over response token t given everything before t:
+the prompt, the feedback in view and the response tokens before t. Only response positions travel.
+Ids travel, not text.
 
-Arrays end in their dimensions: `T` response positions, `P` positions asked (a subset of T, in order), `K` entries per position,
-`C` candidates per position. A missing log-prob is masked: never 0.0, never dropped silently. Each message has two renderings:
-JSON (arrays are nested lists, missing numbers null) and the frame (`frame.py`).
+Arrays end in their dimensions: `T` response positions, `P` positions asked (a subset of T, in
+order), `K` entries per position, `C` candidates per position. A missing log-prob is masked: never
+0.0, never dropped silently. Each message has two renderings: JSON (arrays are nested lists, missing
+numbers null) and the frame (`frame.py`).
 
-Requests refuse unknown fields; answers ignore them, so that an older client survives a newer service.
+Requests refuse unknown fields; answers ignore them, so that an older client survives a newer
+service.
 """
 
 from __future__ import annotations
@@ -86,7 +89,10 @@ FeedbackKind = Literal[
 
 
 class FeedbackItem(Answer):
-    """One thing that somebody or something knows about an attempt. A failed judgement has `error`, never a score of 0."""
+    """One thing that somebody or something knows about an attempt.
+
+    A failed judgement has `error`, never a score of 0.
+    """
 
     id: Key
     kind: FeedbackKind
@@ -126,7 +132,7 @@ class WantedWeights(Request):
 
 
 class PrefixQuery(Request):
-    """What would you have said at these positions of the student's own attempt, with this feedback in view?"""
+    """What would you have said at these positions of the student's own attempt?"""
 
     prompt: Prompt
     response_ids: Ints1
@@ -171,7 +177,8 @@ class PrefixQuery(Request):
             raise ValueError("positions: is empty")
         if self.candidate_ids is not None and len(self.candidate_ids) != self.num_positions:
             raise ValueError(
-                f"candidate_ids: has {len(self.candidate_ids)} rows for {self.num_positions} positions"
+                f"candidate_ids: has {len(self.candidate_ids)} rows "
+                f"for {self.num_positions} positions"
             )
         return self
 
@@ -193,11 +200,14 @@ AnswerKind = Literal["topk", "empirical", "point"]
 
 
 class PrefixAnswer(Answer):
-    """An expert's next-token distributions at the positions asked. Build it with `answers.build_answer`."""
+    """An expert's next-token distributions at the positions asked.
+
+    Build it with `answers.build_answer`.
+    """
 
     kind: AnswerKind
     token_ids_P: Ints1
-    """The student's token at each position, echoed: an answer that is shifted by one cannot pass."""
+    """The student's token at each position, echoed: an answer shifted by one cannot pass."""
     mask_P: Bools1
     """False where the expert has no opinion; nothing else in that row means anything."""
     num_entries_P: Ints1
@@ -233,6 +243,11 @@ class PrefixAnswer(Answer):
     temperature: float = 1.0
     latency_ms: float | None = None
     cost: float | None = None
+
+    def filled_PK(self) -> np.ndarray:
+        """`[P, K]` True in the cells that hold an entry; none in a masked row."""
+        K: int = self.ids_PK.shape[1]
+        return (np.arange(K) < self.num_entries_P[:, None]) & self.mask_P[:, None]
 
 
 # ---------------------------------------------------------------- feedback sources
@@ -375,7 +390,8 @@ class WeightManifest(Request):
 
     version: WeightVersion
     parent: WeightVersion | None = None
-    """The version that one optimiser step turned into this one, perhaps on another lineage; None for the first."""
+    """What one optimiser step turned into this version, perhaps on another lineage; None for the
+    first."""
     uri: str
     """`file:` URI of a folder under an allow-listed root."""
     files: dict[str, Sha256]
@@ -409,18 +425,25 @@ class FeedbackSubmission(Request):
 
 
 class LogprobsRequest(Request):
-    """`POST /v1/logprobs` of the gateway. With `wait_ms` the reply is held until all are done or it is over."""
+    """`POST /v1/logprobs` of the gateway.
+
+    With `wait_ms` the reply is held until all are done or it is over.
+    """
 
     expert: Name
     submissions: tuple[PrefixSubmission, ...]
     run: Name | None = None
     batching: Literal["merge", "group"] = "merge"
-    """`group`: each group is one call of the expert by itself, in the order given (deterministic)."""
+    """`group`: each group is one call of the expert by itself, in the order given
+    (deterministic)."""
     wait_ms: Annotated[int, Field(ge=0, le=300_000)] = 0
 
 
 class FeedbackRequest(Request):
-    """`POST /v1/feedback` of the gateway. With `wait_ms` the reply is held until all are done or it is over."""
+    """`POST /v1/feedback` of the gateway.
+
+    With `wait_ms` the reply is held until all are done or it is over.
+    """
 
     source: Name
     submissions: tuple[FeedbackSubmission, ...]
@@ -429,7 +452,11 @@ class FeedbackRequest(Request):
 
 
 class CollectRequest(Request):
-    """`POST /v1/tickets/collect`: what has become of these tickets?"""
+    """`POST /v1/tickets/collect`: what has become of these tickets?
+
+    The tickets of one call are all an expert's or all a source's; the reply is `LogprobsOutcomes`
+    or `FeedbackOutcomes` accordingly.
+    """
 
     tickets: tuple[Key, ...]
     wait_ms: Annotated[int, Field(ge=0, le=300_000)] = 0
@@ -479,7 +506,7 @@ class FeedbackOutcomes(Answer):
 
 
 class Arrival(Answer):
-    """A late answer that has come, or a ticket that has failed since."""
+    """A late answer that has come."""
 
     ticket: Key
     answer_key: Sha256
@@ -578,7 +605,7 @@ class StepRecord(Request):
 
 
 class Records(Request):
-    """`POST /v1/records`: provenance rows, written in one transaction; each is idempotent by its id."""
+    """`POST /v1/records`: provenance rows, written in one transaction; idempotent by their ids."""
 
     rollouts: tuple[RolloutRecord, ...] = ()
     targets: tuple[TargetRecord, ...] = ()
@@ -608,7 +635,7 @@ class TraceSource(Answer):
 
 
 class Trace(Answer):
-    """`GET /v1/targets/{id}/trace?position=t`: student token, expert answers, feedback, in that order."""
+    """`GET /v1/targets/{id}/trace?position=t`: student token, expert answers, their feedback."""
 
     target_id: Key
     rollout_id: Key

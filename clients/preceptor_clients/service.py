@@ -112,7 +112,7 @@ class WeightedService(Protocol):
     """Answers with versions of a policy's weights."""
 
     async def offer_weights(self, offer: WeightsOffer) -> None:
-        """Takes note of versions it may load; loading may wait for the first query that wants one."""
+        """Takes note of versions it may load; loading may wait for a query that wants one."""
         ...
 
 

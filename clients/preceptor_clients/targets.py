@@ -1,8 +1,9 @@
 """From experts' answers to targets: pure, numpy only.
 
-A target belongs to one rollout and keeps one component per answer; components are never merged into one list, because
-cross-entropy is linear in the target: the loss is their weighted sum. At each position the weights of the components that have an
-opinion are scaled to sum to 1; where nobody has one, all weights are 0 and the position is unlabelled.
+A target belongs to one rollout and keeps one component per answer; components are never merged into
+one list, because cross-entropy is linear in the target: the loss is their weighted sum. At each
+position the weights of the components that have an opinion are scaled to sum to 1; where nobody has
+one, all weights are 0 and the position is unlabelled.
 
 Example:
     target = build_target(rollout_id, owned, [WeightedAnswer(answer_id, query, answer, 1.0)])
@@ -60,7 +61,8 @@ class Target:
     rollout_id: str
     components: tuple[TargetComponent, ...]
     candidate_ids_TC: np.ndarray
-    """int32; the ids that the candidate log-probs belong to, -1 pads; C is 0 where none were asked."""
+    """int32; the ids that the candidate log-probs belong to, -1 pads; C is 0 where none were
+    asked."""
 
     @property
     def id(self) -> str:
@@ -118,8 +120,8 @@ def build_target(rollout_id: str, owned_T: np.ndarray, answers: Sequence[Weighte
     Args:
         rollout_id: The rollout that the answers belong to.
         owned_T: `[T]` bool: tokens that the student did not write get no target.
-        answers: What came, in the recipe's order of experts. An expert that did not answer is left out; the others'
-            weights then fill its place.
+        answers: What came, in the recipe's order of experts. An expert that did not answer is left
+            out; the others' weights then fill its place.
 
     Raises:
         ValueError: no answers, a weight that is not positive, or an answer for another response.
@@ -154,8 +156,7 @@ def _opinion_weights(item: WeightedAnswer, owned_T: np.ndarray) -> np.ndarray:
 
 def _component(item: WeightedAnswer, weight_T: np.ndarray, T: int) -> TargetComponent:
     query, answer, at = item.query, item.answer, item.query.position_ids()
-    K = answer.ids_PK.shape[1]
-    filled = (np.arange(K) < answer.num_entries_P[:, None]) & answer.mask_P[:, None]
+    filled = answer.filled_PK()
     ids = np.where(filled, answer.ids_PK, -1)
     probs = np.where(filled, np.exp(answer.logprobs_PK), 0.0)
     C = 0 if query.candidate_ids is None else query.candidate_ids.shape[1]

@@ -45,7 +45,10 @@ def accepted(accept: str | None) -> Rendering:
 def render(
     message: BaseModel, media_type: str = FRAME, *, exact: bool = False, compress: bool = False
 ) -> bytes:
-    """`message` as bytes of `media_type`; nothing is lost. `exact` keeps even rounded log-probs as float32."""
+    """`message` as bytes of `media_type`; nothing is lost.
+
+    `exact` keeps even rounded log-probs as float32.
+    """
     if media_type == JSON:
         return message.model_dump_json(exclude_none=True).encode()
     quantised = frozenset[str]() if exact else QUANTISED
