@@ -1,0 +1,149 @@
+"""The quickstart over five seeds, against the same run with the feedback withheld from the teacher.
+
+    python benchmarks/quickstart.py [--runs runs/benchmark] [--seeds 5]
+
+Each run is `preceptor quickstart` as a user starts it, through real services. Finished runs are
+kept and not repeated. Writes `benchmarks/results/quickstart.json` with the raw per-problem success
+counts, so that every interval can be computed again.
+
+Intervals: 95 % percentile bootstrap over seeds and problems together (paired: the same problems,
+the same seeds). With five seeds such an interval is still somewhat too narrow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from preceptor_trainer.evaluation import Interval, mean_interval, paired_difference, pass_at_k
+from preceptor_trainer.held_out import Evaluation
+
+RESULT = Path(__file__).parent / "results" / "quickstart.json"
+ARMS = {"feedback": [], "withheld": ["--withhold-feedback"]}
+KS = (1, 8)
+
+
+def main(
+    runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/benchmark"),
+    seeds: Annotated[int, typer.Option(help="Seeds 0 to N-1.")] = 5,
+    steps: Annotated[int, typer.Option(help="Optimiser steps of each run.")] = 40,
+) -> None:
+    """Runs what is missing, then writes and prints the result."""
+    for seed in range(seeds):
+        for arm, options in ARMS.items():
+            run_once(runs, f"{arm}-{seed}", ["--seed", str(seed), "--steps", str(steps), *options])
+    result = summarise(runs, seeds)
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    for name, interval in result["intervals"].items():
+        print(
+            f"{name:34} {interval['mean']:+.3f}  [{interval['low']:+.3f}, {interval['high']:+.3f}]"
+        )
+    print(f"seconds per run (median): {result['seconds_per_run_median']:.0f}")
+
+
+def run_once(runs: Path, name: str, options: list[str]) -> None:
+    """One quickstart, unless it is there."""
+    if (runs / name / "summary.json").exists():
+        return
+    print(f"running {name}", flush=True)
+    command = [sys.executable, "-m", "preceptor_clients.cli", "quickstart", "--name", name]
+    runs.mkdir(parents=True, exist_ok=True)
+    with (runs / f"{name}.log").open("w") as log:
+        subprocess.run([*command, "--runs", str(runs), *options], check=True, stdout=log)
+
+
+def summarise(runs: Path, seeds: int) -> dict[str, Any]:
+    """Everything from the runs' raw evaluations."""
+    outcomes = {
+        arm: {moment: load(runs, arm, moment, seeds) for moment in ("before", "after")}
+        for arm in ARMS
+    }
+    summaries = {
+        arm: [read(runs / f"{arm}-{s}" / "summary.json") for s in range(seeds)] for arm in ARMS
+    }
+    seconds = [s["seconds"] for arm in ARMS for s in summaries[arm]]
+    return {
+        "command": "python benchmarks/quickstart.py",
+        "machine": machine(),
+        "versions": summaries["feedback"][0]["versions"],
+        "config": summaries["feedback"][0]["config"],
+        "seeds": seeds,
+        "intervals": {name: asdict(i) for name, i in intervals(outcomes).items()},
+        "per_seed": {
+            arm: [
+                {"before": s["before"], "after": s["after"], "seconds": s["seconds"]} for s in rows
+            ]
+            for arm, rows in summaries.items()
+        },
+        "seconds_per_run_median": float(np.median(seconds)),
+        "successes_of_16": {
+            arm: {m: [e.successes_PN.sum(1).tolist() for e in rows] for m, rows in moments.items()}
+            for arm, moments in outcomes.items()
+        },
+    }
+
+
+def intervals(outcomes: dict[str, dict[str, list[Evaluation]]]) -> dict[str, Interval]:
+    """Levels, gains, and the gain over the control arm."""
+    found: dict[str, Interval] = {}
+    for k in KS:
+        values = {
+            arm: {
+                m: np.stack([pass_at_k(e.successes_PN, k) for e in rows]) for m, rows in ms.items()
+            }
+            for arm, ms in outcomes.items()
+        }
+        shown = values["feedback"]
+        found[f"pass@{k} before"] = mean_interval(shown["before"], seed=0)
+        found[f"pass@{k} after"] = mean_interval(shown["after"], seed=0)
+        found[f"pass@{k} gain"] = paired_difference(shown["before"], shown["after"], seed=0)
+        control = values["withheld"]
+        found[f"pass@{k} gain, feedback withheld"] = paired_difference(
+            control["before"], control["after"], seed=0
+        )
+        found[f"pass@{k} after, over withheld"] = paired_difference(
+            control["after"], shown["after"], seed=0
+        )
+    return found
+
+
+def load(runs: Path, arm: str, moment: str, seeds: int) -> list[Evaluation]:
+    return [
+        Evaluation.load(runs / f"{arm}-{seed}" / "evaluations" / f"{moment}.json")
+        for seed in range(seeds)
+    ]
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def machine() -> dict[str, Any]:
+    """What the times depend on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [
+        line.partition(":")[2].strip()
+        for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else [])
+        if line.startswith("model name")
+    ]
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
