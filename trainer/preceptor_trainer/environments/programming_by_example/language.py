@@ -1,0 +1,197 @@
+"""The small language of the world: Python expressions over a list `x`.
+
+A program is a pipeline of features applied to `x`: a comprehension (map, filter, or both), an
+order or slice, and a fold to one integer. At most three features meet in one program, so that a
+few input/output pairs nearly determine it, and the text stays within `MAX_CHARS`.
+
+    >>> Program(stages=(Comp(map="v*2", where="v>1"), Order("[::-1]"))).text()
+    '[v*2 for v in x if v>1][::-1]'
+
+Left out on purpose: loops, conditionals, two lists, strings. Feedback, not the language, is what
+this world is about.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+MAX_CHARS = 36
+
+MAPS = (
+    *(f"v+{c}" for c in range(1, 7)),
+    *(f"v-{c}" for c in range(1, 6)),
+    *(f"v*{c}" for c in range(2, 5)),
+    *(f"{c}-v" for c in (1, 5, 9)),
+    *(f"v%{c}" for c in (2, 3, 4, 5)),
+    *(f"v//{c}" for c in (2, 3)),
+    *(f"max(v,{c})" for c in (0, 3, 5)),
+    *(f"min(v,{c})" for c in (2, 4, 6)),
+    "v*v",
+    "-v",
+    "abs(v)",
+    "v*2+1",
+)
+FILTERS = (
+    *(f"v>{c}" for c in range(0, 8)),
+    *(f"v<{c}" for c in range(1, 9)),
+    *(f"v!={c}" for c in (0, 1)),
+    "v%2",
+    "v%2<1",
+    "v%3<1",
+    "v%3",
+)
+SLICES = ("[1:]", "[2:]", "[:-1]", "[:2]", "[:3]", "[-2:]", "[-3:]", "[1:-1]", "[::2]", "[1::2]")
+ORDERS = (*SLICES, "[::-1]", "sorted", "sorted-down", "sorted-set")
+FOLDS = ("sum", "max", "min", "len", "len-set", "first", "last", "second", "spread")
+
+
+def _bare(inner: str) -> str:
+    """A comprehension needs no brackets of its own as the only argument of a call."""
+    is_comprehension = inner.startswith("[") and "][" not in inner
+    return inner[1:-1] if is_comprehension else inner
+
+
+@dataclass(frozen=True)
+class Comp:
+    """`[map for v in E if where]`; `map` is `v` and `where` empty when unused."""
+
+    map: str = "v"
+    where: str = ""
+
+    def wrap(self, inner: str) -> str:
+        condition = f" if {self.where}" if self.where else ""
+        return f"[{self.map} for v in {inner}{condition}]"
+
+
+@dataclass(frozen=True)
+class Order:
+    """A slice, a reversal or a sort."""
+
+    name: str
+
+    def wrap(self, inner: str) -> str:
+        match self.name:
+            case "sorted":
+                return f"sorted({_bare(inner)})"
+            case "sorted-down":
+                return f"sorted({_bare(inner)})[::-1]"
+            case "sorted-set":
+                return f"sorted(set({_bare(inner)}))"
+            case subscript:
+                return f"{inner}{subscript}"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A list to one integer."""
+
+    name: str
+
+    def wrap(self, inner: str) -> str:
+        match self.name:
+            case "len-set":
+                return f"len(set({_bare(inner)}))"
+            case "first":
+                return f"{inner}[0]"
+            case "second":
+                return f"{inner}[1]"
+            case "last":
+                return f"{inner}[-1]"
+            case "spread":
+                return f"max({inner})-min({inner})"
+            case function:
+                return f"{function}({inner if function == 'len' else _bare(inner)})"
+
+
+Stage = Comp | Order | Fold
+
+
+@dataclass(frozen=True)
+class Program:
+    """Stages from the innermost outwards; a fold can only come last."""
+
+    stages: tuple[Stage, ...]
+
+    def text(self) -> str:
+        expression = "x"
+        for stage in self.stages:
+            expression = stage.wrap(expression)
+        return expression
+
+    def num_features(self) -> int:
+        """How many independent choices make this program up."""
+        return sum(
+            (stage.map != "v") + (stage.where != "") if isinstance(stage, Comp) else 1
+            for stage in self.stages
+        )
+
+
+def enumerate_programs() -> Iterator[Program]:
+    """Yields every program of at most three features that fits `MAX_CHARS`."""
+    comps = [Comp(map=m, where=w) for m, w in product(("v", *MAPS), ("", *FILTERS))][1:]
+    orders = [Order(name) for name in ORDERS]
+    folds = [Fold(name) for name in FOLDS]
+    lists: list[tuple[Stage, ...]] = [
+        *((stage,) for stage in (*orders, *comps)),
+        *product(orders, orders),
+        *product(comps, orders),
+        *product(orders, comps),
+    ]
+    everything: list[tuple[Stage, ...]] = [*lists, *((fold,) for fold in folds)]
+    everything += [(*stages, fold) for stages in lists for fold in folds]
+    for stages in everything:
+        program = Program(stages)
+        if program.num_features() <= 3 and len(program.text()) <= MAX_CHARS:
+            yield program
+
+
+def _near_constant(term: str, choices: tuple[str, ...], rng: random.Random) -> str:
+    """Another term of the same form with another constant, where there is one."""
+    form = [
+        c for c in choices if c != term and c.rstrip("0123456789)") == term.rstrip("0123456789)")
+    ]
+    return rng.choice(form or [c for c in choices if c != term])
+
+
+def _other(term: str, choices: tuple[str, ...], rng: random.Random) -> str:
+    return rng.choice([choice for choice in choices if choice != term])
+
+
+def mutate(program: Program, rng: random.Random) -> Program:
+    """Returns a near miss: one feature changed, dropped or added, as a hasty author would."""
+    stages = list(program.stages)
+    index = rng.randrange(len(stages))
+    stage = stages[index]
+    kind = rng.random()
+    if kind < 0.2 and len(stages) > 1:
+        del stages[index]
+    elif kind < 0.3 and not isinstance(stages[-1], Fold):
+        stages.append(Fold(rng.choice(FOLDS)) if rng.random() < 0.3 else Order(rng.choice(ORDERS)))
+    elif isinstance(stage, Comp):
+        stages[index] = _mutate_comp(stage, rng)
+    elif isinstance(stage, Order):
+        stages[index] = Order(rng.choice([name for name in ORDERS if name != stage.name]))
+    else:
+        stages[index] = Fold(rng.choice([name for name in FOLDS if name != stage.name]))
+    if stages == [Comp()]:
+        stages = [Order(rng.choice(ORDERS))]
+    return Program(tuple(stages))
+
+
+def _mutate_comp(comp: Comp, rng: random.Random) -> Comp:
+    draw = rng.random()
+    if draw < 0.25:
+        if comp.where and comp.map != "v":
+            return replace(comp, where="") if rng.random() < 0.6 else replace(comp, map="v")
+        return (
+            replace(comp, where=comp.where or rng.choice(FILTERS))
+            if comp.map != "v"
+            else (replace(comp, map=rng.choice(MAPS)))
+        )
+    pick = _near_constant if draw < 0.8 else _other
+    if comp.where and (comp.map == "v" or rng.random() < 0.5):
+        return replace(comp, where=pick(comp.where, FILTERS, rng))
+    return replace(comp, map=pick(comp.map, MAPS, rng))
