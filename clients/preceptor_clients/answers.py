@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from preceptor_clients.arrays import MISSING
-from preceptor_clients.frame import LOGPROB_FLOOR, LOGPROB_STEP, quantise
+from preceptor_clients.grid import LOGPROB_FLOOR, LOGPROB_STEP, quantise
 from preceptor_clients.schemas import AnswerKind, PrefixAnswer, PrefixQuery
 
 
