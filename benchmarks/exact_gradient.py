@@ -49,37 +49,33 @@ def stated_objective(
     world: TinyWorld, teacher_of: TeacherOf, num_ids: int, *, minus_entropy: bool = False
 ) -> Callable[[Floats], float]:
     """`sum_y p(y) sum_t CE(q_t, pi_t)` as a function of the policy's logits."""
+    sequences = world.sequences()
+    sequence_N = np.repeat(np.arange(len(sequences)), [len(y) for y in sequences])
+    prefix_N = np.concatenate([world.prefixes(y) for y in sequences])
+    token_N = np.concatenate(sequences)
+    q_NV = np.concatenate([teacher_of(y)[world.prefixes(y)] for y in sequences])
+    rank_NV = np.argsort(np.argsort(-q_NV, 1, kind="stable"), 1)
+    head_NV = rank_NV < num_ids
+    tail_N = np.where(head_NV, 0.0, 1.0).any(1) * (1 - np.where(head_NV, q_NV, 0).sum(1))
+    entropy_N = -np.where(head_NV, xlogx(q_NV), 0).sum(1) - xlogx(tail_N)
 
     def value(logits_PV: Floats) -> float:
-        logprobs_PV = log_softmax(logits_PV)
-        costs = [
-            _sequence_cost(world, logprobs_PV, teacher_of(y), y, num_ids, minus_entropy)
-            for y in world.sequences()
-        ]
-        return float(world.probabilities(logits_PV) @ np.array(costs))
+        logprobs_NV = log_softmax(logits_PV)[prefix_N]
+        rest_N = np.where(head_NV, 0.0, np.exp(logprobs_NV)).sum(1)
+        log_rest_N = np.log(np.where(tail_N > 0, rest_N, 1.0))
+        cost_N = -np.where(head_NV, q_NV * logprobs_NV, 0).sum(1) - tail_N * log_rest_N
+        if minus_entropy:
+            cost_N = cost_N - entropy_N
+        own_N = logprobs_NV[np.arange(len(token_N)), token_N]
+        probability_S = np.exp(np.bincount(sequence_N, own_N))
+        return float(probability_S @ np.bincount(sequence_N, cost_N))
 
     return value
 
 
-def _sequence_cost(
-    world: TinyWorld,
-    logprobs_PV: Floats,
-    teacher_PV: Floats,
-    sequence: Tokens,
-    num_ids: int,
-    minus_entropy: bool,
-) -> float:
-    total = 0.0
-    for prefix in world.prefixes(sequence):
-        order = np.argsort(-teacher_PV[prefix], kind="stable")
-        head, rest = order[:num_ids], order[num_ids:]
-        q = teacher_PV[prefix, head]
-        log_p = logprobs_PV[prefix, head]
-        if len(rest):
-            q = np.append(q, 1 - q.sum())
-            log_p = np.append(log_p, np.log(np.exp(logprobs_PV[prefix, rest]).sum()))
-        total -= float(q @ (log_p - (np.log(q) if minus_entropy else 0.0)))
-    return total
+def xlogx(x: Floats) -> Floats:
+    """With 0 log 0 = 0."""
+    return x * np.log(np.where(x > 0, x, 1.0))
 
 
 # --- the measurements ----------------------------------------------------------------------------
