@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, cast
 
 import numpy as np
-from pydantic import GetJsonSchemaHandler
+from pydantic import BeforeValidator, GetJsonSchemaHandler, PlainSerializer
 from pydantic_core import CoreSchema, core_schema
 
 MISSING: Final = -1e9
@@ -42,47 +42,98 @@ class _Array:
         return item
 
     def _validate(self, value: Any) -> np.ndarray:
-        if isinstance(value, np.ndarray):
-            given = cast("np.ndarray", value)
-            if given.dtype.kind != self.dtype.kind:
-                raise ValueError(f"has element type {given.dtype}, wants {self.dtype}")
-            array = given.astype(self.dtype, copy=False)
-        else:
-            array = self._from_list(value)
+        if not isinstance(value, (np.ndarray, list)):
+            raise ValueError("must be a list")
+        array = _as_type(cast("np.ndarray | list[Any]", value), self.dtype)
+        if array.size == 0 and isinstance(value, list):
+            array = array.reshape((len(cast("list[Any]", value)),) + (0,) * (self.ndim - 1))
         if array.ndim != self.ndim:
             raise ValueError(f"has {array.ndim} dimensions, wants {self.ndim}")
-        if self.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError("holds NaN or infinity; use null and the mask")
         return array
 
-    def _from_list(self, value: Any) -> np.ndarray:
-        if not isinstance(value, list):
-            raise ValueError("must be a list")
-        if not value:
-            return np.zeros((0,) * self.ndim, self.dtype)
-        try:
-            if self.dtype.kind == "f":
-                floats = np.array(value, dtype=np.float64)
-                return np.where(np.isnan(floats), MISSING, floats).astype(self.dtype)
-            array = np.array(cast("list[Any]", value))
-        except (ValueError, TypeError, OverflowError):
-            raise ValueError("must be a rectangular list of numbers") from None
-        if array.size == 0:
-            return array.astype(self.dtype)
-        if array.dtype.kind != self.dtype.kind:
-            raise ValueError(f"has elements of another type than {self.dtype}")
-        limits = np.iinfo(self.dtype) if self.dtype.kind == "i" else None
-        if limits and (array.min() < limits.min or array.max() > limits.max):
-            raise ValueError(f"has elements outside {self.dtype}")
-        return array.astype(self.dtype)
-
     def _to_json(self, value: np.ndarray) -> list[Any]:
-        if self.dtype.kind != "f":
-            return cast("list[Any]", value.tolist())
-        cells = value.astype(object)
-        cells[value <= MISSING / 2] = None
-        return cast("list[Any]", cells.tolist())
+        return _as_lists(value)
 
+
+def _as_type(value: np.ndarray | list[Any], dtype: np.dtype[Any]) -> np.ndarray:
+    """`value` as a finite array of `dtype`; nothing is wrapped around or read into a number."""
+    if isinstance(value, list):
+        value = _from_lists(value, dtype)
+    if value.size and value.dtype.kind not in ("fi" if dtype.kind == "f" else dtype.kind):
+        raise ValueError(f"has elements of type {value.dtype}, wants {dtype}")
+    if dtype.kind == "i" and value.size:
+        limits = np.iinfo(dtype)
+        if value.min() < limits.min or value.max() > limits.max:
+            raise ValueError(f"has elements outside {dtype}")
+    with np.errstate(over="ignore"):
+        array = value.astype(dtype, copy=False)
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError("holds NaN or infinity; use null and the mask")
+    return array
+
+
+def _from_lists(value: list[Any], dtype: np.dtype[Any]) -> np.ndarray:
+    try:
+        array = np.array(value)
+        if array.dtype.kind == "O" and dtype.kind == "f":
+            missing = array == None  # noqa: E711 - element by element
+            array[missing] = MISSING
+            if not all(type(number) in (int, float) for number in array.flat):
+                raise ValueError
+            array = array.astype(np.float64)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError("must be a rectangular list of numbers") from None
+    return array
+
+
+def _as_lists(array: np.ndarray) -> list[Any]:
+    if array.dtype.kind != "f":
+        return cast("list[Any]", array.tolist())
+    cells = array.astype(object)
+    cells[array <= MISSING / 2] = None
+    return cast("list[Any]", cells.tolist())
+
+
+def _tree_to_json(tree: Any) -> Any:
+    if isinstance(tree, np.ndarray):
+        array = cast("np.ndarray", tree)
+        name = f"{array.dtype.kind}{array.dtype.itemsize}"
+        return {"$array": {"type": name, "shape": list(array.shape), "values": _flat(array)}}
+    if isinstance(tree, dict):
+        return {k: _tree_to_json(v) for k, v in cast("dict[str, Any]", tree).items()}
+    if isinstance(tree, (list, tuple)):
+        return [_tree_to_json(v) for v in cast("list[Any]", tree)]
+    return tree
+
+
+def _flat(array: np.ndarray) -> list[Any]:
+    return _as_lists(array.reshape(-1))
+
+
+def _tree_from_json(tree: Any) -> Any:
+    if isinstance(tree, list):
+        return [_tree_from_json(v) for v in cast("list[Any]", tree)]
+    if not isinstance(tree, dict):
+        return tree
+    match cast("dict[str, Any]", tree):
+        case {"$array": {"type": str(name), "shape": [*shape], "values": [*values]}}:
+            dtype = _TREE_DTYPES.get(name)
+            if dtype is None or not all(type(n) is int and n >= 0 for n in shape):
+                raise ValueError(f"{name} of shape {shape} is no array")
+            return _as_type(values, dtype).reshape(shape)
+        case fields:
+            return {k: _tree_from_json(v) for k, v in fields.items()}
+
+
+_TREE_DTYPES: Final = {name: np.dtype(name) for name in ("b1", "i4", "i8", "f4")}
+
+ArrayTree = Annotated[
+    dict[str, Any],
+    BeforeValidator(_tree_from_json),
+    PlainSerializer(_tree_to_json, when_used="json"),
+]
+"""JSON values with arrays anywhere inside; in JSON each says its type:
+`{"$array": {"type": "f4", "shape": [2, 3], "values": [...]}}`."""
 
 Ints1 = Annotated[np.ndarray, _Array("i4", 1)]
 Ints2 = Annotated[np.ndarray, _Array("i4", 2)]

@@ -35,6 +35,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import zstandard
+from pydantic_core import from_json
 
 from preceptor_clients import grid
 from preceptor_clients.errors import MalformedFrame
@@ -93,13 +94,17 @@ def encode(
             grid (`grid.quantise`).
 
     Raises:
-        ValueError: an array holds NaN or infinity, or has another element type.
+        ValueError: an array holds NaN or infinity, or has another element type; or a text has half
+            a surrogate pair.
     """
     arrays: list[tuple[str, np.ndarray]] = []
     stripped = _strip(message, "", arrays, quantised)
     specs = [[tag, list(array.shape)] for tag, array in arrays]
     header = json.dumps(
-        {"message": stripped, "arrays": specs}, separators=(",", ":"), allow_nan=False
+        {"message": stripped, "arrays": specs},
+        separators=(",", ":"),
+        allow_nan=False,
+        ensure_ascii=False,
     ).encode()
     header += b" " * (-(_PREFIX.size + len(header)) % 8)
     pieces: list[bytes] = []
@@ -197,8 +202,9 @@ def _malformed(part: str, detail: str) -> MalformedFrame:
 
 def _parse_header(header: bytes, limits: Limits) -> tuple[Any, list[Any]]:
     try:
-        parsed = json.loads(header.decode(), parse_constant=_finite, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
+        # Not `json.loads`: that lets half surrogate pairs pass, which nothing could write again.
+        parsed = from_json(header, allow_inf_nan=False)
+    except ValueError as error:
         raise _malformed("header", f"is not JSON: {error}") from None
     match parsed:
         case {"message": message, "arrays": [*specs]} if len(parsed) == 2:
@@ -207,13 +213,6 @@ def _parse_header(header: bytes, limits: Limits) -> tuple[Any, list[Any]]:
             raise _malformed("arrays", f"are over {limits.arrays}")
         case _:
             raise _malformed("header", "needs `message` and a list `arrays`, no more")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is no finite number")
-    return number
 
 
 def _parse_spec(spec: Any, body_len: int) -> _Spec:
@@ -279,6 +278,8 @@ def _fill(value: Any, arrays: list[np.ndarray | None], depth: int) -> Any:
         return {_unescaped(k): _fill(v, arrays, depth - 1) for k, v in fields.items()}
     if isinstance(value, list):
         return [_fill(v, arrays, depth - 1) for v in cast("list[Any]", value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _malformed("header", "has a number that no float holds")
     return value
 
 

@@ -16,12 +16,13 @@ service.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from preceptor_clients.arrays import (
+    ArrayTree,
     Bools1,
     Bools2,
     Floats1,
@@ -573,7 +574,7 @@ class TargetRecord(Request):
     """Answers of the components, in order."""
     feedback_ids: tuple[Key, ...]
     """Feedback that the answers had in view."""
-    arrays: dict[str, Any]
+    arrays: ArrayTree
     """The target's arrays, as `targets.Target.to_wire` gives them."""
     content_hash: Sha256
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 
 from preceptor_clients import frame
 from preceptor_clients.errors import MalformedFrame, UnsupportedMediaType, from_validation
@@ -74,11 +75,14 @@ def parse(
     base = (media_type or JSON).partition(";")[0].strip().lower()
     if base not in (FRAME, JSON):
         raise UnsupportedMediaType(f"{base!r} is neither {JSON} nor {FRAME}", field="content-type")
+    if base == FRAME:
+        fields = frame.decode(body, limits=limits)
+    else:
+        try:
+            fields = from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise MalformedFrame(f"the body is not JSON: {error}", field="body") from None
     try:
-        if base == FRAME:
-            return cls.model_validate(frame.decode(body, limits=limits))
-        return cls.model_validate_json(body)
+        return cls.model_validate(fields)
     except ValidationError as error:
-        if any(e["type"] == "json_invalid" for e in error.errors(include_url=False)):
-            raise MalformedFrame("the body is not JSON", field="body") from None
         raise from_validation(error) from None
