@@ -1,0 +1,176 @@
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from preceptor_trainer.report import write_report
+from preceptor_trainer.report.page import flatten, render
+from preceptor_trainer.report.run_files import load_run
+
+MakeRun = Callable[..., Path]
+HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>$\\frac{1}$'
+
+
+class Outline(HTMLParser):
+    """The tags of a page with their attributes, and whether each is closed."""
+
+    VOID = frozenset({"meta", "br", "img", "link", "input", "hr"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def rendered(run_dir: Path) -> str:
+    """The page without the figures, which take a second each."""
+    return render(load_run(run_dir))
+
+
+def outline(page: str) -> Outline:
+    parsed = Outline()
+    parsed.feed(page)
+    assert parsed.open == []
+    return parsed
+
+
+def names(page: Outline) -> set[str]:
+    return {tag for tag, _ in page.tags}
+
+
+def test_the_page_tells_the_result_and_how_to_trace_it(make_run: MakeRun) -> None:
+    page = rendered(make_run())
+
+    assert "+23.1 points" in page
+    assert "+5.8 to +12.5" in page
+    assert "preceptor trace t-5f1c09a2e7d4:21 --run-dir runs/quickstart" in page
+    assert "optimiser.lr" in page
+    assert "experts.0.name" in page
+    assert "2.13.0+cpu" in page
+
+
+def test_the_page_needs_no_script_and_nothing_from_outside(make_run: MakeRun) -> None:
+    page = rendered(make_run())
+
+    found = outline(page)
+    assert names(found).isdisjoint({"script", "link", "img", "iframe", "object", "form"})
+    assert not re.search(r"url\(|@import|https?://", page)
+    policies = [a["content"] for t, a in found.tags if "http-equiv" in a]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
+
+
+def test_what_a_model_writes_is_text_and_never_markup(make_run: MakeRun) -> None:
+    token = {"text": HOSTILE, "id": 1, "student_logprob": -1.0, "labelled": True}
+    hostile = {
+        "prompt": HOSTILE,
+        "response": HOSTILE,
+        "reference": HOSTILE,
+        "feedback": [
+            {"kind": HOSTILE, "text": HOSTILE, "source": HOSTILE, "details": {HOSTILE: HOSTILE}}
+        ],
+        "tokens": [token | {"entries": [[HOSTILE, 0.5]], "cost": 1.0, "advantage": 1.0}],
+    }
+    run_dir = make_run(
+        summary_changes={"run": HOSTILE, "config": {HOSTILE: HOSTILE}, "trace_command": HOSTILE},
+        worked=hostile,
+    )
+
+    found = outline(rendered(run_dir))
+
+    assert names(found).isdisjoint({"script", "img"})
+    assert not any(name.startswith("on") for _, attributes in found.tags for name in attributes)
+
+
+def test_every_picture_has_words_and_every_table_has_headers(make_run: MakeRun) -> None:
+    found = outline(rendered(make_run()))
+
+    pictures = [a for _, a in found.tags if a.get("role") == "img"]
+    assert len(pictures) == 2 + 5 + 1
+    assert all(a["aria-label"] for a in pictures)
+    tags = [tag for tag, _ in found.tags]
+    assert tags.count("table") == tags.count("thead") == tags.count("caption") == 5
+    assert all(a.get("scope") in ("row", "col") for tag, a in found.tags if tag == "th")
+    assert ("html", {"lang": "en"}) in found.tags
+
+
+def test_a_run_without_a_target_and_without_steps_still_has_a_page(make_run: MakeRun) -> None:
+    run_dir = make_run(worked={}, num_steps=0)
+
+    page = write_report(run_dir).read_text()
+
+    outline(page)
+    assert "too few steps" in page
+    assert "No attempt of this run has a target to show" in page
+    assert list((run_dir / "figures").iterdir()) == []
+
+
+def test_a_local_objective_is_said_to_give_no_future_credit(make_run: MakeRun) -> None:
+    token = {"text": "x", "id": 1, "student_logprob": -1.0, "labelled": True, "cost": 1.0}
+
+    page = rendered(make_run(worked={"tokens": [token]}))
+
+    assert "no future credit" in page
+    assert 'class="credit' not in page
+
+
+def test_a_long_attempt_is_cut_in_the_picture_and_whole_in_the_table(make_run: MakeRun) -> None:
+    token = {"text": "x", "id": 1, "student_logprob": -1.0, "labelled": True, "cost": 1.0}
+
+    page = rendered(make_run(worked={"tokens": [token] * 300}))
+
+    assert page.count('class="written') == 96
+    assert "The first 96 of 300 tokens" in page
+    assert '<th scope="row">299</th>' in page
+
+
+def test_the_figures_are_written_for_a_readme(make_run: MakeRun) -> None:
+    run_dir = make_run()
+    write_report(run_dir)
+
+    for name in ("training_curve.png", "worked_rollout.png"):
+        with Image.open(run_dir / "figures" / name) as image:
+            assert image.width > 1000
+            assert len(image.convert("RGB").getcolors(1 << 24) or []) > 20
+
+
+def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no summary\.json; the run has not finished"):
+        write_report(tmp_path)
+
+
+def test_a_field_that_says_nothing_sensible_is_named(make_run: MakeRun) -> None:
+    run_dir = make_run(summary_changes={"steps": "many"})
+
+    with pytest.raises(ValueError, match=r"summary\.json: .*\n?steps"):
+        write_report(run_dir)
+
+
+def test_a_report_needs_no_torch() -> None:
+    code = "import sys, preceptor_trainer.report.command; assert 'torch' not in sys.modules"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_settings_are_flattened_to_dotted_names() -> None:
+    config: dict[str, Any] = {"a": {"b": 1, "c": [2, 3]}, "d": [{"e": None}]}
+
+    assert flatten(config) == {"a.b": "1", "a.c": "[2, 3]", "d.0.e": "None"}

@@ -1,0 +1,214 @@
+"""The report page: `RUN_DIR/report.html`, one file that needs nothing else.
+
+The page runs no script and loads nothing: its policy forbids both, because prompts and responses
+are untrusted text. Everything in it is escaped by the template engine.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from preceptor_trainer.metrics import MetricsLine
+from preceptor_trainer.report import tokens, wording
+from preceptor_trainer.report.charts import SMALL_CURVES, SOLVE_RATE, Chart, draw, window_of
+from preceptor_trainer.report.figures import write_figures
+from preceptor_trainer.report.run_files import Interval, Run, Summary, load_run
+
+REPORT_FILE = "report.html"
+MOST_TABLE_ROWS = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """An interval on an axis from 0 to 100 %."""
+
+    at: float
+    left: float
+    width: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """pass@k before and after."""
+
+    name: str
+    meaning: str
+    before: str
+    after: str
+    gain: str
+    verdict: wording.Verdict
+    interval: str
+    detail: str
+    before_span: Span
+    after_span: Span
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A share of the run's time."""
+
+    name: str
+    duration: str
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTable:
+    """The numbers behind the curves."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes the page and the figures of a finished run; returns the page's path.
+
+    Raises:
+        ValueError: the run has not finished, or one of its files does not say what it should.
+    """
+    run = load_run(run_dir)
+    write_figures(run, run_dir / "figures")
+    path = run_dir / REPORT_FILE
+    partial = path.with_suffix(".partial")
+    partial.write_text(render(run), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def render(run: Run) -> str:
+    """The page as text."""
+    template = _environment().get_template("report.html.j2")
+    return template.render(page_values(run))
+
+
+def page_values(run: Run) -> dict[str, Any]:
+    """What the template shows, by name."""
+    summary, worked = run.summary, run.worked
+    cells = tokens.cells(worked) if worked else []
+    return {
+        "summary": summary,
+        "story": wording.story(summary),
+        "results": [_result(summary, k) for k in sorted(summary.gain.pass_at)],
+        "facts": _facts(summary),
+        "curve": draw(SOLVE_RATE, run.metrics),
+        "small_curves": _small_curves(run.metrics),
+        "window": window_of(len(run.metrics)),
+        "steps_table": _steps_table(run.metrics),
+        "worked": worked,
+        "cells": cells,
+        "drawn": cells[: tokens.MOST_DRAWN],
+        "has_credit": worked is not None and tokens.has_credit(worked),
+        "phases": _phases(summary),
+        "settings": sorted(flatten(summary.config).items()),
+    }
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("preceptor_trainer.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        {
+            "readable": wording.readable,
+            "one_glance": wording.one_glance,
+            "percent": wording.percent,
+            "duration": wording.duration,
+            "count": wording.count,
+        }
+    )
+    return environment
+
+
+def _result(summary: Summary, k: int) -> Result:
+    before, after = summary.before.pass_at[k], summary.after.pass_at[k]
+    gain = summary.gain.pass_at[k]
+    return Result(
+        name=f"pass@{k}",
+        meaning="right at the first try" if k == 1 else f"right at least once in {k} tries",
+        before=f"{before.mean * 100:.1f}",
+        after=f"{after.mean * 100:.1f}",
+        gain=f"{wording.points(gain.mean)} points",
+        verdict=wording.verdict(gain),
+        interval=f"{wording.points(gain.low)} to {wording.points(gain.high)}",
+        detail=(
+            f"pass@{k}: before {wording.describe_interval(before)}, "
+            f"after {wording.describe_interval(after)}."
+        ),
+        before_span=_span(before),
+        after_span=_span(after),
+    )
+
+
+def _span(interval: Interval) -> Span:
+    low, mean, high = (
+        100 * min(max(v, 0.0), 1.0) for v in (interval.low, interval.mean, interval.high)
+    )
+    return Span(at=mean, left=low, width=high - low)
+
+
+def _facts(summary: Summary) -> list[tuple[str, str]]:
+    before, after = summary.before, summary.after
+    return [
+        ("Steps", wording.count(summary.steps)),
+        ("Attempts", wording.count(summary.rollouts)),
+        ("Targets", wording.count(summary.targets)),
+        ("Seed", str(summary.seed)),
+        ("Training time", wording.duration(summary.seconds)),
+        ("Held out", f"{after.num_problems} × {after.num_samples}"),
+        ("Mean length", f"{before.mean_length:.1f} → {after.mean_length:.1f}"),
+    ]
+
+
+def _small_curves(metrics: Sequence[MetricsLine]) -> list[Chart]:
+    charts = (draw(curve, metrics) for curve in SMALL_CURVES)
+    return [chart for chart in charts if chart is not None]
+
+
+def _steps_table(metrics: Sequence[MetricsLine]) -> StepTable:
+    curves = (SOLVE_RATE, *SMALL_CURVES)
+    stride = -(-len(metrics) // MOST_TABLE_ROWS) or 1
+    kept = [m for i, m in enumerate(metrics) if i % stride == 0 or i == len(metrics) - 1]
+    return StepTable(
+        columns=["Step", *(c.title for c in curves)],
+        rows=[[str(m["step"]), *(_number(m.get(c.metric)) for c in curves)] for m in kept],
+        note="" if stride == 1 else f"Every {stride}th step; all are in metrics.jsonl.",
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _phases(summary: Summary) -> list[Phase]:
+    total = sum(summary.phases.values()) or 1.0
+    by_time = sorted(summary.phases.items(), key=lambda phase: -phase[1])
+    return [
+        Phase(
+            name=wording.PHASE_NAMES.get(name, name),
+            duration=wording.duration(seconds),
+            share=100 * seconds / total,
+        )
+        for name, seconds in by_time
+    ]
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, str]:
+    """A nested configuration as one level of dotted names; lists of values stay one value."""
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, Any]", value)
+        flat: dict[str, str] = {}
+        for name, inner in items.items():
+            flat |= flatten(inner, f"{prefix}.{name}" if prefix else name)
+        return flat
+    listed: list[Any] = cast("list[Any]", value) if isinstance(value, list) else []
+    if any(isinstance(inner, Mapping) for inner in listed):
+        return flatten({str(i): inner for i, inner in enumerate(listed)}, prefix)
+    return {prefix: str(cast("object", value))}

@@ -1,0 +1,152 @@
+"""The files of a finished run, read and checked.
+
+    run = load_run(run_dir)
+    run.summary.after.pass_at[1].mean
+
+A field that the report does not draw is ignored, so a run may write more than is read here.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from preceptor_trainer.metrics import MetricsLine, read_metrics
+
+SUMMARY_FILE = "summary.json"
+WORKED_FILE = "worked_rollout.json"
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Interval(_Read):
+    """A mean with the bounds of its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def _collect_pass_at(value: Any) -> Any:
+    """Moves `pass@1`, `pass@8`, ... under one field, keyed by k."""
+    if not isinstance(value, Mapping):
+        return value
+    items = cast("Mapping[str, Any]", value)
+    pass_at = {k.removeprefix("pass@"): v for k, v in items.items() if k.startswith("pass@")}
+    return {**items, "pass_at": pass_at}
+
+
+class PassAt(_Read):
+    """Intervals of pass@k by k."""
+
+    pass_at: dict[int, Interval] = Field(min_length=1)
+
+
+class Evaluation(PassAt):
+    """The held-out problems, answered by one version of the student."""
+
+    mean_length: float
+    num_problems: int
+    num_samples: int
+
+
+class Summary(_Read):
+    """`summary.json`."""
+
+    run: str
+    seed: int
+    steps: int
+    before: Annotated[Evaluation, BeforeValidator(_collect_pass_at)]
+    after: Annotated[Evaluation, BeforeValidator(_collect_pass_at)]
+    gain: Annotated[PassAt, BeforeValidator(_collect_pass_at)]
+    phases: dict[str, float]
+    seconds: float
+    rollouts: int
+    targets: int
+    versions: dict[str, str]
+    config: dict[str, Any]
+    trace_command: str
+
+
+class ShownFeedback(_Read):
+    """A feedback item that the expert had in view."""
+
+    kind: str
+    text: str | None = None
+    source: str
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class WorkedToken(_Read):
+    """One response token of the worked rollout."""
+
+    text: str
+    id: int
+    student_logprob: float
+    owned: bool = True
+    labelled: bool
+    cost: float | None = None
+    """Cross-entropy to the expert here, in nats."""
+    advantage: float | None = None
+    """What multiplies the gradient of this token's log-prob in the loss; positive: less likely."""
+    entries: tuple[tuple[str, float], ...] = ()
+    """The expert's most probable tokens, best first."""
+    tail: float | None = None
+    own_prob: float | None = None
+    """The expert's probability of the student's token."""
+
+
+class WorkedRollout(_Read):
+    """`worked_rollout.json`."""
+
+    target_id: str
+    rollout_id: str
+    step: int
+    prompt: str
+    response: str
+    solved: bool
+    feedback: tuple[ShownFeedback, ...]
+    reference: str | None = None
+    tokens: tuple[WorkedToken, ...]
+    focus: int | None = None
+    """Position of the token that the trace command names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that a report is made of."""
+
+    summary: Summary
+    metrics: list[MetricsLine]
+    worked: WorkedRollout | None
+
+
+def load_run(run_dir: Path) -> Run:
+    """Reads a finished run.
+
+    Raises:
+        ValueError: there is no summary, or a file does not say what it should.
+    """
+    summary_path, worked_path = run_dir / SUMMARY_FILE, run_dir / WORKED_FILE
+    if not summary_path.exists():
+        raise ValueError(f"run_dir: {run_dir} has no {SUMMARY_FILE}; the run has not finished")
+    return Run(
+        summary=_read(Summary, summary_path),
+        metrics=read_metrics(run_dir),
+        worked=_read(WorkedRollout, worked_path) if worked_path.exists() else None,
+    )
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _read(model: type[Model], path: Path) -> Model:
+    try:
+        return model.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, ValidationError) as error:
+        raise ValueError(f"{path}: {error}") from error

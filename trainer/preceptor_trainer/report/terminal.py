@@ -1,0 +1,78 @@
+"""The few lines that a run ends with in the terminal."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from preceptor_trainer.report import wording
+from preceptor_trainer.report.run_files import Summary
+
+_STYLES: dict[wording.Verdict, str] = {
+    "better": "bold green",
+    "unclear": "bold yellow",
+    "worse": "bold red",
+}
+_REMARKS: dict[wording.Verdict, str] = {
+    "better": "",
+    "unclear": "includes 0",
+    "worse": "worse",
+}
+
+
+def terminal_summary(summary: Mapping[str, Any], report_path: Path | None = None) -> RenderableType:
+    """The result of a run as a table, where its report is, and how to trace one target.
+
+    Args:
+        summary: the content of `summary.json`.
+        report_path: the page, if one was written.
+    """
+    checked = Summary.model_validate(summary)
+    lines = [Text(), _headline(checked), _table(checked)]
+    if report_path is not None:
+        lines.append(_pointer("report", str(report_path)))
+    lines.append(_pointer("trace one target", checked.trace_command))
+    return Group(*lines)
+
+
+def _headline(summary: Summary) -> Text:
+    after = summary.after
+    return Text.assemble(
+        (summary.run, "bold"),
+        f": {summary.steps} steps in {wording.duration(summary.seconds)}; "
+        f"held out: {after.num_problems} problems × {after.num_samples} samples",
+    )
+
+
+def _table(summary: Summary) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("held out")
+    for name in ("before", "after", "gain in points (95 %)"):
+        table.add_column(name, justify="right")
+    table.add_column("", no_wrap=True)
+    for k in sorted(summary.gain.pass_at):
+        gain = summary.gain.pass_at[k]
+        verdict = wording.verdict(gain)
+        table.add_row(
+            f"pass@{k}",
+            wording.percent(summary.before.pass_at[k].mean),
+            wording.percent(summary.after.pass_at[k].mean),
+            Text.assemble(
+                (wording.points(gain.mean), _STYLES[verdict]),
+                f"  {wording.points(gain.low)} to {wording.points(gain.high)}",
+            ),
+            Text(_REMARKS[verdict], style="yellow"),
+        )
+    table.add_row(
+        "mean length", f"{summary.before.mean_length:.1f}", f"{summary.after.mean_length:.1f}"
+    )
+    return table
+
+
+def _pointer(label: str, target: str) -> Text:
+    """A line of its own for what is to be copied: a terminal then seldom has to fold it."""
+    return Text.assemble((f"{label}\n", "dim"), target, overflow="fold")
