@@ -1,0 +1,1 @@
+"""Experts: whatever knows better than the student, answering its prefixes."""

@@ -1,0 +1,174 @@
+"""The self-teacher's weights: an exponential moving average along a policy's line of versions.
+
+    EMA(first) = w(first)
+    EMA(v)     = (1 - rate) EMA(parent(v)) + rate w(v)
+
+in float32. Rate 1 is the live policy. An average depends on a version and its ancestors only, so
+any replica that starts anywhere computes the same bits. Averages of checkpointed versions are
+stored beside the weights, and every other one is restored by walking back to the nearest average
+that is in memory or stored, and replaying from there.
+
+Source: SDPO (arXiv 2601.20802) and DistIL (arXiv 2606.05152) update the teacher once per step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from preceptor_clients.errors import WeightsNotHere
+from preceptor_clients.schemas import WeightManifest
+from preceptor_services.experts.weights import WEIGHTS_FILE, WeightCatalogue
+
+_FORMAT: Final = "ema-1"
+_log = logging.getLogger(__name__)
+State = dict[str, Tensor]
+
+
+class AverageWeights:
+    """EMA states of the newest few versions, and where to find the others."""
+
+    def __init__(self, catalogue: WeightCatalogue, *, rate: float, versions_kept: int) -> None:
+        self._catalogue = catalogue
+        self._rate = rate
+        self._versions_kept = versions_kept
+        self._states: OrderedDict[str, State] = OrderedDict()
+
+    def __contains__(self, version: str) -> bool:
+        return version in self._states
+
+    def state(self, version: str) -> State:
+        """EMA(version); do not write into it.
+
+        Raises:
+            WeightsNotHere: The version, or an ancestor that its average needs, is not to be had.
+            ServiceFailed: Bytes differ from their manifest.
+        """
+        line = self._line_from_known(version)
+        state = self._known(line[0])
+        for manifest in line if state is None else line[1:]:
+            state = self._follow(manifest, state)
+            self._keep(manifest, state)
+        assert state is not None
+        self._states.move_to_end(version)
+        return state
+
+    def store_checkpoint(self, version: str) -> None:
+        """Stores the average of a version that has become a checkpoint's, where it is in memory."""
+        manifest, state = self._catalogue.get(version), self._states.get(version)
+        if manifest is not None and state is not None and manifest.checkpoint:
+            self._store(manifest, state)
+
+    def _line_from_known(self, version: str) -> list[WeightManifest]:
+        """From the nearest ancestor whose average is known, or the first version, to `version`."""
+        line: list[WeightManifest] = []
+        needed = 1 if self._rate == 1.0 else None
+        for name in [version, *self._catalogue.ancestors(version)][:needed]:
+            manifest = self._catalogue.get(name)
+            if manifest is None:
+                raise WeightsNotHere(
+                    f"{version} is not here: its ancestor {name} was not offered"
+                    if name != version
+                    else f"{version} was not offered to this replica",
+                    field="weights",
+                )
+            line.insert(0, manifest)
+            if self._known(manifest) is not None:
+                break
+        return line
+
+    def _known(self, manifest: WeightManifest) -> State | None:
+        if manifest.version not in self._states:
+            stored = self._stored(manifest)
+            if stored is None:
+                return None
+            self._remember(manifest.version, stored)
+        return self._states[manifest.version]
+
+    def _follow(self, manifest: WeightManifest, parent: State | None) -> State:
+        weights = self._catalogue.load(manifest)
+        if parent is None or self._rate == 1.0:
+            return weights
+        if parent.keys() != weights.keys():
+            raise WeightsNotHere(
+                f"{manifest.version} has other tensors than {manifest.parent}", field="weights"
+            )
+        return {name: torch.lerp(parent[name], w, self._rate) for name, w in weights.items()}
+
+    def _keep(self, manifest: WeightManifest, state: State) -> None:
+        self._remember(manifest.version, state)
+        if manifest.checkpoint:
+            self._store(manifest, state)
+
+    def _remember(self, version: str, state: State) -> None:
+        self._states[version] = state
+        self._states.move_to_end(version)
+        while len(self._states) > self._versions_kept:
+            self._states.popitem(last=False)
+
+    # ------------------------------------------------------------ beside the weights
+
+    def _path(self, manifest: WeightManifest) -> Path:
+        folder = self._catalogue.folder(manifest, "weights")
+        settings = hashlib.sha256(f"{_FORMAT} {self._rate!r}".encode()).hexdigest()[:12]
+        return folder.parent / f"ema-{settings}" / f"{folder.name}.safetensors"
+
+    def _store(self, manifest: WeightManifest, state: State) -> None:
+        path = self._path(manifest)
+        note_path = path.with_suffix(".json")
+        if note_path.exists() or self._rate == 1.0:
+            return
+        content = save(state)
+        note = self._identity(manifest) | {"sha256": hashlib.sha256(content).hexdigest()}
+        try:
+            path.parent.mkdir(exist_ok=True)
+            _write_whole(path, content)
+            # Last, because it is what says that the tensors are there.
+            _write_whole(note_path, json.dumps(note, indent=1).encode())
+        except OSError as error:
+            # A replica may see the weights read-only; it then replays more after a restart.
+            _log.warning("the average of %s was not stored: %s", manifest.version, error)
+
+    def _stored(self, manifest: WeightManifest) -> State | None:
+        if not manifest.checkpoint:
+            return None
+        path = self._path(manifest)
+        try:
+            note = json.loads(path.with_suffix(".json").read_bytes())
+            content = path.read_bytes()
+            if note != self._identity(manifest) | {"sha256": hashlib.sha256(content).hexdigest()}:
+                _log.warning("%s belongs to other bytes; the average is replayed", path)
+                return None
+            return load(content)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, SafetensorError) as error:
+            _log.warning("%s cannot be used (%s); the average is replayed", path, error)
+            return None
+
+    def _identity(self, manifest: WeightManifest) -> dict[str, str]:
+        return {
+            "format": _FORMAT,
+            "rate": repr(self._rate),
+            "version": manifest.version,
+            "weights_sha256": manifest.files[WEIGHTS_FILE],
+        }
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -1,0 +1,91 @@
+"""A Hugging Face folder as a scoring model, and tensors put into it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from preceptor_clients.fingerprint import tokenizer_fingerprint
+
+Precision = Literal["float32", "bfloat16"]
+DTYPES: Final[dict[Precision, torch.dtype]] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
+_FINGERPRINTED: Final = (".json", ".safetensors", ".jinja", ".txt", ".model")
+
+
+class ScoringModel:
+    """Architecture, tokenizer and initial weights of one folder, on one device."""
+
+    def __init__(self, folder: Path, *, device: str, dtype: Precision) -> None:
+        disable_progress_bar()
+        self.tokenizer: Any = cast("Any", AutoTokenizer).from_pretrained(
+            folder, local_files_only=True
+        )
+        loaded = cast("Any", AutoModelForCausalLM).from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True
+        )
+        self.initial = parameters_of(loaded)
+        self.module: Any = loaded.to(device=device, dtype=DTYPES[dtype]).eval()
+        self.vocab_fingerprint = tokenizer_fingerprint(self.tokenizer)
+        vocabulary: dict[str, int] = self.tokenizer.get_vocab()
+        self.vocab_size = 1 + max(vocabulary.values())
+
+    def encode(self, messages: list[dict[str, str]]) -> list[int]:
+        """A chat as the ids that the student continues."""
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copies float32 tensors over the weights.
+
+        Raises:
+            ValueError: a tensor is missing, unknown or of another shape; nothing was copied then.
+        """
+        own = self._own(tensors)
+        with torch.no_grad():
+            for name, parameter in self.module.named_parameters():
+                parameter.copy_(own[name])
+
+    def _own(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        shapes = {name: p.shape for name, p in self.module.named_parameters()}
+        aliases = {n for n, _ in self.module.named_parameters(remove_duplicate=False)}
+        missing = sorted(shapes.keys() - tensors.keys())
+        unknown = sorted(tensors.keys() - aliases)
+        if missing or unknown:
+            raise ValueError(f"weights: missing {missing[:3]}, unknown {unknown[:3]}")
+        for name, shape in shapes.items():
+            if tensors[name].shape != shape:
+                raise ValueError(
+                    f"weights: {name} has shape {tuple(tensors[name].shape)}, wants {tuple(shape)}"
+                )
+        return tensors
+
+
+def parameters_of(module: Any) -> dict[str, Tensor]:
+    """Every parameter once, as float32 copies on the CPU."""
+    return {
+        name: p.detach().to(device="cpu", dtype=torch.float32, copy=True)
+        for name, p in module.named_parameters()
+    }
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """SHA-256 over names and contents of the files that decide a model's answers."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _FINGERPRINTED and path.is_file():
+            with path.open("rb") as file:
+                digest.update(f"{path.name}\0".encode())
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
