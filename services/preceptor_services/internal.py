@@ -1,17 +1,20 @@
 """What the gateway and the dispatchers say to each other, over HTTP under `/v1/internal`.
 
-A **job** is a bundle of questions to one service that belong together: the unanswered members of one group. The stream carries only
-its id and size; the questions stay with the gateway, so that a broker that lost everything loses nothing.
+A **job** is a bundle of questions to one service that belong together: the unanswered members of
+one group. The stream carries only its id and size; the questions stay with the gateway, so that a
+broker that lost everything loses nothing.
 
-1. A dispatcher takes jobs from the stream and **claims** them. Each claim raises the job's fence and returns the questions that are
-   still wanted; what is done, cancelled or over its deadline comes back as `dropped` and is acknowledged at once.
-2. It asks the service, checks the answers, and **reports** the results with its fence. A report under an older fence is refused:
-   somebody else has claimed the job since.
+1. A dispatcher takes jobs from the stream and **claims** them. Each claim raises the job's fence and
+   returns the questions that are still wanted; what is done, cancelled or over its deadline comes
+   back as `dropped` and is acknowledged at once.
+2. It asks the service, checks the answers, and **reports** the results with its fence. A report
+   under an older fence is refused: somebody else has claimed the job since.
 3. The gateway writes blob, then row; then the dispatcher acknowledges the job.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from preceptor_clients.errors import Problem
@@ -86,5 +89,19 @@ class ReportRequest(Request):
     results: tuple[ItemResult, ...]
     latency_ms: float
     final: bool = True
-    """False: the job goes back to the stream for another attempt (no results then, but the reason)."""
+    """False: the job goes back to the stream for another attempt, with the reason, not results."""
     reason: Problem | None = None
+
+
+class ServiceAddress(Answer):
+    """Where a service listens, and the file with the key that it asks for."""
+
+    name: Name
+    url: str
+    key_file: Path
+
+
+class Directory(Answer):
+    """Reply to `GET /v1/internal/services`: everything that dispatchers serve."""
+
+    services: tuple[ServiceAddress, ...]

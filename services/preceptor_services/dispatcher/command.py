@@ -1,0 +1,40 @@
+"""`preceptor dispatcher`: runs one dispatcher."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from preceptor_services.config import load_settings
+from preceptor_services.dispatcher.process import run_dispatcher
+from preceptor_services.dispatcher.worker import WorkerConfig
+
+_DEFAULTS = WorkerConfig()
+
+
+def dispatcher_command(
+    config: Annotated[Path, typer.Option(help="The deployment's TOML file.")],
+    gateway: Annotated[
+        str | None, typer.Option(help="URL of the gateway where it is on another machine.")
+    ] = None,
+    lease_s: Annotated[
+        float, typer.Option(help="Seconds after which a silent dispatcher's jobs are taken over.")
+    ] = _DEFAULTS.lease_s,
+    grace_s: Annotated[
+        float, typer.Option(help="Seconds that calls may still run after SIGTERM.")
+    ] = _DEFAULTS.grace_s,
+) -> None:
+    """Takes jobs from the broker to experts and feedback sources."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # One line a request would be most of the log.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        settings = load_settings(config)
+        worker_config = WorkerConfig(lease_s=lease_s, grace_s=grace_s)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+    asyncio.run(run_dispatcher(settings, worker_config, gateway))

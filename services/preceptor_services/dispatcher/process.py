@@ -1,0 +1,142 @@
+"""The dispatcher as a process: one worker per service that the gateway names.
+
+The list of services is the gateway's, asked again now and then, so that an expert added at run time
+is served without a restart. Keys of services are read from the files that the gateway names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from preceptor_clients.errors import PreceptorError
+from preceptor_clients.http import NO_RETRY, GatewayClient, ServiceClient
+from preceptor_services.config import Settings, read_secret
+from preceptor_services.dispatcher.worker import ServiceWorker, WorkerConfig
+from preceptor_services.internal import Directory, ServiceAddress
+from preceptor_services.queue import JobQueue
+
+_DIRECTORY_S: Final = 5.0
+_UNREACHED_S: Final = 0.3
+_RESTART_S: Final = 1.0
+_log = logging.getLogger("preceptor.dispatcher")
+
+
+@dataclass
+class Dispatcher:
+    """Serves every service of one gateway."""
+
+    gateway: GatewayClient
+    queue: JobQueue
+    name: str
+    config: WorkerConfig
+    _workers: dict[str, ServiceWorker] = field(default_factory=dict[str, ServiceWorker])
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Serves until `stopping` is set, then finishes or gives back what is held."""
+        async with asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(self._follow_directory(tasks, stopping))
+            cancelling = tasks.create_task(_forever("cancellations", self._hear_cancellations))
+            await stopping.wait()
+            following.cancel()
+            cancelling.cancel()
+            for worker in self._workers.values():
+                worker.stop()
+
+    async def _follow_directory(self, tasks: asyncio.TaskGroup, stopping: asyncio.Event) -> None:
+        while True:
+            try:
+                directory = await self.gateway.call(
+                    "GET", "/v1/internal/services", reply=Directory, timeout_s=10.0
+                )
+            except PreceptorError as error:
+                _log.warning("the gateway does not answer: %s", error.detail)
+                await asyncio.sleep(_UNREACHED_S)
+                continue
+            for address in directory.services:
+                if address.name not in self._workers:
+                    self._workers[address.name] = await self._worker(tasks, address, stopping)
+            await asyncio.sleep(_DIRECTORY_S)
+
+    async def _worker(
+        self, tasks: asyncio.TaskGroup, address: ServiceAddress, stopping: asyncio.Event
+    ) -> ServiceWorker:
+        # The worker itself decides about trying again; connections are as many as it makes calls.
+        client = ServiceClient(
+            address.url,
+            await asyncio.to_thread(read_secret, address.key_file),
+            max_concurrency=256,
+            retry=NO_RETRY,
+        )
+        worker = ServiceWorker(
+            address.name,
+            queue=self.queue,
+            gateway=self.gateway,
+            client=client,
+            dispatcher=self.name,
+            config=self.config,
+        )
+
+        async def serve() -> None:
+            async with client:
+                while not stopping.is_set():
+                    await _guarded(f"worker of {address.name}", worker.run)
+
+        tasks.create_task(serve(), name=f"worker of {address.name}")
+        _log.info("serving %s at %s", address.name, address.url)
+        return worker
+
+    async def _hear_cancellations(self) -> None:
+        async for job_id in self.queue.cancels():
+            for worker in self._workers.values():
+                worker.cancel(job_id)
+
+
+async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await _guarded(name, work)
+
+
+async def _guarded(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Runs a part of the process; its failure is logged and does not end the others."""
+    try:
+        await work()
+    except Exception:
+        _log.exception("the %s failed", name)
+        await asyncio.sleep(_RESTART_S)
+
+
+def gateway_url(settings: Settings) -> str:
+    """Where processes of the same machine reach the gateway."""
+    host = settings.gateway.host
+    return (
+        f"http://{'127.0.0.1' if host in ('0.0.0.0', '::', '') else host}:{settings.gateway.port}"
+    )
+
+
+async def run_dispatcher(settings: Settings, config: WorkerConfig, url: str | None = None) -> None:
+    """Runs until SIGTERM or SIGINT.
+
+    Args:
+        settings: The deployment; broker, gateway and the dispatcher's key are read.
+        config: How jobs are held.
+        url: Where the gateway listens, where that is not on this machine.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    key = read_secret(settings.key_for("dispatcher"))
+    queue = JobQueue.connect(settings.gateway.broker)
+    name = f"{socket.gethostname()}-{os.getpid()}"
+    async with GatewayClient(url or gateway_url(settings), key, max_concurrency=32) as gateway:
+        try:
+            await Dispatcher(gateway, queue, name, config).run(stopping)
+        finally:
+            await queue.aclose()
