@@ -174,3 +174,19 @@ def test_settings_are_flattened_to_dotted_names() -> None:
     config: dict[str, Any] = {"a": {"b": 1, "c": [2, 3]}, "d": [{"e": None}]}
 
     assert flatten(config) == {"a.b": "1", "a.c": "[2, 3]", "d.0.e": "None"}
+
+
+def test_a_run_that_withheld_the_feedback_does_not_claim_otherwise(make_run: MakeRun) -> None:
+    run_dir = make_run(num_steps=0)
+    line = '{"step": 0, "lineage": "a", "with_feedback": 0.0, "with_demonstration": 0.0}'
+    (run_dir / "metrics.jsonl").write_text(line + "\n")
+
+    assert "experts from whom it was withheld" in rendered(run_dir)
+    assert "with that feedback in view" not in rendered(run_dir)
+
+
+def test_without_a_baseline_nothing_is_compared_with_siblings(make_run: MakeRun) -> None:
+    run_dir = make_run(summary_changes={"config": {"objective": {"baseline": "none"}}})
+
+    assert "without a baseline every token is charged" in rendered(run_dir)
+    assert "other attempts" not in rendered(run_dir)

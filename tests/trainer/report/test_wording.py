@@ -20,7 +20,7 @@ def gain(mean: float, low: float, high: float) -> dict[str, float]:
 
 def told(content: dict[str, Any], first: dict[str, float], eighth: dict[str, float]) -> str:
     changed = content | {"gain": {"pass@1": first, "pass@8": eighth}}
-    return " ".join(story(Summary.model_validate(changed)))
+    return " ".join(story(Summary.model_validate(changed), feedback_in_view=True))
 
 
 def test_a_gain_above_zero_is_called_one(summary_content: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from preceptor_trainer.report.run_files import Interval, Run, Summary, load_run
 
 REPORT_FILE = "report.html"
 MOST_TABLE_ROWS = 40
+_IN_VIEW = ("with_feedback", "with_demonstration")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,8 @@ def page_values(run: Run) -> dict[str, Any]:
     cells = tokens.cells(worked) if worked else []
     return {
         "summary": summary,
-        "story": wording.story(summary),
+        "story": wording.story(summary, feedback_in_view=_feedback_in_view(run.metrics)),
+        "against_siblings": _baseline(summary) != "none",
         "results": [_result(summary, k) for k in sorted(summary.gain.pass_at)],
         "facts": _facts(summary),
         "curve": draw(SOLVE_RATE, run.metrics),
@@ -145,6 +147,17 @@ def _result(summary: Summary, k: int) -> Result:
         before_span=_span(before),
         after_span=_span(after),
     )
+
+
+def _feedback_in_view(metrics: Sequence[MetricsLine]) -> bool:
+    """Whether any expert saw any feedback; runs that do not say are believed to be ordinary."""
+    said = [m[name] for m in metrics for name in _IN_VIEW if m.get(name) is not None]
+    return any(said) or not said
+
+
+def _baseline(summary: Summary) -> str | None:
+    objective: Any = summary.config.get("objective")
+    return objective.get("baseline") if isinstance(objective, dict) else None
 
 
 def _span(interval: Interval) -> Span:

@@ -86,17 +86,21 @@ def _spelled_out(char: str) -> str:
     return f"\\u{ord(char):04x}" if unicodedata.category(char).startswith("C") else char
 
 
-def story(summary: Summary) -> list[str]:
+def story(summary: Summary, *, feedback_in_view: bool) -> list[str]:
     """What happened and how to read it, as sentences grouped into paragraphs."""
-    return [_what_happened(summary), _what_came_of_it(summary), _how_to_read_it(summary)]
+    return [
+        _what_happened(summary, feedback_in_view),
+        _what_came_of_it(summary),
+        _how_to_read_it(summary),
+    ]
 
 
-def _what_happened(summary: Summary) -> str:
+def _what_happened(summary: Summary, feedback_in_view: bool) -> str:
+    view = "with that feedback in view" if feedback_in_view else "from whom it was withheld"
     return (
         f"In {summary.steps} steps the student made {count(summary.rollouts)} attempts. "
-        "Feedback sources looked at each attempt; experts with that feedback in view said, token "
-        f"by token, what they would have written in its place. {count(summary.targets)} attempts "
-        "got such a target, and the student was trained towards them. On the held-out problems it "
+        f"Feedback sources looked at each attempt; experts {view} said, token by token, what they "
+        f"would have written in its place. {count(summary.targets)} attempts got such a target, and the student was trained towards them. On the held-out problems it "
         "answered alone, before and after, with no feedback in view."
     )
 
