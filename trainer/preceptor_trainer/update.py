@@ -200,7 +200,7 @@ def _credits(
         tensor_BT.float().cpu().numpy()
         for tensor_BT in (cost_BT, advantages.advantage_BT, advantages.old_logprobs_BT)
     ]
-    lengths = batch.response_mask_BT.sum(-1).tolist()
+    lengths = [int(length) for length in batch.response_mask_BT.sum(-1)]
     return [
         RolloutCredit(
             rollout_id=name, cost_T=cost[:T], advantage_T=advantage[:T], old_logprob_T=old[:T]
