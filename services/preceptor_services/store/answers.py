@@ -32,6 +32,7 @@ class StoredAnswer(NamedTuple):
     pack_sha256: str | None
     service: str
     version: str
+    expert: str | None
     latency_ms: float | None
     cost: float | None
 
@@ -67,6 +68,7 @@ async def stored(conn: AsyncConnection, keys: Iterable[str]) -> dict[str, Stored
         AnswerRow.pack_sha256,
         AnswerRow.service,
         AnswerRow.version,
+        AnswerRow.expert,
         AnswerRow.latency_ms,
         AnswerRow.cost,
     ).where(AnswerRow.answer_key.in_(list(keys)), AnswerRow.state == "done")

@@ -20,7 +20,6 @@ class ItemRow(NamedTuple):
     answer_key: str | None
     content_hash: str
     document: dict[str, Any]
-    text_sha256: str | None
 
 
 _COLUMNS = (
@@ -28,7 +27,6 @@ _COLUMNS = (
     FeedbackItemRow.answer_key,
     FeedbackItemRow.content_hash,
     FeedbackItemRow.document,
-    FeedbackItemRow.text_sha256,
 )
 
 
@@ -74,4 +72,4 @@ async def used_by(conn: AsyncConnection, answer_id: str) -> list[tuple[ItemRow, 
         .where(expert.answer_id == answer_id)
         .order_by(AnswerFeedback.ordinal)
     )
-    return [(ItemRow(*row[:5]), row[5]) for row in await conn.execute(query)]
+    return [(ItemRow(*row[:4]), row[4]) for row in await conn.execute(query)]

@@ -110,8 +110,8 @@ async def drop_unwanted(conn: AsyncConnection, job_ids: Sequence[str]) -> list[s
     return list(changed.scalars())
 
 
-async def mark_put(conn: AsyncConnection, job_ids: Sequence[str], now: float) -> None:
-    """These stand on the stream."""
+async def mark_put(conn: AsyncConnection, job_ids: Sequence[str], now: float | None) -> None:
+    """These stand on the stream since `now`; None: they do not."""
     await conn.execute(update(Job).where(Job.id.in_(job_ids)).values(put_at=now))
 
 

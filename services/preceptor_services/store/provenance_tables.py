@@ -27,8 +27,7 @@ class FeedbackItemRow(Base):
     ordinal: Mapped[int]
     content_hash: Mapped[str]
     document: Mapped[dict[str, Any]]
-    """The item, its text left out where that is long."""
-    text_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
+    """The item as it travels."""
     created_at: Mapped[float]
 
 

@@ -1,0 +1,88 @@
+"""The gateway as an ASGI application."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from preceptor_clients.http import NO_RETRY, ServiceClient
+from preceptor_services.blobs import BlobStore
+from preceptor_services.config import Settings
+from preceptor_services.gateway.bodies import PROBLEMS
+from preceptor_services.gateway.body_limit import BodyLimit
+from preceptor_services.gateway.clock import Clock, ServerClock
+from preceptor_services.gateway.counting import Counting
+from preceptor_services.gateway.job_queue import JobQueue
+from preceptor_services.gateway.problems import add_handlers
+from preceptor_services.gateway.registry import Connect, InfoClient
+from preceptor_services.gateway.routes import (
+    asking,
+    blobs,
+    health,
+    internal,
+    records,
+    services,
+    tickets,
+    weights,
+)
+from preceptor_services.gateway.state import Gateway
+from preceptor_services.store.database import Database
+
+_AREAS = (asking, tickets, weights, records, services, blobs, internal, health)
+
+
+def connect_service(url: str, key: str) -> InfoClient:
+    """The registry's client; it asks again by itself, so the client need not."""
+    return ServiceClient(url, key, max_concurrency=1, retry=NO_RETRY)
+
+
+def create_app(
+    settings: Settings,
+    database: Database,
+    blob_store: BlobStore,
+    queue: JobQueue,
+    *,
+    connect: Connect = connect_service,
+    clock: Clock | None = None,
+) -> FastAPI:
+    """The application. Whoever made the collaborators closes them after it has ended.
+
+    Args:
+        settings: The deployment.
+        database: Where rows lie; its tables are brought up to date at the start.
+        blob_store: Where arrays and payloads lie.
+        queue: Where jobs are put.
+        connect: Makes clients of services.
+        clock: Server time.
+    """
+    gateway = Gateway.build(settings, database, blob_store, queue, connect, clock or ServerClock())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        await gateway.start()
+        app.state.ready = True
+        try:
+            yield
+        finally:
+            app.state.ready = False
+            await gateway.stop()
+
+    app = FastAPI(
+        title="preceptor gateway",
+        version=version("preceptor"),
+        lifespan=lifespan,
+        responses=PROBLEMS,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.gateway = gateway
+    app.state.ready = False
+    add_handlers(app)
+    for area in _AREAS:
+        app.include_router(area.router)
+    app.add_middleware(BodyLimit, max_bytes=settings.gateway.max_body_bytes)
+    app.add_middleware(Counting, metrics=gateway.metrics)
+    return app

@@ -1,0 +1,241 @@
+"""Experts and sources by name, and what each last said of itself.
+
+One task per service asks it for `/v1/info`: often until it answers, then now and then, because a
+new version means new answer keys. A service that is down keeps what it said: questions to it are
+taken and wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+import structlog
+
+from preceptor_clients.errors import (
+    Conflict,
+    NotFound,
+    PreceptorError,
+    ServiceFailed,
+    ServiceUnavailable,
+)
+from preceptor_clients.schemas import ServiceInfo, ServiceStatus
+from preceptor_services.config import Settings, read_secret
+from preceptor_services.gateway.clock import Clock
+from preceptor_services.internal import ServiceAddress
+from preceptor_services.store import services
+from preceptor_services.store.database import Database
+from preceptor_services.store.services import ServiceRow
+
+_log = structlog.get_logger()
+_STARTING_S: Final = 0.2
+_READY_S: Final = 5.0
+_DOWN_S: Final = 1.0
+_CALL_S: Final = 5.0
+
+Role = Literal["expert", "source"]
+State = Literal["ready", "unreachable", "refused"]
+
+
+class InfoClient(Protocol):
+    """As much of a service's client as the registry needs."""
+
+    async def info(self, timeout_s: float = ...) -> ServiceInfo: ...
+
+    async def aclose(self) -> None: ...
+
+
+Connect = Callable[[str, str], InfoClient]
+"""Address and key to client."""
+
+
+@dataclass(kw_only=True)
+class ServiceEntry:
+    """One service as the gateway knows it."""
+
+    name: str
+    role: Role
+    url: str
+    key_file: Path
+    cost: float
+    priority: int
+    state: State = "unreachable"
+    detail: str | None = "it has not answered yet"
+    info: ServiceInfo | None = None
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def known_info(self) -> ServiceInfo:
+        """What it last said of itself.
+
+        Raises:
+            ServiceUnavailable: it has never answered.
+        """
+        if self.info is None:
+            raise ServiceUnavailable(
+                f"{self.name} is not ready: {self.detail}", field=self.role, retry_after_s=1.0
+            )
+        return self.info
+
+    def status(self) -> ServiceStatus:
+        """For callers; no address."""
+        return ServiceStatus(
+            name=self.name, role=self.role, state=self.state, detail=self.detail, info=self.info
+        )
+
+
+class Registry:
+    """All services of a deployment."""
+
+    def __init__(
+        self, database: Database, connect: Connect, clock: Clock, settings: Settings
+    ) -> None:
+        self._database = database
+        self._connect = connect
+        self._clock = clock
+        self._entries: dict[str, ServiceEntry] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        roles: tuple[Role, Role] = ("expert", "source")
+        for role, named in zip(roles, (settings.experts, settings.sources), strict=True):
+            for name, service in named.items():
+                self._entries[name] = ServiceEntry(
+                    name=name,
+                    role=role,
+                    url=service.url,
+                    key_file=service.key_file,
+                    cost=service.cost,
+                    priority=service.priority,
+                )
+
+    async def start(self) -> None:
+        """Writes the settings' services down, recalls the others, and begins to ask."""
+        async with self._database.write() as conn:
+            for entry in self._entries.values():
+                await services.put_service(conn, _row(entry, added_at_runtime=False))
+            for row in await services.runtime_services(conn):
+                self._entries.setdefault(row.name, _entry(row))
+            for entry in self._entries.values():
+                known = await services.last_info(conn, entry.name)
+                entry.info = None if known is None else ServiceInfo.model_validate(known)
+        for entry in self._entries.values():
+            self._watch(entry)
+
+    async def stop(self) -> None:
+        """Stops asking."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def get(self, name: str, role: Role, *, field: str) -> ServiceEntry:
+        """The service of that name.
+
+        Raises:
+            NotFound: there is none in this role; `field` is what named it.
+        """
+        entry = self._entries.get(name)
+        if entry is None or entry.role != role:
+            raise NotFound(f"no {role} is named {name!r}", field=field)
+        return entry
+
+    def find(self, name: str) -> ServiceEntry | None:
+        """The service of that name in any role."""
+        return self._entries.get(name)
+
+    def statuses(self) -> tuple[ServiceStatus, ...]:
+        """Every service."""
+        return tuple(self._entries[name].status() for name in sorted(self._entries))
+
+    def addresses(self) -> tuple[ServiceAddress, ...]:
+        """Where every service listens."""
+        return tuple(
+            ServiceAddress(name=entry.name, url=entry.url, key_file=entry.key_file)
+            for entry in self._entries.values()
+        )
+
+    def any_ready(self) -> bool:
+        """Whether at least one expert answers."""
+        return any(e.role == "expert" and e.state == "ready" for e in self._entries.values())
+
+    async def add(self, entry: ServiceEntry) -> None:
+        """Adds a service for good."""
+        if entry.name in self._entries:
+            raise Conflict(f"{entry.name!r} is named already", field="name")
+        async with self._database.write() as conn:
+            await services.put_service(conn, _row(entry, added_at_runtime=True))
+        self._entries[entry.name] = entry
+        self._watch(entry)
+
+    def _watch(self, entry: ServiceEntry) -> None:
+        self._tasks[entry.name] = asyncio.create_task(
+            self._ask_forever(entry), name=f"registry {entry.name}"
+        )
+
+    async def _ask_forever(self, entry: ServiceEntry) -> None:
+        try:
+            client = self._connect(entry.url, read_secret(entry.key_file))
+        except (OSError, ValueError) as error:
+            entry.state, entry.detail = "refused", str(error)
+            _log.error("service has no key", service=entry.name, why=str(error))
+            return
+        try:
+            while True:
+                await self._ask(entry, client)
+                await asyncio.sleep(
+                    _READY_S
+                    if entry.state == "ready"
+                    else (_DOWN_S if entry.heard.is_set() else _STARTING_S)
+                )
+        finally:
+            await client.aclose()
+
+    async def _ask(self, entry: ServiceEntry, client: InfoClient) -> None:
+        try:
+            info = await client.info(timeout_s=_CALL_S)
+            if info.role != entry.role:
+                raise ServiceFailed(f"says that it is a {info.role}, not a {entry.role}")
+        except PreceptorError as error:
+            entry.state = "unreachable" if error.retryable else "refused"
+            entry.detail = error.detail
+            return
+        await self._hear(entry, info)
+
+    async def _hear(self, entry: ServiceEntry, info: ServiceInfo) -> None:
+        if entry.info != info:
+            async with self._database.write() as conn:
+                await services.add_version(
+                    conn,
+                    {
+                        "service": entry.name,
+                        "version": info.version,
+                        "info": info.model_dump(mode="json"),
+                        "seen_at": self._clock.now(),
+                    },
+                )
+            _log.info("service heard", service=entry.name, version=info.version)
+        entry.info, entry.state, entry.detail = info, "ready", None
+        entry.heard.set()
+
+
+def _row(entry: ServiceEntry, *, added_at_runtime: bool) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        "role": entry.role,
+        "url": entry.url,
+        "key_file": str(entry.key_file),
+        "cost": entry.cost,
+        "priority": entry.priority,
+        "added_at_runtime": added_at_runtime,
+    }
+
+
+def _entry(row: ServiceRow) -> ServiceEntry:
+    return ServiceEntry(
+        name=row.name,
+        role="expert" if row.role == "expert" else "source",
+        url=row.url,
+        key_file=Path(row.key_file),
+        cost=row.cost,
+        priority=row.priority,
+    )

@@ -1,0 +1,47 @@
+"""Questions to experts and feedback sources."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from preceptor_clients.schemas import (
+    FeedbackOutcomes,
+    FeedbackRequest,
+    LogprobsOutcomes,
+    LogprobsRequest,
+)
+from preceptor_services.gateway.auth import Trainer
+from preceptor_services.gateway.bodies import body_of, reply, takes
+from preceptor_services.gateway.state import Parts
+
+router = APIRouter(tags=["asking"])
+
+
+@router.post("/v1/logprobs", response_model=LogprobsOutcomes, openapi_extra=takes(LogprobsRequest))
+async def ask_expert(
+    request: Request,
+    caller: Trainer,
+    parts: Parts,
+    asked: Annotated[LogprobsRequest, Depends(body_of(LogprobsRequest))],
+) -> Response:
+    """What would the expert have said at these positions?"""
+    posted = await parts.submissions.logprobs(caller.name, asked)
+    return await reply(
+        request, await parts.outcomes.of_prefixes(caller.name, posted, asked.wait_ms)
+    )
+
+
+@router.post("/v1/feedback", response_model=FeedbackOutcomes, openapi_extra=takes(FeedbackRequest))
+async def ask_source(
+    request: Request,
+    caller: Trainer,
+    parts: Parts,
+    asked: Annotated[FeedbackRequest, Depends(body_of(FeedbackRequest))],
+) -> Response:
+    """How did these attempts go?"""
+    posted = await parts.submissions.feedback(caller.name, asked)
+    return await reply(
+        request, await parts.outcomes.of_feedback(caller.name, posted, asked.wait_ms)
+    )

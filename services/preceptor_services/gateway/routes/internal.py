@@ -1,0 +1,41 @@
+"""What dispatchers call; see `preceptor_services.internal`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from preceptor_services.gateway.auth import Dispatcher
+from preceptor_services.gateway.bodies import body_of, reply, takes
+from preceptor_services.gateway.state import Parts
+from preceptor_services.internal import ClaimRequest, Claims, Directory, ReportRequest
+
+router = APIRouter(tags=["internal"])
+
+
+@router.post("/v1/internal/claims", response_model=Claims, openapi_extra=takes(ClaimRequest))
+async def claim(
+    request: Request,
+    caller: Dispatcher,
+    parts: Parts,
+    asked: Annotated[ClaimRequest, Depends(body_of(ClaimRequest))],
+) -> Response:
+    """Takes jobs and their questions."""
+    return await reply(request, await parts.delivery.claim(asked))
+
+
+@router.post("/v1/internal/reports", status_code=204, openapi_extra=takes(ReportRequest))
+async def report(
+    caller: Dispatcher,
+    parts: Parts,
+    sent: Annotated[ReportRequest, Depends(body_of(ReportRequest))],
+) -> None:
+    """Hands in results, or gives the job back."""
+    await parts.delivery.report(sent)
+
+
+@router.get("/v1/internal/services", response_model=Directory)
+async def list_addresses(request: Request, caller: Dispatcher, parts: Parts) -> Response:
+    """Where every service listens."""
+    return await reply(request, Directory(services=parts.registry.addresses()))

@@ -1,0 +1,69 @@
+"""Experts and sources: which there are, and adding one at run time."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import Field, HttpUrl
+
+from preceptor_clients.errors import Invalid
+from preceptor_clients.schemas import Name, ServiceInfo, Services, ServiceStatus
+from preceptor_clients.schemas import Request as Message
+from preceptor_services.gateway.auth import Admin, Anyone
+from preceptor_services.gateway.bodies import body_of, reply, takes
+from preceptor_services.gateway.registry import ServiceEntry
+from preceptor_services.gateway.state import Parts
+
+router = APIRouter(tags=["services"])
+
+
+class NewService(Message):
+    """`POST /v1/experts`: one more expert or source."""
+
+    name: Name
+    role: Literal["expert", "source"] = "expert"
+    url: HttpUrl
+    key_file: Name
+    """Name of a file beside the gateway's own keys; a key never travels."""
+    cost: Annotated[float, Field(ge=0)] = 0.0
+    priority: Annotated[int, Field(ge=0, le=9)] = 5
+
+
+@router.get("/v1/experts", response_model=Services)
+async def list_services(request: Request, caller: Anyone, parts: Parts) -> Response:
+    """Every expert and source, with its state."""
+    return await reply(request, Services(services=parts.registry.statuses()))
+
+
+@router.post("/v1/experts", response_model=ServiceStatus, openapi_extra=takes(NewService))
+async def add_service(
+    request: Request,
+    caller: Admin,
+    parts: Parts,
+    new: Annotated[NewService, Depends(body_of(NewService))],
+) -> Response:
+    """Adds a service; it is asked for what it can do at once."""
+    key_file = parts.settings.gateway.hash_key_file.parent / new.key_file
+    if not key_file.is_file():
+        raise Invalid("is no file beside the gateway's keys", field="key_file")
+    entry = ServiceEntry(
+        name=new.name,
+        role=new.role,
+        url=str(new.url),
+        key_file=key_file,
+        cost=new.cost,
+        priority=new.priority,
+    )
+    await parts.registry.add(entry)
+    return await reply(request, entry.status())
+
+
+@router.get("/v1/info", response_model=ServiceInfo)
+async def info(request: Request, caller: Anyone) -> Response:
+    """The gateway itself."""
+    return await reply(
+        request,
+        ServiceInfo(name="gateway", role="gateway", version=version("preceptor"), frames=True),
+    )

@@ -1,0 +1,99 @@
+"""What became of questions, giving them up, and answers that come late."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from preceptor_clients.schemas import (
+    Arrival,
+    Arrivals,
+    CollectRequest,
+    FeedbackOutcomes,
+    LogprobsOutcomes,
+    Name,
+    PrefixAnswer,
+    Sha256,
+    Ticket,
+)
+from preceptor_services.gateway.auth import Expert, Trainer
+from preceptor_services.gateway.bodies import body_of, reply, takes
+from preceptor_services.gateway.state import Parts
+from preceptor_services.gateway.submission import Posted
+from preceptor_services.store import tickets
+
+router = APIRouter(tags=["tickets"])
+
+
+@router.post(
+    "/v1/tickets/collect",
+    response_model=LogprobsOutcomes | FeedbackOutcomes,
+    openapi_extra=takes(CollectRequest),
+)
+async def collect(
+    request: Request,
+    caller: Trainer,
+    parts: Parts,
+    asked: Annotated[CollectRequest, Depends(body_of(CollectRequest))],
+) -> Response:
+    """Outcomes of tickets, in order."""
+    kind = await parts.outcomes.kind_of(caller.name, asked.tickets)
+    posted = [Posted(ticket_id=ticket_id) for ticket_id in asked.tickets]
+    read = parts.outcomes.of_prefixes if kind == "logprobs" else parts.outcomes.of_feedback
+    return await reply(request, await read(caller.name, posted, asked.wait_ms))
+
+
+@router.get("/v1/tickets/{ticket_id}", response_model=Ticket)
+async def get_ticket(request: Request, ticket_id: str, caller: Trainer, parts: Parts) -> Response:
+    """One ticket's state."""
+    return await reply(request, await parts.outcomes.ticket(caller.name, ticket_id))
+
+
+@router.delete("/v1/tickets/{ticket_id}", response_model=Ticket)
+async def cancel(request: Request, ticket_id: str, caller: Trainer, parts: Parts) -> Response:
+    """Gives a ticket up; one that is settled stays as it is."""
+    await parts.outcomes.ticket(caller.name, ticket_id)
+    await parts.upkeep.cancel(ticket_id)
+    return await reply(request, await parts.outcomes.ticket(caller.name, ticket_id))
+
+
+@router.put("/v1/answers/{answer_key}", status_code=204, openapi_extra=takes(PrefixAnswer))
+async def put_answer(
+    answer_key: Sha256,
+    caller: Expert,
+    parts: Parts,
+    answer: Annotated[PrefixAnswer, Depends(body_of(PrefixAnswer))],
+) -> None:
+    """An answer that was promised; the same one a second time changes nothing."""
+    await parts.delivery.put_late(answer_key, answer)
+
+
+@router.get("/v1/arrivals", response_model=Arrivals)
+async def arrivals(
+    request: Request,
+    caller: Trainer,
+    parts: Parts,
+    run: Name,
+    after: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+) -> Response:
+    """Late answers of a run since the cursor `after`, oldest first."""
+    async with parts.database.read() as conn:
+        rows = await tickets.arrivals(conn, run, caller.name, after, limit)
+    return await reply(
+        request,
+        Arrivals(
+            cursor=rows[-1].cursor if rows else after,
+            arrivals=tuple(
+                Arrival(
+                    ticket=row.ticket_id,
+                    answer_key=row.answer_key,
+                    idempotency_key=row.idempotency_key,
+                    answer_id=row.answer_id,
+                    rollout_id=row.rollout_id,
+                )
+                for row in rows
+            ),
+        ),
+    )

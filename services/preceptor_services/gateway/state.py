@@ -1,0 +1,111 @@
+"""The gateway's parts, built once per process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from fastapi import Depends, Request
+
+from preceptor_services.blobs import BlobStore
+from preceptor_services.config import Settings, read_secret
+from preceptor_services.gateway.auth import Keyring
+from preceptor_services.gateway.clock import Clock
+from preceptor_services.gateway.delivery import Delivery
+from preceptor_services.gateway.job_queue import JobQueue
+from preceptor_services.gateway.metrics import Metrics
+from preceptor_services.gateway.notifier import Notifier
+from preceptor_services.gateway.outcomes import Outcomes
+from preceptor_services.gateway.packs import Packs
+from preceptor_services.gateway.records import RecordKeeper
+from preceptor_services.gateway.registry import Connect, Registry
+from preceptor_services.gateway.submission import Submissions
+from preceptor_services.gateway.upkeep import Upkeep
+from preceptor_services.store.database import Database
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """Everything that a route may need."""
+
+    settings: Settings
+    database: Database
+    blobs: BlobStore
+    queue: JobQueue
+    clock: Clock
+    metrics: Metrics
+    keyring: Keyring
+    packs: Packs
+    registry: Registry
+    upkeep: Upkeep
+    submissions: Submissions
+    outcomes: Outcomes
+    delivery: Delivery
+    records: RecordKeeper
+
+    @classmethod
+    def build(
+        cls,
+        settings: Settings,
+        database: Database,
+        blobs: BlobStore,
+        queue: JobQueue,
+        connect: Connect,
+        clock: Clock,
+    ) -> Self:
+        """Puts the parts together; nothing runs yet."""
+        metrics, notifier, packs = Metrics(), Notifier(), Packs(blobs)
+        registry = Registry(database, connect, clock, settings)
+        upkeep = Upkeep(database, queue, notifier, clock)
+        return cls(
+            settings=settings,
+            database=database,
+            blobs=blobs,
+            queue=queue,
+            clock=clock,
+            metrics=metrics,
+            keyring=Keyring(read_secret(settings.gateway.hash_key_file), settings.keys),
+            packs=packs,
+            registry=registry,
+            upkeep=upkeep,
+            submissions=Submissions(
+                database=database,
+                queue=queue,
+                registry=registry,
+                upkeep=upkeep,
+                clock=clock,
+                metrics=metrics,
+                max_queue=settings.gateway.max_queue,
+            ),
+            outcomes=Outcomes(database=database, packs=packs, notifier=notifier),
+            delivery=Delivery(
+                database=database,
+                queue=queue,
+                blobs=blobs,
+                packs=packs,
+                registry=registry,
+                notifier=notifier,
+                clock=clock,
+                metrics=metrics,
+            ),
+            records=RecordKeeper(database=database, packs=packs, clock=clock),
+        )
+
+    async def start(self) -> None:
+        """Brings the tables up to date and begins the background work."""
+        await self.database.migrate()
+        await self.keyring.store(self.database, self.clock.now())
+        await self.registry.start()
+        self.upkeep.start()
+
+    async def stop(self) -> None:
+        """Ends the background work."""
+        await self.upkeep.stop()
+        await self.registry.stop()
+
+
+def _gateway(request: Request) -> Gateway:
+    return request.app.state.gateway
+
+
+Parts = Annotated[Gateway, Depends(_gateway)]
