@@ -156,8 +156,7 @@ def _feedback_in_view(metrics: Sequence[MetricsLine]) -> bool:
 
 
 def _baseline(summary: Summary) -> str | None:
-    objective: Any = summary.config.get("objective")
-    return objective.get("baseline") if isinstance(objective, dict) else None
+    return flatten(summary.config).get("objective.baseline")
 
 
 def _span(interval: Interval) -> Span:

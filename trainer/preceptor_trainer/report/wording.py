@@ -100,8 +100,9 @@ def _what_happened(summary: Summary, feedback_in_view: bool) -> str:
     return (
         f"In {summary.steps} steps the student made {count(summary.rollouts)} attempts. "
         f"Feedback sources looked at each attempt; experts {view} said, token by token, what they "
-        f"would have written in its place. {count(summary.targets)} attempts got such a target, and the student was trained towards them. On the held-out problems it "
-        "answered alone, before and after, with no feedback in view."
+        f"would have written in its place. {count(summary.targets)} attempts got such a target, "
+        "and the student was trained towards them. On the held-out problems it answered alone, "
+        "before and after, with no feedback in view."
     )
 
 
