@@ -1,0 +1,90 @@
+"""`preceptor up`: the whole deployment on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from preceptor_services.supervisor.supervisor import ChildFailed, Supervisor, write_description
+
+_PARENT_POLL_S: Final = 0.5
+
+
+def up_command(
+    config: Annotated[Path, typer.Option(help="The deployment's TOML file.")] = Path(
+        "preceptor.toml"
+    ),
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file to write when all is ready; everything then ends with the caller."
+        ),
+    ] = None,
+) -> None:
+    """Starts broker, gateway, dispatcher and the services that name their class; watches them."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for name in ("httpx", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    console = Console()
+    try:
+        asyncio.run(_up(config, ready_file, console))
+    except (ChildFailed, OSError, ValueError) as error:
+        Console(stderr=True).print(str(error), markup=False, soft_wrap=True, highlight=False)
+        raise typer.Exit(1) from None
+
+
+async def _up(config: Path, ready_file: Path | None, console: Console) -> None:
+    parent = os.getppid()
+    main = asyncio.current_task()
+    assert main is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, _cancel_once, main)
+    with contextlib.suppress(asyncio.CancelledError):
+        watching = asyncio.create_task(_leave_with(parent, main)) if ready_file else None
+        async with Supervisor(config) as supervisor:
+            console.print(_table(supervisor))
+            if ready_file is not None:
+                supervisor.on_restart = lambda: write_description(
+                    ready_file, supervisor.description()
+                )
+                write_description(ready_file, supervisor.description())
+            try:
+                await supervisor.watch()
+            finally:
+                if ready_file is not None:
+                    ready_file.unlink(missing_ok=True)
+                if watching is not None:
+                    watching.cancel()
+
+
+def _cancel_once(main: asyncio.Task[None]) -> None:
+    # A second Ctrl-C must not break off the orderly end that the first one began.
+    if not main.cancelling():
+        main.cancel()
+
+
+async def _leave_with(parent: int, main: asyncio.Task[None]) -> None:
+    """A program that waits for the ready file owns us: when it dies, we end."""
+    while os.getppid() == parent:
+        await asyncio.sleep(_PARENT_POLL_S)
+    _cancel_once(main)
+
+
+def _table(supervisor: Supervisor) -> Table:
+    table = Table(title="preceptor is up; Ctrl-C ends it", title_justify="left")
+    for heading in ("process", "pid", "address", "log"):
+        table.add_column(heading, overflow="fold")
+    for child in supervisor.children:
+        spec = child.spec
+        table.add_row(spec.name, str(child.pid), spec.url or "", str(spec.log))
+    return table

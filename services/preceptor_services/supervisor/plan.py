@@ -1,0 +1,196 @@
+"""What is to run where: free ports, keys that are missing, command lines.
+
+Everything that is decided here is written back to `resolved.toml` in the run's folder, which every
+child reads and every other tool may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from preceptor_clients.connection import HttpClient
+from preceptor_services.broker import answers_ping, broker_command, free_port
+from preceptor_services.config import KeySettings, Scope, ServiceSettings, Settings
+from preceptor_services.dispatcher.process import gateway_url
+from preceptor_services.supervisor.child import ChildSpec
+from preceptor_services.supervisor.toml_text import to_toml
+
+EMBEDDED: Final = "embedded"
+_NEEDED_SCOPES: Final[tuple[Scope, ...]] = ("trainer", "dispatcher")
+_DISPATCHER_GRACE_S: Final = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A deployment, ready to be started."""
+
+    folder: Path
+    settings: Settings
+    """With real ports and addresses."""
+    specs: tuple[ChildSpec, ...]
+    """In the order in which they are started; the broker, if there is one, is the first."""
+
+
+def make_plan(settings: Settings, folder: Path) -> Plan:
+    """Decides what is open, makes missing keys and folders, and writes `resolved.toml`.
+
+    Args:
+        settings: As read from the file.
+        folder: The run's folder: logs, the broker's file and what is resolved go there.
+    """
+    embedded = _wants_embedded_broker(settings)
+    resolved = _resolved(settings, folder, embedded)
+    for path in _key_files(resolved):
+        make_key(path)
+    for path in (folder / "logs", folder / "options", resolved.gateway.blobs):
+        path.mkdir(parents=True, exist_ok=True)
+    path = folder / "resolved.toml"
+    path.write_text(to_toml(resolved.model_dump(mode="json", exclude_none=True)))
+    specs = [_gateway_spec(resolved, folder, path)]
+    specs += [
+        _service_spec(name, service, folder)
+        for name, service in {**resolved.experts, **resolved.sources}.items()
+        if service.use is not None
+    ]
+    specs.append(_dispatcher_spec(folder, path))
+    if embedded:
+        specs.insert(0, _broker_spec(resolved, folder))
+    return Plan(folder=folder, settings=resolved, specs=tuple(specs))
+
+
+def make_key(path: Path) -> None:
+    """Makes a key file that only its owner can read, unless there is one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_urlsafe(32) + "\n")
+
+
+def _wants_embedded_broker(settings: Settings) -> bool:
+    gateway = settings.gateway
+    return gateway.broker == EMBEDDED or "broker" not in gateway.model_fields_set
+
+
+def _resolved(settings: Settings, folder: Path, embedded: bool) -> Settings:
+    gateway = settings.gateway.model_copy(
+        update={
+            "port": settings.gateway.port or free_port(),
+            "broker": f"redis://127.0.0.1:{free_port()}/0" if embedded else settings.gateway.broker,
+        }
+    )
+    return settings.model_copy(
+        update={
+            "gateway": gateway,
+            "keys": _with_needed_scopes(settings.keys, folder),
+            "experts": {n: _with_port(s) for n, s in settings.experts.items()},
+            "sources": {n: _with_port(s) for n, s in settings.sources.items()},
+        }
+    )
+
+
+def _with_needed_scopes(keys: dict[str, KeySettings], folder: Path) -> dict[str, KeySettings]:
+    given = {scope for key in keys.values() for scope in key.scopes}
+    added: dict[str, KeySettings] = {}
+    for scope in _NEEDED_SCOPES:
+        if scope not in given:
+            file = folder / "keys" / f"{scope}.key"
+            added[scope] = KeySettings(file=file, scopes=(scope,))
+    return {**keys, **added}
+
+
+def _with_port(service: ServiceSettings) -> ServiceSettings:
+    parts = urlsplit(service.url)
+    if parts.port != 0:
+        return service
+    return service.model_copy(update={"url": f"{parts.scheme}://{parts.hostname}:{free_port()}"})
+
+
+def _key_files(settings: Settings) -> list[Path]:
+    services = [*settings.experts.values(), *settings.sources.values()]
+    return [
+        settings.gateway.hash_key_file,
+        *(key.file for key in settings.keys.values()),
+        *(service.key_file for service in services if service.use is not None),
+    ]
+
+
+def _broker_spec(settings: Settings, folder: Path) -> ChildSpec:
+    port = urlsplit(settings.gateway.broker).port
+    assert port is not None, "the embedded broker's address was made here"
+    data = folder / "broker"
+    data.mkdir(parents=True, exist_ok=True)
+    return ChildSpec(
+        name="broker",
+        command=tuple(broker_command(port, data)),
+        log=folder / "logs" / "broker.log",
+        url=settings.gateway.broker,
+        is_ready=lambda: asyncio.to_thread(answers_ping, port),
+        stop_rank=2,
+    )
+
+
+def _gateway_spec(settings: Settings, folder: Path, resolved: Path) -> ChildSpec:
+    url = gateway_url(settings)
+    module = (sys.executable, "-m", "preceptor_services.gateway")
+    return ChildSpec(
+        name="gateway",
+        command=(*module, "--config", str(resolved)),
+        log=folder / "logs" / "gateway.log",
+        url=url,
+        is_ready=lambda: _http_ready(url),
+        stop_rank=1,
+    )
+
+
+def _dispatcher_spec(folder: Path, resolved: Path) -> ChildSpec:
+    module = (sys.executable, "-m", "preceptor_services.dispatcher")
+    return ChildSpec(
+        name="dispatcher",
+        command=(*module, "--config", str(resolved), "--grace-s", str(_DISPATCHER_GRACE_S)),
+        log=folder / "logs" / "dispatcher.log",
+        url=None,
+        is_ready=_at_once,
+        stop_rank=0,
+    )
+
+
+def _service_spec(name: str, service: ServiceSettings, folder: Path) -> ChildSpec:
+    assert service.use is not None, "the caller looked"
+    parts = urlsplit(service.url)
+    options = folder / "options" / f"{name}.json"
+    options.write_text(json.dumps(service.options, indent=2))
+    module = (sys.executable, "-m", "preceptor_clients.cli")
+    return ChildSpec(
+        name=name,
+        command=(
+            *(*module, "serve", service.use),
+            *("--host", parts.hostname or "127.0.0.1"),
+            *("--port", str(parts.port)),
+            *("--options-file", str(options)),
+            *("--key-file", str(service.key_file)),
+        ),
+        log=folder / "logs" / f"{name}.log",
+        url=service.url,
+        is_ready=lambda: _http_ready(service.url),
+        stop_rank=1,
+    )
+
+
+async def _http_ready(url: str) -> bool:
+    async with HttpClient(url) as client:
+        return await client.ready()
+
+
+async def _at_once() -> bool:
+    return True

@@ -1,0 +1,178 @@
+"""Starts a deployment's processes, watches them, and ends them.
+
+Example:
+    async with Supervisor(Path("runs/demo/preceptor.toml")) as supervisor:
+        ...                        # supervisor.settings names addresses and keys
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from preceptor_services.config import Settings, load_settings
+from preceptor_services.dispatcher.process import gateway_url
+from preceptor_services.supervisor.child import Child
+from preceptor_services.supervisor.plan import make_plan
+
+_START_TIMEOUT_S: Final = 120.0
+_STOP_TIMEOUT_S: Final = 8.0
+_POLL_S: Final = 0.1
+_FIRST_RESTART_S: Final = 0.2
+_MAX_RESTARTS: Final = 5
+_HEALTHY_S: Final = 60.0
+"""A child that ran for so long has its earlier restarts forgiven."""
+_log = logging.getLogger("preceptor.supervisor")
+
+
+class ChildFailed(Exception):
+    """A process did not start, or kept ending; the message has its last words."""
+
+
+class Supervisor:
+    """The processes of one deployment; an async context manager that enters when all are ready."""
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+        self._folder = config.resolve().parent
+        self._settings: Settings | None = None
+        self.children: list[Child] = []
+        self._lock: Any = None
+        self._restart_at: dict[str, float] = {}
+        self.on_restart: Callable[[], None] = lambda: None
+
+    async def __aenter__(self) -> Self:
+        self._lock_folder()
+        try:
+            plan = make_plan(load_settings(self._config), self._folder)
+            self._settings = plan.settings
+            self.children = [Child(spec) for spec in plan.specs]
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    @property
+    def settings(self) -> Settings:
+        """With the ports and addresses that were chosen."""
+        assert self._settings is not None, "entered"
+        return self._settings
+
+    async def watch(self) -> None:
+        """Restarts what ends by itself, for ever.
+
+        Raises:
+            ChildFailed: one ended again and again.
+        """
+        while True:
+            for child in self.children:
+                self._revive(child)
+            await asyncio.sleep(_POLL_S)
+
+    async def stop(self) -> None:
+        """Ends everything: first who takes work, then who does it, then who carries it."""
+        for rank in sorted({child.spec.stop_rank for child in self.children}):
+            await _end([child for child in self.children if child.spec.stop_rank == rank])
+        if self._lock is not None:
+            self._lock.close()
+
+    def description(self) -> dict[str, Any]:
+        """Addresses, key files, process ids: what another program needs to use the deployment."""
+        settings = self.settings
+        return {
+            "gateway": gateway_url(settings),
+            "broker": settings.gateway.broker,
+            "settings": str(self._folder / "resolved.toml"),
+            "keys": {name: str(key.file) for name, key in settings.keys.items()},
+            "services": {
+                name: service.url
+                for name, service in {**settings.experts, **settings.sources}.items()
+            },
+            "pids": {child.spec.name: child.pid for child in self.children},
+            "logs": str(self._folder / "logs"),
+        }
+
+    async def _start(self) -> None:
+        for child in self.children:
+            child.start()
+            if child.spec.name == "broker":
+                await self._until_ready(child)
+        await asyncio.gather(*(self._until_ready(child) for child in self.children))
+
+    async def _until_ready(self, child: Child) -> None:
+        end = time.monotonic() + _START_TIMEOUT_S
+        while not await child.spec.is_ready():
+            await asyncio.sleep(_POLL_S / 2)
+            if not child.runs():
+                break
+            if time.monotonic() > end:
+                raise ChildFailed(f"not ready within {_START_TIMEOUT_S:g} s: {child.obituary()}")
+        # A foreign process on the same port would have answered just as well.
+        if not child.runs():
+            raise ChildFailed(child.obituary())
+
+    def _revive(self, child: Child) -> None:
+        name = child.spec.name
+        if child.runs():
+            return
+        if name not in self._restart_at:
+            if time.monotonic() - child.started_at > _HEALTHY_S:
+                child.restarts = 0
+            if child.restarts >= _MAX_RESTARTS:
+                raise ChildFailed(f"restarted {child.restarts} times: {child.obituary()}")
+            delay_s = _FIRST_RESTART_S * 2**child.restarts
+            _log.warning("%s; starting it again in %.1f s", child.obituary(), delay_s)
+            self._restart_at[name] = time.monotonic() + delay_s
+        elif time.monotonic() >= self._restart_at[name]:
+            del self._restart_at[name]
+            child.restarts += 1
+            child.kill_group()  # what it may have left behind
+            child.start()
+            self.on_restart()
+
+    def _lock_folder(self) -> None:
+        # Two deployments in one folder would share a database and a broker's file.
+        self._lock = (self._folder / "up.lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise ChildFailed(f"another `preceptor up` runs in {self._folder}") from None
+
+
+async def _end(children: Sequence[Child]) -> None:
+    for child in children:
+        child.terminate()
+    end = time.monotonic() + _STOP_TIMEOUT_S
+    try:
+        while any(child.runs() for child in children) and time.monotonic() < end:
+            await asyncio.sleep(_POLL_S / 4)
+    finally:
+        for child in children:
+            if child.runs():
+                _log.warning("%s does not end and is killed", child.spec.name)
+            child.kill_group()
+
+
+def write_description(path: Path, description: dict[str, Any]) -> None:
+    """Writes it so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(description, indent=2) + "\n")
+    draft.replace(path)
