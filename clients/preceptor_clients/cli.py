@@ -185,3 +185,7 @@ def read_key(path: Path) -> str:
     if not key:
         raise ValueError(f"key_file: {path} is empty")
     return key
+
+
+if __name__ == "__main__":
+    main()
