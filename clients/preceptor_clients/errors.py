@@ -202,7 +202,7 @@ def from_problem(problem: Problem) -> PreceptorError:
     if cls is AnswerRefused:
         check, _, rest = detail.partition(": ")
         return AnswerRefused(check, rest)
-    if cls is None:
+    if cls is None or cls is PreceptorError:
         cls = next((c for c in known.values() if c.status == problem.status), ServiceFailed)
     return cls(detail, errors=problem.errors, retry_after_s=problem.retry_after_s)
 
