@@ -28,12 +28,14 @@ optional (RFC 9457), so `from_problem` fills what is missing.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:preceptor:problem:"
+_OWN_FIELD = re.compile(r"([a-z][a-z_.]*): ")
 
 
 class FieldError(BaseModel):
@@ -210,15 +212,25 @@ def from_problem(problem: Problem) -> PreceptorError:
 def from_validation(error: ValidationError, prefix: str = "") -> Invalid:
     """A failed validation as ours: every field at fault, with its path."""
     errors = tuple(
-        FieldError(field=_path(prefix, item["loc"]), detail=str(item["msg"]))
+        _field_error(_path(prefix, item["loc"]), str(item["msg"]))
         for item in error.errors(include_url=False, include_input=False, include_context=False)
     )
     summary = "; ".join(f"{e.field}: {e.detail}" for e in errors[:3])
     return Invalid(summary or "the body is not valid", errors=errors)
 
 
+def _field_error(path: str, message: str) -> FieldError:
+    """Validators of a whole message say `field: what is wrong`; then the field joins the path."""
+    detail = message.removeprefix("Value error, ")
+    own = _OWN_FIELD.match(detail)
+    if own is not None:
+        path = f"{path}.{own[1]}" if path else own[1]
+        detail = detail[own.end() :]
+    return FieldError(field=path or "body", detail=detail)
+
+
 def _path(prefix: str, loc: tuple[int | str, ...]) -> str:
     path = prefix
     for part in loc:
         path += f"[{part}]" if isinstance(part, int) else (f".{part}" if path else str(part))
-    return path or "body"
+    return path
