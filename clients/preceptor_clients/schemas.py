@@ -624,9 +624,9 @@ class TraceSource(Answer):
     answer_id: Key
     expert: str
     expert_version: str
-    weights: str | None
-    template_version: str | None
-    context_hash: str | None
+    weights: str | None = None
+    template_version: str | None = None
+    context_hash: str | None = None
     kind: AnswerKind
     weight: float
     entries: tuple[tuple[int, float], ...]
@@ -651,6 +651,6 @@ class Trace(Answer):
     owned: bool
     consumed_by: tuple[str, ...]
     """Steps on which this target was used, as `lineage/step`."""
-    cost: float | None
-    advantage: float | None
+    cost: float | None = None
+    advantage: float | None = None
     sources: tuple[TraceSource, ...]
