@@ -159,7 +159,7 @@ class Trainer:
         """The held-out problems with the current version; a finished evaluation is not repeated."""
         path = self.run_dir / "evaluations" / f"{label}.json"
         if path.exists():
-            return Evaluation.load(path)
+            return self._show(label, Evaluation.load(path))
         self.progress.phase("evaluation")
         self.sampler.load(self.publisher.published)
         result = await evaluate(
@@ -171,7 +171,11 @@ class Trainer:
             on_progress=lambda done, total: self.progress.evaluation(label, done, total),
         )
         result.save(path)
-        return result
+        return self._show(label, result)
+
+    def _show(self, label: str, evaluation: Evaluation) -> Evaluation:
+        self.progress.result(label, float(evaluation.successes_PN.mean()))
+        return evaluation
 
     def _row(self, row: Labelled, *, on_policy: bool) -> TrainRollout:
         rollout = row.attempt.rollout

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from preceptor_clients.fingerprint import tokenizer_fingerprint
 from preceptor_clients.schemas import WeightManifest
@@ -27,6 +28,7 @@ class Policy:
     """Model, tokenizer and vocabulary fingerprint of one student, in float32."""
 
     def __init__(self, folder: Path) -> None:
+        disable_progress_bar()  # it would draw over the live progress
         self.folder = folder
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.model = self.new_model()

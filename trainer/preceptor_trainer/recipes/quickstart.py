@@ -25,6 +25,9 @@ from preceptor_trainer.update import OptimiserConfig
 HELD_OUT_SEED: Final = 2026
 """The same held-out problems for every seed: runs can be compared problem by problem."""
 
+TYPICAL_LENGTH: Final = 24.0
+"""Tokens of a usual response: the constant by which the loss is divided, beside the rollouts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainProblems:
@@ -77,7 +80,7 @@ def quickstart(
             num_samples=num_samples,
             ks=(1, 8) if num_samples >= 8 else (1,),
         ),
-        objective=DistIL(),
+        objective=DistIL(length_constant=TYPICAL_LENGTH),
         optimiser=OptimiserConfig(lr=2e-4, warmup_steps=4),
         experts=(ExpertUse(name="self-teacher", needs_feedback=not withhold_feedback),),
         sources=("executor",),
