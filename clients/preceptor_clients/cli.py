@@ -8,6 +8,7 @@ names the extra that brings it.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import json
@@ -45,10 +46,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def add_command(to: typer.Typer, entry: EntryPoint, *, load: bool) -> None:
-    """Adds one package's command; unless it is the one asked for, only its name and first line."""
+    """Adds one package's command; if `load` is false only for the help: its name and first line."""
     if not load:
-        extra = _extra(entry)
-        to.command(entry.name, help=f"(from preceptor\\[{extra}])")(_not_loaded)
+        to.command(entry.name, help=_first_line(entry))(_not_loaded)
         return
     try:
         command = entry.load()
@@ -63,6 +63,20 @@ def add_command(to: typer.Typer, entry: EntryPoint, *, load: bool) -> None:
 
 def _not_loaded() -> None:
     raise AssertionError("only listed in the help")
+
+
+def _first_line(entry: EntryPoint) -> str:
+    """What the command's docstring says first, read without importing it."""
+    try:
+        spec = importlib.util.find_spec(entry.module)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None:
+        return f"(needs preceptor\\[{_extra(entry)}])"
+    module = ast.parse(Path(spec.origin).read_text())
+    functions = (node for node in module.body if isinstance(node, ast.FunctionDef))
+    named = next((node for node in functions if node.name == entry.attr), module)
+    return (ast.get_docstring(named) or "").partition("\n")[0]
 
 
 def _extra(entry: EntryPoint) -> str:

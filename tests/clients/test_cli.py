@@ -56,12 +56,19 @@ def test_a_missing_extra_is_named(capsys):
     assert "pip install 'preceptor[trainer]'" in " ".join(result.stderr.split())
 
 
-def test_what_is_not_asked_for_is_listed_and_not_imported():
-    app = app_with(entry("up", "preceptor_services.nowhere:main"), load=False)
+def test_what_is_not_asked_for_is_listed_with_its_first_line_and_not_imported(
+    monkeypatch, tmp_path
+):
+    source = (
+        '"""Module."""\ndef up():\n    """Starts it all."""\nraise AssertionError("imported")\n'
+    )
+    (tmp_path / "own_listed.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
 
-    result = runner.invoke(app, ["--help"])
+    listed = entry("up", "own_listed:up"), entry("gone", "preceptor_services.nowhere:main")
+    result = runner.invoke(app_with(*listed, load=False), ["--help"])
 
-    assert "up" in result.output
+    assert "Starts it all." in result.output
     assert "preceptor[services]" in result.output
 
 
