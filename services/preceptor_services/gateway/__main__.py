@@ -6,12 +6,14 @@ Ends gracefully on SIGTERM and Ctrl-C: readiness goes first, requests under way 
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Final
 
-import structlog
 import typer
 import uvicorn
+from fastapi import FastAPI
 
 from preceptor_services.blobs import LocalBlobs
 from preceptor_services.config import Settings, load_settings
@@ -20,16 +22,19 @@ from preceptor_services.queue import JobQueue
 from preceptor_services.store.database import Database
 
 _DRAIN_S: Final = 10
-_log = structlog.get_logger()
+_log = logging.getLogger("preceptor.gateway")
 
 
 class _Server(uvicorn.Server):
     """Says that it is not ready as soon as it is told to end, and only then drains."""
 
-    def handle_exit(self, sig: int, frame: object) -> None:
-        app = self.config.app
-        app.state.ready = False  # pyright: ignore[reportAttributeAccessIssue, reportFunctionMemberAccess]  uvicorn types the app as a bare callable
-        super().handle_exit(sig, frame)  # pyright: ignore[reportArgumentType]  uvicorn wants the frame's own type
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._app.state.ready = False
+        super().handle_exit(sig, frame)
 
 
 def gateway(
@@ -38,6 +43,9 @@ def gateway(
     ),
 ) -> None:
     """Runs the gateway."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for chatty in ("httpx", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         settings = load_settings(config)
     except (OSError, ValueError) as error:
@@ -60,9 +68,10 @@ async def serve(settings: Settings) -> None:
                 log_level="warning",
                 access_log=False,
                 timeout_graceful_shutdown=_DRAIN_S,
-            )
+            ),
+            app,
         )
-        _log.info("gateway starts", host=g.host, port=g.port)
+        _log.info("listening on %s:%d", g.host, g.port)
         await server.serve()
     finally:
         await queue.aclose()

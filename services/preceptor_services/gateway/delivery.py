@@ -8,11 +8,11 @@ fails.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import structlog
 from pydantic import JsonValue
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -58,7 +58,7 @@ from preceptor_services.store.jobs import JobRow
 from preceptor_services.store.tickets import Settled
 
 MAX_DELIVERIES: Final = 3
-_log = structlog.get_logger()
+_log = logging.getLogger("preceptor.gateway")
 
 
 @dataclass(kw_only=True)
@@ -146,7 +146,7 @@ class Delivery:
             return json.loads(await self.blobs.get(query.payload_sha256))
         except (NotFound, BlobDamaged, ValueError) as error:
             # One lost blob must not hold up the other jobs; the source says what it misses.
-            _log.error("payload is lost", rollout=query.rollout_id, why=str(error))
+            _log.error("payload of %s is lost: %s", query.rollout_id, error)
             return None
 
     # ------------------------------------------------------------ in

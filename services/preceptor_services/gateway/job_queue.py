@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
-
-import structlog
 
 from preceptor_clients.errors import PreceptorError
 from preceptor_services.store.jobs import JobRow
 
-_log = structlog.get_logger()
+_log = logging.getLogger("preceptor.gateway")
 
 
 class JobQueue(Protocol):
@@ -51,7 +50,7 @@ async def put_jobs(queue: JobQueue, rows: Sequence[JobRow]) -> list[str]:
                 exclusive=row.exclusive,
             )
         except PreceptorError as error:
-            _log.warning("jobs not put", service=row.service, why=error.detail)
+            _log.warning("jobs of %s not put: %s", row.service, error.detail)
             return [left.id for left in rows[number:]]
     return []
 
@@ -63,4 +62,4 @@ async def announce_cancel(queue: JobQueue, job_ids: Sequence[str]) -> None:
     try:
         await queue.announce_cancel(job_ids)
     except PreceptorError as error:
-        _log.warning("cancellation not announced", jobs=len(job_ids), why=error.detail)
+        _log.warning("%d cancellations not announced: %s", len(job_ids), error.detail)

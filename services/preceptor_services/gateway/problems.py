@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import structlog
+import logging
+
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -17,7 +18,7 @@ from preceptor_clients.errors import (
     Problem,
 )
 
-_log = structlog.get_logger()
+_log = logging.getLogger("preceptor.gateway")
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -78,7 +79,7 @@ def _parameters(request: Request, error: Exception) -> Response:
 
 def _unexpected(request: Request, error: Exception) -> Response:
     # The boundary of this process; what went wrong is for the log, not for the wire.
-    _log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return problem_response(
         PreceptorError("the gateway failed; its log says why"), request.url.path
     )

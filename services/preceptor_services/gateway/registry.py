@@ -8,12 +8,11 @@ taken and wait.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Protocol
-
-import structlog
 
 from preceptor_clients.errors import (
     Conflict,
@@ -30,7 +29,7 @@ from preceptor_services.store import services
 from preceptor_services.store.database import Database
 from preceptor_services.store.services import ServiceRow
 
-_log = structlog.get_logger()
+_log = logging.getLogger("preceptor.gateway")
 _STARTING_S: Final = 0.2
 _READY_S: Final = 5.0
 _DOWN_S: Final = 1.0
@@ -150,7 +149,7 @@ class Registry:
     def addresses(self) -> tuple[ServiceAddress, ...]:
         """Where every service listens."""
         return tuple(
-            ServiceAddress(name=entry.name, url=entry.url, key_file=entry.key_file)
+            ServiceAddress(name=entry.name, url=entry.url, key_file=str(entry.key_file))
             for entry in self._entries.values()
         )
 
@@ -177,7 +176,7 @@ class Registry:
             client = self._connect(entry.url, read_secret(entry.key_file))
         except (OSError, ValueError) as error:
             entry.state, entry.detail = "refused", str(error)
-            _log.error("service has no key", service=entry.name, why=str(error))
+            _log.error("no key for %s: %s", entry.name, error)
             return
         try:
             while True:
@@ -213,7 +212,7 @@ class Registry:
                         "seen_at": self._clock.now(),
                     },
                 )
-            _log.info("service heard", service=entry.name, version=info.version)
+            _log.info("%s is there, version %s", entry.name, info.version)
         entry.info, entry.state, entry.detail = info, "ready", None
         entry.heard.set()
 

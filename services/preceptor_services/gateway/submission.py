@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_clients.errors import (
@@ -49,7 +48,6 @@ from preceptor_services.store import answers, feedback, jobs, services, tickets
 from preceptor_services.store.database import Database
 from preceptor_services.store.jobs import JobRow
 
-_log = structlog.get_logger()
 _RETRY_AFTER_S = 1.0
 _JOINED_STATE = {"done": "done", "waiting": "waiting", "pending": "queued"}
 

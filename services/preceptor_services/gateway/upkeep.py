@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
-
-import structlog
 
 from preceptor_clients.errors import Cancelled, DeadlineExceeded, PreceptorError
 from preceptor_services.gateway.clock import Clock
@@ -26,7 +25,7 @@ from preceptor_services.store import answers, jobs, tickets
 from preceptor_services.store.database import Database
 from preceptor_services.store.tickets import Settled
 
-_log = structlog.get_logger()
+_log = logging.getLogger("preceptor.gateway")
 _IDLE_S: Final = 1.0
 _RECONCILE_S: Final = 2.0
 _FRESH_S: Final = 2.0
@@ -123,7 +122,7 @@ class Upkeep:
             return
         refused = set(await put_jobs(self._queue, missing))
         put = [job.id for job in missing if job.id not in refused]
-        _log.warning("jobs put again", jobs=len(put))
+        _log.warning("%d jobs put again", len(put))
         async with self._database.write() as conn:
             await jobs.mark_put(conn, put, now)
 
@@ -134,5 +133,5 @@ async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except Exception:
             # The boundary of a background task: it must outlive a database that is away.
-            _log.exception("upkeep failed", task=name)
+            _log.exception("%s failed", name)
             await asyncio.sleep(_IDLE_S)
