@@ -1,0 +1,1 @@
+"""Feedback sources: whatever can tell how an attempt went."""
