@@ -4,9 +4,9 @@ A **job** is a bundle of questions to one service that belong together: the unan
 one group. The stream carries only its id and size; the questions stay with the gateway, so that a
 broker that lost everything loses nothing.
 
-1. A dispatcher takes jobs from the stream and **claims** them. Each claim raises the job's fence and
-   returns the questions that are still wanted; what is done, cancelled or over its deadline comes
-   back as `dropped` and is acknowledged at once.
+1. A dispatcher takes jobs from the stream and **claims** them. Each claim raises the job's fence
+   and returns the questions that are still wanted; what is done, cancelled or over its deadline
+   comes back as `dropped` and is acknowledged at once.
 2. It asks the service, checks the answers, and **reports** the results with its fence. A report
    under an older fence is refused: somebody else has claimed the job since.
 3. The gateway writes blob, then row; then the dispatcher acknowledges the job.
@@ -14,7 +14,6 @@ broker that lost everything loses nothing.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from preceptor_clients.errors import Problem
@@ -98,7 +97,7 @@ class ServiceAddress(Answer):
 
     name: Name
     url: str
-    key_file: Path
+    key_file: str
 
 
 class Directory(Answer):

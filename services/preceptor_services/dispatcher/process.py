@@ -13,6 +13,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from preceptor_clients.errors import PreceptorError
@@ -70,7 +71,7 @@ class Dispatcher:
         # The worker itself decides about trying again; connections are as many as it makes calls.
         client = ServiceClient(
             address.url,
-            await asyncio.to_thread(read_secret, address.key_file),
+            await asyncio.to_thread(read_secret, Path(address.key_file)),
             max_concurrency=256,
             retry=NO_RETRY,
         )
