@@ -13,6 +13,7 @@ The httpx API runs on aiohttp's connections, which carry more than twice the req
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ class RetryPolicy:
     """When a call is tried again: after a delay that doubles, drawn from its upper half."""
 
     attempts: int = 10
-    """Tries in all; 1 means none again. The deadline may end them sooner."""
+    """Tries without any reply before the call is given up; 1 means none again. A server that says
+    that it is busy is asked until the deadline."""
     first_delay_s: float = 0.1
     max_delay_s: float = 5.0
 
@@ -210,25 +212,24 @@ class HttpClient:
         last: PreceptorError | None = None
         try:
             async with asyncio.timeout(timeout_s) as deadline:
-                for attempt in range(self._retry.attempts):
+                for attempt in itertools.count():
                     try:
                         async with self._slots:
                             return await self._once(request)
                     except _Retried as failure:
                         last = failure.error
-                        delay_s = max(
-                            self._retry.delay_s(attempt), failure.error.retry_after_s or 0.0
-                        )
+                        delay_s = max(self._retry.delay_s(attempt), last.retry_after_s or 0.0)
                         left_s = (deadline.when() or 0.0) - asyncio.get_running_loop().time()
-                        if attempt + 1 == self._retry.attempts or delay_s >= left_s:
-                            raise failure.error from failure.__cause__
+                        unreachable = not failure.answered and attempt + 1 >= self._retry.attempts
+                        if unreachable or delay_s >= left_s:
+                            raise last from failure.__cause__
                     await asyncio.sleep(delay_s)
         except TimeoutError:
             why = "" if last is None else f"; the last try: {last.detail}"
             raise DeadlineExceeded(
                 f"{method} {self._url}{path} took more than {timeout_s:g} s{why}"
             ) from last
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the loop ends by returning or raising")
 
     async def _once(self, request: httpx.Request) -> Received:
         try:
@@ -239,12 +240,13 @@ class HttpClient:
                 await response.aclose()
         except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
             reason = str(error) or type(error).__name__
-            raise _Retried(ServiceUnavailable(f"no reply from {self._url}: {reason}")) from error
+            unavailable = ServiceUnavailable(f"no reply from {self._url}: {reason}")
+            raise _Retried(unavailable, answered=False) from error
         if 200 <= response.status_code < 300:
             return received
         error = _error_of(response, received.body, f"{request.method} {request.url}")
         if response.status_code in _RETRIED_STATUS:
-            raise _Retried(error)
+            raise _Retried(error, answered=True)
         raise error
 
     async def _read(self, response: httpx.Response) -> Received:
@@ -292,9 +294,10 @@ class Received:
 class _Retried(Exception):
     """A failure that may pass; `error` is what the caller gets if it does not."""
 
-    def __init__(self, error: PreceptorError) -> None:
+    def __init__(self, error: PreceptorError, *, answered: bool) -> None:
         super().__init__(error.detail)
         self.error = error
+        self.answered = answered
 
 
 def _error_of(response: httpx.Response, body: bytes, what: str) -> PreceptorError:

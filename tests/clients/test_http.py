@@ -63,12 +63,14 @@ class Gateway:
         self.requests: list[tuple[str, BaseModel]] = []
         self.blobs: dict[str, bytes] = {}
         self.refuse: httpx.Response | None = None
+        self.num_refused = 0
         self.delay_s = 0.0
 
     async def __call__(self, request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(self.delay_s)
         if self.refuse is not None:
-            return self.refuse
+            self.num_refused += 1
+            return httpx.Response(self.refuse.status_code, headers=self.refuse.headers)
         path = request.url.path
         media_type = request.headers.get("content-type")
         if path == "/v1/logprobs":
@@ -240,12 +242,14 @@ async def test_a_call_that_fails_as_a_whole_raises_its_error(gateway, submission
             await client.logprobs("e", submissions("..."), timeout_s=10)
 
 
-async def test_a_full_queue_raises_after_the_tries(gateway, submissions):
-    gateway.refuse = httpx.Response(429)
+async def test_a_full_queue_is_asked_until_the_deadline(gateway, submissions):
+    gateway.refuse = httpx.Response(429, headers={"retry-after": "0"})
 
     async with gateway.client() as client:
-        with pytest.raises(QueueFull):
-            await client.logprobs("e", submissions("."), timeout_s=10)
+        with pytest.raises((QueueFull, DeadlineExceeded), match=r"429|not posted"):
+            await client.logprobs("e", submissions("."), timeout_s=0.2)
+
+    assert gateway.num_refused > QUICK.attempts
 
 
 async def test_a_gateway_that_never_replies_meets_the_deadline(gateway, submissions):
