@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -40,6 +41,8 @@ def main(
     """Runs what is missing, then writes and prints the result."""
     for seed in range(seeds):
         for arm, options in ARMS.items():
+            if arm == "withheld" and seed > 0:
+                share_evaluation_before(runs, seed)
             run_once(runs, f"{arm}-{seed}", ["--seed", str(seed), "--steps", str(steps), *options])
     result = summarise(runs, seeds)
     RESULT.parent.mkdir(exist_ok=True)
@@ -62,12 +65,25 @@ def run_once(runs: Path, name: str, options: list[str]) -> None:
         subprocess.run([*command, "--runs", str(runs), *options], check=True, stdout=log)
 
 
+def share_evaluation_before(runs: Path, seed: int) -> None:
+    """Both arms of a seed begin with the same student and the same draws: it is sampled once.
+
+    Seed 0 samples it in both arms, and `summarise` checks that the outcomes are equal.
+    """
+    target = runs / f"withheld-{seed}" / "evaluations" / "before.json"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(runs / f"feedback-{seed}" / "evaluations" / "before.json", target)
+
+
 def summarise(runs: Path, seeds: int) -> dict[str, Any]:
     """Everything from the runs' raw evaluations."""
     outcomes = {
         arm: {moment: load(runs, arm, moment, seeds) for moment in ("before", "after")}
         for arm in ARMS
     }
+    first = [outcomes[arm]["before"][0].successes_PN for arm in ARMS]
+    assert np.array_equal(first[0], first[1]), "the arms of seed 0 did not begin alike"
     summaries = {
         arm: [read(runs / f"{arm}-{s}" / "summary.json") for s in range(seeds)] for arm in ARMS
     }

@@ -25,6 +25,7 @@ from preceptor_clients.connection import (
 from preceptor_clients.errors import DeadlineExceeded, ServiceFailed
 from preceptor_clients.schemas import (
     Accepted,
+    Accounting,
     Arrivals,
     CollectRequest,
     FeedbackCall,
@@ -45,6 +46,8 @@ from preceptor_clients.schemas import (
     ServiceInfo,
     Services,
     StepRecord,
+    TargetPage,
+    TargetPlace,
     Trace,
     WeightManifest,
     WeightsOffer,
@@ -248,6 +251,22 @@ class GatewayClient(HttpClient):
     async def experts(self) -> Services:
         """Every expert and source that the gateway names, with its state."""
         return await self.call("GET", "/v1/experts", reply=Services)
+
+    async def targets(self, run: str) -> list[TargetPlace]:
+        """Every target of a run with its number of tokens, in the order of their ids."""
+        places: list[TargetPlace] = []
+        after: str | None = ""
+        while after is not None:
+            page = await self.call(
+                "GET", f"/v1/runs/{run}/targets", params={"after": after}, reply=TargetPage
+            )
+            places += page.targets
+            after = page.after
+        return places
+
+    async def accounting(self, run: str) -> Accounting:
+        """What the surviving lineage of a run has used."""
+        return await self.call("GET", f"/v1/runs/{run}/accounting", reply=Accounting)
 
     async def trace(self, target_id: str, position: int) -> Trace:
         """Where the target of one token came from."""

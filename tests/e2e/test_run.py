@@ -45,8 +45,8 @@ async def test_every_target_traces_to_expert_answers_and_feedback(finished):
     async with gateway(finished) as client:
         targets = await client.targets(finished.run_dir.name)
         assert len(targets) == sum(int(m["targets"]) for m in read_metrics(finished.run_dir))
-        for target_id in targets:
-            check_trace(await client.trace(target_id, 0))
+        for target in targets:
+            check_trace(await client.trace(target.id, target.num_tokens - 1))
 
 
 def check_trace(trace: Trace) -> None:

@@ -17,6 +17,7 @@ from preceptor_clients.errors import Conflict, Invalid, NotFound
 from preceptor_clients.fingerprint import content_hash
 from preceptor_clients.schemas import (
     Accepted,
+    Accounting,
     LineageRecord,
     Records,
     RolloutRecord,
@@ -27,7 +28,6 @@ from preceptor_clients.schemas import (
 from preceptor_services.gateway.clock import Clock
 from preceptor_services.gateway.lineages import newest, survives, surviving_ends
 from preceptor_services.gateway.packs import Packs, Written
-from preceptor_services.gateway.replies import Accounting
 from preceptor_services.store import answers, feedback, runs, services
 from preceptor_services.store.database import Database
 from preceptor_services.store.runs import LineageRow

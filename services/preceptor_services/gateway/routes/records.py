@@ -8,16 +8,18 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from preceptor_clients.schemas import (
     Accepted,
+    Accounting,
     LineageRecord,
     Name,
     Records,
     RunRecord,
     StepRecord,
+    TargetPage,
+    TargetPlace,
     Trace,
 )
 from preceptor_services.gateway.auth import Reader, Trainer
 from preceptor_services.gateway.bodies import body_of, reply, takes
-from preceptor_services.gateway.replies import Accounting, TargetPage, TargetPlace
 from preceptor_services.gateway.state import Parts
 from preceptor_services.gateway.tracing import trace
 from preceptor_services.store import runs
