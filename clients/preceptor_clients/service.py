@@ -89,7 +89,9 @@ class ExpertService(Protocol):
         """One reply per query, in order; `answer_keys` is as long, or empty.
 
         An error among the replies concerns that query; an error raised concerns the whole call.
-        Queries that the declared capabilities rule out are refused before they come here.
+        Queries that the declared capabilities rule out are refused before they come here. The call
+        is cancelled when its caller leaves; what it runs in a thread goes on until it ends, so a
+        model wants a lock of its own.
         """
         ...
 

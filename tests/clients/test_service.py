@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from typing import Any
 
 import httpx
@@ -400,3 +402,26 @@ async def test_a_service_that_cannot_start_says_so(expert, caplog):
 
     assert sent == [{"type": "lifespan.startup.failed", "message": "no model there"}]
     assert "did not start" in caplog.text
+
+
+def test_the_sdk_needs_no_more_than_an_engines_environment_has():
+    heavy = [
+        "httpx",
+        "aiohttp",
+        "typer",
+        "rich",
+        "jinja2",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "torch",
+    ]
+    program = (
+        f"import sys, preceptor_clients.service; print([m for m in {heavy} if m in sys.modules])"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == "[]"
