@@ -1,0 +1,138 @@
+"""Dispatchers as processes that are killed, stopped and continued; a broker that is lost.
+
+Each job is answered exactly once in the record, however often it was computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from dispatch_parts import noted, query, submission, until
+from sqlalchemy import text
+
+from preceptor_clients.errors import QueueFull, ServiceUnavailable
+from preceptor_services.broker import running_broker
+
+pytestmark = pytest.mark.e2e
+
+
+async def _post(gateway, count: int, mood: str = "well"):
+    """Ids of the tickets of so many different questions, each a job of its own."""
+    posted = await asyncio.gather(
+        *(
+            gateway.client.submit_logprobs(
+                "moody", [submission(f"k{i}", query(mood, i))], timeout_s=120.0
+            )
+            for i in range(count)
+        )
+    )
+    return [outcome.ticket.id for [outcome] in posted]
+
+
+async def _collect(gateway, tickets: list[str], timeout_s: float = 60.0):
+    async with asyncio.timeout(timeout_s):
+        while True:
+            outcomes = await gateway.client.collect_logprobs(tickets, wait_s=5.0)
+            if all(outcome.ticket.state not in ("queued", "running") for outcome in outcomes):
+                return outcomes
+
+
+async def _count(gateway, sql: str) -> int:
+    async with gateway.database.read() as conn:
+        return (await conn.execute(text(sql))).scalar_one()
+
+
+async def test_R1_jobs_survive_two_kills_of_their_dispatcher(
+    make_deployment, moody, moody_log: Path
+) -> None:
+    async with moody(delay_s=0.02, max_concurrency=2) as url, make_deployment(moody=url) as gateway:
+        tickets = await _post(gateway, 300)
+        for calls in (2, 5):
+            victim = gateway.start_dispatcher()
+            await until(lambda n=calls: len(noted(moody_log)) >= n)
+            victim.send_signal(signal.SIGKILL)
+        gateway.start_dispatcher()
+        outcomes = await _collect(gateway, tickets, 120.0)
+
+        assert [outcome.ticket.state for outcome in outcomes] == ["done"] * 300
+        assert await _count(gateway, "select count(*) from answers where state = 'done'") == 300
+        await _until_acknowledged(gateway)
+
+    computed = sum(len(line.split()) for line in noted(moody_log))
+    assert computed < 300 + 2 * 2 * 16 * 2  # at most what the two held, again
+
+
+async def test_R5_the_late_report_of_a_paused_dispatcher_is_refused(
+    make_deployment, moody, moody_log: Path, tmp_path: Path
+) -> None:
+    async with moody(max_concurrency=2) as url, make_deployment(moody=url) as gateway:
+        paused = gateway.start_dispatcher(lease_s=0.8)
+        [ticket] = await _post(gateway, 1, "gated")
+        await until(lambda: noted(moody_log) == ["gated"])
+        os.kill(paused.pid, signal.SIGSTOP)
+
+        gateway.start_dispatcher(lease_s=0.8)
+        await until(lambda: noted(moody_log) == ["gated", "gated"])
+        moody_log.with_name("gate").touch()
+        [outcome] = await _collect(gateway, [ticket])
+        os.kill(paused.pid, signal.SIGCONT)
+
+        await until(lambda: "under fence 2, not 1" in (tmp_path / "dispatcher.log").read_text())
+        assert outcome.ticket.state == "done"
+        assert await _count(gateway, "select fence from jobs") == 2
+        assert await _count(gateway, "select count(*) from answers where state = 'done'") == 1
+
+
+async def test_R4_a_flushed_broker_loses_no_question(make_deployment, moody, moody_log) -> None:
+    async with moody() as url, make_deployment(moody=url) as gateway:
+        tickets = await _post(gateway, 20)
+        await gateway.queue._redis.flushall()
+        async with gateway.dispatching():
+            outcomes = await _collect(gateway, tickets)
+
+    assert [outcome.ticket.state for outcome in outcomes] == ["done"] * 20
+    asked = Counter(mood for line in noted(moody_log) for mood in line.split())
+    assert asked["well"] == 20
+
+
+async def test_R2_the_path_recovers_from_a_killed_broker(
+    make_deployment, moody, broker_folder: Path
+) -> None:
+    with running_broker(broker_folder) as first:
+        port = int(first.url.rsplit(":", 1)[1].partition("/")[0])
+        async with (
+            moody(delay_s=0.05) as url,
+            make_deployment(broker_url=first.url, moody=url) as gateway,
+            gateway.dispatching(lease_s=1.0),
+        ):
+            tickets = await _post(gateway, 40)
+            first.process.send_signal(signal.SIGKILL)
+            first.process.wait()
+            with running_broker(broker_folder, port=port):
+                tickets += [await _post_until_taken(gateway)]
+                outcomes = await _collect(gateway, tickets)
+
+    assert [outcome.ticket.state for outcome in outcomes] == ["done"] * 41
+
+
+async def _post_until_taken(gateway) -> str:
+    async with asyncio.timeout(20):
+        while True:
+            # Anything but a retryable error fails the test.
+            with contextlib.suppress(ServiceUnavailable, QueueFull):
+                [outcome] = await gateway.client.submit_logprobs(
+                    "moody", [submission("after", query("after"))]
+                )
+                return outcome.ticket.id
+
+
+async def _until_acknowledged(gateway) -> None:
+    async with asyncio.timeout(20):
+        while await gateway.queue.depth("moody"):
+            await asyncio.sleep(0.05)
