@@ -1,4 +1,4 @@
-"""A small real run: embedded broker, gateway, dispatcher, self-teacher, executor and trainer as processes."""
+"""A small real run: broker, gateway, dispatcher, self-teacher, executor and trainer as processes."""
 
 from __future__ import annotations
 
@@ -50,20 +50,26 @@ class Running:
         return (self.run_dir / "logs" / "trainer.log").read_text()
 
 
-def start(run_dir: Path) -> Iterator[Running]:
+def _start(run_dir: Path) -> Iterator[Running]:
     write_settings(run_dir, needs_feedback=True)
     with LocalDeployment(run_dir, Console(quiet=True)) as deployment:
         yield Running(run_dir, deployment)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    yield from start(tmp_path_factory.mktemp("runs") / "small")
+    yield from _start(tmp_path_factory.mktemp("runs") / "small")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(running: Running) -> Running:
     """The same deployment, after one whole run."""
     code = running.start_trainer().wait(timeout=300)
     assert code == 0, running.trainer_log()
     return running
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A second deployment, for the run that is killed."""
+    yield from _start(tmp_path_factory.mktemp("runs") / "killed")

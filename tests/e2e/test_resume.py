@@ -1,13 +1,11 @@
-"""Killing the trainer at any step and starting it again continues the run, with identical losses."""
+"""Killing the trainer at any step and starting it again continues with identical losses."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
-from conftest import Running, start
 
 from preceptor_clients.http import GatewayClient
 from preceptor_trainer.metrics import read_metrics
@@ -15,12 +13,7 @@ from preceptor_trainer.metrics import read_metrics
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    yield from start(tmp_path_factory.mktemp("runs") / "killed")
-
-
-def kill_after(running: Running, step: int) -> None:
+def kill_after(running, step: int) -> None:
     """Starts the trainer and kills it as soon as `step` stands in its metrics."""
     trainer = running.start_trainer()
     deadline = time.monotonic() + 120
@@ -34,7 +27,7 @@ def kill_after(running: Running, step: int) -> None:
     trainer.wait()
 
 
-async def test_a_killed_run_continues_with_identical_losses(finished: Running, other: Running):
+async def test_a_killed_run_continues_with_identical_losses(finished, other):
     for step in (0, 2, 3):  # before the first checkpoint, between two, and right at one
         kill_after(other, step)
     code = other.start_trainer().wait(timeout=300)
