@@ -41,6 +41,8 @@ MAX_BLOCK_S: Final = 5.0
 """Longest wait inside the broker."""
 _SOCKET_TIMEOUT_S: Final = MAX_BLOCK_S + 5.0
 """Longer than any block: redis-py would end a blocking read after 5 s by itself."""
+_DOWN_S: Final = 0.5
+"""After a failure the other callers in line are refused at once."""
 _URGENT_BELOW: Final = 5
 """Priorities 0 to 4 are urgent, 5 to 9 are not."""
 _CANCELS: Final = "preceptor:cancels"
@@ -76,6 +78,7 @@ class JobQueue:
         self._max_length = max_length
         self._put_script = redis.register_script(_PUT)
         self._putting = asyncio.Lock()
+        self._down_until = 0.0
         self._cursors: dict[str, str] = {}
 
     @classmethod
@@ -108,10 +111,18 @@ class JobQueue:
             ServiceUnavailable: the broker does not answer. The job may stand on the stream.
         """
         stream = _stream(service, urgent=priority < _URGENT_BELOW)
-        async with self._putting, _broker_errors():
-            entry = await self._put_script(
-                keys=[stream], args=[self._max_length, job_id, tokens, int(exclusive)]
-            )
+        words = [self._max_length, job_id, tokens, int(exclusive)]
+        clock = asyncio.get_running_loop().time
+        async with self._putting:
+            if clock() < self._down_until:
+                # The tries of many callers one after the other would add up.
+                raise ServiceUnavailable("the broker did not answer just now", retry_after_s=1)
+            try:
+                async with _broker_errors():
+                    entry = await self._put_script(keys=[stream], args=words)
+            except ServiceUnavailable:
+                self._down_until = clock() + _DOWN_S
+                raise
         if entry is None:
             raise QueueFull(f"{service} has {self._max_length} jobs waiting", retry_after_s=1.0)
 

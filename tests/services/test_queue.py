@@ -204,6 +204,26 @@ async def test_an_absent_broker_is_a_clear_error() -> None:
     await queue.aclose()
 
 
+async def test_many_callers_of_an_absent_broker_wait_no_longer_than_one() -> None:
+    queue = JobQueue.connect("redis://127.0.0.1:1/0")
+    tries = []
+    original = queue._put_script
+
+    async def counted(**words):
+        tries.append(1)
+        return await original(**words)
+
+    queue._put_script = counted
+
+    refused = await asyncio.gather(
+        *(put(queue, str(number)) for number in range(50)), return_exceptions=True
+    )
+
+    assert all(isinstance(error, ServiceUnavailable) for error in refused)
+    assert len(tries) < 50
+    await queue.aclose()
+
+
 async def test_R2_accepted_jobs_survive_the_kill_of_the_broker(broker_folder: Path) -> None:
     accepted: list[str] = []
     with running_broker(broker_folder) as first:
