@@ -675,7 +675,7 @@ class Accounting(Answer):
     """`GET /v1/runs/{run}/accounting`, from SQL."""
 
     run: Name
-    lineage: Name | None
+    lineage: Name | None = None
     """The newest life, on which the counts below stand."""
     lineages: int
     steps: int

@@ -1,6 +1,7 @@
 """Messages and bytes: what is negotiated, what is missing, what no array may hold."""
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from preceptor_clients import wire
+from preceptor_clients import schemas, wire
 from preceptor_clients.arrays import MISSING, ArrayTree, Bools1, Floats1, Floats2, Ints1
 from preceptor_clients.errors import (
     AnswerRefused,
@@ -195,6 +196,18 @@ def test_an_answer_from_a_newer_service_is_read(make_query, make_answer):
     fields = json.loads(wire.render(make_answer(make_query()), wire.JSON)) | {"newer": 1}
 
     assert wire.parse(PrefixAnswer, json.dumps(fields).encode(), wire.JSON).expert == "e"
+
+
+def is_message(thing: object) -> bool:
+    return isinstance(thing, type) and issubclass(thing, BaseModel)
+
+
+@pytest.mark.parametrize("cls", list(filter(is_message, vars(schemas).values())))
+def test_what_may_be_absent_has_a_default(cls):
+    """Absent values are left out of both renderings; a required one could not be read back."""
+    for name, field in cls.model_fields.items():
+        nullable = field.annotation is not None and type(None) in get_args(field.annotation)
+        assert not (nullable and field.is_required()), name
 
 
 def errors() -> list[type[PreceptorError]]:

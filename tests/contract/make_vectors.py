@@ -19,6 +19,7 @@ from preceptor_clients.arrays import MISSING
 from preceptor_clients.errors import ContextTooLong, DeadlineExceeded
 from preceptor_clients.schemas import (
     Accepted,
+    Accounting,
     Arrival,
     Arrivals,
     Capabilities,
@@ -54,6 +55,8 @@ from preceptor_clients.schemas import (
     Services,
     ServiceStatus,
     StepRecord,
+    TargetPage,
+    TargetPlace,
     TargetRecord,
     Ticket,
     Trace,
@@ -340,6 +343,17 @@ def messages() -> dict[str, BaseModel]:
         "step_record": _step(),
         "accepted": Accepted(new=2),
         "trace": _trace(),
+        "target_page": TargetPage(targets=(TargetPlace(id="t-1", num_tokens=4),), after="t-1"),
+        "accounting": Accounting(
+            run="run",
+            lineages=0,
+            steps=0,
+            superseded_steps=0,
+            rollouts=0,
+            targets=0,
+            consumed=0,
+            consumed_twice=0,
+        ),
     }
 
 
