@@ -166,6 +166,8 @@ async def fail(conn: AsyncConnection, keys: Sequence[str], problem: dict[str, An
 
 async def promise(conn: AsyncConnection, keys: Sequence[str]) -> None:
     """The expert will put these later."""
+    if not keys:
+        return
     await conn.execute(
         update(AnswerRow)
         .where(AnswerRow.answer_key.in_(keys), AnswerRow.state == "pending")

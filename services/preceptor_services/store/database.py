@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -19,6 +20,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from preceptor_services.store.sqlite_driver import connect
 
 _WRITES: Final = "preceptor_writes"
 _ADVISORY_LOCK: Final = 0x70726563
@@ -45,9 +48,18 @@ class Database:
     def open(cls, url: str) -> Self:
         """Connects lazily; a SQLite file's folder is made."""
         parsed = make_url(url)
-        if parsed.drivername.startswith("sqlite") and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        return cls(create_async_engine(parsed, pool_pre_ping=not url.startswith("sqlite")))
+        if parsed.get_backend_name() != "sqlite":
+            return cls(create_async_engine(parsed, pool_pre_ping=True))
+        if not parsed.database:
+            raise ValueError(f"database: {url!r} names no file")
+        path = Path(parsed.database)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Every transaction here ends itself, so that nothing is left to reset.
+        return cls(
+            create_async_engine(
+                parsed, async_creator=partial(connect, str(path)), pool_reset_on_return=None
+            )
+        )
 
     async def migrate(self, revision: str = "head") -> None:
         """Brings the tables to `revision`."""

@@ -40,7 +40,7 @@ async def content_hashes(conn: AsyncConnection, ids: Iterable[str]) -> dict[str,
     query = select(FeedbackItemRow.id, FeedbackItemRow.content_hash).where(
         FeedbackItemRow.id.in_(list(ids))
     )
-    return dict((await conn.execute(query)).tuples().all())
+    return {row[0]: row[1] for row in await conn.execute(query)}
 
 
 async def of_answers(conn: AsyncConnection, keys: Iterable[str]) -> dict[str, list[ItemRow]]:

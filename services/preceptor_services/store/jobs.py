@@ -57,7 +57,7 @@ async def find(conn: AsyncConnection, job_id: str) -> JobRow | None:
 async def count_unfinished(conn: AsyncConnection) -> dict[str, int]:
     """Unfinished jobs by service."""
     query = select(Job.service, func.count()).where(Job.state.in_(UNFINISHED)).group_by(Job.service)
-    return dict((await conn.execute(query)).tuples().all())
+    return {row[0]: row[1] for row in await conn.execute(query)}
 
 
 async def claim(conn: AsyncConnection, job_ids: Sequence[str], now: float) -> list[JobRow]:

@@ -65,13 +65,13 @@ async def add_lineage(conn: AsyncConnection, row: dict[str, Any]) -> None:
 async def rollout_hashes(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, str]:
     """Content hash of each known rollout among `ids`."""
     query = select(Rollout.id, Rollout.content_hash).where(Rollout.id.in_(list(ids)))
-    return dict((await conn.execute(query)).tuples().all())
+    return {row[0]: row[1] for row in await conn.execute(query)}
 
 
 async def target_hashes(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, str]:
     """Content hash of each known target among `ids`."""
     query = select(Target.id, Target.content_hash).where(Target.id.in_(list(ids)))
-    return dict((await conn.execute(query)).tuples().all())
+    return {row[0]: row[1] for row in await conn.execute(query)}
 
 
 async def add_rollouts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
@@ -122,13 +122,13 @@ async def uses(
 async def steps(conn: AsyncConnection, run: str) -> list[tuple[str, int]]:
     """Every recorded step as (lineage, step)."""
     query = select(Step.lineage, Step.step).where(Step.run == run).order_by(Step.step)
-    return list((await conn.execute(query)).tuples())
+    return [(row[0], row[1]) for row in await conn.execute(query)]
 
 
 async def rollout_places(conn: AsyncConnection, run: str) -> list[tuple[str, str, int]]:
     """(id, lineage, step) of every rollout of the run."""
     query = select(Rollout.id, Rollout.lineage, Rollout.step).where(Rollout.run == run)
-    return list((await conn.execute(query)).tuples())
+    return [(row[0], row[1], row[2]) for row in await conn.execute(query)]
 
 
 async def target_ids(
@@ -142,7 +142,7 @@ async def target_ids(
         .order_by(Target.id)
         .limit(limit)
     )
-    return list((await conn.execute(query)).tuples())
+    return [(row[0], row[1]) for row in await conn.execute(query)]
 
 
 async def count_targets(conn: AsyncConnection, run: str) -> int:
