@@ -133,6 +133,10 @@ class Executor:
         for box in self._all_boxes:
             await asyncio.to_thread(box.stop)
 
+    def describe_isolation(self) -> dict[str, JsonValue]:
+        """What the boxes protect and limit, as every answer says it."""
+        return self._isolation(self._all_boxes[0])
+
     async def feedback(
         self, queries: Sequence[FeedbackQuery]
     ) -> Sequence[FeedbackAnswer | PreceptorError]:

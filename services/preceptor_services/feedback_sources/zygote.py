@@ -51,7 +51,6 @@ def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     sys.path.clear()  # the same modules at every level of isolation
-    random.seed(0)
     settings, _ = receive(control)
     described = lock_in(settings)
     for fd in (0, 1, 2):  # until here what goes wrong is for the service's log
@@ -274,6 +273,7 @@ def _run_cases(program: str, entry: str, inputs: list[str]) -> None:
     except BaseException as error:
         _write({"program_error": _line(error)})
         return
+    random.seed(0)  # fork has sown it anew
     for text in inputs:
         names: dict[str, Any] = {"__builtins__": builtins, entry: json.loads(text)}
         try:

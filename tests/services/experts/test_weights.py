@@ -359,7 +359,7 @@ async def test_weights_of_another_shape_are_refused_and_the_old_ones_stay(
     other = policy_with(policy, wrong)
     await offer(teacher, other)
 
-    with pytest.raises(ServiceFailed, match="model.norm.weight"):
+    with pytest.raises(ServiceFailed, match=r"model\.norm\.weight"):
         await teacher.logprobs([make_query(weights=exactly(other.version))], [])
 
     assert await answer_bytes(teacher, make_query()) == before

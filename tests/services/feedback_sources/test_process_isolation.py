@@ -83,6 +83,12 @@ def test_cases_and_attempts_do_not_see_each_others_changes(run_program: RunProgr
     assert run_program("sorted(x)", [2, 1]) == values([1, 2])
 
 
+def test_chance_is_the_same_in_every_attempt(run_program: RunProgram) -> None:
+    draw = "(__import__('random').random(), list(set('abcdefgh')))"
+
+    assert run_program(draw) == run_program(draw)
+
+
 @pytest.mark.parametrize(
     "program",
     ["sum(0 for _ in iter(int, 1))", "10**10**9", "__import__('re').match('(a*)*b', 'a' * 99)"],
