@@ -12,6 +12,7 @@ import ast
 import importlib
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points, version
@@ -38,6 +39,9 @@ app = typer.Typer(
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line, with the sub-commands of every installed package."""
+    # Trainer and experts share cores and work in turn: OpenMP threads that spin while they wait
+    # would take them from whoever works. Read once, when a library loads; children inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = sys.argv[1:] if argv is None else argv
     asked = next((word for word in words if not word.startswith("-")), None)
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):

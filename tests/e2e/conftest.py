@@ -1,4 +1,4 @@
-"""A small real run: broker, gateway, dispatcher, self-teacher, executor and trainer as processes."""
+"""A small real run with broker, gateway, dispatcher, self-teacher, executor as processes."""
 
 from __future__ import annotations
 
