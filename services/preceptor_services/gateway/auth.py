@@ -82,8 +82,9 @@ class Needs:
     def __init__(self, *scopes: Scope) -> None:
         self.scopes = frozenset[str](scopes)
 
-    def __call__(self, request: Request) -> Caller:
+    async def __call__(self, request: Request) -> Caller:
         """The caller of this request."""
+        # async, like every dependency here: FastAPI runs the others in a thread of their own.
         caller: Caller = request.app.state.gateway.keyring.caller(
             request.headers.get("authorization")
         )

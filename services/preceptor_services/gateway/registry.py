@@ -25,6 +25,7 @@ from preceptor_clients.schemas import ServiceInfo, ServiceStatus
 from preceptor_services.config import Settings, read_secret
 from preceptor_services.gateway.clock import Clock
 from preceptor_services.internal import ServiceAddress
+from preceptor_services.internal import ServiceAddress
 from preceptor_services.store import services
 from preceptor_services.store.database import Database
 from preceptor_services.store.services import ServiceRow
@@ -153,9 +154,12 @@ class Registry:
             for entry in self._entries.values()
         )
 
-    def any_ready(self) -> bool:
-        """Whether at least one expert answers."""
-        return any(e.role == "expert" and e.state == "ready" for e in self._entries.values())
+    def addresses(self) -> tuple[ServiceAddress, ...]:
+        """Where each service is, for dispatchers."""
+        return tuple(
+            ServiceAddress(name=e.name, url=e.url, key_file=str(e.key_file))
+            for e in self._entries.values()
+        )
 
     async def add(self, entry: ServiceEntry) -> None:
         """Adds a service for good."""

@@ -104,7 +104,7 @@ class Gateway:
         await self.registry.stop()
 
 
-def _gateway(request: Request) -> Gateway:
+async def _gateway(request: Request) -> Gateway:
     return request.app.state.gateway
 
 
