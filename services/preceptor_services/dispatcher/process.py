@@ -62,19 +62,20 @@ class Dispatcher:
                 continue
             for address in directory.services:
                 if address.name not in self._workers:
-                    self._workers[address.name] = await self._worker(tasks, address, stopping)
+                    await self._begin(tasks, address, stopping)
             await asyncio.sleep(_DIRECTORY_S)
 
-    async def _worker(
+    async def _begin(
         self, tasks: asyncio.TaskGroup, address: ServiceAddress, stopping: asyncio.Event
-    ) -> ServiceWorker:
+    ) -> None:
+        try:
+            key = await asyncio.to_thread(read_secret, Path(address.key_file))
+        except (OSError, ValueError) as error:
+            # The other services are served; this one is looked at again the next time.
+            _log.error("%s is not served: %s", address.name, error)
+            return
         # The worker itself decides about trying again; connections are as many as it makes calls.
-        client = ServiceClient(
-            address.url,
-            await asyncio.to_thread(read_secret, Path(address.key_file)),
-            max_concurrency=256,
-            retry=NO_RETRY,
-        )
+        client = ServiceClient(address.url, key, max_concurrency=256, retry=NO_RETRY)
         worker = ServiceWorker(
             address.name,
             queue=self.queue,
@@ -89,9 +90,9 @@ class Dispatcher:
                 while not stopping.is_set():
                     await _guarded(f"worker of {address.name}", worker.run)
 
+        self._workers[address.name] = worker
         tasks.create_task(serve(), name=f"worker of {address.name}")
         _log.info("serving %s at %s", address.name, address.url)
-        return worker
 
     async def _hear_cancellations(self) -> None:
         async for job_id in self.queue.cancels():

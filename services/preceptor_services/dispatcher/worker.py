@@ -78,6 +78,7 @@ class ServiceWorker:
         self._breaker = Breaker()
         self._info: ServiceInfo | None = None
         self._info_at = 0.0
+        self._answers = True
         self._reclaimed_at = 0.0
         self._calls: dict[asyncio.Task[list[ItemResult]], Sequence[HeldJob]] = {}
         self._serving: set[asyncio.Task[None]] = set()
@@ -136,16 +137,26 @@ class ServiceWorker:
             fresh = time.monotonic() - self._info_at < _INFO_AGE_S
             if self._info is not None and fresh and self._breaker.failures == 0:
                 return self._info
-            try:
-                self._info = await self._client.info(timeout_s=_INFO_TIMEOUT_S)
-            except PreceptorError as error:
-                self._breaker.failed()
-                _log.warning("%s does not answer: %s", self._service, error.detail)
-                await self._pause(_RETRY_S)
-            else:
-                self._info_at = time.monotonic()
+            if await self._hear_info():
                 return self._info
+            # Asking who it is costs a service nothing, so one that starts is not kept waiting.
+            await self._pause(_RETRY_S)
         return None
+
+    async def _hear_info(self) -> bool:
+        """Asks the service who it is; False if it does not answer, which is logged once."""
+        try:
+            self._info = await self._client.info(timeout_s=_INFO_TIMEOUT_S)
+        except PreceptorError as error:
+            if self._answers:
+                _log.warning("%s does not answer: %s", self._service, error.detail)
+            self._answers = False
+            return False
+        if not self._answers:
+            _log.info("%s answers", self._service)
+        self._answers = True
+        self._info_at = time.monotonic()
+        return True
 
     async def _until_slot(self) -> None:
         """Waits until one more call may run; a service on trial gets one at a time."""

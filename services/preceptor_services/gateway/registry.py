@@ -154,13 +154,6 @@ class Registry:
             for entry in self._entries.values()
         )
 
-    def addresses(self) -> tuple[ServiceAddress, ...]:
-        """Where each service is, for dispatchers."""
-        return tuple(
-            ServiceAddress(name=e.name, url=e.url, key_file=str(e.key_file))
-            for e in self._entries.values()
-        )
-
     async def add(self, entry: ServiceEntry) -> None:
         """Adds a service for good."""
         if entry.name in self._entries:
