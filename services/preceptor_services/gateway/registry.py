@@ -25,7 +25,6 @@ from preceptor_clients.schemas import ServiceInfo, ServiceStatus
 from preceptor_services.config import Settings, read_secret
 from preceptor_services.gateway.clock import Clock
 from preceptor_services.internal import ServiceAddress
-from preceptor_services.internal import ServiceAddress
 from preceptor_services.store import services
 from preceptor_services.store.database import Database
 from preceptor_services.store.services import ServiceRow
