@@ -28,7 +28,7 @@ from preceptor_services.gateway.packs import Packs
 from preceptor_services.gateway.tracing import trace
 from preceptor_services.store.database import Database
 
-_CONFIG_NAME = "preceptor.toml"
+_RESOLVED, _CONFIG = "resolved.toml", "preceptor.toml"
 _SHOWN_ENTRIES = 5
 
 Spell = Callable[[int], str]
@@ -67,8 +67,9 @@ def _place(run_dir: Path, database: str | None, blobs: Path | None) -> tuple[str
     """Database and blobs: as given, else as the run's own settings say."""
     if database is not None and blobs is not None:
         return database, blobs
+    resolved = run_dir / _RESOLVED
     # The environment may name the database of something else that runs here.
-    settings = load_settings(run_dir / _CONFIG_NAME, env={})
+    settings = load_settings(resolved if resolved.exists() else run_dir / _CONFIG, env={})
     return settings.gateway.database, settings.gateway.blobs
 
 

@@ -35,6 +35,7 @@ from preceptor_clients.schemas import (
 from preceptor_services.blobs import LocalBlobs
 from preceptor_services.config import Settings
 from preceptor_services.gateway.app import create_app
+from preceptor_services.gateway.clock import ServerClock
 from preceptor_services.internal import ClaimRequest, Claims, ItemResult, ReportRequest
 from preceptor_services.store.database import Database
 
@@ -94,6 +95,15 @@ class RecordingQueue:
             raise ServiceUnavailable("the broker is down")
 
 
+class MovedClock(ServerClock):
+    """Server time that a test can move on."""
+
+    moved_s = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.moved_s
+
+
 class SaysWhoItIs:
     """A service as the registry sees it."""
 
@@ -115,6 +125,7 @@ class World:
     settings: Settings
     database: Database
     queue: RecordingQueue
+    clock: MovedClock
     folder: Path
     clients: dict[str, GatewayClient] = field(default_factory=dict)
 
@@ -283,15 +294,16 @@ async def world(
     infos = iter((EXPERT, TEACHER, SOURCE))
     settings = make_settings(tmp_path, **gateway_options)
     database = Database.open(sqlite_url)
-    queue = RecordingQueue()
+    queue, clock = RecordingQueue(), MovedClock()
     app = create_app(
         settings,
         database,
         LocalBlobs(settings.gateway.blobs),
         queue,
         connect=lambda url, key: SaysWhoItIs(next(infos)),
+        clock=clock,
     )
-    world = World(app, settings, database, queue, tmp_path)
+    world = World(app, settings, database, queue, clock, tmp_path)
     async with app.router.lifespan_context(app):
         for entry in app.state.gateway.registry._entries.values():
             await entry.heard.wait()

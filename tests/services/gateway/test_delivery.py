@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import numpy as np
@@ -202,15 +201,20 @@ async def test_a_ticket_past_its_deadline_fails_and_its_job_is_dropped(world: An
     assert claims.jobs == ()
 
 
+async def _pass_time(world: Any, seconds: float) -> None:
+    world.clock.moved_s += seconds
+    await world.app.state.gateway.upkeep.sweep()
+
+
 async def test_a_report_after_the_deadline_is_refused(world: Any) -> None:
-    await _ask(world, "a", timeout_ms=1500)
+    tickets = await _ask(world, "a", timeout_ms=60_000)
     [job] = (await world.claim(world.queue.take())).jobs
-    while not world.queue.cancelled:
-        await asyncio.sleep(0.01)
+    await _pass_time(world, 61.0)
 
     with pytest.raises(StaleFence):
         await world.report(job, [world.result(job, job.items[0])])
 
+    assert await _states(world, tickets) == ["failed"]
     assert world.queue.cancelled == [job.job_id]
 
 
@@ -246,10 +250,9 @@ async def test_a_late_answer_arrives(world: Any) -> None:
 
 
 async def test_a_promise_outlives_the_deadline(world: Any) -> None:
-    ticket, _ = await _promise(world, timeout_ms=1500)
+    ticket, _ = await _promise(world, timeout_ms=60_000)
 
-    await asyncio.sleep(1.6)
-    await world.app.state.gateway.upkeep.sweep()
+    await _pass_time(world, 61.0)
 
     assert await _states(world, [ticket]) == ["waiting"]
 

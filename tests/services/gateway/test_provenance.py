@@ -20,7 +20,6 @@ from preceptor_clients.schemas import (
     RolloutRecord,
     RunRecord,
     StepRecord,
-    TargetPage,
     TargetRecord,
     WantedWeights,
 )
@@ -116,7 +115,7 @@ def _step(step: int, rollouts: dict[str, str | None], lineage: str = "l0") -> St
 
 
 async def _accounting(world: Any) -> Accounting:
-    return await world.clients["reader"].call("GET", "/v1/runs/r/accounting", reply=Accounting)
+    return await world.clients["reader"].accounting("r")
 
 
 async def test_every_token_of_every_target_traces_to_its_sources(world: Any) -> None:
@@ -126,10 +125,10 @@ async def test_every_token_of_every_target_traces_to_its_sources(world: Any) -> 
     await world.trainer.record(Records(targets=tuple(targets)))
     await world.trainer.record_step(_step(0, {t.rollout_id: t.target_id for t in targets}))
 
-    page = await world.clients["reader"].call("GET", "/v1/runs/r/targets", reply=TargetPage)
+    places = await world.clients["reader"].targets("r")
     traces = [
         await world.trainer.trace(place.id, position)
-        for place in page.targets
+        for place in places
         for position in range(place.num_tokens)
     ]
 
