@@ -16,7 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from preceptor_clients.errors import PreceptorError, ServiceFailed, ServiceUnavailable
+from preceptor_clients.errors import (
+    DeadlineExceeded,
+    PreceptorError,
+    ServiceFailed,
+    ServiceUnavailable,
+)
 from preceptor_clients.http import GatewayClient, ServiceClient
 from preceptor_clients.schemas import ServiceInfo
 from preceptor_services.dispatcher.asking import Asker
@@ -34,6 +39,7 @@ _INFO_AGE_S: Final = 20.0
 _INFO_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.5
 _STOPPING: Final = ServiceUnavailable("the dispatcher is stopping").problem()
+_TOO_LATE: Final = DeadlineExceeded("the deadline passed before it was asked").problem()
 _log = logging.getLogger("preceptor.dispatcher")
 
 
@@ -208,6 +214,7 @@ class ServiceWorker:
             HeldJob(by_job[job.job_id], job, now + job.timeout_ms / 1000) for job in claims.jobs
         ]
         kept = [job.delivery for job in jobs]
+        self._unwanted.difference_update(claims.dropped)
         # Also those of a job that stands on the stream twice.
         await self._leases.done(delivery for delivery in deliveries if delivery not in kept)
         return jobs
@@ -243,7 +250,10 @@ class ServiceWorker:
         try:
             unwanted = [job for job in jobs if job.job_id in self._unwanted]
             await self._leases.done(job.delivery for job in unwanted)
-            wanted = [job for job in jobs if job not in unwanted]
+            now = time.monotonic()
+            late = [job for job in jobs if job not in unwanted and job.expires_at <= now]
+            await self._reporter.give_back(late, _TOO_LATE)
+            wanted = [job for job in jobs if job not in unwanted and job not in late]
             if wanted:
                 await self._call(wanted, info)
         finally:
@@ -261,7 +271,7 @@ class ServiceWorker:
         items = [item for job in jobs for item in job.claimed.items]
         started_at = time.monotonic()
         left_s = max(job.expires_at for job in jobs) - started_at
-        timeout_s = min(self._config.max_call_s, max(0.001, left_s))
+        timeout_s = min(self._config.max_call_s, left_s)
         call = asyncio.create_task(self._asker.ask(items, info.capabilities, timeout_s=timeout_s))
         self._calls[call] = jobs
         try:

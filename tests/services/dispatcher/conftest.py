@@ -38,9 +38,9 @@ from moody import Moody
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any) -> AsyncIterator[str]:
+async def serving(app: Any, port: int = 0) -> AsyncIterator[str]:
     """The URL of `app`, served by uvicorn in this process."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1)
     )
@@ -128,7 +128,7 @@ def make_deployment(
         own_queue = JobQueue.connect(broker_url)
         app = create_app(settings, database, LocalBlobs(settings.gateway.blobs), own_queue)
         try:
-            async with _serving_at(app, settings.gateway.port) as url:
+            async with serving(app, settings.gateway.port) as url:
                 key = settings.key_for("trainer").read_text().strip()
                 async with GatewayClient(url, key, max_concurrency=128) as client:
                     deployment = Deployment(
@@ -145,24 +145,6 @@ def make_deployment(
     return make
 
 
-@contextlib.asynccontextmanager
-async def _serving_at(app: Any, port: int) -> AsyncIterator[str]:
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app, port=port, log_level="error", access_log=False, timeout_graceful_shutdown=1
-        )
-    )
-    task = asyncio.create_task(server.serve())
-    try:
-        while not server.started:
-            assert not task.done(), "the gateway did not start"
-            await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        await task
-
-
 def _settings(folder: Path, broker_url: str, port: int, experts: dict[str, str]) -> Settings:
     keys = folder / "keys"
     raw = {
@@ -176,14 +158,14 @@ def _settings(folder: Path, broker_url: str, port: int, experts: dict[str, str])
         },
         "keys": {
             name: {"file": str(keys / f"{name}.key"), "scopes": [name]}
-            for name in ("trainer", "dispatcher", "expert")
+            for name in ("trainer", "dispatcher", "expert", "admin")
         },
         "experts": {
             name: {"url": url, "key_file": str(keys / "service.key")}
             for name, url in experts.items()
         },
     }
-    for name in ("hash", "trainer", "dispatcher", "expert", "service"):
+    for name in ("hash", "trainer", "dispatcher", "expert", "admin", "service"):
         make_key(keys / f"{name}.key")
     (folder / "preceptor.toml").write_text(to_toml(raw))
     return Settings.model_validate(raw)
@@ -199,9 +181,9 @@ def moody_log(tmp_path: Path) -> Path:
 def moody(moody_log: Path, tmp_path: Path) -> Callable[..., Any]:
     """Serves the moody expert in this process: `async with moody(delay_s=0.1) as url`."""
 
-    def serve(**options: Any) -> contextlib.AbstractAsyncContextManager[str]:
+    def serve(*, port: int = 0, **options: Any) -> contextlib.AbstractAsyncContextManager[str]:
         make_key(tmp_path / "keys" / "service.key")
         key = (tmp_path / "keys" / "service.key").read_text().strip()
-        return serving(service_app(Moody(log=str(moody_log), **options), key=key))
+        return serving(service_app(Moody(log=str(moody_log), **options), key=key), port)
 
     return serve

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from dispatch_parts import noted, query, submission, until, wanted
 from moody import Moody
+from pydantic import HttpUrl
 
+from preceptor_clients.http import GatewayClient
 from preceptor_clients.schemas import WeightManifest
 from preceptor_services.broker import free_port
+from preceptor_services.gateway.routes.services import NewService
 
 
 async def test_answers_come_back_checked(make_deployment, moody) -> None:
@@ -260,6 +263,39 @@ async def test_late_answers_arrive_at_their_tickets(make_deployment, moody, tmp_
 
     assert [arrival.idempotency_key for arrival in arrived] == ["a"]
     assert late_outcome.answer is not None
+
+
+async def test_an_expert_that_comes_late_is_not_asked_what_is_over(
+    make_deployment, moody, moody_log, tmp_path
+) -> None:
+    port = free_port()
+    async with moody(port=port) as url, make_deployment(moody=url) as gateway:
+        await gateway.client.wait_ready(20)
+    async with make_deployment(moody=url) as gateway, gateway.dispatching():
+        over = await gateway.ask(submission("a", query("over", timeout_ms=700)))
+        async with moody(port=port):
+            [well] = await gateway.ask(submission("b", query("well")))
+
+    assert over[0].problem.code == "deadline-exceeded"
+    assert well.answer is not None
+    assert noted(moody_log) == ["well"]
+
+
+async def test_an_expert_added_at_run_time_is_served(make_deployment, moody, tmp_path) -> None:
+    async with (
+        moody(name="newcomer") as url,
+        make_deployment() as gateway,
+        gateway.dispatching(),
+    ):
+        new = NewService(name="newcomer", url=HttpUrl(url), key_file="service.key")
+        admin = (tmp_path / "keys" / "admin.key").read_text().strip()
+        async with GatewayClient(str(gateway.client._url), admin) as owner:
+            await owner.call("POST", "/v1/experts", body=new, media_type="application/json")
+        [outcome] = await gateway.client.logprobs(
+            "newcomer", [submission("a", query("well"))], timeout_s=30
+        )
+
+    assert outcome.answer is not None
 
 
 async def _arrivals(gateway, run: str):
