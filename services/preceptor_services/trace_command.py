@@ -27,6 +27,7 @@ from preceptor_services.config import load_settings, read_secret
 from preceptor_services.gateway.packs import Packs
 from preceptor_services.gateway.tracing import trace
 from preceptor_services.store.database import Database
+from preceptor_services.store.runs import find_run
 
 _RESOLVED, _CONFIG = "resolved.toml", "preceptor.toml"
 _SHOWN_ENTRIES = 5
@@ -44,7 +45,7 @@ def trace_target(
     url: Annotated[str | None, typer.Option(help="A running gateway; wants --key-file.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="File with a key of its.")] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Folder with tokenizer.json, to spell tokens.")
+        Path | None, typer.Option(help="Folder with tokenizer.json; else the run's own.")
     ] = None,
 ) -> None:
     """Prints where the target of one token came from."""
@@ -53,14 +54,14 @@ def trace_target(
         raise typer.BadParameter(f"{target!r} is not TARGET:POSITION")
     try:
         if url is not None and key_file is not None:
-            found = asyncio.run(_ask(url, read_secret(key_file), target_id, int(position)))
+            found, model = asyncio.run(_ask(url, read_secret(key_file), target_id, int(position)))
         else:
             place = _place(run_dir or Path(), database, blobs)
-            found = asyncio.run(_read(*place, target_id, int(position)))
+            found, model = asyncio.run(_read(*place, target_id, int(position)))
     except (PreceptorError, OSError, ValueError) as error:
         typer.echo(f"preceptor trace: {error}", err=True)
         raise typer.Exit(1) from None
-    Console().print(draw(found, _speller(tokenizer)))
+    Console().print(draw(found, _speller(tokenizer or model)))
 
 
 def _place(run_dir: Path, database: str | None, blobs: Path | None) -> tuple[str, Path]:
@@ -73,17 +74,24 @@ def _place(run_dir: Path, database: str | None, blobs: Path | None) -> tuple[str
     return settings.gateway.database, settings.gateway.blobs
 
 
-async def _ask(url: str, key: str, target_id: str, position: int) -> Trace:
+async def _ask(url: str, key: str, target_id: str, position: int) -> tuple[Trace, None]:
     async with GatewayClient(url, key) as gateway:
-        return await gateway.trace(target_id, position)
+        return await gateway.trace(target_id, position), None
 
 
-async def _read(database_url: str, blobs: Path, target_id: str, position: int) -> Trace:
+async def _read(
+    database_url: str, blobs: Path, target_id: str, position: int
+) -> tuple[Trace, Path | None]:
+    """The trace, and the folder of the student where the run's record names it."""
     database = Database.open(database_url)
     try:
-        return await trace(database, Packs(LocalBlobs(blobs)), target_id, position)
+        found = await trace(database, Packs(LocalBlobs(blobs)), target_id, position)
+        async with database.read() as conn:
+            record = await find_run(conn, found.run)
     finally:
         await database.aclose()
+    model = None if record is None else record["config"].get("model")
+    return found, Path(model) if isinstance(model, str) else None
 
 
 def _speller(folder: Path | None) -> Spell:
