@@ -131,13 +131,14 @@ class JobQueue:
     ) -> list[Delivery]:
         """New jobs, urgent ones first: at most `count` of either class.
 
-        Waits up to `block_s` (at most `MAX_BLOCK_S`) for the first one.
+        Waits up to `block_s` (at most `MAX_BLOCK_S`) for the first one; 0 does not wait.
         """
-        if not 0 < block_s <= MAX_BLOCK_S:
-            raise ValueError(f"block_s: {block_s} is not in (0, {MAX_BLOCK_S}]")
+        if not 0 <= block_s <= MAX_BLOCK_S:
+            raise ValueError(f"block_s: {block_s} is not in [0, {MAX_BLOCK_S}]")
         streams = _streams(service)
         command = ("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", count)
-        waiting = ("BLOCK", max(1, int(block_s * 1000)))
+        # The server looks at waiting clients ten times a second, so a short block is a long one.
+        waiting = ("BLOCK", max(1, int(block_s * 1000))) if block_s else ()
         replies = await self._in_group(
             service,
             lambda: self._command(*command, *waiting, "STREAMS", *streams, ">", ">"),

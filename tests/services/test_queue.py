@@ -25,7 +25,7 @@ async def put(queue: JobQueue, *job_ids: str, priority: int = 5) -> None:
 
 
 async def take(queue: JobQueue, consumer: str = "one", count: int = 100):
-    return await queue.take("teacher", consumer, count=count, block_s=0.05)
+    return await queue.take("teacher", consumer, count=count, block_s=0.0)
 
 
 def job_ids(deliveries) -> list[str]:
@@ -77,6 +77,14 @@ async def test_a_waiting_take_wakes_at_once(queue: JobQueue) -> None:
     await put(queue, "a")
 
     assert job_ids(await asyncio.wait_for(waiting, 2.0)) == ["a"]
+
+
+async def test_a_take_without_block_does_not_wait(queue: JobQueue) -> None:
+    await take(queue)
+    asked = asyncio.gather(*(take(queue) for _ in range(50)))
+
+    # Each would be held for up to a tenth of a second by a block of a millisecond.
+    assert await asyncio.wait_for(asked, 2.0) == [[]] * 50
 
 
 async def test_a_full_stream_refuses_and_forgets_nothing(broker: Broker, queue: JobQueue) -> None:

@@ -182,7 +182,7 @@ class ServiceWorker:
         deliveries = await self._take(count, min(_BLOCK_S, self._config.lease_s / 4))
         if deliveries and not self._calls and not any(d.exclusive for d in deliveries):
             await asyncio.sleep(_LINGER_S)
-            deliveries += await self._take(count, 0.001)
+            deliveries += await self._take(count, 0.0)
         return deliveries
 
     async def _reclaim(self) -> list[Delivery]:
