@@ -1,4 +1,4 @@
-"""The context policy of the papers: sibling demonstration, else own feedback, never the own attempt."""
+"""The papers' context policy: sibling demonstration, else own feedback, never the attempt."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from preceptor_trainer.asking import ExpertUse
 from preceptor_trainer.context import ContextPolicy
@@ -105,7 +105,7 @@ def describe(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Sequence):
-        items: Sequence[Any] = value
+        items = cast("Sequence[Any]", value)
         return [describe(v) for v in items] if len(items) <= 16 else f"{len(items)} items"
     if callable(value):
         return getattr(value, "__qualname__", type(value).__name__)

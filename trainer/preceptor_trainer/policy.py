@@ -30,7 +30,7 @@ class Policy:
     def __init__(self, folder: Path) -> None:
         disable_progress_bar()  # it would draw over the live progress
         self.folder = folder
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(folder)
         self.model = self.new_model()
         self.vocab_fingerprint = tokenizer_fingerprint(self.tokenizer)
 
@@ -113,7 +113,9 @@ def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     Raises:
         ValueError: a tensor is missing or unknown.
     """
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    mismatch: Any = model.load_state_dict(tensors, strict=False)
+    missing: list[str] = mismatch.missing_keys
+    unexpected: list[str] = mismatch.unexpected_keys
     present = {id(dict(model.named_parameters(remove_duplicate=False))[n]) for n in tensors}
     absent = [
         name
@@ -121,7 +123,7 @@ def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
         if name in missing and id(parameter) not in present
     ]
     if absent or unexpected:
-        raise ValueError(f"weights: missing {absent[:3]}, unexpected {list(unexpected)[:3]}")
+        raise ValueError(f"weights: missing {absent[:3]}, unexpected {unexpected[:3]}")
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
