@@ -116,12 +116,9 @@ def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     mismatch: Any = model.load_state_dict(tensors, strict=False)
     missing: list[str] = mismatch.missing_keys
     unexpected: list[str] = mismatch.unexpected_keys
-    present = {id(dict(model.named_parameters(remove_duplicate=False))[n]) for n in tensors}
-    absent = [
-        name
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-        if name in missing and id(parameter) not in present
-    ]
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    given = {id(parameters[name]) for name in tensors if name in parameters}
+    absent = [n for n, p in parameters.items() if n in missing and id(p) not in given]
     if absent or unexpected:
         raise ValueError(f"weights: missing {absent[:3]}, unexpected {unexpected[:3]}")
 
