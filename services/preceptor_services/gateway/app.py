@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -11,11 +12,11 @@ from fastapi import FastAPI
 from preceptor_clients.http import NO_RETRY, ServiceClient
 from preceptor_services.blobs import BlobStore
 from preceptor_services.config import Settings
-from preceptor_services.gateway.bodies import PROBLEMS
 from preceptor_services.gateway.body_limit import BodyLimit
 from preceptor_services.gateway.clock import Clock, ServerClock
 from preceptor_services.gateway.counting import Counting
 from preceptor_services.gateway.job_queue import JobQueue
+from preceptor_services.gateway.openapi import describe
 from preceptor_services.gateway.problems import add_handlers
 from preceptor_services.gateway.registry import Connect, InfoClient
 from preceptor_services.gateway.routes import (
@@ -74,12 +75,12 @@ def create_app(
         title="preceptor gateway",
         version=version("preceptor"),
         lifespan=lifespan,
-        responses=PROBLEMS,
         docs_url=None,
         redoc_url=None,
     )
     app.state.gateway = gateway
     app.state.ready = False
+    app.openapi = partial(describe, app)
     add_handlers(app)
     for area in _AREAS:
         app.include_router(area.router)

@@ -13,7 +13,8 @@ from preceptor_clients.schemas import (
     LogprobsRequest,
 )
 from preceptor_services.gateway.auth import Trainer
-from preceptor_services.gateway.bodies import body_of, reply, takes
+from preceptor_services.gateway.bodies import body_of, reply
+from preceptor_services.gateway.openapi import takes
 from preceptor_services.gateway.state import Parts
 
 router = APIRouter(tags=["asking"])

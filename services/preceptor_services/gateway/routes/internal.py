@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from preceptor_services.gateway.auth import Dispatcher
-from preceptor_services.gateway.bodies import body_of, reply, takes
+from preceptor_services.gateway.bodies import body_of, reply
+from preceptor_services.gateway.openapi import takes
 from preceptor_services.gateway.state import Parts
 from preceptor_services.internal import ClaimRequest, Claims, Directory, ReportRequest
 

@@ -19,7 +19,8 @@ from preceptor_clients.schemas import (
     Trace,
 )
 from preceptor_services.gateway.auth import Reader, Trainer
-from preceptor_services.gateway.bodies import body_of, reply, takes
+from preceptor_services.gateway.bodies import body_of, reply
+from preceptor_services.gateway.openapi import takes
 from preceptor_services.gateway.state import Parts
 from preceptor_services.gateway.tracing import trace
 from preceptor_services.store import runs

@@ -6,13 +6,14 @@ from importlib.metadata import version
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import Field, HttpUrl
+from pydantic import Field, StringConstraints
 
 from preceptor_clients.errors import Invalid
 from preceptor_clients.schemas import Name, ServiceInfo, Services, ServiceStatus
 from preceptor_clients.schemas import Request as Message
 from preceptor_services.gateway.auth import Admin, Anyone
-from preceptor_services.gateway.bodies import body_of, reply, takes
+from preceptor_services.gateway.bodies import body_of, reply
+from preceptor_services.gateway.openapi import takes
 from preceptor_services.gateway.registry import ServiceEntry
 from preceptor_services.gateway.state import Parts
 
@@ -24,7 +25,7 @@ class NewService(Message):
 
     name: Name
     role: Literal["expert", "source"] = "expert"
-    url: HttpUrl
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@]+(/\S*)?$")]
     key_file: Name
     """Name of a file beside the gateway's own keys; a key never travels."""
     cost: Annotated[float, Field(ge=0)] = 0.0
@@ -51,7 +52,7 @@ async def add_service(
     entry = ServiceEntry(
         name=new.name,
         role=new.role,
-        url=str(new.url),
+        url=new.url,
         key_file=key_file,
         cost=new.cost,
         priority=new.priority,

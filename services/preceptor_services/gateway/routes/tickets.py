@@ -18,7 +18,8 @@ from preceptor_clients.schemas import (
     Ticket,
 )
 from preceptor_services.gateway.auth import Expert, Trainer
-from preceptor_services.gateway.bodies import body_of, reply, takes
+from preceptor_services.gateway.bodies import body_of, reply
+from preceptor_services.gateway.openapi import takes
 from preceptor_services.gateway.state import Parts
 from preceptor_services.gateway.submission import Posted
 from preceptor_services.store import tickets

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from preceptor_clients.schemas import Accepted, Name, WeightManifest, WeightsOffer
 from preceptor_services.gateway import weights
 from preceptor_services.gateway.auth import Anyone, Trainer
-from preceptor_services.gateway.bodies import body_of, reply, takes
+from preceptor_services.gateway.bodies import body_of, reply
+from preceptor_services.gateway.openapi import takes
 from preceptor_services.gateway.state import Parts
 
 router = APIRouter(tags=["weights"])
