@@ -20,7 +20,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -78,11 +78,11 @@ class Generation:
 class LocalSampler:
     """Samples from a causal language model that stays the caller's: weights are shared."""
 
-    def __init__(self, model: PreTrainedModel, *, eos_id: int, pad_id: int) -> None:
+    def __init__(self, model: nn.Module, *, eos_id: int, pad_id: int) -> None:
         # The modules are copied and the parameters shared, so that another attention can be set
         # here while the caller's model keeps its own; updates in place are seen at once.
         shared = {id(p): p for p in model.parameters()} | {id(b): b for b in model.buffers()}
-        self._model: PreTrainedModel = copy.deepcopy(model, shared).eval()
+        self._model = cast(PreTrainedModel, copy.deepcopy(model, shared).eval())
         AttentionInterface.register(ATTENTION, decode_attention)
         self._model.set_attn_implementation(ATTENTION)
         self._eos_id = eos_id

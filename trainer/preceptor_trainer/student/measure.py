@@ -107,7 +107,8 @@ def _with_trace(problem: Problem, attempt: str) -> Any:
 
 
 def _with_demonstration(problem: Problem) -> Any:
-    item = CorpusItem(kind="demonstration", text=problem.behaviour.texts[-1])
+    right = [t for t in problem.behaviour.texts if evaluate(t, problem).solved]
+    item = CorpusItem(kind="demonstration", text=right[-1])
     return COMPACT.render(problem.messages, [item])
 
 

@@ -2,7 +2,7 @@
 
 Clean text first, so that the model learns to find programs; then the share of wrong answers in the
 plain examples rises, so that it forgets to do so without feedback, and only there. Loss on the
-response, and with a small weight on the outputs inside the prompt, which are a free lesson in
+response, and with a smaller weight on the outputs inside the prompt, which are a free lesson in
 inferring a function from its earlier pairs.
 
 Hidden matrices are trained by Muon (Jordan et al. 2024), the rest by AdamW, in float32
@@ -30,11 +30,11 @@ from transformers import AttentionInterface, Qwen3ForCausalLM
 
 from preceptor_trainer.environments.programming_by_example.problems import stream_problems
 from preceptor_trainer.student.architecture import make_model, make_tokenizer, prompt_ids
-from preceptor_trainer.student.corpus import Example, make_example
+from preceptor_trainer.student.corpus import FEATURE_SHARES, Example, make_example
 
 log = logging.getLogger(__name__)
 
-PROMPT_OUTPUT_WEIGHT = 0.15
+PROMPT_OUTPUT_WEIGHT = 0.4
 BUCKET_BATCHES = 8  # batches sorted by length together: little padding, still mixed kinds
 
 
@@ -42,7 +42,7 @@ BUCKET_BATCHES = 8  # batches sorted by length together: little padding, still m
 class PretrainConfig:
     """What decides the student."""
 
-    steps: int = 2000
+    steps: int = 1500
     """Optimiser steps in all."""
     batch_size: int = 64
     """Examples a step."""
@@ -50,14 +50,16 @@ class PretrainConfig:
     """Peak rate; constant, then linear to a twentieth over the last `decay_share`."""
     warmup_steps: int = 50
     """Linear from zero."""
-    decay_share: float = 0.35
+    decay_share: float = 0.6
     """Part of the steps over which the rate falls."""
-    noise_start: float = 0.7
+    noise_start: float = 0.72
     """Part of the steps after which plain examples begin to be wrong."""
-    noise_full: float = 0.8
+    noise_full: float = 0.78
     """Part of the steps after which `wrong_share` of them are."""
     wrong_share: float = 0.5
     """Share of plain examples with a wrong answer in the end."""
+    singles_until: float = 0.25
+    """Part of the steps over which programs of one feature give way to the usual mixture."""
     seed: int = 0
     """Decides initial weights and text."""
     threads: int = 2
@@ -72,6 +74,13 @@ class PretrainConfig:
     def wrong_share_at(self, step: int) -> float:
         ramp = (step / self.steps - self.noise_start) / (self.noise_full - self.noise_start)
         return self.wrong_share * min(max(ramp, 0.0), 1.0)
+
+    def feature_shares_at(self, step: int) -> dict[int, float]:
+        if self.singles_until == 0:
+            return FEATURE_SHARES
+        single = max(0.0, 0.6 * (1 - step / (self.steps * self.singles_until)))
+        usual = {n: (1 - single) * share for n, share in FEATURE_SHARES.items()}
+        return usual | {1: usual[1] + single}
 
 
 @dataclass(frozen=True)
@@ -106,9 +115,9 @@ def _prompt_weights(ids: list[int]) -> list[float]:
 def stream_batches(config: PretrainConfig, tokenizer: Any) -> Iterator[list[Encoded]]:
     """Yields one batch a step, of similar lengths."""
     rng = random.Random(f"pretrain:{config.seed}")
-    problems = stream_problems("train", rng)
     for start in range(0, config.steps, BUCKET_BATCHES):
         share = config.wrong_share_at(start)
+        problems = stream_problems("train", rng, config.feature_shares_at(start))
         pool = [
             encode(make_example(next(problems), rng, share), tokenizer)
             for _ in range(BUCKET_BATCHES * config.batch_size)
@@ -187,12 +196,17 @@ def save_student(model: Qwen3ForCausalLM, tokenizer: Any, folder: Path) -> None:
             path.chmod(0o644)  # safetensors writes for its owner alone
 
 
-def pretrain(config: PretrainConfig, out: Path) -> None:
-    """Trains the student into `out`, with copies on the way in `out/checkpoints`."""
+def pretrain(config: PretrainConfig, out: Path, start_from: Path | None = None) -> None:
+    """Trains the student into `out`, with copies on the way in `out/checkpoints`.
+
+    Starts from a model in `start_from` where given, with fresh optimiser states.
+    """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
+    if start_from is not None:
+        model.load_state_dict(Qwen3ForCausalLM.from_pretrained(start_from).state_dict())
     AttentionInterface.register("causal", causal_attention)
     model.set_attn_implementation("causal")
     optimizers = make_optimizers(model, config.learning_rate)
@@ -242,10 +256,27 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
     steps: int = PretrainConfig.steps,
     seed: int = PretrainConfig.seed,
+    start_from: Annotated[Path | None, typer.Option(help="A model to go on from.")] = None,
+    singles_until: float = PretrainConfig.singles_until,
+    decay_share: float = PretrainConfig.decay_share,
+    noise_start: float = PretrainConfig.noise_start,
+    noise_full: float = PretrainConfig.noise_full,
+    wrong_share: float = PretrainConfig.wrong_share,
+    learning_rate: float = PretrainConfig.learning_rate,
 ) -> None:
     """Pretrains the student."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    pretrain(PretrainConfig(steps=steps, seed=seed), out)
+    config = PretrainConfig(
+        steps=steps,
+        seed=seed,
+        singles_until=singles_until,
+        decay_share=decay_share,
+        noise_start=noise_start,
+        noise_full=noise_full,
+        wrong_share=wrong_share,
+        learning_rate=learning_rate,
+    )
+    pretrain(config, out, start_from)
 
 
 if __name__ == "__main__":

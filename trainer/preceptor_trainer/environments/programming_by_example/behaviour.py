@@ -62,6 +62,7 @@ def compile_expression(text: str) -> Callable[[list[int]], Value]:
     Raises:
         SyntaxError: `text` is not one Python expression.
     """
+    _compile(text)  # by itself first, for its own message and so that `x)+(x` stays an error
     code = _compile(f"lambda x:({text})")
     return cast("Callable[[list[int]], Value]", eval(code, {"__builtins__": SAFE_BUILTINS}))
 
@@ -100,9 +101,9 @@ def _observe(function: Callable[[list[int]], Value], probe: tuple[int, ...]) -> 
 
 
 def split_of(behaviour: tuple[str, ...]) -> Split:
-    """12 % held out, 6 % validation, the rest train; never-defined behaviours are train."""
+    """15 % held out, 5 % validation, the rest train; never-defined behaviours are train."""
     if all(value == RAISES for value in behaviour):
         return "train"
     digest = hashlib.sha256("|".join(behaviour).encode()).digest()
     bucket = int.from_bytes(digest[:4], "little") % 100
-    return "held_out" if bucket < 12 else "validation" if bucket < 18 else "train"
+    return "held_out" if bucket < 15 else "validation" if bucket < 20 else "train"

@@ -21,31 +21,24 @@ from itertools import product
 MAX_CHARS = 36
 
 MAPS = (
-    *(f"v+{c}" for c in range(1, 7)),
+    *(f"v+{c}" for c in range(1, 10)),
     *(f"v-{c}" for c in range(1, 6)),
-    *(f"v*{c}" for c in range(2, 5)),
-    *(f"{c}-v" for c in (1, 5, 9)),
-    *(f"v%{c}" for c in (2, 3, 4, 5)),
-    *(f"v//{c}" for c in (2, 3)),
-    *(f"max(v,{c})" for c in (0, 3, 5)),
-    *(f"min(v,{c})" for c in (2, 4, 6)),
+    *(f"v*{c}" for c in (2, 3, 4)),
     "v*v",
     "-v",
-    "abs(v)",
-    "v*2+1",
+    "9-v",
+    "v%3",
+    "v//2",
 )
 FILTERS = (
-    *(f"v>{c}" for c in range(0, 8)),
-    *(f"v<{c}" for c in range(1, 9)),
-    *(f"v!={c}" for c in (0, 1)),
+    *(f"v>{c}" for c in (2, 4, 6)),
+    *(f"v<{c}" for c in (3, 5, 7)),
     "v%2",
     "v%2<1",
-    "v%3<1",
-    "v%3",
 )
-SLICES = ("[1:]", "[2:]", "[:-1]", "[:2]", "[:3]", "[-2:]", "[-3:]", "[1:-1]", "[::2]", "[1::2]")
-ORDERS = (*SLICES, "[::-1]", "sorted", "sorted-down", "sorted-set")
-FOLDS = ("sum", "max", "min", "len", "len-set", "first", "last", "second", "spread")
+SLICES = ("[1:]", "[2:]", "[:-1]", "[:2]", "[:3]", "[-2:]", "[1:-1]", "[::2]", "[1::2]")
+ORDERS = (*SLICES, "[::-1]", "sorted", "sorted-down")
+FOLDS = ("sum", "max", "min", "len", "first", "last")
 
 
 def _bare(inner: str) -> str:
@@ -78,8 +71,6 @@ class Order:
                 return f"sorted({_bare(inner)})"
             case "sorted-down":
                 return f"sorted({_bare(inner)})[::-1]"
-            case "sorted-set":
-                return f"sorted(set({_bare(inner)}))"
             case subscript:
                 return f"{inner}{subscript}"
 
@@ -92,16 +83,10 @@ class Fold:
 
     def wrap(self, inner: str) -> str:
         match self.name:
-            case "len-set":
-                return f"len(set({_bare(inner)}))"
             case "first":
                 return f"{inner}[0]"
-            case "second":
-                return f"{inner}[1]"
             case "last":
                 return f"{inner}[-1]"
-            case "spread":
-                return f"max({inner})-min({inner})"
             case function:
                 return f"{function}({inner if function == 'len' else _bare(inner)})"
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -38,7 +39,10 @@ from preceptor_trainer.environments.programming_by_example.universe import (
 
 NUM_SHOWN = 3
 NUM_HIDDEN = 6
-FEATURE_SHARES = {1: 0.03, 2: 0.62, 3: 0.35}
+NUM_PLAIN = 7  # cases on five digits: those shown, and four of the hidden ones
+FEATURE_SHARES = {1: 0.10, 2: 0.75, 3: 0.15}
+FOLD_SHARE = 0.1  # a fold shows three integers in all: the hardest to guess
+MAX_REPEATS = 8  # problems of one behaviour in a sample; only single features need any
 ISOLATION_IN_PROCESS = "in-process evaluation of generated text"
 
 
@@ -74,7 +78,7 @@ class Problem:
 
 
 def sample_problems(split: Split, *, count: int, seed: int) -> list[Problem]:
-    """Draws problems of `count` different behaviours of a split, reproducibly.
+    """Draws `count` problems of a split, reproducibly, from as many behaviours as there are.
 
     Raises:
         ValueError: The split has too few behaviours for `count`.
@@ -90,39 +94,56 @@ def sample_problems(split: Split, *, count: int, seed: int) -> list[Problem]:
     return problems
 
 
-def stream_problems(split: Split, rng: random.Random) -> Iterator[Problem]:
+def stream_problems(
+    split: Split, rng: random.Random, shares: Mapping[int, float] = FEATURE_SHARES
+) -> Iterator[Problem]:
     """Yields problems forever; behaviours repeat, with other inputs."""
     while True:
-        behaviour = draw_behaviour(split, rng)
+        behaviour = draw_behaviour(split, rng, shares)
         problem = draw_problem(behaviour, rng)
         if problem is not None:
             yield problem
 
 
-def draw_behaviour(split: Split, rng: random.Random) -> Behaviour:
-    """Draws the number of features by `FEATURE_SHARES`, then a behaviour uniformly."""
-    num_features = rng.choices(list(FEATURE_SHARES), weights=list(FEATURE_SHARES.values()))[0]
-    return rng.choice(_by_features(split, num_features))
-
-
-@cache
-def _by_features(split: Split, num_features: int) -> list[Behaviour]:
-    return [b for b in load_universe().in_split(split) if b.num_features == num_features]
+def draw_behaviour(
+    split: Split, rng: random.Random, shares: Mapping[int, float] = FEATURE_SHARES
+) -> Behaviour:
+    """Draws the number of features by `shares`, fold or list, then a behaviour uniformly."""
+    num_features = rng.choices(list(shares), weights=list(shares.values()))[0]
+    return rng.choice(_askable(split, num_features, rng.random() < FOLD_SHARE))
 
 
 def _sample_behaviours(split: Split, count: int, rng: random.Random) -> list[Behaviour]:
-    """`count` different behaviours, in the shares of `FEATURE_SHARES` as far as they last."""
+    """Behaviours drawn by their shares, none again before its like were all there as often."""
+    draws = Counter(
+        (
+            rng.choices(list(FEATURE_SHARES), weights=list(FEATURE_SHARES.values()))[0],
+            rng.random() < FOLD_SHARE,
+        )
+        for _ in range(count)
+    )
     chosen: list[Behaviour] = []
-    for num_features in FEATURE_SHARES:
-        available = [b for b in _by_features(split, num_features) if _can_be_asked(b)]
-        wanted = min(round(count * FEATURE_SHARES[num_features]), len(available))
-        if num_features == max(FEATURE_SHARES):
-            wanted = count - len(chosen)
-        if wanted > len(available):
+    for (num_features, is_fold), wanted in sorted(draws.items()):
+        available = _askable(split, num_features, is_fold)
+        if wanted > MAX_REPEATS * len(available):
             raise ValueError(f"count: {split} has too few behaviours for {count} problems")
-        chosen += rng.sample(available, wanted)
+        for start in range(0, wanted, len(available)):
+            chosen += rng.sample(available, min(wanted - start, len(available)))
     rng.shuffle(chosen)
     return chosen
+
+
+@cache
+def _askable(split: Split, num_features: int, is_fold: bool) -> list[Behaviour]:
+    """Behaviours of one kind; lists where a split happens to have no fold of that size."""
+    alike = [
+        behaviour
+        for behaviour in load_universe().in_split(split)
+        if behaviour.num_features == num_features
+        and behaviour.is_fold == is_fold
+        and _can_be_asked(behaviour)
+    ]
+    return alike if alike or not is_fold else _askable(split, num_features, False)
 
 
 def _can_be_asked(behaviour: Behaviour) -> bool:
@@ -156,8 +177,7 @@ def _draw_cases(text: str, rng: random.Random) -> list[tuple[list[int], Value]] 
     function = function_of(text)
     cases: dict[tuple[int, ...], Value] = {}
     for attempt in range(40):
-        shortest = 3 if len(cases) < NUM_SHOWN else 0
-        given = draw_input(rng, shortest=shortest)
+        given = _draw_plain_input(rng) if len(cases) < NUM_PLAIN else _draw_odd_input(rng)
         try:
             wanted = function(list(given))
         except (IndexError, ValueError):
@@ -170,17 +190,17 @@ def _draw_cases(text: str, rng: random.Random) -> list[tuple[list[int], Value]] 
     return None
 
 
-def draw_input(rng: random.Random, *, shortest: int) -> tuple[int, ...]:
-    """A list of `shortest` to 6 integers, mostly one digit, from -9 to 20."""
-    length = rng.choice((3, 4, 4, 5, 5)) if shortest else rng.choice((0, 1, 2, 3, 4, 4, 5, 5, 6))
-    return tuple(_draw_integer(rng) for _ in range(length))
+def _draw_plain_input(rng: random.Random) -> tuple[int, ...]:
+    """Five digits: of one length, so that a small student finds what belongs together."""
+    return tuple(rng.randint(0, 9) for _ in range(5))
 
 
-def _draw_integer(rng: random.Random) -> int:
-    draw = rng.random()
-    if draw < 0.8:
-        return int(draw / 0.8 * 10)
-    return rng.randint(-9, -1) if draw < 0.92 else rng.randint(10, 20)
+def _draw_odd_input(rng: random.Random) -> tuple[int, ...]:
+    """Up to six integers, some of them negative or large."""
+    return tuple(
+        rng.randint(-9, 20) if rng.random() < 0.15 else rng.randint(0, 9)
+        for _ in range(rng.randint(0, 6))
+    )
 
 
 def evaluate(text: str, problem: Problem) -> ExecutionReport:

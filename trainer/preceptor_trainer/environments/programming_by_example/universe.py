@@ -16,6 +16,7 @@ from preceptor_trainer.environments.programming_by_example.behaviour import (
     split_of,
 )
 from preceptor_trainer.environments.programming_by_example.language import (
+    Fold,
     Program,
     enumerate_programs,
 )
@@ -32,6 +33,11 @@ class Behaviour:
     texts: tuple[str, ...]
     split: Split
     num_features: int
+
+    @property
+    def is_fold(self) -> bool:
+        """True for a function to an integer."""
+        return isinstance(self.programs[0].stages[-1], Fold)
 
 
 @dataclass(frozen=True, kw_only=True)
