@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -35,18 +34,6 @@ async def queue(broker: Broker) -> AsyncIterator[JobQueue]:
 def broker_folder(tmp_path: Path) -> Path:
     """For tests that kill their own broker."""
     return tmp_path / "broker"
-
-
-async def until(condition, timeout_s: float = 10.0) -> None:
-    """Returns when `condition()`, perhaps awaitable, is true."""
-    async with asyncio.timeout(timeout_s):
-        while True:
-            result = condition()
-            if asyncio.iscoroutine(result):
-                result = await result
-            if result:
-                return
-            await asyncio.sleep(0.02)
 
 
 @pytest.fixture(scope="session")
