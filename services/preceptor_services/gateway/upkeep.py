@@ -110,14 +110,18 @@ class Upkeep:
         now = self._clock.now()
         async with self._database.read() as conn:
             missing = await jobs.never_put(conn)
-            unfinished = await jobs.count_unfinished(conn)
-            try:
-                short = {s for s, n in unfinished.items() if await self._queue.depth(s) < n}
-            except PreceptorError:
-                return  # The broker is down: there is nothing to compare with.
-            for service in sorted(short & self._short):
-                missing += await jobs.perhaps_lost(conn, service, now - _FRESH_S, now - _LEASE_S)
-        self._short = short
+            standing = await jobs.count_standing(conn, now - _FRESH_S)
+        try:
+            short = {s for s, n in standing.items() if await self._queue.depth(s) < n}
+        except PreceptorError:
+            return  # The broker is down: there is nothing to compare with.
+        lost, self._short = short & self._short, short
+        if lost:
+            async with self._database.read() as conn:
+                for service in sorted(lost):
+                    missing += await jobs.perhaps_lost(
+                        conn, service, now - _FRESH_S, now - _LEASE_S
+                    )
         if not missing:
             return
         refused = set(await put_jobs(self._queue, missing))

@@ -60,6 +60,16 @@ async def count_unfinished(conn: AsyncConnection) -> dict[str, int]:
     return {row[0]: row[1] for row in await conn.execute(query)}
 
 
+async def count_standing(conn: AsyncConnection, put_before: float) -> dict[str, int]:
+    """Unfinished jobs by service that were put on the stream before `put_before`."""
+    query = (
+        select(Job.service, func.count())
+        .where(Job.state.in_(UNFINISHED), Job.put_at < put_before)
+        .group_by(Job.service)
+    )
+    return {row[0]: row[1] for row in await conn.execute(query)}
+
+
 async def claim(conn: AsyncConnection, job_ids: Sequence[str], now: float) -> list[JobRow]:
     """Raises the fence of each unfinished job; whoever held an older one has lost it."""
     changed = await conn.execute(
