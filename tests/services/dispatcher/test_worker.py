@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from dispatch_parts import noted, query, submission, until, wanted
 from moody import Moody
-from pydantic import HttpUrl
 
 from preceptor_clients.http import GatewayClient
 from preceptor_clients.schemas import WeightManifest
@@ -287,7 +286,7 @@ async def test_an_expert_added_at_run_time_is_served(make_deployment, moody, tmp
         make_deployment() as gateway,
         gateway.dispatching(),
     ):
-        new = NewService(name="newcomer", url=HttpUrl(url), key_file="service.key")
+        new = NewService(name="newcomer", url=url, key_file="service.key")
         admin = (tmp_path / "keys" / "admin.key").read_text().strip()
         async with GatewayClient(str(gateway.client._url), admin) as owner:
             await owner.call("POST", "/v1/experts", body=new, media_type="application/json")
