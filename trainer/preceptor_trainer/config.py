@@ -71,7 +71,7 @@ class RunConfig:
     """Size of a group."""
     sampling: SamplingParams = SamplingParams()
     """Temperature 1 and no truncation, or the exact objective refuses."""
-    token_budget: int = 16_384
+    token_budget: int = 4_096
     """Padded tokens per forward and backward pass."""
     schedule: Schedule = Deterministic()
     """How collecting and training interleave."""
