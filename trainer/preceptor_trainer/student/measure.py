@@ -108,7 +108,7 @@ def _with_trace(problem: Problem, attempt: str) -> Any:
 
 def _with_demonstration(problem: Problem) -> Any:
     right = [t for t in problem.behaviour.texts if evaluate(t, problem).solved]
-    item = CorpusItem(kind="demonstration", text=right[-1])
+    item = CorpusItem(kind="demonstration", text=right[min(1, len(right) - 1)])
     return COMPACT.render(problem.messages, [item])
 
 

@@ -22,17 +22,18 @@ MAX_CHARS = 36
 
 MAPS = (
     *(f"v+{c}" for c in range(1, 10)),
-    *(f"v-{c}" for c in range(1, 6)),
-    *(f"v*{c}" for c in (2, 3, 4)),
+    *(f"v-{c}" for c in range(1, 10)),
+    *(f"v*{c}" for c in range(2, 6)),
+    *(f"{c}-v" for c in (1, 5, 9)),
     "v*v",
     "-v",
-    "9-v",
     "v%3",
+    "v%4",
     "v//2",
 )
 FILTERS = (
-    *(f"v>{c}" for c in (2, 4, 6)),
-    *(f"v<{c}" for c in (3, 5, 7)),
+    *(f"v>{c}" for c in range(1, 8)),
+    *(f"v<{c}" for c in range(2, 9)),
     "v%2",
     "v%2<1",
 )
