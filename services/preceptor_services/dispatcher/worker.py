@@ -165,8 +165,14 @@ class ServiceWorker:
         return True
 
     async def _until_slot(self) -> None:
-        """Waits until one more call may run; a service on trial gets one at a time."""
-        while not self._stopping.is_set() and len(self._calls) >= self._num_slots():
+        """Waits until one more call may run; a service on trial gets one at a time.
+
+        As many finished calls may be on their way to the gateway as may run: a gateway that is
+        slower than the service holds it back, and a dispatcher that dies loses no more than that.
+        """
+        while not self._stopping.is_set() and (
+            len(self._calls) >= self._num_slots() or len(self._serving) >= 2 * self._num_slots()
+        ):
             self._slot_freed.clear()
             await self._slot_freed.wait()
 
@@ -263,6 +269,7 @@ class ServiceWorker:
 
     def _served(self, task: asyncio.Task[None]) -> None:
         self._serving.discard(task)
+        self._slot_freed.set()
         if not task.cancelled() and task.exception() is not None:
             # The boundary of a call: its jobs are reclaimed, the others go on.
             _log.error("%s: a call was lost", self._service, exc_info=task.exception())
