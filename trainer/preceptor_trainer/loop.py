@@ -116,7 +116,8 @@ class Trainer:
         with clock.phase("sampling"):
             self.sampler.load(published)
             rollouts = await asyncio.to_thread(
-                self.sampler.rollouts,
+                config.source,
+                self.sampler,
                 problems,
                 payloads,
                 num_samples=config.rollouts_per_problem,
@@ -184,10 +185,10 @@ class Trainer:
             group=rollout.group,
             prompt_ids=rollout.prompt_ids,
             response_ids=cast("list[int]", rollout.response_ids.tolist()),
-            behaviour_logprobs=rollout.behaviour_logprobs,
+            behaviour_logprobs=None if rollout.given else rollout.behaviour_logprobs,
             owned=rollout.owned,
             target=row.target,
             reward=row.attempt.score,
-            on_policy=on_policy,
+            on_policy=on_policy and not rollout.given,
             uses=row.in_view.uses,
         )

@@ -47,6 +47,8 @@ class Rollout:
     step: int
     weights: str
     """The policy version that sampled it."""
+    given: bool = False
+    """True for a right answer put in its place: trained as a forced sequence."""
 
     @property
     def prompt(self) -> Prompt:

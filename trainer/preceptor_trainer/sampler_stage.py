@@ -44,6 +44,21 @@ class SamplerStage:
             self._model.load_state_dict(published.tensors)
             self._version = published.version
 
+    @property
+    def version(self) -> str:
+        """The version that it holds."""
+        assert self._version is not None, "no version was loaded"
+        return self._version
+
+    def prompt_ids(self, problem: Problem) -> list[int]:
+        """The ids that the student continues."""
+        return self._policy.encode(problem.messages)
+
+    def response_ids(self, text: str) -> list[int]:
+        """A text as a whole response, the end token included."""
+        tokenizer: Any = self._policy.tokenizer
+        return [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+
     def generate(
         self,
         problems: Sequence[Problem],
@@ -70,7 +85,6 @@ class SamplerStage:
         step: int,
     ) -> list[Rollout]:
         """One group of rollouts per problem; ids are `{prefix}-{problem}-{sample}`."""
-        assert self._version is not None, "no version was loaded"
         groups = self.generate(
             problems, num_samples=num_samples, params=params, generator=generator
         )
@@ -88,7 +102,7 @@ class SamplerStage:
                 owned=np.ones(len(generation.response_ids), np.bool_),
                 finish_reason=generation.finish_reason,
                 step=step,
-                weights=self._version,
+                weights=self.version,
             )
             for g, (problem, payload, group) in enumerate(
                 zip(problems, payloads, groups, strict=True)
