@@ -70,7 +70,8 @@ class Summary(_Read):
     targets: int
     versions: dict[str, str]
     config: dict[str, Any]
-    trace_command: str
+    trace_command: str | None
+    """None for a run without targets."""
 
 
 class ShownFeedback(_Read):

@@ -35,7 +35,8 @@ def terminal_summary(summary: Mapping[str, Any], report_path: Path | None = None
     lines = [Text(), _headline(checked), _table(checked)]
     if report_path is not None:
         lines.append(_pointer("report", str(report_path)))
-    lines.append(_pointer("trace one target", checked.trace_command))
+    if checked.trace_command is not None:
+        lines.append(_pointer("trace one target", checked.trace_command))
     return Group(*lines)
 
 

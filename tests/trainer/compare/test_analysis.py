@@ -1,0 +1,98 @@
+"""From cells to what may be said."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from preceptor_trainer.compare.analysis import analyse, learning_curve
+from preceptor_trainer.compare.page import render, write_comparison
+from preceptor_trainer.compare.runner import choose_rates
+from preceptor_trainer.compare.tables import claims, markdown, order_table
+
+
+def finished(comparison, result, *, after=None):
+    """All cells; `after` is the number of right samples by method."""
+    after = after or {"a": 4, "b": 4}
+    search = [result(comparison, c, after=c.lr == 2e-4) for c in comparison.search_cells()]
+    rates = choose_rates(comparison, search)
+    final = [result(comparison, c, after=after[c.method]) for c in comparison.final_cells(rates)]
+    return search, final
+
+
+def test_the_rate_with_the_best_validation_score_is_chosen(comparison, result):
+    search, _ = finished(comparison, result)
+
+    assert choose_rates(comparison, search) == {"a": 2e-4, "b": 2e-4}
+
+
+def test_of_equal_rates_the_smaller_is_chosen(comparison, result):
+    search = [result(comparison, cell) for cell in comparison.search_cells()]
+
+    assert choose_rates(comparison, search) == {"a": 1e-4, "b": 1e-4}
+
+
+def test_equal_methods_have_no_order(comparison, result):
+    analysis = analyse(comparison, *finished(comparison, result))
+
+    (difference,) = analysis["differences"]["pass@1"]
+    assert not difference["claimed"]
+    assert "1 of 1 pairs stay open" in " ".join(claims(analysis))
+
+
+def test_a_large_paired_difference_is_claimed_with_its_sign(comparison, result):
+    analysis = analyse(comparison, *finished(comparison, result, after={"a": 2, "b": 6}))
+
+    (difference,) = analysis["differences"]["pass@1"]
+    assert difference["estimate"]["mean"] == pytest.approx(-0.5)
+    assert difference["claimed"]
+    assert "A below B" in " ".join(claims(analysis))
+    row = order_table(analysis, "pass@1").rows[0]
+    assert row[0] == "B"
+    assert row[1].startswith("+50.0 (")
+
+
+def test_cells_that_answered_other_problems_are_not_paired(comparison, result):
+    search, final = finished(comparison, result)
+    stray = replace(final[-1], after=replace(final[-1].after, problem_ids=("x",) * 6))
+
+    with pytest.raises(ValueError, match="not paired"):
+        analyse(comparison, search, [*final[:-1], stray])
+
+
+def test_a_method_that_used_what_it_does_not_declare_gets_no_report(comparison, result):
+    search, final = finished(comparison, result)
+    leaky = replace(final[0], observed=final[0].observed | {"kind/reference": 2})
+
+    with pytest.raises(ValueError, match="a declares reference=False, but 2 targets"):
+        analyse(comparison, search, [leaky, *final[1:]])
+
+
+def test_learning_curves_use_the_steps_that_every_seed_reached(comparison, result):
+    _, final = finished(comparison, result)
+    short = replace(final[0], probes=final[0].probes[:1])
+
+    assert [point["step"] for point in learning_curve([short, final[2]])] == [0]
+
+
+def test_the_report_is_one_page_and_raw_counts(tmp_path, comparison, result):
+    analysis = analyse(comparison, *finished(comparison, result, after={"a": 2, "b": 6}))
+
+    page = write_comparison(analysis, tmp_path)
+
+    text = page.read_text()
+    assert "<script" not in text
+    assert 'src="http' not in text
+    assert "Learning curve against wall-clock" in text
+    stored = json.loads((tmp_path / "compare.json").read_text())
+    assert stored["cells"][-1]["after"]["successes_P"] == [6, 7, 6, 7, 6, 7]
+    assert (tmp_path / "compare.png").stat().st_size > 1000
+    assert "| A |" in (tmp_path / "compare.md").read_text()
+
+
+def test_what_a_method_calls_itself_cannot_break_the_page(planned, method, result):
+    comparison = planned(method("a", title="<b>A|A"), method("b"))
+    analysis = analyse(comparison, *finished(comparison, result))
+
+    assert "<b>A" not in render(analysis)
+    assert "A\\|A" in markdown(analysis)

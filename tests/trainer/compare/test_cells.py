@@ -1,0 +1,47 @@
+"""Cells are kept, and refused where they belong to something else."""
+
+from dataclasses import replace
+
+import pytest
+
+from preceptor_trainer.compare.budget import Budget
+from preceptor_trainer.compare.cells import CellStore, difference, identity
+
+
+def test_a_stored_cell_comes_back_as_it_was(tmp_path, comparison, result):
+    store, cell = CellStore(tmp_path), comparison.search_cells()[0]
+    made = result(comparison, cell)
+
+    store.save(made)
+
+    assert store.load(cell, identity(comparison, cell)) == made
+
+
+def test_a_cell_that_is_not_there_is_missing(tmp_path, comparison):
+    cell = comparison.search_cells()[0]
+
+    assert CellStore(tmp_path).load(cell, identity(comparison, cell)) is None
+
+
+def test_a_cell_of_another_budget_is_refused_by_name(tmp_path, comparison, result):
+    store, cell = CellStore(tmp_path), comparison.search_cells()[0]
+    store.save(result(comparison, cell))
+    longer = replace(comparison, budget=Budget(unit="steps", amount=3))
+
+    with pytest.raises(ValueError, match=r"config.steps = 2, not 3"):
+        store.load(cell, identity(longer, cell))
+
+
+def test_a_cell_of_another_student_is_refused(tmp_path, comparison, result):
+    store, cell = CellStore(tmp_path), comparison.search_cells()[0]
+    store.save(result(comparison, cell))
+    (comparison.setting.model / "model.safetensors").write_bytes(b"other weights")
+
+    with pytest.raises(ValueError, match=r"config.model"):
+        store.load(cell, identity(comparison, cell))
+
+
+def test_the_first_difference_is_named_by_its_path():
+    assert difference({"a": {"b": [1]}}, {"a": {"b": [1]}}) is None
+    assert difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "a.b = 1, not 2"
+    assert difference({}, {"a": 1}) == "a = None, not 1"

@@ -1,0 +1,111 @@
+"""`preceptor compare`: runs what is missing of a comparison, and writes its report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+
+from preceptor_trainer.compare.analysis import analyse
+from preceptor_trainer.compare.budget import Budget, Unit
+from preceptor_trainer.compare.method import Method
+from preceptor_trainer.compare.page import write_comparison
+from preceptor_trainer.compare.plan import Comparison
+from preceptor_trainer.compare.runner import Runner
+from preceptor_trainer.compare.tables import claims
+
+_COMPARISONS: Final = "preceptor_trainer.recipes.comparisons"
+_METHODS: Final = "preceptor_trainer.recipes.methods"
+
+
+def compare_command(
+    comparison: Annotated[
+        str,
+        typer.Argument(help="A function that returns a Comparison: its name, or module:function."),
+    ] = "fast",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the comparison; an unfinished one goes on.")
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Only these, comma-separated: names, or module:METHOD; the first leads."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N-1.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Budget of a run in steps.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="Budget of a run in seconds of training.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Budget of a run in sampled tokens.")
+    ] = None,
+    search: Annotated[
+        bool, typer.Option(help="Search each method's learning rate; else the middle one.")
+    ] = True,
+) -> None:
+    """Trains every method on every seed and compares them on the same held-out problems."""
+    console = Console()
+    folder = out or Path("runs/compare") / comparison.rpartition(":")[2]
+    try:
+        planned = _load(comparison, _COMPARISONS, "COMPARISON")(folder)
+        planned = _overridden(planned, methods, seeds, _budget(steps, seconds, tokens), search)
+        found = Runner(planned, folder, console).run()
+        analysis = analyse(planned, *found)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    page = write_comparison(analysis, folder)
+    for claim in claims(analysis):
+        console.print(f"- {claim}", highlight=False)
+    console.print(f"report: {page}", soft_wrap=True, highlight=False)
+
+
+def _overridden(
+    planned: Comparison,
+    methods: str | None,
+    seeds: int | None,
+    budget: Budget | None,
+    search: bool,
+) -> Comparison:
+    if methods is not None:
+        planned = replace(planned, methods=tuple(load_method(n) for n in methods.split(",")))
+    if seeds is not None:
+        planned = replace(planned, seeds=tuple(range(seeds)))
+    if budget is not None:
+        planned = replace(planned, budget=budget)
+    if not search:
+        planned = replace(planned, methods=tuple(with_middle_rate(m) for m in planned.methods))
+    return planned
+
+
+def with_middle_rate(method: Method) -> Method:
+    """The method with one learning rate, so that there is nothing to search."""
+    return replace(method, learning_rates=(method.learning_rates[len(method.learning_rates) // 2],))
+
+
+def load_method(path: str) -> Method:
+    """A method by its name in this package, or by `module:METHOD`."""
+    name = path.strip()
+    found: Any = _load(name if ":" in name else name.upper().replace("-", "_"), _METHODS, "METHODS")
+    if not isinstance(found, Method):
+        raise ValueError(f"methods: {name!r} is a {type(found).__name__}, no Method")
+    return found
+
+
+def _load(path: str, home: str, hint: str) -> Any:
+    """`module:name`, or a name in our own module."""
+    module, colon, name = path.rpartition(":")
+    try:
+        return getattr(import_module(module if colon else home), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise typer.BadParameter(f"{path!r}: {error}", param_hint=hint) from None
+
+
+def _budget(steps: int | None, seconds: float | None, tokens: int | None) -> Budget | None:
+    given: dict[Unit, float | None] = {"steps": steps, "seconds": seconds, "tokens": tokens}
+    named = [(unit, amount) for unit, amount in given.items() if amount is not None]
+    if len(named) > 1:
+        raise ValueError(f"budget: one of steps, seconds and tokens, not {[u for u, _ in named]}")
+    return Budget(unit=named[0][0], amount=named[0][1]) if named else None

@@ -1,0 +1,168 @@
+"""Runs the cells of a comparison that are not there yet, one after the other, on one deployment.
+
+    Runner(comparison, folder, console).run()
+
+Started again, it continues: a finished cell is a file, and an interrupted one goes on from its
+last checkpoint. A finished run keeps its records, its report and its provenance; its weights and
+checkpoints are removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from preceptor_clients.http import GatewayClient
+from preceptor_trainer.compare.budget import WithinBudget, spent
+from preceptor_trainer.compare.cell_trainer import OBSERVED, CellTrainer, read_probes
+from preceptor_trainer.compare.cells import METRICS, CellResult, CellStore, Outcomes, identity
+from preceptor_trainer.compare.plan import Cell, Comparison
+from preceptor_trainer.compare.services import RUNS, write_deployment
+from preceptor_trainer.deployment import LocalDeployment
+from preceptor_trainer.held_out import Evaluation
+from preceptor_trainer.journal import versions
+from preceptor_trainer.metrics import read_metrics
+from preceptor_trainer.progress import Progress
+
+
+class Runner:
+    """One comparison in one folder."""
+
+    def __init__(self, comparison: Comparison, folder: Path, console: Console) -> None:
+        self.comparison = comparison
+        self.folder = folder
+        self.console = console
+        self.store = CellStore(folder)
+
+    def run(self) -> tuple[list[CellResult], list[CellResult]]:
+        """Runs what is missing; returns the cells of the search and those that count."""
+        search = self.comparison.search_cells()
+        self._complete(search)
+        found = [self._finished(cell) for cell in search]
+        rates = choose_rates(self.comparison, found)
+        final = self.comparison.final_cells(rates)
+        self._complete(final)
+        return found, [self._finished(cell) for cell in final]
+
+    def _finished(self, cell: Cell) -> CellResult:
+        result = self.store.load(cell, identity(self.comparison, cell))
+        assert result is not None, f"{cell.name} did not finish"
+        return result
+
+    def _complete(self, cells: list[Cell]) -> None:
+        missing = [
+            cell for cell in cells if self.store.load(cell, identity(self.comparison, cell)) is None
+        ]
+        if not missing:
+            return
+        write_deployment(self.folder, self.comparison.services, self.comparison.setting.model)
+        with LocalDeployment(self.folder, self.console) as deployment:
+            asyncio.run(self._run_all(missing, deployment.gateway_url, deployment.key))
+
+    async def _run_all(self, cells: list[Cell], url: str, key: str) -> None:
+        async with GatewayClient(url, key) as gateway:
+            for number, cell in enumerate(cells, start=1):
+                result = await self._run(cell, gateway)
+                self.store.save(result)
+                self._remove_bytes(cell)
+                self.console.print(f"[{number}/{len(cells)}] {_line(result)}", highlight=False)
+
+    async def _run(self, cell: Cell, gateway: GatewayClient) -> CellResult:
+        comparison, setting = self.comparison, self.comparison.setting
+        run_dir = self._run_dir(cell)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        config = comparison.method(cell.method).build(comparison.trial(cell))
+        schedule = WithinBudget(inner=config.schedule, budget=comparison.budget, run_dir=run_dir)
+        with self._shared_evaluation(cell):
+            trainer = CellTrainer(
+                replace(config, schedule=schedule),
+                run_dir,
+                gateway,
+                Progress(Console(quiet=True)),
+                probe=setting.probe,
+                probe_every=setting.probe_every,
+            )
+            await trainer.run()
+        return self._result(cell, run_dir)
+
+    @contextmanager
+    def _shared_evaluation(self, cell: Cell) -> Any:
+        """Methods of one seed begin with the same student and the same draws: sampled once."""
+        shared = self.folder / "before" / f"{cell.stage}-{cell.seed}.json"
+        own = self._run_dir(cell) / "evaluations" / "before.json"
+        if shared.exists() and not own.exists():
+            own.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(shared, own)
+        yield
+        if not shared.exists():
+            shared.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(own, shared)
+
+    def _result(self, cell: Cell, run_dir: Path) -> CellResult:
+        lines = read_metrics(run_dir)
+        return CellResult(
+            cell=cell,
+            made_with=identity(self.comparison, cell),
+            before=Outcomes.of(Evaluation.load(run_dir / "evaluations" / "before.json")),
+            after=Outcomes.of(Evaluation.load(run_dir / "evaluations" / "after.json")),
+            probes=read_probes(run_dir),
+            metrics=[{name: line.get(name) for name in METRICS} for line in lines],
+            observed=json.loads((run_dir / OBSERVED).read_text()),
+            steps=len(lines),
+            seconds=spent(lines, "seconds"),
+            tokens=spent(lines, "tokens"),
+            versions=versions(),
+        )
+
+    def _remove_bytes(self, cell: Cell) -> None:
+        for name in ("weights", "checkpoints", "tensorboard"):
+            shutil.rmtree(self._run_dir(cell) / name, ignore_errors=True)
+
+    def _run_dir(self, cell: Cell) -> Path:
+        return self.folder / RUNS / cell.name
+
+
+def choose_rates(comparison: Comparison, search: Iterable[CellResult]) -> dict[str, float]:
+    """Each method's rate: the best mean solve rate on the validation problems.
+
+    Of equal rates the smaller one, which changed the student less.
+    """
+    scores = search_scores(search)
+    return {
+        method.name: method.learning_rates[0]
+        if len(method.learning_rates) == 1
+        else max(method.learning_rates, key=lambda lr, m=method: (scores[m.name][lr], -lr))
+        for method in comparison.methods
+    }
+
+
+def search_scores(search: Iterable[CellResult]) -> dict[str, dict[float, float]]:
+    """Mean pass@1 after training on the validation problems, by method and rate."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for result in search:
+        share = float(np.mean(result.after.successes_P)) / result.after.num_samples
+        found.setdefault(result.cell.method, {}).setdefault(result.cell.lr, []).append(share)
+    return {
+        method: {lr: float(np.mean(shares)) for lr, shares in rates.items()}
+        for method, rates in found.items()
+    }
+
+
+def _line(result: CellResult) -> str:
+    before, after = (
+        float(np.mean(outcomes.successes_P)) / outcomes.num_samples
+        for outcomes in (result.before, result.after)
+    )
+    return (
+        f"{result.cell.name}: pass@1 {before * 100:.1f} % -> {after * 100:.1f} % "
+        f"in {result.steps} steps, {result.seconds:.0f} s"
+    )

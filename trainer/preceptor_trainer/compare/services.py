@@ -1,0 +1,90 @@
+"""One deployment for all cells of a comparison.
+
+Cells do not meet in it: each run has a name space of its own for weights, and its rollouts carry
+its name. What two cells ask alike (the same student, prompt and attempt) is answered once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from preceptor_trainer.compare.method import Service
+
+RUNS = "runs"
+"""Folder of the cells' runs, and the root under which weights may lie."""
+
+SELF_TEACHER = "preceptor_services.experts.self_teacher:SelfTeacher"
+
+_HEAD = """\
+# Made by `preceptor compare`. Ports 0 are chosen when it starts.
+[gateway]
+port = 0
+broker = "embedded"
+database = "sqlite+aiosqlite:///preceptor.db"
+blobs = "blobs"
+weights_roots = ["runs"]
+hash_key_file = "keys/hash.key"
+
+[keys.trainer]
+file = "keys/trainer.key"
+scopes = ["trainer"]
+
+[keys.dispatcher]
+file = "keys/dispatcher.key"
+scopes = ["dispatcher"]
+
+[sources.executor]
+url = "http://127.0.0.1:0"
+key_file = "keys/executor.key"
+use = "preceptor_services.feedback_sources.executor:Executor"
+"""
+
+_EXPERT = """
+[experts.{name}]
+url = "http://127.0.0.1:0"
+key_file = "keys/{name}.key"
+use = {use}
+
+[experts.{name}.options]
+{options}
+"""
+
+
+def self_teacher(*, ema_rate: float = 0.05, needs_feedback: bool = True) -> Service:
+    """The student's own policy with feedback in view: 1 is the live policy, 0 the initial one."""
+    return Service(
+        use=SELF_TEACHER,
+        options={"template": "compact", "ema_rate": ema_rate, "needs_feedback": needs_feedback},
+        follows_student=True,
+    )
+
+
+def larger_model(model: Path) -> Service:
+    """A larger model that reads the plain prompt; its weights never change."""
+    return Service(
+        use=SELF_TEACHER,
+        options={"model": str(model), "ema_rate": 0.0, "needs_feedback": False},
+        larger=True,
+    )
+
+
+def write_deployment(folder: Path, services: Mapping[str, Service], model: Path) -> Path:
+    """Writes `preceptor.toml` for a comparison in `folder`; a changed plan changes the file."""
+    runs = (folder / RUNS).resolve()
+    runs.mkdir(parents=True, exist_ok=True)
+    text = _HEAD
+    for name, service in sorted(services.items()):
+        options: dict[str, Any] = {"threads": 2, **service.options}
+        if service.follows_student:
+            options |= {"model": str(model.resolve())}
+        # where a version may lie is checked for every expert, also one that ignores versions
+        options |= {"name": name, "weights_roots": [str(runs)]}
+        # JSON's numbers, strings, booleans and lists are TOML's
+        lines = [f"{key} = {json.dumps(value)}" for key, value in sorted(options.items())]
+        text += _EXPERT.format(name=name, use=json.dumps(service.use), options="\n".join(lines))
+    path = folder / "preceptor.toml"
+    path.write_text(text)
+    return path

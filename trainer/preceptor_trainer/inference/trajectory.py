@@ -1,0 +1,33 @@
+"""What a driver leaves of one question and one seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+DriverName: TypeAlias = Literal["best-of-k", "multi-turn", "test-time"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """Attempts at one question in their order, until the first success or the end of the budget."""
+
+    method: DriverName
+    problem_id: str
+    seed: int
+    attempts: int
+    """Made and judged."""
+    solved_at: int | None
+    """Place of the first success, from 1; None where none came: censored at `attempts`."""
+    successes: int | None = None
+    """Of all attempts, where they were independent draws: makes pass@k unbiased."""
+    tokens: int
+    """Response tokens sampled."""
+    seconds: float
+    """Of wall-clock; shared evenly where questions ran together."""
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"attempts must be positive, not {self.attempts}")
+        if self.solved_at is not None and not 1 <= self.solved_at <= self.attempts:
+            raise ValueError(f"solved_at must be 1 to {self.attempts}, not {self.solved_at}")

@@ -1,0 +1,103 @@
+"""Comparisons in the programming-by-example world: functions of the folder that they run in.
+
+preceptor compare fast
+preceptor solve base-rates --split train --out runs/compare/all_fail
+preceptor compare all_fail --out runs/compare/all_fail
+preceptor compare pass_at_n
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from preceptor_trainer.compare.budget import Budget
+from preceptor_trainer.compare.method import Method
+from preceptor_trainer.compare.plan import Comparison, Setting
+from preceptor_trainer.config import EvaluationConfig
+from preceptor_trainer.environments.programming_by_example.behaviour import Split
+from preceptor_trainer.environments.programming_by_example.problems import sample_problems
+from preceptor_trainer.inference.base_rates import BASE_RATES, load_base_rates
+from preceptor_trainer.recipes.methods import DISTIL, DISTIL_LOCAL, KL_TO_GO, REMAINING
+from preceptor_trainer.recipes.problem_streams import Fixed, Fresh
+from preceptor_trainer.recipes.quickstart import HELD_OUT_SEED
+
+METHODS: Final[tuple[Method, ...]] = (DISTIL, DISTIL_LOCAL, REMAINING, KL_TO_GO)
+PROBE_SEED: Final = 3_001
+VALIDATION_SEED: Final = 3_002
+
+
+def fast(folder: Path) -> Comparison:
+    """All methods on fresh problems, a minute or so for each run."""
+    del folder  # it needs nothing from there
+    return Comparison(
+        name="fast",
+        question="Which methods learn from an executor's feedback in this world, by how much, and "
+        "at what cost, with the same student, problems, budget and search?",
+        methods=METHODS,
+        setting=Setting(
+            problems=Fresh(per_step=8),
+            validation=_evaluation("validation", VALIDATION_SEED, count=60, num_samples=8),
+            held_out=_evaluation("held_out", HELD_OUT_SEED, count=100, num_samples=16),
+            probe=_probe(),
+            probe_every=6,
+        ),
+        budget=Budget(unit="steps", amount=24),
+    )
+
+
+def all_fail(folder: Path) -> Comparison:
+    """Training on problems that the student never solved in many attempts.
+
+    Measured on fresh attempts at those same problems: chosen by failures, they would seem to
+    improve by chance alone if the attempts that chose them were counted.
+    """
+    rates = load_base_rates(folder / BASE_RATES, split="train")
+    unsolved = rates.never_solved()
+    return Comparison(
+        name="all_fail",
+        question=f"Which methods learn on the {len(unsolved)} training problems that the student "
+        f"solved in none of {rates.num_samples} attempts?",
+        methods=METHODS,
+        setting=Setting(
+            problems=Fixed(problems=unsolved, per_step=8),
+            validation=_evaluation("validation", VALIDATION_SEED, count=60, num_samples=8),
+            held_out=EvaluationConfig(problems=unsolved, num_samples=64, ks=(1, 8, 64)),
+            probe=EvaluationConfig(problems=unsolved[:40], num_samples=8, ks=(1, 8)),
+            probe_every=6,
+        ),
+        budget=Budget(unit="steps", amount=24),
+        ks=(1, 8, 64),
+    )
+
+
+def pass_at_n(folder: Path) -> Comparison:
+    """Who gains at one try, at eight, and at sixty-four."""
+    del folder
+    return Comparison(
+        name="pass_at_n",
+        question="Who gains at N = 1, 8 and 64 tries? Methods that sharpen gain at 1 and lose at "
+        "64; methods that widen what the student can do gain at both.",
+        methods=METHODS,
+        setting=Setting(
+            problems=Fresh(per_step=8),
+            validation=_evaluation("validation", VALIDATION_SEED, count=60, num_samples=64),
+            held_out=_evaluation("held_out", HELD_OUT_SEED, count=100, num_samples=128),
+            probe=_probe(),
+            probe_every=6,
+        ),
+        budget=Budget(unit="steps", amount=24),
+        ks=(1, 8, 64),
+    )
+
+
+def _evaluation(split: Split, seed: int, *, count: int, num_samples: int) -> EvaluationConfig:
+    return EvaluationConfig(
+        problems=sample_problems(split, count=count, seed=seed), num_samples=num_samples, ks=(1, 8)
+    )
+
+
+def _probe() -> EvaluationConfig:
+    return EvaluationConfig(
+        problems=sample_problems("validation", count=48, seed=PROBE_SEED), num_samples=4, ks=(1,)
+    )
