@@ -7,9 +7,11 @@ broker that lost everything loses nothing.
 1. A dispatcher takes jobs from the stream and **claims** them. Each claim raises the job's fence
    and returns the questions that are still wanted; what is done, cancelled or over its deadline
    comes back as `dropped` and is acknowledged at once.
-2. It asks the service, checks the answers, and **reports** the results with its fence. A report
-   under an older fence is refused: somebody else has claimed the job since.
-3. The gateway writes blob, then row; then the dispatcher acknowledges the job.
+2. It asks the service, checks the answers, and **reports** the results of all jobs of the call at
+   once, each under its fence. What comes under an older fence is refused: somebody else has claimed
+   that job since.
+3. The gateway writes one blob, then the rows of all jobs in one transaction; then the dispatcher
+   acknowledges the jobs.
 """
 
 from __future__ import annotations
@@ -79,17 +81,36 @@ class ItemResult(Answer):
     accepted: bool = False
 
 
-class ReportRequest(Request):
-    """`POST /v1/internal/reports`: 204, or 409 `stale-fence`."""
+class JobReport(Request):
+    """What became of one job."""
 
-    dispatcher: Key
     job_id: Key
     fence: int
-    results: tuple[ItemResult, ...]
-    latency_ms: float
+    results: tuple[ItemResult, ...] = ()
     final: bool = True
     """False: the job goes back to the stream for another attempt, with the reason, not results."""
     reason: Problem | None = None
+
+
+class ReportRequest(Request):
+    """`POST /v1/internal/reports`: what became of the jobs of one call of a service."""
+
+    dispatcher: Key
+    latency_ms: float
+    jobs: tuple[JobReport, ...]
+
+
+class RefusedReport(Answer):
+    """A job whose report counts for nothing: `stale-fence`, or what is wrong with it."""
+
+    job_id: Key
+    problem: Problem
+
+
+class ReportReply(Answer):
+    """Reply to `ReportRequest`; every job that is not named here was taken."""
+
+    refused: tuple[RefusedReport, ...] = ()
 
 
 class ServiceAddress(Answer):

@@ -6,14 +6,15 @@ claim finds it done.
 
 from __future__ import annotations
 
-import asyncio
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from preceptor_clients.errors import (
     DeadlineExceeded,
+    NotFound,
     PreceptorError,
     Problem,
     ServiceFailed,
@@ -27,6 +28,8 @@ from preceptor_services.internal import (
     ClaimRequest,
     Claims,
     ItemResult,
+    JobReport,
+    ReportReply,
     ReportRequest,
 )
 from preceptor_services.queue import Delivery
@@ -82,63 +85,94 @@ class Reporter:
         self, jobs: Sequence[HeldJob], results: Sequence[ItemResult], latency_ms: float
     ) -> None:
         """Reports the results of a call; they are those of its jobs, one after the other."""
-        ends = [sum(job.num_items for job in jobs[: i + 1]) for i in range(len(jobs))]
-        await asyncio.gather(
-            *(
-                self._report(job, tuple(results[end - job.num_items : end]), latency_ms)
-                for job, end in zip(jobs, ends, strict=True)
+        left = iter(results)
+        reports = {
+            job.job_id: JobReport(
+                job_id=job.job_id,
+                fence=job.claimed.fence,
+                results=tuple(itertools.islice(left, job.num_items)),
             )
-        )
+            for job in jobs
+        }
+        await self._report(jobs, reports, latency_ms)
 
     async def give_back(
         self, jobs: Sequence[HeldJob], reason: Problem, latency_ms: float = 0.0
     ) -> None:
         """Puts jobs back on the stream; the gateway gives up those that were there too often."""
-        await asyncio.gather(*(self._report(job, (), latency_ms, reason) for job in jobs))
+        reports = {
+            job.job_id: JobReport(
+                job_id=job.job_id, fence=job.claimed.fence, final=False, reason=reason
+            )
+            for job in jobs
+        }
+        await self._report(jobs, reports, latency_ms)
 
     async def _report(
-        self,
-        job: HeldJob,
-        results: tuple[ItemResult, ...],
-        latency_ms: float,
-        reason: Problem | None = None,
+        self, jobs: Sequence[HeldJob], reports: Mapping[str, JobReport], latency_ms: float
     ) -> None:
-        report = ReportRequest(
-            dispatcher=self._dispatcher,
-            job_id=job.job_id,
-            fence=job.claimed.fence,
-            results=results,
-            latency_ms=latency_ms,
-            final=reason is None,
-            reason=reason,
-        )
+        """Reports jobs at once, and acknowledges those that are over."""
+        if not jobs:
+            return
+        service = jobs[0].claimed.service
+        deliveries = {job.job_id: job.delivery for job in jobs}
         try:
-            await self._send(report)
-        except StaleFence as error:
-            # Another dispatcher holds the entry now, or its next claim finds that the job ended.
-            _log.warning("%s: %s", job.claimed.service, error.detail)
-            self._leases.forget([job.delivery])
+            refused = await self._send(list(reports.values()), latency_ms)
         except (ServiceUnavailable, DeadlineExceeded) as error:
-            _log.error("%s: results not reported: %s", job.claimed.service, error.detail)
-            self._leases.forget([job.delivery])
-        else:
-            await self._leases.done([job.delivery])
+            _log.error("%s: results not reported: %s", service, error.detail)
+            self._leases.forget(deliveries.values())
+            return
+        for job_id, problem in refused.items():
+            # Another dispatcher holds the entry now, or its next claim finds that the job ended.
+            _log.warning("%s: %s", service, problem.detail)
+            self._leases.forget([deliveries[job_id]])
+        await self._leases.done(
+            delivery for job_id, delivery in deliveries.items() if job_id not in refused
+        )
 
-    async def _send(self, report: ReportRequest) -> None:
+    async def _send(self, reports: Sequence[JobReport], latency_ms: float) -> dict[str, Problem]:
+        """The jobs that are no longer ours; what is refused for its content becomes problems."""
         try:
-            await self._post(report)
-        except (StaleFence, ServiceUnavailable, DeadlineExceeded):
+            refused = await self._post(reports, latency_ms)
+        except (ServiceUnavailable, DeadlineExceeded):
             raise
         except PreceptorError as error:
-            _log.error("job %s: the gateway refused its results: %s", report.job_id, error.detail)
-            refused = ServiceFailed(f"the gateway refused the results: {error.detail}").problem()
-            problems = tuple(
-                ItemResult(answer_key=result.answer_key, problem=refused)
-                for result in report.results
-            )
-            await self._post(report.model_copy(update={"results": problems}))
+            # Of the whole, so nobody knows of which job: too large, perhaps.
+            refused = {report.job_id: error.problem() for report in reports}
+        blamed = [r for r in reports if r.job_id in refused and not _is_stale(refused[r.job_id])]
+        if not blamed:
+            return refused
+        for report in blamed:
+            problem = refused.pop(report.job_id)
+            _log.error("job %s: the gateway refused its report: %s", report.job_id, problem.detail)
+            if len(reports) > 1:
+                # It may have been refused for its company.
+                refused |= await self._send([report], latency_ms)
+            else:
+                refused |= await self._post([_as_problems(report, problem)], latency_ms)
+        return refused
 
-    async def _post(self, report: ReportRequest) -> None:
-        await self._gateway.call(
-            "POST", "/v1/internal/reports", body=report, timeout_s=_REPORT_TIMEOUT_S
+    async def _post(self, reports: Sequence[JobReport], latency_ms: float) -> dict[str, Problem]:
+        """Problems of the jobs whose report was refused."""
+        request = ReportRequest(
+            dispatcher=self._dispatcher, latency_ms=latency_ms, jobs=tuple(reports)
         )
+        reply = await self._gateway.call(
+            "POST",
+            "/v1/internal/reports",
+            body=request,
+            reply=ReportReply,
+            timeout_s=_REPORT_TIMEOUT_S,
+        )
+        return {refused.job_id: refused.problem for refused in reply.refused}
+
+
+def _as_problems(report: JobReport, refused: Problem) -> JobReport:
+    """The report with every result failed, so that nobody waits for them."""
+    reason = ServiceFailed(f"the gateway refused the results: {refused.detail}").problem()
+    problems = (ItemResult(answer_key=r.answer_key, problem=reason) for r in report.results)
+    return report.model_copy(update={"results": tuple(problems)})
+
+
+def _is_stale(problem: Problem) -> bool:
+    return problem.code in (StaleFence.code, NotFound.code)

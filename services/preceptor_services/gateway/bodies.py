@@ -11,6 +11,8 @@ from pydantic import BaseModel
 
 from preceptor_clients import wire
 from preceptor_clients.frame import Limits
+from preceptor_clients.schemas import FeedbackOutcomes, LogprobsOutcomes
+from preceptor_services.gateway.off_loop import ITEM, UNKNOWN, off_loop
 
 _OFF_LOOP_BYTES: Final = 64 << 10
 M = TypeVar("M", bound=BaseModel)
@@ -31,8 +33,22 @@ def body_of(cls: type[M]) -> Callable[[Request], Awaitable[M]]:
     return read
 
 
-async def reply(request: Request, message: BaseModel) -> Response:
-    """`message` as the caller's `Accept` asks for it."""
+async def reply(request: Request, message: BaseModel, *, size: int = UNKNOWN) -> Response:
+    """`message` as the caller's `Accept` asks for it.
+
+    Args:
+        request: What is replied to.
+        message: The reply.
+        size: About how many numbers are in it; what is long, or may be, is rendered in a thread.
+    """
     media_type, exact, compress = wire.accepted(request.headers.get("accept"))
-    body = await asyncio.to_thread(wire.render, message, media_type, exact=exact, compress=compress)
+    body = await off_loop(size, wire.render, message, media_type, exact=exact, compress=compress)
     return Response(body, media_type=media_type)
+
+
+def size_of(outcomes: LogprobsOutcomes | FeedbackOutcomes) -> int:
+    """About how many numbers outcomes hold."""
+    size = ITEM * len(outcomes.outcomes)
+    if isinstance(outcomes, LogprobsOutcomes):
+        size += sum(2 * o.answer.ids_PK.size for o in outcomes.outcomes if o.answer is not None)
+    return size

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from preceptor_clients.errors import PreceptorError
 from preceptor_services.store.jobs import JobRow
 
+MAX_DELIVERIES: Final = 3
+"""A job that was handed out so often without an end is given up."""
 _log = logging.getLogger("preceptor.gateway")
 
 

@@ -1,8 +1,17 @@
-"""Counters for Prometheus, in a registry of this application's own."""
+"""Counters for Prometheus, in a registry of this application's own.
+
+What dispatchers do is counted here too: every call of a service comes back as one report, so that
+the figures stand in one place however many dispatchers there are, and those need no port.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
+_QUESTIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
@@ -34,6 +43,39 @@ class Metrics:
             ("service", "outcome"),
             registry=self._registry,
         )
+
+        self.queue_depth = Gauge(
+            "preceptor_queue_depth",
+            "Jobs on the streams of a service, waiting and in work, when this was asked for.",
+            ("service",),
+            registry=self._registry,
+        )
+        self.queued_seconds = Histogram(
+            "preceptor_queued_seconds",
+            "From putting a job on its stream to its claim.",
+            ("service",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.call_seconds = Histogram(
+            "preceptor_call_seconds",
+            "Time that a call of a service took, as its dispatcher saw it.",
+            ("service",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.call_questions = Histogram(
+            "preceptor_call_questions",
+            "Questions in a call of a service.",
+            ("service",),
+            buckets=_QUESTIONS,
+            registry=self._registry,
+        )
+
+    def count_answers(self, tally: Mapping[tuple[str, str], int]) -> None:
+        """Adds to `answers`: how many, by service and outcome."""
+        for labels, number in tally.items():
+            self.answers.labels(*labels).inc(number)
 
     def render(self) -> bytes:
         """Prometheus' text format."""

@@ -10,21 +10,40 @@ from collections.abc import Generator, Iterable
 class Watch:
     """One request that waits for some tickets."""
 
-    def __init__(self, ticket_ids: Iterable[str]) -> None:
-        self.pending = set(ticket_ids)
-        self._empty = asyncio.Event()
+    def __init__(self, watches: dict[str, set[Watch]]) -> None:
+        self.pending: set[str] = set()
+        self._watches = watches
+        self._watched: set[str] = set()
+        self._nothing_left = asyncio.Event()
+
+    def add(self, ticket_ids: Iterable[str]) -> None:
+        """Waits for these too. Read their states after this, or a change would be missed."""
+        for ticket_id in ticket_ids:
+            self.pending.add(ticket_id)
+            self._watched.add(ticket_id)
+            self._watches.setdefault(ticket_id, set()).add(self)
 
     def settle(self, ticket_ids: Iterable[str]) -> None:
         """These need not be waited for any more."""
         self.pending.difference_update(ticket_ids)
         if not self.pending:
-            self._empty.set()
+            self._nothing_left.set()
 
     async def wait(self, timeout_s: float) -> None:
         """Returns when nothing is pending or the time is over."""
+        if not self.pending:
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._empty.wait()
+                await self._nothing_left.wait()
+
+    def end(self) -> None:
+        """Forgets everything."""
+        for ticket_id in self._watched:
+            watches = self._watches[ticket_id]
+            watches.discard(self)
+            if not watches:
+                del self._watches[ticket_id]
 
 
 class Notifier:
@@ -34,20 +53,14 @@ class Notifier:
         self._watches: dict[str, set[Watch]] = {}
 
     @contextlib.contextmanager
-    def watch(self, ticket_ids: Iterable[str]) -> Generator[Watch]:
-        """Watches tickets. Read their states inside, or a change in between would be missed."""
-        watched = set(ticket_ids)
-        watch = Watch(watched)
-        for ticket_id in watched:
-            self._watches.setdefault(ticket_id, set()).add(watch)
+    def watch(self, ticket_ids: Iterable[str] = ()) -> Generator[Watch]:
+        """Watches tickets for the time of a `with` block."""
+        watch = Watch(self._watches)
+        watch.add(ticket_ids)
         try:
             yield watch
         finally:
-            for ticket_id in watched:
-                watches = self._watches[ticket_id]
-                watches.discard(watch)
-                if not watches:
-                    del self._watches[ticket_id]
+            watch.end()
 
     def notify(self, ticket_ids: Iterable[str]) -> None:
         """The states of these tickets have changed for good."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 from preceptor_clients.errors import Cancelled, Invalid, NotFound, Problem
@@ -19,130 +17,118 @@ from preceptor_clients.schemas import (
     Ticket,
     TicketState,
 )
-from preceptor_services.gateway.notifier import Notifier
+from preceptor_services.gateway.group_commit import GroupCommit
+from preceptor_services.gateway.notifier import Watch
+from preceptor_services.gateway.off_loop import ITEM, off_loop
 from preceptor_services.gateway.packs import Packs
 from preceptor_services.gateway.submission import Posted
-from preceptor_services.store import answers, feedback, tickets
+from preceptor_services.store import feedback, tickets
 from preceptor_services.store.answers import StoredAnswer
 from preceptor_services.store.database import Database
 from preceptor_services.store.feedback import ItemRow
-from preceptor_services.store.tickets import ASKED, TicketRow
+from preceptor_services.store.states import ASKED
+from preceptor_services.store.tickets import TicketRow
+
+Row = tuple[TicketRow, StoredAnswer | None]
+"""A ticket, with its answer where it is done."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Outcomes:
-    """Reads outcomes."""
+    """Reads outcomes; requests that are woken at once share a query."""
 
-    database: Database
-    packs: Packs
-    notifier: Notifier
+    def __init__(self, database: Database, packs: Packs) -> None:
+        self.database = database
+        self._packs = packs
+        self._read = GroupCommit(self._read_all)
 
     async def of_prefixes(
-        self, caller: str, posted: Sequence[Posted], wait_ms: int
+        self, caller: str, posted: Sequence[Posted], wait_ms: int, watch: Watch
     ) -> LogprobsOutcomes:
         """One outcome per submission, in order, when all are settled or the wait is over."""
-        rows = await self._settled(caller, posted, wait_ms)
-        stored, found = await self._prefix_answers(rows)
+        await watch.wait(wait_ms / 1000)
+        rows = await self._rows(caller, [p.ticket_id for p in posted if p.ticket_id is not None])
+        found = await self._prefix_answers([stored for _, stored in rows.values()])
         return LogprobsOutcomes(
             outcomes=tuple(
                 PrefixOutcome(problem=p.problem)
                 if p.ticket_id is None
                 else PrefixOutcome(
-                    ticket=_ticket(row := rows[p.ticket_id], stored),
-                    problem=_problem(row),
-                    answer=found.get(row.answer_key) if row.state == "done" else None,
+                    ticket=_ticket(row := rows[p.ticket_id]),
+                    problem=_problem(row[0]),
+                    answer=None if row[1] is None else found.get(row[1].answer_key),
                 )
                 for p in posted
             )
         )
 
     async def of_feedback(
-        self, caller: str, posted: Sequence[Posted], wait_ms: int
+        self, caller: str, posted: Sequence[Posted], wait_ms: int, watch: Watch
     ) -> FeedbackOutcomes:
         """As `of_prefixes`, for sources."""
-        rows = await self._settled(caller, posted, wait_ms)
-        stored, found = await self._feedback_answers(rows)
+        await watch.wait(wait_ms / 1000)
+        rows = await self._rows(caller, [p.ticket_id for p in posted if p.ticket_id is not None])
+        found = await self._feedback_answers([stored for _, stored in rows.values()])
         return FeedbackOutcomes(
             outcomes=tuple(
                 FeedbackOutcome(problem=p.problem)
                 if p.ticket_id is None
                 else FeedbackOutcome(
-                    ticket=_ticket(row := rows[p.ticket_id], stored),
-                    problem=_problem(row),
-                    answer=found.get(row.answer_key) if row.state == "done" else None,
+                    ticket=_ticket(row := rows[p.ticket_id]),
+                    problem=_problem(row[0]),
+                    answer=None if row[1] is None else found.get(row[1].answer_key),
                 )
                 for p in posted
             )
         )
 
-    async def kind_of(self, caller: str, ticket_ids: Sequence[str]) -> str:
-        """`logprobs` or `feedback`, which all of these tickets must be.
+    async def kind_of(self, caller: str, ticket_ids: Sequence[str], watch: Watch) -> str:
+        """`logprobs` or `feedback`, which all of these tickets must be; settles the watch.
 
         Raises:
             NotFound: one of them is not the caller's.
             Invalid: they are of both kinds.
         """
-        async with self.database.read() as conn:
-            rows = await _own(conn, caller, ticket_ids)
-        kinds = {row.kind for row in rows.values()}
+        rows = await self._rows(caller, ticket_ids)
+        watch.settle(i for i, (ticket, _) in rows.items() if ticket.state not in ASKED)
+        kinds = {ticket.kind for ticket, _ in rows.values()}
         if len(kinds) > 1:
             raise Invalid("are of both kinds; collect each by itself", field="tickets")
         return kinds.pop() if kinds else "logprobs"
 
     async def ticket(self, caller: str, ticket_id: str) -> Ticket:
         """One ticket."""
-        async with self.database.read() as conn:
-            row = (await _own(conn, caller, [ticket_id]))[ticket_id]
-            stored = await answers.stored(conn, [row.answer_key])
-        return _ticket(row, stored)
+        return _ticket((await self._rows(caller, [ticket_id]))[ticket_id])
 
-    async def _settled(
-        self, caller: str, posted: Sequence[Posted], wait_ms: int
-    ) -> dict[str, TicketRow]:
-        ids = [p.ticket_id for p in posted if p.ticket_id is not None]
-        with self.notifier.watch(ids) as watch:
-            rows = await self._rows(caller, ids)
-            watch.settle(i for i, row in rows.items() if row.state not in ASKED)
-            if not wait_ms or not watch.pending:
-                return rows
-            await watch.wait(wait_ms / 1000)
-        return await self._rows(caller, ids)
+    async def _rows(self, caller: str, ids: Sequence[str]) -> dict[str, Row]:
+        """Tickets of `caller`."""
+        rows = await self._read(ids)
+        for ticket_id in ids:
+            if ticket_id not in rows or rows[ticket_id][0].caller != caller:
+                raise NotFound(f"no ticket {ticket_id!r} of yours", field="ticket")
+        return rows
 
-    async def _rows(self, caller: str, ids: Sequence[str]) -> dict[str, TicketRow]:
+    async def _read_all(self, wanted: Sequence[Sequence[str]]) -> list[dict[str, Row] | Exception]:
         async with self.database.read() as conn:
-            return await _own(conn, caller, ids)
+            rows = await tickets.outcomes(conn, {i for ids in wanted for i in ids})
+        return [{i: rows[i] for i in ids if i in rows} for ids in wanted]
 
     async def _prefix_answers(
-        self, rows: Mapping[str, TicketRow]
-    ) -> tuple[dict[str, StoredAnswer], dict[str, PrefixAnswer]]:
-        async with self.database.read() as conn:
-            stored = await answers.stored(conn, _done_keys(rows))
-        places = {key: a.pack_sha256 for key, a in stored.items() if a.pack_sha256 is not None}
-        packs = {sha: await self.packs.read(sha) for sha in set(places.values())}
+        self, stored: Sequence[StoredAnswer | None]
+    ) -> dict[str, PrefixAnswer]:
+        places = {a.answer_key: a.pack_sha256 for a in stored if a is not None and a.pack_sha256}
+        packs = {sha: await self._packs.read(sha) for sha in set(places.values())}
         entries = {key: packs[sha][key] for key, sha in places.items()}
-        return stored, await asyncio.to_thread(_parsed, entries)
+        return await off_loop(ITEM * len(entries), _parsed, entries)
 
     async def _feedback_answers(
-        self, rows: Mapping[str, TicketRow]
-    ) -> tuple[dict[str, StoredAnswer], dict[str, FeedbackAnswer]]:
+        self, stored: Sequence[StoredAnswer | None]
+    ) -> dict[str, FeedbackAnswer]:
+        done = {answer.answer_key: answer for answer in stored if answer is not None}
+        if not done:
+            return {}
         async with self.database.read() as conn:
-            stored = await answers.stored(conn, _done_keys(rows))
-            items = await feedback.of_answers(conn, list(stored))
-        return stored, {
-            key: _feedback_answer(answer, items.get(key, [])) for key, answer in stored.items()
-        }
-
-
-async def _own(conn: Any, caller: str, ids: Sequence[str]) -> dict[str, TicketRow]:
-    rows = await tickets.find(conn, ids)
-    for ticket_id in ids:
-        if ticket_id not in rows or rows[ticket_id].caller != caller:
-            raise NotFound(f"no ticket {ticket_id!r} of yours", field="ticket")
-    return rows
-
-
-def _done_keys(rows: Mapping[str, TicketRow]) -> list[str]:
-    return [row.answer_key for row in rows.values() if row.state == "done"]
+            items = await feedback.of_answers(conn, list(done))
+        return {key: _feedback_answer(answer, items.get(key, [])) for key, answer in done.items()}
 
 
 def _parsed(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, PrefixAnswer]:
@@ -159,14 +145,14 @@ def _feedback_answer(stored: StoredAnswer, items: Sequence[ItemRow]) -> Feedback
     )
 
 
-def _ticket(row: TicketRow, stored: Mapping[str, StoredAnswer]) -> Ticket:
-    answer = stored.get(row.answer_key) if row.state == "done" else None
+def _ticket(row: Row) -> Ticket:
+    ticket, answer = row
     return Ticket(
-        id=row.id,
-        state=cast("TicketState", row.state),
-        answer_key=row.answer_key,
+        id=ticket.id,
+        state=cast("TicketState", ticket.state),
+        answer_key=ticket.answer_key,
         answer_id=None if answer is None else answer.answer_id,
-        cached=row.cached,
+        cached=ticket.cached,
     )
 
 

@@ -138,9 +138,14 @@ class Registry:
             raise NotFound(f"no {role} is named {name!r}", field=field)
         return entry
 
-    def find(self, name: str) -> ServiceEntry | None:
-        """The service of that name in any role."""
-        return self._entries.get(name)
+    def cost(self, name: str) -> float:
+        """Price of an answer of this service where the answer names none."""
+        entry = self._entries.get(name)
+        return 0.0 if entry is None else entry.cost
+
+    def names(self) -> tuple[str, ...]:
+        """Of every service."""
+        return tuple(self._entries)
 
     def statuses(self) -> tuple[ServiceStatus, ...]:
         """Every service."""

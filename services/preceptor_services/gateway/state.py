@@ -10,15 +10,17 @@ from fastapi import Depends, Request
 from preceptor_services.blobs import BlobStore
 from preceptor_services.config import Settings, read_secret
 from preceptor_services.gateway.auth import Keyring
+from preceptor_services.gateway.claiming import Claiming
 from preceptor_services.gateway.clock import Clock
-from preceptor_services.gateway.delivery import Delivery
 from preceptor_services.gateway.job_queue import JobQueue
+from preceptor_services.gateway.late_answers import LateAnswers
 from preceptor_services.gateway.metrics import Metrics
 from preceptor_services.gateway.notifier import Notifier
 from preceptor_services.gateway.outcomes import Outcomes
 from preceptor_services.gateway.packs import Packs
 from preceptor_services.gateway.records import RecordKeeper
 from preceptor_services.gateway.registry import Connect, Registry
+from preceptor_services.gateway.reporting import Reporting
 from preceptor_services.gateway.submission import Submissions
 from preceptor_services.gateway.upkeep import Upkeep
 from preceptor_services.store.database import Database
@@ -40,7 +42,10 @@ class Gateway:
     upkeep: Upkeep
     submissions: Submissions
     outcomes: Outcomes
-    delivery: Delivery
+    claiming: Claiming
+    reporting: Reporting
+    late_answers: LateAnswers
+    notifier: Notifier
     records: RecordKeeper
 
     @classmethod
@@ -77,17 +82,32 @@ class Gateway:
                 metrics=metrics,
                 max_queue=settings.gateway.max_queue,
             ),
-            outcomes=Outcomes(database=database, packs=packs, notifier=notifier),
-            delivery=Delivery(
+            outcomes=Outcomes(database, packs),
+            claiming=Claiming(
+                database=database,
+                blobs=blobs,
+                notifier=notifier,
+                clock=clock,
+                metrics=metrics,
+            ),
+            reporting=Reporting(
                 database=database,
                 queue=queue,
-                blobs=blobs,
                 packs=packs,
                 registry=registry,
                 notifier=notifier,
                 clock=clock,
                 metrics=metrics,
             ),
+            late_answers=LateAnswers(
+                database=database,
+                packs=packs,
+                registry=registry,
+                notifier=notifier,
+                clock=clock,
+                metrics=metrics,
+            ),
+            notifier=notifier,
             records=RecordKeeper(database=database, packs=packs, clock=clock),
         )
 

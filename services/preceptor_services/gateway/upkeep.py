@@ -103,6 +103,7 @@ class Upkeep:
 
     async def _reconcile_later(self) -> None:
         await self.reconcile()
+        await self._database.copy_log()
         await asyncio.sleep(_RECONCILE_S)
 
     async def reconcile(self) -> None:

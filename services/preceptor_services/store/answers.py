@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, exists, func, insert, select, update
+from sqlalchemy import bindparam, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from preceptor_services.store.states import ASKED, LIVE
 from preceptor_services.store.tables import AnswerRow, Question, Ticket
-from preceptor_services.store.tickets import ASKED, LIVE
 
 
 class AnswerState(NamedTuple):
@@ -22,6 +22,11 @@ class AnswerState(NamedTuple):
     version: str
     state: str
     job_id: str | None
+
+    @property
+    def is_pending(self) -> bool:
+        """Nothing has come of it yet, and nothing was promised."""
+        return self.state == "pending"
 
 
 class StoredAnswer(NamedTuple):
@@ -46,32 +51,51 @@ class WantedQuestion(NamedTuple):
     deadline_at: float
 
 
+_STATE_COLUMNS: Final = (
+    AnswerRow.answer_key,
+    AnswerRow.answer_id,
+    AnswerRow.kind,
+    AnswerRow.service,
+    AnswerRow.version,
+    AnswerRow.state,
+    AnswerRow.job_id,
+)
+STORED_COLUMNS: Final = (
+    AnswerRow.answer_key,
+    AnswerRow.answer_id,
+    AnswerRow.pack_sha256,
+    AnswerRow.service,
+    AnswerRow.version,
+    AnswerRow.expert,
+    AnswerRow.latency_ms,
+    AnswerRow.cost,
+)
+"""Those of `StoredAnswer`, in its order."""
+
+
 async def find(conn: AsyncConnection, keys: Iterable[str]) -> dict[str, AnswerState]:
     """Those of `keys` that were asked before."""
-    query = select(
-        AnswerRow.answer_key,
-        AnswerRow.answer_id,
-        AnswerRow.kind,
-        AnswerRow.service,
-        AnswerRow.version,
-        AnswerRow.state,
-        AnswerRow.job_id,
-    ).where(AnswerRow.answer_key.in_(list(keys)))
+    query = select(*_STATE_COLUMNS).where(AnswerRow.answer_key.in_(list(keys)))
+    return {row.answer_key: AnswerState(*row) for row in await conn.execute(query)}
+
+
+async def find_with_jobs(
+    conn: AsyncConnection, keys: Iterable[str], job_ids: Sequence[str]
+) -> dict[str, AnswerState]:
+    """Those of `keys` that were asked before, and every question of these jobs, in their order."""
+    query = (
+        select(*_STATE_COLUMNS)
+        .where(or_(AnswerRow.answer_key.in_(list(keys)), AnswerRow.job_id.in_(job_ids)))
+        .order_by(AnswerRow.job_id, AnswerRow.ordinal)
+    )
     return {row.answer_key: AnswerState(*row) for row in await conn.execute(query)}
 
 
 async def stored(conn: AsyncConnection, keys: Iterable[str]) -> dict[str, StoredAnswer]:
     """Those of `keys` that are done."""
-    query = select(
-        AnswerRow.answer_key,
-        AnswerRow.answer_id,
-        AnswerRow.pack_sha256,
-        AnswerRow.service,
-        AnswerRow.version,
-        AnswerRow.expert,
-        AnswerRow.latency_ms,
-        AnswerRow.cost,
-    ).where(AnswerRow.answer_key.in_(list(keys)), AnswerRow.state == "done")
+    query = select(*STORED_COLUMNS).where(
+        AnswerRow.answer_key.in_(list(keys)), AnswerRow.state == "done"
+    )
     return {row.answer_key: StoredAnswer(*row) for row in await conn.execute(query)}
 
 
@@ -126,14 +150,12 @@ async def wanted(conn: AsyncConnection, job_ids: Sequence[str], now: float) -> l
     return [WantedQuestion(*row) for row in await conn.execute(query)]
 
 
-async def pending_keys(conn: AsyncConnection, job_id: str) -> list[str]:
-    """Unanswered questions of a job, in the order asked."""
-    query = (
-        select(AnswerRow.answer_key)
-        .where(AnswerRow.job_id == job_id, AnswerRow.state == "pending")
-        .order_by(AnswerRow.ordinal)
+async def pending_keys(conn: AsyncConnection, job_ids: Sequence[str]) -> dict[str, str]:
+    """The job of every unanswered question of these jobs."""
+    query = select(AnswerRow.answer_key, AnswerRow.job_id).where(
+        AnswerRow.job_id.in_(job_ids), AnswerRow.state == "pending"
     )
-    return list((await conn.execute(query)).scalars())
+    return {row[0]: row[1] for row in await conn.execute(query)}
 
 
 async def question_frame(conn: AsyncConnection, answer_key: str) -> bytes | None:

@@ -4,7 +4,7 @@ One transaction writes at a time, on either database: the states of tickets, ans
 together, and a ticket that joins an answer must not cross the report that finishes it. SQLite takes
 its write lock with `BEGIN IMMEDIATE` (a transaction that reads first and then writes fails at once
 where another writes, whatever the busy timeout), PostgreSQL an advisory lock. In this process
-writers queue at a lock first, because SQLite's own waiting is a sleep in a loop.
+writers queue at a lock first, because waiting for SQLite's lock is a sleep in a loop.
 """
 
 from __future__ import annotations
@@ -14,34 +14,28 @@ import contextlib
 from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from preceptor_services.store.sqlite_driver import connect
+from preceptor_services.store.sqlite_driver import connect, copy_log
 
 _WRITES: Final = "preceptor_writes"
 _ADVISORY_LOCK: Final = 0x70726563
-_PRAGMAS: Final = (
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = NORMAL",
-    "PRAGMA busy_timeout = 10000",
-    "PRAGMA foreign_keys = ON",
-)
 
 
 class Database:
     """Transactions over one database."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, path: str | None = None) -> None:
         self.engine = engine
+        self._path = path
         self._is_sqlite = engine.dialect.name == "sqlite"
         self._writer = asyncio.Lock()
         if self._is_sqlite:
-            event.listen(engine.sync_engine, "connect", _set_pragmas)
             event.listen(engine.sync_engine, "begin", _begin)
 
     @classmethod
@@ -55,11 +49,10 @@ class Database:
         path = Path(parsed.database)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Every transaction here ends itself, so that nothing is left to reset.
-        return cls(
-            create_async_engine(
-                parsed, async_creator=partial(connect, str(path)), pool_reset_on_return=None
-            )
+        engine = create_async_engine(
+            parsed, async_creator=partial(connect, str(path)), pool_reset_on_return=None
         )
+        return cls(engine, str(path))
 
     async def migrate(self, revision: str = "head") -> None:
         """Brings the tables to `revision`."""
@@ -82,6 +75,11 @@ class Database:
                     await writing.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
                 yield writing
 
+    async def copy_log(self) -> None:
+        """Moves what SQLite has logged into its file, off the event loop; call it now and then."""
+        if self._path is not None:
+            await asyncio.to_thread(copy_log, self._path)
+
     async def aclose(self) -> None:
         """Closes the connections."""
         await self.engine.dispose()
@@ -97,15 +95,6 @@ def alembic_config(conn: Connection) -> Config:
 
 def _upgrade(conn: Connection, revision: str) -> None:
     command.upgrade(alembic_config(conn), revision)
-
-
-def _set_pragmas(connection: Any, record: Any) -> None:
-    # Leaves transactions to us: the driver would begin them late, and never as IMMEDIATE.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in _PRAGMAS:
-        cursor.execute(pragma)
-    cursor.close()
 
 
 def _begin(conn: Connection) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import exists, func, insert, or_, select, update
+from sqlalchemy import bindparam, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_services.store.tables import AnswerRow, Attempt, Job
@@ -25,6 +25,7 @@ class JobRow(NamedTuple):
     exclusive: bool
     fence: int
     attempts: int
+    put_at: float | None
     reason: dict[str, Any] | None
 
 
@@ -38,6 +39,7 @@ _COLUMNS: Final = (
     Job.exclusive,
     Job.fence,
     Job.attempts,
+    Job.put_at,
     Job.reason,
 )
 
@@ -48,10 +50,10 @@ async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
         await conn.execute(insert(Job), list(rows))
 
 
-async def find(conn: AsyncConnection, job_id: str) -> JobRow | None:
-    """One job."""
-    row = (await conn.execute(select(*_COLUMNS).where(Job.id == job_id))).first()
-    return None if row is None else JobRow(*row)
+async def find(conn: AsyncConnection, job_ids: Sequence[str]) -> dict[str, JobRow]:
+    """Those of the jobs that exist."""
+    rows = await conn.execute(select(*_COLUMNS).where(Job.id.in_(job_ids)))
+    return {row.id: JobRow(*row) for row in rows}
 
 
 async def count_unfinished(conn: AsyncConnection) -> dict[str, int]:
@@ -87,29 +89,37 @@ async def add_attempts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) ->
         await conn.execute(insert(Attempt), list(rows))
 
 
-async def end_attempt(
-    conn: AsyncConnection, job_id: str, fence: int, values: dict[str, Any]
-) -> None:
-    """How a claim ended."""
+async def end_attempts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
+    """How claims ended: `job_id`, `fence` and every column that an end fills, of each."""
+    if not rows:
+        return
+    columns = [name for name in rows[0] if name not in ("job_id", "fence")]
     await conn.execute(
-        update(Attempt).where(Attempt.job_id == job_id, Attempt.fence == fence).values(**values)
+        update(Attempt)
+        .where(Attempt.job_id == bindparam("b_job_id"), Attempt.fence == bindparam("b_fence"))
+        .values(**{name: bindparam(f"b_{name}") for name in columns}),
+        [{f"b_{name}": value for name, value in row.items()} for row in rows],
     )
 
 
-async def set_state(
-    conn: AsyncConnection,
-    job_ids: Sequence[str],
-    state: str,
-    reason: dict[str, Any] | None = None,
+async def set_states(
+    conn: AsyncConnection, ends: Iterable[tuple[str, str, dict[str, Any] | None]]
 ) -> None:
-    """Moves jobs to `state`, with the reason of the last failure."""
-    await conn.execute(
-        update(Job).where(Job.id.in_(job_ids)).values(state=state, reason=reason, put_at=None)
-    )
+    """Moves each job to its state, with the reason of its last failure."""
+    rows = [{"b_id": i, "b_state": state, "b_reason": reason} for i, state, reason in ends]
+    if rows:
+        await conn.execute(
+            update(Job)
+            .where(Job.id == bindparam("b_id"))
+            .values(state=bindparam("b_state"), reason=bindparam("b_reason"), put_at=None),
+            rows,
+        )
 
 
 async def drop_unwanted(conn: AsyncConnection, job_ids: Sequence[str]) -> list[str]:
     """Ends those of the jobs that have nothing left to ask; their ids."""
+    if not job_ids:
+        return []
     has_work = exists().where(AnswerRow.job_id == Job.id, AnswerRow.state == "pending")
     changed = await conn.execute(
         update(Job)
@@ -122,6 +132,8 @@ async def drop_unwanted(conn: AsyncConnection, job_ids: Sequence[str]) -> list[s
 
 async def mark_put(conn: AsyncConnection, job_ids: Sequence[str], now: float | None) -> None:
     """These stand on the stream since `now`; None: they do not."""
+    if not job_ids:
+        return
     await conn.execute(update(Job).where(Job.id.in_(job_ids)).values(put_at=now))
 
 

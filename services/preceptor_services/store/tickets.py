@@ -8,11 +8,9 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from preceptor_services.store.answers import STORED_COLUMNS, StoredAnswer
+from preceptor_services.store.states import ASKED, LIVE
 from preceptor_services.store.tables import AnswerRow, Arrival, Ticket
-
-ASKED: Final = ("queued", "running")
-"""A service is, or will be, asked: the deadline counts."""
-LIVE: Final = (*ASKED, "waiting")
 
 
 class TicketRow(NamedTuple):
@@ -65,6 +63,24 @@ async def find(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, TicketRow
     return {row.id: TicketRow(*row) for row in rows}
 
 
+async def outcomes(
+    conn: AsyncConnection, ids: Iterable[str]
+) -> dict[str, tuple[TicketRow, StoredAnswer | None]]:
+    """Those of `ids` that exist, each with its answer where it is done."""
+    query = (
+        select(*_COLUMNS, *STORED_COLUMNS, AnswerRow.state.label("answer_state"))
+        .join(AnswerRow, AnswerRow.answer_key == Ticket.answer_key)
+        .where(Ticket.id.in_(list(ids)))
+    )
+    width = len(_COLUMNS)
+    found: dict[str, tuple[TicketRow, StoredAnswer | None]] = {}
+    for row in await conn.execute(query):
+        ticket = TicketRow(*row[:width])
+        done = ticket.state == row.answer_state == "done"
+        found[ticket.id] = (ticket, StoredAnswer(*row[width:-1]) if done else None)
+    return found
+
+
 async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
     """New tickets."""
     if rows:
@@ -73,6 +89,8 @@ async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
 
 async def mark_running(conn: AsyncConnection, answer_keys: Sequence[str]) -> None:
     """A dispatcher has claimed these questions."""
+    if not answer_keys:
+        return
     await conn.execute(
         update(Ticket)
         .where(Ticket.answer_key.in_(answer_keys), Ticket.state == "queued")
@@ -82,6 +100,8 @@ async def mark_running(conn: AsyncConnection, answer_keys: Sequence[str]) -> Non
 
 async def mark_queued(conn: AsyncConnection, answer_keys: Sequence[str]) -> None:
     """The claim on these questions was given back."""
+    if not answer_keys:
+        return
     await conn.execute(
         update(Ticket)
         .where(Ticket.answer_key.in_(answer_keys), Ticket.state == "running")

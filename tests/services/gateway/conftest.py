@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from preceptor_clients.answers import Distributions, build_answer
-from preceptor_clients.errors import ServiceUnavailable
+from preceptor_clients.errors import Problem, ServiceUnavailable, from_problem
 from preceptor_clients.http import NO_RETRY, GatewayClient
 from preceptor_clients.schemas import (
     Capabilities,
@@ -36,7 +36,14 @@ from preceptor_services.blobs import LocalBlobs
 from preceptor_services.config import Settings
 from preceptor_services.gateway.app import create_app
 from preceptor_services.gateway.clock import ServerClock
-from preceptor_services.internal import ClaimRequest, Claims, ItemResult, ReportRequest
+from preceptor_services.internal import (
+    ClaimRequest,
+    Claims,
+    ItemResult,
+    JobReport,
+    ReportReply,
+    ReportRequest,
+)
 from preceptor_services.store.database import Database
 
 VOCAB = "ab" * 32
@@ -188,16 +195,31 @@ class World:
             "POST", "/v1/internal/claims", body=request, reply=Claims
         )
 
-    async def report(self, job: Any, results: Sequence[ItemResult] = (), **fields: Any) -> None:
-        values: dict[str, Any] = {
-            "dispatcher": "d1",
-            "job_id": job.job_id,
-            "fence": job.fence,
-            "results": tuple(results),
-            "latency_ms": 1.0,
-        }
-        request = ReportRequest(**(values | fields))
-        await self.clients["dispatcher"].call("POST", "/v1/internal/reports", body=request)
+    async def report(
+        self, job: Any, results: Sequence[ItemResult] = (), name: str = "d1", **fields: Any
+    ) -> None:
+        """One job's report; raises what it is refused for."""
+        [problem] = await self.report_jobs((job, results, fields), name=name)
+        if problem is not None:
+            raise from_problem(problem)
+
+    async def report_jobs(self, *reports: Any, name: str = "d1") -> list[Problem | None]:
+        """One call's report: a job, its results and other fields of each; what is refused."""
+        request = ReportRequest(
+            dispatcher=name,
+            latency_ms=1.0,
+            jobs=tuple(
+                JobReport(
+                    **({"job_id": job.job_id, "fence": job.fence, "results": tuple(r)} | fields)
+                )
+                for job, r, fields in reports
+            ),
+        )
+        reply = await self.clients["dispatcher"].call(
+            "POST", "/v1/internal/reports", body=request, reply=ReportReply
+        )
+        refused = {one.job_id: one.problem for one in reply.refused}
+        return [refused.get(job.job_id) for job, _, _ in reports]
 
     async def work(self) -> Claims:
         """Answers everything that stands on the queue."""

@@ -13,7 +13,7 @@ from preceptor_clients.schemas import (
     LogprobsRequest,
 )
 from preceptor_services.gateway.auth import Trainer
-from preceptor_services.gateway.bodies import body_of, reply
+from preceptor_services.gateway.bodies import body_of, reply, size_of
 from preceptor_services.gateway.openapi import takes
 from preceptor_services.gateway.state import Parts
 
@@ -28,10 +28,10 @@ async def ask_expert(
     asked: Annotated[LogprobsRequest, Depends(body_of(LogprobsRequest))],
 ) -> Response:
     """What would the expert have said at these positions?"""
-    posted = await parts.submissions.logprobs(caller.name, asked)
-    return await reply(
-        request, await parts.outcomes.of_prefixes(caller.name, posted, asked.wait_ms)
-    )
+    with parts.notifier.watch() as watch:
+        posted = await parts.submissions.logprobs(caller.name, asked, watch)
+        outcomes = await parts.outcomes.of_prefixes(caller.name, posted, asked.wait_ms, watch)
+    return await reply(request, outcomes, size=size_of(outcomes))
 
 
 @router.post("/v1/feedback", response_model=FeedbackOutcomes, openapi_extra=takes(FeedbackRequest))
@@ -42,7 +42,7 @@ async def ask_source(
     asked: Annotated[FeedbackRequest, Depends(body_of(FeedbackRequest))],
 ) -> Response:
     """How did these attempts go?"""
-    posted = await parts.submissions.feedback(caller.name, asked)
-    return await reply(
-        request, await parts.outcomes.of_feedback(caller.name, posted, asked.wait_ms)
-    )
+    with parts.notifier.watch() as watch:
+        posted = await parts.submissions.feedback(caller.name, asked, watch)
+        outcomes = await parts.outcomes.of_feedback(caller.name, posted, asked.wait_ms, watch)
+    return await reply(request, outcomes, size=size_of(outcomes))

@@ -37,5 +37,12 @@ async def ready(request: Request, parts: Parts) -> dict[str, str]:
 async def metrics(
     caller: Annotated[Caller, Depends(Needs("reader", "dispatcher"))], parts: Parts
 ) -> Response:
-    """Counters in Prometheus' text format."""
+    """Counters in Prometheus' text format, those of the dispatchers' calls included."""
+    for service in parts.registry.names():
+        # A broker that is away must not hide the other figures, nor leave an old one standing.
+        try:
+            depth = float(await parts.queue.depth(service))
+        except ServiceUnavailable:
+            depth = float("nan")
+        parts.metrics.queue_depth.labels(service).set(depth)
     return Response(parts.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -8,9 +8,16 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from preceptor_services.gateway.auth import Dispatcher
 from preceptor_services.gateway.bodies import body_of, reply
+from preceptor_services.gateway.off_loop import ITEM
 from preceptor_services.gateway.openapi import takes
 from preceptor_services.gateway.state import Parts
-from preceptor_services.internal import ClaimRequest, Claims, Directory, ReportRequest
+from preceptor_services.internal import (
+    ClaimRequest,
+    Claims,
+    Directory,
+    ReportReply,
+    ReportRequest,
+)
 
 router = APIRouter(tags=["internal"])
 
@@ -23,17 +30,19 @@ async def claim(
     asked: Annotated[ClaimRequest, Depends(body_of(ClaimRequest))],
 ) -> Response:
     """Takes jobs and their questions."""
-    return await reply(request, await parts.delivery.claim(asked))
+    claims = await parts.claiming.claim(asked)
+    return await reply(request, claims, size=ITEM * sum(len(job.items) for job in claims.jobs))
 
 
-@router.post("/v1/internal/reports", status_code=204, openapi_extra=takes(ReportRequest))
+@router.post("/v1/internal/reports", response_model=ReportReply, openapi_extra=takes(ReportRequest))
 async def report(
+    request: Request,
     caller: Dispatcher,
     parts: Parts,
     sent: Annotated[ReportRequest, Depends(body_of(ReportRequest))],
-) -> None:
-    """Hands in results, or gives the job back."""
-    await parts.delivery.report(sent)
+) -> Response:
+    """Hands in the results of a call, or gives its jobs back."""
+    return await reply(request, await parts.reporting.report(sent), size=ITEM)
 
 
 @router.get("/v1/internal/services", response_model=Directory)

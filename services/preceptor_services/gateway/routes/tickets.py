@@ -18,7 +18,7 @@ from preceptor_clients.schemas import (
     Ticket,
 )
 from preceptor_services.gateway.auth import Expert, Trainer
-from preceptor_services.gateway.bodies import body_of, reply
+from preceptor_services.gateway.bodies import body_of, reply, size_of
 from preceptor_services.gateway.openapi import takes
 from preceptor_services.gateway.state import Parts
 from preceptor_services.gateway.submission import Posted
@@ -39,10 +39,12 @@ async def collect(
     asked: Annotated[CollectRequest, Depends(body_of(CollectRequest))],
 ) -> Response:
     """Outcomes of tickets, in order."""
-    kind = await parts.outcomes.kind_of(caller.name, asked.tickets)
     posted = [Posted(ticket_id=ticket_id) for ticket_id in asked.tickets]
-    read = parts.outcomes.of_prefixes if kind == "logprobs" else parts.outcomes.of_feedback
-    return await reply(request, await read(caller.name, posted, asked.wait_ms))
+    with parts.notifier.watch(asked.tickets) as watch:
+        kind = await parts.outcomes.kind_of(caller.name, asked.tickets, watch)
+        read = parts.outcomes.of_prefixes if kind == "logprobs" else parts.outcomes.of_feedback
+        outcomes = await read(caller.name, posted, asked.wait_ms, watch)
+    return await reply(request, outcomes, size=size_of(outcomes))
 
 
 @router.get("/v1/tickets/{ticket_id}", response_model=Ticket)
@@ -67,7 +69,7 @@ async def put_answer(
     answer: Annotated[PrefixAnswer, Depends(body_of(PrefixAnswer))],
 ) -> None:
     """An answer that was promised; the same one a second time changes nothing."""
-    await parts.delivery.put_late(answer_key, answer)
+    await parts.late_answers.put(answer_key, answer)
 
 
 @router.get("/v1/arrivals", response_model=Arrivals)
