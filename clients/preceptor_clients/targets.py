@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -190,3 +190,23 @@ def _spread(rows: Any, at: np.ndarray, T: int, empty: Any, dtype: Any) -> np.nda
     dense = np.full((T, *rows.shape[1:]), empty, dtype)
     dense[at] = rows
     return dense
+
+
+def without_answers(target: Target, answer_ids: Sequence[str]) -> Target | None:
+    """`target` as if these answers had never come: the others' weights fill their place.
+
+    None where no other component has an opinion anywhere.
+    """
+    left = [c for c in target.components if c.answer_id not in answer_ids]
+    if not any((c.weight_T > 0).any() for c in left):
+        return None
+    whole_T = np.sum([c.weight_T for c in target.components], axis=0, dtype=np.float64)
+    rest_T = np.sum([c.weight_T for c in left], axis=0, dtype=np.float64)
+    # A position keeps its whole weight, as it would if only the others had been asked.
+    scale_T = np.divide(whole_T, rest_T, out=np.zeros_like(rest_T), where=rest_T > 0)
+    return replace(
+        target,
+        components=tuple(
+            replace(c, weight_T=(c.weight_T * scale_T).astype(np.float32)) for c in left
+        ),
+    )

@@ -22,6 +22,8 @@ from preceptor_services.gateway.registry import Connect, InfoClient
 from preceptor_services.gateway.routes import (
     asking,
     blobs,
+    corrections,
+    corrections_admin,
     health,
     internal,
     records,
@@ -32,7 +34,10 @@ from preceptor_services.gateway.routes import (
 from preceptor_services.gateway.state import Gateway
 from preceptor_services.store.database import Database
 
-_AREAS = (asking, tickets, weights, records, services, blobs, internal, health)
+_AREAS = (
+    *(asking, tickets, weights, records, services, blobs, internal, health),
+    *(corrections, corrections_admin),
+)
 
 
 def connect_service(url: str, key: str) -> InfoClient:

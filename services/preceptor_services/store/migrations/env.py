@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from alembic import context
 
-from preceptor_services.store import provenance_tables
+from preceptor_services.store import correction_tables, provenance_tables
 from preceptor_services.store.tables import Base
 
-assert provenance_tables, "imported so that the metadata holds all tables"
+assert all((correction_tables, provenance_tables)), "imported so that the metadata holds all tables"
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=Base.metadata,

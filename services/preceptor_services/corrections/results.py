@@ -1,0 +1,264 @@
+"""What trainers, tools and the people's expert read of settled items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from preceptor_clients.corrections import (
+    Agreement,
+    Decision,
+    Due,
+    ExportLine,
+    ExportPage,
+    Imported,
+    ImportLines,
+    ItemState,
+    NewItem,
+    Result,
+    Results,
+    RoundSettings,
+    prompt_sha256,
+    text_sha256,
+)
+from preceptor_clients.errors import NotFound
+from preceptor_clients.schemas import FeedbackItem, Prompt
+from preceptor_services.corrections.agreement import Double, Opinion, agreement
+from preceptor_services.corrections.intake import Intake, question_row
+from preceptor_services.corrections.settling import final_text, settle
+from preceptor_services.corrections.views import review_of, version_of
+from preceptor_services.gateway.clock import Clock
+from preceptor_services.store import correction_items as items
+from preceptor_services.store import correction_people as people
+from preceptor_services.store import correction_results as results
+from preceptor_services.store import correction_versions as versions
+from preceptor_services.store.correction_people import new_row
+from preceptor_services.store.correction_versions import ReviewRow, VersionRow
+from preceptor_services.store.database import Database
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Reads results, and writes down which answers were made of them."""
+
+    database: Database
+    clock: Clock
+    intake: Intake
+
+    async def after(
+        self, cursor: int, limit: int, *, run: str | None, round_name: str | None
+    ) -> Results:
+        """Changes of what counts, oldest first."""
+        async with self.database.read() as conn:
+            rows = await results.after(
+                conn, cursor=cursor, limit=limit, run=run, round_name=round_name
+            )
+        return Results(
+            cursor=rows[-1].cursor if rows else cursor,
+            results=tuple(
+                Result(
+                    cursor=row.cursor,
+                    kind=cast("Any", row.kind),
+                    item=row.item_id,
+                    round=row.round,
+                    version=row.version_id,
+                    decision=cast("Decision | None", row.decision),
+                    text=row.text,
+                    comment=row.comment,
+                    person=row.person,
+                    reviewer=row.reviewer,
+                    run=row.run,
+                    rollout_id=row.rollout_id,
+                    problem_id=row.problem_id,
+                    step=row.step,
+                )
+                for row in rows
+            ),
+        )
+
+    async def agreement(self, round_name: str) -> Agreement:
+        """How far the people of a round agree."""
+        async with self.database.read() as conn:
+            if not await items.rounds(conn, [round_name]):
+                raise NotFound(f"no round {round_name!r}", field="round")
+            found = await versions.doubles(conn, round_name)
+            documents = await items.documents(conn, list(found))
+            upheld = await versions.upheld(conn, round_name)
+        doubles = [_double(documents[i], rows) for i, rows in found.items() if len(rows) > 1]
+        return agreement(doubles, upheld)
+
+    # ------------------------------------------------------------ the expert's side
+
+    async def due(self, limit: int) -> tuple[Due, ...]:
+        """Answers that can be given now."""
+        async with self.database.read() as conn:
+            rows = await results.due(conn, limit)
+            documents = await items.documents(conn, list({row.item_id for row in rows}))
+        return tuple(
+            _due(row.answer_key, row.item_id, row.version_id, row.decision, row.text, documents)
+            for row in rows
+        )
+
+    async def lookup(self, prompt: Prompt, text: str) -> tuple[Due, ...]:
+        """Authoritative corrections with this prompt and text; `answer_key` means nothing."""
+        async with self.database.read() as conn:
+            rows = await versions.authoritative_with_text(
+                conn, prompt_sha256(prompt), text_sha256(text)
+            )
+            documents = await items.documents(conn, [row.item_id for row in rows])
+        nowhere = "0" * 64
+        return tuple(
+            _due(nowhere, row.item_id, row.id, row.decision, row.text, documents) for row in rows
+        )
+
+    async def give(self, made_of: Mapping[str, str | None]) -> None:
+        """These answers stand; a question that was not asked before is a take-over's."""
+        now = self.clock.now()
+        async with self.database.write() as conn:
+            rows: list[dict[str, Any]] = []
+            for answer_key, version_id in made_of.items():
+                version = None if version_id is None else await versions.find(conn, version_id)
+                if version is not None:
+                    rows.append(question_row(answer_key, version.item_id, now, takeover=True))
+            await results.ask(conn, rows)
+            await results.give(conn, dict(made_of), now=now)
+
+    # ------------------------------------------------------------ JSONL
+
+    async def export(self, round_name: str | None, after: int, limit: int) -> ExportPage:
+        """Items with their history, in the order in which they came."""
+        async with self.database.read() as conn:
+            rows = await items.page(
+                conn,
+                round_name=round_name,
+                state=None,
+                run=None,
+                worked_on_by=None,
+                after=after,
+                limit=limit,
+            )
+            ids = [row.id for row in rows]
+            documents = await items.documents(conn, ids)
+            every = await versions.of_items(conn, ids)
+            reviews = await versions.reviews(conn, ids)
+        lines = tuple(
+            ExportLine(
+                id=row.id,
+                item=NewItem.model_validate(documents[row.id]),
+                round=row.round,
+                state=cast("ItemState", row.state),
+                created_at=row.created_at,
+                versions=tuple(version_of(v, row.authoritative) for v in every[row.id]),
+                reviews=tuple(review_of(r) for r in reviews[row.id]),
+            )
+            for row in rows
+        )
+        return ExportPage(lines=lines, after=rows[-1].serial if len(rows) == limit else None)
+
+    async def take(self, sent: ImportLines, by: str) -> Imported:
+        """Items and versions that are not there yet; what was authoritative there is so here."""
+        new = [line.item for line in sent.lines]
+        unbounded = RoundSettings(budget=None)
+        async with self.database.read() as conn:
+            exists = bool(await items.rounds(conn, [sent.round]))
+        if not exists:
+            await self.intake.put_round(sent.round, unbounded)
+        taken = await self.intake.add(sent.round, new)
+        num_versions = 0
+        for line, place in zip(sent.lines, taken, strict=True):
+            if place.id is not None:
+                num_versions += await self._take_line(line, place.id, by)
+        return Imported(items=sum(place.state == "new" for place in taken), versions=num_versions)
+
+    async def _take_line(self, line: ExportLine, item_id: str, by: str) -> int:
+        now = self.clock.now()
+        rows = [
+            VersionRow(
+                id=v.id if v.item == item_id else f"{v.id}-{item_id[3:11]}",
+                item_id=item_id,
+                claim_id=None,
+                person=v.person,
+                decision=v.decision,
+                text=v.text,
+                text_sha256=None if v.text is None else text_sha256(v.text),
+                comment=v.comment,
+                created_at=v.created_at,
+                retired_at=now if v.retired else None,
+            )
+            for v in line.versions
+        ]
+        async with self.database.write() as conn:
+            item = await items.lock(conn, item_id)
+            assert item is not None, "it was taken in just now"
+            known = await versions.known_ids(conn, [row.id for row in rows])
+            fresh = [row for row in rows if row.id not in known]
+            names = sorted({row.person for row in fresh})
+            await people.add_unknown(conn, [new_row(n, "annotator", None, now) for n in names])
+            await versions.add_unknown(conn, fresh)
+            for row, sent in zip(rows, line.versions, strict=True):
+                if sent.authoritative and row in fresh and item.state != "done":
+                    review = ReviewRow(
+                        f"cr-{row.id}", item_id, by, "approve", row.id, "imported", now
+                    )
+                    await versions.add_review(conn, review)
+                    await settle(conn, item, row, reviewer=by, now=now)
+        return len(fresh)
+
+
+async def provenance(conn: Any, answer_id: str) -> FeedbackItem | None:
+    """Person, edit and reviewer behind one answer of the people's expert."""
+    version_id = await results.behind_answer(conn, answer_id)
+    version = None if version_id is None else await versions.find(conn, version_id)
+    if version is None:
+        return None
+    reviews = (await versions.reviews(conn, [version.item_id]))[version.item_id]
+    approved = [r.reviewer for r in reviews if r.version_id == version.id]
+    return correction_item(version, approved[-1] if approved else None)
+
+
+def correction_item(version: VersionRow, reviewer: str | None) -> FeedbackItem:
+    """A correction as what it is to experts: an item of feedback, with its people."""
+    text = version.text if version.text is not None else version.comment
+    return FeedbackItem(
+        id=f"correction-{version.id}",
+        kind="correction" if version.decision != "comment" else "comment",
+        text=text,
+        source="people",
+        version=version.id,
+        details={
+            "item": version.item_id,
+            "decision": version.decision,
+            "person": version.person,
+            "reviewer": reviewer,
+            "retired": version.retired_at is not None,
+        },
+    )
+
+
+def _double(document: Mapping[str, Any], rows: Sequence[VersionRow]) -> Double:
+    response: str = document["response_text"]
+    return Double(
+        response,
+        tuple(Opinion(row.decision, final_text(row, dict(document)) or response) for row in rows),
+    )
+
+
+def _due(
+    answer_key: str,
+    item_id: str,
+    version_id: str | None,
+    decision: str | None,
+    text: str | None,
+    documents: Mapping[str, Mapping[str, Any]],
+) -> Due:
+    document = documents[item_id]
+    return Due(
+        answer_key=answer_key,
+        item=item_id,
+        version=version_id,
+        decision=cast("Decision | None", decision),
+        text=text,
+        prompt=Prompt.model_validate(document["prompt"]),
+        base_ids=tuple(document.get("response_ids") or ()),
+    )

@@ -1,0 +1,173 @@
+"""Retiring a person's corrections: what they went into, and the targets without them.
+
+Nothing is deleted. Versions are marked, items go back, trainers are told through the cursor of
+results, and each target that had a retired answer gets a successor built from its other components
+alone. The old target stays: steps have trained on it, and a trace must still find it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from preceptor_clients.corrections import RetiredTarget, Retirement
+from preceptor_clients.errors import NotFound
+from preceptor_clients.fingerprint import content_hash
+from preceptor_clients.targets import Target, without_answers
+from preceptor_services.corrections.settling import unsettle
+from preceptor_services.gateway.clock import Clock
+from preceptor_services.gateway.packs import Packs
+from preceptor_services.store import correction_claims as claims
+from preceptor_services.store import correction_items as items
+from preceptor_services.store import correction_people as people
+from preceptor_services.store import correction_results as results
+from preceptor_services.store import correction_versions as versions
+from preceptor_services.store import runs, services
+from preceptor_services.store.correction_results import UsedRow
+from preceptor_services.store.correction_versions import VersionRow
+from preceptor_services.store.database import Database
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retiring:
+    """Takes a person's corrections out of what counts."""
+
+    database: Database
+    clock: Clock
+    packs: Packs
+
+    async def retire(self, person: str, reason: str) -> Retirement:
+        """Retires every version of `person`; a second time lists the same again.
+
+        Raises:
+            NotFound: nobody has that name.
+        """
+        now = self.clock.now()
+        async with self.database.write() as conn:
+            row = await people.find(conn, person)
+            if row is None:
+                raise NotFound(f"nobody is called {person!r}", field="person")
+            settings = row.settings | {"retired": reason}
+            if row.retired_at is None:
+                await people.change(
+                    conn,
+                    person,
+                    retired_at=now,
+                    revoked_at=row.revoked_at or now,
+                    settings=settings,
+                )
+            fresh = await versions.retire(conn, person, now)
+            reopened = await self._reopen(conn, person, fresh, now)
+            every = await versions.ids_of(conn, person)
+            used = await results.targets_with(conn, every) if every else []
+            consumed = await results.steps_with(conn, [row.target_id for row in used])
+        rebuilt = await self._rebuild(used, now)
+        targets = _listed(used, consumed, rebuilt)
+        return Retirement(
+            person=person,
+            versions=tuple(every),
+            reopened=reopened,
+            targets=targets,
+            runs=tuple(sorted({t.run for t in targets if t.consumed_by})),
+        )
+
+    async def _reopen(
+        self, conn: AsyncConnection, person: str, fresh: Sequence[VersionRow], now: float
+    ) -> int:
+        """Frees the places that the person takes, and unsettles what theirs had settled."""
+        held = await claims.live_by(conn, person)
+        retired = {version.id for version in fresh}
+        affected = sorted({claim.item_id for claim in held} | {v.item_id for v in fresh})
+        reopened = 0
+        for item_id in affected:
+            item = await items.lock(conn, item_id)
+            assert item is not None, "a foreign key"
+            for claim in held:
+                if claim.item_id == item_id:
+                    await claims.change(conn, claim.id, state="withdrawn", ended_at=now)
+            if item.authoritative in retired:
+                others = await versions.standing(conn, item_id)
+                state = "review" if others else "open"
+                await unsettle(conn, item, state=state, reviewer=None, now=now)
+                reopened += 1
+            else:
+                state = item.state
+            if state == "review" and not await versions.standing(conn, item_id):
+                await items.change(conn, item_id, state="open", updated_at=now)
+            await claims.recount(conn, item_id)
+        return reopened
+
+    async def _rebuild(self, used: Sequence[UsedRow], now: float) -> dict[str, str]:
+        """Old target to the one without the retired answers, where something is left."""
+        rebuilt: dict[str, tuple[UsedRow, Target, list[str]]] = {}
+        for target_id in dict.fromkeys(row.target_id for row in used):
+            rows = [row for row in used if row.target_id == target_id]
+            arrays: Any = (await self.packs.read(rows[0].pack_sha256))[target_id]
+            retired = [row.answer_id for row in rows]
+            left = without_answers(Target.from_wire(rows[0].rollout_id, arrays), retired)
+            if left is not None:
+                rebuilt[target_id] = (rows[0], left, retired)
+        if rebuilt:
+            await self._write(rebuilt, now)
+        return {old: target.id for old, (_, target, _) in rebuilt.items()}
+
+    async def _write(
+        self, rebuilt: Mapping[str, tuple[UsedRow, Target, list[str]]], now: float
+    ) -> None:
+        pack = await self.packs.write({t.id: t.to_wire() for _, t, _ in rebuilt.values()})
+        async with self.database.write() as conn:
+            known = await runs.target_hashes(conn, [t.id for _, t, _ in rebuilt.values()])
+            await services.add_blobs(conn, {pack.sha256: pack.size}, now)
+            for old, (row, target, retired) in rebuilt.items():
+                if target.id in known:
+                    continue
+                settings = row.settings | {"rebuilt_from": old, "without": retired}
+                await runs.add_targets(
+                    conn, [_target_row(row, target, settings, pack.sha256, now)], _answers(target)
+                )
+
+
+def _target_row(
+    row: UsedRow, target: Target, settings: dict[str, Any], pack_sha256: str, now: float
+) -> dict[str, Any]:
+    return {
+        "id": target.id,
+        "rollout_id": row.rollout_id,
+        "builder_version": row.builder_version,
+        "settings": settings,
+        "settings_hash": content_hash(settings),
+        "content_hash": target.content_hash(),
+        "pack_sha256": pack_sha256,
+        "created_at": now,
+    }
+
+
+def _answers(target: Target) -> list[dict[str, Any]]:
+    return [
+        {"target_id": target.id, "ordinal": ordinal, "answer_id": component.answer_id}
+        for ordinal, component in enumerate(target.components)
+    ]
+
+
+def _listed(
+    used: Sequence[UsedRow],
+    consumed: Mapping[str, tuple[str, ...]],
+    rebuilt: Mapping[str, str],
+) -> tuple[RetiredTarget, ...]:
+    by_target: dict[str, list[UsedRow]] = {}
+    for row in used:
+        by_target.setdefault(row.target_id, []).append(row)
+    return tuple(
+        RetiredTarget(
+            target_id=target_id,
+            rollout_id=rows[0].rollout_id,
+            run=rows[0].run,
+            answer_ids=tuple(row.answer_id for row in rows),
+            consumed_by=consumed.get(target_id, ()),
+            rebuilt_as=rebuilt.get(target_id),
+        )
+        for target_id, rows in by_target.items()
+    )

@@ -1,0 +1,274 @@
+"""Queries about versions, reviews and drafts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from preceptor_services.store.correction_tables import (
+    CorrectionClaim,
+    CorrectionDraft,
+    CorrectionItem,
+    CorrectionReview,
+    CorrectionVersion,
+)
+from preceptor_services.store.sql import insert_new
+
+
+class VersionRow(NamedTuple):
+    """What one person handed in."""
+
+    id: str
+    item_id: str
+    claim_id: str | None
+    person: str
+    decision: str
+    text: str | None
+    text_sha256: str | None
+    comment: str | None
+    created_at: float
+    retired_at: float | None
+
+
+class ReviewRow(NamedTuple):
+    """What one reviewer decided."""
+
+    id: str
+    item_id: str
+    reviewer: str
+    verdict: str
+    version_id: str | None
+    comment: str | None
+    created_at: float
+
+
+class DraftRow(NamedTuple):
+    """Unfinished work."""
+
+    text: str | None
+    comment: str | None
+    revision: int
+    saved_at: float
+
+
+_VERSION = tuple(getattr(CorrectionVersion, name) for name in VersionRow._fields)
+_REVIEW = tuple(getattr(CorrectionReview, name) for name in ReviewRow._fields)
+
+
+async def add(conn: AsyncConnection, row: VersionRow) -> None:
+    """A new version."""
+    await conn.execute(insert(CorrectionVersion), [row._asdict()])
+
+
+async def add_unknown(conn: AsyncConnection, rows: Sequence[VersionRow]) -> None:
+    """Those of `rows` whose ids are new."""
+    await insert_new(conn, CorrectionVersion, [row._asdict() for row in rows])
+
+
+async def known_ids(conn: AsyncConnection, ids: Sequence[str]) -> set[str]:
+    """Those of `ids` that exist."""
+    query = select(CorrectionVersion.id).where(CorrectionVersion.id.in_(ids))
+    return set((await conn.execute(query)).scalars())
+
+
+async def find(conn: AsyncConnection, version_id: str) -> VersionRow | None:
+    """One version."""
+    row = (await conn.execute(select(*_VERSION).where(CorrectionVersion.id == version_id))).first()
+    return None if row is None else VersionRow(*row)
+
+
+async def of_items(conn: AsyncConnection, item_ids: Sequence[str]) -> dict[str, list[VersionRow]]:
+    """Every version of these items, the first one first."""
+    query = (
+        select(*_VERSION)
+        .where(CorrectionVersion.item_id.in_(item_ids))
+        .order_by(CorrectionVersion.serial)
+    )
+    found: dict[str, list[VersionRow]] = {item_id: [] for item_id in item_ids}
+    for row in await conn.execute(query):
+        found[row.item_id].append(VersionRow(*row))
+    return found
+
+
+async def standing(conn: AsyncConnection, item_id: str) -> list[VersionRow]:
+    """The last version of each claim that counts as submitted, the first claim's first."""
+    query = (
+        select(*_VERSION)
+        .join(CorrectionClaim, CorrectionClaim.id == CorrectionVersion.claim_id)
+        .where(
+            CorrectionVersion.item_id == item_id,
+            CorrectionClaim.state == "submitted",
+            CorrectionVersion.retired_at.is_(None),
+        )
+        .order_by(CorrectionVersion.serial)
+    )
+    last = {row.claim_id: VersionRow(*row) for row in await conn.execute(query)}
+    return list(last.values())
+
+
+async def count_decisions(conn: AsyncConnection, person: str) -> dict[str, int]:
+    """Standing versions of one person by decision."""
+    rows = await conn.execute(
+        select(CorrectionVersion.claim_id, CorrectionVersion.decision)
+        .join(CorrectionClaim, CorrectionClaim.id == CorrectionVersion.claim_id)
+        .where(CorrectionVersion.person == person, CorrectionClaim.state == "submitted")
+        .order_by(CorrectionVersion.serial)
+    )
+    last: dict[str | None, str] = {row[0]: row[1] for row in rows}
+    counts: dict[str, int] = {}
+    for decision in last.values():
+        counts[decision] = counts.get(decision, 0) + 1
+    return counts
+
+
+async def count_submitted(conn: AsyncConnection, item_ids: Sequence[str]) -> dict[str, int]:
+    """Claims that count as submitted, by item."""
+    query = (
+        select(CorrectionClaim.item_id, func.count())
+        .where(CorrectionClaim.item_id.in_(item_ids), CorrectionClaim.state == "submitted")
+        .group_by(CorrectionClaim.item_id)
+    )
+    return {row[0]: row[1] for row in await conn.execute(query)}
+
+
+async def doubles(conn: AsyncConnection, round_name: str) -> dict[str, list[VersionRow]]:
+    """Standing versions of a round's items, those of retired people left out."""
+    query = (
+        select(*_VERSION)
+        .join(CorrectionItem, CorrectionItem.id == CorrectionVersion.item_id)
+        .join(CorrectionClaim, CorrectionClaim.id == CorrectionVersion.claim_id)
+        .where(
+            CorrectionItem.round == round_name,
+            CorrectionClaim.state == "submitted",
+            CorrectionVersion.retired_at.is_(None),
+        )
+        .order_by(CorrectionVersion.serial)
+    )
+    last: dict[tuple[str, str], VersionRow] = {}
+    for row in await conn.execute(query):
+        last[(row.item_id, row.person)] = VersionRow(*row)
+    found: dict[str, list[VersionRow]] = {}
+    for (item_id, _), version in last.items():
+        found.setdefault(item_id, []).append(version)
+    return found
+
+
+async def retire(conn: AsyncConnection, person: str, now: float) -> list[VersionRow]:
+    """Marks every version of one person; those that were not marked before."""
+    changed = await conn.execute(
+        update(CorrectionVersion)
+        .where(CorrectionVersion.person == person, CorrectionVersion.retired_at.is_(None))
+        .values(retired_at=now)
+        .returning(*_VERSION)
+    )
+    return [VersionRow(*row) for row in changed]
+
+
+async def authoritative_with_text(
+    conn: AsyncConnection, prompt_sha256: str, text_hash: str
+) -> list[VersionRow]:
+    """Authoritative versions with this text, of items with this prompt."""
+    query = (
+        select(*_VERSION)
+        .join(CorrectionItem, CorrectionItem.authoritative == CorrectionVersion.id)
+        .where(
+            CorrectionItem.prompt_sha256 == prompt_sha256,
+            CorrectionVersion.text_sha256 == text_hash,
+        )
+        .order_by(CorrectionVersion.serial)
+    )
+    return [VersionRow(*row) for row in await conn.execute(query)]
+
+
+# ---------------------------------------------------------------- reviews
+
+
+async def add_review(conn: AsyncConnection, row: ReviewRow) -> None:
+    """A new decision."""
+    await conn.execute(insert(CorrectionReview), [row._asdict()])
+
+
+async def reviews(conn: AsyncConnection, item_ids: Sequence[str]) -> dict[str, list[ReviewRow]]:
+    """Every decision on these items, the first one first."""
+    query = (
+        select(*_REVIEW)
+        .where(CorrectionReview.item_id.in_(item_ids))
+        .order_by(CorrectionReview.serial)
+    )
+    found: dict[str, list[ReviewRow]] = {item_id: [] for item_id in item_ids}
+    for row in await conn.execute(query):
+        found[row.item_id].append(ReviewRow(*row))
+    return found
+
+
+async def upheld(conn: AsyncConnection, round_name: str) -> list[tuple[str, bool]]:
+    """(person, whether theirs was chosen) of each version of the items that a reviewer approved."""
+    query = (
+        select(CorrectionVersion.person, CorrectionVersion.id, CorrectionItem.authoritative)
+        .join(CorrectionItem, CorrectionItem.id == CorrectionVersion.item_id)
+        .where(
+            CorrectionItem.round == round_name,
+            CorrectionItem.state == "done",
+            CorrectionVersion.claim_id.is_not(None),
+            CorrectionItem.id.in_(
+                select(CorrectionReview.item_id).where(CorrectionReview.verdict == "approve")
+            ),
+        )
+    )
+    return [(row[0], row[1] == row[2]) for row in await conn.execute(query)]
+
+
+# ---------------------------------------------------------------- drafts
+
+
+async def draft(conn: AsyncConnection, item_id: str, person: str) -> DraftRow | None:
+    """One person's unfinished work on an item."""
+    query = select(
+        CorrectionDraft.text,
+        CorrectionDraft.comment,
+        CorrectionDraft.revision,
+        CorrectionDraft.saved_at,
+    ).where(CorrectionDraft.item_id == item_id, CorrectionDraft.person == person)
+    row = (await conn.execute(query)).first()
+    return None if row is None else DraftRow(*row)
+
+
+async def save_draft(conn: AsyncConnection, item_id: str, person: str, row: DraftRow) -> bool:
+    """Saves; False where the draft is not at the revision before `row`'s."""
+    values = row._asdict()
+    if row.revision == 1:
+        await insert_new(
+            conn, CorrectionDraft, [{"item_id": item_id, "person": person, **values, "revision": 0}]
+        )
+    changed = await conn.execute(
+        update(CorrectionDraft)
+        .where(
+            CorrectionDraft.item_id == item_id,
+            CorrectionDraft.person == person,
+            CorrectionDraft.revision == row.revision - 1,
+        )
+        .values(**values)
+    )
+    return changed.rowcount == 1
+
+
+async def drop_draft(conn: AsyncConnection, item_id: str, person: str) -> None:
+    """Forgets unfinished work."""
+    await conn.execute(
+        delete(CorrectionDraft).where(
+            CorrectionDraft.item_id == item_id, CorrectionDraft.person == person
+        )
+    )
+
+
+async def ids_of(conn: AsyncConnection, person: str) -> list[str]:
+    """Every version of one person, the first one first."""
+    query = (
+        select(CorrectionVersion.id)
+        .where(CorrectionVersion.person == person)
+        .order_by(CorrectionVersion.serial)
+    )
+    return list((await conn.execute(query)).scalars())
