@@ -44,13 +44,9 @@ def result_table(analysis: Mapping[str, Any]) -> Table:
     for method, values in analysis["methods"].items():
         row = [values["title"], f"{values['lr']:g}{' (edge)' if values['lr_at_edge'] else ''}"]
         for name in names:
-            level = values["levels"][name]
+            levels = values["levels"][name]
             gain = analysis["gains"][name][method]
-            row += [
-                percent(level["before"]["mean"]),
-                _interval(level["after"], percent),
-                _corrected(gain),
-            ]
+            row += [percent(levels["before"]["mean"]), level(levels["after"]), _corrected(gain)]
         rows.append(tuple(row))
     num_seeds = len(analysis["seeds"])
     return Table(
@@ -210,9 +206,10 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(names) if names else "none"
 
 
-def _interval(estimate: Mapping[str, float], show: Any) -> str:
-    low, high = (f"{bound * 100:.1f}" for bound in (estimate["low"], estimate["high"]))
-    return f"{show(estimate['mean'])} ({low} to {high})"
+def level(estimate: Mapping[str, float]) -> str:
+    """A share with its interval, which says no more beyond 0 and 1."""
+    low, high = max(estimate["low"], 0.0), min(estimate["high"], 1.0)
+    return f"{percent(estimate['mean'])} ({low * 100:.1f} to {high * 100:.1f})"
 
 
 def _corrected(found: Mapping[str, Any], sign: int = 1) -> str:

@@ -13,13 +13,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from preceptor_trainer.compare.page import COLOURS, DPI
-from preceptor_trainer.compare.tables import Table, to_markdown
+from preceptor_trainer.compare.tables import Table, level, to_markdown
 from preceptor_trainer.inference.base_rates import BaseRates
 from preceptor_trainer.inference.discovery import discovery
 from preceptor_trainer.inference.experiment import Experiment
 from preceptor_trainer.inference.trajectory import Trajectory
 from preceptor_trainer.journal import versions
-from preceptor_trainer.report.wording import duration, percent, points
+from preceptor_trainer.report.wording import duration, points
 
 
 def analyse(
@@ -87,7 +87,7 @@ def tables(analysis: Mapping[str, Any]) -> list[Table]:
     level_rows = tuple(
         (
             name,
-            *(_level(curve["levels"][i]) for i in shown),
+            *(level(curve["levels"][i]) for i in shown),
             f"{curve['mean_attempts']:.0f}",
             f"{curve['solved_questions']} of {len(analysis['questions'])}",
             duration(analysis["cost"][name]["seconds"]),
@@ -118,14 +118,9 @@ def tables(analysis: Mapping[str, Any]) -> list[Table]:
     ]
 
 
-def _level(level: Mapping[str, Any]) -> str:
-    low, high = (f"{bound * 100:.1f}" for bound in _bounds(level))
-    return f"{percent(level['mean'])} ({low} to {high})"
-
-
-def _bounds(level: Mapping[str, Any]) -> tuple[float, float]:
-    """Of a share: an interval that leaves 0 to 1 says no more there."""
-    return max(level["low"], 0.0), min(level["high"], 1.0)
+def _bounds(share: Mapping[str, Any]) -> tuple[float, float]:
+    """An interval of a share says no more beyond 0 and 1."""
+    return max(share["low"], 0.0), min(share["high"], 1.0)
 
 
 def _difference(found: Mapping[str, Any]) -> str:
@@ -141,7 +136,7 @@ def _draw(analysis: Mapping[str, Any], path: Path) -> None:
     for colour, (name, curve) in zip(COLOURS, analysis["discovery"].items(), strict=False):
         levels = curve["levels"]
         axes.plot(curve["ks"], [100 * v["mean"] for v in levels], color=colour, label=name)
-        lows, highs = zip(*(_bounds(level) for level in levels), strict=True)
+        lows, highs = zip(*(_bounds(one) for one in levels), strict=True)
         bounds = [[100 * v for v in side] for side in (lows, highs)]
         axes.fill_between(curve["ks"], *bounds, color=colour, alpha=0.12, linewidth=0)
     axes.set_xscale("log", base=2)

@@ -1,0 +1,45 @@
+"""A problem's own right answer: in an expert's view (OPSD), or trained on as a sequence (SFT, GKD).
+
+The student of such a method is told more than one that learns from an executor alone: the
+comparison's table of what each method sees says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from preceptor_clients.schemas import FeedbackItem
+from preceptor_trainer.context import InView
+from preceptor_trainer.rollouts import Attempt, Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceInView:
+    """Every expert query sees the reference, whatever became of the attempt."""
+
+    def __call__(self, group: Sequence[Attempt]) -> list[InView]:
+        """The reference depends on no rollout, so siblings stay fair baselines."""
+        return [InView((_item(attempt.rollout.problem),), frozenset()) for attempt in group]
+
+
+def reference_texts(problem: Problem) -> Sequence[str]:
+    """The right answers that a problem carries.
+
+    Raises:
+        ValueError: it carries none.
+    """
+    reference = getattr(problem, "reference", None)
+    if not isinstance(reference, str):
+        raise ValueError(f"problem {problem.id!r} carries no reference")
+    return (reference,)
+
+
+def _item(problem: Problem) -> FeedbackItem:
+    return FeedbackItem(
+        id=f"reference-{problem.id}",
+        kind="reference",
+        text=reference_texts(problem)[0],
+        source="problem",
+        version="1",
+    )
