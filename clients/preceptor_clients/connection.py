@@ -259,6 +259,35 @@ class HttpClient:
             chunks.append(chunk)
         return Received(b"".join(chunks), response.headers.get("content-type"))
 
+    async def raw(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> RawReply:
+        """One try, and whatever status comes back; for looking at a service from outside.
+
+        Raises:
+            DeadlineExceeded: nothing came in time.
+            ServiceUnavailable: there was no connection.
+        """
+        request = self._http.build_request(method, path, content=content, headers=headers)
+        try:
+            async with asyncio.timeout(timeout_s), self._slots:
+                response = await self._http.send(request, stream=True)
+                try:
+                    received = await self._read(response)
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            raise DeadlineExceeded(f"{method} {path} took more than {timeout_s:g} s") from None
+        except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
+            raise ServiceUnavailable(f"no reply from {self._url}: {error}") from error
+        return RawReply(response.status_code, received.content_type, received.body)
+
     async def ready(self, timeout_s: float = 2.0) -> bool:
         """Whether the other side says that it is ready."""
         try:
@@ -289,6 +318,15 @@ class Received:
 
     body: bytes
     content_type: str | None
+
+
+@dataclass(frozen=True)
+class RawReply:
+    """A reply of any status."""
+
+    status: int
+    content_type: str | None
+    body: bytes
 
 
 class _Retried(Exception):

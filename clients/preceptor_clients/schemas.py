@@ -299,6 +299,8 @@ class Capabilities(Answer):
     vocab_size: int | None = None
     max_context: int | None = None
     """Tokens of context and response together."""
+    cost_per_token: float | None = None
+    """Price of one response token, in the deployment's unit; None where it is not known."""
 
 
 class ServiceLimits(Answer):

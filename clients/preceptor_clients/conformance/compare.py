@@ -1,0 +1,62 @@
+"""How far two rows of log-probs are apart, though each names only its best entries."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from preceptor_clients.schemas import PrefixAnswer
+
+CHANGED: Final = 1.1e-3
+"""Two steps of the 16-bit grid: a difference above this is not rounding."""
+_COMPARED: Final = 8
+"""The best entries of either row: the far ones are noise in bf16."""
+
+
+def entries(answer: PrefixAnswer, row: int) -> dict[int, float]:
+    """Log-probs of one row by id; empty where the expert has no opinion."""
+    if not answer.mask_P[row]:
+        return {}
+    n = int(answer.num_entries_P[row])
+    ids, logprobs = answer.ids_PK[row, :n], answer.logprobs_PK[row, :n]
+    return {int(i): float(x) for i, x in zip(ids, logprobs, strict=True)}
+
+
+def distance(a: PrefixAnswer, row_a: int, b: PrefixAnswer, row_b: int) -> float:
+    """Largest difference among the best entries of either row, in nats.
+
+    An id that one row leaves out counts as its last entry at most: only what it is above that for
+    certain. A row without an opinion is infinitely far from one with.
+    """
+    one, other = entries(a, row_a), entries(b, row_b)
+    if not one or not other:
+        return 0.0 if one == other else float("inf")
+    return max(_above(one, other), _above(other, one))
+
+
+def _above(one: dict[int, float], other: dict[int, float]) -> float:
+    last = min(other.values())
+    best = sorted(one.items(), key=lambda entry: -entry[1])[:_COMPARED]
+    return max(abs(x - other[i]) if i in other else max(0.0, x - last) for i, x in best)
+
+
+def changed(a: PrefixAnswer, row_a: int, b: PrefixAnswer, row_b: int) -> bool:
+    """Whether two rows differ by more than rounding, in any entry or the tail."""
+    one, other = entries(a, row_a), entries(b, row_b)
+    if one.keys() != other.keys():
+        # Ties at the end of the list may fall either way; what counts is a log-prob that moved.
+        return distance(a, row_a, b, row_b) > CHANGED or _last_differs(one, other)
+    return any(abs(x - other[i]) > CHANGED for i, x in one.items())
+
+
+def _last_differs(one: dict[int, float], other: dict[int, float]) -> bool:
+    ordered = [np.sort(np.array(list(e.values()))) for e in (one, other)]
+    if len(ordered[0]) != len(ordered[1]):
+        return True
+    return bool((np.abs(ordered[0] - ordered[1]) > CHANGED).any())
+
+
+def widest(a: PrefixAnswer, b: PrefixAnswer) -> float:
+    """Largest `distance` over the rows of two answers to the same positions."""
+    return max((distance(a, t, b, t) for t in range(len(a.mask_P))), default=0.0)

@@ -1,0 +1,207 @@
+"""The service under test, and how the checks talk to it.
+
+Questions are made of random ids of the declared vocabulary, the same in every run. They are asked
+with exact ids as prompt, or with a chat message where the expert takes no ids alone. Log-probs are
+asked unrounded where the service speaks frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from preceptor_clients import wire
+from preceptor_clients.conformance.known import KnownAnswers
+from preceptor_clients.conformance.verdict import Failed, Skipped
+from preceptor_clients.errors import PreceptorError, Problem
+from preceptor_clients.http import ServiceClient
+from preceptor_clients.schemas import (
+    FeedbackItem,
+    LogprobsCall,
+    LogprobsReply,
+    Message,
+    PrefixAnswer,
+    PrefixQuery,
+    PrefixResult,
+    Prompt,
+    ServiceInfo,
+    WantedWeights,
+    WeightsOffer,
+)
+
+_EXACT: Final = f"{wire.FRAME};logprobs=f32, {wire.JSON};q=0.5"
+_ASSUMED_VOCABULARY: Final = 256
+_WORDS: Final = ("red", "four", "the", "a", "list", "of", "two", "sorted", "and", "then")
+_FEEDBACK: Final = FeedbackItem(
+    id="conformance", kind="execution", text="expected 4, got 5", source="conformance", version="1"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """How the checks are run."""
+
+    key: str | None = None
+    """Bearer key of the service."""
+    vocab_fingerprint: str | None = None
+    """The vocabulary that the expert should have: the student's."""
+    known: KnownAnswers | None = None
+    """Answers of the model's own library."""
+    weights: WeightsOffer | None = None
+    """Versions to offer to an expert that answers with versioned weights, ancestors first."""
+    tolerance: float = 0.15
+    """Largest difference, in nats, of what should be equal; the default allows for bf16."""
+    max_tokens: int = 4096
+    """Longest context that is asked; an expert with a longer one is not tested at its end."""
+    timeout_s: float = 60.0
+    """Deadline of one call."""
+
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance: {self.tolerance} is not above 0")
+        if self.max_tokens < 32:
+            raise ValueError(f"max_tokens: {self.max_tokens} is below 32")
+        if not self.timeout_s > 0:
+            raise ValueError(f"timeout_s: {self.timeout_s} is not above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One expert under test."""
+
+    client: ServiceClient
+    stranger: ServiceClient
+    """The same address without a key."""
+    info: ServiceInfo
+    options: CheckOptions
+    takes_ids: bool = True
+    """Whether a prompt of ids alone is answered; else chat messages are sent."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Declared, else a guess that most vocabularies hold."""
+        return self.info.capabilities.vocab_size or _ASSUMED_VOCABULARY
+
+    @property
+    def top_k(self) -> int:
+        """How many entries a usual question asks for."""
+        return min(64, self.info.capabilities.max_top_k or 64, self.vocab_size)
+
+    def ids(self, num: int, seed: int) -> np.ndarray:
+        """`[num]` random ids, the same for the same seed."""
+        return np.random.default_rng(seed).integers(0, self.vocab_size, num).astype(np.int32)
+
+    def prompt(self, num_tokens: int = 12, seed: int = 1) -> Prompt:
+        """About `num_tokens` of prompt."""
+        if self.takes_ids:
+            return Prompt(ids=self.ids(num_tokens, seed))
+        chosen = np.random.default_rng(seed).integers(0, len(_WORDS), max(1, num_tokens // 8))
+        return Prompt(messages=(Message(role="user", content=" ".join(_WORDS[i] for i in chosen)),))
+
+    def query(
+        self, response: np.ndarray | int = 8, *, prompt: Prompt | None = None, **fields: Any
+    ) -> PrefixQuery:
+        """A question about `response`, or about that many random tokens."""
+        capabilities = self.info.capabilities
+        versions = () if self.options.weights is None else self.options.weights.manifests
+        values: dict[str, Any] = {
+            "prompt": self.prompt() if prompt is None else prompt,
+            "response_ids": self.ids(response, 2) if isinstance(response, int) else response,
+            "vocab_fingerprint": capabilities.vocab_fingerprint or "0" * 64,
+            "top_k": self.top_k,
+            "feedback": (_FEEDBACK,) if capabilities.needs_feedback else (),
+            "weights": WantedWeights(mode="exact", version=versions[-1].version)
+            if capabilities.weights and versions
+            else None,
+            "timeout_ms": int(self.options.timeout_s * 1000),
+        }
+        return PrefixQuery(**(values | fields))
+
+    async def ask(self, *queries: PrefixQuery, media_type: str | None = None) -> list[PrefixAnswer]:
+        """The answers of one call, in order; every array has as many rows as were asked.
+
+        Raises:
+            Failed: a query was not answered.
+            Skipped: the expert answers later.
+        """
+        results = await self.results(*queries, media_type=media_type)
+        return [_answered(q, r) for q, r in zip(queries, results, strict=True)]
+
+    async def results(
+        self, *queries: PrefixQuery, media_type: str | None = None
+    ) -> list[PrefixResult]:
+        """The results of one call, problems included.
+
+        Raises:
+            Failed: the whole call was refused, or its reply is not of the contract.
+        """
+        keys = tuple(hashlib.sha256(f"{i}".encode()).hexdigest() for i in range(len(queries)))
+        call = LogprobsCall(queries=queries, answer_keys=keys)
+        if media_type is None:
+            media_type = wire.FRAME if self.info.frames else wire.JSON
+        accept = _EXACT if media_type == wire.FRAME else wire.JSON
+        try:
+            raw = await self.client.raw(
+                "POST",
+                "/v1/logprobs",
+                content=wire.render(call, media_type),
+                headers={"content-type": media_type, "accept": accept},
+                timeout_s=self.options.timeout_s,
+            )
+        except PreceptorError as error:
+            raise Failed(
+                expected=f"a reply within {self.options.timeout_s:g} s",
+                found=error.detail,
+                mend="see the service's log; --timeout allows more time",
+            ) from error
+        if raw.status != 200:
+            raise Failed(
+                expected="status 200 with one result per query",
+                found=f"status {raw.status}: {raw.body[:300].decode(errors='replace')}",
+                mend="answer each query by itself; a query's own fault is a `problem` in its "
+                "result",
+            )
+        try:
+            reply = wire.parse(LogprobsReply, raw.body, raw.content_type)
+        except PreceptorError as error:
+            raise Failed(
+                expected="a LogprobsReply as docs/openapi.json has it",
+                found=error.detail,
+                mend="compare the reply with tests/contract/vectors/logprobs_reply.json",
+            ) from error
+        if len(reply.results) != len(queries):
+            raise Failed(
+                expected=f"{len(queries)} results, one per query, in order",
+                found=f"{len(reply.results)} results",
+                mend="give a result for every query; one that fails gets a `problem`",
+            )
+        return list(reply.results)
+
+
+def _answered(query: PrefixQuery, result: PrefixResult) -> PrefixAnswer:
+    if result.accepted:
+        raise Skipped("the expert answers later")
+    if result.answer is None:
+        raise not_answered(result.problem)
+    P = query.num_positions
+    rows = {len(a) for a in (result.answer.mask_P, result.answer.ids_PK, result.answer.logprobs_PK)}
+    rows |= {len(result.answer.own_logprobs_P), len(result.answer.num_entries_P)}
+    if rows != {P} or result.answer.ids_PK.shape != result.answer.logprobs_PK.shape:
+        raise Failed(
+            expected=f"{P} rows in every array: one per position asked",
+            found=f"arrays of {sorted(rows)} rows",
+            mend="answer exactly the positions asked, in their order",
+        )
+    return result.answer
+
+
+def not_answered(problem: Problem | None) -> Failed:
+    """A query that should have been answered was not."""
+    found = "neither answer nor problem" if problem is None else f"{problem.code}: {problem.detail}"
+    mend = "the query is inside what `/v1/info` declares: answer it, or declare less"
+    if problem is not None and problem.code == "weights-not-here":
+        mend = "give `--weights FILE` with versions that the expert may load"
+    return Failed(expected="an answer", found=found, mend=mend)

@@ -1,0 +1,170 @@
+"""Is it the right model? Versions, temperature, and answers that are known from elsewhere."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from preceptor_clients.conformance.compare import widest
+from preceptor_clients.conformance.known import KnownAnswers, KnownCase
+from preceptor_clients.conformance.subject import Subject
+from preceptor_clients.conformance.verdict import Failed, Skipped
+from preceptor_clients.schemas import PrefixAnswer, PrefixQuery, Prompt, WantedWeights
+
+_NEVER: Final = "conformance/never/0"
+_TEMPERATURES: Final = np.exp(np.linspace(np.log(0.4), np.log(2.5), 85))
+_LOWEST, _HIGHEST = 0.8, 1.25
+_ENOUGH_TOKENS: Final = 128
+_LOOK_ALIKE: Final = 1e-4
+
+
+async def check_known(subject: Subject) -> str:
+    """Log-probs are those of the model's own library."""
+    known = _known(subject)
+    cases = [case for case in known.cases if case.logprobs is not None]
+    if not cases:
+        raise Skipped("no case in --known has `logprobs`")
+    worst, shifts = 0.0, list[tuple[float, float]]()
+    for case in cases:
+        answer = await _ask_case(subject, case)
+        own, expected = _own(answer), np.array(case.logprobs)
+        gap = float(np.nanmax(np.abs(own - expected)))
+        worst = max(worst, gap)
+        if len(own) > 1:
+            early = float(np.nanmean(np.abs(own[:-1] - expected[1:])))
+            late = float(np.nanmean(np.abs(own[1:] - expected[:-1])))
+            shifts.append((early, late))
+    if not worst <= known.tolerance:
+        raise Failed(
+            expected=f"log-probs within {known.tolerance:g} of those in --known",
+            found=f"{worst:.3f} apart{_shift_of(shifts, known.tolerance)}",
+            mend="other weights, another vocabulary, a cut context or a temperature: compare one "
+            "token's logits with the model's own library",
+        )
+    return f"{sum(len(c.response_ids) for c in cases)} tokens, {worst:.1e} apart"
+
+
+def _shift_of(shifts: list[tuple[float, float]], tolerance: float) -> str:
+    if not shifts:
+        return ""
+    early, late = np.mean(shifts, axis=0)
+    if min(early, late) > tolerance:
+        return ""
+    return "; they are those of the next token" if early < late else "; of the token before"
+
+
+async def check_temperature(subject: Subject) -> str:
+    """Answers are at temperature 1, whatever sampler runs beside."""
+    [plain] = await subject.ask(subject.query())
+    if plain.temperature != 1.0:
+        raise Failed(
+            expected="`temperature` 1",
+            found=f"{plain.temperature}",
+            mend="answer with log-softmax of the raw logits, before any temperature",
+        )
+    if subject.options.known is None:
+        raise Skipped("it says 1; whether it is, text shows that the model knows: give --known")
+    known = _known(subject)
+    answers = [await _ask_case(subject, case) for case in known.cases]
+    scored = [(a, t) for a in answers for t in range(len(a.mask_P)) if a.own_mask_P[t]]
+    if len(scored) < _ENOUGH_TOKENS:
+        raise Skipped(f"{len(scored)} tokens in --known are below {_ENOUGH_TOKENS}")
+    fitted = _fitted_temperature(scored, subject.vocab_size)
+    if not _LOWEST <= fitted <= _HIGHEST:
+        raise Failed(
+            expected=f"a temperature of {_LOWEST:g} to {_HIGHEST:g} fits the text in --known best",
+            found=f"{fitted:.2f} fits best: the answers are "
+            f"{'sharper' if fitted > 1 else 'flatter'} than the text",
+            mend="divide the logits by no temperature, neither in the engine nor after it; if the "
+            "text is not what the model knows, give other text",
+        )
+    return f"{fitted:.2f} fits {len(scored)} tokens best"
+
+
+def _fitted_temperature(scored: list[tuple[PrefixAnswer, int]], vocab_size: int) -> float:
+    """The temperature at which the answers would give the text its highest likelihood.
+
+    The tail counts as if its ids were equally likely.
+    """
+    loss = np.zeros(len(_TEMPERATURES))
+    beta = 1.0 / _TEMPERATURES
+    for answer, t in scored:
+        n = int(answer.num_entries_P[t])
+        logprobs = answer.logprobs_PK[t, :n].astype(np.float64)
+        mass = np.exp(beta[:, None] * logprobs).sum(1)
+        num_outside, tail = vocab_size - n, float(answer.tail_P[t])
+        if num_outside > 0 and tail > 0:
+            mass += num_outside * (tail / num_outside) ** beta
+        loss += np.log(mass) - beta * float(answer.own_logprobs_P[t])
+    return float(_TEMPERATURES[loss.argmin()])
+
+
+async def check_weights(subject: Subject) -> str:
+    """Each version has its own answers, and one that is not there is refused."""
+    if not subject.info.capabilities.weights:
+        raise Skipped("the expert has no versions of weights")
+    offer = subject.options.weights
+    if offer is None or not offer.manifests:
+        raise Skipped("give --weights FILE with versions that the expert may load")
+    never = WantedWeights(mode="exact", version=_NEVER)
+    [result] = await subject.results(subject.query(weights=never))
+    if result.problem is None or result.problem.status != 425:
+        raise Failed(
+            expected=f"weights {_NEVER}, which nobody offered: a problem with status 425",
+            found="an answer" if result.problem is None else f"status {result.problem.status}",
+            mend="answer with the version wanted or not at all",
+        )
+    answers = [await _ask_version(subject, m.version) for m in offer.manifests[-2:]]
+    if len(answers) == 2 and widest(*answers) < _LOOK_ALIKE:
+        raise Failed(
+            expected=f"other answers with {offer.manifests[-1].version} than with "
+            f"{offer.manifests[-2].version}",
+            found="the same to the last digit",
+            mend="load the wanted version before the batch runs; empty caches keyed without it",
+        )
+    return f"{len(answers)} versions"
+
+
+async def _ask_version(subject: Subject, version: str) -> PrefixAnswer:
+    query = subject.query(weights=WantedWeights(mode="exact", version=version))
+    [answer] = await subject.ask(query)
+    if not answer.weights_before == answer.weights_after == version:
+        raise Failed(
+            expected=f"weights {version} before and after",
+            found=f"{answer.weights_before} before, {answer.weights_after} after",
+            mend="say which weights really computed the answer",
+        )
+    return answer
+
+
+def _known(subject: Subject) -> KnownAnswers:
+    known = subject.options.known
+    if known is None:
+        raise Skipped("give --known FILE: only a number that came another way can tell")
+    if known.vocab_fingerprint != subject.info.capabilities.vocab_fingerprint:
+        raise Failed(
+            expected=f"vocabulary {known.vocab_fingerprint}, that of --known",
+            found=f"vocabulary {subject.info.capabilities.vocab_fingerprint}",
+            mend="serve the model that the file was made with, or make the file anew",
+        )
+    return known
+
+
+async def _ask_case(subject: Subject, case: KnownCase) -> PrefixAnswer:
+    [answer] = await subject.ask(known_query(subject, case))
+    return answer
+
+
+def known_query(subject: Subject, case: KnownCase) -> PrefixQuery:
+    """The question of one case."""
+    prompt = Prompt(ids=np.array(case.prompt_ids, np.int32))
+    return subject.query(np.array(case.response_ids, np.int32), prompt=prompt)
+
+
+def _own(answer: PrefixAnswer) -> np.ndarray:
+    """`[T]` log-probs of the tokens that came; NaN where they are not known."""
+    own = np.where(answer.own_mask_P, answer.own_logprobs_P.astype(np.float64), np.nan)
+    if np.isnan(own).all():
+        raise Skipped("the expert gives no log-prob of the student's own tokens")
+    return own

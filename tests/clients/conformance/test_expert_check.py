@@ -1,0 +1,154 @@
+"""`expert check` passes an expert that is right and names what is wrong with each that is not."""
+
+import json
+
+import httpx
+import numpy as np
+import pytest
+from faults import (
+    AllPositions,
+    CandidatesByRank,
+    CutContext,
+    EarlyByOne,
+    LateByOne,
+    NormalisedOverTopK,
+    OtherVocabulary,
+    PaddedInBatch,
+    RawLogits,
+    ShiftedOwn,
+    StaleWeights,
+    SwappedInBatch,
+    TemperatureIgnored,
+    TemperatureSaid,
+    TemperatureTwice,
+    Unconditional,
+    UniformAnswers,
+    Wandering,
+    ZeroOwn,
+    ZeroRows,
+)
+from ngram import FINGERPRINT, Ngram, NgramExpert, VersionedExpert
+
+from preceptor_clients.conformance.known import KnownAnswers, KnownCase
+from preceptor_clients.conformance.subject import CheckOptions
+from preceptor_clients.conformance.suite import check_expert
+from preceptor_clients.conformance.verdict import Report
+from preceptor_clients.schemas import WeightManifest, WeightsOffer
+from preceptor_clients.service import service_app
+
+
+def known_answers(with_logprobs: bool = True) -> KnownAnswers:
+    """Text of the model, and its log-probs by the model itself."""
+    model, cases = Ngram(), []
+    for seed in range(4):
+        prompt, response = np.split(model.sample(96, seed), [16])
+        rows = model.logprobs_TV(prompt, response)[:-1]
+        own = rows[np.arange(len(response)), response]
+        cases.append(
+            KnownCase(
+                prompt_ids=tuple(prompt.tolist()),
+                response_ids=tuple(response.tolist()),
+                logprobs=tuple(own.tolist()) if with_logprobs else None,
+            )
+        )
+    return KnownAnswers(vocab_fingerprint=FINGERPRINT, cases=tuple(cases))
+
+
+def offer() -> WeightsOffer:
+    return WeightsOffer(
+        manifests=tuple(
+            WeightManifest(
+                version=f"p/l/{step}",
+                uri="file:///weights",
+                files={"model.safetensors": "0" * 64},
+                vocab_fingerprint=FINGERPRINT,
+            )
+            for step in range(2)
+        )
+    )
+
+
+async def report_on(app, **options) -> Report:
+    transport = httpx.ASGITransport(app)
+    return await check_expert("http://expert", CheckOptions(**options), transport=transport)
+
+
+async def test_an_expert_that_is_right_passes_every_check():
+    report = await report_on(service_app(NgramExpert(), key="k"), key="k", known=known_answers())
+
+    assert report.ok, report.as_text()
+    skipped = {v.check for v in report.verdicts if v.state == "skipped"}
+    assert skipped == {"weights"}
+    assert json.loads(report.as_json())["ok"] is True
+
+
+async def test_an_expert_with_versioned_weights_that_is_right_passes_every_check():
+    report = await report_on(service_app(VersionedExpert()), weights=offer())
+
+    assert report.ok, report.as_text()
+    skipped = {v.check for v in report.verdicts if v.state == "skipped"}
+    assert skipped == {"key", "known", "temperature"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "check"),
+    [
+        (EarlyByOne, "index"),
+        (LateByOne, "index"),
+        (ShiftedOwn, "index"),
+        (ZeroOwn, "normalisation"),
+        (ZeroRows, "normalisation"),
+        (UniformAnswers, "context"),
+        (Unconditional, "context"),
+        (TemperatureSaid, "temperature"),
+        (CutContext, "truncation"),
+        (NormalisedOverTopK, "normalisation"),
+        (RawLogits, "door"),
+        (SwappedInBatch, "batch"),
+        (PaddedInBatch, "batch"),
+        (Wandering, "repeatable"),
+        (AllPositions, "positions"),
+        (CandidatesByRank, "candidates"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+async def test_a_fault_is_found_from_outside(fault, check):
+    report = await report_on(service_app(fault()))
+
+    assert check in report.failed(), report.as_text()
+
+
+@pytest.mark.parametrize("fault", [TemperatureIgnored, TemperatureTwice, OtherVocabulary])
+async def test_a_good_distribution_of_the_wrong_model_is_found_by_known_answers(fault):
+    report = await report_on(service_app(fault()), known=known_answers())
+
+    assert "known" in report.failed(), report.as_text()
+    unseen = await report_on(service_app(fault()))
+    assert unseen.ok, "what needs known answers is not claimed without them"
+
+
+@pytest.mark.parametrize("fault", [TemperatureIgnored, TemperatureTwice])
+async def test_a_temperature_is_found_by_ordinary_text_alone(fault):
+    report = await report_on(service_app(fault()), known=known_answers(with_logprobs=False))
+
+    assert report.failed() == ("temperature",), report.as_text()
+
+
+async def test_old_weights_are_found_by_known_answers():
+    report = await report_on(service_app(NgramExpert(seed=1)), known=known_answers())
+
+    assert "known" in report.failed(), report.as_text()
+
+
+async def test_old_weights_under_a_new_name_are_found():
+    report = await report_on(service_app(StaleWeights()), weights=offer())
+
+    assert report.failed() == ("weights",), report.as_text()
+
+
+async def test_a_shift_is_called_a_shift():
+    report = await report_on(service_app(EarlyByOne()))
+
+    [verdict] = [v for v in report.verdicts if v.check == "index"]
+    assert "prompt's last token is entry 0" in verdict.mend
+    assert "FAIL index" in report.as_text()
