@@ -35,11 +35,12 @@ format: $(VENV)/.dev-installed ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-student: $(VENV)/.run-installed ## Make the shipped student again (half an hour on 2 cores)
+student: $(VENV)/.run-installed ## Make the shipped student again (forty minutes on 2 cores)
 	$(BIN)/python -m preceptor_trainer.student.pretrain --out trainer/preceptor_trainer/student/model
 	$(BIN)/python -m preceptor_trainer.student.measure
 
-gauntlet: $(VENV)/.dev-installed ## What takes longer than CI: benchmarks over five seeds
+gauntlet: $(VENV)/.dev-installed ## What takes longer than CI: endurance tests, benchmarks over five seeds
+	$(BIN)/python -m pytest -q -m gauntlet
 	$(BIN)/python benchmarks/exact_gradient.py
 	$(BIN)/python benchmarks/quickstart.py
 

@@ -36,10 +36,11 @@ class Uniform:
         self, queries: Sequence[PrefixQuery], answer_keys: Sequence[str]
     ) -> list[PrefixAnswer]:
         """The same everywhere."""
-        return [_answer(query) for query in queries]
+        return [uniform_answer(query) for query in queries]
 
 
-def _answer(query: PrefixQuery) -> PrefixAnswer:
+def uniform_answer(query: PrefixQuery) -> PrefixAnswer:
+    """The same everywhere."""
     num_positions, k = query.num_positions, query.top_k
     logprob = -float(np.log(VOCAB_SIZE))
     distributions = Distributions(

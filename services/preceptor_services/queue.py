@@ -22,10 +22,11 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Sequence,
 )
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -49,11 +50,26 @@ _CANCELS: Final = "preceptor:cancels"
 
 # Length check and append must be one step, or callers at once would overshoot; MULTI has no "if".
 _PUT: Final = """
-if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then return false end
-return redis.call('XADD', KEYS[1], '*', 'job', ARGV[2], 'tokens', ARGV[3], 'exclusive', ARGV[4])
+local room = tonumber(ARGV[1]) - redis.call('XLEN', KEYS[1])
+local taken = 0
+for i = 2, #ARGV, 3 do
+  if taken >= room then break end
+  redis.call('XADD', KEYS[1], '*', 'job', ARGV[i], 'tokens', ARGV[i + 1], 'exclusive', ARGV[i + 2])
+  taken = taken + 1
+end
+return taken
 """
 
-_Entry = tuple[str, dict[str, str]]
+_Read = tuple[str, dict[str, str]]
+
+
+class Entry(NamedTuple):
+    """One job to be put."""
+
+    job_id: str
+    priority: int
+    tokens: int
+    exclusive: bool
 
 
 @dataclass(frozen=True)
@@ -110,21 +126,37 @@ class JobQueue:
             QueueFull: the stream holds as many as it may.
             ServiceUnavailable: the broker does not answer. The job may stand on the stream.
         """
-        stream = _stream(service, urgent=priority < _URGENT_BELOW)
-        words = [self._max_length, job_id, tokens, int(exclusive)]
-        clock = asyncio.get_running_loop().time
-        async with self._putting:
-            if clock() < self._down_until:
-                # The tries of many callers one after the other would add up.
-                raise ServiceUnavailable("the broker did not answer just now", retry_after_s=1)
-            try:
-                async with _broker_errors():
-                    entry = await self._put_script(keys=[stream], args=words)
-            except ServiceUnavailable:
-                self._down_until = clock() + _DOWN_S
-                raise
-        if entry is None:
+        if not await self.put_all(service, [Entry(job_id, priority, tokens, exclusive)]):
             raise QueueFull(f"{service} has {self._max_length} jobs waiting", retry_after_s=1.0)
+
+    async def put_all(self, service: str, entries: Sequence[Entry]) -> int:
+        """Appends jobs in order; how many of them, the first ones, had room.
+
+        Raises:
+            ServiceUnavailable: the broker does not answer. Some jobs may stand on the stream.
+        """
+        taken = 0
+        async with self._putting:
+            for urgent, group in groupby(entries, lambda entry: entry.priority < _URGENT_BELOW):
+                together = list(group)
+                had_room = await self._append(_stream(service, urgent=urgent), together)
+                taken += had_room
+                if had_room < len(together):
+                    break
+        return taken
+
+    async def _append(self, stream: str, entries: Sequence[Entry]) -> int:
+        words = [word for e in entries for word in (e.job_id, e.tokens, int(e.exclusive))]
+        clock = asyncio.get_running_loop().time
+        if clock() < self._down_until:
+            # The tries of many callers one after the other would add up.
+            raise ServiceUnavailable("the broker did not answer just now", retry_after_s=1)
+        try:
+            async with _broker_errors():
+                return int(await self._put_script(keys=[stream], args=[self._max_length, *words]))
+        except ServiceUnavailable:
+            self._down_until = clock() + _DOWN_S
+            raise
 
     async def take(
         self, service: str, consumer: str, *, count: int, block_s: float
@@ -143,7 +175,7 @@ class JobQueue:
             service,
             lambda: self._command(*command, *waiting, "STREAMS", *streams, ">", ">"),
         )
-        found: dict[str, list[_Entry]] = dict(replies or [])
+        found: dict[str, list[_Read]] = dict(replies or [])
         return [
             _delivery(stream, entry, 1)
             for stream in streams
@@ -277,7 +309,7 @@ def _streams(service: str) -> tuple[str, str]:
     return _stream(service, urgent=True), _stream(service, urgent=False)
 
 
-def _delivery(stream: str, entry: _Entry, deliveries: int) -> Delivery:
+def _delivery(stream: str, entry: _Read, deliveries: int) -> Delivery:
     entry_id, fields = entry
     return Delivery(
         stream=stream,

@@ -3,7 +3,7 @@
     take or reclaim -> claim at the gateway -> plan calls -> ask -> check -> report -> acknowledge
 
 One loop forms the calls and starts each as soon as the service has room for it; the calls run
-beside it. Attempts are counted by the gateway, which gives a job up after the third.
+beside it, in `calls.py`. Attempts are counted by the gateway, which gives a job up after the third.
 """
 
 from __future__ import annotations
@@ -16,20 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from preceptor_clients.errors import (
-    DeadlineExceeded,
-    PreceptorError,
-    ServiceFailed,
-    ServiceUnavailable,
-)
+from preceptor_clients.errors import PreceptorError, ServiceUnavailable
 from preceptor_clients.http import GatewayClient, ServiceClient
 from preceptor_clients.schemas import ServiceInfo
 from preceptor_services.dispatcher.asking import Asker
 from preceptor_services.dispatcher.batching import plan_calls
 from preceptor_services.dispatcher.breaker import Breaker
+from preceptor_services.dispatcher.calls import STOPPING, Calls
 from preceptor_services.dispatcher.leases import Leases
 from preceptor_services.dispatcher.reporting import HeldJob, Reporter
-from preceptor_services.internal import Claims, ItemResult
+from preceptor_services.internal import Claims
 from preceptor_services.queue import Delivery, JobQueue
 
 _BLOCK_S: Final = 0.5
@@ -38,8 +34,6 @@ _LINGER_S: Final = 0.003
 _INFO_AGE_S: Final = 20.0
 _INFO_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.5
-_STOPPING: Final = ServiceUnavailable("the dispatcher is stopping").problem()
-_TOO_LATE: Final = DeadlineExceeded("the deadline passed before it was asked").problem()
 _log = logging.getLogger("preceptor.dispatcher")
 
 
@@ -78,18 +72,21 @@ class ServiceWorker:
         self._client = client
         self._dispatcher = dispatcher
         self._config = config
-        self._asker = Asker(client, gateway)
         self._leases = Leases(queue, dispatcher, config.lease_s)
         self._reporter = Reporter(gateway, self._leases, dispatcher)
         self._breaker = Breaker()
+        self._calls = Calls(
+            service=service,
+            asker=Asker(client, gateway),
+            leases=self._leases,
+            reporter=self._reporter,
+            breaker=self._breaker,
+            max_call_s=config.max_call_s,
+        )
         self._info: ServiceInfo | None = None
         self._info_at = 0.0
         self._answers = True
         self._reclaimed_at = 0.0
-        self._calls: dict[asyncio.Task[list[ItemResult]], Sequence[HeldJob]] = {}
-        self._serving: set[asyncio.Task[None]] = set()
-        self._slot_freed = asyncio.Event()
-        self._unwanted: set[str] = set()
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -99,28 +96,18 @@ class ServiceWorker:
             while not self._stopping.is_set():
                 await self._round()
         finally:
-            await self._finish()
+            await self._calls.finish(self._config.grace_s)
             renewing.cancel()
             await asyncio.gather(renewing, return_exceptions=True)
 
     def stop(self) -> None:
         """Takes no more jobs; `run` returns when nothing is held."""
         self._stopping.set()
-        self._slot_freed.set()
+        self._calls.freed.set()
 
     def cancel(self, job_id: str) -> None:
-        """Nobody wants this job any more; a call of which no job is wanted is broken off.
-
-        Breaking it off closes the connection, by which the service learns of it.
-        """
-        if not self._leases.holds(job_id):
-            return
-        self._unwanted.add(job_id)
-        for call, jobs in self._calls.items():
-            if self._unwanted.issuperset(job.job_id for job in jobs):
-                call.cancel()
-
-    # ------------------------------------------------------------ forming calls
+        """Nobody wants this job any more."""
+        self._calls.cancel(job_id)
 
     async def _round(self) -> None:
         try:
@@ -165,16 +152,10 @@ class ServiceWorker:
         return True
 
     async def _until_slot(self) -> None:
-        """Waits until one more call may run; a service on trial gets one at a time.
-
-        As many finished calls may be on their way to the gateway as may run: a gateway that is
-        slower than the service holds it back, and a dispatcher that dies loses no more than that.
-        """
-        while not self._stopping.is_set() and (
-            len(self._calls) >= self._num_slots() or len(self._serving) >= 2 * self._num_slots()
-        ):
-            self._slot_freed.clear()
-            await self._slot_freed.wait()
+        """Waits until one more call may run; a service on trial gets one at a time."""
+        while not self._stopping.is_set() and not self._calls.room(self._num_slots()):
+            self._calls.freed.clear()
+            await self._calls.freed.wait()
 
     def _num_slots(self) -> int:
         on_trial = self._info is None or self._breaker.failures > 0
@@ -186,7 +167,7 @@ class ServiceWorker:
             return reclaimed
         count = info.limits.max_batch if self._breaker.failures == 0 else 1
         deliveries = await self._take(count, min(_BLOCK_S, self._config.lease_s / 4))
-        if deliveries and not self._calls and not any(d.exclusive for d in deliveries):
+        if deliveries and self._calls.idle and not any(d.exclusive for d in deliveries):
             await asyncio.sleep(_LINGER_S)
             deliveries += await self._take(count, 0.0)
         return deliveries
@@ -220,7 +201,7 @@ class ServiceWorker:
             HeldJob(by_job[job.job_id], job, now + job.timeout_ms / 1000) for job in claims.jobs
         ]
         kept = [job.delivery for job in jobs]
-        self._unwanted.difference_update(claims.dropped)
+        self._calls.unwanted.difference_update(claims.dropped)
         # Also those of a job that stands on the stream twice.
         await self._leases.done(delivery for delivery in deliveries if delivery not in kept)
         return jobs
@@ -242,96 +223,9 @@ class ServiceWorker:
         for members in plan_calls(jobs, self._info.limits):
             info = await self._until_callable()
             if info is None:
-                await self._reporter.give_back(members, _STOPPING)
+                await self._reporter.give_back(members, STOPPING)
                 continue
-            task = asyncio.create_task(self._serve(members, info))
-            self._serving.add(task)
-            task.add_done_callback(self._served)
-            # Lets the call count itself before the next one looks for room.
-            await asyncio.sleep(0)
-
-    # ------------------------------------------------------------ one call
-
-    async def _serve(self, jobs: Sequence[HeldJob], info: ServiceInfo) -> None:
-        try:
-            unwanted = [job for job in jobs if job.job_id in self._unwanted]
-            await self._leases.done(job.delivery for job in unwanted)
-            now = time.monotonic()
-            late = [job for job in jobs if job not in unwanted and job.expires_at <= now]
-            await self._reporter.give_back(late, _TOO_LATE)
-            wanted = [job for job in jobs if job not in unwanted and job not in late]
-            if wanted:
-                await self._call(wanted, info)
-        finally:
-            # Whatever went wrong, nothing may stay held for ever.
-            self._leases.forget(job.delivery for job in jobs)
-            self._unwanted.difference_update(job.job_id for job in jobs)
-
-    def _served(self, task: asyncio.Task[None]) -> None:
-        self._serving.discard(task)
-        self._slot_freed.set()
-        if not task.cancelled() and task.exception() is not None:
-            # The boundary of a call: its jobs are reclaimed, the others go on.
-            _log.error("%s: a call was lost", self._service, exc_info=task.exception())
-
-    async def _call(self, jobs: Sequence[HeldJob], info: ServiceInfo) -> None:
-        items = [item for job in jobs for item in job.claimed.items]
-        started_at = time.monotonic()
-        left_s = max(job.expires_at for job in jobs) - started_at
-        timeout_s = min(self._config.max_call_s, left_s)
-        call = asyncio.create_task(self._asker.ask(items, info.capabilities, timeout_s=timeout_s))
-        self._calls[call] = jobs
-        try:
-            await asyncio.wait({call})
-        finally:
-            call.cancel()
-            del self._calls[call]
-            self._slot_freed.set()
-        await self._settle(jobs, call, (time.monotonic() - started_at) * 1000)
-
-    async def _settle(
-        self, jobs: Sequence[HeldJob], call: asyncio.Task[list[ItemResult]], latency_ms: float
-    ) -> None:
-        if call.cancelled():
-            gone = [job for job in jobs if job.job_id in self._unwanted]
-            await self._leases.done(job.delivery for job in gone)
-            left = [job for job in jobs if job not in gone]
-            await self._reporter.give_back(left, _STOPPING, latency_ms)
-            return
-        error = call.exception()
-        if error is None:
-            self._breaker.succeeded()
-            await self._reporter.report_all(jobs, call.result(), latency_ms)
-            return
-        if not isinstance(error, PreceptorError):
-            _log.error("%s: asking failed", self._service, exc_info=error)
-            error = ServiceFailed(f"the dispatcher failed: {type(error).__name__}: {error}")
-        await self._settle_failure(jobs, error, latency_ms)
-
-    async def _settle_failure(
-        self, jobs: Sequence[HeldJob], error: PreceptorError, latency_ms: float
-    ) -> None:
-        _log.warning("%s: a call failed: %s", self._service, error.detail)
-        refused = 400 <= error.status < 500 and not error.retryable
-        if not refused:
-            self._breaker.failed()
-        if refused and len(jobs) == 1:
-            # Asking the same by itself again would give the same.
-            problems = [
-                ItemResult(answer_key=item.answer_key, problem=error.problem())
-                for item in jobs[0].claimed.items
-            ]
-            await self._reporter.report_all(jobs, problems, latency_ms)
-        else:
-            await self._reporter.give_back(jobs, error.problem(), latency_ms)
-
-    async def _finish(self) -> None:
-        """Lets calls end within the grace, then breaks them off; their jobs are given back."""
-        if self._serving:
-            await asyncio.wait(self._serving, timeout=self._config.grace_s)
-        for call in self._calls:
-            call.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
+            await self._calls.start(members, info)
 
     async def _pause(self, seconds: float) -> None:
         if seconds > 0:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from preceptor_clients.errors import PreceptorError
+from preceptor_services.queue import Entry
 from preceptor_services.store.jobs import JobRow
 
 MAX_DELIVERIES: Final = 3
@@ -17,10 +18,8 @@ _log = logging.getLogger("preceptor.gateway")
 class JobQueue(Protocol):
     """One stream of job ids per service."""
 
-    async def put(
-        self, service: str, job_id: str, *, priority: int, tokens: int, exclusive: bool
-    ) -> None:
-        """Raises `QueueFull`, or `ServiceUnavailable` while the broker is down."""
+    async def put_all(self, service: str, entries: Sequence[Entry]) -> int:
+        """Appends in order; how many had room. `ServiceUnavailable` while the broker is down."""
         ...
 
     async def depth(self, service: str) -> int:
@@ -37,24 +36,22 @@ class JobQueue(Protocol):
 
 
 async def put_jobs(queue: JobQueue, rows: Sequence[JobRow]) -> list[str]:
-    """Puts jobs one after the other, since some must be asked in order.
+    """Puts jobs in their order, since some must be asked so.
 
     Returns:
-        Ids of those that the queue did not take; after the first the rest is not tried.
+        Ids of those that the queue did not take: the first of a service and all after it.
     """
-    for number, row in enumerate(rows):
+    refused: list[str] = []
+    for service in dict.fromkeys(row.service for row in rows):
+        own = [row for row in rows if row.service == service]
+        entries = [Entry(r.id, r.priority, r.num_tokens, r.exclusive) for r in own]
         try:
-            await queue.put(
-                row.service,
-                row.id,
-                priority=row.priority,
-                tokens=row.num_tokens,
-                exclusive=row.exclusive,
-            )
+            taken = await queue.put_all(service, entries)
         except PreceptorError as error:
-            _log.warning("jobs of %s not put: %s", row.service, error.detail)
-            return [left.id for left in rows[number:]]
-    return []
+            _log.warning("jobs of %s not put: %s", service, error.detail)
+            taken = 0
+        refused += [row.id for row in own[taken:]]
+    return refused
 
 
 async def announce_cancel(queue: JobQueue, job_ids: Sequence[str]) -> None:

@@ -6,14 +6,16 @@ memory, because answers are usually fetched within seconds of their arrival.
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, cast
 
+import numpy as np
+
 from preceptor_clients import frame
 from preceptor_clients.wire import QUANTISED
 from preceptor_services.blobs import BlobStore
+from preceptor_services.gateway.off_loop import ITEM, off_loop
 
 _MEMORY_BYTES: Final = 64 << 20
 
@@ -37,7 +39,8 @@ class Packs:
 
     async def write(self, entries: Mapping[str, dict[str, Any]]) -> Written:
         """Writes a pack; its blob stands when this returns."""
-        data = await asyncio.to_thread(frame.encode, dict(entries), quantised=QUANTISED)
+        size = ITEM * len(entries) + sum(_num_numbers(entry) for entry in entries.values())
+        data = await off_loop(size, frame.encode, dict(entries), quantised=QUANTISED)
         sha256 = await self._blobs.put(data)
         self._remember(sha256, len(data), dict(entries))
         return Written(sha256, len(data))
@@ -48,7 +51,7 @@ class Packs:
             self._recent.move_to_end(sha256)
             return self._recent[sha256][1]
         data = await self._blobs.get(sha256)
-        entries = cast("Entries", await asyncio.to_thread(frame.decode, data))
+        entries = cast("Entries", await off_loop(len(data), frame.decode, data))
         self._remember(sha256, len(data), entries)
         return entries
 
@@ -60,3 +63,8 @@ class Packs:
         while self._room < 0:
             _, (freed, _) = self._recent.popitem(last=False)
             self._room += freed
+
+
+def _num_numbers(entry: Mapping[str, Any]) -> int:
+    """In the arrays at the top of it, which are the long ones."""
+    return sum(value.size for value in entry.values() if isinstance(value, np.ndarray))

@@ -1,4 +1,4 @@
-"""Queries about answers and the questions behind them."""
+"""Queries about answers and the questions behind them; `tickets.py` says why some stand first."""
 
 from __future__ import annotations
 
@@ -73,22 +73,48 @@ STORED_COLUMNS: Final = (
 """Those of `StoredAnswer`, in its order."""
 
 
+_FIND: Final = select(*_STATE_COLUMNS).where(AnswerRow.answer_key.in_(bindparam("keys")))
+_FIND_WITH_JOBS: Final = (
+    select(*_STATE_COLUMNS)
+    .where(
+        or_(AnswerRow.answer_key.in_(bindparam("keys")), AnswerRow.job_id.in_(bindparam("jobs")))
+    )
+    .order_by(AnswerRow.job_id, AnswerRow.ordinal)
+)
+_DEADLINES: Final = (
+    select(Ticket.answer_key, func.max(Ticket.deadline_at).label("deadline_at"))
+    .where(Ticket.state.in_(ASKED), Ticket.deadline_at > bindparam("now"))
+    .where(
+        Ticket.answer_key.in_(
+            select(AnswerRow.answer_key).where(AnswerRow.job_id.in_(bindparam("jobs")))
+        )
+    )
+    .group_by(Ticket.answer_key)
+    .subquery()
+)
+_WANTED: Final = (
+    select(AnswerRow.job_id, AnswerRow.answer_key, Question.frame, _DEADLINES.c.deadline_at)
+    .join(Question, Question.answer_key == AnswerRow.answer_key)
+    .join(_DEADLINES, _DEADLINES.c.answer_key == AnswerRow.answer_key)
+    .where(AnswerRow.job_id.in_(bindparam("jobs")), AnswerRow.state == "pending")
+    .order_by(AnswerRow.job_id, AnswerRow.ordinal)
+)
+_ADD: Final = insert(AnswerRow)
+_ADD_QUESTIONS: Final = insert(Question)
+
+
 async def find(conn: AsyncConnection, keys: Iterable[str]) -> dict[str, AnswerState]:
     """Those of `keys` that were asked before."""
-    query = select(*_STATE_COLUMNS).where(AnswerRow.answer_key.in_(list(keys)))
-    return {row.answer_key: AnswerState(*row) for row in await conn.execute(query)}
+    rows = await conn.execute(_FIND, {"keys": list(keys)})
+    return {row.answer_key: AnswerState(*row) for row in rows}
 
 
 async def find_with_jobs(
     conn: AsyncConnection, keys: Iterable[str], job_ids: Sequence[str]
 ) -> dict[str, AnswerState]:
     """Those of `keys` that were asked before, and every question of these jobs, in their order."""
-    query = (
-        select(*_STATE_COLUMNS)
-        .where(or_(AnswerRow.answer_key.in_(list(keys)), AnswerRow.job_id.in_(job_ids)))
-        .order_by(AnswerRow.job_id, AnswerRow.ordinal)
-    )
-    return {row.answer_key: AnswerState(*row) for row in await conn.execute(query)}
+    rows = await conn.execute(_FIND_WITH_JOBS, {"keys": list(keys), "jobs": list(job_ids)})
+    return {row.answer_key: AnswerState(*row) for row in rows}
 
 
 async def stored(conn: AsyncConnection, keys: Iterable[str]) -> dict[str, StoredAnswer]:
@@ -112,8 +138,8 @@ async def add(
 ) -> None:
     """New questions, waiting for their answers."""
     if rows:
-        await conn.execute(insert(AnswerRow), list(rows))
-        await conn.execute(insert(Question), list(questions))
+        await conn.execute(_ADD, list(rows))
+        await conn.execute(_ADD_QUESTIONS, list(questions))
 
 
 async def reopen(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
@@ -131,23 +157,8 @@ async def reopen(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
 
 async def wanted(conn: AsyncConnection, job_ids: Sequence[str], now: float) -> list[WantedQuestion]:
     """Unanswered questions of these jobs that have a live ticket, in the order asked."""
-    deadlines = (
-        select(Ticket.answer_key, func.max(Ticket.deadline_at).label("deadline_at"))
-        .where(Ticket.state.in_(ASKED), Ticket.deadline_at > now)
-        .where(
-            Ticket.answer_key.in_(select(AnswerRow.answer_key).where(AnswerRow.job_id.in_(job_ids)))
-        )
-        .group_by(Ticket.answer_key)
-        .subquery()
-    )
-    query = (
-        select(AnswerRow.job_id, AnswerRow.answer_key, Question.frame, deadlines.c.deadline_at)
-        .join(Question, Question.answer_key == AnswerRow.answer_key)
-        .join(deadlines, deadlines.c.answer_key == AnswerRow.answer_key)
-        .where(AnswerRow.job_id.in_(job_ids), AnswerRow.state == "pending")
-        .order_by(AnswerRow.job_id, AnswerRow.ordinal)
-    )
-    return [WantedQuestion(*row) for row in await conn.execute(query)]
+    rows = await conn.execute(_WANTED, {"jobs": list(job_ids), "now": now})
+    return [WantedQuestion(*row) for row in rows]
 
 
 async def pending_keys(conn: AsyncConnection, job_ids: Sequence[str]) -> dict[str, str]:

@@ -44,22 +44,45 @@ _COLUMNS: Final = (
 )
 
 
+_ADD: Final = insert(Job)
+_FIND: Final = select(*_COLUMNS).where(Job.id.in_(bindparam("ids")))
+_COUNT_UNFINISHED: Final = (
+    select(Job.service, func.count()).where(Job.state.in_(UNFINISHED)).group_by(Job.service)
+)
+_CLAIM: Final = (
+    update(Job)
+    .where(Job.id.in_(bindparam("ids")), Job.state.in_(UNFINISHED))
+    .values(
+        state="running",
+        fence=Job.fence + 1,
+        attempts=Job.attempts + 1,
+        claimed_at=bindparam("b_now"),
+    )
+    .returning(*_COLUMNS)
+)
+_ADD_ATTEMPTS: Final = insert(Attempt)
+_SET_STATES: Final = (
+    update(Job)
+    .where(Job.id == bindparam("b_id"))
+    .values(state=bindparam("b_state"), reason=bindparam("b_reason"), put_at=None)
+)
+
+
 async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
     """New jobs."""
     if rows:
-        await conn.execute(insert(Job), list(rows))
+        await conn.execute(_ADD, list(rows))
 
 
 async def find(conn: AsyncConnection, job_ids: Sequence[str]) -> dict[str, JobRow]:
     """Those of the jobs that exist."""
-    rows = await conn.execute(select(*_COLUMNS).where(Job.id.in_(job_ids)))
+    rows = await conn.execute(_FIND, {"ids": list(job_ids)})
     return {row.id: JobRow(*row) for row in rows}
 
 
 async def count_unfinished(conn: AsyncConnection) -> dict[str, int]:
     """Unfinished jobs by service."""
-    query = select(Job.service, func.count()).where(Job.state.in_(UNFINISHED)).group_by(Job.service)
-    return {row[0]: row[1] for row in await conn.execute(query)}
+    return {row[0]: row[1] for row in await conn.execute(_COUNT_UNFINISHED)}
 
 
 async def count_standing(conn: AsyncConnection, put_before: float) -> dict[str, int]:
@@ -74,19 +97,14 @@ async def count_standing(conn: AsyncConnection, put_before: float) -> dict[str, 
 
 async def claim(conn: AsyncConnection, job_ids: Sequence[str], now: float) -> list[JobRow]:
     """Raises the fence of each unfinished job; whoever held an older one has lost it."""
-    changed = await conn.execute(
-        update(Job)
-        .where(Job.id.in_(job_ids), Job.state.in_(UNFINISHED))
-        .values(state="running", fence=Job.fence + 1, attempts=Job.attempts + 1, claimed_at=now)
-        .returning(*_COLUMNS)
-    )
+    changed = await conn.execute(_CLAIM, {"ids": list(job_ids), "b_now": now})
     return [JobRow(*row) for row in changed]
 
 
 async def add_attempts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
     """Claims that were granted."""
     if rows:
-        await conn.execute(insert(Attempt), list(rows))
+        await conn.execute(_ADD_ATTEMPTS, list(rows))
 
 
 async def end_attempts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
@@ -108,12 +126,7 @@ async def set_states(
     """Moves each job to its state, with the reason of its last failure."""
     rows = [{"b_id": i, "b_state": state, "b_reason": reason} for i, state, reason in ends]
     if rows:
-        await conn.execute(
-            update(Job)
-            .where(Job.id == bindparam("b_id"))
-            .values(state=bindparam("b_state"), reason=bindparam("b_reason"), put_at=None),
-            rows,
-        )
+        await conn.execute(_SET_STATES, rows)
 
 
 async def drop_unwanted(conn: AsyncConnection, job_ids: Sequence[str]) -> list[str]:

@@ -1,11 +1,15 @@
-"""Queries about tickets and arrivals."""
+"""Queries about tickets and arrivals.
+
+Statements on the way of an answer are built once: building one takes longer than SQLite takes to
+execute it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_services.store.answers import STORED_COLUMNS, StoredAnswer
@@ -57,9 +61,29 @@ _COLUMNS: Final = (
 )
 
 
+_FIND: Final = select(*_COLUMNS).where(Ticket.id.in_(bindparam("ids")))
+_OUTCOMES: Final = (
+    select(*_COLUMNS, *STORED_COLUMNS, AnswerRow.state.label("answer_state"))
+    .join(AnswerRow, AnswerRow.answer_key == Ticket.answer_key)
+    .where(Ticket.id.in_(bindparam("ids")))
+)
+_MARK_RUNNING: Final = (
+    update(Ticket)
+    .where(Ticket.answer_key.in_(bindparam("keys")), Ticket.state == "queued")
+    .values(state="running")
+)
+_SETTLE: Final = (
+    update(Ticket)
+    .where(Ticket.answer_key.in_(bindparam("keys")), Ticket.state.in_(LIVE))
+    .values(state=bindparam("b_state"), problem=bindparam("b_problem"))
+    .returning(Ticket.id, Ticket.answer_key, Ticket.run)
+)
+_ADD: Final = insert(Ticket)
+
+
 async def find(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, TicketRow]:
     """Those of `ids` that exist."""
-    rows = await conn.execute(select(*_COLUMNS).where(Ticket.id.in_(list(ids))))
+    rows = await conn.execute(_FIND, {"ids": list(ids)})
     return {row.id: TicketRow(*row) for row in rows}
 
 
@@ -67,14 +91,9 @@ async def outcomes(
     conn: AsyncConnection, ids: Iterable[str]
 ) -> dict[str, tuple[TicketRow, StoredAnswer | None]]:
     """Those of `ids` that exist, each with its answer where it is done."""
-    query = (
-        select(*_COLUMNS, *STORED_COLUMNS, AnswerRow.state.label("answer_state"))
-        .join(AnswerRow, AnswerRow.answer_key == Ticket.answer_key)
-        .where(Ticket.id.in_(list(ids)))
-    )
     width = len(_COLUMNS)
     found: dict[str, tuple[TicketRow, StoredAnswer | None]] = {}
-    for row in await conn.execute(query):
+    for row in await conn.execute(_OUTCOMES, {"ids": list(ids)}):
         ticket = TicketRow(*row[:width])
         done = ticket.state == row.answer_state == "done"
         found[ticket.id] = (ticket, StoredAnswer(*row[width:-1]) if done else None)
@@ -84,18 +103,13 @@ async def outcomes(
 async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
     """New tickets."""
     if rows:
-        await conn.execute(insert(Ticket), list(rows))
+        await conn.execute(_ADD, list(rows))
 
 
 async def mark_running(conn: AsyncConnection, answer_keys: Sequence[str]) -> None:
     """A dispatcher has claimed these questions."""
-    if not answer_keys:
-        return
-    await conn.execute(
-        update(Ticket)
-        .where(Ticket.answer_key.in_(answer_keys), Ticket.state == "queued")
-        .values(state="running")
-    )
+    if answer_keys:
+        await conn.execute(_MARK_RUNNING, {"keys": list(answer_keys)})
 
 
 async def mark_queued(conn: AsyncConnection, answer_keys: Sequence[str]) -> None:
@@ -116,13 +130,8 @@ async def settle(
     problem: dict[str, Any] | None = None,
 ) -> list[Settled]:
     """Moves every live ticket of these answers to `state`."""
-    changed = await conn.execute(
-        update(Ticket)
-        .where(Ticket.answer_key.in_(answer_keys), Ticket.state.in_(LIVE))
-        .values(state=state, problem=problem)
-        .returning(Ticket.id, Ticket.answer_key, Ticket.run)
-    )
-    return [Settled(*row) for row in changed]
+    values = {"keys": list(answer_keys), "b_state": state, "b_problem": problem}
+    return [Settled(*row) for row in await conn.execute(_SETTLE, values)]
 
 
 async def expire(conn: AsyncConnection, now: float, problem: dict[str, Any]) -> list[Settled]:

@@ -33,8 +33,9 @@ class QuietQueue:
     def __init__(self) -> None:
         self.entries: list[tuple[str, str]] = []
 
-    async def put(self, service: str, job_id: str, **how: Any) -> None:
-        self.entries.append((service, job_id))
+    async def put_all(self, service: str, entries: Any) -> int:
+        self.entries += [(service, entry.job_id) for entry in entries]
+        return len(entries)
 
     async def depth(self, service: str) -> int:
         return 10_000

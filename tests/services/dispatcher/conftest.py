@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ from typing import Any
 import pytest
 import uvicorn
 
-from preceptor_clients.http import GatewayClient
+from preceptor_clients.http import GatewayClient, RetryPolicy
 from preceptor_clients.schemas import (
     PrefixOutcome,
     PrefixSubmission,
 )
 from preceptor_clients.service import service_app
 from preceptor_services.blobs import LocalBlobs
-from preceptor_services.broker import Broker, free_port
+from preceptor_services.broker import Broker, free_port, running_broker
 from preceptor_services.config import Settings
 from preceptor_services.dispatcher.process import Dispatcher
 from preceptor_services.dispatcher.worker import WorkerConfig
@@ -35,6 +36,9 @@ from preceptor_services.supervisor.toml_text import to_toml
 # Helpers are imported by their bare names, here and by processes that serve the test expert.
 sys.path.insert(0, str(Path(__file__).parent))
 from moody import Moody
+
+_PATIENT = RetryPolicy(attempts=200, max_delay_s=0.5)
+"""A process that starts on a busy machine takes its time."""
 
 
 @contextlib.asynccontextmanager
@@ -66,6 +70,8 @@ class Deployment:
     database: Database
     client: GatewayClient
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    gateway: subprocess.Popen[bytes] | None = None
+    """Where it is a process of its own."""
 
     async def ask(
         self, *submissions: PrefixSubmission, timeout_s: float = 30.0, **options: Any
@@ -83,7 +89,7 @@ class Deployment:
         queue = JobQueue.connect(self.settings.gateway.broker)
         config = WorkerConfig(lease_s=lease_s, grace_s=grace_s)
         url = f"http://127.0.0.1:{self.settings.gateway.port}"
-        async with GatewayClient(url, key) as gateway:
+        async with GatewayClient(url, key, retry=_PATIENT) as gateway:
             task = asyncio.create_task(Dispatcher(gateway, queue, "d", config).run(stopping))
             try:
                 yield stopping
@@ -94,63 +100,120 @@ class Deployment:
 
     def start_dispatcher(self, *, lease_s: float = 1.0) -> subprocess.Popen[bytes]:
         """A dispatcher as a process of its own, to be killed."""
-        with (self.file.parent / "dispatcher.log").open("ab") as log:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "preceptor_services.dispatcher"),
-                    *("--config", str(self.file), "--lease-s", str(lease_s)),
-                ],
-                stdout=log,
-                stderr=log,
-            )
+        return self._start("dispatcher", "--lease-s", str(lease_s))
+
+    def start_gateway(self) -> None:
+        """The gateway as a process of its own."""
+        self.gateway = self._start("gateway")
+
+    def _start(self, name: str, *options: str) -> subprocess.Popen[bytes]:
+        command = (sys.executable, "-m", f"preceptor_services.{name}", "--config", str(self.file))
+        with (self.file.parent / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen((*command, *options), stdout=log, stderr=log)
         self.processes.append(process)
         return process
 
-    def kill_dispatchers(self) -> None:
+    def kill_all(self) -> None:
         """Ends the processes, stopped ones too."""
         for process in self.processes:
             process.kill()
             process.wait()
 
 
+@dataclass(frozen=True)
+class Backend:
+    """What a deployment stands on."""
+
+    broker_url: str
+    database_url: str
+    binary: Path | None
+    """Of the broker, to start another one."""
+
+
+@pytest.fixture(
+    params=[
+        "valkey-sqlite",
+        pytest.param("R14-redis", marks=pytest.mark.gauntlet),
+        pytest.param("R14-postgres", marks=pytest.mark.gauntlet),
+    ]
+)
+def backend(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> Backend:
+    """R14: every test of the dispatcher on Redis and on PostgreSQL too, in the gauntlet."""
+    database_url = f"sqlite+aiosqlite:///{tmp_path}/preceptor.db"
+    if request.param == "R14-redis":
+        url, binary = request.getfixturevalue("redis_server")
+        return Backend(url, database_url, binary)
+    if request.param == "R14-postgres":
+        database_url = request.getfixturevalue("postgres")()
+    return Backend(broker.url, database_url, None)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A server of the Redis project and where it came from."""
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.skip("no redis-server is on the path")
+    with running_broker(tmp_path_factory.mktemp("redis"), binary=Path(found)) as running:
+        yield running.url, Path(found)
+
+
 @pytest.fixture
 def make_deployment(
-    broker: Broker, queue: JobQueue, tmp_path: Path
+    backend: Backend, tmp_path: Path
 ) -> Callable[..., contextlib.AbstractAsyncContextManager[Deployment]]:
     """Builds deployments: `make_deployment(moody="http://...")`."""
 
     @contextlib.asynccontextmanager
     async def make(
-        *, broker_url: str = broker.url, port: int | None = None, **experts: str
+        *,
+        broker_url: str = backend.broker_url,
+        port: int | None = None,
+        own_process: bool = False,
+        max_queue: int = 10_000,
+        **experts: str,
     ) -> AsyncIterator[Deployment]:
-        settings = _settings(tmp_path, broker_url, port or free_port(), experts)
+        raw = _raw_settings(
+            tmp_path, backend.database_url, broker_url, port or free_port(), experts
+        )
+        raw["gateway"]["max_queue"] = max_queue
+        (tmp_path / "preceptor.toml").write_text(to_toml(raw))
+        settings = Settings.model_validate(raw)
         database = Database.open(settings.gateway.database)
-        own_queue = JobQueue.connect(broker_url)
-        app = create_app(settings, database, LocalBlobs(settings.gateway.blobs), own_queue)
-        try:
-            async with serving(app, settings.gateway.port) as url:
-                key = settings.key_for("trainer").read_text().strip()
-                async with GatewayClient(url, key, max_concurrency=128) as client:
-                    deployment = Deployment(
-                        settings, tmp_path / "preceptor.toml", own_queue, database, client
-                    )
-                    try:
-                        yield deployment
-                    finally:
-                        deployment.kill_dispatchers()
-        finally:
-            await own_queue.aclose()
-            await database.aclose()
+        queue = JobQueue.connect(broker_url)
+        url = f"http://127.0.0.1:{settings.gateway.port}"
+        key = settings.key_for("trainer").read_text().strip()
+        async with (
+            contextlib.AsyncExitStack() as stack,
+            GatewayClient(url, key, max_concurrency=128, retry=_PATIENT) as client,
+        ):
+            stack.push_async_callback(database.aclose)
+            stack.push_async_callback(queue.aclose)
+            await queue._redis.flushall()
+            file = tmp_path / "preceptor.toml"
+            deployment = Deployment(settings, file, queue, database, client)
+            stack.callback(deployment.kill_all)
+            if own_process:
+                deployment.start_gateway()
+                await client.wait_ready(60)
+            else:
+                app = create_app(settings, database, LocalBlobs(settings.gateway.blobs), queue)
+                await stack.enter_async_context(serving(app, settings.gateway.port))
+            yield deployment
 
     return make
 
 
-def _settings(folder: Path, broker_url: str, port: int, experts: dict[str, str]) -> Settings:
+def _raw_settings(
+    folder: Path, database_url: str, broker_url: str, port: int, experts: dict[str, str]
+) -> dict[str, Any]:
     keys = folder / "keys"
-    raw = {
+    for name in ("hash", "trainer", "dispatcher", "expert", "admin", "service"):
+        make_key(keys / f"{name}.key")
+    return {
         "gateway": {
             "port": port,
-            "database": f"sqlite+aiosqlite:///{folder}/preceptor.db",
+            "database": database_url,
             "blobs": str(folder / "blobs"),
             "broker": broker_url,
             "weights_roots": [str(folder / "weights")],
@@ -165,10 +228,6 @@ def _settings(folder: Path, broker_url: str, port: int, experts: dict[str, str])
             for name, url in experts.items()
         },
     }
-    for name in ("hash", "trainer", "dispatcher", "expert", "admin", "service"):
-        make_key(keys / f"{name}.key")
-    (folder / "preceptor.toml").write_text(to_toml(raw))
-    return Settings.model_validate(raw)
 
 
 @pytest.fixture

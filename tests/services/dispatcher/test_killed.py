@@ -11,6 +11,7 @@ import os
 import signal
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import pytest
 from dispatch_parts import noted, query, submission, until
@@ -22,12 +23,12 @@ from preceptor_services.broker import running_broker
 pytestmark = pytest.mark.e2e
 
 
-async def _post(gateway, count: int, mood: str = "well"):
+async def _post(gateway, count: int, mood: str = "well", **fields):
     """Ids of the tickets of so many different questions, each a job of its own."""
     posted = await asyncio.gather(
         *(
             gateway.client.submit_logprobs(
-                "moody", [submission(f"k{i}", query(mood, i))], timeout_s=120.0
+                "moody", [submission(f"k{i}", query(mood, i, **fields))], timeout_s=120.0
             )
             for i in range(count)
         )
@@ -69,6 +70,58 @@ async def test_R1_jobs_survive_two_kills_of_their_dispatcher(
     assert computed <= 300 + held
 
 
+@pytest.mark.gauntlet
+async def test_R1_two_thousand_jobs_survive_forty_kills_of_three_dispatchers(
+    make_deployment, moody, moody_log: Path
+) -> None:
+    random = Random(1)
+    async with (
+        moody(delay_s=0.02, max_batch=4, max_concurrency=1) as url,
+        make_deployment(moody=url) as gateway,
+    ):
+        tickets = await _post(gateway, 2000, timeout_ms=600_000)
+        workers = [gateway.start_dispatcher() for _ in range(3)]
+        for _ in range(40):
+            await asyncio.sleep(0.5)
+            place = random.randrange(3)
+            workers[place].kill()
+            workers[place] = gateway.start_dispatcher()
+        outcomes = await _collect(gateway, tickets, 500.0)
+        assert Counter(outcome.ticket.state for outcome in outcomes) == {"done": 2000}
+        assert await _count(gateway, "select count(*) from answers where state = 'done'") == 2000
+        await _until_acknowledged(gateway)
+
+    computed = sum(len(line.split()) for line in noted(moody_log))
+    assert computed < 1.05 * 2000
+
+
+async def test_R3_a_killed_gateway_loses_nothing_and_counts_nothing_twice(
+    make_deployment, moody, moody_log: Path
+) -> None:
+    async with (
+        moody() as url,
+        make_deployment(moody=url, own_process=True) as gateway,
+        gateway.dispatching(),
+    ):
+        asking = asyncio.create_task(
+            gateway.ask(submission("a", query("gated", timeout_ms=300_000)), timeout_s=120.0)
+        )
+        await until(lambda: noted(moody_log) == ["gated"])
+        gateway.gateway.kill()
+        gateway.gateway.wait()
+        gateway.start_gateway()
+        moody_log.with_name("gate").touch()
+        [outcome] = await asking
+        [again] = await gateway.ask(submission("a", query("gated")), timeout_s=60.0)
+        await _until_acknowledged(gateway)
+
+        assert outcome.answer is not None
+        assert again.ticket.id == outcome.ticket.id
+        assert await _count(gateway, "select count(*) from tickets") == 1
+        assert await _count(gateway, "select count(*) from answers where state = 'done'") == 1
+        assert await _count(gateway, "select count(*) from attempts where outcome = 'done'") == 1
+
+
 async def test_R5_the_late_report_of_a_paused_dispatcher_is_refused(
     make_deployment, moody, moody_log: Path, tmp_path: Path
 ) -> None:
@@ -103,9 +156,9 @@ async def test_R4_a_flushed_broker_loses_no_question(make_deployment, moody, moo
 
 
 async def test_R2_the_path_recovers_from_a_killed_broker(
-    make_deployment, moody, broker_folder: Path
+    make_deployment, moody, broker_folder: Path, backend
 ) -> None:
-    with running_broker(broker_folder) as first:
+    with running_broker(broker_folder, binary=backend.binary) as first:
         port = int(first.url.rsplit(":", 1)[1].partition("/")[0])
         async with (
             moody(delay_s=0.05) as url,
@@ -115,7 +168,7 @@ async def test_R2_the_path_recovers_from_a_killed_broker(
             tickets = await _post(gateway, 40)
             first.process.send_signal(signal.SIGKILL)
             first.process.wait()
-            with running_broker(broker_folder, port=port):
+            with running_broker(broker_folder, port=port, binary=backend.binary):
                 tickets += [await _post_until_taken(gateway)]
                 outcomes = await _collect(gateway, tickets)
 

@@ -44,6 +44,7 @@ from preceptor_services.internal import (
     ReportReply,
     ReportRequest,
 )
+from preceptor_services.queue import Entry
 from preceptor_services.store.database import Database
 
 VOCAB = "ab" * 32
@@ -75,11 +76,10 @@ class RecordingQueue:
         self.cancelled: list[str] = []
         self.down = False
 
-    async def put(
-        self, service: str, job_id: str, *, priority: int, tokens: int, exclusive: bool
-    ) -> None:
+    async def put_all(self, service: str, entries: Sequence[Entry]) -> int:
         self._check()
-        self.entries.append((service, job_id))
+        self.entries += [(service, entry.job_id) for entry in entries]
+        return len(entries)
 
     async def depth(self, service: str) -> int:
         self._check()
