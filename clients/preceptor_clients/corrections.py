@@ -545,6 +545,11 @@ class Result(Answer):
     rollout_id: str | None = None
     problem_id: str | None = None
     step: int | None = None
+    prompt: Prompt
+    response_ids: tuple[int, ...] | None = None
+    """What the student had written."""
+    response_text: str
+    details: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Results(Answer):
@@ -655,6 +660,10 @@ class Due(Answer):
     prompt: Prompt
     base_ids: tuple[int, ...]
     """What the student had written, which the person saw."""
+    positions: tuple[tuple[int, int], ...] | None = None
+    """Those that were asked."""
+    expert_version: str | None = None
+    """The version of the expert that was asked: it answers by that version's rules."""
 
 
 class DueAnswers(Answer):

@@ -113,11 +113,14 @@ class CompiledEdit:
         return shared
 
     def written_S(self) -> np.ndarray:
-        """`[S]` True for take-over tokens that the person chose against what the student wrote."""
+        """`[S]` True for take-over tokens that the person chose against what the student wrote.
+
+        The shared token with which a change ends is one of them: that it comes now, and nothing
+        more of the change, is the person's choice. After a deletion it is the only one.
+        """
         written = np.zeros(len(self.takeover_ids), np.bool_)
         for span in self.spans:
-            # After a deletion, the next shared token is what the person chose to come now.
-            written[span.first : max(span.last, span.first + 1)] = True
+            written[span.first : span.last + 1] = True
         return written
 
     def base_labels(self, *, accepted: bool) -> np.ndarray:

@@ -23,17 +23,19 @@ from preceptor_clients.corrections import (
     text_sha256,
 )
 from preceptor_clients.errors import NotFound
-from preceptor_clients.schemas import FeedbackItem, Prompt
+from preceptor_clients.schemas import FeedbackItem, PrefixQuery, Prompt
 from preceptor_services.corrections.agreement import Double, Opinion, agreement
 from preceptor_services.corrections.intake import Intake, question_row
 from preceptor_services.corrections.settling import final_text, settle
 from preceptor_services.corrections.views import review_of, version_of
 from preceptor_services.gateway.clock import Clock
+from preceptor_services.gateway.questions import unpack_query
 from preceptor_services.store import correction_items as items
 from preceptor_services.store import correction_people as people
 from preceptor_services.store import correction_results as results
 from preceptor_services.store import correction_versions as versions
 from preceptor_services.store.correction_people import new_row
+from preceptor_services.store.correction_results import DueRow
 from preceptor_services.store.correction_versions import ReviewRow, VersionRow
 from preceptor_services.store.database import Database
 
@@ -54,6 +56,7 @@ class Outcome:
             rows = await results.after(
                 conn, cursor=cursor, limit=limit, run=run, round_name=round_name
             )
+            documents = await items.documents(conn, list({row.item_id for row in rows}))
         return Results(
             cursor=rows[-1].cursor if rows else cursor,
             results=tuple(
@@ -72,6 +75,10 @@ class Outcome:
                     rollout_id=row.rollout_id,
                     problem_id=row.problem_id,
                     step=row.step,
+                    prompt=Prompt.model_validate(documents[row.item_id]["prompt"]),
+                    response_ids=documents[row.item_id].get("response_ids"),
+                    response_text=documents[row.item_id]["response_text"],
+                    details=documents[row.item_id].get("details", {}),
                 )
                 for row in rows
             ),
@@ -94,11 +101,7 @@ class Outcome:
         """Answers that can be given now."""
         async with self.database.read() as conn:
             rows = await results.due(conn, limit)
-            documents = await items.documents(conn, list({row.item_id for row in rows}))
-        return tuple(
-            _due(row.answer_key, row.item_id, row.version_id, row.decision, row.text, documents)
-            for row in rows
-        )
+        return tuple(_due(row) for row in rows)
 
     async def lookup(self, prompt: Prompt, text: str) -> tuple[Due, ...]:
         """Authoritative corrections with this prompt and text; `answer_key` means nothing."""
@@ -109,7 +112,16 @@ class Outcome:
             documents = await items.documents(conn, [row.item_id for row in rows])
         nowhere = "0" * 64
         return tuple(
-            _due(nowhere, row.item_id, row.id, row.decision, row.text, documents) for row in rows
+            Due(
+                answer_key=nowhere,
+                item=row.item_id,
+                version=row.id,
+                decision=cast("Decision", row.decision),
+                text=row.text,
+                prompt=Prompt.model_validate(documents[row.item_id]["prompt"]),
+                base_ids=tuple(documents[row.item_id].get("response_ids") or ()),
+            )
+            for row in rows
         )
 
     async def give(self, made_of: Mapping[str, str | None]) -> None:
@@ -244,21 +256,17 @@ def _double(document: Mapping[str, Any], rows: Sequence[VersionRow]) -> Double:
     )
 
 
-def _due(
-    answer_key: str,
-    item_id: str,
-    version_id: str | None,
-    decision: str | None,
-    text: str | None,
-    documents: Mapping[str, Mapping[str, Any]],
-) -> Due:
-    document = documents[item_id]
+def _due(row: DueRow) -> Due:
+    query = unpack_query("logprobs", row.frame)
+    assert isinstance(query, PrefixQuery), "the people's expert is asked nothing else"
     return Due(
-        answer_key=answer_key,
-        item=item_id,
-        version=version_id,
-        decision=cast("Decision | None", decision),
-        text=text,
-        prompt=Prompt.model_validate(document["prompt"]),
-        base_ids=tuple(document.get("response_ids") or ()),
+        answer_key=row.answer_key,
+        item=row.item_id,
+        version=row.version_id,
+        decision=cast("Decision | None", row.decision),
+        text=row.text,
+        prompt=query.prompt,
+        base_ids=tuple(int(i) for i in query.response_ids),
+        positions=query.positions,
+        expert_version=row.expert_version,
     )

@@ -93,10 +93,6 @@ class Retiring:
                 state = "review" if others else "open"
                 await unsettle(conn, item, state=state, reviewer=None, now=now)
                 reopened += 1
-            else:
-                state = item.state
-            if state == "review" and not await versions.standing(conn, item_id):
-                await items.change(conn, item_id, state="open", updated_at=now)
             await claims.recount(conn, item_id)
         return reopened
 

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from preceptor_clients.arrays import MISSING
 from preceptor_clients.errors import Invalid, NotFound
 from preceptor_clients.schemas import AnswerKind, FeedbackItem, Trace, TraceSource
+from preceptor_services.corrections.results import provenance
 from preceptor_services.gateway.packs import Packs
 from preceptor_services.store import feedback, traces
 from preceptor_services.store.database import Database
@@ -66,7 +67,8 @@ async def _feedback(conn: AsyncConnection, answer_id: str) -> tuple[FeedbackItem
         if source_answer is not None:
             item = item.model_copy(update={"details": item.details | {"answer_id": source_answer}})
         items.append(item)
-    return tuple(items)
+    correction = await provenance(conn, answer_id)
+    return (*items, correction) if correction is not None else tuple(items)
 
 
 async def _credit(packs: Packs, used: list[UseRow], rollout_id: str) -> dict[str, Any] | None:

@@ -54,6 +54,8 @@ class DueRow(NamedTuple):
     version_id: str | None
     decision: str | None
     text: str | None
+    expert_version: str
+    frame: bytes
 
 
 class RolloutRow(NamedTuple):
@@ -173,8 +175,12 @@ async def due(conn: AsyncConnection, limit: int) -> list[DueRow]:
             CorrectionItem.authoritative,
             CorrectionVersion.decision,
             CorrectionVersion.text,
+            AnswerRow.version,
+            Question.frame,
         )
         .join(CorrectionItem, CorrectionItem.id == CorrectionQuestion.item_id)
+        .join(AnswerRow, AnswerRow.answer_key == CorrectionQuestion.answer_key)
+        .join(Question, Question.answer_key == CorrectionQuestion.answer_key)
         .outerjoin(CorrectionVersion, CorrectionVersion.id == CorrectionItem.authoritative)
         .where(
             CorrectionQuestion.given_at.is_(None),

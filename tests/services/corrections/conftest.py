@@ -18,7 +18,7 @@ from preceptor_clients.corrections_client import AnnotatorClient, CorrectionsCli
 from preceptor_clients.http import NO_RETRY, GatewayClient
 from preceptor_clients.schemas import Message, Prompt
 from preceptor_services.blobs import LocalBlobs
-from preceptor_services.config import Settings
+from preceptor_services.config import ServiceSettings, Settings
 from preceptor_services.gateway.app import create_app
 from preceptor_services.gateway.clock import ServerClock
 from preceptor_services.store.database import Database
@@ -163,3 +163,25 @@ async def small_office(tmp_path: Path) -> AsyncIterator[Office]:
     """The same on SQLite alone, for what no database can change."""
     async with open_office(tmp_path, f"sqlite+aiosqlite:///{tmp_path}/store.db") as office:
         yield office
+
+
+@pytest.fixture
+def new_items() -> Any:
+    """Makes items by number."""
+    return new_item
+
+
+@pytest.fixture
+def open_town_office() -> Any:
+    """Opens an office on SQLite whose one expert, `people`, is what `connect` makes."""
+
+    @contextlib.asynccontextmanager
+    async def opened(folder: Path, connect: Any) -> AsyncGenerator[Office]:
+        settings = make_settings(folder)
+        service = ServiceSettings(url="http://nowhere", key_file=folder / "keys" / "service.key")
+        settings = settings.model_copy(update={"experts": {"people": service}})
+        url = f"sqlite+aiosqlite:///{folder}/store.db"
+        async with open_office(folder, url, settings=settings, connect=connect) as office:
+            yield office
+
+    return opened

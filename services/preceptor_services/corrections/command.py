@@ -1,0 +1,213 @@
+"""`preceptor corrections people|export|import|agreement`: the queue from a shell.
+
+    preceptor corrections people add ann --url http://127.0.0.1:8080 --key-file keys/admin.key
+    preceptor corrections export --round demo-0 > corrections.jsonl
+    preceptor corrections import corrections.jsonl --round old
+    preceptor corrections people retire ann --reason "wrong guidelines"
+
+`--run-dir` takes address and key from a deployment's `resolved.toml` or `preceptor.toml`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Final, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from preceptor_clients.corrections import ExportLine, Retirement, Role
+from preceptor_clients.corrections_client import AnnotatorClient, CorrectionsClient
+from preceptor_clients.errors import PreceptorError
+from preceptor_services.config import load_settings, read_secret
+from preceptor_services.dispatcher.process import gateway_url
+
+_AT_ONCE: Final = 50
+_T = TypeVar("_T")
+
+app = typer.Typer(help="People, export and import of human corrections.", no_args_is_help=True)
+people = typer.Typer(help="Who may correct.", no_args_is_help=True)
+app.add_typer(people, name="people")
+
+RunDir = Annotated[Path | None, typer.Option(help="Folder of a deployment, with its TOML file.")]
+Url = Annotated[str | None, typer.Option(help="A running gateway; wants --key-file.")]
+KeyFile = Annotated[Path | None, typer.Option(help="File with an admin's key.")]
+Round = Annotated[str | None, typer.Option("--round", help="Of one round only.")]
+
+
+class _Place:
+    """Where the gateway is, and with which key."""
+
+    def __init__(self, run_dir: Path | None, url: str | None, key_file: Path | None) -> None:
+        if url is not None and key_file is not None:
+            self.url, self.key = url, read_secret(key_file)
+            return
+        folder = run_dir or Path()
+        resolved = folder / "resolved.toml"
+        settings = load_settings(resolved if resolved.exists() else folder / "preceptor.toml")
+        self.url, self.key = gateway_url(settings), read_secret(settings.key_for("admin"))
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[CorrectionsClient]:
+        async with CorrectionsClient(self.url, self.key) as client:
+            yield client
+
+
+def _do(
+    run_dir: Path | None,
+    url: str | None,
+    key_file: Path | None,
+    work: Callable[[CorrectionsClient], Awaitable[_T]],
+) -> _T:
+    async def within() -> _T:
+        async with _Place(run_dir, url, key_file).client() as client:
+            return await work(client)
+
+    try:
+        return asyncio.run(within())
+    except (PreceptorError, OSError, ValueError) as error:
+        typer.echo(f"preceptor corrections: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+# ---------------------------------------------------------------- people
+
+
+@people.command("list")
+def list_people(run_dir: RunDir = None, url: Url = None, key_file: KeyFile = None) -> None:
+    """Prints everybody."""
+    table = Table("name", "role", "key", "corrections")
+    for person in _do(run_dir, url, key_file, lambda client: client.people()):
+        key = "revoked" if person.revoked_at is not None else "valid"
+        counts = "retired" if person.retired_at is not None else "count"
+        table.add_row(person.name, person.role, key, counts)
+    Console().print(table)
+
+
+@people.command("add")
+def add_person(
+    name: Annotated[str, typer.Argument()],
+    role: Annotated[str, typer.Option(help="annotator, reviewer or admin.")] = "annotator",
+    run_dir: RunDir = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Lets somebody in, and prints their key, which is shown this once."""
+    if role not in ("annotator", "reviewer", "admin"):
+        raise typer.BadParameter(f"{role!r} is no role", param_hint="--role")
+    chosen: Role = role  # type: ignore[assignment]  looked at above
+    issued = _do(run_dir, url, key_file, lambda client: client.add_person(name, chosen))
+    typer.echo(issued.key)
+
+
+@people.command("new-key")
+def new_key(
+    name: Annotated[str, typer.Argument()],
+    run_dir: RunDir = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Prints a new key; the old one opens nothing any more."""
+    typer.echo(_do(run_dir, url, key_file, lambda client: client.new_key(name)).key)
+
+
+@people.command("revoke")
+def revoke(
+    name: Annotated[str, typer.Argument()],
+    run_dir: RunDir = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Closes the door to somebody; what they handed in stays."""
+    _do(run_dir, url, key_file, lambda client: client.revoke_key(name))
+    typer.echo(f"{name}'s key opens nothing any more")
+
+
+@people.command("retire")
+def retire(
+    name: Annotated[str, typer.Argument()],
+    reason: Annotated[str, typer.Option(help="Why; it is kept.")],
+    run_dir: RunDir = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Takes somebody's corrections out of what counts; prints what they had gone into."""
+    _show(_do(run_dir, url, key_file, lambda client: client.retire(name, reason)))
+
+
+def _show(found: Retirement) -> None:
+    console = Console()
+    console.print(
+        f"{found.person}: {len(found.versions)} versions retired, {found.reopened} items went back"
+    )
+    table = Table("target", "run", "trained on in", "without them")
+    for target in found.targets:
+        used = ", ".join(target.consumed_by) or "never"
+        table.add_row(target.target_id, target.run, used, target.rebuilt_as or "nothing is left")
+    if found.targets:
+        console.print(table)
+    console.print(f"runs that trained on them: {', '.join(found.runs) or 'none'}")
+
+
+# ---------------------------------------------------------------- JSONL
+
+
+@app.command("export")
+def export(
+    round_name: Round = None,
+    run_dir: RunDir = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Prints every item with its whole history, one line of JSON each."""
+
+    async def write(client: CorrectionsClient) -> None:
+        async for line in client.export(round_name):
+            sys.stdout.write(line.model_dump_json(exclude_none=True) + "\n")
+
+    _do(run_dir, url, key_file, write)
+
+
+@app.command("import")
+def take(
+    file: Annotated[Path, typer.Argument(help="What `export` printed.")],
+    round_name: Annotated[str, typer.Option("--round", help="Where the items go.")],
+    run_dir: RunDir = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Takes in what is not there yet; people who are unknown are made, without a key."""
+
+    async def read(client: CorrectionsClient) -> tuple[int, int]:
+        lines = [ExportLine.model_validate_json(s) for s in file.read_text().splitlines() if s]
+        new = [0, 0]
+        for start in range(0, len(lines), _AT_ONCE):
+            taken = await client.import_lines(round_name, lines[start : start + _AT_ONCE])
+            new[0] += taken.items
+            new[1] += taken.versions
+        return new[0], new[1]
+
+    num_items, num_versions = _do(run_dir, url, key_file, read)
+    typer.echo(f"{num_items} items and {num_versions} versions are new")
+
+
+@app.command("agreement")
+def agreement(
+    round_name: Annotated[str, typer.Argument(metavar="ROUND")],
+    key_file: KeyFile = None,
+    url: Url = None,
+) -> None:
+    """Prints how far a round's people agree; wants a reviewer's own key."""
+    if url is None or key_file is None:
+        raise typer.BadParameter("--url and --key-file are needed: a reviewer's own key")
+
+    async def ask() -> str:
+        async with AnnotatorClient(url, read_secret(key_file)) as client:
+            return (await client.agreement(round_name)).model_dump_json(indent=1)
+
+    typer.echo(asyncio.run(ask()))

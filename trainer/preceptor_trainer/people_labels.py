@@ -1,0 +1,179 @@
+"""Corrections as rollouts with targets: the same shapes as the student's own, marked as given.
+
+Three things come of one correction: labels on the student's own sequence, labels on the corrected
+text as a sequence of its own, and the corrected text as feedback for the other experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from preceptor_clients.arrays import MISSING
+from preceptor_clients.corrections import Result
+from preceptor_clients.edit_spelling import TokenizerSpelling
+from preceptor_clients.edits import compile_edit
+from preceptor_clients.schemas import FeedbackItem, PrefixAnswer, PrefixOutcome, PrefixQuery
+from preceptor_clients.targets import Target, TargetComponent, WeightedAnswer, build_target
+from preceptor_trainer.asking import Labelled
+from preceptor_trainer.context import InView
+from preceptor_trainer.rollouts import Attempt, Rollout
+
+GROUPS_FROM = 1_000_000
+"""Groups of corrected rollouts are numbered from here, so that none shares a baseline."""
+_TIMEOUT_MS = 3_600_000
+
+
+class Answered(NamedTuple):
+    """One answer of the people's expert, with its id and what was asked."""
+
+    answer_id: str
+    query: PrefixQuery
+    answer: PrefixAnswer
+
+    @classmethod
+    def of(cls, outcome: PrefixOutcome, query: PrefixQuery) -> Answered | None:
+        """The outcome's answer, if it has one."""
+        if outcome.answer is None or outcome.ticket is None or outcome.ticket.answer_id is None:
+            return None
+        return cls(outcome.ticket.answer_id, query, outcome.answer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedProblem:
+    """A problem as the queue remembers it; its tests are not needed any more."""
+
+    id: str
+    messages: Sequence[dict[str, str]]
+    payload: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def base_query(row: Labelled, vocab_fingerprint: str) -> PrefixQuery:
+    """What would you have written, of the student's own response; no deadline but people's own."""
+    rollout = row.attempt.rollout
+    return PrefixQuery(
+        prompt=rollout.prompt,
+        response_ids=np.asarray(rollout.response_ids, np.int32),
+        owned=np.asarray(rollout.owned, np.bool_),
+        vocab_fingerprint=vocab_fingerprint,
+        timeout_ms=_TIMEOUT_MS,
+        rollout_id=rollout.rollout_id,
+    )
+
+
+def takeover_query(
+    result: Result, spelling: TokenizerSpelling, vocab_fingerprint: str
+) -> PrefixQuery | None:
+    """The same of the corrected response; None where nothing was changed."""
+    if result.text is None or result.response_ids is None:
+        return None
+    edit = compile_edit(spelling, np.asarray(result.response_ids), result.text)
+    if not edit.spans or not len(edit.takeover_ids):
+        return None
+    return PrefixQuery(
+        prompt=result.prompt,
+        response_ids=edit.takeover_ids,
+        vocab_fingerprint=vocab_fingerprint,
+        rollout_id=f"{result.rollout_id}~{result.version}",
+    )
+
+
+def labelled_by_people(
+    result: Result,
+    answered: Answered,
+    rollout_id: str,
+    number: int,
+    *,
+    step: int,
+    weights: str,
+    weight: float,
+    accepted_weight: float,
+) -> Labelled:
+    """One use of a person's labels, on the sequence that was asked about."""
+    ids = answered.query.response_ids
+    takeover = not np.array_equal(ids, np.asarray(result.response_ids or (), ids.dtype))
+    text = (result.text if takeover else result.response_text) or ""
+    rollout = _rollout(result, ids, text, rollout_id, number, step=step, weights=weights)
+    weighted = WeightedAnswer(answered.answer_id, answered.query, answered.answer, 1.0)
+    target = build_target(rollout_id, rollout.owned, [weighted])
+    return Labelled(
+        attempt=Attempt(rollout=rollout, items=()),
+        in_view=InView((), frozenset()),
+        target=scaled(target, ids, weight, accepted_weight, takeover=takeover),
+    )
+
+
+def scaled(
+    target: Target, ids: np.ndarray, weight: float, accepted_weight: float, *, takeover: bool
+) -> Target:
+    """`target` with the weights that people's labels have in this run.
+
+    On the student's own sequence a label that repeats the student's token is an accepted one. On a
+    take-over every label is what the person wrote.
+    """
+
+    def rescaled(component: TargetComponent) -> TargetComponent:
+        same_T = component.ids_TK[:, 0] == ids
+        factor_T = np.where(same_T & (not takeover), weight * accepted_weight, weight)
+        return replace(component, weight_T=(component.weight_T * factor_T).astype(np.float32))
+
+    return replace(target, components=tuple(rescaled(c) for c in target.components))
+
+
+def corrected_attempt(
+    result: Result, rollout_id: str, number: int, *, step: int, weights: str
+) -> Attempt:
+    """The student's own sequence with the correction as its feedback, for the other experts."""
+    assert result.text is not None, "only edits become feedback"
+    assert result.response_ids is not None, "the caller keeps only what has ids"
+    ids = np.asarray(result.response_ids, np.int32)
+    rollout = _rollout(
+        result, ids, result.response_text, rollout_id, number, step=step, weights=weights
+    )
+    return Attempt(rollout=rollout, items=(correction_feedback(result),))
+
+
+def correction_feedback(result: Result) -> FeedbackItem:
+    """The corrected text as what an expert may have in view."""
+    return FeedbackItem(
+        id=f"correction-{result.version}",
+        kind="correction",
+        text=result.text,
+        source="people",
+        version=str(result.version),
+        details={"item": result.item, "person": result.person, "reviewer": result.reviewer},
+    )
+
+
+def _rollout(
+    result: Result,
+    ids: np.ndarray,
+    text: str,
+    rollout_id: str,
+    number: int,
+    *,
+    step: int,
+    weights: str,
+) -> Rollout:
+    prompt_ids = result.prompt.ids
+    assert prompt_ids is not None, "the queue got the ids that the student saw"
+    messages = [{"role": m.role, "content": m.content} for m in result.prompt.messages]
+    return Rollout(
+        rollout_id=rollout_id,
+        group_id=f"people/{result.rollout_id}",
+        group=GROUPS_FROM + number,
+        problem=RecordedProblem(id=result.problem_id or result.item, messages=messages),
+        payload_sha256="",
+        prompt_ids=[int(i) for i in prompt_ids],
+        response_ids=ids,
+        response_text=text,
+        behaviour_logprobs=np.full(len(ids), MISSING, np.float32),
+        owned=np.ones(len(ids), np.bool_),
+        finish_reason="stop",
+        step=step,
+        weights=weights,
+        given=True,
+    )
