@@ -10,6 +10,7 @@ from typing import Any, cast
 from preceptor_trainer.asking import ExpertUse
 from preceptor_trainer.context import ContextPolicy
 from preceptor_trainer.objectives import Objective
+from preceptor_trainer.people import PeopleConfig
 from preceptor_trainer.rollout_sources import OnPolicy, RolloutSource
 from preceptor_trainer.rollouts import Problem
 from preceptor_trainer.sampling import SamplingParams
@@ -72,6 +73,8 @@ class RunConfig:
     """Size of a group."""
     source: RolloutSource = OnPolicy()
     """Who writes the rollouts: the student, or in part right answers given to it."""
+    people: PeopleConfig | None = None
+    """Which rollouts go to people, and what their corrections become; None for a run without."""
     sampling: SamplingParams = SamplingParams()
     """Temperature 1 and no truncation, or the exact objective refuses."""
     token_budget: int = 4_096

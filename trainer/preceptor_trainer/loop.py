@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import torch
 
+from preceptor_clients.edit_spelling import TokenizerSpelling
 from preceptor_clients.http import GatewayClient
 from preceptor_clients.schemas import Records
 from preceptor_trainer.asking import Asker, Labelled
@@ -28,6 +29,7 @@ from preceptor_trainer.config import RunConfig
 from preceptor_trainer.held_out import Evaluation, evaluate
 from preceptor_trainer.journal import Journal
 from preceptor_trainer.metrics import MetricsLog
+from preceptor_trainer.people import People
 from preceptor_trainer.policy import Policy, WeightFolder
 from preceptor_trainer.progress import Progress
 from preceptor_trainer.publishing import Publisher
@@ -88,6 +90,19 @@ class Trainer:
             batching=config.schedule.batching,
             timeout_s=config.timeout_s,
         )
+        self.people = (
+            People(
+                config=config.people,
+                gateway=gateway,
+                asker=self.asker,
+                run=config.name,
+                seed=config.seed,
+                spelling=TokenizerSpelling.of(self.policy.tokenizer),
+                vocab_fingerprint=self.policy.vocab_fingerprint,
+            )
+            if config.people is not None
+            else None
+        )
         folder = WeightFolder(run_dir / "weights", config.name, self.policy.vocab_fingerprint)
         self.publisher = Publisher(folder, run_dir / "checkpoints", gateway)
         self.journal = Journal(gateway, config, run_dir, self.policy.decode_token)
@@ -131,12 +146,28 @@ class Trainer:
             attempts = await self.asker.feedback(rollouts)
         with clock.phase("experts"):
             labelled = await self.asker.targets(attempts)
+            if self.people is not None:
+                labelled += await self._by_people(self.people, step, labelled)
         with clock.phase("targets"):
             records = tuple(r for row in labelled if (r := row.record()) is not None)
             await self.asker.gateway.record(Records(targets=records))
         return Collected(
             step=step, labelled=labelled, weights=published.version, seconds=clock.seconds
         )
+
+    async def _by_people(
+        self, people: People, step: int, labelled: Sequence[Labelled]
+    ) -> list[Labelled]:
+        """What has come of corrections, as rollouts of this step; some of its own go to people."""
+        lineage = self.publisher.lineage
+        rows = await people.step(
+            step,
+            labelled,
+            prefix=f"{self.config.name}-{lineage}-{step}",
+            weights=self.publisher.published.version,
+        )
+        await self.journal.record_rollouts([row.attempt.rollout for row in rows], lineage)
+        return rows
 
     async def train(self, batch: Collected) -> None:
         """One optimiser step, published and recorded."""
