@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -51,13 +51,20 @@ CHECKS: Final[dict[str, Check]] = {
 
 
 async def check_expert(
-    url: str, options: CheckOptions, transport: httpx.AsyncBaseTransport | None = None
+    url: str,
+    options: CheckOptions,
+    transport: httpx.AsyncBaseTransport | None = None,
+    only: Sequence[str] = (),
 ) -> Report:
-    """Runs every check against the service at `url`.
+    """Runs every check, or only those named, against the service at `url`.
 
     Raises:
+        ValueError: `only` names no check.
         PreceptorError: nothing that answers `GET /v1/info` as an expert would is there.
     """
+    unknown = set(only) - CHECKS.keys()
+    if unknown:
+        raise ValueError(f"only: {sorted(unknown)} are no checks; there are {', '.join(CHECKS)}")
     async with (
         ServiceClient(url, options.key, retry=NO_RETRY, transport=transport) as client,
         ServiceClient(url, retry=NO_RETRY, transport=transport) as stranger,
@@ -67,7 +74,7 @@ async def check_expert(
             await client.offer_weights(options.weights)
         subject = Subject(client=client, stranger=stranger, info=info, options=options)
         subject = replace(subject, takes_ids=await _takes_ids(subject))
-        verdicts = [await run_check(name, subject) for name in CHECKS]
+        verdicts = [await run_check(name, subject) for name in CHECKS if not only or name in only]
     return Report(url=url, service=info.name, version=info.version, verdicts=tuple(verdicts))
 
 

@@ -28,15 +28,15 @@ class Ngram:
         self._follows_VV = np.random.default_rng(seed).dirichlet(np.full(V, 0.2), V)
 
     def logprobs_TV(self, context: np.ndarray, response: np.ndarray) -> np.ndarray:
-        """`[T + 1, V]` entry t is about response token t; the last about the one after."""
-        ids = np.concatenate([context, response])
-        rows = []
-        for end in range(len(context), len(ids) + 1):
-            seen = np.bincount(ids[:end], minlength=V) / max(1, end)
-            follows = self._follows_VV[ids[end - 1]] if end else np.full(V, 1 / V)
-            rows.append(0.6 * follows + 0.35 * seen + 0.05 / V)
-        probs = np.array(rows)
-        return np.log(probs / probs.sum(1, keepdims=True))
+        """`[T + 1, V]` entry t is about response token t; the last about the one after.
+
+        `context` has at least one token.
+        """
+        ids = np.concatenate([context, response]).astype(np.int64)
+        ends = np.arange(len(context), len(ids) + 1)
+        counts = np.vstack([np.zeros(V), np.eye(V)[ids].cumsum(0)])[ends]
+        follows = self._follows_VV[ids[ends - 1]]
+        return np.log(0.6 * follows + 0.35 * counts / ends[:, None] + 0.05 / V)
 
     def sample(self, num: int, seed: int) -> np.ndarray:
         """Text of this model."""
