@@ -6,6 +6,7 @@ import pytest
 
 from preceptor_trainer.compare.budget import Budget
 from preceptor_trainer.compare.cells import CellStore, difference, identity
+from preceptor_trainer.compare.runner import before_key, claim
 
 
 def test_a_stored_cell_comes_back_as_it_was(tmp_path, comparison, result):
@@ -45,3 +46,21 @@ def test_the_first_difference_is_named_by_its_path():
     assert difference({"a": {"b": [1]}}, {"a": {"b": [1]}}) is None
     assert difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "a.b = 1, not 2"
     assert difference({}, {"a": 1}) == "a = None, not 1"
+
+
+def test_a_run_that_was_begun_otherwise_does_not_go_on(tmp_path, comparison):
+    cell = comparison.search_cells()[0]
+    claim(tmp_path / "run", identity(comparison, cell))
+    claim(tmp_path / "run", identity(comparison, cell))
+    longer = replace(comparison, budget=Budget(unit="steps", amount=3))
+
+    with pytest.raises(ValueError, match=r"was begun with config.steps = 2, not 3"):
+        claim(tmp_path / "run", identity(longer, cell))
+
+
+def test_methods_of_one_seed_share_the_evaluation_before_and_other_seeds_do_not(comparison):
+    a, b, c, d = comparison.final_cells({"a": 1e-4, "b": 2e-4})
+
+    assert before_key(comparison, a) == before_key(comparison, b)
+    assert before_key(comparison, a) != before_key(comparison, c)
+    assert before_key(comparison, c) == before_key(comparison, d)

@@ -26,6 +26,10 @@ METRICS: Final = (
 """What is kept of every step."""
 
 
+class MadeOtherwise(ValueError):
+    """What is there belongs to another configuration, student or budget."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
     """An evaluation, down to counts: all that pass@k needs."""
@@ -96,7 +100,7 @@ class CellStore:
         """A finished cell, or None.
 
         Raises:
-            ValueError: it was made with something else than is planned now.
+            MadeOtherwise: it was made with something else than is planned now.
         """
         path = self._path(cell)
         if not path.exists():
@@ -104,7 +108,7 @@ class CellStore:
         value = json.loads(path.read_text())
         other = difference(value["made_with"], made_with)
         if other:
-            raise ValueError(
+            raise MadeOtherwise(
                 f"{path}: was made with {other}; remove it, or compare in another folder"
             )
         return CellResult(

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from preceptor_trainer.compare.analysis import analyse
 from preceptor_trainer.compare.budget import Budget, Unit
+from preceptor_trainer.compare.cells import MadeOtherwise
 from preceptor_trainer.compare.method import Method
 from preceptor_trainer.compare.page import write_comparison
 from preceptor_trainer.compare.plan import Comparison
@@ -50,12 +51,16 @@ def compare_command(
     console = Console()
     folder = out or Path("runs/compare") / comparison.rpartition(":")[2]
     try:
+        budget = _budget(steps, seconds, tokens)
         planned = _load(comparison, _COMPARISONS, "COMPARISON")(folder)
-        planned = _overridden(planned, methods, seeds, _budget(steps, seconds, tokens), search)
-        found = Runner(planned, folder, console).run()
-        analysis = analyse(planned, *found)
+        planned = _overridden(planned, methods, seeds, budget, search)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    try:
+        found = Runner(planned, folder, console).run()
+    except MadeOtherwise as error:
+        raise typer.BadParameter(str(error), param_hint="--out") from error
+    analysis = analyse(planned, *found)
     page = write_comparison(analysis, folder)
     for claim in claims(analysis):
         console.print(f"- {claim}", highlight=False)

@@ -60,8 +60,9 @@ class Service:
     """`module:Class`."""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Its keyword arguments, JSON values."""
-    follows_student: bool = False
-    """Whether it is made of the student's weights: it then gets `model` and `weights_roots`."""
+    is_model: bool = False
+    """Whether it is a self-teacher or a model in its place: it then also gets `name`, `threads`,
+    `weights_roots`, and the student's `model` unless its options name another."""
     larger: bool = False
     """Whether it is a larger model than the student."""
 

@@ -28,7 +28,7 @@ DPI: Final = 160
 def write_comparison(analysis: Mapping[str, Any], folder: Path) -> Path:
     """Writes the report in all its forms; returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "compare.json", json.dumps(analysis, allow_nan=False, indent=1) + "\n")
+    _write(folder / "compare.json", json.dumps(analysis, allow_nan=False) + "\n")
     _write(folder / "compare.md", markdown(analysis))
     _write(folder / "compare.html", render(analysis))
     _draw(analysis, folder / "compare.png")

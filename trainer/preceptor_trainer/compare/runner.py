@@ -10,10 +10,11 @@ checkpoints are removed.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import shutil
-from collections.abc import Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,15 @@ from rich.console import Console
 from preceptor_clients.http import GatewayClient
 from preceptor_trainer.compare.budget import WithinBudget, spent
 from preceptor_trainer.compare.cell_trainer import OBSERVED, CellTrainer, read_probes
-from preceptor_trainer.compare.cells import METRICS, CellResult, CellStore, Outcomes, identity
+from preceptor_trainer.compare.cells import (
+    METRICS,
+    CellResult,
+    CellStore,
+    MadeOtherwise,
+    Outcomes,
+    difference,
+    identity,
+)
 from preceptor_trainer.compare.plan import Cell, Comparison
 from preceptor_trainer.compare.services import RUNS, write_deployment
 from preceptor_trainer.deployment import LocalDeployment
@@ -32,6 +41,18 @@ from preceptor_trainer.held_out import Evaluation
 from preceptor_trainer.journal import versions
 from preceptor_trainer.metrics import read_metrics
 from preceptor_trainer.progress import Progress
+
+
+class _Once:
+    """Starts the services when they are first needed, which may be never."""
+
+    def __init__(self, start: Callable[[], LocalDeployment]) -> None:
+        self._start = start
+        self._running: LocalDeployment | None = None
+
+    def __call__(self) -> LocalDeployment:
+        self._running = self._running or self._start()
+        return self._running
 
 
 class Runner:
@@ -45,28 +66,28 @@ class Runner:
 
     def run(self) -> tuple[list[CellResult], list[CellResult]]:
         """Runs what is missing; returns the cells of the search and those that count."""
-        search = self.comparison.search_cells()
-        self._complete(search)
-        found = [self._finished(cell) for cell in search]
-        rates = choose_rates(self.comparison, found)
-        final = self.comparison.final_cells(rates)
-        self._complete(final)
-        return found, [self._finished(cell) for cell in final]
+        with ExitStack() as services:
+            deployment = _Once(lambda: services.enter_context(self._deployment()))
+            search = self._complete(self.comparison.search_cells(), deployment)
+            rates = choose_rates(self.comparison, search)
+            final = self._complete(self.comparison.final_cells(rates), deployment)
+        return search, final
 
-    def _finished(self, cell: Cell) -> CellResult:
-        result = self.store.load(cell, identity(self.comparison, cell))
-        assert result is not None, f"{cell.name} did not finish"
-        return result
-
-    def _complete(self, cells: list[Cell]) -> None:
-        missing = [
-            cell for cell in cells if self.store.load(cell, identity(self.comparison, cell)) is None
-        ]
-        if not missing:
-            return
+    def _deployment(self) -> LocalDeployment:
         write_deployment(self.folder, self.comparison.services, self.comparison.setting.model)
-        with LocalDeployment(self.folder, self.console) as deployment:
-            asyncio.run(self._run_all(missing, deployment.gateway_url, deployment.key))
+        return LocalDeployment(self.folder, self.console)
+
+    def _load(self, cell: Cell) -> CellResult | None:
+        return self.store.load(cell, identity(self.comparison, cell))
+
+    def _complete(self, cells: Sequence[Cell], deployment: _Once) -> list[CellResult]:
+        missing = [cell for cell in cells if self._load(cell) is None]
+        if missing:
+            running = deployment()
+            asyncio.run(self._run_all(missing, running.gateway_url, running.key))
+        results = [self._load(cell) for cell in cells]
+        assert all(result is not None for result in results)
+        return [result for result in results if result is not None]
 
     async def _run_all(self, cells: list[Cell], url: str, key: str) -> None:
         async with GatewayClient(url, key) as gateway:
@@ -79,7 +100,7 @@ class Runner:
     async def _run(self, cell: Cell, gateway: GatewayClient) -> CellResult:
         comparison, setting = self.comparison, self.comparison.setting
         run_dir = self._run_dir(cell)
-        run_dir.mkdir(parents=True, exist_ok=True)
+        claim(run_dir, identity(comparison, cell))
         config = comparison.method(cell.method).build(comparison.trial(cell))
         schedule = WithinBudget(inner=config.schedule, budget=comparison.budget, run_dir=run_dir)
         with self._shared_evaluation(cell):
@@ -95,9 +116,9 @@ class Runner:
         return self._result(cell, run_dir)
 
     @contextmanager
-    def _shared_evaluation(self, cell: Cell) -> Any:
+    def _shared_evaluation(self, cell: Cell) -> Generator[None]:
         """Methods of one seed begin with the same student and the same draws: sampled once."""
-        shared = self.folder / "before" / f"{cell.stage}-{cell.seed}.json"
+        shared = self.folder / "before" / f"{before_key(self.comparison, cell)}.json"
         own = self._run_dir(cell) / "evaluations" / "before.json"
         if shared.exists() and not own.exists():
             own.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +136,7 @@ class Runner:
             before=Outcomes.of(Evaluation.load(run_dir / "evaluations" / "before.json")),
             after=Outcomes.of(Evaluation.load(run_dir / "evaluations" / "after.json")),
             probes=read_probes(run_dir),
-            metrics=[{name: line.get(name) for name in METRICS} for line in lines],
+            metrics=[{name: _rounded(line.get(name)) for name in METRICS} for line in lines],
             observed=json.loads((run_dir / OBSERVED).read_text()),
             steps=len(lines),
             seconds=spent(lines, "seconds"),
@@ -129,6 +150,31 @@ class Runner:
 
     def _run_dir(self, cell: Cell) -> Path:
         return self.folder / RUNS / cell.name
+
+
+def claim(run_dir: Path, made_with: dict[str, Any]) -> None:
+    """Writes down what an unfinished run is made with, since it will go on from there.
+
+    Raises:
+        MadeOtherwise: it was begun with something else.
+    """
+    path = run_dir / "made_with.json"
+    if path.exists():
+        other = difference(json.loads(path.read_text()), made_with)
+        if other:
+            raise MadeOtherwise(
+                f"{run_dir}: was begun with {other}; remove it, or compare in another folder"
+            )
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(made_with) + "\n")
+
+
+def before_key(comparison: Comparison, cell: Cell) -> str:
+    """A name for the evaluation before training: everything that decides its draws."""
+    config = identity(comparison, cell)["config"]
+    decides = json.dumps([config["model"], config["evaluation"], cell.seed], sort_keys=True)
+    return f"{cell.stage}-{cell.seed}-{hashlib.sha256(decides.encode()).hexdigest()[:12]}"
 
 
 def choose_rates(comparison: Comparison, search: Iterable[CellResult]) -> dict[str, float]:
@@ -155,6 +201,11 @@ def search_scores(search: Iterable[CellResult]) -> dict[str, dict[float, float]]
         method: {lr: float(np.mean(shares)) for lr, shares in rates.items()}
         for method, rates in found.items()
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    """Six digits are more than a curve shows, and a third of the bytes."""
+    return None if value is None else float(f"{value:.6g}")
 
 
 def _line(result: CellResult) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from preceptor_trainer.asking import Labelled
 
@@ -64,18 +64,13 @@ class Observed:
             rollout = row.attempt.rollout
             self.counts["rollouts"] += 1
             self.counts["scored"] += row.attempt.score is not None
-            self.counts["own"] += bool(rollout.owned.all()) and not is_given(rollout)
+            self.counts["own"] += bool(rollout.owned.all()) and not rollout.given
             if row.target is None:
                 continue
             for kind in {item.kind for item in row.in_view.items if item.text}:
                 self.counts[f"kind/{kind}"] += 1
             for name in {component.expert for component in row.target.components}:
                 self.counts[f"expert/{name}"] += 1
-
-
-def is_given(rollout: Any) -> bool:
-    """True for a rollout that the student did not sample, such as a reference solution."""
-    return bool(getattr(rollout, "given", False))
 
 
 def contradictions(sees: Sees, counts: dict[str, int], larger_experts: frozenset[str]) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from preceptor_trainer.compare.method import Service
 
@@ -58,7 +57,7 @@ def self_teacher(*, ema_rate: float = 0.05, needs_feedback: bool = True) -> Serv
     return Service(
         use=SELF_TEACHER,
         options={"template": "compact", "ema_rate": ema_rate, "needs_feedback": needs_feedback},
-        follows_student=True,
+        is_model=True,
     )
 
 
@@ -67,21 +66,28 @@ def larger_model(model: Path) -> Service:
     return Service(
         use=SELF_TEACHER,
         options={"model": str(model), "ema_rate": 0.0, "needs_feedback": False},
+        is_model=True,
         larger=True,
     )
 
 
 def write_deployment(folder: Path, services: Mapping[str, Service], model: Path) -> Path:
-    """Writes `preceptor.toml` for a comparison in `folder`; a changed plan changes the file."""
+    """Writes `preceptor.toml` for a comparison in `folder`; a changed plan changes the file.
+
+    Raises:
+        ValueError: a service's model is not there.
+    """
     runs = (folder / RUNS).resolve()
     runs.mkdir(parents=True, exist_ok=True)
     text = _HEAD
     for name, service in sorted(services.items()):
-        options: dict[str, Any] = {"threads": 2, **service.options}
-        if service.follows_student:
-            options |= {"model": str(model.resolve())}
-        # where a version may lie is checked for every expert, also one that ignores versions
-        options |= {"name": name, "weights_roots": [str(runs)]}
+        options = dict(service.options)
+        if service.is_model:
+            # where a version may lie is checked also by a model that ignores versions
+            own = {"name": name, "threads": 2, "weights_roots": [str(runs)]}
+            options = {"model": str(model.resolve()), **own, **options}
+            if not Path(options["model"], "config.json").is_file():
+                raise ValueError(f"services: {name!r} has no model at {options['model']}")
         # JSON's numbers, strings, booleans and lists are TOML's
         lines = [f"{key} = {json.dumps(value)}" for key, value in sorted(options.items())]
         text += _EXPERT.format(name=name, use=json.dumps(service.use), options="\n".join(lines))

@@ -30,6 +30,7 @@ from preceptor_trainer.inference.experiment import (
     Bench,
     Experiment,
     claim_folder,
+    is_complete,
     read_trajectories,
 )
 from preceptor_trainer.inference.report import analyse, tables, write_discovery
@@ -102,24 +103,16 @@ def run_command(
             test_time=SelfDistillation(group=group, lr=lr),
         )
         claim_folder(experiment, out)
-        # Whatever is there is not run again; without anything missing no service starts.
-        if not _is_complete(experiment, out):
-            _with_services(out, console, lambda g: Bench(experiment, out, g, console).run())
-        analysis = analyse(experiment, rates, read_trajectories(experiment, out))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    # Whatever is there is not run again; without anything missing no service starts.
+    if not is_complete(experiment, out):
+        _with_services(out, console, lambda g: Bench(experiment, out, g, console).run())
+    analysis = analyse(experiment, rates, read_trajectories(experiment, out))
     path = write_discovery(analysis, out)
     for row in tables(analysis)[0].rows:
         console.print("  ".join(row), highlight=False, soft_wrap=True)
     console.print(f"report: {path}", soft_wrap=True, highlight=False)
-
-
-def _is_complete(experiment: Experiment, out: Path) -> bool:
-    try:
-        read_trajectories(experiment, out)
-    except ValueError:
-        return False
-    return True
 
 
 def _with_services(

@@ -18,7 +18,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from preceptor_clients.http import GatewayClient
-from preceptor_trainer.compare.cells import difference
+from preceptor_trainer.compare.cells import MadeOtherwise, difference
 from preceptor_trainer.config import describe
 from preceptor_trainer.inference.base_rates import student_sha256
 from preceptor_trainer.inference.best_of_k import best_of_k
@@ -139,14 +139,19 @@ def claim_folder(experiment: Experiment, folder: Path) -> None:
     """Writes down what the folder's trajectories are made with.
 
     Raises:
-        ValueError: it holds those of something else.
+        MadeOtherwise: it holds those of something else.
     """
     path, made_with = folder / SETTINGS_FILE, experiment.made_with()
     if path.exists():
         other = difference(json.loads(path.read_text()), made_with)
         if other:
-            raise ValueError(f"{path}: was made with {other}; use another folder")
+            raise MadeOtherwise(f"{path}: was made with {other}; use another folder")
     _save(path, made_with)
+
+
+def is_complete(experiment: Experiment, folder: Path) -> bool:
+    """Whether nothing is missing."""
+    return not _missing(experiment, folder)
 
 
 def read_trajectories(experiment: Experiment, folder: Path) -> dict[str, list[Trajectory]]:
@@ -155,29 +160,32 @@ def read_trajectories(experiment: Experiment, folder: Path) -> dict[str, list[Tr
     Raises:
         ValueError: something is missing.
     """
+    missing = _missing(experiment, folder)
+    if missing:
+        raise ValueError(f"{missing[0]} is missing, and {len(missing) - 1} more")
     found: dict[str, list[Trajectory]] = {}
     for driver in experiment.drivers:
-        found[driver] = [
-            Trajectory(**value)
-            for seed in experiment.seeds
-            for value in _read(experiment, folder, driver, seed)
-        ]
+        read = [json.loads(path.read_text()) for path in _paths(experiment, folder, driver)]
+        rows = read if driver == "test-time" else [row for rows in read for row in rows]
+        found[driver] = [Trajectory(**row) for row in rows]
     return found
 
 
-def _read(
-    experiment: Experiment, folder: Path, driver: DriverName, seed: int
-) -> list[dict[str, Any]]:
-    paths = (
-        [_question(folder, seed, problem) for problem in experiment.problems]
-        if driver == "test-time"
-        else [_cell(folder, driver, seed)]
-    )
-    missing = [str(path) for path in paths if not path.exists()]
-    if missing:
-        raise ValueError(f"{missing[0]} is missing, and {len(missing) - 1} more")
-    values = [json.loads(path.read_text()) for path in paths]
-    return values if driver == "test-time" else values[0]
+def _missing(experiment: Experiment, folder: Path) -> list[Path]:
+    paths = [path for driver in experiment.drivers for path in _paths(experiment, folder, driver)]
+    return [path for path in paths if not path.exists()]
+
+
+def _paths(experiment: Experiment, folder: Path, driver: DriverName) -> list[Path]:
+    return [
+        path
+        for seed in experiment.seeds
+        for path in (
+            [_question(folder, seed, problem) for problem in experiment.problems]
+            if driver == "test-time"
+            else [_cell(folder, driver, seed)]
+        )
+    ]
 
 
 def _cell(folder: Path, driver: DriverName, seed: int) -> Path:

@@ -60,7 +60,7 @@ def attempt_grid(last: int) -> list[int]:
 
 def write_discovery(analysis: Mapping[str, Any], folder: Path) -> Path:
     """Writes the report in all its forms; returns the Markdown's path."""
-    text = json.dumps(analysis, allow_nan=False, indent=1) + "\n"
+    text = json.dumps(analysis, allow_nan=False) + "\n"
     (folder / "discovery.json").write_text(text)
     (folder / "discovery.md").write_text(markdown(analysis))
     _draw(analysis, folder / "discovery.png")
