@@ -11,7 +11,7 @@ from preceptor_trainer.batch import collate
 from preceptor_trainer.head import dense_head, student_statistics
 from preceptor_trainer.statistics import ABSENT, Needs, log_tail_mass
 
-ALL = Needs(target_logprobs=True, candidate_logprobs=True, entropy=True)
+ALL = Needs(target_logprobs=True, num_candidates=2, entropy=True)
 
 
 @pytest.fixture

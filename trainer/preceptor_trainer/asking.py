@@ -20,6 +20,7 @@ from pydantic import JsonValue
 from preceptor_clients.fingerprint import content_hash
 from preceptor_clients.http import GatewayClient
 from preceptor_clients.schemas import (
+    AnswerKind,
     FeedbackItem,
     FeedbackSubmission,
     PrefixQuery,
@@ -44,6 +45,18 @@ class ExpertUse:
     """Entries per position."""
     needs_feedback: bool = True
     """Rollouts without feedback in view are not sent to it."""
+    kind: AnswerKind = "topk"
+    """`empirical` for an expert that only samples, `point` for one that names a single token."""
+    own_logprobs: bool = True
+    """Whether it says how probable it finds the student's own tokens."""
+    scores_candidates: bool = True
+    """Whether it scores ids that it is given."""
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"weight of expert {self.name!r} must be positive, not {self.weight}")
+        if self.top_k < 1:
+            raise ValueError(f"top_k of expert {self.name!r} must be at least 1, not {self.top_k}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,6 +188,7 @@ class Asker:
             feedback=view.items,
             vocab_fingerprint=self.vocab_fingerprint,
             top_k=expert.top_k,
+            candidate_ids=rollout.candidate_ids,
             weights=WantedWeights(mode="exact", version=rollout.weights),
             group_id=rollout.group_id,
             timeout_ms=self._timeout_ms,

@@ -48,6 +48,8 @@ class TrainRollout:
     reward: float | None = None
     on_policy: bool = True
     """False for stale, aggregated or forced sequences, which get the local term only."""
+    given: bool = False
+    """True for a right answer that the student did not write: what imitation learns from."""
     chosen_positions: bool = False
     """True when the labelled positions were picked by a rule: the future term then is refused."""
     inclusion_probability: NDArray[np.float32] | None = None
@@ -119,6 +121,7 @@ class TrainBatch:
     group_B: Tensor
     has_teacher_B: Tensor
     on_policy_B: Tensor
+    given_B: Tensor
     chosen_positions_B: Tensor
     reward_B: Tensor
     reward_mask_B: Tensor
@@ -186,6 +189,7 @@ def collate(rollouts: Sequence[TrainRollout]) -> TrainBatch:
         group_B=torch.tensor([r.group for r in rollouts]),
         has_teacher_B=torch.tensor([r.target is not None for r in rollouts]),
         on_policy_B=torch.tensor([r.on_policy for r in rollouts]),
+        given_B=torch.tensor([r.given for r in rollouts]),
         chosen_positions_B=torch.tensor([r.chosen_positions for r in rollouts]),
         reward_B=torch.tensor([0.0 if r is None else r for r in rewards]),
         reward_mask_B=torch.tensor([r is not None for r in rewards]),

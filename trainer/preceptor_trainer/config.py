@@ -62,7 +62,8 @@ class RunConfig:
     optimiser: OptimiserConfig
     """How."""
     experts: tuple[ExpertUse, ...]
-    """Who says what they would have written."""
+    """Who says what they would have written; empty for objectives that learn from rewards, or from
+    given answers, alone."""
     sources: tuple[str, ...]
     """Who says how an attempt went, by name at the gateway."""
     context: ContextPolicy
@@ -89,9 +90,7 @@ class RunConfig:
     """Threads of torch; part of what makes a run repeatable."""
 
     def __post_init__(self) -> None:
-        self.objective.check(self.sampling)
-        if not self.experts:
-            raise ValueError("experts: is empty")
+        self.objective.check(self)
         for field, value in (
             ("steps", self.steps),
             ("rollouts_per_problem", self.rollouts_per_problem),

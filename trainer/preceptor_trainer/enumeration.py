@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from preceptor_clients.targets import Target, TargetComponent
 from preceptor_trainer.batch import TrainRollout, collate
 from preceptor_trainer.head import student_statistics
-from preceptor_trainer.objectives.distil import DistIL
+from preceptor_trainer.objectives import Objective
 
 Floats: TypeAlias = NDArray[np.float64]
 Tokens: TypeAlias = tuple[int, ...]
@@ -147,7 +147,7 @@ def table_target(
 
 
 def expected_gradient(
-    objective: DistIL,
+    objective: Objective,
     logits_PV: Floats,
     groups: Sequence[Sequence[TrainRollout]],
     weights: Floats,
@@ -179,14 +179,13 @@ def expected_gradient(
 
 
 def rollout_losses(
-    objective: DistIL, policy: PrefixTable, rollouts: Sequence[TrainRollout]
+    objective: Objective, policy: PrefixTable, rollouts: Sequence[TrainRollout]
 ) -> Tensor:
     """[R] loss of every rollout, undivided, through the parts that training uses."""
     batch = collate(rollouts)
     stats = student_statistics(policy, batch, objective.needs)
     (advantages,) = objective.advantages([stats], [batch])
-    local_RT, score_RT = objective.token_losses(stats, batch, advantages)
-    return (local_RT + score_RT).sum(1)
+    return objective.token_losses(stats, batch, advantages).sum(1)
 
 
 def finite_differences(function: Callable[[Floats], float], at: Floats) -> Floats:

@@ -79,7 +79,7 @@ def dense_head(
     wanted = [batch.response_ids_BT[real][:, None]]
     if needs.target_logprobs:
         wanted.append(targets.ids_BTEK[real].flatten(1))
-    if needs.candidate_logprobs:
+    if needs.num_candidates:
         wanted.append(targets.candidate_ids_BTC[real])
     ids_NI = torch.cat(wanted, dim=1)
     logprobs_NI = logits_NV.gather(1, ids_NI.clamp(min=0)) - logits_NV.logsumexp(1, keepdim=True)
@@ -91,7 +91,7 @@ def dense_head(
         target_NEK = looked_at.pop(0).reshape(len(hidden_NH), num_experts, num_ids)
         tail_NE = log_tail_mass(target_NEK, targets.ids_BTEK[real] >= 0)
         target_BTEK, tail_BTE = _spread(target_NEK, real), _spread(tail_NE, real)
-    if needs.candidate_logprobs:
+    if needs.num_candidates:
         candidate_BTC = _spread(looked_at.pop(0), real)
     if needs.entropy:
         entropy_BT = _spread(_entropy(logits_NV.detach()), real, absent=0.0)

@@ -141,6 +141,18 @@ class Trainer:
                 prefix=f"{config.name}-{self.publisher.lineage}-{step}",
                 step=step,
             )
+            if self.people is not None:
+                rollouts += await asyncio.to_thread(
+                    self.people.roll_on,
+                    self.sampler,
+                    step,
+                    prefix=f"{config.name}-{self.publisher.lineage}-{step}",
+                    params=config.sampling,
+                )
+            if num_candidates := config.objective.needs.num_candidates:
+                rollouts = await asyncio.to_thread(
+                    self.sampler.with_candidates, rollouts, num_candidates
+                )
             await self.journal.record_rollouts(rollouts, self.publisher.lineage)
         with clock.phase("feedback"):
             attempts = await self.asker.feedback(rollouts)
@@ -221,5 +233,6 @@ class Trainer:
             target=row.target,
             reward=row.attempt.score,
             on_policy=on_policy and not rollout.given,
+            given=rollout.given,
             uses=row.in_view.uses,
         )

@@ -33,6 +33,8 @@ class Policy:
         self.tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(folder)
         self.model = self.new_model()
         self.vocab_fingerprint = tokenizer_fingerprint(self.tokenizer)
+        vocabulary: dict[str, int] = self.tokenizer.get_vocab()
+        self.vocab_size = 1 + max(vocabulary.values())
 
     def new_model(self) -> nn.Module:
         """The student as it was shipped; a fresh copy at every call."""

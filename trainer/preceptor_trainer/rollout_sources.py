@@ -27,6 +27,11 @@ from preceptor_trainer.sampling import SamplingParams
 class RolloutSource(Protocol):
     """Problems in, one group of rollouts per problem out, in the order of the problems."""
 
+    @property
+    def given_share(self) -> float:
+        """Share of each group that is given and not sampled."""
+        ...
+
     def __call__(
         self,
         stage: SamplerStage,
@@ -44,6 +49,11 @@ class RolloutSource(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class OnPolicy:
     """Everything is sampled from the policy."""
+
+    @property
+    def given_share(self) -> float:
+        """Nothing is given."""
+        return 0.0
 
     def __call__(
         self,
@@ -81,6 +91,11 @@ class References:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"share must be in (0, 1], not {self.share}")
+
+    @property
+    def given_share(self) -> float:
+        """As configured."""
+        return self.share
 
     def __call__(
         self,

@@ -47,6 +47,8 @@ class Rollout:
     step: int
     weights: str
     """The policy version that sampled it."""
+    candidate_ids: np.ndarray | None = None
+    """`[T, C]` the student's own most probable ids, where experts are to score them."""
     given: bool = False
     """True for a right answer put in its place: trained as a forced sequence."""
 

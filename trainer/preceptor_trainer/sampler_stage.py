@@ -6,13 +6,14 @@ Problems in, rollouts out, from a copy of the policy at one published version.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from preceptor_trainer.candidates import student_top_k
 from preceptor_trainer.policy import Policy
 from preceptor_trainer.rollouts import Problem, Rollout
 from preceptor_trainer.sampling import Generation, LocalSampler, SamplingParams
@@ -72,6 +73,22 @@ class SamplerStage:
         repeated = [ids for ids in prompts for _ in range(num_samples)]
         flat = self._sampler.sample(repeated, params, generator)
         return [flat[i : i + num_samples] for i in range(0, len(flat), num_samples)]
+
+    def with_candidates(self, rollouts: Sequence[Rollout], num_ids: int) -> list[Rollout]:
+        """The rollouts with this version's `num_ids` most probable ids at every position."""
+        candidates = student_top_k(self._model, rollouts, num_ids, self._policy.vocab_size)
+        return [replace(r, candidate_ids=c) for r, c in zip(rollouts, candidates, strict=True)]
+
+    def continuations(
+        self,
+        prompts: Sequence[Sequence[int]],
+        forced_prefixes: Sequence[Sequence[int]],
+        *,
+        params: SamplingParams,
+        generator: torch.Generator,
+    ) -> list[Generation]:
+        """One response to each prompt, whose first tokens are given."""
+        return self._sampler.sample(prompts, params, generator, forced_prefixes)
 
     def rollouts(
         self,

@@ -32,8 +32,9 @@ class Needs:
 
     target_logprobs: bool = False
     """Log-probs at the ids of every component, and the log tail mass beside them."""
-    candidate_logprobs: bool = False
-    """Log-probs at the candidate ids."""
+    num_candidates: int = 0
+    """How many of the student's own most probable ids experts are asked to score, and log-probs at
+    them."""
     entropy: bool = False
     """Entropy of the full distribution, without gradient: it is a metric."""
 

@@ -1,7 +1,7 @@
 """DistIL on a few tokens, where every number can be said."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from preceptor_trainer.head import student_statistics
 from preceptor_trainer.objectives import Advantages
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.objectives.importance import TruncatedImportance
+from preceptor_trainer.sampling import SamplingParams
 
 LOCAL = DistIL(future="none")
 RELEASED = DistIL(
@@ -22,13 +23,6 @@ RELEASED = DistIL(
     divide_by="tokens",
     importance=TruncatedImportance(),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    temperature: float = 1.0
-    top_p: float | None = None
-    top_k: int | None = None
 
 
 def evaluate(objective: DistIL, policy: PrefixTable, rollouts):
@@ -318,20 +312,20 @@ def test_positions_chosen_by_a_rule_refuse_the_future_term_only(policy, make_lab
 @pytest.mark.parametrize(
     ("sampling", "field"),
     [
-        (Sampling(temperature=0.7), "temperature=0.7"),
-        (Sampling(top_p=0.95), "top_p=0.95"),
-        (Sampling(top_k=20), "top_k=20"),
+        (SamplingParams(temperature=0.7), "temperature=0.7"),
+        (SamplingParams(top_p=0.95), "top_p=0.95"),
+        (SamplingParams(top_k=20), "top_k=20"),
     ],
 )
-def test_exact_distil_refuses_a_sampler_that_is_not_the_policy(sampling, field):
+def test_exact_distil_refuses_a_sampler_that_is_not_the_policy(sampling, field, make_plan):
     with pytest.raises(ValueError, match=field):
-        DistIL().check(sampling)
-    DistIL(importance=TruncatedImportance()).check(sampling)
-    LOCAL.check(sampling)
+        DistIL().check(make_plan(sampling=sampling))
+    DistIL(importance=TruncatedImportance()).check(make_plan(sampling=sampling))
+    LOCAL.check(make_plan(sampling=sampling))
 
 
-def test_exact_distil_accepts_plain_sampling():
-    DistIL().check(Sampling(top_p=1.0, top_k=0))
+def test_exact_distil_accepts_plain_sampling(make_plan):
+    DistIL().check(make_plan(sampling=SamplingParams(top_p=1.0, top_k=0)))
 
 
 @pytest.mark.parametrize(

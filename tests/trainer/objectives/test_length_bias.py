@@ -54,7 +54,7 @@ def settled_stop_probability(objective: DistIL, make_component, make_rollout) ->
     for _ in range(80):
         stats = student_statistics(policy, batch, objective.needs)
         (advantages,) = objective.advantages([stats], [batch])
-        local, score = objective.token_losses(stats, batch, advantages)
+        local, score = objective.terms(stats, batch, advantages)
         weights = torch.where(batch.response_mask_BT, stats.sampled_logprobs_BT, 0).sum(1).exp()
         optimiser.zero_grad()
         (weights.detach() * (local + score).sum(1)).sum().backward()

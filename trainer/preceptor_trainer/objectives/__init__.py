@@ -1,13 +1,25 @@
 """Objectives: student statistics and targets in, one scalar and metrics out.
 
-| file | what |
-|---|---|
-| `distil.py` | DistIL: forward cross-entropy to experts with the sequence-level gradient |
-| `importance.py` | truncated importance weights for what the sampler did differently |
-| `metrics.py` | `Mean`, and what every objective reports about a batch |
+| file | what | source |
+|---|---|---|
+| `distil.py` | forward cross-entropy to experts with the sequence-level gradient | 2606.05152 |
+| `sdpo.py` | a divergence to the self-teacher per token, or its sampled-token form | 2601.20802 |
+| `opsd.py` | generalised JSD, bounded at every token of the vocabulary | 2601.18734 |
+| `gkd.py` | generalised JSD on sampled and given responses | 2306.13649 |
+| `on_policy_distillation.py` | reverse KL to a teacher, estimated at the sampled token | |
+| `sft.py` | imitation of given responses, hard or soft | 1503.02531 |
+| `grpo.py` | rewards against those of siblings; DAPO's form | 2402.03300, 2503.14476 |
+| `trrd.py` | RLAD: GRPO whose trust region is anchored at policy and teacher | 2602.22495 |
+| `kdrl.py` | GRPO plus the k2 form of reverse KL to a teacher | 2506.02208 |
+| `hybrid.py` | `lambda * A_GRPO + (1 - lambda) * A_SDPO` | 2601.20802 |
+
+Shared parts: `token_objective.py` (sums of token losses), `divergences.py` (supports and
+divergences), `sampled_tokens.py` (what is known about the sampled token), `group_rewards.py`,
+`clipping.py`, `importance.py`, `checks.py` (what a run must have), `metrics.py`.
 
 An objective is a frozen dataclass that is called; its fields are its switches. A recipe imports the
-class it wants; nothing is looked up by name. One optimiser step asks it three things:
+class it wants; nothing is looked up by name. It says what a run must have when the run is built,
+and one optimiser step asks it three things:
 
     advantages = objective.advantages(statistics, batches)      # data, from all rows of the step
     denominator = objective.denominator(batches)                # once, over all rows of the step
@@ -26,7 +38,7 @@ from preceptor_trainer.statistics import Needs, StudentStatistics
 
 
 class Sampling(Protocol):
-    """How the rollouts were drawn, as far as an objective may object to it."""
+    """How the rollouts are drawn, as far as an objective may object to it."""
 
     @property
     def temperature(self) -> float:
@@ -44,6 +56,54 @@ class Sampling(Protocol):
         ...
 
 
+class Expert(Protocol):
+    """What an expert is said to answer with."""
+
+    @property
+    def name(self) -> str:
+        """Its name at the gateway."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """One of `batch.KINDS`: `topk`, or `empirical` for samples, `point` for one token."""
+        ...
+
+    @property
+    def own_logprobs(self) -> bool:
+        """Whether it says how probable it finds the student's own token."""
+        ...
+
+    @property
+    def scores_candidates(self) -> bool:
+        """Whether it scores ids that it is given."""
+        ...
+
+
+class Source(Protocol):
+    """Where rollouts come from."""
+
+    @property
+    def given_share(self) -> float:
+        """Share of each group that is given and not sampled."""
+        ...
+
+
+class Plan(Protocol):
+    """What an objective may ask about the run that it is for; a `RunConfig` is one."""
+
+    @property
+    def sampling(self) -> Sampling: ...
+    @property
+    def experts(self) -> Sequence[Expert]: ...
+    @property
+    def sources(self) -> Sequence[str]: ...
+    @property
+    def source(self) -> Source: ...
+    @property
+    def rollouts_per_problem(self) -> int: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Advantages:
     """What the no-gradient pass leaves for the gradient pass, as data."""
@@ -51,7 +111,7 @@ class Advantages:
     advantage_BT: Tensor
     """Weight of the score term; 0 where a token has none."""
     old_logprobs_BT: Tensor
-    """Log-probs of the sampled tokens before the step."""
+    """Log-probs of the sampled tokens that ratios are taken against."""
 
 
 class Objective(Protocol):
@@ -59,11 +119,11 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> Needs:
-        """The student statistics to compute."""
+        """The student statistics to compute, and the candidate ids to ask experts about."""
         ...
 
-    def check(self, sampling: Sampling) -> None:
-        """Refuse a way of sampling under which this objective is not what it says.
+    def check(self, plan: Plan) -> None:
+        """Refuse a run in which this objective cannot work, or is not what it says.
 
         Raises:
             ValueError: names the field, its value and the remedy.
@@ -78,6 +138,12 @@ class Objective(Protocol):
 
     def denominator(self, batches: Sequence[TrainBatch]) -> float:
         """What the step's loss is divided by."""
+        ...
+
+    def token_losses(
+        self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
+    ) -> Tensor:
+        """[B, T] loss of every token, undivided; exactly 0 where a token has none."""
         ...
 
     def __call__(

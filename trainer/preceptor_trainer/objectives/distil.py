@@ -58,7 +58,14 @@ from preceptor_trainer.credit import (
     peers,
     target_entropy,
 )
-from preceptor_trainer.objectives import Advantages, Sampling
+from preceptor_trainer.objectives import Advantages, Plan
+from preceptor_trainer.objectives.checks import (
+    one_of,
+    positive,
+    require_entropies,
+    require_experts,
+    require_policy_samples,
+)
 from preceptor_trainer.objectives.importance import TruncatedImportance
 from preceptor_trainer.objectives.metrics import Mean, batch_metrics, mean_over
 from preceptor_trainer.statistics import Needs, StudentStatistics
@@ -90,17 +97,17 @@ class DistIL:
     """Only scales the loss; a typical response length makes it comparable to a token mean."""
 
     def __post_init__(self) -> None:
-        _one_of("future", self.future, ("ce", "kl", "none"))
-        _one_of("credit", self.credit, ("later", "all"))
-        _one_of("baseline", self.baseline, ("none", "loo", "loo_independent"))
-        _one_of("divide_by", self.divide_by, ("rollouts", "tokens"))
+        one_of("future", self.future, ("ce", "kl", "none"))
+        one_of("credit", self.credit, ("later", "all"))
+        one_of("baseline", self.baseline, ("none", "loo", "loo_independent"))
+        one_of("divide_by", self.divide_by, ("rollouts", "tokens"))
         if isinstance(self.normaliser, str):
-            _one_of("normaliser", self.normaliser, ("sum", "remaining"))
+            one_of("normaliser", self.normaliser, ("sum", "remaining"))
         else:
-            _positive("normaliser", self.normaliser)
-        _positive("length_constant", self.length_constant)
+            positive("normaliser", self.normaliser)
+        positive("length_constant", self.length_constant)
         if self.advantage_clip is not None:
-            _positive("advantage_clip", self.advantage_clip)
+            positive("advantage_clip", self.advantage_clip)
         if not 0 < self.gamma <= 1:
             raise ValueError(f"gamma must be in (0, 1], not {self.gamma}")
         if not self.local and self.future == "none":
@@ -116,24 +123,21 @@ class DistIL:
         """Log-probs on the experts' supports; entropy is for the metrics."""
         return Needs(target_logprobs=True, entropy=True)
 
-    def check(self, sampling: Sampling) -> None:
+    def check(self, plan: Plan) -> None:
         """Refuse samplers whose rollouts are not the policy's, unless they are re-weighted.
 
         Raises:
-            ValueError: temperature, top-p or top-k change the distribution and `importance` is off.
+            ValueError: no experts, or temperature, top-p or top-k change the distribution that the
+                future term differentiates and `importance` is off.
         """
+        require_experts(plan)
+        if self.future == "kl":
+            require_entropies(plan)
         if self.future == "none" or self.importance is not None:
             return
-        remedy = "set importance=TruncatedImportance(), future='none', or sample from the policy"
-        if sampling.temperature != 1:
-            raise ValueError(
-                f"temperature={sampling.temperature} is not the policy that the future term "
-                f"differentiates: {remedy}"
-            )
-        if sampling.top_p is not None and sampling.top_p < 1:
-            raise ValueError(f"top_p={sampling.top_p} truncates the policy: {remedy}")
-        if sampling.top_k is not None and sampling.top_k > 0:
-            raise ValueError(f"top_k={sampling.top_k} truncates the policy: {remedy}")
+        require_policy_samples(
+            plan, "set importance=TruncatedImportance(), future='none', or sample from the policy"
+        )
 
     def advantages(
         self, statistics: Sequence[StudentStatistics], batches: Sequence[TrainBatch]
@@ -173,6 +177,13 @@ class DistIL:
 
     def token_losses(
         self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
+    ) -> Tensor:
+        """[B, T] both terms together."""
+        local_BT, score_BT = self.terms(stats, batch, advantages)
+        return local_BT + score_BT
+
+    def terms(
+        self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
     ) -> tuple[Tensor, Tensor]:
         """Local and future term of every token, undivided, with gradient.
 
@@ -209,8 +220,7 @@ class DistIL:
         Returns:
             Scalar loss, and metrics as sums and counts.
         """
-        local_BT, score_BT = self.token_losses(stats, batch, advantages)
-        loss = (local_BT + score_BT).sum() / denominator
+        loss = self.token_losses(stats, batch, advantages).sum() / denominator
         return loss, self._metrics(stats.detach(), batch, advantages)
 
     def _costs_to_charge(self, stats: StudentStatistics, batch: TrainBatch) -> Tensor:
@@ -326,13 +336,3 @@ def _refuse_empirical(batch: TrainBatch) -> None:
             f"future='kl' with an empirical component in rollout {name!r}: an entropy cannot be "
             "read off a sample; use future='ce'"
         )
-
-
-def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{field} must be one of {allowed}, not {value!r}")
-
-
-def _positive(field: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{field} must be positive, not {value}")

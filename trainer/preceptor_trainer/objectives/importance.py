@@ -42,10 +42,32 @@ class TruncatedImportance:
             [B, T]; 0 where the behaviour log-prob is unknown, since such a token cannot be
             corrected, and 1 in rows that were not sampled from this policy at all.
         """
-        drift_BT = self._capped(logprobs_BT.detach() - old_logprobs_BT)
-        sampler_BT = self._capped(old_logprobs_BT - batch.behaviour_logprobs_BT)
-        weights_BT = torch.where(batch.behaviour_mask_BT, drift_BT * sampler_BT, 0.0)
+        weights_BT = self.drift(logprobs_BT, old_logprobs_BT) * self.sampler(old_logprobs_BT, batch)
         return torch.where(batch.on_policy_B[:, None], weights_BT, 1.0)
+
+    def score_weights(self, logprobs_BT: Tensor, anchors_BT: Tensor, batch: TrainBatch) -> Tensor:
+        """Weights of score terms, which rollouts of an older policy carry too.
+
+        Args:
+            logprobs_BT: log-probs of the sampled tokens under the policy now.
+            anchors_BT: `sampled_tokens.anchors`: what an older policy's rollouts are corrected to.
+            batch: says what the sampler reported.
+
+        Returns:
+            [B, T] without gradient.
+        """
+        drift_BT = self.drift(logprobs_BT, anchors_BT)
+        corrected_BT = drift_BT * self.sampler(anchors_BT, batch)
+        return torch.where(batch.on_policy_B[:, None], corrected_BT, drift_BT)
+
+    def drift(self, logprobs_BT: Tensor, old_logprobs_BT: Tensor) -> Tensor:
+        """[B, T] the first factor."""
+        return self._capped(logprobs_BT.detach() - old_logprobs_BT)
+
+    def sampler(self, old_logprobs_BT: Tensor, batch: TrainBatch) -> Tensor:
+        """[B, T] the second factor; 0 where the behaviour log-prob is unknown."""
+        ratio_BT = self._capped(old_logprobs_BT - batch.behaviour_logprobs_BT)
+        return torch.where(batch.behaviour_mask_BT, ratio_BT, 0.0).to(old_logprobs_BT.dtype)
 
     def _capped(self, log_ratio: Tensor) -> Tensor:
         return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=self.cap)

@@ -1,0 +1,69 @@
+"""The student's own most probable ids at every position, for experts to score.
+
+Divergences that weigh ids by the student (reverse KL, Jensen-Shannon) need the experts' log-probs
+of the student's ids, and an expert's own top-k need not hold them. One forward pass of the policy
+that sampled the rollouts, without gradient.
+
+Dimensions: T response positions, C ids, N positions of a batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from preceptor_trainer.batch import TrainBatch, TrainRollout, make_batches
+from preceptor_trainer.rollouts import Rollout
+
+TOKEN_BUDGET: Final = 4_096
+"""Padded tokens of one forward pass."""
+
+
+@torch.no_grad()
+def student_top_k(
+    model: nn.Module, rollouts: Sequence[Rollout], num_ids: int, vocab_size: int
+) -> list[NDArray[np.int32]]:
+    """The `num_ids` most probable ids of `model` at every response position.
+
+    Args:
+        model: the policy that the rollouts were sampled from.
+        rollouts: in any order; ids must be unique.
+        num_ids: C; the whole vocabulary where it is smaller.
+        vocab_size: ids from here on are padding of the embedding, which no expert scores.
+
+    Returns:
+        One [T, C] array per rollout, most probable first.
+    """
+    rows = [
+        TrainRollout(
+            rollout_id=r.rollout_id,
+            group=r.group,
+            prompt_ids=r.prompt_ids,
+            response_ids=r.response_ids.tolist(),
+        )
+        for r in rollouts
+    ]
+    found: dict[str, NDArray[np.int32]] = {}
+    for batch in make_batches(rows, token_budget=TOKEN_BUDGET):
+        lengths = batch.response_mask_BT.sum(-1).tolist()
+        parts = np.split(_top_k(model, batch, num_ids, vocab_size), np.cumsum(lengths)[:-1])
+        found.update(zip(batch.rollout_ids, parts, strict=True))
+    return [found[r.rollout_id] for r in rollouts]
+
+
+def _top_k(model: Any, batch: TrainBatch, num_ids: int, vocab_size: int) -> NDArray[np.int32]:
+    """[N, C] for the batch's real positions, row by row."""
+    output = model.get_output_embeddings()
+    batch = batch.to(next(model.parameters()).device)
+    hidden_BLH = model.get_decoder()(
+        input_ids=batch.input_ids_BL, use_cache=False
+    ).last_hidden_state
+    row_N, position_N = batch.response_mask_BT.nonzero(as_tuple=True)
+    logits_NV = output(hidden_BLH[row_N, batch.predictor_BT[row_N, position_N]])[:, :vocab_size]
+    best = logits_NV.topk(min(num_ids, logits_NV.shape[1]), dim=-1)
+    return best.indices.to(torch.int32).cpu().numpy()

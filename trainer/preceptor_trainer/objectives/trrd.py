@@ -1,0 +1,88 @@
+"""RLAD's TRRD: GRPO with a trust region anchored at the old policy and at a teacher.
+
+    log r_it = alpha (log pi - log pi_old) + (1 - alpha) clip(log pi - log q, -1, 1)    at a_it
+    J(theta) = E[ 1/G sum_i 1/|y_i| sum_t min( r_it A_i, clip(r_it, 1 - low, 1 + high) A_i ) ]
+
+Source: arXiv 2602.22495. `alpha = 1` is GRPO; towards 0 the teacher alone is the anchor (one
+sentence there says it the other way round; its formula is this one). The verifier's sign decides
+the direction, the teacher only where clipping bites: groups without signal still teach nothing. One
+log-prob of the teacher per sampled token is enough.
+
+    TRRD()          # alpha 0.5, clip 0.2 and 0.28
+
+Traps. Without the bound on the teacher's log-ratio (the paper's appendix B) a token that the
+teacher holds improbable makes the ratio explode. With it, the teacher's half of the gradient is
+zero outside the bound. And at the first step the ratio is not 1 but `(pi/q)^(1 - alpha)`, between
+.61 and 1.65 at alpha .5: many tokens begin clipped.
+
+A token whose teacher log-prob is unknown takes no part; a rollout without a teacher is left out,
+also of its group's mean.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from preceptor_trainer.batch import TrainBatch
+from preceptor_trainer.objectives import Advantages, Plan
+from preceptor_trainer.objectives.checks import (
+    positive,
+    require_distributions,
+    require_experts,
+    require_own_logprobs,
+    within_0_1,
+)
+from preceptor_trainer.objectives.clipping import Clip
+from preceptor_trainer.objectives.grpo import GRPO
+from preceptor_trainer.objectives.metrics import Mean, mean_over
+from preceptor_trainer.objectives.sampled_tokens import expert_logprobs
+from preceptor_trainer.statistics import StudentStatistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class TRRD(GRPO):
+    """The switches of TRRD; the defaults are the paper's."""
+
+    clip: Clip = Clip(high=0.28)
+    """Bounds of the ratio."""
+    alpha: float = 0.5
+    """Share of the old policy in the anchor; the rest is the teacher's."""
+    max_log_ratio: float = 1.0
+    """Bound of the teacher's log-ratio in nats."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within_0_1("alpha", self.alpha)
+        positive("max_log_ratio", self.max_log_ratio)
+
+    def check(self, plan: Plan) -> None:
+        """Refuse what GRPO refuses, and experts that do not score the sampled tokens.
+
+        Raises:
+            ValueError: names the field and the reason.
+        """
+        super().check(plan)
+        require_experts(plan)
+        require_own_logprobs(plan, "TRRD")
+        require_distributions(plan, "TRRD")
+
+    def counted(self, batch: TrainBatch) -> Tensor:
+        """Sampled tokens that have a reward and a teacher's log-prob."""
+        return super().counted(batch) & expert_logprobs(batch)[1]
+
+    def log_ratio(
+        self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
+    ) -> Tensor:
+        """The policy over the geometric mean of old policy and teacher."""
+        to_old_BT = super().log_ratio(stats, batch, advantages)
+        to_expert_BT = stats.sampled_logprobs_BT - expert_logprobs(batch)[0]
+        bounded_BT = to_expert_BT.clamp(-self.max_log_ratio, self.max_log_ratio)
+        return self.alpha * to_old_BT + (1 - self.alpha) * bounded_BT
+
+    def metrics(
+        self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
+    ) -> dict[str, Mean]:
+        """How much of the teacher's log-ratio is beyond its bound."""
+        gap_BT = (stats.sampled_logprobs_BT - expert_logprobs(batch)[0]).abs()
+        beyond = mean_over((gap_BT > self.max_log_ratio).float(), self.counted(batch))
+        return super().metrics(stats, batch, advantages) | {"beyond_teacher_bound": beyond}
