@@ -21,6 +21,7 @@ from preceptor_clients.conformance.verdict import Failed, Report, Skipped, Verdi
 from preceptor_clients.connection import NO_RETRY
 from preceptor_clients.errors import PreceptorError
 from preceptor_clients.http import ServiceClient
+from preceptor_clients.schemas import ServiceInfo
 
 Check = Callable[[Subject], Awaitable[str]]
 
@@ -72,10 +73,17 @@ async def check_expert(
         info = await client.info(timeout_s=options.timeout_s)
         if options.weights is not None and info.capabilities.weights:
             await client.offer_weights(options.weights)
-        subject = Subject(client=client, stranger=stranger, info=info, options=options)
-        subject = replace(subject, takes_ids=await _takes_ids(subject))
+        subject = await make_subject(client, stranger, info, options)
         verdicts = [await run_check(name, subject) for name in CHECKS if not only or name in only]
     return Report(url=url, service=info.name, version=info.version, verdicts=tuple(verdicts))
+
+
+async def make_subject(
+    client: ServiceClient, stranger: ServiceClient, info: ServiceInfo, options: CheckOptions
+) -> Subject:
+    """The service as the checks see it; one question tells what kind of prompt it takes."""
+    subject = Subject(client=client, stranger=stranger, info=info, options=options)
+    return replace(subject, takes_ids=await _takes_ids(subject))
 
 
 async def run_check(name: str, subject: Subject) -> Verdict:
