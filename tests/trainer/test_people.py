@@ -23,7 +23,9 @@ from preceptor_trainer.people_labels import (
     RecordedProblem,
     base_query,
     corrected_attempt,
+    forced_prefix,
     labelled_by_people,
+    rolled_on,
     takeover_query,
 )
 from preceptor_trainer.people_selection import (
@@ -35,6 +37,7 @@ from preceptor_trainer.people_selection import (
     disagreement,
 )
 from preceptor_trainer.rollouts import Attempt, Rollout
+from preceptor_trainer.sampling import Generation
 
 VOCAB = "ab" * 32
 STUDENT = Path(__file__).parents[2] / "trainer/preceptor_trainer/student/model/tokenizer.json"
@@ -254,6 +257,24 @@ def test_a_correction_as_feedback_is_traceable(spelling: Any) -> None:
     assert (item.kind, item.text, item.id) == ("correction", "x[9]+1", "correction-cv-1")
     assert item.details["person"] == "ann"
     assert attempt.rollout.response_text == "x[0]+1"
+
+
+def test_a_rollout_goes_on_from_a_correction_and_owns_only_what_follows(spelling: Any) -> None:
+    correction = result("x[9]+1")
+    start = forced_prefix(correction, spelling)
+    ids = np.array([*start, ord("]"), 257], np.int32)
+    generation = Generation(
+        response_ids=ids,
+        logprobs=np.full(len(ids), -0.5, np.float32),
+        finish_reason="stop",
+        num_forced=len(start),
+    )
+
+    rollout = rolled_on(correction, generation, "x[9]", "use-1", 0, **USE)
+
+    assert bytes(start) == b"x[9"
+    assert rollout.owned.tolist() == [False, False, False, True, True]
+    assert rollout.given
 
 
 def test_what_is_asked_of_people_is_the_rollout_itself() -> None:

@@ -18,7 +18,7 @@ the set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast
 
@@ -36,17 +36,24 @@ from preceptor_clients.corrections import (
     TakenItems,
 )
 from preceptor_clients.edit_spelling import TokenizerSpelling
+from preceptor_clients.edits import spelled
 from preceptor_clients.http import GatewayClient
-from preceptor_clients.schemas import PrefixOutcome, PrefixQuery, PrefixSubmission
+from preceptor_clients.schemas import PrefixQuery, PrefixSubmission
 from preceptor_trainer.asking import Asker, Labelled
 from preceptor_trainer.people_labels import (
     Answered,
     base_query,
     corrected_attempt,
+    forced_prefix,
     labelled_by_people,
+    prompt_ids,
+    rolled_on,
     takeover_query,
 )
 from preceptor_trainer.people_selection import Failed, Selection
+from preceptor_trainer.rollouts import Rollout
+from preceptor_trainer.sampler_stage import SamplerStage
+from preceptor_trainer.sampling import SamplingParams
 from preceptor_trainer.seeding import generator
 
 _PAGE: Final = 1000
@@ -77,6 +84,9 @@ class PeopleConfig:
     """The corrected text as a second sequence, on which the person carries on."""
     feedback: bool = False
     """The corrected text in the experts' view: dense targets on the student's own sequence."""
+    forced: int = 0
+    """Rollouts in one step that begin with a correction and go on by the student: its own tokens
+    after the change are judged and labelled like any others."""
     weight: float = 1.0
     """Of a person's label beside a position of the run's other targets."""
     accepted_weight: float = 0.0
@@ -86,6 +96,8 @@ class PeopleConfig:
         for name in ("round_steps", "per_round", "per_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, not {getattr(self, name)}")
+        if self.forced < 0:
+            raise ValueError(f"forced: {self.forced} is below 0")
         if not self.weight > 0 or not 0 <= self.accepted_weight <= 1:
             raise ValueError(
                 f"weight: {self.weight} must be positive, accepted_weight "
@@ -114,6 +126,7 @@ class People:
     """Labels on the student's own sequences, by rollout."""
     taken_over: dict[str, Answered] = field(default_factory=dict[str, Answered])
     """Labels on the corrected texts, by rollout."""
+    _asked: set[str] = field(default_factory=set[str])
     _rounds: set[str] = field(default_factory=set[str])
 
     async def step(
@@ -130,6 +143,38 @@ class People:
         await self._send(step, labelled)
         await self._join()
         return await self._draw(step, prefix, weights)
+
+    def roll_on(
+        self, stage: SamplerStage, step: int, *, prefix: str, params: SamplingParams
+    ) -> list[Rollout]:
+        """Rollouts that begin with a correction, up to and with its change, and go on by `stage`.
+
+        Call it before `step`: they go to the feedback sources and experts beside the others.
+        """
+        edited = sorted(r for r, c in self.corrections.items() if c.text is not None)
+        if not edited or not self.config.forced:
+            return []
+        draw = generator(self.seed, "people-forced", step)
+        chosen = torch.randint(len(edited), (self.config.forced,), generator=draw)
+        corrections = [self.corrections[edited[n]] for n in cast("list[int]", chosen.tolist())]
+        generations = stage.continuations(
+            [prompt_ids(c) for c in corrections],
+            [forced_prefix(c, self.spelling) for c in corrections],
+            params=params,
+            generator=draw,
+        )
+        return [
+            rolled_on(
+                correction,
+                generation,
+                spelled(self.spelling, generation.response_ids),
+                f"{prefix}-forced-{n}",
+                n,
+                step=step,
+                weights=stage.version,
+            )
+            for n, (correction, generation) in enumerate(zip(corrections, generations, strict=True))
+        ]
 
     # ------------------------------------------------------------ out
 
@@ -156,7 +201,8 @@ class People:
         rows = [
             row for (row, _), place in zip(chosen, taken.items, strict=True) if place.id is not None
         ]
-        await self._ask([base_query(row, self.vocab_fingerprint) for row in rows])
+        await self._ask([base_query(row, self.vocab_fingerprint) for row in rows], how="chosen")
+        self._asked.update(row.attempt.rollout.rollout_id for row in rows)
 
     async def _open_round(self, name: str) -> None:
         if name in self._rounds:
@@ -169,17 +215,14 @@ class People:
         await self.gateway.call("PUT", f"/v1/corrections/rounds/{name}", body=settings, reply=Round)
         self._rounds.add(name)
 
-    async def _ask(self, queries: Sequence[PrefixQuery]) -> list[PrefixOutcome]:
+    async def _ask(self, queries: Sequence[PrefixQuery], *, how: str) -> None:
         """Posts questions to the people's expert; their tickets wait as long as people need."""
         submissions = [
-            PrefixSubmission(
-                idempotency_key=f"{self.run}/{query.rollout_id}/{self.config.expert}", query=query
-            )
+            PrefixSubmission(idempotency_key=f"{self.run}/{query.rollout_id}/{how}", query=query)
             for query in queries
         ]
-        if not submissions:
-            return []
-        return await self.gateway.submit_logprobs(self.config.expert, submissions, run=self.run)
+        if submissions:
+            await self.gateway.submit_logprobs(self.config.expert, submissions, run=self.run)
 
     # ------------------------------------------------------------ in
 
@@ -194,10 +237,20 @@ class People:
                 break
         for result in await self._new_results():
             self._count(result)
-        known = {r: ticket for r, ticket in arrived.items() if r in self.corrections}
-        await self._collect(known)
+        await self._ask_about(r for r in self.corrections if r not in arrived)
+        await self._collect({r: t for r, t in arrived.items() if r in self.corrections})
         if self.config.takeover:
             await self._take_over()
+
+    async def _ask_about(self, rollout_ids: Iterable[str]) -> None:
+        """Asks about corrections that nobody had asked for: those of rollouts chosen by hand."""
+        new = [r for r in rollout_ids if r not in self._asked and r not in self.answered]
+        queries = [
+            _query(result := self.corrections[r], result.response_ids or (), self.vocab_fingerprint)
+            for r in new
+        ]
+        await self._ask(queries, how="by-hand")
+        self._asked.update(new)
 
     async def _new_results(self) -> list[Result]:
         found: list[Result] = []
@@ -301,7 +354,11 @@ class People:
 
 def _item(row: Labelled, priority: float, reason: str, run: str, vocab_fingerprint: str) -> NewItem:
     rollout = row.attempt.rollout
-    details: dict[str, JsonValue] = {"weights": rollout.weights, "score": row.attempt.score}
+    details: dict[str, JsonValue] = {
+        "weights": rollout.weights,
+        "score": row.attempt.score,
+        "payload_sha256": rollout.payload_sha256,
+    }
     return NewItem(
         prompt=rollout.prompt,
         response_text=rollout.response_text,

@@ -21,9 +21,11 @@ from preceptor_clients.targets import Target, TargetComponent, WeightedAnswer, b
 from preceptor_trainer.asking import Labelled
 from preceptor_trainer.context import InView
 from preceptor_trainer.rollouts import Attempt, Rollout
+from preceptor_trainer.sampling import Generation
 
 GROUPS_FROM = 1_000_000
 """Groups of corrected rollouts are numbered from here, so that none shares a baseline."""
+_FORCED_FROM = 2_000_000
 _TIMEOUT_MS = 3_600_000
 
 
@@ -136,6 +138,49 @@ def corrected_attempt(
     return Attempt(rollout=rollout, items=(correction_feedback(result),))
 
 
+def forced_prefix(result: Result, spelling: TokenizerSpelling) -> list[int]:
+    """Ids of the correction up to and with its first change."""
+    assert result.text is not None, "only edits have a prefix to roll out from"
+    assert result.response_ids is not None, "the caller keeps only what has ids"
+    edit = compile_edit(spelling, np.asarray(result.response_ids), result.text)
+    start = [int(token) for token in edit.forced_prefix()]
+    # A change that settles the end leaves nothing to go on with: the end is sampled again.
+    return start[:-1] if start and start[-1] == spelling.eos_id else start
+
+
+def rolled_on(
+    result: Result,
+    generation: Generation,
+    text: str,
+    rollout_id: str,
+    number: int,
+    *,
+    step: int,
+    weights: str,
+) -> Rollout:
+    """A rollout whose first tokens were given: no target and no score on them.
+
+    It is marked as given, so it trains by the local term, and only on the student's own tokens.
+    """
+    ids = generation.response_ids
+    number += _FORCED_FROM - GROUPS_FROM
+    rollout = _rollout(result, ids, text, rollout_id, number, step=step, weights=weights)
+    return replace(
+        rollout,
+        payload_sha256=str(result.details.get("payload_sha256", "")),
+        behaviour_logprobs=generation.logprobs,
+        owned=np.arange(len(ids)) >= generation.num_forced,
+        finish_reason=generation.finish_reason,
+    )
+
+
+def prompt_ids(result: Result) -> list[int]:
+    """The ids that the student saw."""
+    ids = result.prompt.ids
+    assert ids is not None, "the queue got the ids that the student saw"
+    return [int(i) for i in ids]
+
+
 def correction_feedback(result: Result) -> FeedbackItem:
     """The corrected text as what an expert may have in view."""
     return FeedbackItem(
@@ -158,8 +203,6 @@ def _rollout(
     step: int,
     weights: str,
 ) -> Rollout:
-    prompt_ids = result.prompt.ids
-    assert prompt_ids is not None, "the queue got the ids that the student saw"
     messages = [{"role": m.role, "content": m.content} for m in result.prompt.messages]
     return Rollout(
         rollout_id=rollout_id,
@@ -167,7 +210,7 @@ def _rollout(
         group=GROUPS_FROM + number,
         problem=RecordedProblem(id=result.problem_id or result.item, messages=messages),
         payload_sha256="",
-        prompt_ids=[int(i) for i in prompt_ids],
+        prompt_ids=prompt_ids(result),
         response_ids=ids,
         response_text=text,
         behaviour_logprobs=np.full(len(ids), MISSING, np.float32),

@@ -50,15 +50,9 @@ class Retiring:
             row = await people.find(conn, person)
             if row is None:
                 raise NotFound(f"nobody is called {person!r}", field="person")
-            settings = row.settings | {"retired": reason}
             if row.retired_at is None:
-                await people.change(
-                    conn,
-                    person,
-                    retired_at=now,
-                    revoked_at=row.revoked_at or now,
-                    settings=settings,
-                )
+                ends = {"retired_at": now, "revoked_at": row.revoked_at or now}
+                await people.change(conn, person, **ends, retired_reason=reason)
             fresh = await versions.retire(conn, person, now)
             reopened = await self._reopen(conn, person, fresh, now)
             every = await versions.ids_of(conn, person)

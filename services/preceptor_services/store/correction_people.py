@@ -42,6 +42,7 @@ def new_row(name: str, role: str, token_hmac: str | None, now: float) -> dict[st
         "created_at": now,
         "revoked_at": None,
         "retired_at": None,
+        "retired_reason": None,
     }
 
 

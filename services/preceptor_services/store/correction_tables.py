@@ -32,6 +32,7 @@ class CorrectionPerson(Base):
     created_at: Mapped[float]
     revoked_at: Mapped[float | None]
     retired_at: Mapped[float | None]
+    retired_reason: Mapped[str | None]
 
 
 class CorrectionRound(Base):
