@@ -5,50 +5,40 @@
 A method is its objective, its experts and what they may see; everything else is the comparison's.
 To add one, write such a value in a module of your own and name it `module:METHOD`.
 
-Learning rates are searched over one grid for all: AdamW takes the scale of a loss out, so the same
-rates mean about the same steps.
+DistIL and its variants are here, the others in `baselines.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from preceptor_trainer.asking import ExpertUse
 from preceptor_trainer.compare.method import Method, Trial
 from preceptor_trainer.compare.sees import Sees
 from preceptor_trainer.compare.services import self_teacher
 from preceptor_trainer.config import RunConfig
-from preceptor_trainer.context import PapersContext
+from preceptor_trainer.context import NothingInView
 from preceptor_trainer.objectives.distil import DistIL
+from preceptor_trainer.recipes.baselines import (
+    GKD,
+    GKD_SELF,
+    GRPO,
+    OPSD,
+    RLAD,
+    RLAD_SELF,
+    SDPO,
+    SFT,
+)
+from preceptor_trainer.recipes.method_run import RATES, SELF_TEACHER, run_of
 from preceptor_trainer.recipes.quickstart import TYPICAL_LENGTH
-from preceptor_trainer.update import OptimiserConfig
 
-RATES: Final = (5e-5, 1.5e-4, 4.5e-4)
-WARMUP_STEPS: Final = 4
+__all__ = [
+    "DISTIL", "DISTIL_LOCAL", "GKD", "GKD_SELF", "GRPO", "KL_TO_GO", "OPSD", "REMAINING", "RLAD",
+    "RLAD_SELF", "SDPO", "SFT", "WITHHELD",
+]  # fmt: skip
 
-_SELF: Final = {"self-teacher": self_teacher()}
+_PLAIN: Final = {"plain-teacher": self_teacher(needs_feedback=False)}
 _FEEDBACK: Final = Sees(score="chooses demonstrations", trace=True, sibling=True)
-
-
-def run_of(trial: Trial, **decided: Any) -> RunConfig:
-    """A run of `trial`; unless decided otherwise, the self-teacher in the papers' context."""
-    return RunConfig(
-        **{
-            "name": trial.name,
-            "seed": trial.seed,
-            "steps": trial.steps,
-            "model": trial.model,
-            "problems": trial.problems,
-            "rollouts_per_problem": trial.rollouts_per_problem,
-            "checkpoint_every": trial.checkpoint_every,
-            "evaluation": trial.evaluation,
-            "optimiser": OptimiserConfig(lr=trial.lr, warmup_steps=WARMUP_STEPS),
-            "experts": (ExpertUse(name="self-teacher"),),
-            "sources": ("executor",),
-            "context": PapersContext(),
-            **decided,
-        }
-    )
 
 
 def distil(trial: Trial) -> RunConfig:
@@ -74,12 +64,22 @@ def kl_to_go(trial: Trial) -> RunConfig:
     return run_of(trial, objective=DistIL(future="kl", length_constant=TYPICAL_LENGTH))
 
 
+def withheld(trial: Trial) -> RunConfig:
+    """DistIL towards the same expert, which sees no feedback."""
+    return run_of(
+        trial,
+        objective=DistIL(length_constant=TYPICAL_LENGTH),
+        experts=(ExpertUse(name="plain-teacher", needs_feedback=False),),
+        context=NothingInView(),
+    )
+
+
 DISTIL: Final = Method(
     name="distil",
     title="DistIL",
     recipe=distil,
     sees=_FEEDBACK,
-    services=_SELF,
+    services=SELF_TEACHER,
     learning_rates=RATES,
 )
 DISTIL_LOCAL: Final = Method(
@@ -87,7 +87,7 @@ DISTIL_LOCAL: Final = Method(
     title="DistIL, local term only",
     recipe=distil_local,
     sees=_FEEDBACK,
-    services=_SELF,
+    services=SELF_TEACHER,
     learning_rates=RATES,
     note="the ablation without future credit, equal to forward-KL self-distillation",
 )
@@ -96,7 +96,7 @@ REMAINING: Final = Method(
     title="DistIL, mean of later costs",
     recipe=remaining,
     sees=_FEEDBACK,
-    services=_SELF,
+    services=SELF_TEACHER,
     learning_rates=RATES,
     note="the future term as in the released code: biased, bounded, without a baseline",
 )
@@ -105,7 +105,16 @@ KL_TO_GO: Final = Method(
     title="DistIL, KL-to-go",
     recipe=kl_to_go,
     sees=_FEEDBACK,
-    services=_SELF,
+    services=SELF_TEACHER,
     learning_rates=RATES,
     note="does not charge for the expert's entropy, so it does not pull towards short answers",
+)
+WITHHELD: Final = Method(
+    name="withheld",
+    title="Feedback withheld",
+    recipe=withheld,
+    sees=Sees(score="no"),
+    services=_PLAIN,
+    learning_rates=RATES,
+    note="the control: what the student's own average with nothing in view does to it",
 )

@@ -1,0 +1,38 @@
+"""What the runs of all compared methods share beside their trial."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from preceptor_trainer.asking import ExpertUse
+from preceptor_trainer.compare.method import Trial
+from preceptor_trainer.compare.services import self_teacher
+from preceptor_trainer.config import RunConfig
+from preceptor_trainer.context import PapersContext
+from preceptor_trainer.update import OptimiserConfig
+
+RATES: Final = (5e-5, 1.5e-4, 4.5e-4)
+"""One grid for all: AdamW takes the scale of a loss out, so equal rates mean about equal steps."""
+WARMUP_STEPS: Final = 4
+SELF_TEACHER: Final = {"self-teacher": self_teacher()}
+
+
+def run_of(trial: Trial, **decided: Any) -> RunConfig:
+    """A run of `trial`; unless decided otherwise, the self-teacher in the papers' context."""
+    return RunConfig(
+        **{
+            "name": trial.name,
+            "seed": trial.seed,
+            "steps": trial.steps,
+            "model": trial.model,
+            "problems": trial.problems,
+            "rollouts_per_problem": trial.rollouts_per_problem,
+            "checkpoint_every": trial.checkpoint_every,
+            "evaluation": trial.evaluation,
+            "optimiser": OptimiserConfig(lr=trial.lr, warmup_steps=WARMUP_STEPS),
+            "experts": (ExpertUse(name="self-teacher"),),
+            "sources": ("executor",),
+            "context": PapersContext(),
+            **decided,
+        }
+    )
