@@ -65,6 +65,8 @@ class GatewaySettings(_Settings):
     """A larger request, before or after decompression, is refused."""
     max_queue: Annotated[int, Field(ge=1)] = 10_000
     """Unfinished jobs per service; beyond it callers are told to come back later."""
+    canary_every_s: Annotated[float, Field(gt=0)] = 300.0
+    """How often experts with `known` answers are asked them."""
 
 
 class KeySettings(_Settings):
@@ -91,6 +93,10 @@ class ServiceSettings(_Settings):
     """`module:Class`; the supervisor then starts the process itself."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Keyword arguments of that class."""
+    self_test: bool = True
+    """Whether the gateway asks a new version questions of its own before anybody else may."""
+    known: Path | None = None
+    """JSON file of known answers, asked now and then; see docs/plug-in-an-expert.md."""
 
 
 class Settings(_Settings):
@@ -173,7 +179,12 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
 
 def _anchored_services(services: dict[str, ServiceSettings], folder: Path) -> dict[str, Any]:
     return {
-        name: service.model_copy(update={"key_file": folder / service.key_file})
+        name: service.model_copy(
+            update={
+                "key_file": folder / service.key_file,
+                "known": None if service.known is None else folder / service.known,
+            }
+        )
         for name, service in services.items()
     }
 

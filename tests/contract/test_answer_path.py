@@ -74,6 +74,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         [experts.moody]
         url = "http://127.0.0.1:0"
         key_file = "keys/moody.key"
+        self_test = false
         use = "moody:Moody"
         [experts.moody.options]
         log = "{log}"

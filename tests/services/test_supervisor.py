@@ -48,6 +48,7 @@ def moody_settings(folder: Path) -> Path:
         [experts.moody]
         url = "http://127.0.0.1:0"
         key_file = "keys/moody.key"
+        self_test = false
         use = "moody:Moody"
         [experts.moody.options]
         log = "{folder}/moody.txt"

@@ -122,7 +122,7 @@ async def _check_whole(subject: Subject) -> str:
         return "the vocabulary's size is not declared"
     if min(_WHOLE, capabilities.max_top_k or _WHOLE) >= V:
         [answer] = await subject.ask(subject.query(1, top_k=V))
-        mass = sum(np.exp(x) for x in entries(answer, 0).values())
+        mass = float(np.exp(list(entries(answer, 0).values())).sum())
     elif capabilities.candidates:
         everything = np.arange(V, dtype=np.int32)[None]
         [answer] = await subject.ask(subject.query(1, candidate_ids=everything))

@@ -2,7 +2,7 @@
 
 One task per service asks it for `/v1/info`: often until it answers, then now and then, because a
 new version means new answer keys. A service that is down keeps what it said: questions to it are
-taken and wait.
+taken and wait. An expert whose answers are found wrong (`registry_inspection.py`) is refused.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from preceptor_clients.schemas import ServiceInfo, ServiceStatus
 from preceptor_services.config import Settings, read_secret
 from preceptor_services.gateway.clock import Clock
 from preceptor_services.internal import ServiceAddress
+from preceptor_services.registry_inspection import Inspector, SelfTestFailed
 from preceptor_services.store import services
 from preceptor_services.store.database import Database
 from preceptor_services.store.services import ServiceRow
@@ -64,15 +65,19 @@ class ServiceEntry:
     state: State = "unreachable"
     detail: str | None = "it has not answered yet"
     info: ServiceInfo | None = None
+    self_test: bool = True
+    known: Path | None = None
+    broken: bool = False
+    """It answers, but its answers were found wrong."""
     heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     def known_info(self) -> ServiceInfo:
         """What it last said of itself.
 
         Raises:
-            ServiceUnavailable: it has never answered.
+            ServiceUnavailable: it has never answered, or its answers were found wrong.
         """
-        if self.info is None:
+        if self.info is None or self.broken:
             raise ServiceUnavailable(
                 f"{self.name} is not ready: {self.detail}", field=self.role, retry_after_s=1.0
             )
@@ -94,6 +99,7 @@ class Registry:
         self._database = database
         self._connect = connect
         self._clock = clock
+        self._inspector = Inspector(canary_every_s=settings.gateway.canary_every_s)
         self._entries: dict[str, ServiceEntry] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         roles: tuple[Role, Role] = ("expert", "source")
@@ -106,6 +112,8 @@ class Registry:
                     key_file=service.key_file,
                     cost=service.cost,
                     priority=service.priority,
+                    self_test=service.self_test,
+                    known=service.known,
                 )
 
     async def start(self) -> None:
@@ -195,7 +203,11 @@ class Registry:
             info = await client.info(timeout_s=_CALL_S)
             if info.role != entry.role:
                 raise ServiceFailed(f"says that it is a {info.role}, not a {entry.role}")
+            await self._inspector.inspect(
+                entry.name, client, info, self_test=entry.self_test, known=entry.known
+            )
         except PreceptorError as error:
+            entry.broken = isinstance(error, SelfTestFailed)
             entry.state = "unreachable" if error.retryable else "refused"
             entry.detail = error.detail
             return
@@ -215,6 +227,7 @@ class Registry:
                 )
             _log.info("%s is there, version %s", entry.name, info.version)
         entry.info, entry.state, entry.detail = info, "ready", None
+        entry.broken = False
         entry.heard.set()
 
 

@@ -1,0 +1,175 @@
+"""The registry asks experts itself: who answers wrongly is refused, and later changes are found."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from preceptor_clients.conformance.known import KnownAnswers, KnownCase
+from preceptor_clients.connection import NO_RETRY
+from preceptor_clients.errors import ServiceUnavailable
+from preceptor_clients.http import ServiceClient
+from preceptor_clients.service import service_app
+from preceptor_services.gateway.registry import ServiceEntry
+from preceptor_services.registry_inspection import Inspector, SelfTestFailed
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "clients" / "conformance"))
+
+from faults import EarlyByOne, SwappedInBatch
+from ngram import FINGERPRINT, Ngram, NgramExpert, VersionedExpert
+
+
+class Counting(NgramExpert):
+    """Counts the calls that it answers."""
+
+    calls = 0
+
+    async def logprobs(self, queries, answer_keys):
+        self.calls += 1
+        return await super().logprobs(queries, answer_keys)
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def client_of(expert: Any) -> ServiceClient:
+    transport = httpx.ASGITransport(service_app(expert))
+    return ServiceClient("http://expert", retry=NO_RETRY, transport=transport)
+
+
+async def settled(world: Any, expert: Any, **fields: Any) -> ServiceEntry:
+    """The expert's entry after the gateway has heard of it."""
+    registry = world.app.state.gateway.registry
+    registry._connect = lambda url, key: client_of(expert)
+    key_file = world.folder / "keys" / "service.key"
+    entry = ServiceEntry(
+        name="new", role="expert", url="http://x", key_file=key_file, cost=0, priority=5, **fields
+    )
+    asked = registry._ask
+    await registry.add(entry)
+    registry._tasks["new"].cancel()  # asked by the test instead of now and then
+    async with client_of(expert) as client:
+        await asked(entry, client)
+    return entry
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Path:
+    """What the model with seed 0 says of a few ids, as a file."""
+    prompt, response = Ngram().sample(8, 3), Ngram().sample(8, 4)
+    rows = Ngram().logprobs_TV(prompt, response)
+    case = KnownCase(
+        prompt_ids=tuple(prompt.tolist()),
+        response_ids=tuple(response.tolist()),
+        logprobs=tuple(float(rows[t, token]) for t, token in enumerate(response)),
+    )
+    path = tmp_path / "known.json"
+    path.write_text(KnownAnswers(vocab_fingerprint=FINGERPRINT, cases=(case,)).model_dump_json())
+    return path
+
+
+@pytest.fixture
+async def counted() -> AsyncIterator[tuple[Counting, ServiceClient]]:
+    expert = Counting()
+    async with client_of(expert) as client:
+        yield expert, client
+
+
+@pytest.mark.parametrize(("fault", "check"), [(EarlyByOne, "index"), (SwappedInBatch, "batch")])
+async def test_an_expert_that_answers_wrongly_is_refused_with_the_reason(world, fault, check):
+    entry = await settled(world, fault())
+
+    assert entry.state == "refused"
+    assert entry.detail is not None
+    assert entry.detail.startswith(f"{check}: expected")
+    assert "mend:" in entry.detail
+    with pytest.raises(ServiceUnavailable, match=f"{check}: expected"):
+        await world.trainer.submit_logprobs("new", [world.submission("a")])
+
+
+async def test_an_expert_that_answers_rightly_is_ready_and_its_capabilities_are_kept(world):
+    entry = await settled(world, NgramExpert())
+
+    assert (entry.state, entry.detail) == ("ready", None)
+    statuses = {s.name: s for s in (await world.trainer.experts()).services}
+    assert statuses["new"].info.capabilities == NgramExpert.capabilities
+
+
+async def test_a_version_is_tested_once(counted):
+    expert, client = counted
+    inspector = Inspector(canary_every_s=60)
+
+    await inspector.inspect("e", client, expert.info(), self_test=True, known=None)
+    first = expert.calls
+    await inspector.inspect("e", client, expert.info(), self_test=True, known=None)
+
+    assert first == expert.calls > 0
+    newer = expert.info().model_copy(update={"version": "2"})
+    await inspector.inspect("e", client, newer, self_test=True, known=None)
+    assert expert.calls > first
+
+
+async def test_the_canary_finds_weights_that_were_exchanged(counted, known):
+    expert, client = counted
+    clock = Clock()
+    inspector = Inspector(canary_every_s=60, clock=clock)
+
+    async def ask() -> None:
+        await inspector.inspect("e", client, expert.info(), self_test=False, known=known)
+
+    await ask()
+    expert.model = Ngram(seed=1)
+    await ask()  # too early for the canary
+    clock.now_s = 61.0
+    with pytest.raises(SelfTestFailed, match="known: expected"):
+        await ask()
+
+    expert.model = Ngram(seed=0)
+    with pytest.raises(SelfTestFailed):
+        await ask()  # the finding stands for a while
+    clock.now_s = 200.0
+    await ask()
+
+
+async def test_who_cannot_be_asked_yet_is_not_asked(counted):
+    expert, client = counted
+    inspector = Inspector(canary_every_s=60)
+    capabilities = expert.info().capabilities
+
+    for fields in ({"weights": True}, {"kinds": ("point",)}, {"cacheable": "until_revised"}):
+        other = capabilities.model_copy(update=fields)
+        info = expert.info().model_copy(update={"capabilities": other})
+        await inspector.inspect("e", client, info, self_test=True, known=None)
+
+    assert expert.calls == 0
+    assert VersionedExpert.capabilities.weights
+
+
+async def test_an_expert_that_cannot_be_reached_is_not_called_broken():
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("nobody listens")
+
+    client = ServiceClient("http://expert", retry=NO_RETRY, transport=httpx.MockTransport(refuse))
+    async with client:
+        with pytest.raises(ServiceUnavailable, match="nobody listens"):
+            await Inspector(canary_every_s=60).inspect(
+                "e", client, NgramExpert().info(), self_test=True, known=None
+            )
+
+
+async def test_a_canary_that_cannot_be_read_is_said(counted, tmp_path):
+    expert, client = counted
+
+    with pytest.raises(SelfTestFailed, match="canary cannot be read"):
+        await Inspector(canary_every_s=60).inspect(
+            "e", client, expert.info(), self_test=False, known=tmp_path / "gone.json"
+        )
