@@ -89,11 +89,8 @@ def _from_lists(value: list[Any], dtype: np.dtype[Any]) -> np.ndarray:
 def _as_lists(array: np.ndarray) -> list[Any]:
     if array.dtype.kind != "f":
         return cast("list[Any]", array.tolist())
-    missing = array <= MISSING / 2
-    if not missing.any():
-        return cast("list[Any]", array.tolist())
     cells = array.astype(object)
-    cells[missing] = None
+    cells[array <= MISSING / 2] = None
     return cast("list[Any]", cells.tolist())
 
 
