@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +14,34 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from preceptor_clients.corrections import NewItem, Role, RoundSettings
+from preceptor_clients.corrections import NewItem, Role, RoundSettings, Submission
 from preceptor_clients.corrections_client import AnnotatorClient, CorrectionsClient
 from preceptor_clients.http import NO_RETRY, GatewayClient
-from preceptor_clients.schemas import Message, Prompt
+from preceptor_clients.schemas import (
+    LineageRecord,
+    Message,
+    PrefixAnswer,
+    PrefixQuery,
+    PrefixSubmission,
+    Prompt,
+    Records,
+    RolloutRecord,
+    RunRecord,
+    ServiceInfo,
+    WeightManifest,
+)
 from preceptor_services.blobs import LocalBlobs
 from preceptor_services.config import ServiceSettings, Settings
+from preceptor_services.corrections.expert import People
 from preceptor_services.gateway.app import create_app
 from preceptor_services.gateway.clock import ServerClock
+from preceptor_services.internal import (
+    ClaimRequest,
+    Claims,
+    ItemResult,
+    JobReport,
+    ReportRequest,
+)
 from preceptor_services.store.database import Database
 
 VOCAB = "ab" * 32
@@ -171,17 +192,144 @@ def new_items() -> Any:
     return new_item
 
 
+# ---------------------------------------------------------------- people as an expert
+
+
+STUDENT = Path(__file__).parents[3] / "trainer/preceptor_trainer/student/model"
+PROMPT = Prompt(messages=(Message(role="user", content="?"),), ids=np.array([63], np.int32))
+
+
+def ids_of(text: str) -> np.ndarray:
+    return np.array([*text.encode(), 257], np.int32)
+
+
+class Direct:
+    """The registry's client of a service that runs in this process."""
+
+    def __init__(self, people: People) -> None:
+        self._people = people
+
+    async def info(self, timeout_s: float = 1.0) -> ServiceInfo:
+        return self._people.info()
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Town:
+    """A gateway, its people's expert, and a run whose rollout went to people."""
+
+    def __init__(self, office: Any, people: People) -> None:
+        self.office, self.people = office, people
+        self.trainer = office.gateway_client("trainer")
+        self.dispatcher = office.gateway_client("dispatcher")
+
+    async def ask(self, key: str, text: str, **fields: Any) -> Any:
+        query = PrefixQuery(
+            prompt=PROMPT,
+            response_ids=ids_of(text),
+            vocab_fingerprint=self.people.info().capabilities.vocab_fingerprint or "",
+            **fields,
+        )
+        submission = PrefixSubmission(idempotency_key=key, query=query)
+        [posted] = await self.trainer.submit_logprobs("people", [submission], run="demo")
+        await self.dispatch()
+        return query, posted.ticket.id
+
+    async def dispatch(self) -> None:
+        """What a dispatcher does, in one pass."""
+        jobs = tuple(dict.fromkeys(job for _, job in self.office.queue.entries))
+        self.office.queue.entries.clear()
+        request = ClaimRequest(dispatcher="d", job_ids=jobs)
+        claims = await self.dispatcher.call(
+            "POST", "/v1/internal/claims", body=request, reply=Claims
+        )
+        for job in claims.jobs:
+            keys = [item.answer_key for item in job.items]
+            replies = await self.people.logprobs([item.prefix for item in job.items], keys)
+            results = tuple(_result(k, r) for k, r in zip(keys, replies, strict=True))
+            await self._report(job, results)
+
+    async def _report(self, job: Any, results: tuple[ItemResult, ...]) -> None:
+        report = JobReport(job_id=job.job_id, fence=job.fence, results=results)
+        body = ReportRequest(dispatcher="d", latency_ms=1.0, jobs=(report,))
+        await self.dispatcher.call("POST", "/v1/internal/reports", body=body)
+
+    def ids_of(self, text: str) -> np.ndarray:
+        return ids_of(text)
+
+    async def outcome(self, ticket: str) -> Any:
+        [outcome] = await self.trainer.collect_logprobs([ticket])
+        return outcome
+
+    async def correct(self, person: Any, text: str) -> str:
+        return await self.correct_claim(person, await person.claim(), text)
+
+    async def correct_claim(self, person: Any, claim: Any, text: str) -> str:
+        await person.submit(claim.id, Submission(decision="edit", text=text))
+        return claim.item.summary.id
+
+    async def record_rollout(self, rollout_id: str, text: str) -> None:
+        """The run, its weights and the rollout that people were asked about."""
+        folder = self.office.folder / "weights" / "w0"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.safetensors").write_bytes(b"w")
+        version = "demo/l0/0"
+        manifest = WeightManifest(
+            version=version,
+            uri=folder.as_uri(),
+            files={"model.safetensors": hashlib.sha256(b"w").hexdigest()},
+            vocab_fingerprint="ab" * 32,
+        )
+        await self.trainer.register_weights(manifest)
+        await self.trainer.start_run(RunRecord(run="demo", config={}, seed=0, versions={}))
+        await self.trainer.start_lineage(LineageRecord(run="demo", lineage="l0"))
+        ids = ids_of(text)
+        rollout = RolloutRecord(
+            rollout_id=rollout_id,
+            run="demo",
+            lineage="l0",
+            step=0,
+            problem_id="p",
+            group_id="g",
+            prompt=PROMPT,
+            response_ids=ids,
+            response_text=text,
+            behaviour_logprobs=np.full(len(ids), -1.0, np.float32),
+            owned=np.ones(len(ids), np.bool_),
+            weights=version,
+            finish_reason="stop",
+            sampling={},
+        )
+        await self.trainer.record(Records(rollouts=(rollout,)))
+
+
+def _result(key: str, reply: Any) -> ItemResult:
+    if isinstance(reply, PrefixAnswer):
+        return ItemResult(answer_key=key, prefix=reply)
+    return ItemResult(answer_key=key, accepted=True)
+
+
 @pytest.fixture
-def open_town_office() -> Any:
-    """Opens an office on SQLite whose one expert, `people`, is what `connect` makes."""
+async def town(tmp_path: Path) -> AsyncIterator[Town]:
+    """One gateway on SQLite whose one expert is people."""
+    settings = make_settings(tmp_path)
+    service = ServiceSettings(url="http://nowhere", key_file=tmp_path / "keys" / "service.key")
+    settings = settings.model_copy(update={"experts": {"people": service}})
+    apps: list[FastAPI] = []
 
-    @contextlib.asynccontextmanager
-    async def opened(folder: Path, connect: Any) -> AsyncGenerator[Office]:
-        settings = make_settings(folder)
-        service = ServiceSettings(url="http://nowhere", key_file=folder / "keys" / "service.key")
-        settings = settings.model_copy(update={"experts": {"people": service}})
-        url = f"sqlite+aiosqlite:///{folder}/store.db"
-        async with open_office(folder, url, settings=settings, connect=connect) as office:
-            yield office
+    def connect() -> CorrectionsClient:
+        key = settings.keys["expert"].file.read_text()
+        transport = httpx.ASGITransport(app=apps[0])
+        return CorrectionsClient("http://g", key, transport=transport, retry=NO_RETRY)
 
-    return opened
+    people = People(model=str(STUDENT), connect=connect, poll_s=3600.0)
+    url = f"sqlite+aiosqlite:///{tmp_path}/store.db"
+    parts: dict[str, Any] = {"settings": settings, "connect": lambda url, key: Direct(people)}
+    async with open_office(tmp_path, url, **parts) as office:
+        apps.append(office.app)
+        for entry in office.app.state.gateway.registry._entries.values():
+            await entry.heard.wait()
+        await people.start()
+        yield Town(office, people)
+        await people.stop()

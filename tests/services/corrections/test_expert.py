@@ -2,176 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
-import pytest
 
 from preceptor_clients.corrections import NewItem, Submission
-from preceptor_clients.corrections_client import CorrectionsClient
 from preceptor_clients.edits import EditRules
-from preceptor_clients.http import NO_RETRY
 from preceptor_clients.schemas import Credit as StepCredit
-from preceptor_clients.schemas import (
-    LineageRecord,
-    Message,
-    PrefixAnswer,
-    PrefixQuery,
-    PrefixSubmission,
-    Prompt,
-    Records,
-    RolloutRecord,
-    RunRecord,
-    ServiceInfo,
-    StepRecord,
-    TargetRecord,
-    WeightManifest,
-)
+from preceptor_clients.schemas import Message, Prompt, Records, StepRecord, TargetRecord
 from preceptor_clients.targets import BUILDER_VERSION, WeightedAnswer, build_target
-from preceptor_services.corrections.expert import People, rules_of, version_of
-from preceptor_services.internal import (
-    ClaimRequest,
-    Claims,
-    ItemResult,
-    JobReport,
-    ReportRequest,
-)
+from preceptor_services.corrections.expert import rules_of, version_of
 
-STUDENT = Path(__file__).parents[3] / "trainer/preceptor_trainer/student/model"
 PROMPT = Prompt(messages=(Message(role="user", content="?"),), ids=np.array([63], np.int32))
 
 
-def ids_of(text: str) -> np.ndarray:
-    return np.array([*text.encode(), 257], np.int32)
-
-
-class Direct:
-    """The registry's client of a service that runs in this process."""
-
-    def __init__(self, people: People) -> None:
-        self._people = people
-
-    async def info(self, timeout_s: float = 1.0) -> ServiceInfo:
-        return self._people.info()
-
-    async def aclose(self) -> None:
-        pass
-
-
-class Town:
-    """A gateway, its people's expert, and a run whose rollout went to people."""
-
-    def __init__(self, office: Any, people: People) -> None:
-        self.office, self.people = office, people
-        self.trainer = office.gateway_client("trainer")
-        self.dispatcher = office.gateway_client("dispatcher")
-
-    async def ask(self, key: str, text: str, **fields: Any) -> Any:
-        query = PrefixQuery(
-            prompt=PROMPT,
-            response_ids=ids_of(text),
-            vocab_fingerprint=self.people.info().capabilities.vocab_fingerprint or "",
-            **fields,
-        )
-        submission = PrefixSubmission(idempotency_key=key, query=query)
-        [posted] = await self.trainer.submit_logprobs("people", [submission], run="demo")
-        await self._dispatch()
-        return query, posted.ticket.id
-
-    async def _dispatch(self) -> None:
-        """What a dispatcher does, in one pass."""
-        jobs = tuple(dict.fromkeys(job for _, job in self.office.queue.entries))
-        self.office.queue.entries.clear()
-        request = ClaimRequest(dispatcher="d", job_ids=jobs)
-        claims = await self.dispatcher.call(
-            "POST", "/v1/internal/claims", body=request, reply=Claims
-        )
-        for job in claims.jobs:
-            keys = [item.answer_key for item in job.items]
-            replies = await self.people.logprobs([item.prefix for item in job.items], keys)
-            results = tuple(_result(k, r) for k, r in zip(keys, replies, strict=True))
-            await self._report(job, results)
-
-    async def _report(self, job: Any, results: tuple[ItemResult, ...]) -> None:
-        report = JobReport(job_id=job.job_id, fence=job.fence, results=results)
-        body = ReportRequest(dispatcher="d", latency_ms=1.0, jobs=(report,))
-        await self.dispatcher.call("POST", "/v1/internal/reports", body=body)
-
-    async def outcome(self, ticket: str) -> Any:
-        [outcome] = await self.trainer.collect_logprobs([ticket])
-        return outcome
-
-    async def correct(self, person: Any, text: str) -> str:
-        claim = await person.claim()
-        await person.submit(claim.id, Submission(decision="edit", text=text))
-        return claim.item.summary.id
-
-    async def record_rollout(self, rollout_id: str, text: str) -> None:
-        """The run, its weights and the rollout that people were asked about."""
-        folder = self.office.folder / "weights" / "w0"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "model.safetensors").write_bytes(b"w")
-        version = "demo/l0/0"
-        manifest = WeightManifest(
-            version=version,
-            uri=folder.as_uri(),
-            files={"model.safetensors": hashlib.sha256(b"w").hexdigest()},
-            vocab_fingerprint="ab" * 32,
-        )
-        await self.trainer.register_weights(manifest)
-        await self.trainer.start_run(RunRecord(run="demo", config={}, seed=0, versions={}))
-        await self.trainer.start_lineage(LineageRecord(run="demo", lineage="l0"))
-        ids = ids_of(text)
-        rollout = RolloutRecord(
-            rollout_id=rollout_id,
-            run="demo",
-            lineage="l0",
-            step=0,
-            problem_id="p",
-            group_id="g",
-            prompt=PROMPT,
-            response_ids=ids,
-            response_text=text,
-            behaviour_logprobs=np.full(len(ids), -1.0, np.float32),
-            owned=np.ones(len(ids), np.bool_),
-            weights=version,
-            finish_reason="stop",
-            sampling={},
-        )
-        await self.trainer.record(Records(rollouts=(rollout,)))
-
-
-def _result(key: str, reply: Any) -> ItemResult:
-    if isinstance(reply, PrefixAnswer):
-        return ItemResult(answer_key=key, prefix=reply)
-    return ItemResult(answer_key=key, accepted=True)
-
-
-@pytest.fixture
-async def town(tmp_path: Path, open_town_office: Any) -> AsyncIterator[Town]:
-    """One gateway whose expert is people."""
-    apps: list[Any] = []
-
-    def connect() -> CorrectionsClient:
-        key = (tmp_path / "keys" / "expert.key").read_text()
-        transport = httpx.ASGITransport(app=apps[0])
-        return CorrectionsClient("http://g", key, transport=transport, retry=NO_RETRY)
-
-    people = People(model=str(STUDENT), connect=connect, poll_s=3600.0)
-    async with open_town_office(tmp_path, lambda url, key: Direct(people)) as office:
-        apps.append(office.app)
-        for entry in office.app.state.gateway.registry._entries.values():
-            await entry.heard.wait()
-        await people.start()
-        yield Town(office, people)
-        await people.stop()
-
-
-async def test_a_question_waits_for_people_and_its_answer_arrives(town: Town) -> None:
+async def test_a_question_waits_for_people_and_its_answer_arrives(town: Any) -> None:
     ann = await town.office.person("ann")
     _, ticket = await town.ask("k", "x[0]+1", rollout_id="r")
     before = (await town.outcome(ticket)).ticket.state
@@ -190,7 +35,7 @@ async def test_a_question_waits_for_people_and_its_answer_arrives(town: Town) ->
     assert [a.rollout_id for a in arrivals] == ["r"]
 
 
-async def test_positions_that_nobody_asked_about_are_not_answered(town: Town) -> None:
+async def test_positions_that_nobody_asked_about_are_not_answered(town: Any) -> None:
     ann = await town.office.person("ann")
     _, ticket = await town.ask("k", "x[0]+1", positions=((1, 3),))
 
@@ -200,7 +45,7 @@ async def test_positions_that_nobody_asked_about_are_not_answered(town: Town) ->
     assert (await town.outcome(ticket)).answer.mask_P.tolist() == [False, True]
 
 
-async def test_an_accepted_response_is_answered_with_no_opinion(town: Town) -> None:
+async def test_an_accepted_response_is_answered_with_no_opinion(town: Any) -> None:
     ann = await town.office.person("ann")
     _, ticket = await town.ask("k", "x")
 
@@ -211,7 +56,7 @@ async def test_an_accepted_response_is_answered_with_no_opinion(town: Town) -> N
     assert not (await town.outcome(ticket)).answer.mask_P.any()
 
 
-async def test_the_take_over_is_answered_at_once(town: Town) -> None:
+async def test_the_take_over_is_answered_at_once(town: Any) -> None:
     ann = await town.office.person("ann")
     await town.ask("k", "x[0]+1")
     await town.correct(ann, "x[99]")
@@ -225,7 +70,7 @@ async def test_the_take_over_is_answered_at_once(town: Town) -> None:
     assert outcome.answer.ids_PK[labelled, 0].tolist() == [*b"99]", 257]
 
 
-async def test_a_revision_is_a_new_answer_and_arrives_again(town: Town) -> None:
+async def test_a_revision_is_a_new_answer_and_arrives_again(town: Any) -> None:
     ann = await town.office.person("ann")
     eve = await town.office.person("eve", "reviewer")
     _, ticket = await town.ask("k", "x[0]", rollout_id="r")
@@ -246,7 +91,7 @@ async def test_a_revision_is_a_new_answer_and_arrives_again(town: Town) -> None:
 
 
 async def test_a_target_traces_to_person_edit_and_reviewer_and_is_rebuilt_without_them(
-    town: Town,
+    town: Any,
 ) -> None:
     ann = await town.office.person("ann")
     eve = await town.office.person("eve", "reviewer")
@@ -303,13 +148,13 @@ async def test_a_target_traces_to_person_edit_and_reviewer_and_is_rebuilt_withou
     assert kinds[-1] == "retired"
 
 
-async def test_tokens_are_shown_with_their_place_in_the_text(town: Town) -> None:
+async def test_tokens_are_shown_with_their_place_in_the_text(town: Any) -> None:
     eve = await town.office.person("eve", "reviewer")
     fingerprint = town.people.info().capabilities.vocab_fingerprint
     item = NewItem(
         prompt=PROMPT,
         response_text="é1",
-        response_ids=ids_of("é1"),
+        response_ids=town.ids_of("é1"),
         vocab_fingerprint=fingerprint,
     )
     pieces = [chr(i) if i < 256 else "" for i in range(261)]

@@ -1,0 +1,137 @@
+"""A run with people: its own side against the real gateway and the people's expert."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from preceptor_clients.edit_spelling import TokenizerSpelling
+from preceptor_clients.schemas import FeedbackItem, Records
+from preceptor_trainer.asking import Labelled
+from preceptor_trainer.context import InView
+from preceptor_trainer.people import People, PeopleConfig
+from preceptor_trainer.people_labels import RecordedProblem
+from preceptor_trainer.rollouts import Attempt, Rollout
+from preceptor_trainer.sampling import SamplingParams
+
+STUDENT = Path(__file__).parents[3] / "trainer/preceptor_trainer/student/model/tokenizer.json"
+WEIGHTS = "demo/l0/0"
+
+
+@pytest.fixture
+async def run(town: Any) -> AsyncIterator[People]:
+    """The trainer's side, while a dispatcher works beside it."""
+    tokenizer: Any = Tokenizer.from_file(str(STUDENT))
+    await town.record_rollout("r", "x[0]")
+    info = town.people.info()
+    people = People(
+        config=PeopleConfig(per_step=4, per_round=1, round_steps=5),
+        gateway=town.trainer,
+        asker=cast("Any", None),  # asked only where corrections are feedback
+        run="demo",
+        seed=0,
+        spelling=TokenizerSpelling(tokenizer, eos_id=257, special_ids=range(256, 261)),
+        vocab_fingerprint=info.capabilities.vocab_fingerprint,
+    )
+    dispatching = asyncio.create_task(_dispatch_forever(town))
+    yield people
+    dispatching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await dispatching
+
+
+async def _dispatch_forever(town: Any) -> None:
+    while True:
+        if town.office.queue.entries:
+            await town.dispatch()
+        await asyncio.sleep(0.01)
+
+
+def failed(town: Any, rollout_id: str, text: str, group: int = 0) -> Labelled:
+    ids = town.ids_of(text)
+    rollout = Rollout(
+        rollout_id=rollout_id,
+        group_id=f"g{group}",
+        group=group,
+        problem=RecordedProblem(
+            id=f"p{group}", messages=[{"role": "user", "content": f"?{group}"}]
+        ),
+        payload_sha256="",
+        prompt_ids=[63],
+        response_ids=ids,
+        response_text=text,
+        behaviour_logprobs=np.full(len(ids), -1.0, np.float32),
+        owned=np.ones(len(ids), np.bool_),
+        finish_reason="stop",
+        step=0,
+        weights=WEIGHTS,
+    )
+    trace = FeedbackItem(
+        id="f", kind="execution", score=0.0, text="wrong", source="executor", version="1"
+    )
+    attempt = Attempt(rollout=rollout, items=(trace,))
+    return Labelled(attempt=attempt, in_view=InView((), frozenset()), target=None)
+
+
+async def _step(people: People, step: int, labelled: list[Labelled]) -> list[Labelled]:
+    return await people.step(step, labelled, prefix=f"demo-l0-{step}", weights=WEIGHTS)
+
+
+async def test_failed_rollouts_go_to_people_and_come_back_as_recorded_targets(
+    town: Any, run: People
+) -> None:
+    ann = await town.office.person("ann")
+    rows = [failed(town, "r", "x[0]"), failed(town, "s", "y", group=1)]
+
+    first = await _step(run, 0, rows)
+    claim = await ann.claim()
+    assert claim is not None
+    nothing_left = await ann.claim()
+    await town.correct_claim(ann, claim, "x[9]")
+    while not await town.people.answer_due():
+        await asyncio.sleep(0.01)
+    back = await _step(run, 1, [])
+    rollouts = tuple(row.attempt.rollout.record("demo", "l0", SamplingParams()) for row in back)
+    targets = tuple(record for row in back if (record := row.record()) is not None)
+    written = await town.trainer.record(Records(rollouts=rollouts, targets=targets))
+
+    assert first == []
+    assert claim.item.summary.round == "demo-0"
+    assert claim.item.summary.reason == "failed"
+    assert [item.text for item in claim.item.feedback] == ["wrong"]
+    assert nothing_left is None, "the round's budget is one item"
+    assert {row.attempt.rollout.response_text for row in back} == {"x[0]", "x[9]"}
+    assert written.new == 4
+    trace = await town.trainer.trace(targets[0].target_id, 2)
+    assert trace.sources[0].feedback[-1].details["person"] == "ann"
+
+
+async def test_a_run_that_starts_again_has_all_corrections_and_drops_retired_ones(
+    town: Any, run: People
+) -> None:
+    ann = await town.office.person("ann")
+    await _step(run, 0, [failed(town, "r", "x[0]")])
+    claim = await ann.claim()
+    assert claim is not None
+    await town.correct_claim(ann, claim, "x[9]")
+    while not await town.people.answer_due():
+        await asyncio.sleep(0.01)
+    await _step(run, 1, [])
+
+    run.results_cursor = run.arrivals_cursor = 0
+    run.corrections.clear()
+    run.answered.clear()
+    run.taken_over.clear()
+    again = await _step(run, 2, [])
+    await town.office.tool().retire("ann", "left")
+    after = await _step(run, 3, [])
+
+    assert len(again) == 2
+    assert after == []
