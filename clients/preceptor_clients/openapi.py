@@ -53,7 +53,7 @@ def as_text() -> str:
 
 
 def _paths() -> dict[str, Any]:
-    health = {
+    health: dict[str, Any] = {
         "security": [],
         "responses": {"200": {"description": "Yes."}, "503": {"description": "Not yet."}},
     }

@@ -99,7 +99,9 @@ class Subject:
         if self.takes_ids:
             return Prompt(ids=self.ids(num_tokens, seed))
         chosen = np.random.default_rng(seed).integers(0, len(_WORDS), max(1, num_tokens // 8))
-        return Prompt(messages=(Message(role="user", content=" ".join(_WORDS[i] for i in chosen)),))
+        return Prompt(
+            messages=(Message(role="user", content=" ".join(_WORDS[int(i)] for i in chosen)),)
+        )
 
     def query(
         self, response: np.ndarray | int = 8, *, prompt: Prompt | None = None, **fields: Any

@@ -13,7 +13,7 @@ from preceptor_clients.conformance.verdict import Failed, Skipped
 from preceptor_clients.schemas import PrefixAnswer, PrefixQuery, Prompt, WantedWeights
 
 _NEVER: Final = "conformance/never/0"
-_TEMPERATURES: Final = np.exp(np.linspace(np.log(0.4), np.log(2.5), 85))
+_TEMPERATURES: Final = np.geomspace(0.4, 2.5, 85)
 _LOWEST, _HIGHEST = 0.8, 1.25
 _ENOUGH_TOKENS: Final = 128
 _LOOK_ALIKE: Final = 1e-4

@@ -29,6 +29,7 @@ from preceptor_services.gateway.routes import (
     records,
     services,
     tickets,
+    vllm_face,
     weights,
 )
 from preceptor_services.gateway.state import Gateway
@@ -36,7 +37,7 @@ from preceptor_services.store.database import Database
 
 _AREAS = (
     *(asking, tickets, weights, records, services, blobs, internal, health),
-    *(corrections, corrections_admin),
+    *(corrections, corrections_admin, vllm_face),
 )
 
 
