@@ -191,7 +191,7 @@ def collate(rollouts: Sequence[TrainRollout]) -> TrainBatch:
         on_policy_B=torch.tensor([r.on_policy for r in rollouts]),
         given_B=torch.tensor([r.given for r in rollouts]),
         chosen_positions_B=torch.tensor([r.chosen_positions for r in rollouts]),
-        reward_B=torch.tensor([0.0 if r is None else r for r in rewards]),
+        reward_B=torch.tensor([0.0 if r is None else r for r in rewards], dtype=torch.float32),
         reward_mask_B=torch.tensor([r is not None for r in rewards]),
         targets=_stack_targets(rollouts),
     )

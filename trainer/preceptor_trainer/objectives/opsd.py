@@ -11,9 +11,10 @@ divergence is far larger than that of content, from carrying the step.
     OPSD(divergence=Divergence(alpha=0.5))                    # JSD, unbounded
 
 The released code, and its trap. A term above the bound has no gradient at all: the tokens that
-the student is most wrong about are the ones that it does not learn from. The bound is 0.05 by
-default and 0.06 in the script; DistIL's mathematics release applies the same default to the cost
-of the whole position, where it silences most of them. Only terms above are cut; negative ones stay.
+the student is most wrong about are the ones that it does not learn from, and what is left of such a
+position may pull away from them. The bound is 0.05 by default and 0.06 in the script; DistIL's
+mathematics release applies the same default to the cost of the whole position, where it silences
+most of them. Only terms above are cut; negative ones stay.
 
 Left out on purpose: the sampled-token variant, which was worse (it is `SDPO(form="sampled")`).
 """

@@ -1,0 +1,528 @@
+"""What every objective must do, on policies small enough to enumerate.
+
+Each case states its token loss a second time, in numpy and from the formula in the paper, with the
+policy that was sampled (`at`) kept apart from the one that is differentiated (`p`).
+
+Dimensions: V tokens, P prefixes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from preceptor_trainer.batch import TrainRollout, collate, make_batches
+from preceptor_trainer.enumeration import (
+    Floats,
+    PrefixTable,
+    TinyWorld,
+    as_teacher,
+    expected_gradient,
+    finite_differences,
+    log_softmax,
+    table_target,
+)
+from preceptor_trainer.head import student_statistics
+from preceptor_trainer.objectives import Objective
+from preceptor_trainer.objectives.clipping import Clip
+from preceptor_trainer.objectives.distil import DistIL
+from preceptor_trainer.objectives.divergences import Divergence
+from preceptor_trainer.objectives.gkd import GKD
+from preceptor_trainer.objectives.grpo import GRPO
+from preceptor_trainer.objectives.hybrid import Hybrid
+from preceptor_trainer.objectives.kdrl import KDRL
+from preceptor_trainer.objectives.on_policy_distillation import OnPolicyDistillation
+from preceptor_trainer.objectives.opsd import OPSD
+from preceptor_trainer.objectives.sdpo import SDPO
+from preceptor_trainer.objectives.sft import SFT
+from preceptor_trainer.objectives.trrd import TRRD
+from preceptor_trainer.update import Learner, OptimiserConfig
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+WORLD = TinyWorld(num_tokens=3, horizon=2)
+NUM_CANDIDATES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """One position: student now and when it was sampled, expert, token, advantage."""
+
+    p: Floats
+    at: Floats
+    q: Floats
+    a: int
+    advantage: float
+
+    def bucketed(self, rest: str) -> tuple[Floats, Floats]:
+        """Student and expert on the two best ids of the sampled student, and the rest."""
+        ids = np.argsort(-self.at, kind="stable")[:NUM_CANDIDATES]
+        p, q = self.p[ids], self.q[ids]
+        if rest == "renormalise":
+            return p / p.sum(), q / q.sum()
+        return np.append(p, 1 - p.sum()), np.append(q, 1 - q.sum())
+
+
+def kl(p: Floats, q: Floats) -> float:
+    return float((p * np.log(p / q)).sum())
+
+
+def jsd(p: Floats, q: Floats, alpha: float) -> float:
+    m = (1 - alpha) * p + alpha * q
+    return (1 - alpha) * kl(p, m) + alpha * kl(q, m)
+
+
+def bounded(p: Floats, q: Floats, bound: float) -> float:
+    return float(np.minimum(q * np.log(q / p), bound).sum())
+
+
+def score(x: Token) -> float:
+    return float(np.log(x.at[x.a] / x.q[x.a]) * np.log(x.p[x.a]))
+
+
+def surrogate(log_ratio: float, advantage: float, low: float = 0.2, high: float = 0.2) -> float:
+    ratio = np.exp(log_ratio)
+    return -min(ratio * advantage, np.clip(ratio, 1 - low, 1 + high) * advantage)
+
+
+def grpo(x: Token) -> float:
+    return surrogate(np.log(x.p[x.a] / x.at[x.a]), x.advantage)
+
+
+def trrd(x: Token) -> float:
+    to_old, to_expert = np.log(x.p[x.a] / x.at[x.a]), np.log(x.p[x.a] / x.q[x.a])
+    return surrogate(0.5 * to_old + 0.5 * np.clip(to_expert, -1, 1), x.advantage, high=0.28)
+
+
+def k2(x: Token) -> float:
+    return 0.5 * float(np.log(x.p[x.a] / x.q[x.a])) ** 2
+
+
+def hard(x: Token) -> float:
+    return -float(np.log(x.p[x.a]))
+
+
+def soft(x: Token) -> float:
+    return -float((x.q * np.log(x.p)).sum())
+
+
+def student(alpha: float, rest: str = "tail") -> Divergence:
+    return Divergence(alpha=alpha, support="student", num_ids=NUM_CANDIDATES, rest=rest)  # type: ignore[arg-type]
+
+
+STATED: dict[str, tuple[Objective, Callable[[Token], float]]] = {
+    "DistIL, local": (DistIL(future="none"), soft),
+    "SDPO, forward": (SDPO(divergence=Divergence(alpha=0.0)), lambda x: kl(x.q, x.p)),
+    "SDPO, reverse": (SDPO(divergence=Divergence(alpha=1.0)), lambda x: kl(x.p, x.q)),
+    "SDPO, JSD .3": (SDPO(divergence=Divergence(alpha=0.3)), lambda x: jsd(x.p, x.q, 0.3)),
+    "SDPO, reverse, student's ids": (
+        SDPO(divergence=student(1.0)),
+        lambda x: kl(*x.bucketed("tail")),
+    ),
+    "SDPO, reverse, renormalised": (
+        SDPO(divergence=student(1.0, "renormalise")),
+        lambda x: kl(*x.bucketed("renormalise")),
+    ),
+    "SDPO, JSD, student's ids": (
+        SDPO(divergence=student(0.5)),
+        lambda x: jsd(*x.bucketed("tail"), 0.5),
+    ),
+    "SDPO, sampled": (SDPO(form="sampled"), score),
+    "OPSD": (OPSD(), lambda x: bounded(x.p, x.q, 0.05)),
+    "GKD": (GKD(), lambda x: jsd(x.p, x.q, 0.5)),
+    "on-policy distillation": (OnPolicyDistillation(), score),
+    "GRPO": (GRPO(), grpo),
+    "DAPO": (
+        GRPO.dapo(),
+        lambda x: surrogate(np.log(x.p[x.a] / x.at[x.a]), x.advantage, 0.2, 0.28),
+    ),
+    "TRRD": (TRRD(), trrd),
+    "KDRL": (KDRL(beta=0.5), lambda x: grpo(x) + 0.5 * k2(x)),
+    "SFT": (SFT(), hard),
+    "offline distillation": (SFT(soft=1.0), soft),
+    "SFT, mixed": (SFT(soft=0.25), lambda x: 0.75 * hard(x) + 0.25 * soft(x)),
+    "hybrid": (
+        Hybrid(reward=GRPO(), distillation=SDPO(divergence=student(1.0)), share=0.9),
+        lambda x: 0.9 * grpo(x) + 0.1 * kl(*x.bucketed("tail")),
+    ),
+}
+OBJECTIVES = {name: objective for name, (objective, _) in STATED.items()} | {"DistIL": DistIL()}
+
+every_objective = pytest.mark.parametrize("name", OBJECTIVES)
+every_stated = pytest.mark.parametrize("name", STATED)
+
+
+def make_rollout(
+    objective: Objective,
+    rollout_id: str,
+    sequence: tuple[int, ...],
+    *,
+    logits: Floats,
+    teacher: Floats,
+    reward: float = 0.0,
+    world: TinyWorld = WORLD,
+    **fields,
+) -> TrainRollout:
+    """A response with everything that any objective may want to know about it."""
+    target = table_target(world, rollout_id, sequence, teacher, world.num_tokens)
+    prefixes = world.prefixes(sequence)
+    candidates = np.argsort(-logits[prefixes], axis=1, kind="stable")[:, :NUM_CANDIDATES]
+    logprobs = np.log(np.take_along_axis(teacher[prefixes], candidates, 1)).astype(np.float32)
+    component = replace(
+        target.components[0],
+        candidate_logprobs_TC=logprobs,
+        candidate_mask_TC=np.ones(candidates.shape, np.bool_),
+    )
+    given = isinstance(objective, SFT)
+    return TrainRollout(
+        rollout_id=rollout_id,
+        prompt_ids=[0],
+        response_ids=list(sequence),
+        target=replace(
+            target, components=(component,), candidate_ids_TC=candidates.astype(np.int32)
+        ),
+        reward=reward,
+        **{"group": 0, "given": given, "on_policy": not given} | fields,
+    )
+
+
+def is_rewarded(sequence: tuple[int, ...]) -> float:
+    return float(sequence[-1] == 2)
+
+
+def pairs(objective: Objective, logits: Floats, teacher: Floats, *, reward=is_rewarded):
+    """Every outcome of sampling two responses, with its probability."""
+    sequences, probability = WORLD.sequences(), WORLD.probabilities(logits)
+    groups = [
+        [
+            make_rollout(
+                objective,
+                f"{i}-{j}-{place}",
+                sequences[s],
+                logits=logits,
+                teacher=teacher,
+                reward=reward(sequences[s]),
+                group=i * len(sequences) + j,
+            )
+            for place, s in enumerate((i, j))
+        ]
+        for i in range(len(sequences))
+        for j in range(len(sequences))
+    ]
+    return groups, np.outer(probability, probability).ravel()
+
+
+def stated_loss(name: str, at: Floats, teacher: Floats) -> Callable[[Floats], float]:
+    """Expected loss of a response as a function of the policy, sampled from `at` all along."""
+    objective, token_loss = STATED[name]
+    groups, weights = pairs(objective, at, teacher)
+    std = 1 / (np.sqrt(0.5) + 1e-4)  # of two rewards, 0 and 1, over G - 1
+
+    def value(logits: Floats) -> float:
+        p, sampled_from = np.exp(log_softmax(logits)), np.exp(log_softmax(at))
+        total = 0.0
+        for group, weight in zip(groups, weights, strict=True):
+            mean = (group[0].reward + group[1].reward) / 2
+            for rollout in group:
+                sequence = tuple(rollout.response_ids)
+                for prefix, a in zip(WORLD.prefixes(sequence), sequence, strict=True):
+                    x = Token(
+                        p=p[prefix],
+                        at=sampled_from[prefix],
+                        q=teacher[prefix],
+                        a=a,
+                        advantage=(rollout.reward - mean) * std,
+                    )
+                    total += weight * token_loss(x) / 2
+        return total
+
+    return value
+
+
+@every_stated
+def test_loss_of_a_group_is_its_closed_form(name):
+    objective, token_loss = STATED[name]
+    logits, teacher = WORLD.random_logits(3), WORLD.random_teacher(4)
+    sequences, rewards = [(2, 0), (1, 2)], [1.0, 0.0]
+    rollouts = [
+        make_rollout(objective, str(i), y, logits=logits, teacher=teacher, reward=r)
+        for i, (y, r) in enumerate(zip(sequences, rewards, strict=True))
+    ]
+    batch = collate(rollouts)
+    stats = student_statistics(PrefixTable(torch.tensor(logits)), batch, objective.needs)
+    (advantages,) = objective.advantages([stats], [batch])
+
+    losses = objective.token_losses(stats, batch, advantages)
+
+    p = np.exp(log_softmax(logits))
+    size = 0.5 / (np.sqrt(0.5) + 1e-4)
+    expected = [
+        [
+            token_loss(Token(p=p[s], at=p[s], q=teacher[s], a=a, advantage=advantage))
+            for s, a in zip(WORLD.prefixes(y), y, strict=True)
+        ]
+        for y, advantage in zip(sequences, (size, -size), strict=True)
+    ]
+    np.testing.assert_allclose(losses.detach().numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@every_stated
+def test_expectation_over_all_groups_is_the_gradient_of_the_stated_objective(name):
+    objective = STATED[name][0]
+    logits, teacher = WORLD.random_logits(0), WORLD.random_teacher(100)
+    groups, weights = pairs(objective, logits, teacher)
+
+    gradient = expected_gradient(objective, logits, groups, weights)
+
+    stated = finite_differences(stated_loss(name, logits, teacher), logits)
+    # Targets travel as float32.
+    np.testing.assert_allclose(gradient, stated, atol=2e-6)
+
+
+@every_objective
+def test_gradient_vanishes_where_student_and_expert_agree_and_rewards_are_equal(name):
+    objective = OBJECTIVES[name]
+    logits = WORLD.random_logits(1)
+    if isinstance(objective, DistIL):
+        objective = replace(objective, future="kl")  # cross-entropy-to-go charges for entropy
+    groups, weights = pairs(objective, logits, as_teacher(logits), reward=lambda y: 1.0)
+
+    gradient = expected_gradient(objective, logits, groups, weights)
+
+    assert np.abs(gradient).max() < 1e-6
+
+
+@every_objective
+def test_one_step_raises_the_experts_token(name):
+    world = TinyWorld(num_tokens=3, horizon=1)
+    objective, logits = OBJECTIVES[name], np.array([[0.2, -0.5, 0.1]])
+    # Where the two are farther apart than OPSD's bound, it does not learn from that token.
+    teacher = np.array([[0.4, 0.2, 0.4] if isinstance(objective, OPSD) else [0.01, 0.01, 0.98]])
+    rollouts = [
+        make_rollout(
+            objective, str(a), (a,), logits=logits, teacher=teacher, reward=a == 2, world=world
+        )
+        for a in ((2,) if isinstance(objective, SFT) else (0, 1, 2))
+    ]
+    policy = PrefixTable(torch.tensor(logits))
+    before = policy.logits[0].log_softmax(0)[2].item()
+
+    Learner(policy, OptimiserConfig(lr=0.05)).step([collate(rollouts)], objective)
+
+    assert policy.logits[0].log_softmax(0)[2].item() > before
+
+
+@every_objective
+def test_a_token_that_the_student_did_not_write_gets_exactly_no_gradient(name):
+    objective = OBJECTIVES[name]
+    logits, teacher = WORLD.random_logits(3), WORLD.random_teacher(4)
+    rollouts = [
+        make_rollout(
+            objective,
+            str(i),
+            y,
+            logits=logits,
+            teacher=teacher,
+            reward=i,
+            owned=np.array([False, True]),
+        )
+        for i, y in enumerate([(2, 0), (1, 2)])
+    ]
+    policy = PrefixTable(torch.tensor(logits))
+    batch = collate(rollouts)
+    stats = student_statistics(policy, batch, objective.needs)
+    (advantages,) = objective.advantages([stats], [batch])
+
+    loss, _ = objective(stats, batch, advantages, objective.denominator([batch]))
+    loss.backward()
+
+    assert (policy.logits.grad[0] == 0).all()
+    assert (policy.logits.grad[WORLD.prefixes((2, 0))[1]] != 0).any()
+
+
+@every_objective
+def test_packing_and_padding_change_nothing(name):
+    objective = OBJECTIVES[name]
+    world = TinyWorld(num_tokens=3, horizon=3)
+    logits, teacher = world.random_logits(3), world.random_teacher(4)
+    responses = [(0, 1, 2), (1, 1), (2,), (2, 2, 2), (0,), (1, 0)]
+    rollouts = [
+        make_rollout(
+            objective,
+            str(i),
+            y,
+            logits=logits,
+            teacher=teacher,
+            reward=float(i % 2),
+            world=world,
+            group=i // 3,
+        )
+        for i, y in enumerate(responses)
+    ]
+    whole, split = (PrefixTable(torch.tensor(logits)) for _ in range(2))
+    config = OptimiserConfig(lr=0.05, max_grad_norm=None)
+
+    once = Learner(whole, config).step([collate(rollouts)], objective)
+    parts = make_batches(rollouts, token_budget=8)
+    again = Learner(split, config).step(parts, objective)
+
+    assert len(parts) > 2
+    assert again.loss == pytest.approx(once.loss, rel=1e-6)
+    assert again.metrics == pytest.approx(once.metrics, rel=1e-5, abs=1e-7)
+    torch.testing.assert_close(split.logits, whole.logits)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"SDPO, sampled"}))
+def test_gradient_passes_gradcheck(name):
+    """Not the sampled form: its weight is detached, so that differences see another function."""
+    objective = OBJECTIVES[name]
+    logits, teacher = WORLD.random_logits(3), WORLD.random_teacher(4)
+    # The student's ids and what is detached are data here, as in a step.
+    batch = collate(
+        [
+            make_rollout(objective, str(i), y, logits=logits, teacher=teacher, reward=i)
+            for i, y in enumerate([(2, 0), (1, 2)])
+        ]
+    )
+    stats = student_statistics(PrefixTable(torch.tensor(logits)), batch, objective.needs)
+    (advantages,) = objective.advantages([stats.detach()], [batch])
+
+    def loss(free: torch.Tensor) -> torch.Tensor:
+        policy = PrefixTable(torch.zeros_like(free))
+        del policy.logits
+        policy.logits = free
+        return objective(
+            student_statistics(policy, batch, objective.needs), batch, advantages, 1.0
+        )[0]
+
+    free = torch.tensor(logits, requires_grad=True)
+    assert torch.autograd.gradcheck(loss, (free,), fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        DistIL(future="none"),
+        SDPO(divergence=Divergence(alpha=0.0)),
+        OPSD(divergence=Divergence(alpha=0.0)),
+        GKD(divergence=Divergence(alpha=0.0)),
+        SFT(),
+        SFT(soft=1.0),
+    ],
+)
+def test_with_all_weight_on_one_token_the_loss_is_torch_cross_entropy(objective):
+    logits = WORLD.random_logits(3)
+    sequence = (2, 0)
+    certain = np.full((WORLD.num_prefixes, 3), 0.0)
+    certain[WORLD.prefixes(sequence), sequence] = 1.0
+    with np.errstate(divide="ignore"):
+        rollout = make_rollout(objective, "a", sequence, logits=logits, teacher=certain)
+    policy = PrefixTable(torch.tensor(logits))
+    batch = collate([rollout])
+    stats = student_statistics(policy, batch, objective.needs)
+    (advantages,) = objective.advantages([stats], [batch])
+
+    loss = objective.token_losses(stats, batch, advantages).sum()
+
+    expected = F.cross_entropy(
+        policy.logits[WORLD.prefixes(sequence)], torch.tensor(sequence), reduction="sum"
+    )
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["SDPO, sampled", "on-policy distillation", "GRPO", "DAPO"])
+def test_a_score_term_is_torch_cross_entropy_times_its_weight(name):
+    objective = OBJECTIVES[name]
+    logits, teacher = WORLD.random_logits(3), WORLD.random_teacher(4)
+    sequences = [(2, 0), (1, 2)]
+    rollouts = [
+        make_rollout(objective, str(i), y, logits=logits, teacher=teacher, reward=i)
+        for i, y in enumerate(sequences)
+    ]
+    policy, other = (PrefixTable(torch.tensor(logits)) for _ in range(2))
+    batch = collate(rollouts)
+    stats = student_statistics(policy, batch, objective.needs)
+    (advantages,) = objective.advantages([stats], [batch])
+    own = stats.sampled_logprobs_BT.detach()
+    weight = advantages.advantage_BT
+    if name == "SDPO, sampled":
+        weight = batch.targets.own_logprobs_BTE[..., 0] - own
+
+    objective.token_losses(stats, batch, advantages).sum().backward()
+
+    for y, weight_T in zip(sequences, weight, strict=True):
+        costs = F.cross_entropy(other.logits[WORLD.prefixes(y)], torch.tensor(y), reduction="none")
+        (costs * weight_T).sum().backward()
+    torch.testing.assert_close(policy.logits.grad, other.logits.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["SDPO, sampled", "on-policy distillation"])
+def test_the_sampled_token_estimates_reverse_kl_without_bias(name):
+    logits, teacher = WORLD.random_logits(0), WORLD.random_teacher(100)
+    groups, weights = pairs(OBJECTIVES[name], logits, teacher)
+    at = WORLD.probabilities(logits)
+
+    def reverse_kl(free: Floats) -> float:
+        p = np.exp(log_softmax(free))
+        return sum(
+            probability * sum(kl(p[s], teacher[s]) for s in WORLD.prefixes(y))
+            for y, probability in zip(WORLD.sequences(), at, strict=True)
+        )
+
+    gradient = expected_gradient(OBJECTIVES[name], logits, groups, weights)
+
+    np.testing.assert_allclose(gradient, finite_differences(reverse_kl, logits), atol=2e-6)
+
+
+def test_grpo_without_std_is_the_gradient_of_the_reward_but_for_its_own_share_of_the_mean():
+    logits, teacher = WORLD.random_logits(0), WORLD.random_teacher(100)
+    objective = GRPO(std=False)
+    groups, weights = pairs(objective, logits, teacher)
+    rewards = np.array([is_rewarded(y) for y in WORLD.sequences()])
+
+    gradient = expected_gradient(objective, logits, groups, weights)
+
+    reward = finite_differences(lambda free: float(WORLD.probabilities(free) @ rewards), logits)
+    np.testing.assert_allclose(gradient, -(1 - 1 / 2) * reward, atol=1e-6)
+
+
+def test_k2_over_sampled_tokens_has_the_gradient_of_reverse_kl():
+    logits, teacher = WORLD.random_logits(0), WORLD.random_teacher(100)
+    objective = KDRL(beta=1.0)
+    groups, weights = pairs(objective, logits, teacher, reward=lambda y: 0.0)
+    sampled = OnPolicyDistillation()
+
+    gradient = expected_gradient(objective, logits, groups, weights)
+
+    np.testing.assert_allclose(
+        gradient, expected_gradient(sampled, logits, groups, weights), atol=1e-6
+    )
+
+
+def test_terms_above_the_bound_of_opsd_have_no_gradient():
+    logits, teacher = np.zeros((WORLD.num_prefixes, 3)), WORLD.random_teacher(100)
+    objective = OPSD(divergence=Divergence(alpha=0.0, term_clip=1e-9))
+    terms = teacher[0] * np.log(teacher[0] * 3)
+
+    rollout = make_rollout(objective, "a", (0, 1), logits=logits, teacher=teacher)
+    policy = PrefixTable(torch.tensor(logits))
+    batch = collate([rollout])
+    stats = student_statistics(policy, batch, objective.needs)
+    objective.token_losses(stats, batch, objective.advantages([stats], [batch])[0])[0, 0].backward()
+
+    # Only the negative terms pull, each by -q on its own log-prob.
+    pull = np.where(terms < 0, teacher[0], 0)
+    np.testing.assert_allclose(policy.logits.grad[0], pull.sum() / 3 - pull, atol=1e-6)
+
+
+def test_clip_higher_and_dual_clip_bind_on_their_own_sides():
+    clip = Clip(low=0.2, high=0.28, dual=3.0)
+    ratio = torch.tensor([0.5, 1.3, 0.5, 5.0], dtype=torch.float64)
+    advantage = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
+
+    loss = clip.loss(ratio.log(), advantage)
+
+    assert loss.tolist() == pytest.approx([-0.5, -1.28, 0.8, 3.0])
