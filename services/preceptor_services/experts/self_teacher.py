@@ -6,6 +6,9 @@ The context is one user turn (`templates.py`) without the failed attempt; the re
 the assistant's answer by one prefill: no sampling, no gradient. Source: DistIL (arXiv 2606.05152),
 with the teacher context of SDPO (arXiv 2601.20802, section 2).
 
+Which teacher it is, is its options: a moving average (`ema_rate` between 0 and 1), frozen at the
+initial weights (0), the live policy (1), or a trust region (`trust_region`, `trust_region.py`).
+
     preceptor serve preceptor_services.experts.self_teacher:SelfTeacher \\
         --option model=FOLDER --option 'weights_roots=["/runs/NAME/weights"]'
 
@@ -16,6 +19,7 @@ batch and the same batch in the same order gives the same bits.
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -42,6 +46,7 @@ from preceptor_clients.templates import COMPACT, PAPERS, FeedbackTemplate
 from preceptor_services.experts.context import Context, build_context
 from preceptor_services.experts.ema import AverageWeights
 from preceptor_services.experts.model import DTYPES, Precision, ScoringModel, folder_fingerprint
+from preceptor_services.experts.trust_region import GeometricMixture
 from preceptor_services.experts.weights import WeightCatalogue
 from preceptor_services.scoring import Prefill, check_head, score
 
@@ -63,6 +68,9 @@ class SelfTeacherConfig:
     """`compact`, `papers`, or the path of a Jinja file."""
     ema_rate: float = 0.05
     """Share of the newest weights in the average: 1 is the live policy, 0 the initial model."""
+    trust_region: float | None = None
+    """Share of the averaged policy in a geometric mixture with the initial model, where given.
+    With `ema_rate` 1 this is the trust-region teacher of SDPO."""
     needs_feedback: bool = True
     """No opinion where no feedback is in view; false scores the plain prompt then."""
     weights_roots: tuple[str, ...] = ()
@@ -87,6 +95,10 @@ class SelfTeacherConfig:
             raise ValueError(f"model: {self.model!r} is no folder with a config.json")
         if not 0.0 <= self.ema_rate <= 1.0:
             raise ValueError(f"ema_rate: {self.ema_rate} is outside 0..1")
+        if self.trust_region is not None and not 0.0 < self.trust_region < 1.0:
+            raise ValueError(f"trust_region: {self.trust_region} is not between 0 and 1")
+        if self.trust_region is not None and self.ema_rate == 0.0:
+            raise ValueError("trust_region: with ema_rate 0 there is nothing to mix in")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: {self.dtype!r} is none of {sorted(DTYPES)}")
         if isinstance(self.weights_roots, str):
@@ -111,6 +123,7 @@ class SelfTeacher:
             initializer=lambda: torch.set_num_threads(self._config.threads),
         )
         self._model = self._torch.submit(self._load_model).result()
+        self._scored = self._mixture() or self._model.module
         self._catalogue = WeightCatalogue(
             [Path(root) for root in self._config.weights_roots], self._model.vocab_fingerprint
         )
@@ -177,6 +190,13 @@ class SelfTeacher:
         check_head(model.module, model.vocab_size)
         return model
 
+    def _mixture(self) -> GeometricMixture | None:
+        if self._config.trust_region is None:
+            return None
+        # A copy before any version is loaded: the reference keeps the initial weights.
+        reference = copy.deepcopy(self._model.module)
+        return GeometricMixture(reference, self._model.module, share=self._config.trust_region)
+
     async def _in_torch(self, work: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._torch, work)
 
@@ -210,7 +230,7 @@ class SelfTeacher:
         self._load(version)
         before = self._loaded
         found = score(
-            self._model.module,
+            self._scored,
             [_prefill(query, context) for _, query, context in batch],
             vocab_size=self._model.vocab_size,
         )
@@ -274,7 +294,14 @@ class SelfTeacher:
         settings = asdict(self._config)
         decides = {
             field: settings[field]
-            for field in ("ema_rate", "needs_feedback", "device", "dtype", "threads")
+            for field in (
+                "ema_rate",
+                "trust_region",
+                "needs_feedback",
+                "device",
+                "dtype",
+                "threads",
+            )
         } | {
             "code": CODE_VERSION,
             "template": self._template.version,
