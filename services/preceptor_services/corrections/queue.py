@@ -143,15 +143,12 @@ class Queue:
         """
         now = self.clock.now()
         try:
-            async with self.database.write() as conn:
+            async with row_locked_write(self.database) as conn:
                 item, claim = await _own(conn, person, claim_id)
-                mine = [
-                    version
-                    for version in (await versions.of_items(conn, [item.id]))[item.id]
-                    if version.claim_id == claim_id
-                ]
-                if claim.state == "submitted" and mine and _same(mine[-1], sent):
-                    return mine[-1], item.state
+                if claim.state == "submitted":
+                    last = await versions.last_of(conn, claim_id)
+                    if _same(last, sent):
+                        return last, item.state
                 if item.state in ("done", "ended"):
                     raise Conflict("the item is settled", field="claim")
                 if claim.state != "submitted":
@@ -160,10 +157,7 @@ class Queue:
                 await versions.add(conn, version)
                 await claims.change(conn, claim_id, state="submitted", ended_at=now)
                 await versions.drop_draft(conn, item.id, person)
-                await items.change(conn, item.id, updated_at=now)
-                locked = await items.find(conn, item.id)
-                assert locked is not None, "it is locked"
-                return version, await conclude(conn, locked, now)
+                return version, await conclude(conn, item, now)
         except Conflict:
             await self._keep(person, claim_id, sent)
             raise

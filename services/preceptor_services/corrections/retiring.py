@@ -75,9 +75,10 @@ class Retiring:
         held = await claims.live_by(conn, person)
         retired = {version.id for version in fresh}
         affected = sorted({claim.item_id for claim in held} | {v.item_id for v in fresh})
+        # All of them before the first is told: whoever tells must not wait for an item any more.
+        locked = [await items.lock(conn, item_id) for item_id in affected]
         reopened = 0
-        for item_id in affected:
-            item = await items.lock(conn, item_id)
+        for item_id, item in zip(affected, locked, strict=True):
             assert item is not None, "a foreign key"
             for claim in held:
                 if claim.item_id == item_id:

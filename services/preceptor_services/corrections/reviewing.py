@@ -11,6 +11,7 @@ from preceptor_clients.corrections import Decide
 from preceptor_clients.errors import Conflict, NotFound
 from preceptor_services.corrections.queue import new_version
 from preceptor_services.corrections.settling import end, settle, unsettle
+from preceptor_services.corrections.transactions import row_locked_write
 from preceptor_services.gateway.clock import Clock
 from preceptor_services.store import correction_claims as claims
 from preceptor_services.store import correction_items as items
@@ -37,7 +38,7 @@ class Reviewing:
             Conflict: the version is retired.
         """
         now = self.clock.now()
-        async with self.database.write() as conn:
+        async with row_locked_write(self.database) as conn:
             item = await items.lock(conn, item_id)
             if item is None:
                 raise NotFound(f"no item {item_id!r}", field="item")

@@ -1,6 +1,7 @@
 """What counts: one version becomes authoritative, or none is any more.
 
-Called inside a `Database.write` with the item locked, because each change is told to trainers.
+Called with the item locked. Each change is told to trainers, as the last thing that its transaction
+does: on PostgreSQL that takes the one-writer lock, which nobody may hold who waits for an item.
 """
 
 from __future__ import annotations
@@ -26,12 +27,17 @@ async def conclude(conn: AsyncConnection, item: ItemRow, now: float) -> str:
         return item.state
     [round_row] = await items.rounds(conn, [item.round])
     rule = RoundSettings.model_validate(round_row.settings).review
-    document = (await items.documents(conn, [item.id]))[item.id]
-    if rule == "always" or (rule == "disagreement" and not agree(standing, document)):
+    if rule == "always" or (rule == "disagreement" and await _differ(conn, item.id, standing)):
         await items.change(conn, item.id, state="review", updated_at=now)
         return "review"
     await settle(conn, item, standing[0], reviewer=None, now=now)
     return "done"
+
+
+async def _differ(conn: AsyncConnection, item_id: str, standing: Sequence[VersionRow]) -> bool:
+    if len(standing) < 2:
+        return False
+    return not agree(standing, (await items.documents(conn, [item_id]))[item_id])
 
 
 def agree(standing: Sequence[VersionRow], document: dict[str, Any]) -> bool:
@@ -50,13 +56,14 @@ async def settle(
     conn: AsyncConnection, item: ItemRow, version: VersionRow, *, reviewer: str | None, now: float
 ) -> None:
     """Makes `version` the one that counts."""
-    told = await results.any_of(conn, item.id)
     await claims.end_all(conn, item.id, ("active",), "withdrawn", now)
     await items.change(conn, item.id, state="done", authoritative=version.id, updated_at=now)
     await claims.recount(conn, item.id)
     if item.authoritative == version.id:
         return
-    await results.ask_again(conn, item.id, version.id, now)
+    told = await results.any_of(conn, item.id)
+    if told:
+        await results.ask_again(conn, item.id, version.id, now)
     await results.add(
         conn,
         kind="revised" if told else "settled",

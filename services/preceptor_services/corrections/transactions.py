@@ -1,8 +1,8 @@
 """Short writing transactions of the queue.
 
 On SQLite one transaction writes at a time and takes its lock at the start (`BEGIN IMMEDIATE`). On
-PostgreSQL claims, renewals and drafts go side by side, each on rows that it locks; what is told to
-trainers goes through `Database.write`, whose single writer makes the cursor reliable.
+PostgreSQL they go side by side, each on rows that it locks; only those that tell trainers something
+take turns, from the telling to the commit, so that the cursor of results is reliable.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_services.store.correction_tables import (
@@ -25,6 +25,8 @@ from preceptor_services.store.provenance_tables import (
 )
 from preceptor_services.store.sql import insert_new
 from preceptor_services.store.tables import AnswerRow, Question, Ticket
+
+_TELLING: Final = 0x70726564
 
 
 class ResultRow(NamedTuple):
@@ -95,7 +97,12 @@ async def add(
     reviewer: str | None,
     now: float,
 ) -> None:
-    """Tells trainers. Only in a `Database.write`: the cursor relies on one writer at a time."""
+    """Tells trainers. The cursor relies on one teller at a time, from here to the commit.
+
+    Whoever tells holds the items that it needs already: the order of locks is item, then this.
+    """
+    if conn.dialect.name != "sqlite":
+        await conn.execute(text(f"SELECT pg_advisory_xact_lock({_TELLING})"))
     await conn.execute(
         insert(CorrectionResult),
         [

@@ -80,6 +80,17 @@ async def find(conn: AsyncConnection, version_id: str) -> VersionRow | None:
     return None if row is None else VersionRow(*row)
 
 
+async def last_of(conn: AsyncConnection, claim_id: str) -> VersionRow:
+    """The last version of a claim that was submitted."""
+    query = (
+        select(*_VERSION)
+        .where(CorrectionVersion.claim_id == claim_id)
+        .order_by(CorrectionVersion.serial.desc())
+        .limit(1)
+    )
+    return VersionRow(*(await conn.execute(query)).one())
+
+
 async def of_items(conn: AsyncConnection, item_ids: Sequence[str]) -> dict[str, list[VersionRow]]:
     """Every version of these items, the first one first."""
     query = (
