@@ -43,6 +43,7 @@ gauntlet: $(VENV)/.dev-installed ## What takes longer than CI: endurance tests, 
 	$(BIN)/python -m pytest -q -m gauntlet
 	$(BIN)/python benchmarks/exact_gradient.py
 	$(BIN)/python benchmarks/quickstart.py
+	$(BIN)/python benchmarks/correction_queue.py
 
 clean: ## Remove the environment and caches, not the runs
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
