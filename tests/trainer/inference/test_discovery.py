@@ -103,11 +103,11 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     chances = 0.03 * np.linspace(0.2, 1.8, 2_001)
     truth = float((1 - (1 - chances) ** 16).mean())
     hits = 0
-    for _ in range(150):
+    for _ in range(100):
         curves, _ = discovery({"m": draw(rng, 0.03)}, [16])
         hits += curves["m"].levels[0].low <= truth <= curves["m"].levels[0].high
 
-    assert 0.90 <= hits / 150 <= 0.99
+    assert 90 <= hits <= 99
 
 
 def test_a_real_difference_is_found():
@@ -121,11 +121,11 @@ def test_a_real_difference_is_found():
 def test_equal_methods_are_told_apart_in_about_one_case_of_twenty():
     rng = np.random.default_rng(1)
     told_apart = 0
-    for _ in range(100):
+    for _ in range(60):
         _, differences = discovery({"a": draw(rng, 0.02), "b": draw(rng, 0.02)}, [16])
         told_apart += differences["a - b"][0].p < 0.05
 
-    assert told_apart <= 12
+    assert told_apart <= 8
 
 
 @pytest.mark.parametrize(("solved_at", "attempts"), [(0, 5), (6, 5), (None, 0)])
