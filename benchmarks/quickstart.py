@@ -4,7 +4,7 @@
 
 Each run is `preceptor quickstart` as a user starts it, through real services. Finished runs are
 kept and not repeated. Writes `benchmarks/results/quickstart.json` with the raw per-problem success
-counts, so that every interval can be computed again.
+counts, so that every interval can be computed again, and draws `docs/figures/quickstart.png`.
 
 Intervals: 95 % percentile bootstrap over seeds and problems together (paired: the same problems,
 the same seeds). With five seeds such an interval is still somewhat too narrow.
@@ -24,13 +24,23 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from preceptor_trainer.evaluation import Interval, mean_interval, paired_difference, pass_at_k
 from preceptor_trainer.held_out import Evaluation
 
 RESULT = Path(__file__).parent / "results" / "quickstart.json"
+FIGURE = Path(__file__).parent.parent / "docs" / "figures" / "quickstart.png"
 ARMS = {"feedback": [], "withheld": ["--withhold-feedback"]}
 KS = (1, 8)
+COLORS = {"feedback": "#1f6f8b", "withheld": "#b5762f"}
+LABELS = {"feedback": "with feedback", "withheld": "feedback withheld from the expert"}
+BARS = (
+    ("before", "before", "#888888"),
+    ("after", "after", COLORS["feedback"]),
+    ("after,\nwithheld", "after, feedback withheld", COLORS["withheld"]),
+)
 
 
 def main(
@@ -47,6 +57,7 @@ def main(
     result = summarise(runs, seeds)
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    draw(result, FIGURE)
     for name, interval in result["intervals"].items():
         print(
             f"{name:34} {interval['mean']:+.3f}  [{interval['low']:+.3f}, {interval['high']:+.3f}]"
@@ -101,6 +112,9 @@ def summarise(runs: Path, seeds: int) -> dict[str, Any]:
             ]
             for arm, rows in summaries.items()
         },
+        "reward_per_step": {
+            arm: [rewards(runs / f"{arm}-{seed}") for seed in range(seeds)] for arm in ARMS
+        },
         "seconds_per_run_median": float(np.median(seconds)),
         "successes_of_16": {
             arm: {m: [e.successes_PN.sum(1).tolist() for e in rows] for m, rows in moments.items()}
@@ -124,6 +138,7 @@ def intervals(outcomes: dict[str, dict[str, list[Evaluation]]]) -> dict[str, Int
         found[f"pass@{k} after"] = mean_interval(shown["after"], seed=0)
         found[f"pass@{k} gain"] = paired_difference(shown["before"], shown["after"], seed=0)
         control = values["withheld"]
+        found[f"pass@{k} after, feedback withheld"] = mean_interval(control["after"], seed=0)
         found[f"pass@{k} gain, feedback withheld"] = paired_difference(
             control["before"], control["after"], seed=0
         )
@@ -131,6 +146,40 @@ def intervals(outcomes: dict[str, dict[str, list[Evaluation]]]) -> dict[str, Int
             control["after"], shown["after"], seed=0
         )
     return found
+
+
+def rewards(run: Path) -> list[float]:
+    """Share of the rollouts that were solved, step by step."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["reward"] for line in lines]
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Training curves of both arms, seed by seed, beside the held-out results."""
+    figure = Figure(figsize=(9.0, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    curves, bars = figure.subplots(1, 2, width_ratios=(3, 2))
+    for arm, color in COLORS.items():
+        runs = np.array(result["reward_per_step"][arm]) * 100
+        smooth = np.array([np.convolve(run, np.ones(5) / 5, mode="valid") for run in runs])
+        steps = np.arange(smooth.shape[1]) + 5
+        curves.plot(steps, smooth.T, color=color, alpha=0.25, linewidth=1)
+        curves.plot(steps, smooth.mean(0), color=color, linewidth=2, label=LABELS[arm])
+    curves.set(xlabel="step", ylabel="rollouts solved, % (5 steps)", ylim=(0, None))
+    curves.legend(frameon=False, loc="upper left")
+    for place, (_, key, color) in enumerate(BARS):
+        for k, shift in zip(KS, (-0.2, 0.2), strict=True):
+            found = result["intervals"][f"pass@{k} {key}"]
+            mean, low, high = (100 * found[field] for field in ("mean", "low", "high"))
+            shade = {"color": color, "alpha": 1.0 if k == 1 else 0.45}
+            bars.bar(place + shift, mean, 0.38, **shade)
+            bars.errorbar(place + shift, mean, [[mean - low], [high - mean]], color="black")
+            bars.text(place + shift, 2, f"pass@{k}", rotation=90, ha="center", fontsize=7)
+    bars.set_xticks(range(len(BARS)), [name for name, _, _ in BARS])
+    bars.set_ylabel("held-out problems solved, %")
+    for axes in (curves, bars):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
 
 
 def load(runs: Path, arm: str, moment: str, seeds: int) -> list[Evaluation]:

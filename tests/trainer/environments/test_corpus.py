@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -14,7 +15,7 @@ from preceptor_trainer.environments.programming_by_example.problems import (
 )
 from preceptor_trainer.student.architecture import MAX_POSITIONS, make_tokenizer, prompt_ids
 from preceptor_trainer.student.corpus import Example, break_syntax, make_example
-from preceptor_trainer.student.pretrain import PretrainConfig, encode, stream_batches
+from preceptor_trainer.student.pretrain import CLEAN, encode, stream_batches
 
 Drawn = list[tuple[Problem, Example]]
 
@@ -104,7 +105,7 @@ def test_batches_are_seeded() -> None:
     tokenizer = make_tokenizer()
 
     def first(seed: int) -> list[list[int]]:
-        config = PretrainConfig(seed=seed, batch_size=4, steps=8)
+        config = replace(CLEAN, seed=seed, batch_size=4, steps=8)
         return [encoded.ids for encoded in next(stream_batches(config, tokenizer))]
 
     assert first(0) == first(0)

@@ -42,7 +42,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "held_out")
         ((Comp("v+1"), Order("[1:]"), Fold("max")), "max([v+1 for v in x][1:])"),
         ((Order("[:2]"), Comp("-v"), Order("sorted")), "sorted(-v for v in x[:2])"),
         ((Comp("v", "v%2"), Fold("len")), "len([v for v in x if v%2])"),
-        ((Order("sorted-down"), Fold("first")), "sorted(x)[::-1][0]"),
+        ((Order("sorted-down"), Fold("max")), "max(sorted(x)[::-1])"),
     ],
 )
 def test_a_program_reads_as_python(stages: tuple[Comp | Order | Fold, ...], text: str) -> None:

@@ -35,7 +35,7 @@ from preceptor_trainer.environments.programming_by_example.universe import load_
 
 Kind = Literal["plain", "trace", "demo", "both"]
 KIND_SHARES: dict[Kind, float] = {"plain": 0.50, "trace": 0.36, "demo": 0.11, "both": 0.03}
-FEATURE_SHARES = {1: 0.10, 2: 0.55, 3: 0.35}
+FEATURE_SHARES = {1: 0.08, 2: 0.84, 3: 0.08}
 """More of the long programs than in the problems: they are many, and teach to combine."""
 
 

@@ -1,9 +1,9 @@
 """Makes the student: `python -m preceptor_trainer.student.pretrain --out DIR`.
 
-Clean text first, so that the model learns to find programs; then the share of wrong answers in the
-plain examples rises, so that it forgets to do so without feedback, and only there. Loss on the
-response, and with a smaller weight on the outputs inside the prompt, which are a free lesson in
-inferring a function from its earlier pairs.
+Clean text first, so that the model learns to find programs; then a shorter run in which many of the
+plain examples carry a wrong answer, so that it forgets to do so without feedback, and only there.
+Loss on the response, and with a smaller weight on the outputs inside the prompt, which are a free
+lesson in inferring a function from its earlier pairs.
 
 Hidden matrices are trained by Muon (Jordan et al. 2024), the rest by AdamW, in float32
 master weights with bfloat16 products. The same seed, steps and machine give the same weights.
@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import logging
 import random
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -40,26 +41,22 @@ BUCKET_BATCHES = 8  # batches sorted by length together: little padding, still m
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """What decides the student."""
+    """One run over the corpus."""
 
-    steps: int = 1500
+    steps: int
     """Optimiser steps in all."""
+    learning_rate: float
+    """Peak rate; constant, then linear to a twentieth over the last `decay_share`."""
+    decay_share: float
+    """Part of the steps over which the rate falls."""
+    wrong_share: float
+    """Share of plain examples with a wrong answer."""
+    singles_until: float
+    """Part of the steps over which programs of one feature give way to the usual mixture."""
     batch_size: int = 64
     """Examples a step."""
-    learning_rate: float = 2.5e-3
-    """Peak rate; constant, then linear to a twentieth over the last `decay_share`."""
     warmup_steps: int = 50
     """Linear from zero."""
-    decay_share: float = 0.6
-    """Part of the steps over which the rate falls."""
-    noise_start: float = 0.72
-    """Part of the steps after which plain examples begin to be wrong."""
-    noise_full: float = 0.78
-    """Part of the steps after which `wrong_share` of them are."""
-    wrong_share: float = 0.5
-    """Share of plain examples with a wrong answer in the end."""
-    singles_until: float = 0.25
-    """Part of the steps over which programs of one feature give way to the usual mixture."""
     seed: int = 0
     """Decides initial weights and text."""
     threads: int = 2
@@ -68,19 +65,27 @@ class PretrainConfig:
     """Steps between saved models."""
 
     def rate_at(self, step: int) -> float:
+        """The learning rate of a step."""
         left = (self.steps - step) / (self.steps * self.decay_share)
         return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps, max(left, 0.05))
 
-    def wrong_share_at(self, step: int) -> float:
-        ramp = (step / self.steps - self.noise_start) / (self.noise_full - self.noise_start)
-        return self.wrong_share * min(max(ramp, 0.0), 1.0)
-
     def feature_shares_at(self, step: int) -> dict[int, float]:
+        """Shares of programs of one, two and three features at a step."""
         if self.singles_until == 0:
             return FEATURE_SHARES
         single = max(0.0, 0.6 * (1 - step / (self.steps * self.singles_until)))
         usual = {n: (1 - single) * share for n, share in FEATURE_SHARES.items()}
         return usual | {1: usual[1] + single}
+
+
+CLEAN = PretrainConfig(
+    steps=2400, learning_rate=2.5e-3, decay_share=0.65, wrong_share=0.0, singles_until=0.12
+)
+"""Learns to find programs."""
+IMPERFECT = PretrainConfig(
+    steps=400, learning_rate=8e-4, decay_share=1.0, wrong_share=0.5, singles_until=0.0
+)
+"""Learns to be wrong without feedback."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +121,9 @@ def stream_batches(config: PretrainConfig, tokenizer: Any) -> Iterator[list[Enco
     """Yields one batch a step, of similar lengths."""
     rng = random.Random(f"pretrain:{config.seed}")
     for start in range(0, config.steps, BUCKET_BATCHES):
-        share = config.wrong_share_at(start)
         problems = stream_problems("train", rng, config.feature_shares_at(start))
         pool = [
-            encode(make_example(next(problems), rng, share), tokenizer)
+            encode(make_example(next(problems), rng, config.wrong_share), tokenizer)
             for _ in range(BUCKET_BATCHES * config.batch_size)
         ]
         pool.sort(key=lambda encoded: len(encoded.ids))
@@ -253,30 +257,29 @@ class Progress:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder for the model.")],
-    steps: int = PretrainConfig.steps,
-    seed: int = PretrainConfig.seed,
-    start_from: Annotated[Path | None, typer.Option(help="A model to go on from.")] = None,
-    singles_until: float = PretrainConfig.singles_until,
-    decay_share: float = PretrainConfig.decay_share,
-    noise_start: float = PretrainConfig.noise_start,
-    noise_full: float = PretrainConfig.noise_full,
-    wrong_share: float = PretrainConfig.wrong_share,
-    learning_rate: float = PretrainConfig.learning_rate,
+    out: Annotated[Path, typer.Option(help="Folder for the student.")],
+    work: Annotated[Path, typer.Option(help="Folder for what is made on the way.")] = Path(
+        "runs/student"
+    ),
+    clean_steps: Annotated[int, typer.Option(help="Steps on clean text.")] = CLEAN.steps,
+    imperfect_steps: Annotated[
+        int, typer.Option(help="Steps with wrong answers in the plain text.")
+    ] = IMPERFECT.steps,
+    wrong_share: Annotated[
+        float, typer.Option(help="Share of plain examples with a wrong answer then.")
+    ] = IMPERFECT.wrong_share,
+    seed: Annotated[int, typer.Option(help="Decides weights and text.")] = CLEAN.seed,
 ) -> None:
-    """Pretrains the student."""
+    """Makes the student in two runs; a clean model that stands in `work` is used again."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    config = PretrainConfig(
-        steps=steps,
-        seed=seed,
-        singles_until=singles_until,
-        decay_share=decay_share,
-        noise_start=noise_start,
-        noise_full=noise_full,
-        wrong_share=wrong_share,
-        learning_rate=learning_rate,
-    )
-    pretrain(config, out, start_from)
+    clean, imperfect = work / "clean", work / "imperfect"
+    if not (clean / "model.safetensors").exists():
+        pretrain(replace(CLEAN, steps=clean_steps, seed=seed), clean)
+    last = replace(IMPERFECT, steps=imperfect_steps, wrong_share=wrong_share, seed=seed)
+    pretrain(last, imperfect, start_from=clean)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in filter(Path.is_file, imperfect.iterdir()):
+        shutil.copy(path, out)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ from preceptor_trainer.environments.programming_by_example.universe import (
 NUM_SHOWN = 3
 NUM_HIDDEN = 6
 NUM_PLAIN = 7  # cases on five digits: those shown, and four of the hidden ones
-FEATURE_SHARES = {1: 0.10, 2: 0.75, 3: 0.15}
-FOLD_SHARE = 0.1  # a fold shows three integers in all: the hardest to guess
+FEATURE_SHARES = {1: 0.06, 2: 0.88, 3: 0.06}
+FOLD_SHARE = 0.03  # a fold shows three integers in all: the hardest to guess
 MAX_REPEATS = 8  # problems of one behaviour in a sample; only single features need any
 ISOLATION_IN_PROCESS = "in-process evaluation of generated text"
 

@@ -21,7 +21,7 @@ from preceptor_trainer.environments.programming_by_example.language import (
     enumerate_programs,
 )
 
-MAX_OUTPUT_CHARS = 20  # prompts stay short: the student reads bytes
+MAX_OUTPUT_CHARS = 26  # prompts stay short: the student reads bytes
 
 
 @dataclass(frozen=True, kw_only=True)
