@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from pydantic import ValidationError
 
 from preceptor_clients import wire
 from preceptor_clients.conformance.known import KnownAnswers
 from preceptor_clients.conformance.verdict import Failed, Skipped
-from preceptor_clients.errors import PreceptorError, Problem
+from preceptor_clients.connection import RawReply
+from preceptor_clients.errors import PreceptorError, Problem, from_problem
 from preceptor_clients.http import ServiceClient
 from preceptor_clients.schemas import (
     FeedbackItem,
@@ -123,7 +125,7 @@ class Subject:
         return PrefixQuery(**(values | fields))
 
     async def ask(self, *queries: PrefixQuery, media_type: str | None = None) -> list[PrefixAnswer]:
-        """The answers of one call, in order; every array has as many rows as were asked.
+        """The answers, in order; every array has as many rows as were asked.
 
         Raises:
             Failed: a query was not answered.
@@ -135,11 +137,20 @@ class Subject:
     async def results(
         self, *queries: PrefixQuery, media_type: str | None = None
     ) -> list[PrefixResult]:
-        """The results of one call, problems included.
+        """The results, problems included; more queries than one call takes go in several.
 
         Raises:
-            Failed: the whole call was refused, or its reply is not of the contract.
+            Failed: a whole call was refused, or its reply is not of the contract.
         """
+        size = max(1, self.info.limits.max_batch)
+        found = list[PrefixResult]()
+        for start in range(0, max(1, len(queries)), size):
+            found += await self._call(queries[start : start + size], media_type)
+        return found
+
+    async def _call(
+        self, queries: tuple[PrefixQuery, ...], media_type: str | None
+    ) -> list[PrefixResult]:
         keys = tuple(hashlib.sha256(f"{i}".encode()).hexdigest() for i in range(len(queries)))
         call = LogprobsCall(queries=queries, answer_keys=keys)
         if media_type is None:
@@ -165,7 +176,7 @@ class Subject:
                 found=f"status {raw.status}: {raw.body[:300].decode(errors='replace')}",
                 mend="answer each query by itself; a query's own fault is a `problem` in its "
                 "result",
-            )
+            ) from _problem_of(raw)
         try:
             reply = wire.parse(LogprobsReply, raw.body, raw.content_type)
         except PreceptorError as error:
@@ -181,6 +192,14 @@ class Subject:
                 mend="give a result for every query; one that fails gets a `problem`",
             )
         return list(reply.results)
+
+
+def _problem_of(raw: RawReply) -> PreceptorError | None:
+    """The error that a refused call names, if it names one."""
+    try:
+        return from_problem(Problem.model_validate_json(raw.body))
+    except ValidationError:
+        return None
 
 
 def _answered(query: PrefixQuery, result: PrefixResult) -> PrefixAnswer:

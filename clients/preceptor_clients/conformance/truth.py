@@ -10,6 +10,7 @@ from preceptor_clients.conformance.compare import widest
 from preceptor_clients.conformance.known import KnownAnswers, KnownCase
 from preceptor_clients.conformance.subject import Subject
 from preceptor_clients.conformance.verdict import Failed, Skipped
+from preceptor_clients.errors import WeightsNotHere
 from preceptor_clients.schemas import PrefixAnswer, PrefixQuery, Prompt, WantedWeights
 
 _NEVER: Final = "conformance/never/0"
@@ -107,12 +108,11 @@ async def check_weights(subject: Subject) -> str:
     offer = subject.options.weights
     if offer is None or not offer.manifests:
         raise Skipped("give --weights FILE with versions that the expert may load")
-    never = WantedWeights(mode="exact", version=_NEVER)
-    [result] = await subject.results(subject.query(weights=never))
-    if result.problem is None or result.problem.status != 425:
+    found = await _refusal_of_never(subject)
+    if found is not None:
         raise Failed(
             expected=f"weights {_NEVER}, which nobody offered: a problem with status 425",
-            found="an answer" if result.problem is None else f"status {result.problem.status}",
+            found=found,
             mend="answer with the version wanted or not at all",
         )
     answers = [await _ask_version(subject, m.version) for m in offer.manifests[-2:]]
@@ -124,6 +124,18 @@ async def check_weights(subject: Subject) -> str:
             mend="load the wanted version before the batch runs; empty caches keyed without it",
         )
     return f"{len(answers)} versions"
+
+
+async def _refusal_of_never(subject: Subject) -> str | None:
+    """What came instead of `weights-not-here`, which a query or the whole call may get."""
+    never = WantedWeights(mode="exact", version=_NEVER)
+    try:
+        [result] = await subject.results(subject.query(weights=never))
+    except Failed as failure:
+        return None if isinstance(failure.__cause__, WeightsNotHere) else failure.found
+    if result.problem is None:
+        return "an answer"
+    return None if result.problem.status == 425 else f"status {result.problem.status}"
 
 
 async def _ask_version(subject: Subject, version: str) -> PrefixAnswer:

@@ -33,7 +33,7 @@ from preceptor_clients.conformance.known import KnownAnswers, KnownCase
 from preceptor_clients.conformance.subject import CheckOptions
 from preceptor_clients.conformance.suite import check_expert
 from preceptor_clients.conformance.verdict import Report
-from preceptor_clients.schemas import WeightManifest, WeightsOffer
+from preceptor_clients.schemas import ServiceLimits, WeightManifest, WeightsOffer
 from preceptor_clients.service import service_app
 
 
@@ -80,6 +80,17 @@ async def test_an_expert_that_is_right_passes_every_check():
     skipped = {v.check for v in report.verdicts if v.state == "skipped"}
     assert skipped == {"weights"}
     assert json.loads(report.as_json())["ok"] is True
+
+
+async def test_an_expert_that_takes_one_query_a_call_is_asked_one_by_one():
+    class Narrow(NgramExpert):
+        def info(self):
+            info = super().info()
+            return info.model_copy(update={"limits": ServiceLimits(max_batch=1)})
+
+    report = await report_on(service_app(Narrow()), "door", "normalisation", "batch", "limits")
+
+    assert report.ok, report.as_text()
 
 
 async def test_an_expert_with_versioned_weights_that_is_right_passes_every_check():

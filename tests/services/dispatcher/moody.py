@@ -134,4 +134,5 @@ class Moody:
 
 
 def mood(query: PrefixQuery) -> str:
-    return query.prompt.messages[0].content
+    messages = query.prompt.messages
+    return messages[0].content if messages else "self-test"  # the registry asks with ids alone

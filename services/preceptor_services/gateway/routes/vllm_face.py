@@ -18,7 +18,7 @@ import binascii
 import json
 import time
 import uuid
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
@@ -67,8 +67,9 @@ class Completion(BaseModel):
 
     def sequences(self) -> list[list[int]]:
         """The sequences to be scored."""
-        first = self.prompt[0]
-        return [list(self.prompt)] if isinstance(first, int) else [list(s) for s in self.prompt]  # pyright: ignore[reportArgumentType] - a list of one kind
+        if isinstance(self.prompt[0], int):
+            return [cast("list[int]", self.prompt)]
+        return cast("list[list[int]]", self.prompt)
 
 
 async def _caller(request: Request) -> Caller:
