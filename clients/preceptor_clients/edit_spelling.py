@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from functools import cached_property
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 _PLAIN: Final = (None, "Fuse", "BPEDecoder")
 
@@ -26,14 +26,16 @@ class TokenizerSpelling:
         Raises:
             ValueError: its tokens are not bytes of the text.
         """
-        self._tokenizer = type(tokenizer).from_str(tokenizer.to_str())
+        rules: str = tokenizer.to_str()
+        self._tokenizer: Any = cast("Any", type(tokenizer)).from_str(rules)
         # A person who types the spelling of a special token means its characters.
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._eos_id = eos_id
         self._special = frozenset(special_ids)
-        self._kind: str | None = (json.loads(tokenizer.to_str())["decoder"] or {}).get("type")
+        decoder = cast("dict[str, Any] | None", json.loads(rules)["decoder"])
+        self._kind = None if decoder is None else str(decoder["type"])
         if self._kind not in (*_PLAIN, "ByteLevel"):
             raise ValueError(f"tokenizer: a decoder of type {self._kind!r} joins no plain bytes")
 

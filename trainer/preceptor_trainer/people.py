@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Final
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ from preceptor_trainer.people_labels import (
     takeover_query,
 )
 from preceptor_trainer.people_selection import Failed, Selection
-from preceptor_trainer.rollouts import Rollout
+from preceptor_trainer.rollouts import Attempt, Rollout
 from preceptor_trainer.sampler_stage import SamplerStage
 from preceptor_trainer.sampling import SamplingParams
 from preceptor_trainer.seeding import generator
@@ -156,7 +156,7 @@ class People:
             return []
         draw = generator(self.seed, "people-forced", step)
         chosen = torch.randint(len(edited), (self.config.forced,), generator=draw)
-        corrections = [self.corrections[edited[n]] for n in cast("list[int]", chosen.tolist())]
+        corrections = [self.corrections[edited[int(n)]] for n in chosen]
         generations = stage.continuations(
             [prompt_ids(c) for c in corrections],
             [forced_prefix(c, self.spelling) for c in corrections],
@@ -326,9 +326,9 @@ class People:
             return []
         drawn = torch.randperm(len(pool), generator=generator(self.seed, "people-draw", step))
         rows: list[Labelled] = []
-        asked = []
-        for n, place in enumerate(cast("list[int]", drawn[: self.config.per_step].tolist())):
-            kind, rollout_id = pool[place]
+        asked: list[Attempt] = []
+        for n, place in enumerate(drawn[: self.config.per_step]):
+            kind, rollout_id = pool[int(place)]
             result = self.corrections[rollout_id]
             name = f"{prefix}-people-{n}"
             if kind == "feedback":

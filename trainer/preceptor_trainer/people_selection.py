@@ -152,7 +152,7 @@ def disagreement(row: Labelled) -> float:
     components = row.target.components
     return max(
         (
-            _total_variation(a, b, t)
+            _total_variation(a, b, int(t))
             for n, a in enumerate(components)
             for b in components[n + 1 :]
             for t in np.flatnonzero((a.weight_T > 0) & (b.weight_T > 0))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
@@ -53,7 +53,7 @@ class _Place:
         self.url, self.key = gateway_url(settings), read_secret(settings.key_for("admin"))
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[CorrectionsClient]:
+    async def client(self) -> AsyncGenerator[CorrectionsClient]:
         async with CorrectionsClient(self.url, self.key) as client:
             yield client
 

@@ -170,7 +170,7 @@ async def runs_of(conn: AsyncConnection, answer_keys: Sequence[str]) -> dict[str
     query = select(Ticket.answer_key, Ticket.run).where(
         Ticket.answer_key.in_(answer_keys), Ticket.run.is_not(None)
     )
-    return {row[0]: row[1] for row in await conn.execute(query)}
+    return {row[0]: str(row[1]) for row in await conn.execute(query)}
 
 
 async def due(conn: AsyncConnection, limit: int) -> list[DueRow]:
@@ -244,8 +244,8 @@ async def _copy_question(
     )
     if answer is None:
         return 0
-    fresh = {
-        **dict.fromkeys(answer),
+    fresh: dict[str, Any] = {
+        **dict.fromkeys(map(str, answer)),
         **{name: answer[name] for name in ("kind", "service", "version", "ordinal")},
         "answer_key": digest,
         "answer_id": f"a-{digest[:24]}",
@@ -346,7 +346,8 @@ async def steps_with(
     )
     found: dict[str, tuple[str, ...]] = {}
     for row in await conn.execute(query):
-        found[row[0]] = (*found.get(row[0], ()), f"{row[1]}/{row[2]}")
+        target_id = str(row[0])
+        found[target_id] = (*found.get(target_id, ()), f"{row[1]}/{row[2]}")
     return found
 
 

@@ -169,13 +169,11 @@ async def doubles(conn: AsyncConnection, round_name: str) -> dict[str, list[Vers
 
 async def retire(conn: AsyncConnection, person: str, now: float) -> list[VersionRow]:
     """Marks every version of one person; those that were not marked before."""
-    changed = await conn.execute(
-        update(CorrectionVersion)
-        .where(CorrectionVersion.person == person, CorrectionVersion.retired_at.is_(None))
-        .values(retired_at=now)
-        .returning(*_VERSION)
-    )
-    return [VersionRow(*row) for row in changed]
+    theirs = (CorrectionVersion.person == person, CorrectionVersion.retired_at.is_(None))
+    query = select(*_VERSION).where(*theirs).order_by(CorrectionVersion.serial)
+    fresh = [VersionRow(*row) for row in await conn.execute(query)]
+    await conn.execute(update(CorrectionVersion).where(*theirs).values(retired_at=now))
+    return fresh
 
 
 async def authoritative_with_text(
