@@ -333,3 +333,16 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
         await people.start()
         yield Town(office, people)
         await people.stop()
+
+
+@pytest.fixture
+def make_app() -> Any:
+    """Makes a gateway's application on SQLite, for whoever serves it."""
+
+    def made(folder: Path) -> FastAPI:
+        settings = make_settings(folder)
+        database = Database.open(f"sqlite+aiosqlite:///{folder}/store.db")
+        blobs = LocalBlobs(settings.gateway.blobs)
+        return create_app(settings, database, blobs, QuietQueue())
+
+    return made
