@@ -27,6 +27,13 @@ from preceptor_services.gateway.state import Gateway
 from preceptor_services.store import correction_people as people
 from preceptor_services.store.database import Database
 
+NO_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": False,
+        "content": {"application/json": {"schema": {"type": "object", "maxProperties": 0}}},
+    }
+}
+"""What a route's page says of a body that means nothing."""
 _RANK: Final[dict[str, int]] = {"annotator": 0, "reviewer": 1, "admin": 2}
 
 

@@ -28,7 +28,7 @@ from preceptor_clients.corrections import (
     WithReason,
 )
 from preceptor_clients.schemas import Name
-from preceptor_services.corrections.parts import Annotator, Parts, Reviewer
+from preceptor_services.corrections.parts import NO_BODY, Annotator, Parts, Reviewer
 from preceptor_services.corrections.views import version_of
 from preceptor_services.gateway.bodies import body_of, reply
 from preceptor_services.gateway.openapi import takes
@@ -89,7 +89,7 @@ async def my_claims(request: Request, actor: Annotator, parts: Parts) -> Respons
     return await reply(request, Claims(claims=held))
 
 
-@router.post("/claims/{claim_id}/renew", response_model=Lease)
+@router.post("/claims/{claim_id}/renew", response_model=Lease, openapi_extra=NO_BODY)
 async def renew(request: Request, claim_id: str, actor: Annotator, parts: Parts) -> Response:
     """A full lease from now on."""
     row = await parts.queue.renew(actor.name, claim_id)
@@ -99,7 +99,7 @@ async def renew(request: Request, claim_id: str, actor: Annotator, parts: Parts)
     )
 
 
-@router.post("/claims/{claim_id}/release", status_code=204)
+@router.post("/claims/{claim_id}/release", status_code=204, openapi_extra=NO_BODY)
 async def release(claim_id: str, actor: Annotator, parts: Parts) -> None:
     """Gives the item back."""
     await parts.queue.release(actor.name, claim_id)

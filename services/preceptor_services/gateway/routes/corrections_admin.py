@@ -31,6 +31,7 @@ from preceptor_clients.corrections import (
 from preceptor_clients.errors import Conflict, NotFound
 from preceptor_clients.schemas import Name, Sha256
 from preceptor_services.corrections.parts import (
+    NO_BODY,
     AdminOrTool,
     Corrections,
     Parts,
@@ -73,7 +74,7 @@ async def add_person(
     return await reply(request, IssuedKey(person=await _person(parts, new.name), key=key))
 
 
-@router.post("/people/{name}/key", response_model=IssuedKey)
+@router.post("/people/{name}/key", response_model=IssuedKey, openapi_extra=NO_BODY)
 async def new_key(request: Request, name: Name, actor: AdminOrTool, parts: Parts) -> Response:
     """A new key; the old one opens nothing any more."""
     key, digest = parts.keys.new()
