@@ -111,14 +111,13 @@ class CellStore:
             raise MadeOtherwise(
                 f"{path}: was made with {other}; remove it, or compare in another folder"
             )
-        return CellResult(
-            **{
-                **value,
-                "cell": Cell(**value["cell"]),
-                "before": Outcomes.read(value["before"]),
-                "after": Outcomes.read(value["after"]),
-            }
-        )
+        fields: dict[str, Any] = {
+            **value,
+            "cell": Cell(**value["cell"]),
+            "before": Outcomes.read(value["before"]),
+            "after": Outcomes.read(value["after"]),
+        }
+        return CellResult(**fields)
 
     def _path(self, cell: Cell) -> Path:
         return self._folder / f"{cell.name}.json"

@@ -113,9 +113,9 @@ def charts(analysis: Mapping[str, Any]) -> list[MultiChart]:
                 show_y=_share,
             )
             for key, unit, show_x in (
-                ("step", "steps", lambda v: f"step {v:.0f}"),
-                ("seconds", "wall-clock", lambda v: f"{v:.0f} s"),
-                ("tokens", "sampled tokens", lambda v: f"{v:.0f}"),
+                ("step", "steps", _step),
+                ("seconds", "wall-clock", _seconds),
+                ("tokens", "sampled tokens", _whole),
             )
         ),
         *(
@@ -123,12 +123,12 @@ def charts(analysis: Mapping[str, Any]) -> list[MultiChart]:
                 title,
                 note,
                 {t: _steps(m["training"][name]) for t, m in methods.items()},
-                show_x=lambda v: f"step {v:.0f}",
+                show_x=_step,
                 show_y=show_y,
             )
             for name, title, note, show_y in (
-                ("response_length", "Response length", "tokens", lambda v: f"{v:.3g}"),
-                ("entropy", "Entropy", "nats a token", lambda v: f"{v:.2g}"),
+                ("response_length", "Response length", "tokens", _three_digits),
+                ("entropy", "Entropy", "nats a token", _two_digits),
                 ("with_teacher", "With a teacher", "share of rollouts", _share),
             )
         ),
@@ -163,6 +163,26 @@ def bars(analysis: Mapping[str, Any], name: str) -> tuple[list[Bar], list[Tick]]
 
 def _share(value: float) -> str:
     return percent(value, 0)
+
+
+def _step(value: float) -> str:
+    return f"step {value:.0f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f} s"
+
+
+def _whole(value: float) -> str:
+    return f"{value:.0f}"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.2g}"
 
 
 def _steps(values: Sequence[float | None]) -> Points:

@@ -110,7 +110,9 @@ def _load(path: str, home: str, hint: str) -> Any:
 
 def _budget(steps: int | None, seconds: float | None, tokens: int | None) -> Budget | None:
     given: dict[Unit, float | None] = {"steps": steps, "seconds": seconds, "tokens": tokens}
-    named = [(unit, amount) for unit, amount in given.items() if amount is not None]
+    named: list[tuple[Unit, float]] = [
+        (unit, amount) for unit, amount in given.items() if amount is not None
+    ]
     if len(named) > 1:
         raise ValueError(f"budget: one of steps, seconds and tokens, not {[u for u, _ in named]}")
     return Budget(unit=named[0][0], amount=named[0][1]) if named else None

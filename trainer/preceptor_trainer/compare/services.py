@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from preceptor_trainer.compare.method import Service
 
@@ -81,11 +82,11 @@ def write_deployment(folder: Path, services: Mapping[str, Service], model: Path)
     runs.mkdir(parents=True, exist_ok=True)
     text = _HEAD
     for name, service in sorted(services.items()):
-        options = dict(service.options)
+        options: dict[str, Any] = dict(service.options)
         if service.is_model:
             # where a version may lie is checked also by a model that ignores versions
             own = {"name": name, "threads": 2, "weights_roots": [str(runs)]}
-            options = {"model": str(model.resolve()), **own, **options}
+            options |= {"model": str(model.resolve()), **own, **service.options}
             if not Path(options["model"], "config.json").is_file():
                 raise ValueError(f"services: {name!r} has no model at {options['model']}")
         # JSON's numbers, strings, booleans and lists are TOML's

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from rich.console import Console
 
@@ -94,13 +94,12 @@ def load_base_rates(path: Path, *, split: Split) -> BaseRates:
     value = json.loads(path.read_text())
     if value["split"] != split:
         raise ValueError(f"{path}: split is {value['split']!r}, not {split!r}")
-    return BaseRates(
-        **{
-            **value,
-            "problem_ids": tuple(value["problem_ids"]),
-            "successes_P": tuple(value["successes_P"]),
-        }
-    )
+    fields: dict[str, Any] = {
+        **value,
+        "problem_ids": tuple(value["problem_ids"]),
+        "successes_P": tuple(value["successes_P"]),
+    }
+    return BaseRates(**fields)
 
 
 async def measure_base_rates(

@@ -44,7 +44,7 @@ app: Final = typer.Typer(
     no_args_is_help=True,
 )
 Out = Annotated[Path, typer.Option(help="Folder of the experiment; an unfinished one goes on.")]
-SPLITS: Final = ("train", "validation", "held_out")
+SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "held_out")
 
 
 @app.command("base-rates")
@@ -58,7 +58,7 @@ def base_rates_command(
     """Measures how often the student solves each problem: who is in the hard tail."""
     if split not in SPLITS:
         raise typer.BadParameter(f"{split!r} is none of {SPLITS}", param_hint="--split")
-    console, chosen = Console(), cast(Split, split)
+    console, chosen = Console(), split
 
     async def measure(gateway: GatewayClient) -> None:
         rates = await measure_base_rates(

@@ -19,20 +19,18 @@ SELF_TEACHER: Final = {"self-teacher": self_teacher()}
 
 def run_of(trial: Trial, **decided: Any) -> RunConfig:
     """A run of `trial`; unless decided otherwise, the self-teacher in the papers' context."""
-    return RunConfig(
-        **{
-            "name": trial.name,
-            "seed": trial.seed,
-            "steps": trial.steps,
-            "model": trial.model,
-            "problems": trial.problems,
-            "rollouts_per_problem": trial.rollouts_per_problem,
-            "checkpoint_every": trial.checkpoint_every,
-            "evaluation": trial.evaluation,
-            "optimiser": OptimiserConfig(lr=trial.lr, warmup_steps=WARMUP_STEPS),
-            "experts": (ExpertUse(name="self-teacher"),),
-            "sources": ("executor",),
-            "context": PapersContext(),
-            **decided,
-        }
-    )
+    fields: dict[str, Any] = {
+        "name": trial.name,
+        "seed": trial.seed,
+        "steps": trial.steps,
+        "model": trial.model,
+        "problems": trial.problems,
+        "rollouts_per_problem": trial.rollouts_per_problem,
+        "checkpoint_every": trial.checkpoint_every,
+        "evaluation": trial.evaluation,
+        "optimiser": OptimiserConfig(lr=trial.lr, warmup_steps=WARMUP_STEPS),
+        "experts": (ExpertUse(name="self-teacher"),),
+        "sources": ("executor",),
+        "context": PapersContext(),
+    }
+    return RunConfig(**{**fields, **decided})
