@@ -50,7 +50,7 @@ def student_top_k(
     ]
     found: dict[str, NDArray[np.int32]] = {}
     for batch in make_batches(rows, token_budget=TOKEN_BUDGET):
-        lengths = batch.response_mask_BT.sum(-1).tolist()
+        lengths = batch.response_mask_BT.sum(-1).numpy()
         parts = np.split(_top_k(model, batch, num_ids, vocab_size), np.cumsum(lengths)[:-1])
         found.update(zip(batch.rollout_ids, parts, strict=True))
     return [found[r.rollout_id] for r in rollouts]
