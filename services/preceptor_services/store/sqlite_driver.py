@@ -56,7 +56,8 @@ class DirectCursor:
 
     async def executemany(self, sql: str, parameters: Sequence[Iterable[Any]]) -> Self:
         """Executes one statement for each set of parameters."""
-        self._keep(await _unlocked(lambda: self._connection.executemany(sql, parameters)))
+        rows = [tuple(row) for row in parameters]
+        self._keep(await _unlocked(lambda: self._connection.executemany(sql, rows)))
         return self
 
     def _keep(self, cursor: sqlite3.Cursor) -> None:

@@ -94,9 +94,9 @@ async def outcomes(
     width = len(_COLUMNS)
     found: dict[str, tuple[TicketRow, StoredAnswer | None]] = {}
     for row in await conn.execute(_OUTCOMES, {"ids": list(ids)}):
-        ticket = TicketRow(*row[:width])
+        ticket = TicketRow._make(row[:width])
         done = ticket.state == row.answer_state == "done"
-        found[ticket.id] = (ticket, StoredAnswer(*row[width:-1]) if done else None)
+        found[ticket.id] = (ticket, StoredAnswer._make(row[width:-1]) if done else None)
     return found
 
 
