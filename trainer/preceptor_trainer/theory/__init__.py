@@ -1,0 +1,14 @@
+"""Theory made executable: small worlds in which a statement about DistIL is a number.
+
+    python -m preceptor_trainer.theory docs      # docs/theory.md's tables, docs/figures/theory
+
+One module per idea, each with a `finding()`: the numbers of its table and the lines of its figure.
+Statements about the objective itself run the trainer's own `DistIL`, not a second derivation.
+
+    bandits       a strictly better teacher, and what one step of each divergence does
+    improvement   when a local step improves a policy of several steps, and how far it can be off
+    two_step      where the tokenwise gradient is stuck
+    length        why costs-to-go prefer short responses
+    likelihood    cross-entropy to the Bayes teacher as a bound on success, and Pass@N
+    feedback      feedback that is given, and feedback that the rollout caused
+"""

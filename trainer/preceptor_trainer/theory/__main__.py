@@ -1,0 +1,16 @@
+"""python -m preceptor_trainer.theory docs"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from preceptor_trainer.theory.page import find, write
+
+
+def main(docs: Annotated[Path, typer.Argument(help="Folder of theory.md.")] = Path("docs")) -> None:
+    """Computes every number of docs/theory.md again; writes its tables and figures."""
+    write(find(), docs)
+
+
+typer.run(main)
