@@ -90,9 +90,10 @@ async def test_a_client_without_keys_has_one_in_its_address(world):
     coded = base64.b64encode(f"any:{KEY}".encode()).decode()
     transport = httpx.ASGITransport(world.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://g/vllm/uniform") as http:
-        listed = await http.get("/v1/models", headers={"authorization": f"Basic {coded}"})
+        carried = {"authorization": f"Basic {coded}"}
+        listed = await http.get("/v1/models", headers=carried)
         refused = await http.get("/v1/models")
-        health = await http.get("/health")
+        health = await http.get("/health", headers=carried)
 
     assert listed.json()["data"][0]["id"] == "uniform"
     assert refused.status_code == 401

@@ -92,7 +92,7 @@ Asking = Annotated[Caller, Depends(_caller)]
 
 
 @router.get("/health")
-async def health(expert: str, parts: Parts) -> Response:
+async def health(expert: str, caller: Asking, parts: Parts) -> Response:
     """200 once the expert can be asked."""
     entry = parts.registry.get(expert, "expert", field="expert")
     if entry.state != "ready":
