@@ -117,6 +117,14 @@ def test_the_rate_warms_up_and_stays(policy, rollouts):
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
 
 
+def test_the_rate_falls_to_zero_at_the_step_that_is_said(policy, rollouts):
+    learner = Learner(policy, OptimiserConfig(lr=0.4, warmup_steps=2, decay_until=6))
+
+    rates = [learner.step([collate(rollouts)], DistIL()).lr for _ in range(7)]
+
+    assert rates == pytest.approx([0.2, 0.4, 0.4, 0.3, 0.2, 0.1, 0.0])
+
+
 def test_clipping_bounds_the_gradient_and_reports_its_size(policy, rollouts):
     """With plain sums of gradients as moments, a clipped step has a bounded first moment."""
     learner = Learner(policy, OptimiserConfig(lr=0.05, max_grad_norm=0.01, betas=(0.0, 0.99)))
@@ -168,6 +176,7 @@ def test_training_on_a_fixed_teacher_lowers_the_expected_cost(world, make_rollou
         ({"lr": 1.0, "weight_decay": -1.0}, "weight_decay"),
         ({"lr": 1.0, "max_grad_norm": 0.0}, "max_grad_norm"),
         ({"lr": 1.0, "warmup_steps": -1}, "warmup_steps"),
+        ({"lr": 1.0, "warmup_steps": 4, "decay_until": 4}, "decay_until"),
     ],
 )
 def test_impossible_settings_are_refused(fields, name):

@@ -98,6 +98,12 @@ class RunConfig:
         ):
             if value < 1:
                 raise ValueError(f"{field}: must be at least 1, not {value}")
+        decay_until = self.optimiser.decay_until
+        if decay_until is not None and decay_until < self.steps:
+            raise ValueError(
+                f"optimiser.decay_until: {decay_until} leaves a rate of zero for the rest of "
+                f"{self.steps} steps"
+            )
 
 
 def describe(value: Any) -> Any:

@@ -31,7 +31,7 @@ from preceptor_trainer.statistics import StudentStatistics
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """AdamW with linear warm-up, then a constant rate."""
+    """AdamW with linear warm-up, then a constant rate or one that falls."""
 
     lr: float
     """Learning rate after warm-up."""
@@ -45,6 +45,8 @@ class OptimiserConfig:
     """Gradients are scaled down to this global norm; None leaves them."""
     warmup_steps: int = 0
     """Steps until the full learning rate."""
+    decay_until: int | None = None
+    """After the warm-up the rate falls linearly, to zero at this step; None keeps it."""
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
@@ -55,6 +57,19 @@ class OptimiserConfig:
             raise ValueError(f"max_grad_norm must be positive, not {self.max_grad_norm}")
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps must not be negative, not {self.warmup_steps}")
+        if self.decay_until is not None and self.decay_until <= self.warmup_steps:
+            raise ValueError(
+                f"decay_until={self.decay_until} is not after the warm-up of "
+                f"{self.warmup_steps} steps"
+            )
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        if self.decay_until is None:
+            return self.lr * warm
+        left = (self.decay_until - step) / (self.decay_until - self.warmup_steps)
+        return self.lr * min(warm, max(left, 0.0))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -184,10 +199,10 @@ class Learner:
         return student_statistics(model, batch, objective.needs, head=self._head)
 
     def _set_lr(self) -> float:
-        warm = min(1.0, (self.num_steps + 1) / max(self.config.warmup_steps, 1))
+        rate = self.config.rate_at(self.num_steps)
         for group in self._optimiser.param_groups:
-            group["lr"] = self.config.lr * warm
-        return self.config.lr * warm
+            group["lr"] = rate
+        return rate
 
 
 def _credits(
