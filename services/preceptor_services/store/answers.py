@@ -166,8 +166,8 @@ async def pending_keys(conn: AsyncConnection, job_ids: Sequence[str]) -> dict[st
     query = select(AnswerRow.answer_key, AnswerRow.job_id).where(
         AnswerRow.job_id.in_(job_ids), AnswerRow.state == "pending"
     )
-    found = (await conn.execute(query)).tuples()
-    return {answer_key: job_id for answer_key, job_id in found if job_id is not None}
+    rows = await conn.execute(query)
+    return {row[0]: row[1] for row in rows if row[1] is not None}
 
 
 async def question_frame(conn: AsyncConnection, answer_key: str) -> bytes | None:

@@ -70,7 +70,7 @@ def returns(policy: list[Floats], leaves: Floats) -> Floats:
 
 def visits(policy: list[Floats]) -> list[Floats]:
     """Per depth [N, S]: chance to be in each state."""
-    chances = [np.ones(policy[0].shape[:2])]
+    chances: list[Floats] = [np.ones(policy[0].shape[:2])]
     for p in policy[:-1]:
         chances.append((chances[-1][..., None] * p).reshape(len(p), -1))
     return chances

@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import matplotlib as mpl
+import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -75,7 +75,7 @@ def with_tables(text: str, findings: Mapping[str, Finding]) -> str:
 
 def draw(finding: Finding, path: Path) -> None:
     """One chart as SVG, the same bytes for the same numbers."""
-    chart = finding.chart
+    chart, mpl = finding.chart, cast(Any, matplotlib)
     with mpl.rc_context({"svg.hashsalt": "theory", "font.size": 9}):
         figure: Any = Figure(figsize=(5.4, 3.1), layout="constrained")
         FigureCanvasSVG(figure)

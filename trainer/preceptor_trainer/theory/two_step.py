@@ -7,10 +7,10 @@ Tokenwise CE matches the teacher and stays at P(L) = 1/2. The sequence-level gra
 comes after L costs less. The signal is the teacher's entropy: with KL-to-go there is none once the
 teacher is matched.
 
-A second world shares the second step's logits between the branches, so that the student cannot
-match both teachers: (0.98 on token 0) after L, (0.7 on token 1) after R; (L, 0) is worth 1 and
-(R, 1) a half. CE-to-go prefers the branch whose teacher is sure, KL-to-go the one that is matched;
-neither is the reward.
+A second world has two options in both steps and shares the second step's logits between the
+branches, so that the student cannot match both teachers: (0.98 on token 0) after L, (0.7 on token
+1) after R; (L, 0) is worth 1 and (R, 1) a half. CE-to-go prefers the branch whose teacher is sure,
+KL-to-go the one that is matched; neither is the reward.
 
 Everything here is the trainer's `DistIL`, descended on all enumerated responses.
 """
@@ -49,11 +49,17 @@ def teacher() -> Floats:
     return as_teacher(logits)
 
 
+def sharing_start() -> Floats:
+    """[P, V] logits of a uniform policy with two options in both steps."""
+    logits = start()
+    logits[:, 2:] = NEVER
+    return logits
+
+
 def sharing_teacher() -> Floats:
     """[P, V] of the world whose branches share the student's second step."""
-    logits = start()
-    logits[LEFT] = np.log([0.98, 0.02 / 3, 0.02 / 3, 0.02 / 3])
-    logits[RIGHT] = np.log([0.1, 0.7, 0.1, 0.1])
+    logits = sharing_start()
+    logits[LEFT, :2], logits[RIGHT, :2] = np.log([0.98, 0.02]), np.log([0.3, 0.7])
     return as_teacher(logits)
 
 
@@ -62,7 +68,7 @@ def descend(
 ) -> tuple[list[float], Floats]:
     """P(L) every tenth step, and the final logits."""
     objective = DistIL(baseline="none", future=future)
-    policy = PrefixTable(torch.tensor(start()))
+    policy = PrefixTable(torch.tensor(sharing_start() if shared else start()))
     rollouts = every_rollout(WORLD, lambda _: teacher_PV)
     batch, left = collate(rollouts), list[float]()
     for step in range(STEPS + 1):
@@ -77,7 +83,7 @@ def descend(
         if shared:
             gradient[[LEFT, RIGHT]] = gradient[[LEFT, RIGHT]].sum(0)
         with torch.no_grad():
-            policy.logits -= RATE * gradient
+            policy.logits.sub_(RATE * gradient)
     return left, policy.logits.detach().numpy()
 
 
