@@ -167,7 +167,7 @@ async def pending_keys(conn: AsyncConnection, job_ids: Sequence[str]) -> dict[st
         AnswerRow.job_id.in_(job_ids), AnswerRow.state == "pending"
     )
     rows = await conn.execute(query)
-    return {row[0]: row[1] for row in rows if row[1] is not None}
+    return {answer_key: job_id for answer_key, job_id in rows if job_id is not None}
 
 
 async def question_frame(conn: AsyncConnection, answer_key: str) -> bytes | None:
