@@ -9,8 +9,8 @@ teacher is matched.
 
 A second world has two options in both steps and shares the second step's logits between the
 branches, so that the student cannot match both teachers: (0.98 on token 0) after L, (0.7 on token
-1) after R; (L, 0) is worth 1 and (R, 1) a half. CE-to-go prefers the branch whose teacher is sure,
-KL-to-go the one that is matched; neither is the reward.
+1) after R; (L, 0) is worth 1 and (R, 1) a half. CE-to-go prefers the branch whose teacher is
+sure, KL-to-go the one that is matched; neither is the reward.
 
 Everything here is the trainer's `DistIL`, descended on all enumerated responses.
 """
