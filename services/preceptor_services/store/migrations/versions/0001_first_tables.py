@@ -13,6 +13,29 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _create_blobs()
+    _create_jobs()
+    _create_keys()
+    _create_runs()
+    _create_services()
+    _create_weights()
+    _create_answers()
+    _create_attempts()
+    _create_lineages()
+    _create_service_versions()
+    _create_feedback_items()
+    _create_questions()
+    _create_rollouts()
+    _create_steps()
+    _create_tickets()
+    _create_answer_feedback()
+    _create_arrivals()
+    _create_targets()
+    _create_consumed()
+    _create_target_answers()
+
+
+def _create_blobs() -> None:
     op.create_table(
         "blobs",
         sa.Column("sha256", sa.String(), nullable=False),
@@ -21,6 +44,9 @@ def upgrade() -> None:
         sa.Column("dropped_at", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_blobs")),
     )
+
+
+def _create_jobs() -> None:
     op.create_table(
         "jobs",
         sa.Column("id", sa.String(), nullable=False),
@@ -43,6 +69,8 @@ def upgrade() -> None:
             batch_op.f("ix_jobs_state_service"), ["state", "service"], unique=False
         )
 
+
+def _create_keys() -> None:
     op.create_table(
         "keys",
         sa.Column("name", sa.String(), nullable=False),
@@ -53,6 +81,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_keys")),
         sa.UniqueConstraint("token_hmac", name=op.f("uq_keys_token_hmac")),
     )
+
+
+def _create_runs() -> None:
     op.create_table(
         "runs",
         sa.Column("name", sa.String(), nullable=False),
@@ -60,6 +91,9 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_runs")),
     )
+
+
+def _create_services() -> None:
     op.create_table(
         "services",
         sa.Column("name", sa.String(), nullable=False),
@@ -71,6 +105,9 @@ def upgrade() -> None:
         sa.Column("added_at_runtime", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_services")),
     )
+
+
+def _create_weights() -> None:
     op.create_table(
         "weights",
         sa.Column("serial", sa.Integer(), autoincrement=True, nullable=False),
@@ -91,6 +128,8 @@ def upgrade() -> None:
             unique=False,
         )
 
+
+def _create_answers() -> None:
     op.create_table(
         "answers",
         sa.Column("answer_key", sa.String(), nullable=False),
@@ -122,6 +161,8 @@ def upgrade() -> None:
     with op.batch_alter_table("answers", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_answers_job_id"), ["job_id"], unique=False)
 
+
+def _create_attempts() -> None:
     op.create_table(
         "attempts",
         sa.Column("job_id", sa.String(), nullable=False),
@@ -135,6 +176,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_attempts_job_id_jobs")),
         sa.PrimaryKeyConstraint("job_id", "fence", name=op.f("pk_attempts")),
     )
+
+
+def _create_lineages() -> None:
     op.create_table(
         "lineages",
         sa.Column("run", sa.String(), nullable=False),
@@ -152,6 +196,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run", "name", name=op.f("pk_lineages")),
         sa.UniqueConstraint("run", "serial", name=op.f("uq_lineages_run_serial")),
     )
+
+
+def _create_service_versions() -> None:
     op.create_table(
         "service_versions",
         sa.Column("service", sa.String(), nullable=False),
@@ -163,6 +210,9 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("service", "version", name=op.f("pk_service_versions")),
     )
+
+
+def _create_feedback_items() -> None:
     op.create_table(
         "feedback_items",
         sa.Column("id", sa.String(), nullable=False),
@@ -183,6 +233,8 @@ def upgrade() -> None:
             batch_op.f("ix_feedback_items_answer_key"), ["answer_key"], unique=False
         )
 
+
+def _create_questions() -> None:
     op.create_table(
         "questions",
         sa.Column("answer_key", sa.String(), nullable=False),
@@ -193,6 +245,9 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("answer_key", name=op.f("pk_questions")),
     )
+
+
+def _create_rollouts() -> None:
     op.create_table(
         "rollouts",
         sa.Column("id", sa.String(), nullable=False),
@@ -223,6 +278,8 @@ def upgrade() -> None:
             batch_op.f("ix_rollouts_run_lineage_step"), ["run", "lineage", "step"], unique=False
         )
 
+
+def _create_steps() -> None:
     op.create_table(
         "steps",
         sa.Column("run", sa.String(), nullable=False),
@@ -245,6 +302,9 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("run", "lineage", "step", name=op.f("pk_steps")),
     )
+
+
+def _create_tickets() -> None:
     op.create_table(
         "tickets",
         sa.Column("id", sa.String(), nullable=False),
@@ -276,6 +336,8 @@ def upgrade() -> None:
             batch_op.f("ix_tickets_state_deadline_at"), ["state", "deadline_at"], unique=False
         )
 
+
+def _create_answer_feedback() -> None:
     op.create_table(
         "answer_feedback",
         sa.Column("answer_key", sa.String(), nullable=False),
@@ -296,6 +358,8 @@ def upgrade() -> None:
     with op.batch_alter_table("answer_feedback", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_answer_feedback_item_id"), ["item_id"], unique=False)
 
+
+def _create_arrivals() -> None:
     op.create_table(
         "arrivals",
         sa.Column("cursor", sa.Integer(), autoincrement=True, nullable=False),
@@ -310,6 +374,8 @@ def upgrade() -> None:
     with op.batch_alter_table("arrivals", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_arrivals_run_cursor"), ["run", "cursor"], unique=False)
 
+
+def _create_targets() -> None:
     op.create_table(
         "targets",
         sa.Column("id", sa.String(), nullable=False),
@@ -331,6 +397,8 @@ def upgrade() -> None:
     with op.batch_alter_table("targets", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_targets_rollout_id"), ["rollout_id"], unique=False)
 
+
+def _create_consumed() -> None:
     op.create_table(
         "consumed",
         sa.Column("run", sa.String(), nullable=False),
@@ -355,6 +423,8 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_consumed_rollout_id"), ["rollout_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_consumed_target_id"), ["target_id"], unique=False)
 
+
+def _create_target_answers() -> None:
     op.create_table(
         "target_answers",
         sa.Column("target_id", sa.String(), nullable=False),

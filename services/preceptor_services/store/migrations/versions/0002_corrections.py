@@ -13,6 +13,19 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _create_people()
+    _create_rounds()
+    _create_items()
+    _create_vocabularies()
+    _create_claims()
+    _create_drafts()
+    _create_questions()
+    _create_results()
+    _create_reviews()
+    _create_versions()
+
+
+def _create_people() -> None:
     op.create_table(
         "correction_people",
         sa.Column("name", sa.String(), nullable=False),
@@ -26,6 +39,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_correction_people")),
         sa.UniqueConstraint("token_hmac", name=op.f("uq_correction_people_token_hmac")),
     )
+
+
+def _create_rounds() -> None:
     op.create_table(
         "correction_rounds",
         sa.Column("name", sa.String(), nullable=False),
@@ -34,6 +50,9 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_correction_rounds")),
     )
+
+
+def _create_items() -> None:
     op.create_table(
         "correction_items",
         sa.Column("serial", sa.Integer(), autoincrement=True, nullable=False),
@@ -80,6 +99,8 @@ def upgrade() -> None:
             unique=False,
         )
 
+
+def _create_vocabularies() -> None:
     op.create_table(
         "correction_vocabularies",
         sa.Column("fingerprint", sa.String(), nullable=False),
@@ -92,6 +113,9 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("fingerprint", name=op.f("pk_correction_vocabularies")),
     )
+
+
+def _create_claims() -> None:
     op.create_table(
         "correction_claims",
         sa.Column("id", sa.String(), nullable=False),
@@ -134,6 +158,8 @@ def upgrade() -> None:
             postgresql_where=sa.text("state IN ('active', 'submitted')"),
         )
 
+
+def _create_drafts() -> None:
     op.create_table(
         "correction_drafts",
         sa.Column("item_id", sa.String(), nullable=False),
@@ -154,6 +180,9 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("item_id", "person", name=op.f("pk_correction_drafts")),
     )
+
+
+def _create_questions() -> None:
     op.create_table(
         "correction_questions",
         sa.Column("answer_key", sa.String(), nullable=False),
@@ -181,6 +210,8 @@ def upgrade() -> None:
             batch_op.f("ix_correction_questions_version_id"), ["version_id"], unique=False
         )
 
+
+def _create_results() -> None:
     op.create_table(
         "correction_results",
         sa.Column("cursor", sa.Integer(), autoincrement=True, nullable=False),
@@ -203,6 +234,8 @@ def upgrade() -> None:
             batch_op.f("ix_correction_results_run_cursor"), ["run", "cursor"], unique=False
         )
 
+
+def _create_reviews() -> None:
     op.create_table(
         "correction_reviews",
         sa.Column("serial", sa.Integer(), autoincrement=True, nullable=False),
@@ -227,6 +260,8 @@ def upgrade() -> None:
             batch_op.f("ix_correction_reviews_item_id"), ["item_id"], unique=False
         )
 
+
+def _create_versions() -> None:
     op.create_table(
         "correction_versions",
         sa.Column("serial", sa.Integer(), autoincrement=True, nullable=False),
