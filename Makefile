@@ -37,7 +37,7 @@ format: $(VENV)/.dev-installed ## Format the code
 
 student: $(VENV)/.run-installed ## Make the shipped student again (forty minutes on 2 cores)
 	$(BIN)/python -m preceptor_trainer.student.pretrain --out trainer/preceptor_trainer/student/model
-	$(BIN)/python -m preceptor_trainer.student.measure
+	$(BIN)/python -m preceptor_trainer.student.measure --out trainer/preceptor_trainer/student/measured.json
 
 gauntlet: $(VENV)/.dev-installed ## What takes longer than CI: endurance tests, benchmarks over five seeds
 	$(BIN)/python -m pytest -q -m gauntlet

@@ -150,7 +150,7 @@ def _summary(mean: float, draws: npt.NDArray[np.float64]) -> dict[str, float]:
 def main(
     model: Annotated[Path, typer.Option(help="Folder of the model.")] = STUDENT_DIR,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
-    problems: int = 300,
+    problems: int = 200,
     samples: int = 16,
     seed: int = 0,
     split: str = "held_out",
