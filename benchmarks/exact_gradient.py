@@ -11,6 +11,7 @@ import itertools
 import json
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +47,16 @@ TeacherOf = Callable[[Tokens], Floats]
 
 
 def stated_objective(
-    world: TinyWorld, teacher_of: TeacherOf, num_ids: int, *, minus_entropy: bool = False
+    world: TinyWorld,
+    teacher_of: TeacherOf,
+    num_ids: int,
+    *,
+    minus_entropy: bool = False,
+    counts: Callable[[Tokens], bool] = lambda _: True,
 ) -> Callable[[Floats], float]:
-    """`sum_y p(y) sum_t CE(q_t, pi_t)` as a function of the policy's logits."""
+    """`sum_y p(y) sum_t CE(q_t, pi_t)` over the y that count, as a function of the logits."""
     sequences = world.sequences()
+    counted_S = np.array([counts(y) for y in sequences])
     sequence_N = np.repeat(np.arange(len(sequences)), [len(y) for y in sequences])
     prefix_N = np.concatenate([world.prefixes(y) for y in sequences])
     token_N = np.concatenate(sequences)
@@ -68,7 +75,7 @@ def stated_objective(
             cost_N = cost_N - entropy_N
         own_N = logprobs_NV[np.arange(len(token_N)), token_N]
         probability_S = np.exp(np.bincount(sequence_N, own_N))
-        return float(probability_S @ np.bincount(sequence_N, cost_N))
+        return float((probability_S * counted_S) @ np.bincount(sequence_N, cost_N))
 
     return value
 
@@ -125,6 +132,37 @@ def feedback_of_the_rollout(seed: int) -> dict[str, float]:
             reference,
         )[0]
         for credit in ("later", "all")
+    }
+
+
+def teachers_of_failures(seed: int) -> dict[str, float]:
+    """Relative error where a rollout has a teacher only if it failed, groups of two enumerated.
+
+    The objective is then `E_y[ 1[y failed] sum_t c_t ]`: whether there is a cost is an outcome too.
+    """
+    world = TinyWorld(horizon=3)
+    logits, teacher = world.random_logits(seed), world.random_teacher(100 + seed)
+    sequences, p = world.sequences(), world.probabilities(logits)
+
+    def rollout(sequence: Tokens, group: int, place: int) -> TrainRollout:
+        taught = _rollout(world, sequence, group, teacher, 3, place)
+        return replace(taught, target=None) if _succeeds(sequence) else taught
+
+    pairs = itertools.product(sequences, repeat=2)
+    groups = [
+        [rollout(y, n, place) for place, y in enumerate(pair)] for n, pair in enumerate(pairs)
+    ]
+    stated = stated_objective(world, lambda _: teacher, 3, counts=lambda y: not _succeeds(y))
+    reference = finite_differences(stated, logits)
+    return {
+        f"{credit}, {baseline}": _compare(
+            expected_gradient(
+                DistIL(credit=credit, baseline=baseline), logits, groups, np.outer(p, p).ravel()
+            ),
+            reference,
+        )[0]
+        for credit in ("later", "all")
+        for baseline in ("none", "loo")
     }
 
 
@@ -310,6 +348,7 @@ def measure() -> dict[str, object]:
         "feedback of the rollout itself (relative error)": [
             feedback_of_the_rollout(s) for s in SEEDS
         ],
+        "teachers of failures alone (relative error)": [teachers_of_failures(s) for s in SEEDS],
         "bias of baselines, groups of 2 (relative)": [baseline_bias(s) for s in SEEDS],
         "bias of baselines, groups of 3 (relative)": [
             partly_independent_siblings(s) for s in SEEDS

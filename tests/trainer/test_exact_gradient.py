@@ -54,6 +54,15 @@ def test_with_feedback_of_the_rollout_only_all_costs_give_the_gradient(measured,
     assert errors["all"] < 1e-5
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_all_costs_give_it_too_where_only_failures_have_a_teacher(measured, seed):
+    errors = measured.teachers_of_failures(seed)
+
+    assert errors["all, none"] < 1e-5
+    assert errors["all, loo"] < 1e-5
+    assert errors["later, none"] > 0.05
+
+
 def test_leave_one_out_is_unbiased_unless_siblings_demonstrate_to_each_other(measured):
     errors = measured.baseline_bias(0)
 

@@ -66,6 +66,7 @@ def future_costs(
     cost_BT: Tensor,
     mask_BT: Tensor,
     *,
+    inclusion_BT: Tensor | None = None,
     gamma: float = 1.0,
     normaliser: Normaliser = "sum",
     credit: CreditRule = "later",
@@ -78,6 +79,8 @@ def future_costs(
     Args:
         cost_BT: costs in nats.
         mask_BT: bool, where a cost counts.
+        inclusion_BT: chance that a position was asked, by which the costs are divided already; None
+            where all were. "remaining" divides its count by it too, or the mean would not be one.
         gamma: discount per position, 1 for the objective as stated.
         normaliser: "sum" is exact; "remaining" divides by the number of later costs, which is the
             released, biased form; a number divides by that constant.
@@ -94,7 +97,10 @@ def future_costs(
     if normaliser == "sum":
         return future_BT
     if normaliser == "remaining":
-        return future_BT / _discounted_later_sum(mask_BT.to(cost_BT.dtype), 1.0).clamp(min=1.0)
+        count_BT = mask_BT.to(cost_BT.dtype)
+        if inclusion_BT is not None:
+            count_BT = count_BT / inclusion_BT
+        return future_BT / _discounted_later_sum(count_BT, 1.0).clamp(min=1.0)
     return future_BT / normaliser
 
 

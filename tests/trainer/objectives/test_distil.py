@@ -183,6 +183,28 @@ def test_kl_to_go_counts_drawn_positions_like_ce_to_go(policy, make_labelled):
     torch.testing.assert_close(half, 2 * full)
 
 
+def test_a_mean_of_later_costs_stays_a_mean_at_drawn_positions(policy, make_labelled):
+    drawn = make_labelled(inclusion_probability=np.full(4, 0.5, np.float32))
+    objective = DistIL(normaliser="remaining")
+
+    full = evaluate(objective, policy, [make_labelled()])[2]
+    half = evaluate(objective, policy, [drawn])[2]
+
+    torch.testing.assert_close(half, full)
+
+
+def test_under_all_credit_an_untaught_rollout_is_compared_at_cost_zero(
+    policy, make_labelled, make_rollout
+):
+    taught, untaught = make_labelled("a"), make_rollout("b", (2, 1, 0, 1))
+    alone = evaluate(DistIL(credit="all"), policy, [taught])[2]
+
+    advantage = evaluate(DistIL(credit="all"), policy, [taught, untaught])[2]
+
+    torch.testing.assert_close(advantage, torch.cat([alone, -alone]))
+    assert (evaluate(DistIL(), policy, [taught, untaught])[2][1] == 0).all()
+
+
 def test_an_off_policy_rollout_trains_the_local_term_only(policy, make_labelled):
     rollout = make_labelled(on_policy=False, behaviour_logprobs=np.full(4, -9.0, np.float32))
 

@@ -17,8 +17,11 @@ exact estimator of this gradient with a leave-one-out baseline.
 
 Caution. The gradient above holds `f` fixed. When feedback is computed from the rollout itself,
 `q_t` depends on later actions through it, and the gradient has all costs in the future term:
-`credit="all"` is that one, at more variance. The paper's algorithm is `later`. In the same way a
-leave-one-out baseline is unbiased only over siblings whose target does not use this rollout
+`credit="all"` is that one, at more variance. The paper's algorithm is `later`. Whether there is a
+teacher at all is such feedback where only failures are taught: under `all` a rollout without one
+has cost 0 and is compared with its siblings like any other, for a baseline that only taught ones
+had would be biased (by 38 and 64 % in two enumerated policies). In the same way a leave-one-out
+baseline is unbiased only over siblings whose target does not use this rollout
 (`loo_independent`). Siblings that demonstrate to each other bias the future term under `loo`: by 2
 to 8 % in enumerated pairs whose teachers of success and failure are close, by 13 to 44 % where the
 two are unrelated. `benchmarks/exact_gradient.py` measures all of this.
@@ -200,7 +203,7 @@ class DistIL:
         if self.local:
             local_BT = _labelled_costs(stats, batch) * weights_BT
         score_BT = stats.sampled_logprobs_BT * advantages.advantage_BT * weights_BT
-        return local_BT, torch.where(batch.scored_BT, score_BT, 0.0)
+        return local_BT, torch.where(self._scored(batch), score_BT, 0.0)
 
     def __call__(
         self,
@@ -241,6 +244,7 @@ class DistIL:
         future_RT = future_costs(
             cost_RT,
             labelled_RT,
+            inclusion_BT=_join([b.inclusion_BT for b in batches], value=1.0),
             gamma=self.gamma,
             normaliser=self.normaliser,
             credit=self.credit,
@@ -250,17 +254,24 @@ class DistIL:
             future_RT = future_RT - baselines(future_RT, alive_RT, self._peers(batches))
         if self.advantage_clip is not None:
             future_RT = future_RT.clamp(-self.advantage_clip, self.advantage_clip)
-        return torch.where(_join([b.scored_BT for b in batches]), future_RT, 0.0)
+        return torch.where(_join([self._scored(b) for b in batches]), future_RT, 0.0)
+
+    def _scored(self, batch: TrainBatch) -> Tensor:
+        """[B, T] tokens with a score term; under `all` also where nobody is taught, at cost 0."""
+        if self.credit == "all":
+            return batch.owned_BT & batch.on_policy_B[:, None]
+        return batch.scored_BT
 
     def _peers(self, batches: Sequence[TrainBatch]) -> Tensor:
         labelled_RT = _join([b.labelled_BT for b in batches])
-        owned_RT = _join([b.owned_BT for b in batches])
-        peers_RR = peers(
-            torch.cat([b.group_B for b in batches]),
-            torch.cat([b.has_teacher_B & b.on_policy_B for b in batches]),
-            labelled_RT,
-            owned_RT & ~labelled_RT,
-        )
+        gap_RT = _join([b.owned_BT for b in batches]) & ~labelled_RT
+        eligible_R = torch.cat([b.has_teacher_B & b.on_policy_B for b in batches])
+        if self.credit == "all":
+            # What is labelled came of the rollout: to choose peers by it would bias the baseline.
+            gap_RT = torch.zeros_like(gap_RT)
+            eligible_R = torch.cat([b.on_policy_B for b in batches])
+        group_R = torch.cat([b.group_B for b in batches])
+        peers_RR = peers(group_R, eligible_R, labelled_RT, gap_RT)
         if self.baseline == "loo_independent":
             rollout_ids = [name for b in batches for name in b.rollout_ids]
             uses = [used for b in batches for used in b.uses]
@@ -279,7 +290,7 @@ class DistIL:
     def _metrics(
         self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
     ) -> dict[str, Mean]:
-        labelled, scored = batch.labelled_BT, batch.scored_BT
+        labelled, scored = batch.labelled_BT, self._scored(batch)
         targets = batch.targets
         cost_BT = cross_entropy(stats, targets)
         entropy_BT = target_entropy(targets)
@@ -309,10 +320,12 @@ def _labelled_costs(stats: StudentStatistics, batch: TrainBatch) -> Tensor:
     return torch.where(batch.labelled_BT, cost_BT, 0.0)
 
 
-def _join(per_batch: Sequence[Tensor]) -> Tensor:
-    """Rows of all batches, padded with zeros to the longest response."""
+def _join(per_batch: Sequence[Tensor], value: float = 0.0) -> Tensor:
+    """Rows of all batches, padded with `value` to the longest response."""
     longest = max(rows_BT.shape[1] for rows_BT in per_batch)
-    return torch.cat([pad(rows_BT, (0, longest - rows_BT.shape[1])) for rows_BT in per_batch])
+    return torch.cat(
+        [pad(rows_BT, (0, longest - rows_BT.shape[1]), value=value) for rows_BT in per_batch]
+    )
 
 
 def _refuse_chosen_positions(batch: TrainBatch) -> None:
