@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 from preceptor_clients.answers import build_answer
-from preceptor_clients.errors import PreceptorError, ServiceFailed, WeightsNotHere
+from preceptor_clients.errors import PreceptorError, ServiceFailed, TooLarge, WeightsNotHere
 from preceptor_clients.fingerprint import ids_hash
 from preceptor_clients.schemas import (
     Capabilities,
@@ -45,12 +45,16 @@ from preceptor_clients.schemas import (
 from preceptor_clients.templates import COMPACT, PAPERS, FeedbackTemplate
 from preceptor_services.experts.context import Context, build_context
 from preceptor_services.experts.ema import AverageWeights
+from preceptor_services.experts.engine.admission import Admission
+from preceptor_services.experts.engine.budget import Budget, budget_of, token_bytes
+from preceptor_services.experts.engine.models import Scorer, scorer_of
+from preceptor_services.experts.engine.prefill import Prefill
+from preceptor_services.experts.engine.score import score
 from preceptor_services.experts.model import DTYPES, Precision, ScoringModel, folder_fingerprint
 from preceptor_services.experts.trust_region import GeometricMixture
 from preceptor_services.experts.weights import WeightCatalogue
-from preceptor_services.scoring import Prefill, check_head, score
 
-CODE_VERSION: Final = "1"
+CODE_VERSION: Final = "2"
 """Raised whenever the same model, settings and query may give another answer."""
 _TEMPLATES: Final = {template.name: template for template in (COMPACT, PAPERS)}
 R = TypeVar("R")
@@ -89,6 +93,8 @@ class SelfTeacherConfig:
     """Most entries per position."""
     max_batch: int = 64
     """Queries in one call."""
+    memory_mb: int = 1024
+    """MiB that scoring may take beside the weights; more work than fits waits its turn."""
 
     def __post_init__(self) -> None:
         if not Path(self.model, "config.json").is_file():
@@ -103,7 +109,7 @@ class SelfTeacherConfig:
             raise ValueError(f"dtype: {self.dtype!r} is none of {sorted(DTYPES)}")
         if isinstance(self.weights_roots, str):
             raise ValueError("weights_roots: is one text, wants a list of folders")
-        for field in ("versions_kept", "threads", "max_top_k", "max_batch"):
+        for field in ("versions_kept", "threads", "max_top_k", "max_batch", "memory_mb"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}: {getattr(self, field)} is below 1")
         if self.max_context is not None and self.max_context < 2:
@@ -123,7 +129,7 @@ class SelfTeacher:
             initializer=lambda: torch.set_num_threads(self._config.threads),
         )
         self._model = self._torch.submit(self._load_model).result()
-        self._scored = self._mixture() or self._model.module
+        self._scorer = self._torch.submit(self._make_scorer).result()
         self._catalogue = WeightCatalogue(
             [Path(root) for root in self._config.weights_roots], self._model.vocab_fingerprint
         )
@@ -136,6 +142,8 @@ class SelfTeacher:
         """The version in the model; None for the initial weights."""
         own_limit: int = self._model.module.config.max_position_embeddings
         self._max_context = min(self._config.max_context or own_limit, own_limit)
+        self._budget = self._make_budget()
+        self._admission = Admission(self._budget.max_entries)
         self._info = self._describe()
 
     def info(self) -> ServiceInfo:
@@ -149,7 +157,19 @@ class SelfTeacher:
 
         Raises:
             WeightsNotHere: A wanted version is not known; the whole call goes elsewhere.
+            TooLarge: The answers would not fit into the budget.
         """
+        size = sum(_num_entries(query) for query in queries)
+        if size > self._admission.capacity:
+            raise TooLarge(
+                f"{size} entries are asked for, {self._admission.capacity} fit", field="queries"
+            )
+        async with self._admission.room(size):
+            return await self._answers(queries)
+
+    async def _answers(
+        self, queries: Sequence[PrefixQuery]
+    ) -> Sequence[PrefixAnswer | PreceptorError]:
         versions = [self._version(query) for query in queries]
         contexts = [self._context(query) for query in queries]
         replies: list[PrefixAnswer | PreceptorError | None] = [
@@ -184,18 +204,30 @@ class SelfTeacher:
         self._torch.shutdown(wait=True)
 
     def _load_model(self) -> ScoringModel:
-        model = ScoringModel(
+        return ScoringModel(
             Path(self._config.model), device=self._config.device, dtype=self._config.dtype
         )
-        check_head(model.module, model.vocab_size)
-        return model
 
-    def _mixture(self) -> GeometricMixture | None:
+    def _make_scorer(self) -> Scorer:
+        vocab_size = self._model.vocab_size
         if self._config.trust_region is None:
-            return None
+            return scorer_of(self._model.module, vocab_size)
         # A copy before any version is loaded: the reference keeps the initial weights.
-        reference = copy.deepcopy(self._model.module)
-        return GeometricMixture(reference, self._model.module, share=self._config.trust_region)
+        reference = scorer_of(copy.deepcopy(self._model.module), vocab_size)
+        student = scorer_of(self._model.module, vocab_size)
+        return GeometricMixture(reference, student, share=self._config.trust_region)
+
+    def _make_budget(self) -> Budget:
+        memory = self._config.memory_mb << 20
+        element_bytes = DTYPES[self._config.dtype].itemsize
+        budget = budget_of(memory, self._model.module.config, element_bytes=element_bytes)
+        if budget.max_tokens < self._max_context:
+            per_token = token_bytes(self._model.module.config, element_bytes)
+            raise ValueError(
+                f"memory_mb: {self._config.memory_mb} holds {budget.max_tokens} tokens at "
+                f"{per_token} bytes, max_context is {self._max_context}"
+            )
+        return budget
 
     async def _in_torch(self, work: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._torch, work)
@@ -230,9 +262,10 @@ class SelfTeacher:
         self._load(version)
         before = self._loaded
         found = score(
-            self._scored,
+            self._scorer,
             [_prefill(query, context) for _, query, context in batch],
             vocab_size=self._model.vocab_size,
+            budget=self._budget,
         )
         return [
             build_answer(
@@ -311,6 +344,11 @@ class SelfTeacher:
         }
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
         return f"{CODE_VERSION}-{digest[:16]}"
+
+
+def _num_entries(query: PrefixQuery) -> int:
+    num_candidates = 0 if query.candidate_ids is None else query.candidate_ids.shape[1]
+    return query.num_positions * (query.top_k + num_candidates)
 
 
 def _prefill(query: PrefixQuery, context: Context) -> Prefill:

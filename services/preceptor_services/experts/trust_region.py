@@ -6,22 +6,24 @@ which is a linear interpolation of logits, normalised once. It is what a teacher
 moves towards the student under a bound on its KL divergence from the reference. Source: SDPO (arXiv
 2601.20802), where it is as good as the moving average.
 
-It offers of a causal model what `scoring.score` reads, and costs a second forward pass.
+To the scoring engine it is one model (`engine.models.Scorer`); it costs a second forward pass.
 """
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from preceptor_services.experts.engine.models import Scorer
 
 
 class GeometricMixture:
     """Two models of one vocabulary, scored as one."""
 
-    def __init__(self, reference: Any, student: Any, *, share: float) -> None:
+    def __init__(self, reference: Scorer, student: Scorer, *, share: float) -> None:
         self._reference = reference
         self._student = student
         self._share = share
@@ -31,38 +33,27 @@ class GeometricMixture:
         """Where both compute."""
         return self._student.device
 
-    def base_model(self, *, input_ids: Tensor, use_cache: bool) -> SimpleNamespace:
-        """Hidden states of both, side by side, [B, L, 2, H]."""
-        states = [
-            model.base_model(input_ids=input_ids, use_cache=use_cache).last_hidden_state
-            for model in (self._reference, self._student)
-        ]
-        return SimpleNamespace(last_hidden_state=torch.stack(states, dim=2))
-
-    def get_output_embeddings(self) -> MixedHead:
-        """The head of both."""
-        return MixedHead(
-            self._reference.get_output_embeddings(),
-            self._student.get_output_embeddings(),
-            share=self._share,
-        )
-
-
-class MixedHead:
-    """Interpolates the logits of two heads."""
-
-    def __init__(self, reference: Any, student: Any, *, share: float) -> None:
-        self._reference = reference
-        self._student = student
-        self._share = share
+    @property
+    def num_logits(self) -> int:
+        """Rows of either head."""
+        return self._student.num_logits
 
     @property
-    def weight(self) -> Tensor:
-        """The student's, for its shape."""
-        return self._student.weight
+    def logits_dtype(self) -> torch.dtype:
+        """float32, so that interpolating loses nothing."""
+        return torch.float32
 
-    def __call__(self, hidden_R2H: Tensor) -> Tensor:
-        """[R, V] logits, in float32 so that interpolating loses nothing."""
-        reference_RV: Tensor = self._reference(hidden_R2H[:, 0]).float()
-        student_RV: Tensor = self._student(hidden_R2H[:, 1]).float()
-        return torch.lerp(reference_RV, student_RV, self._share)
+    def plan(self, sequences: Sequence[np.ndarray], max_tokens: int) -> list[list[int]]:
+        """The student's way: both are of one architecture, and run one after the other."""
+        return self._student.plan(sequences, max_tokens)
+
+    def hidden(self, sequences: Sequence[np.ndarray], places: Sequence[np.ndarray]) -> Tensor:
+        """Hidden states of both, side by side, `[R, 2, H]`."""
+        states = [model.hidden(sequences, places) for model in (self._reference, self._student)]
+        return torch.stack(states, dim=1)
+
+    def logits(self, hidden: Tensor, start: int, stop: int) -> Tensor:
+        """`[R, stop - start]` interpolated logits."""
+        reference = self._reference.logits(hidden[:, 0], start, stop).float()
+        student = self._student.logits(hidden[:, 1], start, stop).float()
+        return torch.lerp(reference, student, self._share)

@@ -1,0 +1,116 @@
+"""Attention over packed segments, in the place of the one that a transformers model brings.
+
+Each segment attends to itself causally and to the segments above it entirely. Products run segment
+by segment through torch's fused attention, on keys and values laid side by side; queries go in
+blocks, so that a mask never has more than `_QUERY_BLOCK` rows and memory stays linear in the
+tokens.
+
+transformers hands keyword arguments of a forward call down to its attention function
+(`AttentionInterface`), which is how `packed` arrives here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from preceptor_services.experts.engine.packing import Packed, Segment
+
+ATTENTION: Final = "preceptor_packed"
+_QUERY_BLOCK: Final = 512
+_REFUSED: Final = ("softcap", "s_aux")
+
+
+class Unpackable(ValueError):
+    """This model's attention does more than the packed one can."""
+
+
+def packed_attention(
+    module: Any,
+    query_1GND: Tensor,
+    key_1MND: Tensor,
+    value_1MND: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed: Packed | None = None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """What a transformers attention layer calls.
+
+    Args:
+        module: The layer.
+        query_1GND: `[1, G, N, D]`, G query heads over N packed tokens.
+        key_1MND: `[1, M, N, D]`, where M divides G.
+        value_1MND: Likewise.
+        attention_mask: None; the segments say what may be seen.
+        packed: The layout of the N tokens.
+        scaling: Of the scores; 1 / sqrt(D) where absent.
+        options: What this layer wants besides.
+
+    Returns:
+        `[1, N, G, D]` and no weights.
+
+    Raises:
+        Unpackable: The layer asks for what is not computed here.
+    """
+    if packed is None or attention_mask is not None:
+        raise Unpackable("its layers do not hand the layout down to their attention")
+    window = options.get("sliding_window")
+    if window is not None and packed.longest > window:
+        raise Unpackable(f"its sliding window of {window} is shorter than a sequence")
+    for name in _REFUSED:
+        if options.get(name) is not None:
+            raise Unpackable(f"its attention has {name}")
+    out_NGD = query_1GND.new_empty((query_1GND.shape[2], query_1GND.shape[1], value_1MND.shape[-1]))
+    for segment in packed.segments:
+        key, value = _seen(key_1MND, segment), _seen(value_1MND, segment)
+        for start in range(segment.start, segment.stop, _QUERY_BLOCK):
+            stop = min(start + _QUERY_BLOCK, segment.stop)
+            num_seen = segment.num_above + stop - segment.start
+            attended = _attend(
+                query_1GND[:, :, start:stop], key[:, :, :num_seen], value[:, :, :num_seen], scaling
+            )
+            out_NGD[start:stop] = attended[0].transpose(0, 1)
+    return out_NGD[None], None
+
+
+def _seen(states_1MND: Tensor, segment: Segment) -> Tensor:
+    """States of the segments above and of this one, in the order of their sequence."""
+    own = states_1MND[:, :, segment.start : segment.stop]
+    if not segment.above:
+        return own
+    return torch.cat([*(states_1MND[:, :, a:b] for a, b in segment.above), own], dim=2)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """The queries are the last ones of their sequence: the i-th sees all but those after itself."""
+    num_queries, num_keys = query.shape[2], key.shape[2]
+    grouped = query.shape[1] != key.shape[1]
+    if num_queries == num_keys:
+        return scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
+        )
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=_mask(num_queries, num_keys, query),
+        scale=scaling,
+        enable_gqa=grouped,
+    )
+
+
+def _mask(num_queries: int, num_keys: int, like: Tensor) -> Tensor | None:
+    if num_queries == 1:
+        return None
+    # Added to the scores, in their type: a boolean one would be converted in every layer.
+    mask = torch.full((num_queries, num_keys), float("-inf"), dtype=like.dtype, device=like.device)
+    return mask.triu_(num_keys - num_queries + 1)
+
+
+cast("Any", AttentionInterface).register(ATTENTION, packed_attention)

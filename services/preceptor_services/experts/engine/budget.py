@@ -1,0 +1,63 @@
+"""How much memory scoring may take, as amounts of work.
+
+What grows with the tokens of a forward pass (activations) and what grows with rows times vocabulary
+(logits) get a share each; what stays after a call (entries) is the part of `admission.py`. Weights
+are not in the budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+_LOGITS_SHARE: Final = 4
+"""One part in so many is for logits, another for answers, the rest for activations."""
+_BYTES_PER_LOGIT: Final = 8
+"""One element, and its share of the float32 copies of a block or of the runs searched."""
+_BYTES_PER_ENTRY: Final = 40
+"""An id and a log-prob, and what becomes of them on the way into a reply."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What goes through model and head at a time, and what may wait to be sent."""
+
+    max_tokens: int = 65_536
+    """Packed tokens of one forward pass; a longer sequence goes alone."""
+    max_logits: int = 32 << 20
+    """Elements of `[rows, vocabulary]`."""
+    max_entries: int = 16 << 20
+    """Entries of all answers under way: positions times top-k and candidates."""
+
+    def __post_init__(self) -> None:
+        for field in ("max_tokens", "max_logits", "max_entries"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}: {getattr(self, field)} is below 1")
+
+
+DEFAULT_BUDGET: Final = Budget()
+
+
+def budget_of(memory_bytes: int, config: Any, *, element_bytes: int) -> Budget:
+    """The work that fits into `memory_bytes`, for a decoder of this transformers configuration."""
+    share = memory_bytes // _LOGITS_SHARE
+    return Budget(
+        max_tokens=max(1, (memory_bytes - 2 * share) // token_bytes(config, element_bytes)),
+        max_logits=max(1, share // _BYTES_PER_LOGIT),
+        max_entries=max(1, share // _BYTES_PER_ENTRY),
+    )
+
+
+def token_bytes(config: Any, element_bytes: int) -> int:
+    """Activations of one token that are alive at once in a decoder layer, generously.
+
+    Residual, its norm in float32, queries, keys and values before and after their rotation, and
+    the three products of a gated MLP.
+    """
+    hidden: int = config.hidden_size
+    heads: int = config.num_attention_heads
+    key_heads: int = getattr(config, "num_key_value_heads", None) or heads
+    head_dim: int = getattr(config, "head_dim", None) or hidden // heads
+    inner: int = getattr(config, "intermediate_size", None) or 4 * hidden
+    attention = 4 * (heads + 2 * key_heads) * head_dim
+    return element_bytes * (4 * hidden + attention + 4 * inner) + 4 * 4 * hidden

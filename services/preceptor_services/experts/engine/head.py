@@ -1,0 +1,167 @@
+"""From hidden states to entries: normaliser, k best and asked ids; `[T, V]` never exists.
+
+Rows go in chunks, so that logits never take more than a given number of elements. Within a chunk
+the head is applied to blocks of columns that stay in a core's cache, and what needs every logit is
+taken while they are there:
+
+    logsumexp      of each block, and then of the blocks
+    maxima         of each run of 128 columns
+
+The k best logits lie in the k runs with the largest maxima, since each of these holds one that is
+no smaller than any outside; so only k runs are searched. That is exact. On a GPU the head is
+applied to all columns at once, and one kernel takes both figures (`block_kernel.py`).
+
+Columns beyond the real vocabulary (padding of the head) count in the normaliser, as they do when
+the student samples, but are never entries: their probability is part of the tail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from preceptor_services.experts.engine.models import Scorer
+
+RUN: Final = 128
+"""Columns whose maximum is kept."""
+BLOCK: Final = 32 * RUN
+"""Columns taken at a time on a CPU: 128 rows of them are 2 MB of float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entries:
+    """What `read_head` found, on the scorer's device."""
+
+    ids_RK: Tensor
+    """int32."""
+    logprobs_RK: Tensor
+    """float32, descending."""
+    asked_logprobs_RA: Tensor
+    """float32; anything where the asked id is -1."""
+
+
+def read_head(
+    scorer: Scorer,
+    hidden: Tensor,
+    asked_RA: Tensor,
+    *,
+    top_k: int,
+    vocab_size: int,
+    max_logits: int,
+) -> Entries:
+    """Log-probs of the best and of the asked ids.
+
+    Args:
+        scorer: Whose head it is.
+        hidden: `[R, ...]` as the scorer gave it.
+        asked_RA: int64 ids to score besides; -1 pads.
+        top_k: Entries per row, at most `vocab_size`.
+        vocab_size: Ids below it may be entries.
+        max_logits: Elements held at once; one row is held in any case.
+    """
+    step = max(1, max_logits // scorer.num_logits)
+    read = _read_small if scorer.num_logits <= BLOCK else _read_large
+    chunks = [
+        read(
+            scorer, hidden[start : start + step], asked_RA[start : start + step], top_k, vocab_size
+        )
+        for start in range(0, len(hidden), step)
+    ]
+    return Entries(
+        ids_RK=torch.cat([chunk.ids_RK for chunk in chunks]),
+        logprobs_RK=torch.cat([chunk.logprobs_RK for chunk in chunks]),
+        asked_logprobs_RA=torch.cat([chunk.asked_logprobs_RA for chunk in chunks]),
+    )
+
+
+def _read_small(
+    scorer: Scorer, hidden: Tensor, asked_RA: Tensor, top_k: int, vocab_size: int
+) -> Entries:
+    logits_RV = scorer.logits(hidden, 0, scorer.num_logits).float()
+    normaliser_R1 = logits_RV.logsumexp(-1, keepdim=True)
+    best = logits_RV[:, :vocab_size].topk(top_k, dim=-1)
+    return Entries(
+        ids_RK=best.indices.to(torch.int32),
+        logprobs_RK=best.values - normaliser_R1,
+        asked_logprobs_RA=logits_RV.gather(1, asked_RA.clamp(min=0)) - normaliser_R1,
+    )
+
+
+def _read_large(
+    scorer: Scorer, hidden: Tensor, asked_RA: Tensor, top_k: int, vocab_size: int
+) -> Entries:
+    logits_RW, normaliser_R1, maxima_RM = _swept(scorer, hidden, vocab_size)
+    if 2 * top_k * RUN >= vocab_size:  # most runs would be searched
+        values_RK, ids_RK = logits_RW[:, :vocab_size].topk(top_k, dim=-1)
+    else:
+        values_RK, ids_RK = _best_in_runs(logits_RW, maxima_RM, top_k, vocab_size)
+    return Entries(
+        ids_RK=ids_RK.to(torch.int32),
+        logprobs_RK=values_RK.float() - normaliser_R1,
+        asked_logprobs_RA=logits_RW.gather(1, asked_RA.clamp(min=0)).float() - normaliser_R1,
+    )
+
+
+def _swept(scorer: Scorer, hidden: Tensor, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits `[R, W]` (whole runs, filled up with -inf), normaliser `[R, 1]`, maxima `[R, W/RUN]`.
+
+    Maxima are over the real vocabulary alone.
+    """
+    num_logits = scorer.num_logits
+    width = -(-num_logits // RUN) * RUN
+    on_gpu = hidden.device.type == "cuda"
+    step = width if on_gpu else BLOCK
+    statistics = _gpu_statistics if on_gpu else _statistics
+    logits_RW = hidden.new_empty((len(hidden), width), dtype=scorer.logits_dtype)
+    logits_RW[:, num_logits:] = float("-inf")
+    normalisers: list[Tensor] = []
+    maxima: list[Tensor] = []
+    for start in range(0, width, step):
+        block_RC = logits_RW[:, start : start + step]
+        stop = min(start + step, num_logits)
+        block_RC[:, : stop - start] = scorer.logits(hidden, start, stop)
+        normaliser, highest = statistics(block_RC, vocab_size - start)
+        normalisers.append(normaliser)
+        maxima.append(highest)
+    normaliser_R1 = torch.cat(normalisers, dim=1).logsumexp(-1, keepdim=True)
+    return logits_RW, normaliser_R1, torch.cat(maxima, dim=1)
+
+
+def _statistics(block_RC: Tensor, num_real: int) -> tuple[Tensor, Tensor]:
+    """Logsumexp `[R, 1]` of a block; maxima of the runs of its first `num_real` columns."""
+    values_RC = block_RC.to(torch.float32, copy=True)
+    maxima_RM = values_RC.unflatten(1, (-1, RUN)).amax(-1)
+    highest_R1 = maxima_RM.amax(-1, keepdim=True)
+    if num_real < values_RC.shape[1]:
+        first = max(0, num_real) // RUN
+        maxima_RM[:, first:] = float("-inf")
+        if num_real > first * RUN:
+            maxima_RM[:, first] = values_RC[:, first * RUN : num_real].amax(-1)
+    # In place, while the block is in the cache: this is where the time goes.
+    sums_R1 = values_RC.sub_(highest_R1).exp_().sum(-1, keepdim=True)
+    return sums_R1.log_().add_(highest_R1), maxima_RM
+
+
+def _gpu_statistics(block_RC: Tensor, num_real: int) -> tuple[Tensor, Tensor]:
+    # Here, because triton comes with torch for GPUs alone.
+    from preceptor_services.experts.engine.block_kernel import block_statistics
+
+    return block_statistics(block_RC, num_real, run=RUN)
+
+
+def _best_in_runs(
+    logits_RW: Tensor, maxima_RM: Tensor, top_k: int, vocab_size: int
+) -> tuple[Tensor, Tensor]:
+    """Values and ids `[R, K]` of the k best, searched in the k runs with the largest maxima."""
+    runs_RK = maxima_RM.topk(top_k, dim=-1).indices
+    index_RKN = runs_RK[:, :, None].expand(-1, -1, RUN)
+    found_RKN = logits_RW.unflatten(1, (-1, RUN)).gather(1, index_RKN)
+    if vocab_size % RUN:
+        is_last = (runs_RK == vocab_size // RUN)[:, :, None]
+        found_RKN[:, :, vocab_size % RUN :].masked_fill_(is_last, float("-inf"))
+    values_RK, places_RK = found_RKN.flatten(1).topk(top_k, dim=-1)
+    ids_RK = runs_RK.gather(1, places_RK // RUN) * RUN + places_RK % RUN
+    return values_RK, ids_RK

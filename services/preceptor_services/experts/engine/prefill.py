@@ -1,0 +1,39 @@
+"""One sequence to read, and what is wanted of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefill:
+    """Context and response as ids, and the positions at which the model is to be asked.
+
+    `positions_P` are ascending indices into the response; `candidate_ids_PC` has -1 in empty cells.
+    """
+
+    context_ids: np.ndarray
+    response_ids: np.ndarray
+    positions_P: np.ndarray
+    top_k: int
+    candidate_ids_PC: np.ndarray | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the model reads; nobody asks what follows the last one."""
+        return len(self.context_ids) + len(self.response_ids) - 1
+
+    @property
+    def num_candidates(self) -> int:
+        """C."""
+        return 0 if self.candidate_ids_PC is None else self.candidate_ids_PC.shape[1]
+
+    def tokens(self) -> np.ndarray:
+        """`[L]` what the model reads."""
+        return np.concatenate([self.context_ids, self.response_ids[:-1]])
+
+    def places(self) -> np.ndarray:
+        """`[P]` places in `tokens` of the hidden states that predict the positions wanted."""
+        return len(self.context_ids) - 1 + self.positions_P

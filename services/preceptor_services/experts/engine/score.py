@@ -1,0 +1,115 @@
+"""Scoring prefixes with a causal language model: one prefill, no sampling, no gradient.
+
+For each query the model reads context and response once, and at the positions wanted it gives
+log q(. | context, response before t) in full precision: the K best entries, the student's own token
+and any candidate ids, all normalised over every row of the head. Index convention as in
+`schemas.py`: entry t is the distribution over response token t given everything before it, so it is
+read from the hidden state one place earlier.
+
+Left out: logit post-processing such as soft-capping, which `scorer_of` refuses, and a cache of
+keys and values between calls: what a call shares, it shares inside.
+
+Example:
+    scorer = scorer_of(model, vocab_size=261)
+    prefill = Prefill(context_ids=context, response_ids=response, positions_P=np.arange(3), top_k=8)
+    [distributions] = score(scorer, [prefill], vocab_size=261)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from preceptor_clients.answers import Distributions
+from preceptor_clients.arrays import MISSING
+from preceptor_services.experts.engine.budget import DEFAULT_BUDGET, Budget
+from preceptor_services.experts.engine.head import Entries, read_head
+from preceptor_services.experts.engine.models import Scorer
+from preceptor_services.experts.engine.prefill import Prefill
+
+
+def score(
+    scorer: Scorer,
+    prefills: Sequence[Prefill],
+    *,
+    vocab_size: int,
+    budget: Budget = DEFAULT_BUDGET,
+) -> list[Distributions]:
+    """What a model says at every position wanted.
+
+    The same prefills in the same order, on one machine and with one number of threads, give the
+    same bits.
+
+    Args:
+        scorer: The model, as `scorer_of` made it.
+        prefills: Sequences with at least one token of context each.
+        vocab_size: Ids below it may be entries.
+        budget: How much goes through the model and the head at a time.
+
+    Returns:
+        One `Distributions` per prefill, log-probs as float32.
+
+    Raises:
+        ValueError: A prefill without context: nothing precedes its first token.
+    """
+    for index, prefill in enumerate(prefills):
+        if not len(prefill.context_ids):
+            raise ValueError(f"prefills[{index}].context_ids: is empty")
+    sequences = [prefill.tokens() for prefill in prefills]
+    found: dict[int, Distributions] = {}
+    with torch.inference_mode():
+        for members in scorer.plan(sequences, budget.max_tokens) if prefills else []:
+            batch = [prefills[i] for i in members]
+            hidden = scorer.hidden([sequences[i] for i in members], [p.places() for p in batch])
+            entries = read_head(
+                scorer,
+                hidden,
+                _asked_ids(batch).to(scorer.device),
+                top_k=min(max(prefill.top_k for prefill in batch), vocab_size),
+                vocab_size=vocab_size,
+                max_logits=budget.max_logits,
+            )
+            found.update(zip(members, _split(batch, entries), strict=True))
+    return [found[index] for index in range(len(prefills))]
+
+
+def _asked_ids(batch: Sequence[Prefill]) -> Tensor:
+    """`[R, 1 + C]` the student's own token and the candidates of each row."""
+    width = max(prefill.num_candidates for prefill in batch)
+    asked_RA = np.full((sum(len(p.positions_P) for p in batch), 1 + width), -1, np.int64)
+    start = 0
+    for prefill in batch:
+        stop = start + len(prefill.positions_P)
+        asked_RA[start:stop, 0] = prefill.response_ids[prefill.positions_P]
+        if prefill.candidate_ids_PC is not None:
+            asked_RA[start:stop, 1 : 1 + prefill.num_candidates] = prefill.candidate_ids_PC
+        start = stop
+    return torch.tensor(asked_RA)
+
+
+def _split(batch: Sequence[Prefill], entries: Entries) -> list[Distributions]:
+    ids_RK = entries.ids_RK.cpu().numpy()
+    logprobs_RK = entries.logprobs_RK.cpu().numpy()
+    asked_logprobs_RA = entries.asked_logprobs_RA.cpu().numpy()
+    found: list[Distributions] = []
+    start = 0
+    for prefill in batch:
+        rows = slice(start, start + len(prefill.positions_P))
+        start = rows.stop
+        wanted_PC = prefill.candidate_ids_PC
+        candidates_PC = None
+        if wanted_PC is not None:
+            values = asked_logprobs_RA[rows, 1 : 1 + prefill.num_candidates]
+            candidates_PC = np.where(wanted_PC >= 0, values, MISSING).astype(np.float32)
+        found.append(
+            Distributions(
+                ids_PK=ids_RK[rows, : prefill.top_k],
+                logprobs_PK=logprobs_RK[rows, : prefill.top_k],
+                own_logprobs_P=asked_logprobs_RA[rows, 0],
+                candidate_logprobs_PC=candidates_PC,
+            )
+        )
+    return found
