@@ -19,11 +19,12 @@ Caution. The gradient above holds `f` fixed. When feedback is computed from the 
 `q_t` depends on later actions through it, and the gradient has all costs in the future term:
 `credit="all"` is that one, at more variance. The paper's algorithm is `later`. Whether there is a
 teacher at all is such feedback where only failures are taught: under `all` a rollout without one
-has cost 0 and is compared with its siblings like any other: a baseline that only taught ones had
+has cost 0 and is compared with its siblings like any other, since a baseline of taught ones alone
 would be biased. In the same way a leave-one-out baseline is unbiased only over siblings whose
-target does not use this rollout (`loo_independent`). Siblings that demonstrate to each other bias the future term under `loo`: by 2
-to 8 % in enumerated pairs whose teachers of success and failure are close, by 13 to 44 % where the
-two are unrelated. `benchmarks/exact_gradient.py` measures all of this.
+target does not use this rollout (`loo_independent`). Siblings that demonstrate to each other bias
+the future term under `loo`: by 2 to 8 % in enumerated pairs whose teachers of success and failure
+are close, by 13 to 44 % where the two are unrelated. `benchmarks/exact_gradient.py` measures all of
+this.
 
 Caution. Costs are positive and the last token has none after it, so CE-to-go prefers short
 responses wherever experts keep some entropy. Watch the response length; `future="kl"` is neutral at
