@@ -24,6 +24,7 @@ from preceptor_services.gateway.routes import (
     blobs,
     corrections,
     corrections_admin,
+    corrections_page,
     health,
     internal,
     records,
@@ -37,7 +38,7 @@ from preceptor_services.store.database import Database
 
 _AREAS = (
     *(asking, tickets, weights, records, services, blobs, internal, health),
-    *(corrections, corrections_admin, vllm_face),
+    *(corrections, corrections_admin, corrections_page, vllm_face),
 )
 
 

@@ -1,0 +1,154 @@
+// What changed between two texts, in words: Myers' O(ND) differences (Algorithmica 1, 1986), with
+// equal ends cut off first, and lines before words where the texts are long.
+
+const MAX_DISTANCE = 600;
+const LONG_CHARS = 8_000;
+const WORD = /\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu;
+
+/** Runs of `{kind: "same" | "del" | "ins", text}` that spell `before` without "ins", `after` without "del". */
+export function diff(before, after) {
+  if (before === after) return before ? [{ kind: "same", text: before }] : [];
+  const head = commonHead(before, after);
+  const tail = commonTail(before, after, head);
+  const middle = differ(before.slice(head, before.length - tail), after.slice(head, after.length - tail));
+  return joined([
+    { kind: "same", text: before.slice(0, head) },
+    ...middle,
+    { kind: "same", text: tail ? before.slice(-tail) : "" },
+  ]);
+}
+
+function differ(before, after) {
+  if (!before || !after) return [{ kind: "del", text: before }, { kind: "ins", text: after }];
+  if (before.length + after.length < LONG_CHARS) return runs(words(before), words(after));
+  return runs(lines(before), lines(after)).length > 2 ? byLinesThenWords(before, after) : wordsIfFew(before, after);
+}
+
+function byLinesThenWords(before, after) {
+  const out = [];
+  let del = "";
+  let ins = "";
+  const flush = () => {
+    if (del && ins && del.length + ins.length < LONG_CHARS) out.push(...runs(words(del), words(ins)));
+    else if (del && ins) out.push(...wordsIfFew(del, ins));
+    else out.push({ kind: "del", text: del }, { kind: "ins", text: ins });
+    del = ins = "";
+  };
+  for (const run of runs(lines(before), lines(after))) {
+    if (run.kind === "del") del += run.text;
+    else if (run.kind === "ins") ins += run.text;
+    else {
+      flush();
+      out.push(run);
+    }
+  }
+  flush();
+  return out;
+}
+
+const wordsIfFew = (before, after) => runs(words(before), words(after));
+const words = (text) => text.match(WORD) ?? [];
+const lines = (text) => text.match(/[^\n]*\n|[^\n]+$/g) ?? [];
+
+/** Equal characters at the start, back to where a word begins in both. */
+function commonHead(a, b) {
+  const limit = Math.min(a.length, b.length);
+  let n = 0;
+  while (n < limit && a.charCodeAt(n) === b.charCodeAt(n)) n += 1;
+  while (n > 0 && (inWord(a, n) || inWord(b, n))) n -= 1;
+  return n;
+}
+
+function commonTail(a, b, head) {
+  const limit = Math.min(a.length, b.length) - head;
+  let n = 0;
+  while (n < limit && a.charCodeAt(a.length - 1 - n) === b.charCodeAt(b.length - 1 - n)) n += 1;
+  while (n > 0 && (inWord(a, a.length - n) || inWord(b, b.length - n))) n -= 1;
+  return n;
+}
+
+const isWord = (unit) => unit === 95 || (unit > 47 && unit < 58) || (unit > 64 && unit < 91) || (unit > 96 && unit < 123) || unit > 127;
+const inWord = (text, at) => at > 0 && at < text.length && isWord(text.charCodeAt(at - 1)) && isWord(text.charCodeAt(at));
+
+/** Runs from one list of pieces to another; beyond MAX_DISTANCE, all of one for all of the other. */
+function runs(a, b) {
+  const trace = search(a, b);
+  if (trace === null) return [{ kind: "del", text: a.join("") }, { kind: "ins", text: b.join("") }];
+  const steps = [];
+  let x = a.length;
+  let y = b.length;
+  for (let d = trace.length - 1; d >= 0; d -= 1) {
+    const reach = trace[d];
+    const k = x - y;
+    const down = k === -d || (k !== d && reach.get(k - 1) < reach.get(k + 1));
+    const beforeK = down ? k + 1 : k - 1;
+    const beforeX = d === 0 ? 0 : reach.get(beforeK);
+    const beforeY = d === 0 ? 0 : beforeX - beforeK;
+    while (x > beforeX && y > beforeY) {
+      x -= 1;
+      y -= 1;
+      steps.push({ kind: "same", text: a[x] });
+    }
+    if (d > 0) steps.push(down ? { kind: "ins", text: b[beforeY] } : { kind: "del", text: a[beforeX] });
+    x = beforeX;
+    y = beforeY;
+  }
+  return joined(steps.reverse());
+}
+
+/** For each distance the furthest reach on every diagonal before it, or null beyond MAX_DISTANCE. */
+function search(a, b) {
+  const reach = new Reach();
+  const trace = [];
+  for (let d = 0; d <= Math.min(MAX_DISTANCE, a.length + b.length); d += 1) {
+    trace.push(reach.copy(d));
+    for (let k = -d; k <= d; k += 2) {
+      const down = k === -d || (k !== d && reach.get(k - 1) < reach.get(k + 1));
+      let x = down ? reach.get(k + 1) : reach.get(k - 1) + 1;
+      while (x < a.length && x - k < b.length && a[x] === b[x - k]) x += 1;
+      reach.set(k, x);
+      if (x >= a.length && x - k >= b.length) return trace;
+    }
+  }
+  return null;
+}
+
+class Reach {
+  constructor(values = new Int32Array(2 * MAX_DISTANCE + 5), middle = MAX_DISTANCE + 2) {
+    this.values = values;
+    this.middle = middle;
+  }
+  get(k) {
+    return this.values[this.middle + k];
+  }
+  set(k, x) {
+    this.values[this.middle + k] = x;
+  }
+  copy(d) {
+    return new Reach(this.values.slice(this.middle - d - 1, this.middle + d + 2), d + 1);
+  }
+}
+
+/** Neighbours of one kind made one, deletions before insertions. */
+function joined(steps) {
+  const out = [];
+  let del = "";
+  let ins = "";
+  const flush = () => {
+    if (del) out.push({ kind: "del", text: del });
+    if (ins) out.push({ kind: "ins", text: ins });
+    del = ins = "";
+  };
+  for (const { kind, text } of steps) {
+    if (!text) continue;
+    if (kind === "del") del += text;
+    else if (kind === "ins") ins += text;
+    else if (out.at(-1)?.kind === "same" && !del && !ins) out.at(-1).text += text;
+    else {
+      flush();
+      out.push({ kind, text });
+    }
+  }
+  flush();
+  return out;
+}
