@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from preceptor_clients.errors import ContextTooLong, Invalid
 from preceptor_clients.schemas import FeedbackItem, PrefixQuery
-from preceptor_clients.templates import FeedbackTemplate
+from preceptor_clients.templates import COMPACT, PAPERS, FeedbackTemplate
 
+_TEMPLATES: Final = {template.name: template for template in (COMPACT, PAPERS)}
 Encode = Callable[[list[dict[str, str]]], list[int]]
 
 
@@ -26,6 +29,20 @@ class Context:
     ids: np.ndarray
     used_feedback: tuple[str, ...] = ()
     truncated: tuple[str, ...] = ()
+
+
+def find_template(name: str) -> FeedbackTemplate:
+    """The template of this name, or the one in this file.
+
+    Raises:
+        ValueError: Neither is there.
+    """
+    if name in _TEMPLATES:
+        return _TEMPLATES[name]
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError(f"template: {name!r} is none of {sorted(_TEMPLATES)} and no file")
+    return FeedbackTemplate(name=path.stem, source_jinja=path.read_text())
 
 
 def build_context(

@@ -23,17 +23,22 @@ _FINGERPRINTED: Final = (".json", ".safetensors", ".jinja", ".txt", ".model")
 
 
 class ScoringModel:
-    """Architecture, tokenizer and initial weights of one folder, on one device."""
+    """Architecture, tokenizer and initial weights of one folder, on one device.
 
-    def __init__(self, folder: Path, *, device: str, dtype: Precision) -> None:
+    `initial` is a float32 copy of the weights, where they are to be kept for going back to them.
+    """
+
+    def __init__(
+        self, folder: Path, *, device: str, dtype: Precision, keep_initial: bool = True
+    ) -> None:
         disable_progress_bar()
         self.tokenizer: Any = cast("Any", AutoTokenizer).from_pretrained(
             folder, local_files_only=True
         )
         loaded = cast("Any", AutoModelForCausalLM).from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True
+            folder, dtype=torch.float32 if keep_initial else DTYPES[dtype], local_files_only=True
         )
-        self.initial = parameters_of(loaded)
+        self.initial = parameters_of(loaded) if keep_initial else {}
         self.module: Any = loaded.to(device=device, dtype=DTYPES[dtype]).eval()
         self.vocab_fingerprint = tokenizer_fingerprint(self.tokenizer)
         vocabulary: dict[str, int] = self.tokenizer.get_vocab()

@@ -42,13 +42,12 @@ from preceptor_clients.schemas import (
     ServiceLimits,
     WeightsOffer,
 )
-from preceptor_clients.templates import COMPACT, PAPERS, FeedbackTemplate
-from preceptor_services.experts.context import Context, build_context
+from preceptor_services.experts.context import Context, build_context, find_template
 from preceptor_services.experts.ema import AverageWeights
 from preceptor_services.experts.engine.admission import Admission
-from preceptor_services.experts.engine.budget import Budget, budget_of, token_bytes
+from preceptor_services.experts.engine.budget import budget_of
 from preceptor_services.experts.engine.models import Scorer, scorer_of
-from preceptor_services.experts.engine.prefill import Prefill
+from preceptor_services.experts.engine.prefill import num_entries, prefill_of
 from preceptor_services.experts.engine.score import score
 from preceptor_services.experts.model import DTYPES, Precision, ScoringModel, folder_fingerprint
 from preceptor_services.experts.trust_region import GeometricMixture
@@ -56,7 +55,6 @@ from preceptor_services.experts.weights import WeightCatalogue
 
 CODE_VERSION: Final = "2"
 """Raised whenever the same model, settings and query may give another answer."""
-_TEMPLATES: Final = {template.name: template for template in (COMPACT, PAPERS)}
 R = TypeVar("R")
 
 
@@ -121,7 +119,7 @@ class SelfTeacher:
 
     def __init__(self, **options: Any) -> None:
         self._config = SelfTeacherConfig(**options)
-        self._template = _find_template(self._config.template)
+        self._template = find_template(self._config.template)
         self._torch = ThreadPoolExecutor(
             1,
             thread_name_prefix="self-teacher",
@@ -142,7 +140,12 @@ class SelfTeacher:
         """The version in the model; None for the initial weights."""
         own_limit: int = self._model.module.config.max_position_embeddings
         self._max_context = min(self._config.max_context or own_limit, own_limit)
-        self._budget = self._make_budget()
+        self._budget = budget_of(
+            self._config.memory_mb,
+            self._model.module.config,
+            element_bytes=DTYPES[self._config.dtype].itemsize,
+            max_context=self._max_context,
+        )
         self._admission = Admission(self._budget.max_entries)
         self._info = self._describe()
 
@@ -159,7 +162,7 @@ class SelfTeacher:
             WeightsNotHere: A wanted version is not known; the whole call goes elsewhere.
             TooLarge: The answers would not fit into the budget.
         """
-        size = sum(_num_entries(query) for query in queries)
+        size = sum(num_entries(query) for query in queries)
         if size > self._admission.capacity:
             raise TooLarge(
                 f"{size} entries are asked for, {self._admission.capacity} fit", field="queries"
@@ -217,18 +220,6 @@ class SelfTeacher:
         student = scorer_of(self._model.module, vocab_size)
         return GeometricMixture(reference, student, share=self._config.trust_region)
 
-    def _make_budget(self) -> Budget:
-        memory = self._config.memory_mb << 20
-        element_bytes = DTYPES[self._config.dtype].itemsize
-        budget = budget_of(memory, self._model.module.config, element_bytes=element_bytes)
-        if budget.max_tokens < self._max_context:
-            per_token = token_bytes(self._model.module.config, element_bytes)
-            raise ValueError(
-                f"memory_mb: {self._config.memory_mb} holds {budget.max_tokens} tokens at "
-                f"{per_token} bytes, max_context is {self._max_context}"
-            )
-        return budget
-
     async def _in_torch(self, work: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._torch, work)
 
@@ -263,7 +254,7 @@ class SelfTeacher:
         before = self._loaded
         found = score(
             self._scorer,
-            [_prefill(query, context) for _, query, context in batch],
+            [prefill_of(query, context.ids) for _, query, context in batch],
             vocab_size=self._model.vocab_size,
             budget=self._budget,
         )
@@ -344,27 +335,3 @@ class SelfTeacher:
         }
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
         return f"{CODE_VERSION}-{digest[:16]}"
-
-
-def _num_entries(query: PrefixQuery) -> int:
-    num_candidates = 0 if query.candidate_ids is None else query.candidate_ids.shape[1]
-    return query.num_positions * (query.top_k + num_candidates)
-
-
-def _prefill(query: PrefixQuery, context: Context) -> Prefill:
-    return Prefill(
-        context_ids=context.ids,
-        response_ids=query.response_ids,
-        positions_P=query.position_ids(),
-        top_k=query.top_k,
-        candidate_ids_PC=query.candidate_ids,
-    )
-
-
-def _find_template(name: str) -> FeedbackTemplate:
-    if name in _TEMPLATES:
-        return _TEMPLATES[name]
-    path = Path(name)
-    if not path.is_file():
-        raise ValueError(f"template: {name!r} is none of {sorted(_TEMPLATES)} and no file")
-    return FeedbackTemplate(name=path.stem, source_jinja=path.read_text())

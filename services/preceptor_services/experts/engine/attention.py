@@ -38,6 +38,7 @@ def packed_attention(
     *,
     packed: Packed | None = None,
     scaling: float | None = None,
+    sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """What a transformers attention layer calls.
@@ -50,6 +51,7 @@ def packed_attention(
         attention_mask: None; the segments say what may be seen.
         packed: The layout of the N tokens.
         scaling: Of the scores; 1 / sqrt(D) where absent.
+        sliding_window: Most tokens that a token sees, itself included; all where absent.
         options: What this layer wants besides.
 
     Returns:
@@ -60,9 +62,6 @@ def packed_attention(
     """
     if packed is None or attention_mask is not None:
         raise Unpackable("its layers do not hand the layout down to their attention")
-    window = options.get("sliding_window")
-    if window is not None and packed.longest > window:
-        raise Unpackable(f"its sliding window of {window} is shorter than a sequence")
     for name in _REFUSED:
         if options.get(name) is not None:
             raise Unpackable(f"its attention has {name}")
@@ -73,7 +72,11 @@ def packed_attention(
             stop = min(start + _QUERY_BLOCK, segment.stop)
             num_seen = segment.num_above + stop - segment.start
             attended = _attend(
-                query_1GND[:, :, start:stop], key[:, :, :num_seen], value[:, :, :num_seen], scaling
+                query_1GND[:, :, start:stop],
+                key[:, :, :num_seen],
+                value[:, :, :num_seen],
+                scaling,
+                sliding_window or num_seen,
             )
             out_NGD[start:stop] = attended[0].transpose(0, 1)
     return out_NGD[None], None
@@ -87,30 +90,31 @@ def _seen(states_1MND: Tensor, segment: Segment) -> Tensor:
     return torch.cat([*(states_1MND[:, :, a:b] for a, b in segment.above), own], dim=2)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int
+) -> Tensor:
     """The queries are the last ones of their sequence: the i-th sees all but those after itself."""
     num_queries, num_keys = query.shape[2], key.shape[2]
-    grouped = query.shape[1] != key.shape[1]
-    if num_queries == num_keys:
-        return scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
-        )
+    whole = num_queries == num_keys <= window
     return scaled_dot_product_attention(
         query,
         key,
         value,
-        attn_mask=_mask(num_queries, num_keys, query),
+        attn_mask=None if whole else _mask(num_queries, num_keys, window, query),
+        is_causal=whole,
         scale=scaling,
-        enable_gqa=grouped,
+        enable_gqa=query.shape[1] != key.shape[1],
     )
 
 
-def _mask(num_queries: int, num_keys: int, like: Tensor) -> Tensor | None:
-    if num_queries == 1:
-        return None
-    # Added to the scores, in their type: a boolean one would be converted in every layer.
-    mask = torch.full((num_queries, num_keys), float("-inf"), dtype=like.dtype, device=like.device)
-    return mask.triu_(num_keys - num_queries + 1)
+def _mask(num_queries: int, num_keys: int, window: int, like: Tensor) -> Tensor:
+    """Added to the scores, in their type: a boolean one would be converted in every layer."""
+    before = num_keys - num_queries
+    hidden = torch.full(
+        (num_queries, num_keys), float("-inf"), dtype=like.dtype, device=like.device
+    )
+    later = hidden.triu(before + 1)
+    return later if num_keys <= window else later + hidden.tril(before - window)
 
 
 cast("Any", AttentionInterface).register(ATTENTION, packed_attention)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 _LOGITS_SHARE: Final = 4
-"""One part in so many is for logits, another for answers, the rest for activations."""
+"""One part in so many is for logits, one for answers, and two are for activations."""
 _BYTES_PER_LOGIT: Final = 8
 """One element, and its share of the float32 copies of a block or of the runs searched."""
 _BYTES_PER_ENTRY: Final = 40
@@ -38,13 +38,30 @@ class Budget:
 DEFAULT_BUDGET: Final = Budget()
 
 
-def budget_of(memory_bytes: int, config: Any, *, element_bytes: int) -> Budget:
-    """The work that fits into `memory_bytes`, for a decoder of this transformers configuration."""
-    share = memory_bytes // _LOGITS_SHARE
+def budget_of(memory_mb: int, config: Any, *, element_bytes: int, max_context: int) -> Budget:
+    """The work that fits into `memory_mb`.
+
+    Args:
+        memory_mb: MiB for activations, logits and answers together.
+        config: A transformers configuration of a decoder.
+        element_bytes: Of one activation.
+        max_context: Tokens of the longest sequence, which must fit.
+
+    Raises:
+        ValueError: It does not.
+    """
+    share = (memory_mb << 20) // _LOGITS_SHARE
+    per_token = token_bytes(config, element_bytes)
+    max_tokens = 2 * share // per_token
+    if max_tokens < max_context:
+        raise ValueError(
+            f"memory_mb: {memory_mb} holds {max_tokens} tokens at {per_token} bytes, "
+            f"max_context is {max_context}"
+        )
     return Budget(
-        max_tokens=max(1, (memory_bytes - 2 * share) // token_bytes(config, element_bytes)),
-        max_logits=max(1, share // _BYTES_PER_LOGIT),
-        max_entries=max(1, share // _BYTES_PER_ENTRY),
+        max_tokens=max_tokens,
+        max_logits=share // _BYTES_PER_LOGIT,
+        max_entries=share // _BYTES_PER_ENTRY,
     )
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from preceptor_clients.schemas import PrefixQuery
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prefill:
@@ -37,3 +39,20 @@ class Prefill:
     def places(self) -> np.ndarray:
         """`[P]` places in `tokens` of the hidden states that predict the positions wanted."""
         return len(self.context_ids) - 1 + self.positions_P
+
+
+def prefill_of(query: PrefixQuery, context_ids: np.ndarray) -> Prefill:
+    """What `query` asks, in the context that the expert gave it."""
+    return Prefill(
+        context_ids=context_ids,
+        response_ids=query.response_ids,
+        positions_P=query.position_ids(),
+        top_k=query.top_k,
+        candidate_ids_PC=query.candidate_ids,
+    )
+
+
+def num_entries(query: PrefixQuery) -> int:
+    """Log-probs that its answer will hold."""
+    num_candidates = 0 if query.candidate_ids is None else query.candidate_ids.shape[1]
+    return query.num_positions * (query.top_k + num_candidates)
