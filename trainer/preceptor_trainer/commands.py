@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from importlib import import_module
+from collections.abc import Generator
+from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from preceptor_clients.errors import PreceptorError
 from preceptor_clients.http import GatewayClient
 from preceptor_trainer.config import RunConfig
-from preceptor_trainer.deployment import LocalDeployment, write_settings
+from preceptor_trainer.deployment import DeploymentFailed, LocalDeployment, write_settings
+from preceptor_trainer.loading import load_named
 from preceptor_trainer.loop import Trainer
 from preceptor_trainer.progress import Progress
 from preceptor_trainer.recipes.quickstart import quickstart
@@ -27,18 +31,25 @@ Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
 
 
 def train_command(
-    recipe: Annotated[str, typer.Argument(help="module:function that returns a RunConfig")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="module:function; takes `seed` and the options, returns a RunConfig."),
+    ],
     run_dir: Annotated[Path, typer.Option(help="Folder of the run; an unfinished one goes on.")],
     gateway: Annotated[str, typer.Option(help="URL of the gateway.")],
-    key_file: Annotated[Path, typer.Option(help="File with a key of scope `trainer`.")],
+    key_file: Annotated[
+        Path,
+        typer.Option(help="File with a key of scope `trainer`.", exists=True, dir_okay=False),
+    ],
     seed: Seed = 0,
     option: Annotated[
         list[str] | None, typer.Option(help="Further arguments of the recipe, as name=JSON.")
     ] = None,
 ) -> None:
     """Trains by a recipe against a running deployment; started again, it continues."""
-    config = _load_recipe(recipe)(seed=seed, **_options(option or []))
-    summary = asyncio.run(_train(config, run_dir, gateway, key_file.read_text().strip()))
+    config = _config(recipe, seed, _options(option or []))
+    with _said_plainly():
+        summary = asyncio.run(_train(config, run_dir, gateway, key_file.read_text().strip()))
     Console().print(terminal_summary(summary))
 
 
@@ -70,7 +81,7 @@ def quickstart_command(
     )
     write_settings(run_dir, needs_feedback=not withhold_feedback)
     console = Console()
-    with LocalDeployment(run_dir, console) as deployment:
+    with _said_plainly(), LocalDeployment(run_dir, console) as deployment:
         summary = asyncio.run(_train(config, run_dir, deployment.gateway_url, deployment.key))
     console.print(terminal_summary(summary))
 
@@ -80,6 +91,16 @@ async def _train(config: RunConfig, run_dir: Path, url: str, key: str) -> dict[s
     async with GatewayClient(url, key) as gateway:
         with Progress() as progress:
             return await Trainer(config, run_dir, gateway, progress).run()
+
+
+@contextmanager
+def _said_plainly() -> Generator[None]:
+    """Errors that say what is wrong by themselves come without a traceback."""
+    try:
+        yield
+    except (DeploymentFailed, PreceptorError) as error:
+        Console(stderr=True).print(str(error), markup=False, soft_wrap=True, highlight=False)
+        raise typer.Exit(1) from None
 
 
 def _run_folder(runs: Path, name: str | None) -> Path:
@@ -94,12 +115,27 @@ def _run_folder(runs: Path, name: str | None) -> Path:
     return folder
 
 
-def _load_recipe(path: str) -> Any:
-    module, _, function = path.partition(":")
+def _config(recipe: str, seed: int, options: dict[str, Any]) -> RunConfig:
+    """What the recipe returns.
+
+    Raises:
+        typer.BadParameter: it does not take an option, refuses one, or returns something else.
+    """
+    function = load_named(recipe, "RECIPE")
     try:
-        return getattr(import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise typer.BadParameter(f"{path!r}: {error}", param_hint="RECIPE") from None
+        # Bound first: a TypeError from inside the recipe is the recipe's own, and keeps its trace.
+        arguments = signature(function).bind(seed=seed, **options)
+    except (TypeError, ValueError) as error:
+        raise typer.BadParameter(f"{recipe!r}: {error}", param_hint="--option") from error
+    try:
+        config = function(*arguments.args, **arguments.kwargs)
+    except ValueError as error:
+        raise typer.BadParameter(f"{recipe!r}: {error}", param_hint="RECIPE") from error
+    if not isinstance(config, RunConfig):
+        raise typer.BadParameter(
+            f"{recipe!r} returned a {type(config).__name__}, no RunConfig", param_hint="RECIPE"
+        )
+    return config
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -18,6 +17,7 @@ from preceptor_trainer.compare.page import write_comparison
 from preceptor_trainer.compare.plan import Comparison
 from preceptor_trainer.compare.runner import Runner
 from preceptor_trainer.compare.tables import claims
+from preceptor_trainer.loading import load_named
 
 _COMPARISONS: Final = "preceptor_trainer.recipes.comparisons"
 _METHODS: Final = "preceptor_trainer.recipes.methods"
@@ -52,7 +52,7 @@ def compare_command(
     folder = out or Path("runs/compare") / comparison.rpartition(":")[2]
     try:
         budget = _budget(steps, seconds, tokens)
-        planned = _load(comparison, _COMPARISONS, "COMPARISON")(folder)
+        planned = load_named(comparison, "COMPARISON", home=_COMPARISONS)(folder)
         planned = _overridden(planned, methods, seeds, budget, search)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
@@ -93,19 +93,11 @@ def with_middle_rate(method: Method) -> Method:
 def load_method(path: str) -> Method:
     """A method by its name in this package, or by `module:METHOD`."""
     name = path.strip()
-    found: Any = _load(name if ":" in name else name.upper().replace("-", "_"), _METHODS, "METHODS")
+    spelled = name if ":" in name else name.upper().replace("-", "_")
+    found: Any = load_named(spelled, "METHODS", home=_METHODS)
     if not isinstance(found, Method):
         raise ValueError(f"methods: {name!r} is a {type(found).__name__}, no Method")
     return found
-
-
-def _load(path: str, home: str, hint: str) -> Any:
-    """`module:name`, or a name in our own module."""
-    module, colon, name = path.rpartition(":")
-    try:
-        return getattr(import_module(module if colon else home), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise typer.BadParameter(f"{path!r}: {error}", param_hint=hint) from None
 
 
 def _budget(steps: int | None, seconds: float | None, tokens: int | None) -> Budget | None:
