@@ -31,6 +31,15 @@ def test_a_self_teacher_gets_the_student_and_where_its_versions_lie(tmp_path, mo
     assert settings["gateway"]["weights_roots"] == ["runs"]
 
 
+def test_a_trust_region_is_an_option_of_the_self_teacher_only_where_asked_for(tmp_path, model):
+    services = {"near": self_teacher(ema_rate=1.0, trust_region=0.1), "plain": self_teacher()}
+
+    experts = written(tmp_path, services, model)["experts"]
+
+    assert experts["near"]["options"]["trust_region"] == 0.1
+    assert "trust_region" not in experts["plain"]["options"]
+
+
 def test_a_larger_model_keeps_its_own(tmp_path, model):
     other = tmp_path / "other"
     other.mkdir()

@@ -53,13 +53,25 @@ use = {use}
 """
 
 
-def self_teacher(*, ema_rate: float = 0.05, needs_feedback: bool = True) -> Service:
-    """The student's own policy with feedback in view: 1 is the live policy, 0 the initial one."""
-    return Service(
-        use=SELF_TEACHER,
-        options={"template": "compact", "ema_rate": ema_rate, "needs_feedback": needs_feedback},
-        is_model=True,
-    )
+def self_teacher(
+    *, ema_rate: float = 0.05, needs_feedback: bool = True, trust_region: float | None = None
+) -> Service:
+    """The student's own policy with feedback in view.
+
+    Args:
+        ema_rate: 1 is the live policy, 0 the initial one.
+        needs_feedback: Whether it has no opinion where nothing is in view.
+        trust_region: Share of that policy in a geometric mixture with the initial one, where given;
+            with `ema_rate` 1 this is SDPO's trust-region teacher.
+    """
+    options: dict[str, Any] = {
+        "template": "compact",
+        "ema_rate": ema_rate,
+        "needs_feedback": needs_feedback,
+    }
+    if trust_region is not None:
+        options["trust_region"] = trust_region
+    return Service(use=SELF_TEACHER, options=options, is_model=True)
 
 
 def larger_model(model: Path) -> Service:
