@@ -36,14 +36,14 @@ Spell = Callable[[int], str]
 
 
 def trace_target(
-    target: Annotated[str, typer.Argument(metavar="TARGET:POSITION")],
+    target: Annotated[str, typer.Argument(metavar="TARGET:POSITION", help="A token of a target.")],
     run_dir: Annotated[
-        Path | None, typer.Option(help="Folder of a run, with its preceptor.toml.")
+        Path | None, typer.Option(help="Folder of a run, with its preceptor.toml; else here.")
     ] = None,
     database: Annotated[str | None, typer.Option(help="URL of a database; wants --blobs.")] = None,
     blobs: Annotated[Path | None, typer.Option(help="Folder of the blobs.")] = None,
     url: Annotated[str | None, typer.Option(help="A running gateway; wants --key-file.")] = None,
-    key_file: Annotated[Path | None, typer.Option(help="File with a key of its.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="File with a key of that gateway.")] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="Folder with tokenizer.json; else the run's own.")
     ] = None,

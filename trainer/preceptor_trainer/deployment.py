@@ -12,13 +12,16 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
 
 from preceptor_trainer.student import STUDENT_DIR
 
-_READY_TIMEOUT_S = 120.0
+_READY_TIMEOUT_S = 300.0
+"""A cold disk and two busy cores take minutes to import torch once per process."""
 _STOP_TIMEOUT_S = 30.0
 
 _SETTINGS = """\
@@ -75,6 +78,10 @@ def write_settings(run_dir: Path, *, needs_feedback: bool) -> Path:
     return path
 
 
+class DeploymentFailed(Exception):
+    """The services did not start; the message has the reason and their last words."""
+
+
 class LocalDeployment:
     """`preceptor up` for the time of a `with` block."""
 
@@ -90,6 +97,7 @@ class LocalDeployment:
         (self._run_dir / "weights").mkdir(exist_ok=True)
         (self._run_dir / "logs").mkdir(exist_ok=True)
         self._log = (self._run_dir / "logs" / "up.log").open("ab")
+        self._log_start = self._log.tell()
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "preceptor_clients.cli", "up"),
@@ -100,8 +108,8 @@ class LocalDeployment:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        with self._console.status("starting broker, gateway, dispatcher, self-teacher, executor"):
-            ready = self._wait(ready_file)
+        with self._console.status("starting the services") as status:
+            ready = self._wait(ready_file, status)
         self.gateway_url = ready["gateway"]
         self.key = Path(ready["keys"]["trainer"]).read_text().strip()
         return self
@@ -114,12 +122,15 @@ class LocalDeployment:
     ) -> None:
         self._stop()
 
-    def _wait(self, ready_file: Path) -> dict[str, Any]:
+    def _wait(self, ready_file: Path, status: Status) -> dict[str, Any]:
         deadline = time.monotonic() + _READY_TIMEOUT_S
         while not ready_file.exists():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self._stop()
-                raise RuntimeError(f"the services did not start:\n{self._last_words()}")
+            if self._process.poll() is not None:
+                self._fail(f"`preceptor up` ended with {self._process.returncode}")
+            if time.monotonic() > deadline:
+                self._fail(f"not ready within {_READY_TIMEOUT_S:g} s")
+            if words := self._last_words(1):
+                status.update(f"starting the services: {escape(words)}")
             time.sleep(0.05)
         return json.loads(ready_file.read_text())
 
@@ -133,6 +144,15 @@ class LocalDeployment:
                 self._process.wait()
         self._log.close()
 
-    def _last_words(self) -> str:
-        lines = Path(self._log.name).read_text(errors="replace").splitlines()
-        return "\n".join(lines[-20:])
+    def _fail(self, reason: str) -> NoReturn:
+        self._stop()
+        raise DeploymentFailed(
+            f"the services did not start: {reason}. Each has a log in {self._run_dir / 'logs'}; "
+            f"the last words of {self._log.name}:\n{self._last_words(20)}"
+        )
+
+    def _last_words(self, num_lines: int) -> str:
+        """What this start has written to its log; an earlier one's words are left out."""
+        with Path(self._log.name).open(errors="replace") as log:
+            log.seek(self._log_start)
+            return "\n".join(log.read().splitlines()[-num_lines:])

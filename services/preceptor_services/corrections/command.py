@@ -1,4 +1,4 @@
-"""`preceptor corrections people|export|import|agreement`: the queue from a shell.
+"""The queue of human corrections from a shell: people, export, import, agreement.
 
     preceptor corrections people add ann --url http://127.0.0.1:8080 --key-file keys/admin.key
     preceptor corrections export --round demo-0 > corrections.jsonl

@@ -22,7 +22,8 @@ from preceptor_services.dispatcher.process import gateway_url
 from preceptor_services.supervisor.child import Child
 from preceptor_services.supervisor.plan import make_plan
 
-_START_TIMEOUT_S: Final = 120.0
+_START_TIMEOUT_S: Final = 240.0
+"""Below the 300 s of the trainer, which waits for the ready file: our reason names the process."""
 _STOP_TIMEOUT_S: Final = 8.0
 _POLL_S: Final = 0.1
 _FIRST_RESTART_S: Final = 0.2
@@ -113,7 +114,16 @@ class Supervisor:
             child.start()
             if child.spec.name == "broker":
                 await self._until_ready(child)
-        await asyncio.gather(*(self._until_ready(child) for child in self.children))
+        waiting = [child.spec.name for child in self.children]
+        _log.info("waiting for %s", ", ".join(waiting))
+
+        async def until_ready(child: Child) -> None:
+            await self._until_ready(child)
+            waiting.remove(child.spec.name)
+            if waiting:
+                _log.info("waiting for %s", ", ".join(waiting))
+
+        await asyncio.gather(*(until_ready(child) for child in self.children))
 
     async def _until_ready(self, child: Child) -> None:
         end = time.monotonic() + _START_TIMEOUT_S

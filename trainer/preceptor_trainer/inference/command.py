@@ -1,4 +1,4 @@
-"""`preceptor solve`: attempts at single questions, three ways.
+"""Attempts at single questions, three ways.
 
 preceptor solve base-rates --split held_out --out runs/solve
 preceptor solve run --out runs/solve

@@ -15,7 +15,7 @@ from preceptor_trainer.report.terminal import terminal_summary
 def report_command(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
 ) -> None:
-    """Write report.html and the figures of a finished run, and show its result."""
+    """Writes report.html and the figures of a finished run, and shows its result."""
     try:
         path = write_report(run_dir)
     except ValueError as error:
