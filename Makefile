@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint types format student gauntlet clean
+.PHONY: help quickstart test browser lint types format student gauntlet clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ quickstart: $(VENV)/.run-installed ## Watch a small language model learn from ex
 
 test: $(VENV)/.dev-installed ## Run the test suite (starts its own broker and databases)
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+browser: $(VENV)/.dev-installed ## The annotators' page in a real Chromium (needs chromium and npm)
+	@$(BIN)/python -m pytest -q tests/browser -m browser $(ARGS)
 
 lint: $(VENV)/.dev-installed ## Style and import rules
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """The page for annotators, as files of this package: no build step, nothing from elsewhere.
 
-The policy lets the page run its own modules and call its own origin, and nothing else. Trusted types
-forbid every way of making markup from a string, so a text that people or models wrote stays text
-even where a later change of the page forgets it.
+The policy lets the page run its own modules and call its own origin, and nothing else. Trusted
+types forbid every way of making markup from a string, so a text that people or models wrote stays
+text even where a later change of the page forgets it.
 """
 
 from __future__ import annotations
