@@ -30,18 +30,24 @@ class Running:
     run_dir: Path
     deployment: LocalDeployment
 
-    def start_trainer(self, **overrides: object) -> subprocess.Popen[bytes]:
+    def start_trainer(
+        self,
+        recipe: str = "preceptor_trainer.recipes.quickstart:quickstart",
+        cwd: Path | None = None,
+        run_dir: Path | None = None,
+        **overrides: object,
+    ) -> subprocess.Popen[bytes]:
         options = SMALL | {"name": self.run_dir.name} | overrides
         with (self.run_dir / "logs" / "trainer.log").open("ab") as log:
             return subprocess.Popen(
                 [
                     *(sys.executable, "-m", "preceptor_clients.cli", "train"),
-                    "preceptor_trainer.recipes.quickstart:quickstart",
-                    *("--run-dir", str(self.run_dir)),
+                    *(recipe, "--run-dir", str(run_dir or self.run_dir)),
                     *("--gateway", self.deployment.gateway_url),
                     *("--key-file", str(self.run_dir / "keys" / "trainer.key")),
                     *(part for k, v in options.items() for part in ("--option", f"{k}={v}")),
                 ],
+                cwd=cwd,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -1,0 +1,15 @@
+"""The quickstart's run under the overlapped schedule, as a user's own recipe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from preceptor_trainer.config import RunConfig
+from preceptor_trainer.recipes.quickstart import quickstart
+from preceptor_trainer.schedules import Overlapped
+
+
+def recipe(**options: Any) -> RunConfig:
+    """Takes the quickstart's options."""
+    return replace(quickstart(**options), schedule=Overlapped(staleness=1))

@@ -1,0 +1,31 @@
+"""The overlapped schedule, through real services: it promises accounting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from preceptor_clients.http import GatewayClient
+from preceptor_trainer.metrics import read_metrics
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+async def test_every_rollout_is_used_once_and_a_stale_one_by_its_local_term_alone(running):
+    # Where the deployment allows weights to lie.
+    run_dir = running.run_dir / "weights" / "overlapped"
+
+    trainer = running.start_trainer(
+        recipe="overlapped:recipe", cwd=Path(__file__).parent, run_dir=run_dir, name="overlapped"
+    )
+
+    assert trainer.wait(timeout=300) == 0, running.trainer_log()
+    async with GatewayClient(running.deployment.gateway_url, running.deployment.key) as client:
+        accounting = await client.accounting("overlapped")
+    assert (accounting.consumed, accounting.consumed_twice) == (6 * 3 * 4, 0)
+    steps = read_metrics(run_dir)
+    assert [step["step"] for step in steps] == list(range(6))
+    scored = [step.get("advantage_size") is not None for step in steps]
+    assert scored[0], "the first step's rollouts are of the policy that trains on them"
+    assert not all(scored), "no rollout was stale, so nothing overlapped"
