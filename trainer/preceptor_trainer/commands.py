@@ -24,7 +24,7 @@ from preceptor_trainer.loading import load_named
 from preceptor_trainer.loop import Trainer
 from preceptor_trainer.progress import Progress
 from preceptor_trainer.recipes.quickstart import quickstart
-from preceptor_trainer.report import terminal_summary
+from preceptor_trainer.report import REPORT_FILE, terminal_summary
 
 Seed = Annotated[int, typer.Option(help="Decides problems and samples.")]
 Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
@@ -50,7 +50,7 @@ def train_command(
     config = _config(recipe, seed, _options(option or []))
     with _said_plainly():
         summary = asyncio.run(_train(config, run_dir, gateway, key_file.read_text().strip()))
-    Console().print(terminal_summary(summary))
+    _show(summary, run_dir, Console())
 
 
 def quickstart_command(
@@ -83,7 +83,7 @@ def quickstart_command(
     console = Console()
     with _said_plainly(), LocalDeployment(run_dir, console) as deployment:
         summary = asyncio.run(_train(config, run_dir, deployment.gateway_url, deployment.key))
-    console.print(terminal_summary(summary))
+    _show(summary, run_dir, console)
 
 
 async def _train(config: RunConfig, run_dir: Path, url: str, key: str) -> dict[str, Any]:
@@ -91,6 +91,10 @@ async def _train(config: RunConfig, run_dir: Path, url: str, key: str) -> dict[s
     async with GatewayClient(url, key) as gateway:
         with Progress() as progress:
             return await Trainer(config, run_dir, gateway, progress).run()
+
+
+def _show(summary: dict[str, Any], run_dir: Path, console: Console) -> None:
+    console.print(terminal_summary(summary, run_dir / REPORT_FILE), soft_wrap=True)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ MakeRun = Callable[..., Path]
 
 def printed(renderable: Any, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(renderable)
+    console.print(renderable, soft_wrap=True)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().replace("\N{NARROW NO-BREAK SPACE}", " ")
 
@@ -42,6 +42,16 @@ def test_what_is_to_be_copied_is_on_one_line(summary_content: dict[str, Any]) ->
 
     assert str(path) in lines
     assert summary_content["trace_command"] in lines
+
+
+def test_a_command_longer_than_the_console_is_neither_folded_nor_cut(
+    summary_content: dict[str, Any],
+) -> None:
+    command = f"preceptor trace t-0:1 --run-dir {'long/' * 30}run"
+
+    lines = printed(terminal_summary(summary_content | {"trace_command": command})).splitlines()
+
+    assert command in lines
 
 
 def test_the_command_writes_the_page_and_says_where(make_run: MakeRun) -> None:

@@ -1,13 +1,13 @@
 """What a finished run shows to people: a page, two pictures, and a few lines in the terminal.
 
     write_report(run_dir)                            # report.html and figures/*.png
-    console.print(terminal_summary(summary))
+    console.print(terminal_summary(summary), soft_wrap=True)
 
 Data flows one way: `run_files` reads and checks the run's folder; `wording`, `charts` and `tokens`
 turn it into words and geometry; `page` fills the template; `figures` draws with matplotlib.
 """
 
-from preceptor_trainer.report.page import write_report
+from preceptor_trainer.report.page import REPORT_FILE, write_report
 from preceptor_trainer.report.terminal import terminal_summary
 
-__all__ = ["terminal_summary", "write_report"]
+__all__ = ["REPORT_FILE", "terminal_summary", "write_report"]

@@ -21,4 +21,4 @@ def report_command(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="RUN_DIR") from error
     summary = json.loads((run_dir / SUMMARY_FILE).read_text(encoding="utf-8"))
-    Console().print(terminal_summary(summary, path))
+    Console().print(terminal_summary(summary, path), soft_wrap=True)

@@ -27,6 +27,8 @@ _REMARKS: dict[wording.Verdict, str] = {
 def terminal_summary(summary: Mapping[str, Any], report_path: Path | None = None) -> RenderableType:
     """The result of a run as a table, where its report is, and how to trace one target.
 
+    Print it with `soft_wrap=True`, or a line that is longer than the console is cut off.
+
     Args:
         summary: the content of `summary.json`.
         report_path: the page, if one was written.
@@ -75,5 +77,5 @@ def _table(summary: Summary) -> Table:
 
 
 def _pointer(label: str, target: str) -> Text:
-    """A line of its own for what is to be copied: a terminal then seldom has to fold it."""
-    return Text.assemble((f"{label}\n", "dim"), target, overflow="fold")
+    """A line of its own for what is to be copied, never broken: half a command is none."""
+    return Text.assemble((f"{label}\n", "dim"), target, overflow="ignore", no_wrap=True)
