@@ -64,6 +64,16 @@ def test_the_only_success_has_no_teacher():
     assert views[0].items == ()
 
 
+def test_a_success_sees_its_own_solution_where_that_is_wanted():
+    group = [attempt(0, 1.0, text="sorted(x)"), attempt(1, 1.0, text="x[::-1]"), attempt(2, 0.0)]
+
+    views = PapersContext(own_solution=True, demonstrations=False)(group)
+
+    assert [view.items[0].kind for view in views] == ["demonstration"] * 2 + ["execution"]
+    assert [views[i].items[0].text for i in (0, 1)] == ["sorted(x)", "x[::-1]"]
+    assert [view.uses for view in views] == [{"r0"}, {"r1"}, {"r2"}]
+
+
 def test_demonstrations_rotate_over_the_successes():
     group = [attempt(0, 1.0), attempt(1, 1.0), attempt(2, 0.0), attempt(3, 0.0)]
 

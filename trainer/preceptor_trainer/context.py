@@ -46,6 +46,13 @@ class PapersContext:
     """A rollout whose scores sum to at least this is a demonstration for its siblings."""
     demonstrations: bool = True
     """Whether a successful sibling may be shown."""
+    own_solution: bool = False
+    """Whether a successful rollout is shown its own response, whatever its siblings did.
+
+    As in table 2 of arXiv 2601.20802; its released code shows a sibling's or nothing, as here when
+    off. On, every rollout has a teacher: without demonstrations it is what keeps a policy at what
+    it does well while its failures are mended.
+    """
     own_feedback: bool = True
     """Whether the rollout's own feedback may be shown where there is no demonstration."""
 
@@ -54,6 +61,8 @@ class PapersContext:
         return [self._in_view(group, i, successes) for i in range(len(group))]
 
     def _in_view(self, group: Sequence[Attempt], i: int, successes: Sequence[int]) -> InView:
+        if self.own_solution and i in successes:
+            return InView((demonstration(group[i]),), frozenset({group[i].rollout.rollout_id}))
         others = sorted((j for j in successes if j != i), key=lambda j: (j - i) % len(group))
         if self.demonstrations and others:
             sibling = group[others[0]]
@@ -88,7 +97,7 @@ class NothingInView:
 
 
 def demonstration(attempt: Attempt) -> FeedbackItem:
-    """A successful attempt as a feedback item for its siblings, without its thinking."""
+    """A successful attempt as a feedback item, without its thinking."""
     rollout = attempt.rollout
     return FeedbackItem(
         id=f"demo-{rollout.rollout_id}",

@@ -1,8 +1,10 @@
 """The quickstart: a shipped student learns to program by example from what an executor says.
 
-The self-teacher is the student's own moving average with feedback in view: a sibling's working
-expression where there is one, else the trace of the failed attempt. DistIL with the exact sequence-
-level gradient turns what it would have written into the update.
+The self-teacher is the student's own moving average with feedback in view: the trace of a failed
+attempt, the attempt itself where it worked. DistIL with the exact sequence-level gradient turns what
+it would have written into the update.
+
+What was chosen, and on which problems, is in docs/decisions/0009-the-quickstarts-recipe.md.
 
     preceptor quickstart --seed 0
 """
@@ -34,7 +36,7 @@ class TrainProblems:
     """Each step's problems, drawn anew."""
 
     seed: int
-    per_step: int = 16
+    per_step: int = 32
 
     def __call__(self, step: int) -> Sequence[Problem]:
         return sample_problems(
@@ -47,8 +49,8 @@ def quickstart(
     name: str = "quickstart",
     seed: int = 0,
     steps: int = 40,
-    problems_per_step: int = 16,
-    rollouts_per_problem: int = 8,
+    problems_per_step: int = 32,
+    rollouts_per_problem: int = 4,
     held_out: int = 200,
     num_samples: int = 16,
     checkpoint_every: int = 10,
@@ -81,8 +83,10 @@ def quickstart(
             ks=(1, 8) if num_samples >= 8 else (1,),
         ),
         objective=DistIL(length_constant=TYPICAL_LENGTH),
-        optimiser=OptimiserConfig(lr=2e-4, warmup_steps=4),
+        optimiser=OptimiserConfig(lr=2e-4, warmup_steps=steps // 10, decay_until=steps),
         experts=(ExpertUse(name="self-teacher", needs_feedback=not withhold_feedback),),
         sources=("executor",),
-        context=NothingInView() if withhold_feedback else PapersContext(),
+        context=NothingInView()
+        if withhold_feedback
+        else PapersContext(demonstrations=False, own_solution=True),
     )
