@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -97,6 +98,22 @@ async def test_answers_that_cannot_be_held_are_refused_before_they_are_computed(
 
     with pytest.raises(TooLarge, match="entries are asked for"):
         await expert.logprobs([make_query(top_k=261)] * num_queries, [])
+
+
+async def test_64_requests_at_once_wait_in_line_and_are_all_answered(
+    make_larger: Callable[..., LargerModel], make_query: Callable[..., PrefixQuery]
+) -> None:
+    expert = make_larger(memory_mb=2)
+    query = make_query("x" * 40, top_k=261)
+    room = expert._admission.capacity // (41 * 261)
+
+    requests = [asyncio.create_task(expert.logprobs([query], [])) for _ in range(64)]
+    await asyncio.sleep(0)
+    num_waiting = expert._admission.num_waiting
+    replies = await asyncio.gather(*requests)
+
+    assert num_waiting == 64 - room
+    assert all(isinstance(reply, PrefixAnswer) for [reply] in replies)
 
 
 def test_memory_that_does_not_hold_one_sequence_is_refused(
