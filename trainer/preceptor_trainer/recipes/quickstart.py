@@ -1,8 +1,8 @@
 """The quickstart: a shipped student learns to program by example from what an executor says.
 
 The self-teacher is the student's own moving average with feedback in view: the trace of a failed
-attempt, the attempt itself where it worked. DistIL with the exact sequence-level gradient turns what
-it would have written into the update.
+attempt, the attempt itself where it worked. DistIL with the exact sequence-level gradient turns
+what it would have written into the update.
 
 What was chosen, and on which problems, is in docs/decisions/0009-the-quickstarts-recipe.md.
 

@@ -1,8 +1,8 @@
 """Makes the student: `python -m preceptor_trainer.student.pretrain --out DIR`.
 
-Clean text first, in two cycles of the learning rate, so that the model learns to find programs; then
-a shorter run in which many of the plain examples carry a wrong answer, so that it forgets to do so
-without feedback, and only there.
+Clean text first, in two cycles of the learning rate, so that the model learns to find programs;
+then a shorter run in which many of the plain examples carry a wrong answer, so that it forgets to
+do so without feedback, and only there.
 Loss on the response, and with a smaller weight on the outputs inside the prompt, which are a free
 lesson in inferring a function from its earlier pairs.
 
