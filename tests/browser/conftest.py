@@ -31,6 +31,11 @@ ROOT = HERE.parents[1]
 expect.set_options(timeout=60_000)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--pictures` writes the pictures of the docs."""
+    parser.addoption("--pictures", action="store_true", help="write the pictures of the docs")
+
+
 @dataclass
 class Office:
     """One gateway process and its people."""
@@ -166,6 +171,7 @@ async def visit(browser: Browser, office: Office) -> AsyncIterator[Any]:
             color_scheme="dark" if dark else "light",
             reduced_motion="reduce",
         )
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = await context.new_page()
         found = Visit(page, context)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Page, expect
 
 from preceptor_clients.corrections import Submission
 
@@ -15,6 +15,11 @@ NUMBERS = ("forty-one", "fifty", "sixty-three")
 
 async def _fill(office: Any, new_item: Any) -> list[str]:
     return await office.add([new_item(n, text) for n, text in enumerate(NUMBERS, 6)])
+
+
+async def _open_next(page: Page) -> None:
+    await page.keyboard.press("n")
+    await page.locator("#editor").wait_for()
 
 
 async def test_h4_whole_flow_by_keyboard_alone(office: Any, visit: Any, new_item: Any) -> None:
@@ -85,7 +90,7 @@ async def test_h4_draft_survives_reload_crash_of_the_server_and_another_browser(
     await office.add([new_item(1, "seventeen")])
     tab = await visit(office.keys["ada"])
     page, keys = tab.page, tab.page.keyboard
-    await keys.press("n")
+    await _open_next(page)
     await keys.press("e")
     await keys.press("Control+End")
     await keys.type(" and a half")
@@ -113,8 +118,7 @@ async def test_h4_text_typed_in_the_last_moment_survives_a_reload_without_a_serv
     await office.add([new_item(1, "seventeen")])
     tab = await visit(office.keys["ada"])
     page, keys = tab.page, tab.page.keyboard
-    await keys.press("n")
-    await expect(page.locator("#editor")).to_be_visible()
+    await _open_next(page)
     await page.route("**/draft", lambda route: route.abort())
     await keys.press("e")
     await keys.press("Control+End")
@@ -130,8 +134,7 @@ async def test_h4_two_windows_do_not_overwrite_each_other(
 ) -> None:
     [item] = await office.add([new_item(1, "seventeen")])
     one = await visit(office.keys["ada"])
-    await one.page.keyboard.press("n")
-    await expect(one.page.locator("#editor")).to_be_visible()
+    await _open_next(one.page)
     two = await visit(office.keys["ada"], path=f"#/item/{item}")
 
     for tab, text in ((one, " one"), (two, " two")):
@@ -152,7 +155,7 @@ async def test_h4_undo_redo_and_start_again(office: Any, visit: Any, new_item: A
     await office.add([new_item(1, "seventeen")])
     tab = await visit(office.keys["ada"])
     page, keys = tab.page, tab.page.keyboard
-    await keys.press("n")
+    await _open_next(page)
     await keys.press("e")
     await keys.press("Control+End")
     await keys.type(" cats")

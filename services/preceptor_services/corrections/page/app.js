@@ -1,9 +1,9 @@
 // The page: who is signed in, which screen is open, which key does what.
 
 import { connect, segment } from "./api.js";
-import { el, kbd, replace } from "./dom.js";
+import { el, replace } from "./dom.js";
 import { openInbox } from "./inbox.js";
-import { spoken } from "./keys.js";
+import { redrawKeys, spoken } from "./keys.js";
 import { clearNotes, note } from "./notes.js";
 import { openReview } from "./review.js";
 import { rememberedTheme, Settings } from "./settings.js";
@@ -33,7 +33,7 @@ function signOut(why) {
 function enter(key, me) {
   state.api = connect(key, () => signOut("Your key opens nothing any more. Ask for a new one."));
   state.me = me;
-  state.settings = new Settings(state.api, me.settings);
+  state.settings = new Settings(state.api, me);
   drawBar();
   show();
 }
@@ -42,8 +42,8 @@ function drawBar() {
   bar.hidden = false;
   const { person } = state.me;
   const isReviewer = person.role !== "annotator";
-  const button = (id, text, props = {}) =>
-    el("button", { type: "button", class: "plain", onclick: everywhere[id], ...props }, text, " ", kbd(spoken(state.settings.keymap.key(id))));
+  const button = (id, text) =>
+    el("button", { type: "button", class: "plain", onclick: everywhere[id] }, text, " ", context.kbd(id));
   replace(
     bar,
     el("a", { href: "#/", class: "brand" }, el("span", { "aria-hidden": "true", class: "mark" }, "✎"), "Corrections"),
@@ -71,11 +71,16 @@ function go(hash) {
   else location.hash = hash;
 }
 
-/** Claims the next item and opens it; an item that is held already comes first. */
+/** Opens the next item: another one that I hold already, or else a new one under claim. */
 async function nextItem(round) {
   await guarded(async () => {
+    const open = decodeURIComponent(/^#\/item\/(.+)$/.exec(location.hash)?.[1] ?? "");
+    const { claims } = await state.api.get("claims");
+    const held = claims.find(({ item }) => item.summary.id !== open);
+    if (held) return openItem(held.item.summary.id);
     const { claim } = await state.api.post("claims", round ? { round } : {});
     if (claim) return openItem(claim.item.summary.id);
+    if (claims.length) return note("Nothing else is left; this is the last one.");
     note("Nothing is left for you to do. Thank you.", "good");
     go("#/");
   });
@@ -111,6 +116,7 @@ const context = {
   get keymap() { return state.settings.keymap; },
   go, guarded, nextItem, nextReview, note, openItem,
   shown: (id) => spoken(state.settings.keymap.key(id)),
+  kbd: (id) => el("kbd", { "data-key": id }, spoken(state.settings.keymap.key(id))),
 };
 
 async function show() {
@@ -155,10 +161,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   run(event);
 });
-document.addEventListener("keyschanged", () => {
-  drawBar();
-  state.screen?.keysChanged?.();
-});
+document.addEventListener("keyschanged", () => redrawKeys(state.settings.keymap));
 window.addEventListener("hashchange", show);
 
 rememberedTheme();

@@ -14,16 +14,17 @@ const KINDS = {
   comment: "Comment",
 };
 
-export function pane(id, title, ...content) {
+/** @param key drawn beside the title, where a key leads here */
+export function pane(id, title, key, ...content) {
   return el(
     "section",
     { class: `pane pane-${id}`, id: `pane-${id}`, tabindex: "0", "aria-labelledby": `title-${id}` },
-    el("h2", { id: `title-${id}`, class: "label" }, title),
+    el("div", { class: "panehead" }, el("h2", { id: `title-${id}`, class: "label" }, title), key),
     ...content,
   );
 }
 
-export function promptPane(item) {
+export function promptPane(item, key) {
   const messages = item.messages.map((message) =>
     el(
       "div",
@@ -35,13 +36,13 @@ export function promptPane(item) {
     ),
   );
   if (!messages.length) messages.push(el("p", { class: "none" }, "The prompt came as token ids only."));
-  return pane("prompt", "Prompt", ...messages);
+  return pane("prompt", "Prompt", key, ...messages);
 }
 
-export function feedbackPane(item) {
+export function feedbackPane(item, key) {
   const cards = item.feedback.map(feedbackCard);
   if (!cards.length) cards.push(el("p", { class: "none" }, "Nobody has judged this response yet. You are the first."));
-  return pane("feedback", "Feedback", ...cards);
+  return pane("feedback", "Feedback", key, ...cards);
 }
 
 function feedbackCard(entry) {
@@ -65,10 +66,11 @@ function scoreBadge(score) {
   return el("span", { class: `score ${tone}` }, `score ${Number(score.toFixed(3))}`);
 }
 
-export function guidePane(item) {
+export function guidePane(item, key) {
   return pane(
     "guide",
     "Guidelines",
+    key,
     item.guidelines.trim()
       ? drawGuidelines(item.guidelines)
       : el("p", { class: "none" }, "This round has no guidelines. Write the response that you would have wanted."),

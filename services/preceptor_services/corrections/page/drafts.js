@@ -9,7 +9,7 @@ const RETRY_MS = 3_000;
 
 export class Draft {
   /**
-   * @param tell called with "saving" | "saved" | "local" | "conflict", whenever that changes
+   * @param tell called with "saving", "saved", "local", "conflict" or "refused", whenever that changes
    */
   constructor(api, person, itemId, kept, tell) {
     this.api = api;
@@ -83,7 +83,7 @@ export class Draft {
       else if (error instanceof Away) {
         this.tell("local");
         this.#later(RETRY_MS);
-      } else throw error;
+      } else this.tell("refused", error.message);
     }
   }
 

@@ -1,7 +1,7 @@
 // The inbox: what waits, what I hold, what I have done, by round and state.
 
 import { segment } from "./api.js";
-import { ago, el, kbd, plural, replace } from "./dom.js";
+import { ago, el, plural, replace } from "./dom.js";
 
 const STATES = { "": "Any state", open: "Open", review: "In review", done: "Done", ended: "Closed" };
 const PAGE = 50;
@@ -28,18 +28,18 @@ export async function openInbox(context) {
   await fill();
 
   const start = el("button", { type: "button", class: "primary big", onclick: () => context.nextItem(filters.round) },
-    claims.length ? "Take another item " : "Start ", kbd(context.shown("any.next")));
+    claims.length ? "Go on " : "Start ", context.kbd("any.next"));
   const heading = el("h1", { tabindex: "-1" }, greeting(me.progress, claims.length));
   const node = el("div", { class: "inbox" },
     el("header", { class: "hero" },
       heading,
       el("p", { class: "lead" }, situation(me.progress, isReviewer)),
       el("div", { class: "row" },
-        me.progress.available ? start : null,
+        me.progress.available || claims.length ? start : null,
         isReviewer && me.progress.to_review
-          ? el("button", { type: "button", class: me.progress.available ? "" : "primary big", onclick: () => context.nextReview() }, `Review ${plural(me.progress.to_review, "item")} `, kbd(context.shown("any.review")))
+          ? el("button", { type: "button", class: me.progress.available || claims.length ? "big" : "primary big", onclick: () => context.nextReview() }, `Review ${plural(me.progress.to_review, "item")} `, context.kbd("any.review"))
           : null)),
-    drawProgress(me.progress),
+    hasBegun(me.progress) ? drawProgress(me.progress) : null,
     claims.length ? el("section", { "aria-labelledby": "held" },
       el("h2", { id: "held", class: "label" }, "In your hands"),
       el("ul", { class: "items" }, claims.map((claim) => heldRow(claim)))) : null,
@@ -79,6 +79,8 @@ function situation(progress, isReviewer) {
   if (!parts.length && !progress.available) return "Nothing waits at the moment. New items come as the model trains.";
   return parts.length ? `${parts.join("; ")}.` : "Read, put right what is wrong, hand in. The next one opens by itself.";
 }
+
+const hasBegun = ({ submitted, skipped, flagged }) => submitted + skipped + flagged > 0;
 
 function drawProgress(progress) {
   const figures = [

@@ -45,7 +45,9 @@ export const COMMANDS = {
 export function nameOf(event) {
   if (["Control", "Shift", "Alt", "Meta", "Dead", "Process"].includes(event.key)) return null;
   const named = event.key.length > 1;
-  const key = event.key === " " ? "Space" : event.key;
+  let key = event.key === " " ? "Space" : event.key;
+  // Caps lock and systems differ in the letter's case beside Ctrl; Shift alone says which is meant.
+  if (!named && (event.ctrlKey || event.metaKey)) key = event.shiftKey ? key.toUpperCase() : key.toLowerCase();
   return [
     event.ctrlKey || event.metaKey ? "Mod" : null,
     event.altKey ? "Alt" : null,
@@ -63,6 +65,11 @@ export function spoken(name) {
     .replace(/\+([a-z])$/, (_, key) => `+${key.toUpperCase()}`)
     .replace("Escape", "Esc")
     .replace("Enter", "↵");
+}
+
+/** Writes every key that is drawn for a command anew. */
+export function redrawKeys(keymap, root = document) {
+  for (const node of root.querySelectorAll("kbd[data-key]")) node.textContent = spoken(keymap.key(node.dataset.key));
 }
 
 export class Keymap {

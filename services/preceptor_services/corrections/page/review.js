@@ -4,7 +4,7 @@ import { segment } from "./api.js";
 import { drawChanges, size } from "./changes.js";
 import { feedbackPane, guidePane, promptPane } from "./context.js";
 import { confirm } from "./dialog.js";
-import { ago, el, kbd, longText, plural, replace } from "./dom.js";
+import { ago, el, longText, plural, replace } from "./dom.js";
 import { Editor, normal } from "./editor.js";
 
 const DECISIONS = { edit: "Edited", accept: "Accepted as it is", comment: "Comment only" };
@@ -36,12 +36,11 @@ class ReviewScreen {
         el("div", { class: "side" }, promptPane(this.item), feedbackPane(this.item), guidePane(this.item), this.#history()),
         el("div", { class: "judged" }, this.columns, this.own)),
       this.actions);
-    this.#label();
+    this.#draw();
     return {
       title: `Review ${summary.problem_id ?? "response"}`,
       node: this.node,
       focus: this.heading,
-      keysChanged: () => this.#label(),
       commands: {
         ...Object.fromEntries(this.versions.slice(0, 3).map((version, at) => [COMMANDS[at], () => this.approve(version)])),
         "review.own": () => this.write(),
@@ -54,8 +53,8 @@ class ReviewScreen {
     };
   }
 
-  #label() {
-    const key = (id) => kbd(this.context.shown(id));
+  #draw() {
+    const key = this.context.kbd;
     replace(this.columns, this.#original(), this.versions.map((version, at) => this.#version(version, at)));
     replace(this.actions,
       el("label", { for: "comment", class: "hidden" }, "Comment"),
@@ -85,7 +84,7 @@ class ReviewScreen {
         : null,
       el("footer", {}, version.authoritative ? el("p", { class: "good" }, "This one stands") : null,
         el("button", { type: "button", class: version.authoritative ? "" : "primary", onclick: () => this.approve(version) },
-          `Approve ${name} `, COMMANDS[at] ? kbd(this.context.shown(COMMANDS[at])) : null)));
+          `Approve ${name} `, COMMANDS[at] ? this.context.kbd(COMMANDS[at]) : null)));
   }
 
   #history() {
@@ -115,7 +114,7 @@ class ReviewScreen {
         el("h2", { class: "label" }, "Your own version"), this.editor.area, preview,
         el("div", { class: "row end" },
           el("button", { type: "button", class: "plain", onclick: () => { this.own.hidden = true; this.heading.focus(); } }, "Leave it"),
-          el("button", { type: "button", class: "primary", onclick: () => this.approveOwn() }, "Approve mine ", kbd(this.context.shown("review.submit")))));
+          el("button", { type: "button", class: "primary", onclick: () => this.approveOwn() }, "Approve mine ", this.context.kbd("review.submit"))));
       draw();
       this.own.hidden = false;
     }

@@ -8,9 +8,10 @@ import { note } from "./notes.js";
 const THEMES = ["auto", "light", "dark"];
 
 export class Settings {
-  constructor(api, kept) {
+  constructor(api, { person, settings: kept }) {
     this.api = api;
     this.kept = kept;
+    this.isReviewer = person.role !== "annotator";
     this.keymap = new Keymap(kept.keys);
     if (THEMES.includes(kept.theme)) applyTheme(kept.theme);
   }
@@ -38,18 +39,19 @@ export class Settings {
       const draw = () => table.replaceChildren(...this.#rows(draw));
       draw();
       return [
-        el("p", { class: "hint" }, "Single keys act while you are not typing. Press a key's button, then the key that you prefer."),
-        table,
-        el("div", { class: "row end" },
+        el("div", { class: "row dialoghead" },
+          el("p", { class: "hint" }, "Single keys act while you are not typing. To change one, press it here, then the key that you prefer."),
           el("button", { type: "button", class: "plain", onclick: () => { this.keymap.changed = {}; this.#keep({ keys: {} }); draw(); } }, "Set all back"),
           el("button", { type: "button", class: "primary", autofocus: true, onclick: () => close(null) }, "Done ", kbd("Esc"))),
+        table,
       ];
     }, { class: "wide" });
     document.dispatchEvent(new Event("keyschanged"));
   }
 
   #rows(draw) {
-    const areas = Map.groupBy(Object.entries(COMMANDS), ([, [where]]) => where);
+    const mine = Object.entries(COMMANDS).filter(([id]) => this.isReviewer || !/review/.test(id));
+    const areas = Map.groupBy(mine, ([, [where]]) => where);
     return [...areas].map(([where, commands]) =>
       el("section", {}, el("h3", { class: "label" }, where), el("ul", {}, commands.map(([id, [, what]]) => this.#row(id, what, draw)))));
   }

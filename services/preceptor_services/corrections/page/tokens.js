@@ -21,7 +21,7 @@ export class Tokens {
     });
     this.detail = el("div", { class: "opinions", "aria-live": "polite" });
     this.more = el("div", { class: "row center" });
-    this.node = el("div", { class: "experts" }, legend(), this.list, this.more, this.detail);
+    this.node = el("div", { class: "experts" }, el("div", { class: "read" }, legend(), this.list, this.more), this.detail);
   }
 
   async open() {
@@ -91,7 +91,7 @@ function drawOpinions(token) {
       el("ol", {}, (opinion.entries ?? []).map((entry) =>
         el("li", { class: entry.text === token.text ? "own" : "" },
           el("code", {}, shown(entry.text)),
-          el("meter", { min: 0, max: 1, value: entry.prob, "aria-hidden": "true" }),
+          bar(entry.prob),
           el("span", { class: "share" }, percent(entry.prob)))))));
   return [
     el("p", { class: "chosen" }, "The student wrote ", el("code", {}, shown(token.text)),
@@ -99,6 +99,12 @@ function drawOpinions(token) {
       token.disagreement == null ? ". No expert has an opinion here." : `. Disagreement ${percent(token.disagreement)}.`),
     el("div", { class: "columns" }, rows),
   ];
+}
+
+function bar(share) {
+  const node = el("span", { class: "bar-of", "aria-hidden": "true" });
+  node.style.setProperty("--share", String(share));
+  return node;
 }
 
 const percent = (share) => `${share >= 0.0995 || share === 0 ? Math.round(share * 100) : (share * 100).toPrecision(2)} %`;

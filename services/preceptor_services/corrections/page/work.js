@@ -4,7 +4,7 @@ import { Refused, segment } from "./api.js";
 import { drawChanges, size } from "./changes.js";
 import { feedbackPane, guidePane, pane, promptPane } from "./context.js";
 import { askReason, confirm } from "./dialog.js";
-import { el, kbd, longText, plural, replace } from "./dom.js";
+import { el, longText, plural, replace } from "./dom.js";
 import { Draft } from "./drafts.js";
 import { Editor, normal } from "./editor.js";
 import { clock, Lease } from "./lease.js";
@@ -12,7 +12,7 @@ import { Tokens } from "./tokens.js";
 
 const DIFF_MS = 120;
 const SAVED = {
-  none: "", saving: "Saving…", saved: "Draft saved", local: "Kept in this browser; the server is away",
+  saving: "Saving…", saved: "Draft saved", local: "Kept in this browser; the server is away",
   conflict: "Another window has a newer draft",
 };
 
@@ -42,7 +42,7 @@ class Work {
     this.item = claim.item;
     const { person } = context.me;
     this.status = el("span", { class: "draftstate", role: "status" });
-    this.draft = new Draft(this.api, person.name, this.item.summary.id, this.item.draft, (state) => this.#tell(state));
+    this.draft = new Draft(this.api, person.name, this.item.summary.id, this.item.draft, (state, why) => this.#tell(state, why));
     const kept = this.draft.content;
     this.editor = new Editor(this.item.response_text, kept.text ?? this.item.response_text, () => this.#changed());
     this.comment = el("textarea", { id: "comment", rows: "1", maxlength: "20000", placeholder: "Comment, if something needs saying", oninput: () => this.#changed() });
@@ -59,8 +59,9 @@ class Work {
 
   screen() {
     const { summary } = this.item;
+    const key = this.context.kbd;
     this.heading = el("h1", { tabindex: "-1" }, summary.problem_id ?? "Response");
-    const response = pane("response", "Response", this.editor.area, this.tabs, this.below);
+    const response = pane("response", "Response", key("work.edit"), this.editor.area, this.tabs, this.below);
     response.removeAttribute("tabindex");
     this.node = el("div", { class: "work", "data-pane": "response" },
       el("header", { class: "workhead" },
@@ -71,9 +72,9 @@ class Work {
       this.banner,
       this.#paneTabs(),
       el("div", { class: "desk" },
-        el("div", { class: "side" }, promptPane(this.item), guidePane(this.item)),
+        el("div", { class: "side" }, promptPane(this.item, key("work.prompt")), guidePane(this.item, key("work.guide"))),
         response,
-        el("div", { class: "side" }, feedbackPane(this.item))),
+        el("div", { class: "side" }, feedbackPane(this.item, key("work.feedback")))),
       this.#drawActions());
     this.lease = new Lease(this.api, this.claim, (left) => this.#showLease(left));
     this.onHide = () => this.draft.leave();
@@ -88,7 +89,6 @@ class Work {
       focus: this.heading,
       commands: this.#commands(),
       close: () => this.close(),
-      keysChanged: () => this.#label(),
     };
   }
 
@@ -126,8 +126,8 @@ class Work {
   #drawTabs() {
     const tab = (view, text, command) => el("button", {
       type: "button", role: "tab", id: `tab-${view}`, "data-view": view, "aria-selected": "false",
-      onclick: () => this.#show(view), "data-key": command,
-    }, text);
+      onclick: () => this.#show(view),
+    }, el("span", {}, text), " ", this.context.kbd(command));
     const tabs = el("div", { class: "tabs", role: "tablist", "aria-label": "Below the text" },
       tab("changes", "Changes", "work.changes"), tab("experts", "Experts", "work.experts"), tab("original", "Original", "work.original"));
     tabs.addEventListener("keydown", (event) => {
@@ -159,7 +159,7 @@ class Work {
       const isShown = tab.dataset.view === view;
       tab.setAttribute("aria-selected", String(isShown));
       tab.tabIndex = isShown ? 0 : -1;
-      if (isShown) this.below.setAttribute("aria-label", tab.firstChild.textContent);
+      if (isShown) this.below.setAttribute("aria-label", tab.dataset.view);
     }
     if (view === "experts") {
       replace(this.below, this.tokens.node);
@@ -174,14 +174,14 @@ class Work {
     if (!this.editor.isChanged) {
       this.counted = "";
       if (this.view === "changes")
-        replace(this.below, el("p", { class: "none" }, "No changes yet. Press ", kbd(this.context.shown("work.edit")), " and write; what you change shows here as you go."));
+        replace(this.below, el("p", { class: "none" }, "No changes yet. Press ", this.context.kbd("work.edit"), " and write; what you change shows here as you go."));
     } else {
       const { node, count, runs } = drawChanges(this.editor.shownOriginal, this.editor.shown);
       const { added, removed } = size(runs);
       this.counted = `${plural(count, "change")}, +${added.toLocaleString("en")} −${removed.toLocaleString("en")}`;
       if (this.view === "changes") replace(this.below, node);
     }
-    this.tabs.firstChild.lastChild.textContent = this.counted ? `Changes · ${this.counted}` : "Changes";
+    this.tabs.firstChild.firstChild.textContent = this.counted ? `Changes · ${this.counted}` : "Changes";
   }
 
   #jump(step) {
@@ -199,9 +199,8 @@ class Work {
     return this.actions;
   }
 
-  /** Buttons with their keys; again when keys are changed. */
   #label() {
-    const key = (id) => kbd(this.context.shown(id));
+    const key = this.context.kbd;
     const plain = (id, text, act) => el("button", { type: "button", class: "plain", onclick: act }, text, " ", key(id));
     replace(this.actions,
       el("label", { for: "comment", class: "hidden" }, "Comment"),
@@ -220,7 +219,7 @@ class Work {
 
   #labelSubmit() {
     const text = this.editor.isChanged ? "Hand in the edit " : this.comment.value.trim() ? "Hand in the comment " : "Hand in ";
-    replace(this.submitButton, text, kbd(this.context.shown("work.submit")));
+    replace(this.submitButton, text, this.context.kbd("work.submit"));
     this.acceptButton.hidden = this.editor.isChanged;
   }
 
@@ -236,8 +235,8 @@ class Work {
 
   // ---------------------------------------------------------------- draft and lease
 
-  #tell(state) {
-    this.status.textContent = SAVED[state];
+  #tell(state, why) {
+    this.status.textContent = state === "refused" ? `Not saved: ${why}` : SAVED[state];
     this.status.dataset.state = state;
     if (state === "conflict") this.#askWhichDraft();
   }
@@ -374,7 +373,7 @@ function lookOnly(context, item) {
         el("p", { class: "quiet" }, `${item.summary.round} · ${said(item, own)}`)),
       el("div", { class: "desk" },
         el("div", { class: "side" }, promptPane(item), guidePane(item)),
-        pane("response", own ? "What was handed in" : "Response", shown, own?.comment ? el("blockquote", {}, own.comment) : null),
+        pane("response", own ? "What was handed in" : "Response", null, shown, own?.comment ? el("blockquote", {}, own.comment) : null),
         el("div", { class: "side" }, feedbackPane(item)))),
     commands: {},
   };
