@@ -9,7 +9,7 @@ are positions a second
 
     by backbone and head product alone (what no engine can exceed),
     by the engine in process,
-    end to end through gateway, broker, dispatcher and self-teacher as real processes,
+    end to end through gateway, broker, dispatcher and expert as real processes,
     by vLLM's own HTTP server asked for `prompt_logprobs` (where --vllm names its Python),
 
 the last two in turns, and how far log-probs are from a float32 forward pass. vLLM lives in an
@@ -71,12 +71,10 @@ port = 0
 [experts.teacher]
 url = "http://127.0.0.1:0"
 key_file = "keys/teacher.key"
-use = "preceptor_services.experts.self_teacher:SelfTeacher"
+use = "preceptor_services.experts.larger_model:LargerModel"
 [experts.teacher.options]
 model = "{folder}"
 dtype = "bfloat16"
-ema_rate = 0.0
-needs_feedback = false
 threads = {threads}
 memory_mb = {memory_mb}
 """
