@@ -83,7 +83,7 @@ def quickstart(
             ks=(1, 8) if num_samples >= 8 else (1,),
         ),
         objective=DistIL(length_constant=TYPICAL_LENGTH),
-        optimiser=OptimiserConfig(lr=2e-4, warmup_steps=steps // 10, decay_until=steps),
+        optimiser=OptimiserConfig(lr=2e-4, warmup_steps=steps // 10, decay_until=max(steps, 1)),
         experts=(ExpertUse(name="self-teacher", needs_feedback=not withhold_feedback),),
         sources=("executor",),
         context=NothingInView()

@@ -11,6 +11,7 @@ intervals from a paired bootstrap over problems.
 # (transformers is typed in part)
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -157,6 +158,8 @@ def main(
 ) -> None:
     """Measures a student."""
     result = measure(model, num_problems=problems, num_samples=samples, seed=seed, split=split)  # type: ignore[arg-type] # typer has no Literal
+    weights = (model / "model.safetensors").read_bytes()
+    result["weights_sha256"] = hashlib.sha256(weights).hexdigest()
     text = json.dumps(result, indent=2)
     sys.stdout.write(text + "\n")
     if out is not None:
