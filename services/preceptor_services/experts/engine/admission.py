@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 
@@ -31,7 +31,7 @@ class Admission:
         return len(self._waiting)
 
     @asynccontextmanager
-    async def room(self, size: int) -> AsyncIterator[None]:
+    async def room(self, size: int) -> AsyncGenerator[None]:
         """Holds `size` while the body runs.
 
         Raises:

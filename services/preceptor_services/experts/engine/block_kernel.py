@@ -4,7 +4,8 @@ Eager torch would read the logits four times and write float32 copies of them. E
 `_BLOCK` columns of one row once. Needs triton, which comes with torch for GPUs.
 """
 
-# pyright: basic
+# pyright: basic, reportMissingImports=false, reportIndexIssue=false
+# (triton comes with torch for GPUs alone, and its compiled functions are typed as plain ones)
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def _swept(scorer: Scorer, hidden: Tensor, vocab_size: int) -> tuple[Tensor, Ten
 def _statistics(block_RC: Tensor, num_real: int) -> tuple[Tensor, Tensor]:
     """Logsumexp `[R, 1]` of a block; maxima of the runs of its first `num_real` columns."""
     values_RC = block_RC.to(torch.float32, copy=True)
-    maxima_RM = values_RC.unflatten(1, (-1, RUN)).amax(-1)
+    maxima_RM = values_RC.view(len(values_RC), -1, RUN).amax(-1)
     highest_R1 = maxima_RM.amax(-1, keepdim=True)
     if num_real < values_RC.shape[1]:
         first = max(0, num_real) // RUN
@@ -163,7 +163,7 @@ def _best_in_runs(
     """Values and ids `[R, K]` of the k best, searched in the k runs with the largest maxima."""
     runs_RK = maxima_RM.topk(top_k, dim=-1).indices
     index_RKN = runs_RK[:, :, None].expand(-1, -1, RUN)
-    found_RKN = logits_RW.unflatten(1, (-1, RUN)).gather(1, index_RKN)
+    found_RKN = logits_RW.view(len(logits_RW), -1, RUN).gather(1, index_RKN)
     if vocab_size % RUN:
         is_last = (runs_RK == vocab_size // RUN)[:, :, None]
         found_RKN[:, :, vocab_size % RUN :].masked_fill_(is_last, float("-inf"))

@@ -76,7 +76,7 @@ class _Decoder:
         return self._head.weight.dtype
 
     def logits(self, hidden: Tensor, start: int, stop: int) -> Tensor:
-        bias: Tensor | None = self._head.bias
+        bias: Tensor | None = getattr(self._head, "bias", None)
         return nn.functional.linear(
             hidden, self._head.weight[start:stop], None if bias is None else bias[start:stop]
         )
