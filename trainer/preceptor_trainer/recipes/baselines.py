@@ -18,7 +18,17 @@ from preceptor_trainer.compare.sees import Sees
 from preceptor_trainer.compare.services import larger_model, self_teacher
 from preceptor_trainer.config import RunConfig
 from preceptor_trainer.context import NothingInView
-from preceptor_trainer.objectives import gkd, grpo, opsd, sdpo, sft, trrd
+from preceptor_trainer.objectives import (
+    gkd,
+    grpo,
+    hybrid,
+    kdrl,
+    on_policy_distillation,
+    opsd,
+    sdpo,
+    sft,
+    trrd,
+)
 from preceptor_trainer.objectives.clipping import Clip
 from preceptor_trainer.objectives.divergences import Divergence
 from preceptor_trainer.recipes.method_run import RATES, SELF_TEACHER, run_of
@@ -75,6 +85,20 @@ def _gkd_self(trial: Trial) -> RunConfig:
         context=ReferenceInView(),
         source=_MIXED,
     )
+
+
+def _kdrl(trial: Trial) -> RunConfig:
+    objective = kdrl.KDRL(std=False, divide_by="tokens")
+    return run_of(trial, objective=objective, experts=_ASK_LARGER, context=NothingInView())
+
+
+def _on_policy_distillation(trial: Trial) -> RunConfig:
+    objective = on_policy_distillation.OnPolicyDistillation()
+    return run_of(trial, objective=objective, experts=_ASK_LARGER, context=NothingInView())
+
+
+def _hybrid(trial: Trial) -> RunConfig:
+    return run_of(trial, objective=hybrid.Hybrid())
 
 
 def _sft(trial: Trial) -> RunConfig:
@@ -158,4 +182,31 @@ SFT: Final = Method(
     sees=Sees(score="no", reference=True, opinion="none", own_attempts="none"),
     learning_rates=RATES,
     note="one reference solution a problem, no attempts of its own",
+)
+KDRL: Final = Method(
+    name="kdrl",
+    title="KDRL",
+    recipe=_kdrl,
+    sees=Sees(score="reward", larger_model=True, opinion="sampled token"),
+    services=_LARGER,
+    learning_rates=RATES,
+    note="GRPO with the k2 divergence to a larger model",
+)
+ON_POLICY_DISTILLATION: Final = Method(
+    name="on-policy-distillation",
+    title="On-policy distillation",
+    recipe=_on_policy_distillation,
+    sees=Sees(score="no", larger_model=True, opinion="sampled token"),
+    services=_LARGER,
+    learning_rates=RATES,
+    note="reverse KL to a larger model at the sampled token",
+)
+HYBRID: Final = Method(
+    name="hybrid",
+    title="GRPO and SDPO",
+    recipe=_hybrid,
+    sees=Sees(score="both", trace=True, sibling=True),
+    services=SELF_TEACHER,
+    learning_rates=RATES,
+    note="nine tenths of the rewards' advantage, one of the self-teacher's",
 )

@@ -23,6 +23,9 @@ from preceptor_trainer.recipes.baselines import (
     GKD,
     GKD_SELF,
     GRPO,
+    HYBRID,
+    KDRL,
+    ON_POLICY_DISTILLATION,
     OPSD,
     RLAD,
     RLAD_SELF,
@@ -33,8 +36,8 @@ from preceptor_trainer.recipes.method_run import RATES, SELF_TEACHER, run_of
 from preceptor_trainer.recipes.quickstart import TYPICAL_LENGTH
 
 __all__ = [
-    "DISTIL", "DISTIL_LOCAL", "GKD", "GKD_SELF", "GRPO", "KL_TO_GO", "OPSD", "REMAINING", "RLAD",
-    "RLAD_SELF", "SDPO", "SFT", "WITHHELD",
+    "DISTIL", "DISTIL_LOCAL", "GKD", "GKD_SELF", "GRPO", "HYBRID", "KDRL", "KL_TO_GO",
+    "ON_POLICY_DISTILLATION", "OPSD", "REMAINING", "RLAD", "RLAD_SELF", "SDPO", "SFT", "WITHHELD",
 ]  # fmt: skip
 
 _PLAIN: Final = {"plain-teacher": self_teacher(needs_feedback=False)}
