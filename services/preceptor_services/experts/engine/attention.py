@@ -1,9 +1,8 @@
 """Attention over packed segments, in the place of the one that a transformers model brings.
 
 Each segment attends to itself causally and to the segments above it entirely. Products run segment
-by segment through torch's fused attention, on keys and values laid side by side; queries go in
-blocks, so that a mask never has more than `_QUERY_BLOCK` rows and memory stays linear in the
-tokens.
+by segment through torch's fused attention, on keys and values laid side by side. Where that needs a
+mask, queries go in blocks of `_QUERY_BLOCK` rows, so that memory stays linear in the tokens.
 
 transformers hands keyword arguments of a forward call down to its attention function
 (`AttentionInterface`), which is how `packed` arrives here.
@@ -68,8 +67,11 @@ def packed_attention(
     out_NGD = query_1GND.new_empty((query_1GND.shape[2], query_1GND.shape[1], value_1MND.shape[-1]))
     for segment in packed.segments:
         key, value = _seen(key_1MND, segment), _seen(value_1MND, segment)
-        for start in range(segment.start, segment.stop, _QUERY_BLOCK):
-            stop = min(start + _QUERY_BLOCK, segment.stop)
+        # A beginning needs no mask, and the fused kernel itself is linear in memory.
+        whole = not segment.above and (sliding_window or packed.longest) >= packed.longest
+        step = segment.stop - segment.start if whole else _QUERY_BLOCK
+        for start in range(segment.start, segment.stop, step):
+            stop = min(start + step, segment.stop)
             num_seen = segment.num_above + stop - segment.start
             attended = _attend(
                 query_1GND[:, :, start:stop],

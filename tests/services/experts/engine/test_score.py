@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from preceptor_clients.answers import Distributions
 from preceptor_clients.arrays import MISSING
+from preceptor_services.experts.engine import attention
 from preceptor_services.experts.engine.budget import Budget
 from preceptor_services.experts.engine.models import Scorer, scorer_of
 from preceptor_services.experts.engine.prefill import Prefill
@@ -190,6 +191,19 @@ def test_siblings_score_as_they_do_alone(model: Any, scorer: Scorer, shared: int
     ]
     # The same rollout twice, and one that another one continues.
     siblings += [siblings[0], dataclasses.replace(siblings[1], **beginning(siblings[1], 2))]
+
+    found = score(scorer, siblings, vocab_size=VOCAB_SIZE)
+
+    for wanted, answer in zip(siblings, found, strict=True):
+        assert_equals_direct(model, wanted, answer)
+
+
+def test_a_long_branch_is_read_in_blocks_of_queries(
+    model: Any, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_QUERY_BLOCK", 3)
+    prompt = prefill(0, context=20).context_ids
+    siblings = [dataclasses.replace(prefill(i, response=8), context_ids=prompt) for i in range(3)]
 
     found = score(scorer, siblings, vocab_size=VOCAB_SIZE)
 
