@@ -275,7 +275,7 @@ async def _record(trainer: Any, dispatcher: Any, jobs: Jobs, folder: Path) -> No
     await trainer.record(Records(targets=(record,)))
 
 
-_SURE = {"self-teacher": 0.55, "teacher-large": 0.85}
+_SURE = {"self-teacher": 0.72, "teacher-large": 0.94}
 """How much of each expert's probability the alternatives have, where there are any."""
 _WRONG = (" 0", "):\n", " <")
 """Where the student is wrong; elsewhere the alternatives are matters of taste."""

@@ -223,3 +223,31 @@ async def test_h4_somebody_else_has_the_item(office: Any, visit: Any, new_item: 
     await tab.page.get_by_role("button", name="Take it again").press("Enter")
 
     await expect(tab.page.locator(".banner")).to_contain_text("somebody else has the item")
+
+
+async def test_h4_the_live_difference_spells_both_texts(visit: Any) -> None:
+    tab = await visit()
+
+    wrong = await tab.page.evaluate(
+        """async () => {
+          const { diff } = await import('./diff.js');
+          const pieces = ['a', 'b', ' ', '\\n', 'foo', 'é', '😀', '  ', ',', 'x1', '\\r\\n'];
+          let seed = 1;
+          const below = n => (seed = (seed * 1103515245 + 12345) & 0x7fffffff) % n;
+          const text = n => Array.from({length: n}, () => pieces[below(pieces.length)]).join('');
+          const spelled = (runs, without) =>
+            runs.filter(run => run.kind !== without).map(run => run.text).join('');
+          const wrong = [];
+          for (let n = 0; n < 3000; n++) {
+            const before = text(below(40));
+            const at = below(before.length + 1);
+            const edited = before.slice(0, at) + text(3) + before.slice(at + 2);
+            const after = n % 2 ? text(below(40)) : edited;
+            const runs = diff(before, after);
+            if (spelled(runs, 'ins') !== before || spelled(runs, 'del') !== after) wrong.push(n);
+          }
+          return wrong;
+        }"""
+    )
+
+    assert wrong == []

@@ -11,11 +11,20 @@ export function diff(before, after) {
   const head = commonHead(before, after);
   const tail = commonTail(before, after, head);
   const middle = differ(before.slice(head, before.length - tail), after.slice(head, after.length - tail));
-  return joined([
+  return joined(bridged([
     { kind: "same", text: before.slice(0, head) },
     ...middle,
     { kind: "same", text: tail ? before.slice(-tail) : "" },
-  ]);
+  ]));
+}
+
+/** A space that two changed words happen to share is no reason to read them as two changes. */
+function bridged(runs) {
+  const isChange = (run) => run !== undefined && run.kind !== "same";
+  return runs.flatMap((run, at) =>
+    run.kind === "same" && /^[^\S\n]{1,2}$/.test(run.text) && isChange(runs[at - 1]) && isChange(runs[at + 1])
+      ? [{ kind: "del", text: run.text }, { kind: "ins", text: run.text }]
+      : [run]);
 }
 
 function differ(before, after) {

@@ -29,7 +29,7 @@ export async function openInbox(context) {
 
   const start = el("button", { type: "button", class: "primary big", onclick: () => context.nextItem(filters.round) },
     claims.length ? "Go on " : "Start ", context.kbd("any.next"));
-  const heading = el("h1", { tabindex: "-1" }, greeting(me.progress, claims.length));
+  const heading = el("h1", { tabindex: "-1" }, greeting(me.progress, claims.length, isReviewer));
   const node = el("div", { class: "inbox" },
     el("header", { class: "hero" },
       heading,
@@ -65,10 +65,10 @@ export async function openInbox(context) {
   };
 }
 
-function greeting(progress, held) {
+function greeting(progress, held, isReviewer) {
   if (held) return "Welcome back";
   if (progress.available) return plural(progress.available, "response") + (progress.available === 1 ? " waits for you" : " wait for you");
-  return progress.to_review ? "Ready for your decision" : "All done";
+  return isReviewer && progress.to_review ? "Ready for your decision" : "All done";
 }
 
 function situation(progress, isReviewer) {

@@ -75,8 +75,11 @@ export class Tokens {
 
 function drawToken(token, t) {
   const level = token.disagreement == null ? "none" : Math.min(4, Math.floor(token.disagreement * 5));
-  return el("span", { class: `token level-${level}`, id: `token-${t}`, "data-t": t, role: "option", "aria-selected": "false" }, token.text || "∎");
+  return el("span", { class: `token level-${level}`, id: `token-${t}`, "data-t": t, role: "option", "aria-selected": "false", "aria-label": token.text.trim() ? null : spokenBlank(token.text) }, token.text || "∎");
 }
+
+/** What screen readers say where there is nothing to read. */
+const spokenBlank = (text) => (!text ? "end" : text.includes("\n") ? "new line" : "space");
 
 function legend() {
   return el("p", { class: "legend" }, "Experts agree ",

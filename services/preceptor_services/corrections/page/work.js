@@ -176,7 +176,9 @@ class Work {
       if (this.view === "changes")
         replace(this.below, el("p", { class: "none" }, "No changes yet. Press ", this.context.kbd("work.edit"), " and write; what you change shows here as you go."));
     } else {
+      const start = performance.now();
       const { node, count, runs } = drawChanges(this.editor.shownOriginal, this.editor.shown);
+      this.diffTook = performance.now() - start;
       const { added, removed } = size(runs);
       this.counted = `${plural(count, "change")}, +${added.toLocaleString("en")} −${removed.toLocaleString("en")}`;
       if (this.view === "changes") replace(this.below, node);
@@ -228,8 +230,8 @@ class Work {
     this.draft.note({ text, comment: this.comment.value || null });
     this.lease.touch();
     this.mark = undefined;
-    // Once in a while, not at each key: the difference of a long text takes longer than a key may.
-    this.diffTimer ??= setTimeout(() => this.#drawDiff(), DIFF_MS);
+    // Not at each key: the difference of a long text takes longer than a key may.
+    this.diffTimer ??= setTimeout(() => this.#drawDiff(), Math.max(DIFF_MS, 8 * (this.diffTook ?? 0)));
     this.#labelSubmit();
   }
 
