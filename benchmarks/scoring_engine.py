@@ -79,6 +79,9 @@ threads = {threads}
 memory_mb = {memory_mb}
 """
 
+_START_S = 900
+"""That vLLM may take; half a minute on an idle machine."""
+
 
 class Made:
     """A model folder of random weights, and prompts for it."""
@@ -249,7 +252,7 @@ async def vllm_server(python: Path, made: Made, options: argparse.Namespace) -> 
 
 async def _healthy(address: str, process: subprocess.Popen[bytes]) -> None:
     async with httpx.AsyncClient() as client:
-        for _ in range(300):
+        for _ in range(_START_S):
             if process.poll() is not None:
                 raise SystemExit(f"vLLM ended with {process.returncode}")
             try:
@@ -258,7 +261,7 @@ async def _healthy(address: str, process: subprocess.Popen[bytes]) -> None:
             except httpx.TransportError:
                 pass
             await asyncio.sleep(1)
-    raise SystemExit("vLLM was not healthy after 300 s")
+    raise SystemExit(f"vLLM was not healthy after {_START_S} s")
 
 
 async def ask_gateway(
