@@ -47,6 +47,8 @@ gauntlet: $(VENV)/.dev-installed ## What takes longer than CI: endurance tests, 
 	$(BIN)/python benchmarks/exact_gradient.py
 	$(BIN)/python benchmarks/quickstart.py
 	$(BIN)/python benchmarks/correction_queue.py
+	$(BIN)/python benchmarks/serialisation.py
+	$(BIN)/python benchmarks/scoring_engine.py
 
 clean: ## Remove the environment and caches, not the runs
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
