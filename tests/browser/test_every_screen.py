@@ -92,7 +92,7 @@ async def test_h4_every_screen_is_accessible(
     await page.locator("#editor").wait_for()
     await look_at(page, "item")
     await keys.press("t")
-    await page.locator(".token.level-4").first.wait_for()
+    await page.locator("[data-t].level-4").first.wait_for()
     await keys.press("]")
     await keys.press("]")
     await keys.press("]")
