@@ -112,6 +112,7 @@ async def _visit(
     browser: Browser, url: str, key: str, kind: str, item: str, num_rounds: int
 ) -> dict[str, Any]:
     context = await browser.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(90_000)
     page = await context.new_page()
     await page.add_init_script(f"sessionStorage.setItem('preceptor-key', {json.dumps(key)})")
     await page.add_init_script(
@@ -129,8 +130,11 @@ async def _visit(
     for _ in range(num_rounds):
         await page.goto("about:blank")
         await page.goto(f"{url}/corrections/#/item/{item}")
-        await page.wait_for_function("window.__shown")
-        paints.append(await page.evaluate("window.__shown"))
+        await page.locator("#editor").wait_for()
+        # The page's policy forbids waiting by a function of the driver's.
+        while (shown := await page.evaluate("window.__shown ?? null")) is None:
+            await asyncio.sleep(0.05)
+        paints.append(shown)
     typed = await _type(page, "#editor")
     bare = await context.new_page()
     await bare.set_content(

@@ -15,6 +15,8 @@ from preceptor_clients.corrections import Submission
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 FIGURES = Path(__file__).parents[2] / "docs" / "figures" / "corrections"
+ALL_LOOKS = ("inbox", "edit", "experts", "review")
+"""Screens whose pictures are kept in every look; of the others, the light one says enough."""
 LOOKS = {"light": (1440, 900, False), "dark": (1440, 900, True), "phone": (390, 844, False)}
 FIXED = (
     ("        if window < 0:", "    if window < 1:"),
@@ -33,7 +35,8 @@ def picture(request: pytest.FixtureRequest, look: str) -> Any:
     """Takes a picture of a page; keeps it where pictures were asked for."""
 
     async def taken(page: Page, name: str) -> None:
-        if request.config.getoption("--pictures", default=False):
+        is_kept = look == "light" or name in ALL_LOOKS
+        if is_kept and request.config.getoption("--pictures", default=False):
             FIGURES.mkdir(parents=True, exist_ok=True)
             path = FIGURES / f"{name}-{look}.png"
             await page.screenshot(path=path)
