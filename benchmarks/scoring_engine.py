@@ -3,8 +3,10 @@
     python benchmarks/scoring_engine.py --vllm ../vllm/bin/python \\
         --out benchmarks/results/scoring_engine.json
     python benchmarks/scoring_engine.py --flood 64
+    python benchmarks/scoring_engine.py --device cuda --large --tokens 4096
 
-The model is made on the spot: Qwen3 architecture, hidden size 256, vocabulary 151,936, bf16. Told
+The model is made on the spot: Qwen3 architecture, hidden size 256, vocabulary 151,936, bf16; with
+`--large` of the size of Qwen3-0.6B. Told
 are positions a second
 
     by backbone and head product alone (what no engine can exceed),
@@ -75,28 +77,42 @@ use = "preceptor_services.experts.larger_model:LargerModel"
 [experts.teacher.options]
 model = "{folder}"
 dtype = "bfloat16"
+device = "{device}"
 threads = {threads}
 memory_mb = {memory_mb}
 """
 
+_ASKED = ("sequences", "tokens", "top_k", "vocab_size", "rounds", "device", "large")
 _START_S = 900
 """That vLLM may take; half a minute on an idle machine."""
+
+_SMALL = {
+    "hidden_size": 256,
+    "num_hidden_layers": 6,
+    "intermediate_size": 768,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+}
+_LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 28,
+    "intermediate_size": 3072,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
 
 
 class Made:
     """A model folder of random weights, and prompts for it."""
 
-    def __init__(self, folder: Path, *, vocab_size: int, max_positions: int) -> None:
+    def __init__(self, folder: Path, *, vocab_size: int, max_positions: int, large: bool) -> None:
         self.folder, self.vocab_size = folder, vocab_size
         torch.manual_seed(0)
         config = Qwen3Config(
+            **(_LARGE if large else _SMALL),
             vocab_size=vocab_size,
-            hidden_size=256,
-            num_hidden_layers=6,
-            intermediate_size=768,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=64,
             max_position_embeddings=max_positions,
             tie_word_embeddings=True,
             initializer_range=0.08,
@@ -140,7 +156,7 @@ def _tokenizer(vocab_size: int) -> Any:
 def in_process(made: Made, options: argparse.Namespace) -> dict[str, float]:
     """Rates of the bare products and of the engine, and its distance from float32."""
     torch.set_num_threads(options.threads)
-    model: Any = AutoModelForCausalLM.from_pretrained(made.folder, dtype=torch.bfloat16).eval()
+    model = _loaded(made, torch.bfloat16, options.device)
     # Before the engine exchanges the model's attention.
     bare = fastest(lambda: _bare_products(model, made, options), options.rounds)
     scorer = scorer_of(model, made.vocab_size)
@@ -152,18 +168,36 @@ def in_process(made: Made, options: argparse.Namespace) -> dict[str, float]:
     positions = options.sequences * (options.tokens - 1)
     return {
         "backbone and head product alone, positions/s": round(positions / bare),
+        **_gpu_memory(engine, options.device),
         "engine in process, positions/s": round(positions / fastest(engine, options.rounds)),
-        **_distance(model, scorer, made, options.top_k),
+        **_distance(scorer, made, options),
     }
 
 
+def _loaded(made: Made, dtype: torch.dtype, device: str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(made.folder, dtype=dtype).to(device).eval()
+
+
+def _gpu_memory(work: Callable[[], None], device: str) -> dict[str, float]:
+    """Of a GPU, the most above the weights."""
+    if not device.startswith("cuda"):
+        return {}
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    grown = torch.cuda.max_memory_allocated() - before
+    return {"memory above the weights, MiB": round(grown / 2**20, 1)}
+
+
 def _bare_products(model: Any, made: Made, options: argparse.Namespace) -> None:
-    ids = torch.tensor(np.stack(made.sequences(options.sequences, options.tokens))).long()
+    ids = np.stack(made.sequences(options.sequences, options.tokens))
     head: torch.Tensor = model.get_output_embeddings().weight
     with torch.inference_mode():
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
-        for start in range(0, len(hidden), 128):
-            hidden[start : start + 128] @ head.T
+        batch = torch.tensor(ids, device=model.device).long()
+        hidden = model.base_model(input_ids=batch, use_cache=False).last_hidden_state.flatten(0, 1)
+        step = 128 if options.device == "cpu" else 1024
+        for start in range(0, len(hidden), step):
+            hidden[start : start + step] @ head.T
 
 
 def _prefill(ids: np.ndarray, top_k: int) -> Prefill:
@@ -175,21 +209,18 @@ def _prefill(ids: np.ndarray, top_k: int) -> Prefill:
     )
 
 
-def _distance(model: Any, scorer: Any, made: Made, top_k: int) -> dict[str, float]:
+def _distance(scorer: Any, made: Made, options: argparse.Namespace) -> dict[str, float]:
     """Of the engine's own-token log-probs, and of transformers' in bf16, from a float32 pass."""
     [ids] = made.sequences(1, 64)
-    [found] = score(scorer, [_prefill(ids, top_k)], vocab_size=made.vocab_size)
-    rounded, exact = (
-        AutoModelForCausalLM.from_pretrained(made.folder, dtype=dtype).eval()
-        for dtype in (torch.bfloat16, torch.float32)
-    )
-    batch = torch.tensor(ids)[None].long()
-    with torch.inference_mode():
-        own = [
-            m(input_ids=batch).logits[0, :-1].float().log_softmax(-1).gather(1, batch[0, 1:, None])
-            for m in (rounded, exact)
-        ]
-    in_bf16, in_float32 = (values[:, 0].numpy() for values in own)
+    [found] = score(scorer, [_prefill(ids, options.top_k)], vocab_size=made.vocab_size)
+    batch = torch.tensor(ids, device=options.device)[None].long()
+    own: list[np.ndarray] = []
+    for dtype in (torch.bfloat16, torch.float32):
+        with torch.inference_mode():
+            logits_LV = _loaded(made, dtype, options.device)(input_ids=batch).logits[0, :-1]
+            logprobs_L1 = logits_LV.float().log_softmax(-1).gather(1, batch[0, 1:, None])
+        own.append(logprobs_L1[:, 0].cpu().numpy())
+    in_bf16, in_float32 = own
     return {
         "engine, mean gap to float32": float(np.abs(found.own_logprobs_P - in_float32).mean()),
         "transformers in bf16, mean gap to float32": float(np.abs(in_bf16 - in_float32).mean()),
@@ -202,6 +233,8 @@ def fastest(work: Callable[[], None], rounds: int) -> float:
     for _ in range(rounds + 1):
         began = time.perf_counter()
         work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
     return min(times[1:])
 
@@ -216,7 +249,10 @@ async def deployment(made: Made, options: argparse.Namespace) -> AsyncIterator[S
         config = Path(folder) / "preceptor.toml"
         config.write_text(
             SETTINGS.format(
-                folder=made.folder, threads=options.threads, memory_mb=options.memory_mb
+                folder=made.folder,
+                device=options.device,
+                threads=options.threads,
+                memory_mb=options.memory_mb,
             )
         )
         async with Supervisor(config) as supervisor:
@@ -419,6 +455,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--top-k", type=int, default=64)
     parser.add_argument("--vocab-size", type=int, default=151_936)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--large", action="store_true", help="the size of Qwen3-0.6B")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--memory-mb", type=int, default=1024)
@@ -430,13 +468,26 @@ def main() -> None:
     result: dict[str, Any] = {"machine": machine() | {"threads": options.threads}}
     with tempfile.TemporaryDirectory() as folder:
         longest = max(options.tokens, options.flood_tokens if options.flood else 0)
-        made = Made(Path(folder), vocab_size=options.vocab_size, max_positions=longest + 96)
+        made = Made(
+            Path(folder),
+            vocab_size=options.vocab_size,
+            max_positions=longest + 96,
+            large=options.large,
+        )
         if options.flood:
             result["flood"] = asyncio.run(flood(made, options))
         else:
             result["asked"] = {
                 name: getattr(options, name)
-                for name in ("sequences", "tokens", "top_k", "vocab_size", "rounds")
+                for name in (
+                    "sequences",
+                    "tokens",
+                    "top_k",
+                    "vocab_size",
+                    "rounds",
+                    "device",
+                    "large",
+                )
             }
             result["figures"] = in_process(made, options) | asyncio.run(side_by_side(made, options))
     text = json.dumps(result, indent=2)
