@@ -311,7 +311,13 @@ def _result(key: str, reply: Any) -> ItemResult:
 
 
 @pytest.fixture
-async def town(tmp_path: Path) -> AsyncIterator[Town]:
+def people_options() -> dict[str, Any]:
+    """Options of the people's expert that a test changes."""
+    return {}
+
+
+@pytest.fixture
+async def town(tmp_path: Path, people_options: dict[str, Any]) -> AsyncIterator[Town]:
     """One gateway on SQLite whose one expert is people."""
     settings = make_settings(tmp_path)
     service = ServiceSettings(url="http://nowhere", key_file=tmp_path / "keys" / "service.key")
@@ -323,7 +329,7 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
         transport = httpx.ASGITransport(app=apps[0])
         return CorrectionsClient("http://g", key, transport=transport, retry=NO_RETRY)
 
-    people = People(model=str(STUDENT), connect=connect, poll_s=3600.0)
+    people = People(model=str(STUDENT), connect=connect, poll_s=3600.0, **people_options)
     url = f"sqlite+aiosqlite:///{tmp_path}/store.db"
     parts: dict[str, Any] = {"settings": settings, "connect": lambda url, key: Direct(people)}
     async with open_office(tmp_path, url, **parts) as office:

@@ -10,6 +10,8 @@ import httpx
 import numpy as np
 import pytest
 
+from preceptor_services.gateway.routes import vllm_face
+
 KEY = f"trainer-{'k' * 40}"
 
 
@@ -84,6 +86,20 @@ async def test_a_masked_position_is_no_number(world):
     assert response.status_code == 409
     assert response.json()["code"] == "not-answered"
     assert "position 2" in response.json()["detail"]
+
+
+async def test_an_answer_that_takes_longer_than_the_request_may_is_a_refusal(world, monkeypatch):
+    monkeypatch.setattr(vllm_face, "_WAIT_MS", 100)
+    transport = httpx.ASGITransport(world.app)
+    headers = {"authorization": f"Bearer {KEY}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://g", headers=headers) as http:
+        response = await http.post(
+            "/vllm/uniform/v1/completions", json={"prompt": [5, 6], "prompt_logprobs": 1}
+        )
+
+    assert response.status_code == 409
+    assert response.json()["code"] == "not-answered"
+    assert int(response.headers["retry-after"]) >= 1
 
 
 async def test_a_client_without_keys_has_one_in_its_address(world):
