@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 
 from preceptor_trainer.evaluation import Interval, mean_interval, paired_difference, pass_at_k
 from preceptor_trainer.held_out import Evaluation
+from preceptor_trainer.metrics import read_metrics
 
 RESULT = Path(__file__).parent / "results" / "quickstart.json"
 FIGURE = Path(__file__).parent.parent / "docs" / "figures" / "quickstart.png"
@@ -150,8 +151,7 @@ def intervals(outcomes: dict[str, dict[str, list[Evaluation]]]) -> dict[str, Int
 
 def rewards(run: Path) -> list[float]:
     """Share of the rollouts that were solved, step by step."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["reward"] for line in lines]
+    return [line["reward"] for line in read_metrics(run)]
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -165,7 +165,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
         steps = np.arange(smooth.shape[1]) + 5
         curves.plot(steps, smooth.T, color=color, alpha=0.25, linewidth=1)
         curves.plot(steps, smooth.mean(0), color=color, linewidth=2, label=LABELS[arm])
-    curves.set(xlabel="step", ylabel="rollouts solved, % (5 steps)", ylim=(0, None))
+    curves.set(xlabel="step", ylabel="rollouts solved, % (5 steps)")
+    curves.set_ylim(0, 1.3 * curves.get_ylim()[1])  # room for the legend
     curves.legend(frameon=False, loc="upper left")
     for place, (_, key, color) in enumerate(BARS):
         for k, shift in zip(KS, (-0.2, 0.2), strict=True):
@@ -174,9 +175,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
             shade = {"color": color, "alpha": 1.0 if k == 1 else 0.45}
             bars.bar(place + shift, mean, 0.38, **shade)
             bars.errorbar(place + shift, mean, [[mean - low], [high - mean]], color="black")
-            bars.text(place + shift, 2, f"pass@{k}", rotation=90, ha="center", fontsize=7)
+            bars.text(place + shift, 100 * found["high"] + 1.5, f"@{k}", ha="center", fontsize=8)
     bars.set_xticks(range(len(BARS)), [name for name, _, _ in BARS])
-    bars.set_ylabel("held-out problems solved, %")
+    bars.set_ylabel("held-out pass@1 and pass@8, %")
     for axes in (curves, bars):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
