@@ -1,8 +1,9 @@
-"""Attention over packed segments, in the place of the one that a transformers model brings.
+"""Attention over packed sequences, in the place of the one that a transformers model brings.
 
-Each segment attends to itself causally and to the segments above it entirely. Products run segment
-by segment through torch's fused attention, on keys and values laid side by side. Where that needs a
-mask, queries go in blocks of `_QUERY_BLOCK` rows, so that memory stays linear in the tokens.
+On a CPU it goes block by block (`blocks.py`), on a GPU segment by segment: each attends to itself
+causally and to the segments above it entirely, through torch's fused attention, on keys and values
+laid side by side. Where that needs a mask, queries go in blocks of `_QUERY_BLOCK` rows, so that
+memory stays linear in the tokens.
 
 transformers hands keyword arguments of a forward call down to its attention function
 (`AttentionInterface`), which is how `packed` arrives here.
@@ -10,6 +11,7 @@ transformers hands keyword arguments of a forward call down to its attention fun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from preceptor_services.experts.engine.blocks import Block, attend_blocks
 from preceptor_services.experts.engine.packing import Packed, Segment
 
 ATTENTION: Final = "preceptor_packed"
@@ -36,6 +39,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     packed: Packed | None = None,
+    blocks: Sequence[Block] | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **options: Any,
@@ -49,6 +53,7 @@ def packed_attention(
         value_1MND: Likewise.
         attention_mask: None; the segments say what may be seen.
         packed: The layout of the N tokens.
+        blocks: Likewise, where they are to be read block by block.
         scaling: Of the scores; 1 / sqrt(D) where absent.
         sliding_window: Most tokens that a token sees, itself included; all where absent.
         options: What this layer wants besides.
@@ -64,11 +69,30 @@ def packed_attention(
     for name in _REFUSED:
         if options.get(name) is not None:
             raise Unpackable(f"its attention has {name}")
+    if blocks is not None:
+        out_NGD = attend_blocks(
+            query_1GND, key_1MND, value_1MND, blocks, scaling=scaling, window=sliding_window
+        )
+    else:
+        out_NGD = _attend_segments(
+            query_1GND, key_1MND, value_1MND, packed, scaling, sliding_window
+        )
+    return out_NGD[None], None
+
+
+def _attend_segments(
+    query_1GND: Tensor,
+    key_1MND: Tensor,
+    value_1MND: Tensor,
+    packed: Packed,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
     out_NGD = query_1GND.new_empty((query_1GND.shape[2], query_1GND.shape[1], value_1MND.shape[-1]))
     for segment in packed.segments:
         key, value = _seen(key_1MND, segment), _seen(value_1MND, segment)
         # A beginning needs no mask, and the fused kernel itself is linear in memory.
-        whole = not segment.above and (sliding_window or packed.longest) >= packed.longest
+        whole = not segment.above and (window or packed.longest) >= packed.longest
         step = segment.stop - segment.start if whole else _QUERY_BLOCK
         for start in range(segment.start, segment.stop, step):
             stop = min(start + step, segment.stop)
@@ -78,10 +102,10 @@ def packed_attention(
                 key[:, :, :num_seen],
                 value[:, :, :num_seen],
                 scaling,
-                sliding_window or num_seen,
+                window or num_seen,
             )
             out_NGD[start:stop] = attended[0].transpose(0, 1)
-    return out_NGD[None], None
+    return out_NGD
 
 
 def _seen(states_1MND: Tensor, segment: Segment) -> Tensor:

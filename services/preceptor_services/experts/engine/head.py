@@ -23,6 +23,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from preceptor_services.experts.engine.blocks import ROWS, filled
 from preceptor_services.experts.engine.models import Scorer
 
 RUN: Final = 128
@@ -68,6 +69,10 @@ def read_head(
     if hidden.device.type == "cpu":
         max_logits = min(max_logits, _CACHED_LOGITS)
     step = max(1, max_logits // scorer.num_logits)
+    # Chunks of equal length, up to the last one, which is no small one.
+    step = step - step % ROWS if step > ROWS else 1 << (step.bit_length() - 1)
+    num_rows = len(hidden)
+    hidden, asked_RA = filled(hidden), filled(asked_RA)
     read = _read_small if scorer.num_logits <= BLOCK else _read_large
     chunks = [
         read(
@@ -76,9 +81,9 @@ def read_head(
         for start in range(0, len(hidden), step)
     ]
     return Entries(
-        ids_RK=torch.cat([chunk.ids_RK for chunk in chunks]),
-        logprobs_RK=torch.cat([chunk.logprobs_RK for chunk in chunks]),
-        asked_logprobs_RA=torch.cat([chunk.asked_logprobs_RA for chunk in chunks]),
+        ids_RK=torch.cat([chunk.ids_RK for chunk in chunks])[:num_rows],
+        logprobs_RK=torch.cat([chunk.logprobs_RK for chunk in chunks])[:num_rows],
+        asked_logprobs_RA=torch.cat([chunk.asked_logprobs_RA for chunk in chunks])[:num_rows],
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from preceptor_services.experts.engine.attention import ATTENTION, Unpackable
+from preceptor_services.experts.engine.blocks import blocks_of, filled
 from preceptor_services.experts.engine.packing import MIN_SHARED, pack, plan_passes
 
 _log = logging.getLogger(__name__)
@@ -111,11 +112,18 @@ class PaddedScorer(_Decoder):
 
 
 class PackedScorer(_Decoder):
-    """Sequences one after another, common beginnings once."""
+    """Sequences one after another, common beginnings once.
 
-    def __init__(self, model: Any, *, min_shared: int = MIN_SHARED) -> None:
+    Read in blocks, which they are on a CPU unless told otherwise, a sequence gets the same bits
+    whatever it is packed with.
+    """
+
+    def __init__(
+        self, model: Any, *, min_shared: int = MIN_SHARED, in_blocks: bool | None = None
+    ) -> None:
         super().__init__(model)
         self._min_shared = min_shared
+        self._in_blocks = self.device.type == "cpu" if in_blocks is None else in_blocks
         model.set_attn_implementation(ATTENTION)
         if model.config._attn_implementation != ATTENTION:
             raise Unpackable("its attention cannot be exchanged")
@@ -127,11 +135,15 @@ class PackedScorer(_Decoder):
     def hidden(self, sequences: Sequence[np.ndarray], places: Sequence[np.ndarray]) -> Tensor:
         """`[R, H]`."""
         packed = pack(sequences, min_shared=self._min_shared)
+        tokens_N, places_N = (_indices(x, self.device) for x in (packed.tokens_N, packed.places_N))
+        if self._in_blocks:
+            tokens_N, places_N = filled(tokens_N), filled(places_N)
         states_1NH = self._model.base_model(
-            input_ids=_indices(packed.tokens_N, self.device)[None],
-            position_ids=_indices(packed.places_N, self.device)[None],
+            input_ids=tokens_N[None],
+            position_ids=places_N[None],
             use_cache=False,
             packed=packed,
+            blocks=blocks_of(packed.rows) if self._in_blocks else None,
         ).last_hidden_state
         wanted = [rows[place] for rows, place in zip(packed.rows, places, strict=True)]
         return states_1NH[0, _indices(np.concatenate(wanted), self.device)]

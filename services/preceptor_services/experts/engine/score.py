@@ -40,8 +40,9 @@ def score(
 ) -> list[Distributions]:
     """What a model says at every position wanted.
 
-    The same prefills in the same order, on one machine and with one number of threads, give the
-    same bits.
+    On one machine and with one number of threads, a prefill gets the same bits; on a CPU whatever
+    else is scored with it (packed decoders whose layers see each token by itself: not a mixture of
+    experts), on a GPU in the same call.
 
     Args:
         scorer: The model, as `scorer_of` made it.

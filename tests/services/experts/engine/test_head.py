@@ -132,6 +132,6 @@ def test_logits_of_more_rows_than_allowed_never_exist(num_logits: int) -> None:
     head.asked.clear()
     chunked = read(head, hidden, vocab_size=261, max_logits=2 * num_logits)
 
-    assert {rows for rows, _ in head.asked} == {2, 1}
+    assert {rows for rows, _ in head.asked} == {2}
     assert torch.equal(whole.ids_RK, chunked.ids_RK)
     torch.testing.assert_close(whole.logprobs_RK, chunked.logprobs_RK, atol=1e-5, rtol=0)

@@ -81,6 +81,15 @@ def test_a_decoder_is_packed_and_says_what_transformers_says(name: str) -> None:
     assert_says_what_transformers_says(model, scorer)
 
 
+@pytest.mark.parametrize("name", ["Qwen3", "Mistral"])
+def test_segment_by_segment_a_decoder_says_the_same(name: str) -> None:
+    model = made(name, **PACKED[name])
+
+    scorer = PackedScorer(copy.deepcopy(model), in_blocks=False)
+
+    assert_says_what_transformers_says(model, scorer)
+
+
 def test_a_model_whose_sequences_would_mix_is_read_padded_and_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

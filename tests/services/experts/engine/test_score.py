@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from preceptor_clients.answers import Distributions
 from preceptor_clients.arrays import MISSING
 from preceptor_services.experts.engine import attention
-from preceptor_services.experts.engine.budget import Budget
+from preceptor_services.experts.engine.budget import DEFAULT_BUDGET, Budget
 from preceptor_services.experts.engine.models import Scorer, scorer_of
 from preceptor_services.experts.engine.prefill import Prefill
 from preceptor_services.experts.engine.score import score
@@ -126,6 +126,28 @@ def test_the_same_batch_in_the_same_order_gives_the_same_bits(model: Any, scorer
     for a, b in zip(first, second, strict=True):
         assert a.logprobs_PK.tobytes() == b.logprobs_PK.tobytes()
         assert a.ids_PK.tobytes() == b.ids_PK.tobytes()
+
+
+@pytest.mark.parametrize("budget", [DEFAULT_BUDGET, Budget(max_logits=2_000, max_tokens=300)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_i5_a_sequence_gets_the_same_bits_in_any_batch(
+    model: Any, dtype: torch.dtype, budget: Budget
+) -> None:
+    scorer = scorer_of(copy.deepcopy(model).to(dtype), VOCAB_SIZE)
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(0, VOCAB_SIZE, length).astype(np.int32) for length in (3, 60, 530)]
+    batch = [
+        prefill(i, response=int(rng.integers(1, 70)), context_ids=np.append(prompts[i % 3], tail))
+        for i, tail in enumerate(rng.integers(0, 5, 24))
+    ]
+    alone = [score(scorer, [p], vocab_size=VOCAB_SIZE, budget=budget)[0] for p in batch]
+
+    for size in (2, 5, 13, 24):
+        chosen = rng.choice(len(batch), size, replace=False)
+        found = score(scorer, [batch[i] for i in chosen], vocab_size=VOCAB_SIZE, budget=budget)
+        for index, distributions in zip(chosen, found, strict=True):
+            assert distributions.logprobs_PK.tobytes() == alone[index].logprobs_PK.tobytes()
+            assert distributions.own_logprobs_P.tobytes() == alone[index].own_logprobs_P.tobytes()
 
 
 def test_only_wanted_positions_are_answered_and_in_their_order(model: Any, scorer: Scorer) -> None:
