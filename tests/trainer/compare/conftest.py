@@ -65,7 +65,7 @@ def make_method(name: str = "a", **changes: Any) -> Method:
         "name": name,
         "title": name.upper(),
         "recipe": recipe,
-        "sees": Sees(score="chooses demonstrations", trace=True, sibling=True),
+        "sees": Sees(score="chooses demonstrations", trace=True, solution=True),
         "learning_rates": (1e-4, 2e-4),
         "services": {"self-teacher": self_teacher()},
     }

@@ -7,7 +7,7 @@ PLAIN = {"rollouts": 8, "own": 8, "scored": 8}
 
 
 def test_a_method_that_used_what_it_declared_is_consistent():
-    sees = Sees(score="both", trace=True, sibling=True)
+    sees = Sees(score="both", trace=True, solution=True)
 
     assert (
         contradictions(sees, PLAIN | {"kind/execution": 3, "kind/demonstration": 2}, NOBODY) == []
@@ -49,6 +49,6 @@ def test_an_answering_expert_contradicts_a_method_without_opinions():
 
 
 def test_what_was_declared_and_never_used_is_said():
-    sees = Sees(score="both", trace=True, sibling=True)
+    sees = Sees(score="both", trace=True, solution=True)
 
-    assert unused(sees, PLAIN | {"kind/execution": 3}, NOBODY) == ["sibling"]
+    assert unused(sees, PLAIN | {"kind/execution": 3}, NOBODY) == ["solution"]

@@ -4,7 +4,7 @@
 
     DISTIL = Method(
         name="distil", title="DistIL", recipe=distil,
-        sees=Sees(score="chooses demonstrations", trace=True, sibling=True),
+        sees=Sees(score="chooses demonstrations", trace=True, solution=True),
         services={"self-teacher": self_teacher()},
         learning_rates=(1e-4, 2e-4, 4e-4),
     )

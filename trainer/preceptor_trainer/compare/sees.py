@@ -26,8 +26,8 @@ class Sees:
     """Whether an attempt succeeded, and what for."""
     trace: bool = False
     """What the executor said about the student's own attempt, as text."""
-    sibling: bool = False
-    """Another attempt of the student at the same problem that succeeded."""
+    solution: bool = False
+    """An attempt of the student at the same problem that succeeded: this one, or a sibling."""
     reference: bool = False
     """A right answer that the student did not write."""
     larger_model: bool = False
@@ -41,7 +41,7 @@ class Sees:
 LABELS = {
     "score": "score",
     "trace": "own trace",
-    "sibling": "sibling's solution",
+    "solution": "student's own solution",
     "reference": "reference solution",
     "larger_model": "larger model",
     "opinion": "of an expert's distribution",
@@ -49,7 +49,7 @@ LABELS = {
 }
 """Column headings."""
 
-_KIND_FIELDS = {"execution": "trace", "demonstration": "sibling", "reference": "reference"}
+_KIND_FIELDS = {"execution": "trace", "demonstration": "solution", "reference": "reference"}
 
 
 class Observed:

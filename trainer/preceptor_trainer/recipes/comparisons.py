@@ -38,13 +38,14 @@ def fast(folder: Path) -> Comparison:
         "at what cost, with the same student, problems, budget and search?",
         methods=all_methods(),
         setting=Setting(
-            problems=Fresh(per_step=8),
+            problems=Fresh(per_step=16),
             validation=_evaluation("validation", VALIDATION_SEED, count=60, num_samples=8),
             held_out=_evaluation("held_out", HELD_OUT_SEED, count=100, num_samples=16),
             probe=_probe(),
-            probe_every=6,
+            probe_every=5,
+            rollouts_per_problem=4,
         ),
-        budget=Budget(unit="steps", amount=24),
+        budget=Budget(unit="steps", amount=20),
     )
 
 
@@ -62,13 +63,14 @@ def all_fail(folder: Path) -> Comparison:
         f"solved in none of {rates.num_samples} attempts?",
         methods=all_methods(),
         setting=Setting(
-            problems=Fixed(problems=unsolved, per_step=8),
+            problems=Fixed(problems=unsolved, per_step=16),
             validation=_evaluation("validation", VALIDATION_SEED, count=60, num_samples=8),
             held_out=EvaluationConfig(problems=unsolved, num_samples=64, ks=(1, 8, 64)),
             probe=EvaluationConfig(problems=unsolved[:40], num_samples=8, ks=(1, 8)),
-            probe_every=6,
+            probe_every=5,
+            rollouts_per_problem=4,
         ),
-        budget=Budget(unit="steps", amount=24),
+        budget=Budget(unit="steps", amount=20),
         ks=(1, 8, 64),
     )
 
@@ -82,13 +84,14 @@ def pass_at_n(folder: Path) -> Comparison:
         "64; methods that widen what the student can do gain at both.",
         methods=all_methods(),
         setting=Setting(
-            problems=Fresh(per_step=8),
+            problems=Fresh(per_step=16),
             validation=_evaluation("validation", VALIDATION_SEED, count=60, num_samples=64),
             held_out=_evaluation("held_out", HELD_OUT_SEED, count=100, num_samples=128),
             probe=_probe(),
-            probe_every=6,
+            probe_every=5,
+            rollouts_per_problem=4,
         ),
-        budget=Budget(unit="steps", amount=24),
+        budget=Budget(unit="steps", amount=20),
         ks=(1, 8, 64),
     )
 

@@ -14,11 +14,13 @@ from preceptor_trainer.update import OptimiserConfig
 RATES: Final = (5e-5, 1.5e-4, 4.5e-4)
 """One grid for all: AdamW takes the scale of a loss out, so equal rates mean about equal steps."""
 WARMUP_STEPS: Final = 4
+IN_VIEW: Final = PapersContext(demonstrations=False, own_solution=True)
+"""What a self-teacher sees, for all methods that have one: the quickstart's choice."""
 SELF_TEACHER: Final = {"self-teacher": self_teacher()}
 
 
 def run_of(trial: Trial, **decided: Any) -> RunConfig:
-    """A run of `trial`; unless decided otherwise, the self-teacher in the papers' context."""
+    """A run of `trial`; unless decided otherwise, the self-teacher with `IN_VIEW`."""
     fields: dict[str, Any] = {
         "name": trial.name,
         "seed": trial.seed,
@@ -28,9 +30,13 @@ def run_of(trial: Trial, **decided: Any) -> RunConfig:
         "rollouts_per_problem": trial.rollouts_per_problem,
         "checkpoint_every": trial.checkpoint_every,
         "evaluation": trial.evaluation,
-        "optimiser": OptimiserConfig(lr=trial.lr, warmup_steps=WARMUP_STEPS),
+        "optimiser": OptimiserConfig(
+            lr=trial.lr,
+            warmup_steps=WARMUP_STEPS,
+            decay_until=trial.steps if trial.steps > WARMUP_STEPS else None,
+        ),
         "experts": (ExpertUse(name="self-teacher"),),
         "sources": ("executor",),
-        "context": PapersContext(),
+        "context": IN_VIEW,
     }
     return RunConfig(**{**fields, **decided})

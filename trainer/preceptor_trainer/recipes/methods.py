@@ -41,7 +41,7 @@ __all__ = [
 ]  # fmt: skip
 
 _PLAIN: Final = {"plain-teacher": self_teacher(needs_feedback=False)}
-_FEEDBACK: Final = Sees(score="chooses demonstrations", trace=True, sibling=True)
+_FEEDBACK: Final = Sees(score="chooses demonstrations", trace=True, solution=True)
 
 
 def distil(trial: Trial) -> RunConfig:
