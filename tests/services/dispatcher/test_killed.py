@@ -65,7 +65,7 @@ async def test_R1_jobs_survive_two_kills_of_their_dispatcher(
         assert await _count(gateway, "select count(*) from answers where state = 'done'") == 300
         await _until_acknowledged(gateway)
 
-    computed = sum(len(line.split()) for line in noted(moody_log))
+    computed = _num_computed(moody_log)
     held = 2 * (2 + 2) * 16  # two victims, each with two calls running and two being reported
     assert computed <= 300 + held
 
@@ -91,7 +91,7 @@ async def test_R1_two_thousand_jobs_survive_forty_kills_of_three_dispatchers(
         assert await _count(gateway, "select count(*) from answers where state = 'done'") == 2000
         await _until_acknowledged(gateway)
 
-    computed = sum(len(line.split()) for line in noted(moody_log))
+    computed = _num_computed(moody_log)
     assert computed < 1.05 * 2000
 
 
@@ -184,6 +184,11 @@ async def _post_until_taken(gateway) -> str:
                     "moody", [submission("after", query("after"))]
                 )
                 return outcome.ticket.id
+
+
+def _num_computed(log: Path) -> int:
+    """Questions that were asked; a call that is broken off leaves a second line."""
+    return sum(len(line.split()) for line in noted(log) if not line.startswith("aborted "))
 
 
 async def _until_acknowledged(gateway) -> None:
