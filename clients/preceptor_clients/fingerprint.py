@@ -9,9 +9,12 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Final, cast
 
 import numpy as np
+
+_DECIDES_ANSWERS: Final = (".json", ".safetensors", ".jinja", ".txt", ".model")
 
 
 def vocab_fingerprint(pieces: Iterable[tuple[int, bytes, bool]]) -> str:
@@ -38,6 +41,17 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 def ids_hash(ids: np.ndarray) -> str:
     """SHA-256 of token ids as little-endian int32."""
     return hashlib.sha256(np.ascontiguousarray(ids, dtype="<i4").tobytes()).hexdigest()
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """SHA-256 over names and contents of the files that decide a model's answers."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _DECIDES_ANSWERS and path.is_file():
+            with path.open("rb") as file:
+                digest.update(f"{path.name}\0".encode())
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def content_hash(value: Any) -> str:

@@ -27,8 +27,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from preceptor_clients.errors import WeightsNotHere
+from preceptor_clients.offered_weights import WEIGHTS_FILE
 from preceptor_clients.schemas import WeightManifest
-from preceptor_services.experts.weights import WEIGHTS_FILE, WeightCatalogue
+from preceptor_services.experts.weights import WeightCatalogue
 
 _FORMAT: Final = "ema-1"
 _log = logging.getLogger(__name__)

@@ -20,9 +20,11 @@ from typing import Any, Final
 
 import torch
 
+from preceptor_clients.admission import Admission
 from preceptor_clients.answers import build_answer
+from preceptor_clients.context import Context, build_context, find_template
 from preceptor_clients.errors import PreceptorError, TooLarge
-from preceptor_clients.fingerprint import ids_hash
+from preceptor_clients.fingerprint import folder_fingerprint, ids_hash
 from preceptor_clients.schemas import (
     Capabilities,
     PrefixAnswer,
@@ -30,13 +32,11 @@ from preceptor_clients.schemas import (
     ServiceInfo,
     ServiceLimits,
 )
-from preceptor_services.experts.context import Context, build_context, find_template
-from preceptor_services.experts.engine.admission import Admission
 from preceptor_services.experts.engine.budget import budget_of
 from preceptor_services.experts.engine.models import scorer_of
 from preceptor_services.experts.engine.prefill import num_entries, prefill_of
 from preceptor_services.experts.engine.score import score
-from preceptor_services.experts.model import DTYPES, Precision, ScoringModel, folder_fingerprint
+from preceptor_services.experts.model import DTYPES, Precision, ScoringModel
 
 CODE_VERSION: Final = "1"
 """Raised whenever the same model, settings and query may give another answer."""

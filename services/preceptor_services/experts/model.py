@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -19,7 +18,6 @@ DTYPES: Final[dict[Precision, torch.dtype]] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
 }
-_FINGERPRINTED: Final = (".json", ".safetensors", ".jinja", ".txt", ".model")
 
 
 class ScoringModel:
@@ -83,14 +81,3 @@ def parameters_of(module: Any) -> dict[str, Tensor]:
         name: p.detach().to(device="cpu", dtype=torch.float32, copy=True)
         for name, p in module.named_parameters()
     }
-
-
-def folder_fingerprint(folder: Path) -> str:
-    """SHA-256 over names and contents of the files that decide a model's answers."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in _FINGERPRINTED and path.is_file():
-            with path.open("rb") as file:
-                digest.update(f"{path.name}\0".encode())
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -31,9 +31,11 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import torch
 
+from preceptor_clients.admission import Admission
 from preceptor_clients.answers import build_answer
+from preceptor_clients.context import Context, build_context, find_template
 from preceptor_clients.errors import PreceptorError, ServiceFailed, TooLarge, WeightsNotHere
-from preceptor_clients.fingerprint import ids_hash
+from preceptor_clients.fingerprint import folder_fingerprint, ids_hash
 from preceptor_clients.schemas import (
     Capabilities,
     PrefixAnswer,
@@ -42,14 +44,12 @@ from preceptor_clients.schemas import (
     ServiceLimits,
     WeightsOffer,
 )
-from preceptor_services.experts.context import Context, build_context, find_template
 from preceptor_services.experts.ema import AverageWeights
-from preceptor_services.experts.engine.admission import Admission
 from preceptor_services.experts.engine.budget import budget_of
 from preceptor_services.experts.engine.models import Scorer, scorer_of
 from preceptor_services.experts.engine.prefill import num_entries, prefill_of
 from preceptor_services.experts.engine.score import score
-from preceptor_services.experts.model import DTYPES, Precision, ScoringModel, folder_fingerprint
+from preceptor_services.experts.model import DTYPES, Precision, ScoringModel
 from preceptor_services.experts.trust_region import GeometricMixture
 from preceptor_services.experts.weights import WeightCatalogue
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from preceptor_services.experts.engine.admission import Admission
+from preceptor_clients.admission import Admission
 
 
 async def test_what_is_inside_never_exceeds_the_capacity_and_everybody_gets_in() -> None:
