@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import random
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from typing import Final
 
 START_TIMEOUT_S: Final = 10.0
 _STOP_TIMEOUT_S: Final = 10.0
+_PORTS: Final = range(20_000, 32_000)
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,16 @@ def find_binary() -> Path:
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback address that nobody listens on now.
+
+    Out of a range from which systems give nothing to outgoing connections, and drawn at random:
+    it is used a little later, when two deployments may be starting.
+    """
+    for port in random.SystemRandom().sample(_PORTS, k=100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"of 100 ports in {_PORTS.start}..{_PORTS.stop - 1}, none is free")
 
 
 def answers_ping(port: int, timeout_s: float = 1.0) -> bool:
