@@ -23,6 +23,7 @@ from preceptor_clients.connection import (
     RetryPolicy,
 )
 from preceptor_clients.errors import DeadlineExceeded, ServiceFailed
+from preceptor_clients.generation import GenerateCall, GenerateReply
 from preceptor_clients.schemas import (
     Accepted,
     Accounting,
@@ -65,7 +66,7 @@ _PENDING: Final = frozenset({"queued", "running"})
 _Submission = TypeVar("_Submission", PrefixSubmission, FeedbackSubmission)
 _Outcome = TypeVar("_Outcome", PrefixOutcome, FeedbackOutcome)
 _Outcomes = TypeVar("_Outcomes", LogprobsOutcomes, FeedbackOutcomes)
-_Reply = TypeVar("_Reply", LogprobsReply, FeedbackReply)
+_Reply = TypeVar("_Reply", LogprobsReply, FeedbackReply, GenerateReply)
 _T = TypeVar("_T")
 
 
@@ -416,12 +417,20 @@ class ServiceClient(HttpClient):
         """One result per query, in order."""
         return await self._ask("/v1/feedback", call, FeedbackReply, timeout_s)
 
+    async def generate(self, call: GenerateCall, timeout_s: float) -> GenerateReply:
+        """One result per query, in order."""
+        return await self._ask("/v1/generate", call, GenerateReply, timeout_s)
+
     async def offer_weights(self, offer: WeightsOffer, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """Tells the service of versions that it may load, ancestors first."""
         await self.call("PUT", "/v1/weights", body=offer, timeout_s=timeout_s, media_type=wire.JSON)
 
     async def _ask(
-        self, path: str, call: LogprobsCall | FeedbackCall, reply: type[_Reply], timeout_s: float
+        self,
+        path: str,
+        call: LogprobsCall | FeedbackCall | GenerateCall,
+        reply: type[_Reply],
+        timeout_s: float,
     ) -> _Reply:
         # Services in other languages may know JSON only; they say so once.
         if self._frames is None:

@@ -49,6 +49,14 @@ from preceptor_clients.errors import (
     ServiceUnavailable,
     Unauthorised,
 )
+from preceptor_clients.generation import (
+    GenerateAnswer,
+    GenerateCall,
+    GenerateReply,
+    GenerateResult,
+    GeneratingService,
+    check_generate,
+)
 from preceptor_clients.schemas import (
     FeedbackAnswer,
     FeedbackCall,
@@ -157,8 +165,8 @@ def service_app(
     """The ASGI callable of `service`.
 
     Args:
-        service: An `ExpertService`, a `SourceService` or both; `offer_weights`, `start`, `stop` and
-            `ready` are used where it has them.
+        service: An `ExpertService`, a `SourceService` or both; `generate`, `offer_weights`,
+            `start`, `stop` and `ready` are used where it has them.
         key: Bearer key that every call but the health checks must carry; none where absent.
         max_body_bytes: Larger requests are refused while they arrive.
     """
@@ -182,6 +190,8 @@ class _ServiceApp:
             self._routes["/v1/logprobs"] = {"POST": self._logprobs}
         if isinstance(service, SourceService):
             self._routes["/v1/feedback"] = {"POST": self._feedback}
+        if isinstance(service, GeneratingService):
+            self._routes["/v1/generate"] = {"POST": self._generate}
         if isinstance(service, WeightedService):
             self._routes["/v1/weights"] = {"PUT": self._weights}
 
@@ -293,6 +303,25 @@ class _ServiceApp:
         )
         return await asyncio.to_thread(_rendered, FeedbackReply(results=results), call.rendering)
 
+    async def _generate(self, call: _Call) -> Reply:
+        service = cast("GeneratingService", self._service)
+        request = await _parsed(GenerateCall, call)
+        info = service.info()
+        _check_batch(len(request.queries), info)
+        results: dict[int, GenerateAnswer | PreceptorError] = {}
+        for index, query in enumerate(request.queries):
+            try:
+                check_generate(query, info.capabilities)
+            except PreceptorError as error:
+                results[index] = error
+        asked = [i for i in range(len(request.queries)) if i not in results]
+        if asked:
+            async with self._slot(info):
+                drawn = await service.generate([request.queries[i] for i in asked])
+            results.update(zip(asked, drawn, strict=True))
+        replies = tuple(_generate_result(results[i]) for i in range(len(request.queries)))
+        return await asyncio.to_thread(_rendered, GenerateReply(results=replies), call.rendering)
+
     async def _weights(self, call: _Call) -> Reply:
         await cast("WeightedService", self._service).offer_weights(
             await _parsed(WeightsOffer, call)
@@ -336,6 +365,12 @@ def _prefix_result(reply: PrefixReply, exact: bool) -> PrefixResult:
             return PrefixResult(problem=reply.problem())
         case PrefixAnswer():
             return PrefixResult(answer=reply if exact else rounded(reply))
+
+
+def _generate_result(reply: GenerateAnswer | PreceptorError) -> GenerateResult:
+    if isinstance(reply, PreceptorError):
+        return GenerateResult(problem=reply.problem())
+    return GenerateResult(answer=reply)
 
 
 def _feedback_result(reply: FeedbackAnswer | PreceptorError) -> FeedbackResult:

@@ -1,0 +1,155 @@
+"""The one module that touches vLLM, which is imported when an engine starts.
+
+Written against vLLM 0.32 and 0.33: `AsyncLLM`, `SamplingParams(flat_logprobs=...)`, and the
+workers' `reload_weights`. Scores are of the raw logits: prompt log-probs know no temperature. Those
+of drawn tokens are `processed`: of the distribution that they were drawn from.
+"""
+
+from __future__ import annotations
+
+import importlib
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preceptor_clients.errors import Invalid, ServiceFailed, ServiceUnavailable
+from preceptor_clients.generation import Generated, Sampling
+from preceptor_clients.vllm_expert.config import VLLMExpertConfig
+from preceptor_clients.vllm_expert.flat import FlatLogprobs
+
+_INITIAL = "initial"
+
+
+def vllm_version() -> str:
+    """The version of the vLLM beside us.
+
+    Raises:
+        ValueError: There is none.
+    """
+    try:
+        return str(importlib.import_module("vllm").__version__)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"vllm: {error.name} is not installed; this service runs in vLLM's own environment"
+        ) from error
+
+
+class Engine:
+    """A running vLLM. Build it in the event loop that will use it."""
+
+    def __init__(self, config: VLLMExpertConfig) -> None:
+        arguments: Any = importlib.import_module("vllm.engine.arg_utils")
+        self._params: Any = importlib.import_module("vllm.sampling_params")
+        self._errors: Any = importlib.import_module("vllm.v1.engine.exceptions")
+        probe = arguments.AsyncEngineArgs(model=config.model).create_model_config()
+        rows: int = probe.get_vocab_size()
+        args = arguments.AsyncEngineArgs(
+            **{
+                "enable_prefix_caching": False,
+                "disable_log_stats": True,
+                "generation_config": "vllm",
+            }
+            | dict(config.engine),
+            model=config.model,
+            dtype=config.dtype,
+            max_model_len=None if config.max_context is None else config.max_context + 1,
+            max_logprobs=min(config.max_top_k, rows),
+            logprobs_mode="processed_logprobs",
+            max_num_batched_tokens=config.chunk_tokens(rows),
+        )
+        async_llm: Any = importlib.import_module("vllm.v1.engine.async_llm")
+        self._llm: Any = async_llm.AsyncLLM.from_engine_args(args)
+        self.tokenizer: Any = self._llm.get_tokenizer()
+        vllm_config: Any = self._llm.vllm_config
+        self.max_context: int = vllm_config.model_config.max_model_len - 1
+        """Tokens of context and response: vLLM wants room for one more, which it draws."""
+        cache: Any = vllm_config.cache_config
+        self.cache_tokens: int = cache.kv_cache_size_tokens or (
+            cache.num_gpu_blocks * cache.block_size
+        )
+        """Tokens whose keys and values fit; more at a time would be preempted and begun again."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return not self._llm.errored
+
+    def close(self) -> None:
+        """Ends its processes."""
+        self._llm.shutdown()
+
+    async def score(self, ids: Sequence[int], top_k: int) -> FlatLogprobs:
+        """Log-probs of `ids`: at each position of the token that came and the `top_k` best."""
+        params = self._params.SamplingParams(
+            max_tokens=1,
+            temperature=1.0,
+            prompt_logprobs=top_k,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=self._params.RequestOutputKind.FINAL_ONLY,
+        )
+        output = await self._ask(ids, params)
+        if list(output.prompt_token_ids) != list(ids):
+            raise ServiceFailed("vLLM read other ids than were sent")
+        return output.prompt_logprobs
+
+    async def sample(self, ids: Sequence[int], sampling: Sampling, count: int) -> list[Generated]:
+        """`count` responses to the context `ids`."""
+        params = self._params.SamplingParams(
+            n=count,
+            max_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=sampling.seed,
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=self._params.RequestOutputKind.FINAL_ONLY,
+        )
+        output = await self._ask(ids, params)
+        return [_generated(one) for one in sorted(output.outputs, key=lambda one: one.index)]
+
+    async def load(self, folder: Path, version: str | None) -> None:
+        """Puts the weights of `folder` into the model, which nobody may be using."""
+        await self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        await self._llm.reset_prefix_cache()
+        await self._llm.update_weight_version(version or _INITIAL)
+
+    async def version(self) -> str | None:
+        """The version of the weights, by the engine's own word."""
+        said = await self._llm.get_weight_version()
+        return said if "/" in said else None
+
+    async def _ask(self, ids: Sequence[int], params: Any) -> Any:
+        last: Any = None
+        request_id = uuid.uuid4().hex
+        try:
+            prompt = {"prompt_token_ids": list(ids)}
+            async for output in self._llm.generate(prompt, params, request_id):
+                last = output
+        except self._errors.EngineDeadError as error:
+            raise ServiceUnavailable("vLLM's engine has died; its log says why") from error
+        except self._errors.EngineGenerateError as error:
+            raise ServiceFailed(f"vLLM: {error.__cause__ or error}") from error
+        except ValueError as error:
+            raise Invalid(f"vLLM refuses it: {error}") from error
+        if last is None or not last.finished:
+            raise ServiceFailed("vLLM broke off")
+        return last
+
+
+def _generated(output: Any) -> Generated:
+    flat, ids = output.logprobs, np.array(output.token_ids, np.int32)
+    own = np.array(flat.start_indices[: len(ids)])
+    if not np.array_equal(np.array(flat.token_ids, np.int32)[own], ids):
+        raise ServiceFailed("vLLM gave log-probs of other tokens than it drew")
+    logprobs = np.minimum(np.array(flat.logprobs, np.float32)[own], 0.0)
+    return Generated(
+        response_ids=ids,
+        logprobs_T=logprobs,
+        finish_reason="stop" if output.finish_reason == "stop" else "length",
+    )

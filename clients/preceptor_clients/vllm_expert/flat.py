@@ -1,0 +1,83 @@
+"""vLLM's flat log-probs as arrays.
+
+With `flat_logprobs` vLLM keeps the scores of a whole sequence in a few flat lists instead of one
+object per entry (`vllm/logprobs.py`, RFC vllm#28226). Each position has the token that came, then
+the best k in descending order, so that the part of the response is a matrix of width k + 1 once.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from preceptor_clients.answers import Distributions
+from preceptor_clients.errors import ServiceFailed
+from preceptor_clients.schemas import PrefixQuery
+
+
+class FlatLogprobs(Protocol):
+    """As much of `vllm.logprobs.FlatLogprobs` as is read."""
+
+    start_indices: list[int]
+    end_indices: list[int]
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+def distributions_of(
+    flat: FlatLogprobs, query: PrefixQuery, *, num_context: int, vocab_size: int
+) -> Distributions:
+    """What vLLM computed at the positions of `query`.
+
+    Args:
+        flat: Scores of context and response; position i is about token i, given those before it.
+        query: What was asked.
+        num_context: Tokens before the response.
+        vocab_size: Ids from here on are padded rows of the head, and no tokens.
+
+    Returns:
+        Rows with fewer entries than asked where padded rows or impossible tokens were among them.
+
+    Raises:
+        ServiceFailed: A position is missing, or is about other tokens, or has no finite log-prob of
+            the token that came: vLLM has had faults of this kind, and they look like answers.
+    """
+    num_tokens = len(query.response_ids)
+    if len(flat.start_indices) != num_context + num_tokens:
+        raise ServiceFailed(
+            f"vLLM scored {len(flat.start_indices)} positions of {num_context + num_tokens}"
+        )
+    starts = np.array(flat.start_indices[num_context:])
+    widths = np.array(flat.end_indices[num_context:]) - starts
+    width = int(widths[0])
+    if width < 2 or (widths != width).any():
+        raise ServiceFailed(f"vLLM gave {widths.min()} to {widths.max()} entries per position")
+    first, last = int(starts[0]), int(starts[-1]) + width
+    rows = query.position_ids()
+    ids = np.array(flat.token_ids[first:last], np.int32).reshape(num_tokens, width)[rows]
+    logprobs = np.array(flat.logprobs[first:last], np.float32).reshape(num_tokens, width)[rows]
+    if not np.array_equal(ids[:, 0], query.response_ids[rows]):
+        raise ServiceFailed("vLLM scored other tokens than the response's")
+    if not np.isfinite(logprobs[:, 0]).all():
+        raise ServiceFailed("vLLM gave no finite log-prob of a token that came")
+    return _compacted(ids[:, 1:], logprobs[:, 1:], logprobs[:, 0], query.top_k, vocab_size)
+
+
+def _compacted(
+    ids_PK: np.ndarray,
+    logprobs_PK: np.ndarray,
+    own_P: np.ndarray,
+    top_k: int,
+    vocab_size: int,
+) -> Distributions:
+    known = (ids_PK < vocab_size) & np.isfinite(logprobs_PK)
+    order = np.argsort(~known, axis=1, kind="stable")[:, :top_k]
+    known = np.take_along_axis(known, order, 1)
+    ids = np.take_along_axis(ids_PK, order, 1)
+    logprobs = np.take_along_axis(logprobs_PK, order, 1)
+    return Distributions(
+        ids_PK=np.where(known, ids, -1),
+        logprobs_PK=np.where(known, np.minimum(logprobs, 0.0), 0.0).astype(np.float32),
+        own_logprobs_P=own_P,
+    )

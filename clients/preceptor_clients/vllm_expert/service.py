@@ -1,0 +1,265 @@
+"""A model in vLLM as an expert and a sampler, beside its engine, through arrays and not JSON.
+
+vLLM's own server renders every log-prob as a JSON object, at a cost above the model's. Here the
+engine runs behind the SDK: flat log-probs become arrays once and travel as a frame. The same
+service draws responses (`POST /v1/generate`) and takes new weights (`PUT /v1/weights`), and nobody
+else can reach the engine's own control routes, for it has none.
+
+    preceptor serve preceptor_clients.vllm_expert.service:VLLMExpert --option model=FOLDER
+
+The engine has one version of the weights at a time: a query that wants another waits until those
+before it are answered, then the engine reloads. Bytes are hashed as they are read and reach vLLM as
+a private copy, so that what was hashed is what is loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from preceptor_clients.admission import Admission
+from preceptor_clients.answers import build_answer
+from preceptor_clients.context import Context, build_context, find_template
+from preceptor_clients.errors import ContextTooLong, PreceptorError, ServiceFailed
+from preceptor_clients.fingerprint import folder_fingerprint, ids_hash, tokenizer_fingerprint
+from preceptor_clients.generation import GenerateAnswer, GenerateQuery
+from preceptor_clients.offered_weights import WEIGHTS_FILE, OfferedWeights
+from preceptor_clients.schemas import (
+    Capabilities,
+    PrefixAnswer,
+    PrefixQuery,
+    ServiceInfo,
+    ServiceLimits,
+    WantedWeights,
+    WeightsOffer,
+)
+from preceptor_clients.vllm_expert.config import VLLMExpertConfig
+from preceptor_clients.vllm_expert.engine import Engine, vllm_version
+from preceptor_clients.vllm_expert.flat import distributions_of
+from preceptor_clients.vllm_expert.version_gate import Version, VersionGate
+
+CODE_VERSION: Final = "1"
+"""Raised whenever the same model, settings and query may give another answer."""
+
+Q = TypeVar("Q", PrefixQuery, GenerateQuery)
+A = TypeVar("A", PrefixAnswer, GenerateAnswer)
+
+
+class VLLMExpert:
+    """An expert of the SDK; every option is a field of `VLLMExpertConfig`."""
+
+    def __init__(self, **options: Any) -> None:
+        self._config = VLLMExpertConfig(**options)
+        self._template = find_template(self._config.template)
+        self._vllm_version = vllm_version()
+        self._gate = VersionGate(self._load)
+        self._engine: Engine
+        self._started = False
+
+    async def start(self) -> None:
+        """Starts the engine, which takes a while."""
+        self._engine = Engine(self._config)
+        self._room = Admission(self._engine.cache_tokens)
+        self._vocab = tokenizer_fingerprint(self._engine.tokenizer)
+        vocabulary: dict[str, int] = self._engine.tokenizer.get_vocab()
+        self._vocab_size = 1 + max(vocabulary.values())
+        self._offered = OfferedWeights(
+            [Path(root) for root in self._config.weights_roots], self._vocab
+        )
+        self._info = self._describe()
+        self._started = True
+
+    async def stop(self) -> None:
+        """Ends the engine's processes."""
+        if self._started:
+            self._engine.close()
+
+    def ready(self) -> bool:
+        """Whether the engine can be asked."""
+        return self._started and self._engine.alive
+
+    def info(self) -> ServiceInfo:
+        """What this expert can do."""
+        return self._info
+
+    # ------------------------------------------------------------ scoring
+
+    async def logprobs(
+        self, queries: Sequence[PrefixQuery], answer_keys: Sequence[str]
+    ) -> Sequence[PrefixAnswer | PreceptorError]:
+        """One answer per query; sequences of all calls share vLLM's batches.
+
+        Raises:
+            WeightsNotHere: A wanted version is not known; the whole call goes elsewhere.
+        """
+        return await self._by_version(queries, self._answer)
+
+    async def _answer(self, query: PrefixQuery, version: Version) -> PrefixAnswer:
+        context = self._context(query)
+        ids = [*context.ids.tolist(), *query.response_ids.tolist()]
+        async with self._room.room(len(ids) + 1):
+            flat = await self._engine.score(ids, query.top_k)
+        distributions = distributions_of(
+            flat, query, num_context=len(context.ids), vocab_size=self._vocab_size
+        )
+        return build_answer(
+            query,
+            distributions,
+            expert=self._config.name,
+            expert_version=self._info.version,
+            exact=True,  # the service rounds what is to travel rounded
+            weights_before=version,
+            weights_after=version,
+            template_version=self._template.version if self._config.reads_feedback else None,
+            context_hash=ids_hash(context.ids),
+            used_feedback=context.used_feedback,
+            truncated=context.truncated,
+        )
+
+    def _context(self, query: PrefixQuery) -> Context:
+        if not self._config.reads_feedback:
+            query = query.model_copy(update={"feedback": ()})
+        return build_context(
+            query, template=self._template, encode=self._encode, max_context=self._max_context()
+        )
+
+    def _encode(self, messages: list[dict[str, str]]) -> list[int]:
+        tokenizer = self._engine.tokenizer
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
+    def _max_context(self) -> int:
+        return min(self._engine.max_context, self._engine.cache_tokens - 1)
+
+    # ------------------------------------------------------------ sampling
+
+    async def generate(
+        self, queries: Sequence[GenerateQuery]
+    ) -> Sequence[GenerateAnswer | PreceptorError]:
+        """Responses drawn from the policy, a list per query.
+
+        Raises:
+            WeightsNotHere: A wanted version is not known.
+        """
+        return await self._by_version(queries, self._draw)
+
+    async def _draw(self, query: GenerateQuery, version: Version) -> GenerateAnswer:
+        ids = query.prompt.ids
+        if ids is None:
+            chat = self._encode([message.model_dump() for message in query.prompt.messages])
+            ids = np.array(chat, np.int32)
+        longest = len(ids) + query.sampling.max_new_tokens
+        if longest > self._max_context():
+            raise ContextTooLong(
+                f"prompt and response may have {longest} tokens, {self._max_context()} fit",
+                field="sampling.max_new_tokens",
+            )
+        # All of a group at once share the prompt; beyond the cache vLLM itself lets them wait.
+        async with self._room.room(min(longest * query.count, self._room.capacity)):
+            responses = await self._engine.sample(ids.tolist(), query.sampling, query.count)
+        return GenerateAnswer(
+            responses=tuple(responses),
+            vocab_fingerprint=self._vocab,
+            sampler=self._config.name,
+            sampler_version=self._info.version,
+            weights_before=version,
+            weights_after=version,
+        )
+
+    # ------------------------------------------------------------ weights
+
+    async def offer_weights(self, offer: WeightsOffer) -> None:
+        """Takes note of versions; one is loaded when it is first wanted.
+
+        Raises:
+            Invalid: An address that is not allowed, or another vocabulary.
+            Conflict: A version is known with other bytes.
+        """
+        self._offered.offer(offer.manifests)
+
+    async def _by_version(
+        self, queries: Sequence[Q], work: Callable[[Q, Version], Awaitable[A]]
+    ) -> list[A | PreceptorError]:
+        """`work` on each query under the weights that it wants; one query's error is its own."""
+        versions = [self._version(query.weights) for query in queries]
+        replies: dict[int, A | PreceptorError] = {}
+
+        async def one(index: int) -> None:
+            try:
+                replies[index] = await work(queries[index], versions[index])
+            except PreceptorError as error:
+                replies[index] = error
+
+        for version in dict.fromkeys(versions):
+            async with self._gate.holding(version):
+                await self._check_version(version)
+                async with asyncio.TaskGroup() as tasks:
+                    for index, wanted in enumerate(versions):
+                        if wanted == version:
+                            tasks.create_task(one(index))
+                await self._check_version(version)
+        return [replies[i] for i in range(len(queries))]
+
+    def _version(self, wanted: WantedWeights | None) -> Version:
+        if wanted is None or not self._config.weights_roots:
+            return None
+        return self._offered.resolve(wanted)
+
+    async def _load(self, version: Version) -> None:
+        if version is None:
+            await self._engine.load(Path(self._config.model), None)
+            return
+        manifest = self._offered.get(version)
+        assert manifest is not None
+        content = await asyncio.to_thread(self._offered.content, manifest)
+        with tempfile.TemporaryDirectory(prefix="preceptor-weights-") as folder:
+            await asyncio.to_thread(Path(folder, WEIGHTS_FILE).write_bytes, content)
+            del content
+            await self._engine.load(Path(folder), version)
+
+    async def _check_version(self, version: Version) -> None:
+        found = await self._engine.version()
+        if found != version:
+            raise ServiceFailed(f"the engine holds weights {found}, not {version}", field="weights")
+
+    # ------------------------------------------------------------ said of itself
+
+    def _describe(self) -> ServiceInfo:
+        return ServiceInfo(
+            name=self._config.name,
+            role="expert",
+            version=self._version_text(),
+            capabilities=Capabilities(
+                kinds=("topk",),
+                max_top_k=min(self._config.max_top_k, self._vocab_size),
+                weights=bool(self._config.weights_roots),
+                vocab_fingerprint=self._vocab,
+                vocab_size=self._vocab_size,
+                max_context=self._max_context(),
+            ),
+            limits=ServiceLimits(
+                max_batch=self._config.max_batch,
+                max_batch_tokens=self._engine.cache_tokens,
+                max_concurrency=self._config.max_concurrency,
+            ),
+        )
+
+    def _version_text(self) -> str:
+        settings = asdict(self._config)
+        decides = {name: settings[name] for name in ("reads_feedback", "dtype", "engine")} | {
+            "code": CODE_VERSION,
+            "template": self._template.version if self._config.reads_feedback else None,
+            "model": folder_fingerprint(Path(self._config.model)),
+            "max_context": self._max_context(),
+            "vllm": self._vllm_version,
+        }
+        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        return f"{CODE_VERSION}-{digest[:16]}"
