@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test browser lint types format student gauntlet clean
+.PHONY: help quickstart test browser lint types format student larger gauntlet clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,10 @@ format: $(VENV)/.dev-installed ## Format the code
 student: $(VENV)/.run-installed ## Make the shipped student again (an hour and a quarter on 2 cores)
 	$(BIN)/python -m preceptor_trainer.student.pretrain --out trainer/preceptor_trainer/student/model
 	$(BIN)/python -m preceptor_trainer.student.measure --out trainer/preceptor_trainer/student/measured.json
+
+larger: $(VENV)/.run-installed ## Make the larger model that some compared methods learn from (an hour on 2 cores)
+	$(BIN)/python -m preceptor_trainer.student.larger --out runs/larger/model
+	$(BIN)/python -m preceptor_trainer.student.measure --model runs/larger/model --out runs/larger/measured.json
 
 gauntlet: $(VENV)/.dev-installed ## What takes longer than CI: endurance tests, benchmarks over five seeds
 	$(BIN)/python -m pytest -q -m gauntlet

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 MAX_POSITIONS = 512
+NUM_LAYERS = 4
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "<|{{ message['role'] }}|>{{ message['content'] }}"
@@ -56,13 +57,13 @@ def _byte_characters() -> dict[int, str]:
     return characters | {byte: chr(256 + index) for index, byte in enumerate(others)}
 
 
-def make_model(tokenizer: Any) -> Qwen3ForCausalLM:
-    """A fresh model of 2.4 million parameters; seed torch before the call."""
+def make_model(tokenizer: Any, num_layers: int = NUM_LAYERS) -> Qwen3ForCausalLM:
+    """A fresh model, of 2.4 million parameters at four layers; seed torch before the call."""
     return Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=len(tokenizer),
             hidden_size=256,
-            num_hidden_layers=4,
+            num_hidden_layers=num_layers,
             intermediate_size=512,
             num_attention_heads=4,
             num_key_value_heads=2,

@@ -19,8 +19,9 @@ import random
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -201,7 +202,7 @@ def make_optimizers(model: Qwen3ForCausalLM, rate: float) -> list[torch.optim.Op
 
 def save_student(model: Qwen3ForCausalLM, tokenizer: Any, folder: Path) -> None:
     """Writes the model in bfloat16 with its tokenizer; the model itself stays in float32."""
-    copy: Any = make_model(tokenizer)
+    copy: Any = Qwen3ForCausalLM(model.config)
     copy.to(torch.bfloat16)
     copy.load_state_dict(model.state_dict())
     copy.save_pretrained(folder)
@@ -211,17 +212,17 @@ def save_student(model: Qwen3ForCausalLM, tokenizer: Any, folder: Path) -> None:
             path.chmod(0o644)  # safetensors writes for its owner alone
 
 
-def pretrain(config: PretrainConfig, out: Path, start_from: Path | None = None) -> None:
-    """Trains the student into `out`, with copies on the way in `out/checkpoints`.
+def pretrain(
+    config: PretrainConfig, out: Path, start: Callable[[Any], Qwen3ForCausalLM] = make_model
+) -> None:
+    """Trains a model into `out`, with copies on the way in `out/checkpoints`.
 
-    Starts from a model in `start_from` where given, with fresh optimiser states.
+    Begins with what `start` makes for the tokenizer, in float32, with fresh optimiser states.
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     tokenizer = make_tokenizer()
-    model = make_model(tokenizer)
-    if start_from is not None:
-        model.load_state_dict(Qwen3ForCausalLM.from_pretrained(start_from).state_dict())
+    model = start(tokenizer)
     AttentionInterface.register("causal", causal_attention)
     model.set_attn_implementation("causal")
     forward: Any = torch.compile(model, dynamic=True) if config.compiled else model
@@ -242,6 +243,13 @@ def pretrain(config: PretrainConfig, out: Path, start_from: Path | None = None) 
         if (step + 1) % config.checkpoint_every == 0:
             save_student(model, tokenizer, out / "checkpoints" / f"{step + 1:05d}")
     save_student(model, tokenizer, out)
+
+
+def made_before(folder: Path, tokenizer: Any) -> Qwen3ForCausalLM:
+    """The student in `folder`, in float32."""
+    model = make_model(tokenizer)
+    model.load_state_dict(Qwen3ForCausalLM.from_pretrained(folder).state_dict())
+    return model
 
 
 class Progress:
@@ -292,12 +300,12 @@ def main(
         "clean_again": replace(CLEAN_AGAIN, steps=clean_again_steps),
         "imperfect": replace(IMPERFECT, steps=imperfect_steps, wrong_share=wrong_share),
     }
-    previous: Path | None = None
+    start: Callable[[Any], Qwen3ForCausalLM] = make_model
     for name, config in runs.items():
         folder = work / name
         if name == "imperfect" or not (folder / "model.safetensors").exists():
-            pretrain(replace(config, seed=config.seed + seed), folder, start_from=previous)
-        previous = folder
+            pretrain(replace(config, seed=config.seed + seed), folder, start)
+        start = partial(made_before, folder)
     out.mkdir(parents=True, exist_ok=True)
     for path in filter(Path.is_file, (work / "imperfect").iterdir()):
         shutil.copy(path, out)
