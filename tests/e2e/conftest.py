@@ -75,7 +75,7 @@ def finished(running: Running) -> Running:
     return running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A second deployment, for the run that is killed."""
     yield from _start(tmp_path_factory.mktemp("runs") / "killed")

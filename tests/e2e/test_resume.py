@@ -13,13 +13,13 @@ from preceptor_trainer.metrics import read_metrics
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
-def kill_after(running, step: int) -> None:
-    """Starts the trainer and kills it as soon as `step` stands in its metrics."""
+def kill_after(running, step: int, *, life: int) -> None:
+    """Starts the trainer's `life`-th life and kills it as soon as it has written `step`."""
     trainer = running.start_trainer()
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         metrics = running.run_dir / "metrics.jsonl"
-        if metrics.exists() and f'"step": {step},' in metrics.read_text():
+        if metrics.exists() and f'"step": {step}, "lineage": "l{life}"' in metrics.read_text():
             break
         assert trainer.poll() is None, running.trainer_log()
         time.sleep(0.01)
@@ -27,9 +27,13 @@ def kill_after(running, step: int) -> None:
     trainer.wait()
 
 
-async def test_a_killed_run_continues_with_identical_losses(finished, other):
-    for step in (0, 2, 3):  # before the first checkpoint, between two, and right at one
-        kill_after(other, step)
+# Before the first checkpoint, between two, and right at one; and, at leisure, at every step.
+@pytest.mark.parametrize(
+    "steps", [(0, 2, 3), pytest.param(tuple(range(6)), marks=pytest.mark.gauntlet)], ids=str
+)
+async def test_a_killed_run_continues_with_identical_losses(finished, other, steps):
+    for life, step in enumerate(steps):
+        kill_after(other, step, life=life)
     code = other.start_trainer().wait(timeout=300)
 
     assert code == 0, other.trainer_log()
@@ -40,4 +44,4 @@ async def test_a_killed_run_continues_with_identical_losses(finished, other):
         accounting = await client.accounting(other.run_dir.name)
     assert accounting.consumed == 6 * 3 * 4
     assert accounting.consumed_twice == 0
-    assert accounting.lineages == 4
+    assert accounting.lineages == len(steps) + 1
