@@ -101,6 +101,13 @@ def _check_shapes(query: PrefixQuery, answer: PrefixAnswer) -> None:
     }
     for name, length in lengths.items():
         _refuse_unless(length == P, name, f"has {length} rows for {P} positions")
+    inclusion = answer.inclusion_P
+    _refuse_unless(
+        inclusion is None
+        or (len(inclusion) == P and bool(((inclusion > 0) & (inclusion <= 1)).all())),
+        "inclusion_P",
+        f"is no {P} chances in (0, 1]",
+    )
     _refuse_unless(
         answer.ids_PK.shape == answer.logprobs_PK.shape,
         "logprobs_PK",

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Final, Self, TypeVar, overload
+from typing import Any, Final, Self, TypeVar, cast, overload
 
 import aiohttp
 import httpx
@@ -348,14 +349,32 @@ def _error_of(response: httpx.Response, body: bytes, what: str) -> PreceptorErro
             problem = Problem.model_validate_json(body)
         except ValidationError:
             problem = None
+    words = _foreign_words(body)
     if problem is None:
-        problem = Problem(detail=f"{what} answered {status} without details")
+        problem = Problem(detail=words or f"{what} answered {status} without details")
+    elif words is not None and not problem.detail:
+        problem = problem.model_copy(update={"detail": words})
     if "status" not in problem.model_fields_set:
         problem = problem.model_copy(update={"status": status})
     error = from_problem(problem)
     if error.retry_after_s is None:
         error.retry_after_s = _retry_after_s(response.headers.get("retry-after"))
     return error
+
+
+def _foreign_words(body: bytes) -> str | None:
+    """What an error of an OpenAI-compatible API says: `message`, or `error.message`."""
+    try:
+        found: Any = json.loads(body)
+    except ValueError:
+        return None
+    outer = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    inner = outer.get("error")
+    for part in (outer, cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}):
+        message = part.get("message")
+        if isinstance(message, str) and message:
+            return message[:500]
+    return None
 
 
 def _retry_after_s(value: str | None) -> float | None:

@@ -148,6 +148,8 @@ class PrefixQuery(Request):
     top_k: Annotated[int, Field(ge=1)] = 64
     candidate_ids: Ints2 | None = None
     """`[P, C]` ids to score beside the expert's own top-k; -1 pads."""
+    entropy_P: Floats1 | None = None
+    """The student's own entropy in nats, for experts that can ask about a few positions only."""
     weights: WantedWeights | None = None
     group_id: Key | None = None
     """Queries of one group share their prompt; a group is asked as one batch."""
@@ -181,6 +183,10 @@ class PrefixQuery(Request):
                 f"candidate_ids: has {len(self.candidate_ids)} rows "
                 f"for {self.num_positions} positions"
             )
+        if self.entropy_P is not None and (
+            len(self.entropy_P) != self.num_positions or self.entropy_P.min() < 0
+        ):
+            raise ValueError(f"entropy_P: is no {self.num_positions} values of 0 or more")
         return self
 
     @property
@@ -228,6 +234,9 @@ class PrefixAnswer(Answer):
     """True where rounding had brought a row above 1 and it was scaled back."""
     num_draws: int | None = None
     """How many samples an `empirical` answer counts."""
+    inclusion_P: Floats1 | None = None
+    """Chance, in (0, 1], that the expert asked itself about this position; absent where it took all
+    of them. Costs divided by it are unbiased over positions that were not drawn."""
     vocab_fingerprint: Sha256
     expert: Name
     expert_version: str

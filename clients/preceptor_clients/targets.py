@@ -148,6 +148,29 @@ def build_target(rollout_id: str, owned_T: np.ndarray, answers: Sequence[Weighte
     )
 
 
+def inclusion(num_tokens: int, answers: Sequence[WeightedAnswer]) -> np.ndarray | None:
+    """Chance of each position that any expert was asked about it.
+
+    Experts draw their positions apart from each other. A row that an expert masks though it takes
+    every position adds nothing: it would be masked in every draw.
+
+    Args:
+        num_tokens: T, the response's length.
+        answers: What came.
+
+    Returns:
+        `[T]` float32 in (0, 1], 1 where nobody would ever have an opinion; None where every expert
+        took all positions.
+    """
+    if all(item.answer.inclusion_P is None for item in answers):
+        return None
+    missed_T = np.ones(num_tokens)
+    for query, answer in ((item.query, item.answer) for item in answers):
+        chance_P = answer.mask_P if answer.inclusion_P is None else answer.inclusion_P
+        missed_T[query.position_ids()] *= 1.0 - chance_P.astype(np.float64)
+    return np.where(missed_T < 1.0, 1.0 - missed_T, 1.0).astype(np.float32)
+
+
 def _opinion_weights(item: WeightedAnswer, owned_T: np.ndarray) -> np.ndarray:
     weights = np.zeros(len(owned_T), np.float64)
     weights[item.query.position_ids()] = item.weight * item.answer.mask_P

@@ -170,6 +170,7 @@ const CALL_FIELDS = new Set(["queries", "answer_keys"]);
 const QUERY_FIELDS = new Set([
   "prompt", "response_ids", "owned", "positions", "feedback", "vocab_fingerprint", "top_k",
   "candidate_ids", "weights", "group_id", "draw", "priority", "timeout_ms", "rollout_id",
+  "entropy_P",
 ]);
 
 function invalid(field, detail) {

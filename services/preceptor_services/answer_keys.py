@@ -27,6 +27,7 @@ def prefix_answer_key(service: str, version: str, weights: str | None, query: Pr
         weights: The exact version of the weights that is asked for; None where it has none.
         query: What is asked.
     """
+    entropy = {} if query.entropy_P is None else {"entropy": query.entropy_P}
     return content_hash(
         {
             "kind": "logprobs",
@@ -42,6 +43,7 @@ def prefix_answer_key(service: str, version: str, weights: str | None, query: Pr
             "candidates": query.candidate_ids,
             "draw": query.draw,
         }
+        | entropy
     )
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from preceptor_clients import frame
 from preceptor_clients.answers import build_answer
 from preceptor_clients.arrays import MISSING
-from preceptor_clients.targets import Target, WeightedAnswer, build_target
+from preceptor_clients.targets import Target, WeightedAnswer, build_target, inclusion
 
 
 @st.composite
@@ -139,3 +139,27 @@ def test_no_answers_a_weight_of_zero_and_another_response_are_refused(make_query
         build_target("r", np.ones(5, np.bool_), [WeightedAnswer("a", query, answer, 0.0)])
     with pytest.raises(ValueError, match="another response"):
         build_target("r", np.ones(6, np.bool_), [WeightedAnswer("a", query, answer, 1.0)])
+
+
+def test_a_position_counts_by_the_chance_that_anybody_was_asked(make_query, make_distributions):
+    def answer(index, mask, chances=None, positions=None):
+        query = make_query(np.arange(4), positions=positions)
+        reply = build_answer(
+            query,
+            make_distributions(query, seed=index),
+            expert=f"e{index}",
+            expert_version="1",
+            mask_P=np.array(mask),
+            inclusion_P=None if chances is None else np.array(chances, np.float32),
+        )
+        return WeightedAnswer(f"a{index}", query, reply, 1.0)
+
+    drawn = answer(0, [False, True, False, False], [0.5, 0.5, 0.25, 1.0])
+    other = answer(1, [False, False], [0.5, 0.4], positions=((1, 3),))
+    everywhere = answer(2, [True, False, False, True])
+
+    assert inclusion(4, [everywhere]) is None
+    np.testing.assert_allclose(inclusion(4, [drawn]), [0.5, 0.5, 0.25, 1.0])
+    np.testing.assert_allclose(inclusion(4, [drawn, other]), [0.5, 0.75, 0.55, 1.0])
+    np.testing.assert_allclose(inclusion(4, [other]), [1.0, 0.5, 0.4, 1.0])
+    np.testing.assert_allclose(inclusion(4, [drawn, everywhere]), [1.0, 0.5, 0.25, 1.0])

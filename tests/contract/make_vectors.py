@@ -158,6 +158,26 @@ def _point(query: PrefixQuery) -> PrefixAnswer:
     return build_answer(query, distributions, expert="people", expert_version="1", kind="point")
 
 
+def _empirical(query: PrefixQuery) -> PrefixAnswer:
+    """Four draws at the first position, which had one chance in two; none at the second."""
+    distributions = Distributions(
+        ids_PK=np.array([[4, 5], [-1, -1]]),
+        logprobs_PK=np.log([[0.75, 0.25], [1.0, 1.0]]),
+        own_logprobs_P=None,
+    )
+    return build_answer(
+        query,
+        distributions,
+        expert="sample-only",
+        expert_version="1",
+        kind="empirical",
+        mask_P=np.array([True, False]),
+        exact=True,
+        num_draws=4,
+        inclusion_P=np.array([0.5, 0.25], np.float32),
+    )
+
+
 def _feedback_query() -> FeedbackQuery:
     return FeedbackQuery(
         rollout_id="r-1",
@@ -305,10 +325,14 @@ def messages() -> dict[str, BaseModel]:
     return {
         "logprobs_call": LogprobsCall(queries=(minimal, full), answer_keys=(SHA, FINGERPRINT)),
         "logprobs_call_empty": LogprobsCall(queries=()),
+        "logprobs_call_entropy": LogprobsCall(
+            queries=(minimal.model_copy(update={"entropy_P": np.array([0.5, 2.25], np.float32)}),),
+        ),
         "logprobs_reply": LogprobsReply(results=results),
         "answer_exact": _answer(full, exact=True),
         "answer_masked": _answer(full, masked=True),
         "answer_point": _point(minimal),
+        "answer_empirical": _empirical(minimal),
         "feedback_call": FeedbackCall(queries=(ask,)),
         "feedback_reply": FeedbackReply(
             results=(FeedbackResult(answer=_feedback_answer()), FeedbackResult(problem=late))

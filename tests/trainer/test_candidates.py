@@ -19,7 +19,7 @@ from preceptor_clients.schemas import PrefixAnswer, PrefixSubmission
 from preceptor_services.experts.self_teacher import SelfTeacher
 from preceptor_trainer.asking import Asker, ExpertUse
 from preceptor_trainer.batch import TrainRollout, collate
-from preceptor_trainer.candidates import student_top_k
+from preceptor_trainer.candidates import student_entropy, student_top_k
 from preceptor_trainer.context import NothingInView
 from preceptor_trainer.environments.programming_by_example.problems import sample_problems
 from preceptor_trainer.head import student_statistics
@@ -85,6 +85,17 @@ def test_candidates_are_the_students_best_ids_whatever_they_were_batched_with(po
         assert rollout.candidate_ids is not None
         assert (np.sort(candidates, 1) == np.sort(best, 1)).all()
         assert (np.sort(rollout.candidate_ids, 1) == np.sort(best, 1)).all()
+
+
+def test_entropies_are_of_the_students_rows_whatever_they_were_batched_with(policy, rollouts):
+    entropies = student_entropy(policy.model, rollouts, policy.vocab_size)
+
+    for rollout, entropy in zip(rollouts, entropies, strict=True):
+        ids = torch.tensor([[*rollout.prompt_ids, *rollout.response_ids.tolist()]])
+        with torch.no_grad():
+            logits = policy.model(input_ids=ids).logits[0][len(rollout.prompt_ids) - 1 : -1]
+        expected = torch.distributions.Categorical(logits=logits[:, : policy.vocab_size]).entropy()
+        np.testing.assert_allclose(entropy, expected.numpy(), atol=1e-4)
 
 
 async def test_a_student_that_asks_about_itself_finds_no_divergence(policy, rollouts):

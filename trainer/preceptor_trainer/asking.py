@@ -28,7 +28,13 @@ from preceptor_clients.schemas import (
     TargetRecord,
     WantedWeights,
 )
-from preceptor_clients.targets import BUILDER_VERSION, Target, WeightedAnswer, build_target
+from preceptor_clients.targets import (
+    BUILDER_VERSION,
+    Target,
+    WeightedAnswer,
+    build_target,
+    inclusion,
+)
 from preceptor_trainer.context import ContextPolicy, InView
 from preceptor_trainer.rollouts import Attempt, Rollout
 
@@ -51,6 +57,8 @@ class ExpertUse:
     """Whether it says how probable it finds the student's own tokens."""
     scores_candidates: bool = True
     """Whether it scores ids that it is given."""
+    wants_entropy: bool = False
+    """Whether it chooses positions by the student's entropy, which then goes with each query."""
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
@@ -66,6 +74,8 @@ class Labelled:
     attempt: Attempt
     in_view: InView
     target: Target | None
+    inclusion_T: np.ndarray | None = None
+    """`[T]` chance that any expert was asked; None where they took all positions."""
 
     def record(self) -> TargetRecord | None:
         """The target's provenance row, if there is a target."""
@@ -144,7 +154,7 @@ class Asker:
             *(self._ask_expert(expert, attempts, in_view) for expert in self.experts)
         )
         return [
-            Labelled(attempt=attempt, in_view=view, target=_target(attempt.rollout, answers))
+            _labelled(attempt, view, [answer for answer in answers if answer is not None])
             for attempt, view, *answers in zip(attempts, in_view, *per_expert, strict=True)
         ]
 
@@ -189,6 +199,7 @@ class Asker:
             vocab_fingerprint=self.vocab_fingerprint,
             top_k=expert.top_k,
             candidate_ids=rollout.candidate_ids,
+            entropy_P=rollout.entropy_T if expert.wants_entropy else None,
             weights=WantedWeights(mode="exact", version=rollout.weights),
             group_id=rollout.group_id,
             timeout_ms=self._timeout_ms,
@@ -203,8 +214,14 @@ class Asker:
         self.dropped.update(codes)
 
 
-def _target(rollout: Rollout, answers: Sequence[WeightedAnswer | None]) -> Target | None:
-    came = [answer for answer in answers if answer is not None and answer.answer.mask_P.any()]
-    if not came:
-        return None
-    return build_target(rollout.rollout_id, np.asarray(rollout.owned, np.bool_), came)
+def _labelled(attempt: Attempt, view: InView, answers: Sequence[WeightedAnswer]) -> Labelled:
+    rollout = attempt.rollout
+    came = [item for item in answers if item.answer.mask_P.any()]
+    owned = np.asarray(rollout.owned, np.bool_)
+    return Labelled(
+        attempt=attempt,
+        in_view=view,
+        target=build_target(rollout.rollout_id, owned, came) if came else None,
+        # Also of the answers without an opinion: their chances count, whatever the draw gave.
+        inclusion_T=inclusion(len(owned), answers),
+    )

@@ -1,15 +1,16 @@
-"""The student's own most probable ids at every position, for experts to score.
+"""What the student itself holds at every position, for experts to go by.
 
 Divergences that weigh ids by the student (reverse KL, Jensen-Shannon) need the experts' log-probs
-of the student's ids, and an expert's own top-k need not hold them. One forward pass of the policy
-that sampled the rollouts, without gradient.
+of the student's ids, and an expert's own top-k need not hold them. Experts that can ask about few
+positions may choose them by the student's entropy. Each is one forward pass of the policy that
+sampled the rollouts, without gradient.
 
 Dimensions: T response positions, C ids, N positions of a batch, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -39,6 +40,27 @@ def student_top_k(
     Returns:
         One [T, C] array per rollout, most probable first.
     """
+    return _per_rollout(rollouts, lambda batch: _top_k(model, batch, num_ids, vocab_size))
+
+
+@torch.no_grad()
+def student_entropy(
+    model: nn.Module, rollouts: Sequence[Rollout], vocab_size: int
+) -> list[NDArray[np.float32]]:
+    """The entropy of `model` at every response position, in nats: one [T] array per rollout.
+
+    Args:
+        model: the policy that the rollouts were sampled from.
+        rollouts: in any order; ids must be unique.
+        vocab_size: ids from here on are padding of the embedding.
+    """
+    return _per_rollout(rollouts, lambda batch: _entropy(model, batch, vocab_size))
+
+
+def _per_rollout(
+    rollouts: Sequence[Rollout], per_position: Callable[[TrainBatch], NDArray[Any]]
+) -> list[NDArray[Any]]:
+    """What `per_position` gives for batches, [N, ...], as one array per rollout."""
     rows = [
         TrainRollout(
             rollout_id=r.rollout_id,
@@ -48,22 +70,34 @@ def student_top_k(
         )
         for r in rollouts
     ]
-    found: dict[str, NDArray[np.int32]] = {}
+    found: dict[str, NDArray[Any]] = {}
     for batch in make_batches(rows, token_budget=TOKEN_BUDGET):
         lengths = batch.response_mask_BT.sum(-1).numpy()
-        parts = np.split(_top_k(model, batch, num_ids, vocab_size), np.cumsum(lengths)[:-1])
+        parts = np.split(per_position(batch), np.cumsum(lengths)[:-1])
         found.update(zip(batch.rollout_ids, parts, strict=True))
     return [found[r.rollout_id] for r in rollouts]
 
 
 def _top_k(model: Any, batch: TrainBatch, num_ids: int, vocab_size: int) -> NDArray[np.int32]:
     """[N, C] for the batch's real positions, row by row."""
+    logits_NV = _logits(model, batch, vocab_size)
+    best = logits_NV.topk(min(num_ids, logits_NV.shape[1]), dim=-1)
+    return best.indices.to(torch.int32).cpu().numpy()
+
+
+def _entropy(model: Any, batch: TrainBatch, vocab_size: int) -> NDArray[np.float32]:
+    """[N] for the batch's real positions, row by row."""
+    logprobs_NV = _logits(model, batch, vocab_size).float().log_softmax(-1)
+    entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
+    return entropy_N.clamp_min(0.0).cpu().numpy()
+
+
+def _logits(model: Any, batch: TrainBatch, vocab_size: int) -> torch.Tensor:
+    """[N, V] for the batch's real positions, row by row."""
     output = model.get_output_embeddings()
     batch = batch.to(next(model.parameters()).device)
     hidden_BLH = model.get_decoder()(
         input_ids=batch.input_ids_BL, use_cache=False
     ).last_hidden_state
     row_N, position_N = batch.response_mask_BT.nonzero(as_tuple=True)
-    logits_NV = output(hidden_BLH[row_N, batch.predictor_BT[row_N, position_N]])[:, :vocab_size]
-    best = logits_NV.topk(min(num_ids, logits_NV.shape[1]), dim=-1)
-    return best.indices.to(torch.int32).cpu().numpy()
+    return output(hidden_BLH[row_N, batch.predictor_BT[row_N, position_N]])[:, :vocab_size]

@@ -153,6 +153,8 @@ class Trainer:
                 rollouts = await asyncio.to_thread(
                     self.sampler.with_candidates, rollouts, num_candidates
                 )
+            if any(expert.wants_entropy for expert in config.experts):
+                rollouts = await asyncio.to_thread(self.sampler.with_entropy, rollouts)
             await self.journal.record_rollouts(rollouts, self.publisher.lineage)
         with clock.phase("feedback"):
             attempts = await self.asker.feedback(rollouts)
@@ -233,6 +235,7 @@ class Trainer:
             target=row.target,
             reward=row.attempt.score,
             on_policy=on_policy and not rollout.given,
+            inclusion_probability=row.inclusion_T,
             given=rollout.given,
             uses=row.in_view.uses,
         )

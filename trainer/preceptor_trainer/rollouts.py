@@ -49,6 +49,8 @@ class Rollout:
     """The policy version that sampled it."""
     candidate_ids: np.ndarray | None = None
     """`[T, C]` the student's own most probable ids, where experts are to score them."""
+    entropy_T: np.ndarray | None = None
+    """`[T]` the student's entropy in nats, where an expert chooses positions by it."""
     given: bool = False
     """True for a right answer put in its place: trained as a forced sequence."""
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from preceptor_trainer.candidates import student_top_k
+from preceptor_trainer.candidates import student_entropy, student_top_k
 from preceptor_trainer.policy import Policy
 from preceptor_trainer.rollouts import Problem, Rollout
 from preceptor_trainer.sampling import Generation, LocalSampler, SamplingParams
@@ -78,6 +78,11 @@ class SamplerStage:
         """The rollouts with this version's `num_ids` most probable ids at every position."""
         candidates = student_top_k(self._model, rollouts, num_ids, self._policy.vocab_size)
         return [replace(r, candidate_ids=c) for r, c in zip(rollouts, candidates, strict=True)]
+
+    def with_entropy(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        """The rollouts with this version's entropy at every position."""
+        entropies = student_entropy(self._model, rollouts, self._policy.vocab_size)
+        return [replace(r, entropy_T=h) for r, h in zip(rollouts, entropies, strict=True)]
 
     def continuations(
         self,

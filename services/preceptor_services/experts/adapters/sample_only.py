@@ -1,0 +1,343 @@
+"""An API that returns text only, as an expert: draws at a few positions become distributions.
+
+    preceptor serve preceptor_services.experts.adapters.sample_only:SampleOnly \
+        --option url=https://api.example.com --option model=NAME --option tokenizer=FOLDER
+
+At each position chosen (`positions.py`) the API continues the student's text `draws` times at
+temperature 1. What the draws say of the next token (`retokenising.py`) is an `empirical` answer;
+the chance that a position was chosen travels with it as `inclusion_P`. Elsewhere the mask is false.
+
+The API must continue an assistant's turn that has begun: vLLM and SGLang do with the default
+`body_fields`; others want a field of the message (`message_fields`, such as `{"prefix": true}`); an
+API of plain completions (`api = "completions"`) always does. One that starts a new turn instead
+answers another question, and nothing here can tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+
+from preceptor_clients.answers import Distributions, build_answer
+from preceptor_clients.arrays import MISSING
+from preceptor_clients.errors import Invalid, PreceptorError, ServiceFailed, ServiceUnavailable
+from preceptor_clients.schemas import (
+    Capabilities,
+    FeedbackItem,
+    PrefixAnswer,
+    PrefixQuery,
+    ServiceInfo,
+    ServiceLimits,
+)
+from preceptor_services.experts.adapters import positions
+from preceptor_services.experts.adapters.continuing import Continuation
+from preceptor_services.experts.adapters.discovery import find_model
+from preceptor_services.experts.adapters.positions import Choice
+from preceptor_services.experts.adapters.retokenising import next_token, prefix_text
+from preceptor_services.experts.adapters.student_tokenizer import StudentTokenizer
+from preceptor_services.experts.adapters.upstream import Upstream
+from preceptor_services.experts.adapters.waiting import when_there
+from preceptor_services.experts.context import find_template
+
+CODE_VERSION: Final = "1"
+"""Raised whenever the same API, settings and query may give another answer."""
+_CHOICES: Final = ("random", "entropy", "feedback")
+_NOT_DECIDING: Final = frozenset(
+    {"url", "key_file", "max_concurrency", "timeout_s", "start_timeout_s", "max_calls_in_all"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOnlyConfig:
+    """Options of an expert that only samples."""
+
+    url: str
+    """Address of the API, with or without `/v1`."""
+    tokenizer: str
+    """Hugging Face folder with the student's tokenizer."""
+    name: str = "sample-only"
+    """The expert's name in its answers."""
+    model: str | None = None
+    """Which of the API's models; the only one where absent."""
+    key_file: str | None = None
+    """Holds the key that the API asks for."""
+    api: Literal["chat", "completions"] = "chat"
+    """Messages, or one text made with the student's chat template."""
+    message_fields: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Added to the assistant's message that is to be continued."""
+    body_fields: dict[str, Any] | None = None
+    """Added to the request that continues one; what vLLM and SGLang want where absent."""
+    choose: Choice = "random"
+    """How positions are drawn: equally, by the student's entropy where the query has it, or more
+    often where feedback points."""
+    draws: int = 8
+    """Continuations at each position."""
+    draws_per_call: int = 8
+    """How many the API gives in one call; 1 for one that knows no `n`."""
+    draw_tokens: int = 8
+    """Tokens of each continuation; enough for the longest token of the student's vocabulary."""
+    min_kept: float = 0.5
+    """A position with a smaller share of draws that tell a token has no opinion."""
+    max_calls: int = 8
+    """Calls for one query; positions are as many as they pay for."""
+    max_calls_in_all: int | None = None
+    """Calls until this process ends; then queries are refused."""
+    reads_feedback: bool = True
+    """Puts the feedback of a query into the prompt."""
+    template: str = "compact"
+    """`compact`, `papers`, or the path of a Jinja file."""
+    max_concurrency: int = 4
+    """Calls at a time."""
+    timeout_s: float = 120.0
+    """Most seconds of one call, waiting and retries included."""
+    start_timeout_s: float = 60.0
+    """How long the API may take until it answers at the start."""
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url: {self.url!r} is no http address")
+        if self.api not in ("chat", "completions"):
+            raise ValueError(f"api: {self.api!r} is neither 'chat' nor 'completions'")
+        if self.choose not in _CHOICES:
+            raise ValueError(f"choose: {self.choose!r} is none of {_CHOICES}")
+        for name in ("draws", "draws_per_call", "max_calls", "max_concurrency"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is below 1")
+        if self.draw_tokens < 2:
+            raise ValueError(f"draw_tokens: {self.draw_tokens} is below 2: no token would be whole")
+        if not 0 < self.min_kept <= 1:
+            raise ValueError(f"min_kept: {self.min_kept} is not in (0, 1]")
+        if self.calls_per_position > self.max_calls:
+            raise ValueError(
+                f"max_calls: {self.max_calls} do not pay for one position, which takes "
+                f"{self.calls_per_position}"
+            )
+
+    @property
+    def calls_per_position(self) -> int:
+        """Calls that the draws at one position take."""
+        return -(-self.draws // self.draws_per_call)
+
+
+class _Chosen(NamedTuple):
+    at_P: np.ndarray
+    """Rows of the query that are asked about."""
+    inclusion_P: np.ndarray
+
+
+class SampleOnly:
+    """An expert of the SDK; every option is a field of `SampleOnlyConfig`."""
+
+    def __init__(self, **options: Any) -> None:
+        self._config = SampleOnlyConfig(**options)
+        self._tokenizer = StudentTokenizer(Path(self._config.tokenizer))
+        self._template = find_template(self._config.template)
+        self._upstream = Upstream(
+            self._config.url,
+            self._config.key_file,
+            max_concurrency=self._config.max_concurrency,
+            timeout_s=self._config.timeout_s,
+        )
+        self._continuation: Continuation | None = None
+        self._calls_left = self._config.max_calls_in_all
+
+    async def start(self) -> None:
+        """Finds the model."""
+        card = await when_there(
+            lambda: find_model(self._upstream, self._config.model), self._config.start_timeout_s
+        )
+        self._continuation = Continuation(
+            upstream=self._upstream,
+            model=str(card["id"]),
+            api=self._config.api,
+            message_fields=self._config.message_fields,
+            body_fields=self._config.body_fields,
+            draw_tokens=self._config.draw_tokens,
+        )
+
+    async def stop(self) -> None:
+        """Closes the connections."""
+        await self._upstream.aclose()
+
+    def ready(self) -> bool:
+        """Whether the model is found."""
+        return self._continuation is not None
+
+    def info(self) -> ServiceInfo:
+        """What this expert can do."""
+        return ServiceInfo(
+            name=self._config.name,
+            role="expert",
+            version=self._version(),
+            capabilities=Capabilities(
+                kinds=("empirical",),
+                cacheable="per_draw",
+                vocab_fingerprint=self._tokenizer.vocab_fingerprint,
+                vocab_size=self._tokenizer.vocab_size,
+            ),
+            limits=ServiceLimits(max_batch=16, max_concurrency=self._config.max_concurrency),
+        )
+
+    async def logprobs(
+        self, queries: Sequence[PrefixQuery], answer_keys: Sequence[str]
+    ) -> Sequence[PrefixAnswer | PreceptorError]:
+        """One answer per query; positions without draws are masked."""
+        return await asyncio.gather(*(self._reply(query) for query in queries))
+
+    async def _reply(self, query: PrefixQuery) -> PrefixAnswer | PreceptorError:
+        try:
+            async with asyncio.timeout(query.timeout_ms / 1000):
+                return await self._answer(query)
+        except PreceptorError as error:
+            return error
+        except TimeoutError:
+            return ServiceUnavailable(f"the draws took more than {query.timeout_ms} ms")
+
+    async def _answer(self, query: PrefixQuery) -> PrefixAnswer:
+        turns, used = self._turns(query)
+        chosen = self._choose(query)
+        counts = await self._count(query, turns, chosen.at_P)
+        return build_answer(
+            query,
+            _as_arrays(counts, query.num_positions),
+            expert=self._config.name,
+            expert_version=self._version(),
+            kind="empirical",
+            mask_P=np.array([bool(counts.get(p)) for p in range(query.num_positions)], np.bool_),
+            exact=True,  # the service rounds what is to travel rounded
+            num_draws=self._config.draws,
+            inclusion_P=chosen.inclusion_P.astype(np.float32),
+            template_version=self._template.version if self._config.reads_feedback else None,
+            used_feedback=used,
+        )
+
+    def _choose(self, query: PrefixQuery) -> _Chosen:
+        """Of the positions asked, those that the student wrote; the same for the same draw."""
+        asked = query.position_ids()
+        owned = np.ones(len(asked), np.bool_) if query.owned is None else query.owned[asked]
+        rows = np.flatnonzero(owned)
+        chances = positions.inclusion(self._weights(query)[rows], self._affordable())
+        generator = _generator(self._config.name, query)
+        chosen = rows[positions.draw(chances, generator)] if len(rows) else rows
+        inclusion_P = np.ones(len(asked))
+        inclusion_P[rows] = chances
+        return _Chosen(chosen, inclusion_P)
+
+    def _weights(self, query: PrefixQuery) -> np.ndarray:
+        if self._config.choose == "entropy" and query.entropy_P is not None:
+            return positions.entropy_weights(query.entropy_P)
+        if self._config.choose == "feedback":
+            pieces = [self._tokenizer.decode([int(i)]) for i in query.response_ids]
+            return positions.feedback_weights(pieces, query.feedback)[query.position_ids()]
+        return np.ones(query.num_positions)
+
+    def _affordable(self) -> int:
+        calls = self._config.max_calls
+        if self._calls_left is not None:
+            calls = min(calls, self._calls_left)
+        if calls < self._config.calls_per_position:
+            raise ServiceFailed(f"the {self._config.max_calls_in_all} calls in all are spent")
+        return calls // self._config.calls_per_position
+
+    async def _count(
+        self, query: PrefixQuery, turns: list[dict[str, str]] | str, rows: np.ndarray
+    ) -> dict[int, Counter[int]]:
+        """Tokens drawn, by row of the query; rows where too few draws told are left out."""
+        found = await asyncio.gather(
+            *(self._count_one(query, turns, int(p)) for p in rows), return_exceptions=True
+        )
+        counts = dict[int, Counter[int]]()
+        for p, result in zip(rows, found, strict=True):
+            if isinstance(result, BaseException):
+                raise result
+            if result.total() >= self._config.min_kept * self._config.draws:
+                counts[int(p)] = result
+        return counts
+
+    async def _count_one(
+        self, query: PrefixQuery, turns: list[dict[str, str]] | str, row: int
+    ) -> Counter[int]:
+        prefix_ids = query.response_ids[: int(query.position_ids()[row])].tolist()
+        prefix = await asyncio.to_thread(prefix_text, self._tokenizer, prefix_ids)
+        if prefix is None or self._continuation is None:
+            return Counter()
+        tokens = Counter[int]()
+        left = self._config.draws
+        while left > 0:
+            num = min(left, self._config.draws_per_call)
+            self._spend()
+            for drawn in await self._continuation.draw(turns, prefix, num):
+                token = next_token(self._tokenizer, prefix, prefix_ids, drawn)
+                if token is not None:
+                    tokens[token] += 1
+            left -= num
+        return tokens
+
+    def _spend(self) -> None:
+        """Before the call: one that fails may have cost money too."""
+        if self._calls_left is not None:
+            if self._calls_left < 1:
+                raise ServiceFailed(f"the {self._config.max_calls_in_all} calls in all are spent")
+            self._calls_left -= 1
+
+    def _turns(self, query: PrefixQuery) -> tuple[list[dict[str, str]] | str, tuple[str, ...]]:
+        """What the API reads before the response, and the feedback in it."""
+        if not query.prompt.messages:
+            raise Invalid("is empty; an API of texts takes no ids", field="prompt.messages")
+        messages = [message.model_dump() for message in query.prompt.messages]
+        items = self._items(query)
+        try:
+            messages = self._template.render(messages, items)
+        except ValueError as error:
+            raise Invalid(str(error), field="feedback") from error
+        used = tuple(item.id for item in items)
+        if self._config.api == "completions":
+            return self._tokenizer.chat_text(messages), used
+        return messages, used
+
+    def _items(self, query: PrefixQuery) -> list[FeedbackItem]:
+        if not self._config.reads_feedback:
+            return []
+        return [item for item in query.feedback if item.text]
+
+    def _version(self) -> str:
+        settings = asdict(self._config)
+        decides = {name: settings[name] for name in settings.keys() - _NOT_DECIDING} | {
+            "code": CODE_VERSION,
+            "template": self._template.version,
+            "vocabulary": self._tokenizer.vocab_fingerprint,
+        }
+        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        return f"{CODE_VERSION}-{digest[:16]}"
+
+
+def _generator(name: str, query: PrefixQuery) -> np.random.Generator:
+    """Positions follow from the query, so that a retry asks about the same ones.
+
+    And from the expert's name: two of them must not draw the same positions, or the chance that
+    either was asked would not be what the trainer takes it for.
+    """
+    seed = hashlib.sha256(query.response_ids.tobytes() + f"{name} {query.draw}".encode())
+    if query.rollout_id is not None:
+        seed.update(query.rollout_id.encode())
+    return np.random.default_rng(int.from_bytes(seed.digest()[:8], "little"))
+
+
+def _as_arrays(counts: dict[int, Counter[int]], num_positions: int) -> Distributions:
+    K = max([1, *(len(tokens) for tokens in counts.values())])
+    ids_PK = np.full((num_positions, K), -1, np.int32)
+    logprobs_PK = np.full((num_positions, K), MISSING, np.float32)
+    for p, tokens in counts.items():
+        total = tokens.total()
+        for k, (token, times) in enumerate(tokens.most_common()):
+            ids_PK[p, k] = token
+            logprobs_PK[p, k] = np.log(times / total)
+    return Distributions(ids_PK=ids_PK, logprobs_PK=logprobs_PK, own_logprobs_P=None)
