@@ -11,6 +11,7 @@ import { clock, Lease } from "./lease.js";
 import { Tokens } from "./tokens.js";
 
 const DIFF_MS = 120;
+const LONG_CHARS = 50_000;
 const SAVED = {
   saving: "Saving…", saved: "Draft saved", local: "Kept in this browser; the server is away",
   conflict: "Another window has a newer draft",
@@ -221,6 +222,7 @@ class Work {
 
   #labelSubmit() {
     const text = this.editor.isChanged ? "Hand in the edit " : this.comment.value.trim() ? "Hand in the comment " : "Hand in ";
+    if (this.submitButton.firstChild?.textContent === text) return;
     replace(this.submitButton, text, this.context.kbd("work.submit"));
     this.acceptButton.hidden = this.editor.isChanged;
   }
@@ -230,9 +232,15 @@ class Work {
     this.draft.note({ text, comment: this.comment.value || null });
     this.lease.touch();
     this.mark = undefined;
-    // Not at each key: the difference of a long text takes longer than a key may.
+    // Not at each key: the difference of a long text takes longer than a key may, so it waits for a pause.
+    if (this.editor.shown.length > LONG_CHARS) this.#dropDiff();
     this.diffTimer ??= setTimeout(() => this.#drawDiff(), Math.max(DIFF_MS, 8 * (this.diffTook ?? 0)));
     this.#labelSubmit();
+  }
+
+  #dropDiff() {
+    clearTimeout(this.diffTimer);
+    this.diffTimer = null;
   }
 
   // ---------------------------------------------------------------- draft and lease
@@ -351,7 +359,7 @@ class Work {
 
   async close() {
     this.lease.close();
-    clearTimeout(this.diffTimer);
+    this.#dropDiff();
     window.removeEventListener("pagehide", this.onHide);
     if (!this.isGone) await this.draft.close();
   }
