@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test browser lint types format student larger gauntlet clean
+.PHONY: help quickstart test browser vllm lint types format student larger gauntlet clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ test: $(VENV)/.dev-installed ## Run the test suite (starts its own broker and da
 
 browser: $(VENV)/.dev-installed ## The annotators' page in a real Chromium (needs chromium and npm)
 	@$(BIN)/python -m pytest -q tests/browser -m browser $(ARGS)
+
+vllm: $(VENV)/.dev-installed ## vLLM's CPU build as an expert, in an environment of its own
+	@scripts/check-vllm $(VENV)
 
 lint: $(VENV)/.dev-installed ## Style and import rules
 	$(BIN)/ruff check .
@@ -48,6 +51,7 @@ larger: $(VENV)/.run-installed ## Make the larger model that some compared metho
 
 gauntlet: $(VENV)/.dev-installed ## What takes longer than CI: endurance tests, benchmarks over five seeds
 	$(BIN)/python -m pytest -q -m gauntlet
+	scripts/check-vllm $(VENV)
 	$(BIN)/python benchmarks/exact_gradient.py
 	$(BIN)/python benchmarks/quickstart.py
 	$(BIN)/python benchmarks/correction_queue.py

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 _OURS: Final = frozenset(
-    {"model", "dtype", "max_model_len", "max_logprobs", "logprobs_mode", "max_num_batched_tokens"}
+    {"model", "dtype", "max_model_len", "max_logprobs", "logprobs_mode"}
+    | {"max_num_batched_tokens", "worker_extension_cls"}
 )
 _BYTES_PER_LOGIT: Final = 12
 """The head's output, its float32 copy and the log-probs."""

@@ -1,8 +1,8 @@
-"""The one module that touches vLLM, which is imported when an engine starts.
+"""The engine's side of vLLM, which is imported when an engine starts; `worker.py` has the other.
 
-Written against vLLM 0.32 and 0.33: `AsyncLLM`, `SamplingParams(flat_logprobs=...)`, and the
-workers' `reload_weights`. Scores are of the raw logits: prompt log-probs know no temperature. Those
-of drawn tokens are `processed`: of the distribution that they were drawn from.
+Written against vLLM 0.32: `AsyncLLM`, and `SamplingParams(flat_logprobs=...)`. Scores are of the
+raw logits: prompt log-probs know no temperature. Those of drawn tokens are `processed`: of the
+distribution that they were drawn from.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from preceptor_clients.errors import Invalid, ServiceFailed, ServiceUnavailable
 from preceptor_clients.generation import Generated, Sampling
 from preceptor_clients.vllm_expert.config import VLLMExpertConfig
 from preceptor_clients.vllm_expert.flat import FlatLogprobs
+from preceptor_clients.vllm_expert.worker import PolicyWorker
 
 _INITIAL = "initial"
 
@@ -59,6 +60,7 @@ class Engine:
             max_logprobs=min(config.max_top_k, rows),
             logprobs_mode="processed_logprobs",
             max_num_batched_tokens=config.chunk_tokens(rows),
+            worker_extension_cls=f"{PolicyWorker.__module__}.{PolicyWorker.__qualname__}",
         )
         async_llm: Any = importlib.import_module("vllm.v1.engine.async_llm")
         self._llm: Any = async_llm.AsyncLLM.from_engine_args(args)
@@ -115,7 +117,7 @@ class Engine:
 
     async def load(self, folder: Path, version: str | None) -> None:
         """Puts the weights of `folder` into the model, which nobody may be using."""
-        await self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        await self._llm.collective_rpc("take_weights", args=(str(folder),))
         await self._llm.reset_prefix_cache()
         await self._llm.update_weight_version(version or _INITIAL)
 

@@ -1,0 +1,35 @@
+"""What runs inside vLLM's worker processes: taking new weights whole.
+
+vLLM mixes this class into its workers (`worker_extension_cls`). Its own `reload_weights` leaves out
+what shares its weights with another layer, which is the head of every model with tied embeddings:
+the CPU build keeps a packed copy of it (0.32), and would go on answering with the old head under
+the new embeddings. Wrong log-probs that look right; `expert check --known --weights` finds it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any, cast
+
+
+class PolicyWorker:
+    """A worker's methods that the service calls by name."""
+
+    def take_weights(self, folder: str) -> None:
+        """Loads the weights in `folder`, and prepares anew whatever is tied to them."""
+        worker = cast("Any", self)
+        worker.reload_weights(weights_path=folder)
+        for module in _tied(worker.get_model()):
+            method = getattr(module, "quant_method", None)
+            if method is not None:
+                method.process_weights_after_loading(module)
+
+
+def _tied(model: Any) -> list[Any]:
+    """Layers whose weight is another layer's as well."""
+    owners: dict[int, list[Any]] = defaultdict(list)
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if weight is not None:
+            owners[weight.data_ptr()].append(module)
+    return [module for sharing in owners.values() if len(sharing) > 1 for module in sharing]
