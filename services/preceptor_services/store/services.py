@@ -53,9 +53,34 @@ async def runtime_services(conn: AsyncConnection) -> list[ServiceRow]:
     return [ServiceRow(*row) for row in await conn.execute(query)]
 
 
+class VersionRow(NamedTuple):
+    """One version of a service."""
+
+    version: str
+    info: dict[str, Any]
+    seen_at: float
+
+
 async def add_version(conn: AsyncConnection, row: dict[str, Any]) -> None:
-    """What a service said of itself, unless this version did before."""
+    """What a service says of itself now; a version that comes back is the last one again."""
     await insert_new(conn, ServiceVersion, [row])
+    of_version = (
+        ServiceVersion.service == row["service"],
+        ServiceVersion.version == row["version"],
+    )
+    await conn.execute(
+        update(ServiceVersion).where(*of_version).values(info=row["info"], seen_at=row["seen_at"])
+    )
+
+
+async def versions(conn: AsyncConnection, service: str) -> list[VersionRow]:
+    """Every version that was heard of a service, the last one first."""
+    query = (
+        select(ServiceVersion.version, ServiceVersion.info, ServiceVersion.seen_at)
+        .where(ServiceVersion.service == service)
+        .order_by(ServiceVersion.seen_at.desc())
+    )
+    return [VersionRow(*row) for row in await conn.execute(query)]
 
 
 async def last_info(conn: AsyncConnection, service: str) -> dict[str, Any] | None:

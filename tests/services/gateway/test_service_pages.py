@@ -7,9 +7,18 @@ from typing import Any
 
 import pytest
 
-from preceptor_clients.errors import Conflict, Forbidden, Invalid, ServiceUnavailable
-from preceptor_clients.schemas import ServiceStatus
-from preceptor_services.gateway.routes.services import NewService
+from preceptor_clients.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    ServiceUnavailable,
+)
+from preceptor_clients.schemas import ServiceInfo, ServiceStatus
+from preceptor_services.gateway.routes.services import NewService, ServiceVersions
+from preceptor_services.store import services
+
+from .conftest import EXPERT
 
 
 async def test_ready_is_not_live(world: Any) -> None:
@@ -67,6 +76,27 @@ async def test_only_an_admin_adds_a_service_and_only_with_a_key_of_ours(world: A
         )
 
     assert no_key.value.errors[0].field == "key_file"
+
+
+async def test_versions_of_an_expert_are_kept_and_one_that_comes_back_is_the_last(
+    world: Any,
+) -> None:
+    newer = EXPERT.model_copy(update={"version": "2"})
+    for info, now in ((newer, 2e9), (EXPERT, 3e9)):
+        row = {"service": "uniform", "version": info.version, "seen_at": now}
+        async with world.database.write() as conn:
+            await services.add_version(conn, row | {"info": info.model_dump(mode="json")})
+
+    kept = await world.clients["reader"].call(
+        "GET", "/v1/experts/uniform/versions", reply=ServiceVersions
+    )
+    async with world.database.read() as conn:
+        last = await services.last_info(conn, "uniform")
+
+    assert [(one.info.version, one.seen_at) for one in kept.versions] == [("1", 3e9), ("2", 2e9)]
+    assert ServiceInfo.model_validate(last).version == "1"
+    with pytest.raises(NotFound):
+        await world.clients["reader"].call("GET", "/v1/experts/nobody/versions")
 
 
 async def test_keys_are_nowhere_in_the_database(world: Any) -> None:

@@ -8,14 +8,15 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field, StringConstraints
 
-from preceptor_clients.errors import Invalid
-from preceptor_clients.schemas import Name, ServiceInfo, Services, ServiceStatus
+from preceptor_clients.errors import Invalid, NotFound
+from preceptor_clients.schemas import Answer, Name, ServiceInfo, Services, ServiceStatus
 from preceptor_clients.schemas import Request as Message
 from preceptor_services.gateway.auth import Admin, Anyone
 from preceptor_services.gateway.bodies import body_of, reply
 from preceptor_services.gateway.openapi import takes
 from preceptor_services.gateway.registry import ServiceEntry
 from preceptor_services.gateway.state import Parts
+from preceptor_services.store import services as stored
 
 router = APIRouter(tags=["services"])
 
@@ -30,6 +31,20 @@ class NewService(Message):
     """Name of a file beside the gateway's own keys; a key never travels."""
     cost: Annotated[float, Field(ge=0)] = 0.0
     priority: Annotated[int, Field(ge=0, le=9)] = 5
+
+
+class ServiceVersion(Answer):
+    """One version of a service, and what it said of itself."""
+
+    info: ServiceInfo
+    seen_at: float
+    """Server time at which it was last heard anew."""
+
+
+class ServiceVersions(Answer):
+    """`GET /v1/experts/{name}/versions`: the last one first; each answer names its own."""
+
+    versions: tuple[ServiceVersion, ...]
 
 
 @router.get("/v1/experts", response_model=Services)
@@ -59,6 +74,20 @@ async def add_service(
     )
     await parts.registry.add(entry)
     return await reply(request, entry.status())
+
+
+@router.get("/v1/experts/{name}/versions", response_model=ServiceVersions)
+async def list_versions(request: Request, name: str, caller: Anyone, parts: Parts) -> Response:
+    """Every version that a service has had here."""
+    if name not in parts.registry.names():
+        raise NotFound(f"no service is named {name!r}", field="name")
+    async with parts.database.read() as conn:
+        rows = await stored.versions(conn, name)
+    versions = tuple(
+        ServiceVersion(info=ServiceInfo.model_validate(row.info), seen_at=row.seen_at)
+        for row in rows
+    )
+    return await reply(request, ServiceVersions(versions=versions))
 
 
 @router.get("/v1/info", response_model=ServiceInfo)
