@@ -1,6 +1,8 @@
-"""The queue of human corrections from a shell: people, export, import, agreement.
+"""The queue of human corrections from a shell: people, what goes in by hand, export, import.
 
     preceptor corrections people add ann --url http://127.0.0.1:8080 --key-file keys/admin.key
+    preceptor corrections send chosen --rollout demo-l0-3-0-1 --rollout demo-l0-3-4-0
+    preceptor corrections send production --file logs.jsonl
     preceptor corrections export --round demo-0 > corrections.jsonl
     preceptor corrections import corrections.jsonl --round old
     preceptor corrections people retire ann --reason "wrong guidelines"
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from preceptor_clients.corrections import ExportLine, Retirement, Role
+from preceptor_clients.corrections import ExportLine, NewItem, Retirement, Role, TakenItem
 from preceptor_clients.corrections_client import AnnotatorClient, CorrectionsClient
 from preceptor_clients.errors import PreceptorError
 from preceptor_services.config import load_settings, read_secret
@@ -30,7 +33,9 @@ from preceptor_services.dispatcher.process import gateway_url
 _AT_ONCE: Final = 50
 _T = TypeVar("_T")
 
-app = typer.Typer(help="People, export and import of human corrections.", no_args_is_help=True)
+app = typer.Typer(
+    help="People, rounds, export and import of human corrections.", no_args_is_help=True
+)
 people = typer.Typer(help="Who may correct.", no_args_is_help=True)
 app.add_typer(people, name="people")
 
@@ -152,6 +157,58 @@ def _show(found: Retirement) -> None:
     if found.targets:
         console.print(table)
     console.print(f"runs that trained on them: {', '.join(found.runs) or 'none'}")
+
+
+# ---------------------------------------------------------------- by hand
+
+
+@app.command("send")
+def send(
+    round_name: Annotated[str, typer.Argument(metavar="ROUND", help="Made where it is new.")],
+    rollout: Annotated[
+        list[str] | None, typer.Option(help="Id of a recorded rollout; as often as wanted.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Responses from outside any run, a JSON object a line.")
+    ] = None,
+    priority: Annotated[
+        float, typer.Option(help="Of the rollouts; higher is given out first.")
+    ] = 0,
+    run_dir: RunDir = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Puts chosen responses into a round: recorded rollouts, responses from elsewhere, or both."""
+    if not rollout and file is None:
+        raise typer.BadParameter("--rollout or --file is needed: nothing was chosen")
+
+    async def put(client: CorrectionsClient) -> list[TakenItem]:
+        # Read first: a line that is wrong must not leave half of what was chosen in the queue.
+        new = _items(file) if file is not None else []
+        taken: list[TakenItem] = []
+        for start in range(0, len(rollout or ()), _AT_ONCE):
+            chosen = (rollout or [])[start : start + _AT_ONCE]
+            taken += await client.add_rollouts(round_name, chosen, priority)
+        for start in range(0, len(new), _AT_ONCE):
+            taken += await client.add_items(round_name, new[start : start + _AT_ONCE])
+        return taken
+
+    states = Counter(item.state for item in _do(run_dir, url, key_file, put))
+    typer.echo(
+        f"{states['new']} items are new, {states['known']} were known, "
+        f"{states['over_budget']} are over the round's budget"
+    )
+
+
+def _items(file: Path) -> list[NewItem]:
+    items: list[NewItem] = []
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        if line.strip():
+            try:
+                items.append(NewItem.model_validate_json(line))
+            except ValueError as error:
+                raise ValueError(f"{file}, line {number}: {error}") from None
+    return items
 
 
 # ---------------------------------------------------------------- JSONL

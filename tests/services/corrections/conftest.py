@@ -225,12 +225,12 @@ class Town:
         self.dispatcher = office.gateway_client("dispatcher")
 
     async def ask(self, key: str, text: str, **fields: Any) -> Any:
-        query = PrefixQuery(
-            prompt=PROMPT,
-            response_ids=ids_of(text),
-            vocab_fingerprint=self.people.info().capabilities.vocab_fingerprint or "",
-            **fields,
-        )
+        values: dict[str, Any] = {
+            "prompt": PROMPT,
+            "response_ids": ids_of(text),
+            "vocab_fingerprint": self.people.info().capabilities.vocab_fingerprint or "",
+        }
+        query = PrefixQuery(**(values | fields))
         submission = PrefixSubmission(idempotency_key=key, query=query)
         [posted] = await self.trainer.submit_logprobs("people", [submission], run="demo")
         await self.dispatch()

@@ -83,3 +83,40 @@ def test_what_is_exported_can_be_imported(place: list[str], tmp_path: Path) -> N
     assert "0 items and 0 versions are new" in again
     [version] = json.loads(exported)["versions"]
     assert (version["text"], version["authoritative"]) == ("right", True)
+
+
+def test_responses_from_outside_any_run_are_sent_by_hand(place: list[str], tmp_path: Path) -> None:
+    lines = [
+        {"prompt": {"messages": [{"role": "user", "content": "?"}]}, "response_text": text}
+        for text in ("one", "two")
+    ]
+    file = tmp_path / "logs.jsonl"
+    file.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+
+    sent = run("send", "production", "--file", str(file), *place).output
+    again = run("send", "production", "--file", str(file), *place).output
+    exported = run("export", "--round", "production", *place).output.splitlines()
+
+    assert "2 items are new, 0 were known" in sent
+    assert "0 items are new, 2 were known" in again
+    assert [json.loads(line)["item"]["response_text"] for line in exported] == ["one", "two"]
+
+
+def test_a_wrong_line_is_named_and_sends_nothing(place: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "logs.jsonl"
+    good = {"prompt": {"messages": [{"role": "user", "content": "?"}]}, "response_text": "one"}
+    file.write_text(json.dumps(good) + "\n{}\n")
+
+    result = CliRunner().invoke(app, ["send", "production", "--file", str(file), *place])
+    exported = run("export", "--round", "production", *place).output
+
+    assert result.exit_code == 1
+    assert "line 2" in result.stderr
+    assert exported == ""
+
+
+def test_a_rollout_that_is_not_recorded_is_named(place: list[str]) -> None:
+    result = CliRunner().invoke(app, ["send", "chosen", "--rollout", "nowhere", *place])
+
+    assert result.exit_code == 1
+    assert "nowhere" in result.stderr

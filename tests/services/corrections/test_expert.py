@@ -148,6 +148,41 @@ async def test_a_target_traces_to_person_edit_and_reviewer_and_is_rebuilt_withou
     assert kinds[-1] == "retired"
 
 
+async def test_a_target_of_two_people_is_rebuilt_without_the_one_who_retired(town: Any) -> None:
+    ann, ben = await town.office.person("ann"), await town.office.person("ben")
+    other = Prompt(messages=(Message(role="user", content="!"),), ids=np.array([33], np.int32))
+    await town.record_rollout("r", "x[0]")
+    query, ticket = await town.ask("a", "x[0]", rollout_id="r")
+    await town.correct(ann, "x[1]")
+    _, ticket_of_ben = await town.ask("b", "x[0]", prompt=other, rollout_id="s")
+    await town.correct(ben, "x[2]")
+    await town.people.answer_due()
+    outcomes = [await town.outcome(t) for t in (ticket, ticket_of_ben)]
+    answers = [WeightedAnswer(o.ticket.answer_id, query, o.answer, 1.0) for o in outcomes]
+    target = build_target("r", np.ones(len(query.response_ids), np.bool_), answers)
+    record = TargetRecord(
+        target_id=target.id,
+        rollout_id="r",
+        builder_version=BUILDER_VERSION,
+        settings={},
+        answer_ids=tuple(answer.answer_id for answer in answers),
+        feedback_ids=(),
+        arrays=target.to_wire(),
+        content_hash=target.content_hash(),
+    )
+    await town.trainer.record(Records(targets=(record,)))
+
+    [listed] = (await town.office.tool().retire("ann", "misread the guidelines")).targets
+    rebuilt = await town.trainer.trace(listed.rebuilt_as, 2)
+    old = await town.trainer.trace(target.id, 2)
+
+    assert listed.target_id == target.id
+    [source] = rebuilt.sources
+    assert (source.entries, source.weight) == (((ord("2"), 1.0),), 1.0)
+    assert source.feedback[0].details["person"] == "ben"
+    assert len(old.sources) == 2
+
+
 async def test_tokens_are_shown_with_their_place_in_the_text(town: Any) -> None:
     eve = await town.office.person("eve", "reviewer")
     fingerprint = town.people.info().capabilities.vocab_fingerprint
