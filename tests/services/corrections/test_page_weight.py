@@ -1,0 +1,39 @@
+"""What a person's browser loads, followed from the page as a browser does."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+
+EDITOR = {"editor.js", "history.js", "changes.js", "diff.js"}
+"""The text under edit, its undo, and its live difference."""
+
+
+async def _loaded(office: Any) -> dict[str, int]:
+    """Bytes over the wire of the page and of everything that it leads to."""
+    sizes: dict[str, int] = {}
+    async with httpx.AsyncClient(transport=office.transport(), base_url="http://g") as browser:
+        waiting = [""]
+        while waiting:
+            name = waiting.pop()
+            reply = await browser.get(
+                f"/corrections/{name}", headers={"accept-encoding": "identity"}
+            )
+            assert reply.status_code == 200, name
+            sizes[name] = len(reply.content)
+            found = re.findall(r'(?:href|src|from)[= ]"([^"#]+)"', reply.text)
+            found += re.findall(r'import\(?"?([^" ()]+\.js)"', reply.text)
+            assert not [other for other in found if "//" in other], "all of it is the gateway's own"
+            names = {other.removeprefix("./") for other in found}
+            waiting += sorted(names - sizes.keys() - set(waiting))
+    return sizes
+
+
+async def test_the_page_weighs_no_more_than_was_promised(small_office: Any) -> None:
+    sizes = await _loaded(small_office)
+
+    assert sizes.keys() >= EDITOR | {"", "app.js", "work.js", "style.css", "review.js"}
+    assert sum(size for name, size in sizes.items() if name not in EDITOR) <= 150_000
+    assert sum(sizes.values()) <= 400_000
