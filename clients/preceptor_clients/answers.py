@@ -23,7 +23,7 @@ class Distributions:
 
     `ids_PK` and `logprobs_PK` are in descending order of log-prob, -1 and any value in empty cells;
     log-probs are normalised over the whole vocabulary at temperature 1. `own_logprobs_P` belongs to
-    the student's tokens.
+    the student's tokens, `MISSING` where it is not known.
     """
 
     ids_PK: np.ndarray
@@ -62,7 +62,7 @@ def build_answer(
     rounded = d.logprobs_PK.astype(np.float32) if exact else quantise(d.logprobs_PK)
     logprobs, tail, renormalised = _normalise(rounded, filled, exact)
     own = d.own_logprobs_P
-    own_mask = mask & (own is not None)
+    own_mask = np.zeros_like(mask) if own is None else mask & (own > MISSING / 2)
     own_values = np.full(num_positions, MISSING) if own is None else own
     return PrefixAnswer(
         kind=kind,

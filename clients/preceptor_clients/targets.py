@@ -31,7 +31,13 @@ class WeightedAnswer(NamedTuple):
     answer_id: str
     query: PrefixQuery
     answer: PrefixAnswer
-    weight: float
+    weight: float | np.ndarray
+    """One for all, or `[P]` one for each position asked; 0 leaves a position to the others."""
+
+    @property
+    def weight_P(self) -> np.ndarray:
+        """`[P]` float64, 0 where there is no opinion."""
+        return self.weight * self.answer.mask_P.astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,10 +135,7 @@ def build_target(rollout_id: str, owned_T: np.ndarray, answers: Sequence[Weighte
     if not answers:
         raise ValueError("answers: is empty; a rollout without a teacher has no target")
     for item in answers:
-        if not item.weight > 0:
-            raise ValueError(
-                f"answers: weight {item.weight} of {item.answer.expert} is not positive"
-            )
+        _check_weight(item)
         if len(item.query.response_ids) != len(owned_T):
             raise ValueError(f"answers: {item.answer_id} is about another response")
     raw_ET = np.stack([_opinion_weights(item, owned_T) for item in answers])
@@ -165,16 +168,31 @@ def inclusion(num_tokens: int, answers: Sequence[WeightedAnswer]) -> np.ndarray 
     if all(item.answer.inclusion_P is None for item in answers):
         return None
     missed_T = np.ones(num_tokens)
-    for query, answer in ((item.query, item.answer) for item in answers):
-        chance_P = answer.mask_P if answer.inclusion_P is None else answer.inclusion_P
-        missed_T[query.position_ids()] *= 1.0 - chance_P.astype(np.float64)
+    for item in answers:
+        chance_P = item.answer.inclusion_P
+        chance_P = item.weight_P > 0 if chance_P is None else chance_P
+        missed_T[item.query.position_ids()] *= 1.0 - chance_P.astype(np.float64)
     return np.where(missed_T < 1.0, 1.0 - missed_T, 1.0).astype(np.float32)
 
 
 def _opinion_weights(item: WeightedAnswer, owned_T: np.ndarray) -> np.ndarray:
     weights = np.zeros(len(owned_T), np.float64)
-    weights[item.query.position_ids()] = item.weight * item.answer.mask_P
+    weights[item.query.position_ids()] = item.weight_P
     return weights * owned_T
+
+
+def _check_weight(item: WeightedAnswer) -> None:
+    weight, expert = item.weight, item.answer.expert
+    if isinstance(weight, np.ndarray):
+        if weight.shape != (item.query.num_positions,):
+            raise ValueError(
+                f"answers: weights of {expert} have shape {weight.shape} for "
+                f"{item.query.num_positions} positions"
+            )
+        if not (np.isfinite(weight) & (weight >= 0)).all():
+            raise ValueError(f"answers: weights {weight} of {expert} are not all 0 or more")
+    elif not weight > 0:
+        raise ValueError(f"answers: weight {weight} of {expert} is not positive")
 
 
 def _component(item: WeightedAnswer, weight_T: np.ndarray, T: int) -> TargetComponent:

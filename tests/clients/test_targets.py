@@ -6,9 +6,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from preceptor_clients import frame
-from preceptor_clients.answers import build_answer
+from preceptor_clients.answers import Distributions, build_answer
 from preceptor_clients.arrays import MISSING
 from preceptor_clients.targets import Target, WeightedAnswer, build_target, inclusion
+from preceptor_clients.token_weights import Certainty
 
 
 @st.composite
@@ -163,3 +164,52 @@ def test_a_position_counts_by_the_chance_that_anybody_was_asked(make_query, make
     np.testing.assert_allclose(inclusion(4, [drawn, other]), [0.5, 0.75, 0.55, 1.0])
     np.testing.assert_allclose(inclusion(4, [other]), [1.0, 0.5, 0.4, 1.0])
     np.testing.assert_allclose(inclusion(4, [drawn, everywhere]), [1.0, 0.5, 0.25, 1.0])
+
+
+def test_in_a_mixture_each_position_has_its_own_weights_and_components_stay_apart(
+    make_query, make_distributions
+):
+    query = make_query(np.arange(3))
+    answers = [
+        build_answer(query, make_distributions(query, seed=i), expert=f"e{i}", expert_version="1")
+        for i in range(2)
+    ]
+    owned = np.ones(3, np.bool_)
+    per_token = np.array([2.0, 0.0, 6.0])
+
+    target = build_target(
+        "r",
+        owned,
+        [
+            WeightedAnswer("a0", query, answers[0], per_token),
+            WeightedAnswer("a1", query, answers[1], 2.0),
+        ],
+    )
+
+    np.testing.assert_allclose(target.components[0].weight_T, [0.5, 0.0, 0.75])
+    np.testing.assert_allclose(target.components[1].weight_T, [0.5, 1.0, 0.25])
+    assert [c.expert for c in target.components] == ["e0", "e1"]
+    with pytest.raises(ValueError, match="weights of e0 have shape"):
+        build_target("r", owned, [WeightedAnswer("a0", query, answers[0], per_token[:2])])
+    with pytest.raises(ValueError, match="are not all 0 or more"):
+        build_target("r", owned, [WeightedAnswer("a0", query, answers[0], -per_token)])
+
+
+def test_a_certain_expert_counts_more_than_one_that_does_not_know(make_query):
+    query = make_query(np.arange(3))
+    mask = np.array([True, True, False])
+    distributions = Distributions(
+        ids_PK=np.array([[0, 1, 2, 3]] * 3),
+        logprobs_PK=np.log([[0.97, 0.01, 0.01, 0.01], [0.25] * 4, [0.25] * 4]),
+        own_logprobs_P=None,
+    )
+    answer = build_answer(
+        query, distributions, expert="e", expert_version="1", mask_P=mask, exact=True
+    )
+
+    weights = Certainty(scale=2.0)(query, answer)
+
+    entropy = -(0.97 * np.log(0.97) + 0.03 * np.log(0.01))
+    np.testing.assert_allclose(weights[:2], [np.exp(-entropy / 2), 0.5], rtol=1e-5)
+    with pytest.raises(ValueError, match=r"scale: 0\.0"):
+        Certainty(scale=0.0)

@@ -23,6 +23,7 @@ from preceptor_clients.schemas import (
     AnswerKind,
     FeedbackItem,
     FeedbackSubmission,
+    PrefixAnswer,
     PrefixQuery,
     PrefixSubmission,
     TargetRecord,
@@ -35,6 +36,7 @@ from preceptor_clients.targets import (
     build_target,
     inclusion,
 )
+from preceptor_clients.token_weights import TokenWeights
 from preceptor_trainer.context import ContextPolicy, InView
 from preceptor_trainer.rollouts import Attempt, Rollout
 
@@ -47,6 +49,8 @@ class ExpertUse:
     """Its name at the gateway."""
     weight: float = 1.0
     """Its share of each position's target, before scaling over the experts that answered."""
+    per_token: TokenWeights | None = None
+    """How much of that weight each position gets, by its answer; all of it where absent."""
     top_k: int = 32
     """Entries per position."""
     needs_feedback: bool = True
@@ -65,6 +69,12 @@ class ExpertUse:
             raise ValueError(f"weight of expert {self.name!r} must be positive, not {self.weight}")
         if self.top_k < 1:
             raise ValueError(f"top_k of expert {self.name!r} must be at least 1, not {self.top_k}")
+
+    def weight_of(self, query: PrefixQuery, answer: PrefixAnswer) -> float | np.ndarray:
+        """The weight of an answer, or `[P]` of its positions."""
+        return (
+            self.weight if self.per_token is None else self.weight * self.per_token(query, answer)
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -185,9 +195,8 @@ class Asker:
         for (i, query), outcome in zip(asked, outcomes, strict=True):
             if outcome.answer is not None and outcome.ticket is not None:
                 assert outcome.ticket.answer_id is not None
-                answers[i] = WeightedAnswer(
-                    outcome.ticket.answer_id, query, outcome.answer, expert.weight
-                )
+                weight = expert.weight_of(query, outcome.answer)
+                answers[i] = WeightedAnswer(outcome.ticket.answer_id, query, outcome.answer, weight)
         return answers
 
     def _prefix_query(self, expert: ExpertUse, rollout: Rollout, view: InView) -> PrefixQuery:
@@ -216,7 +225,7 @@ class Asker:
 
 def _labelled(attempt: Attempt, view: InView, answers: Sequence[WeightedAnswer]) -> Labelled:
     rollout = attempt.rollout
-    came = [item for item in answers if item.answer.mask_P.any()]
+    came = [item for item in answers if item.weight_P.any()]
     owned = np.asarray(rollout.owned, np.bool_)
     return Labelled(
         attempt=attempt,

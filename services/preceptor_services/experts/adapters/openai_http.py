@@ -1,6 +1,6 @@
 """A model behind an OpenAI-compatible server, as an expert: top-k of the prompt, over HTTP.
 
-    preceptor serve preceptor_services.experts.adapters.openai_http:OpenAIServer \
+    preceptor expert serve preceptor_services.experts.adapters.openai_http:OpenAIServer \\
         --option url=http://127.0.0.1:8000 --option tokenizer=FOLDER
 
 `tokenizer` is the student's: ids are sent, and a server whose tokenizer is another is refused. At

@@ -9,13 +9,14 @@ position exactly its chance: pi_t = min(1, c w_t) with c such that they add up t
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Final, Literal
 
 import numpy as np
 
-from preceptor_clients.schemas import FeedbackItem
+from preceptor_clients.schemas import FeedbackItem, PrefixQuery
 
 Choice = Literal["random", "entropy", "feedback"]
 _FLOOR: Final = 0.1
@@ -75,6 +76,18 @@ def draw(chances: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     ends = np.cumsum(chances[order])
     steps = np.ceil(np.round(ends, 9) - generator.uniform(1e-6, 1.0 - 1e-6)).astype(np.int64)
     return np.sort(order[np.diff(steps, prepend=0) > 0])
+
+
+def generator_of(name: str, query: PrefixQuery) -> np.random.Generator:
+    """Positions follow from the query, so that a retry asks about the same ones.
+
+    And from the expert's name: two of them must not draw the same positions, or the chance that
+    either was asked would not be what the trainer takes it for.
+    """
+    seed = hashlib.sha256(query.response_ids.tobytes() + f"{name} {query.draw}".encode())
+    if query.rollout_id is not None:
+        seed.update(query.rollout_id.encode())
+    return np.random.default_rng(int.from_bytes(seed.digest()[:8], "little"))
 
 
 def _spans(text: str, remarks: Sequence[str]) -> list[tuple[int, int]]:

@@ -16,6 +16,7 @@ import numpy as np
 from preceptor_clients.answers import Distributions
 from preceptor_clients.arrays import MISSING
 from preceptor_clients.errors import ServiceFailed
+from preceptor_clients.schemas import PrefixQuery
 
 _POSITIVE_TOLERANCE: Final = 1e-4
 _MASS_TOLERANCE: Final = 5e-3
@@ -67,6 +68,29 @@ def make_row(
     best = sorted(finite.items(), key=lambda entry: -entry[1])
     readable = next((n for n, (i, _) in enumerate(best) if not 0 <= i < vocab_size), len(best))
     return Row(own, tuple((i, min(x, 0.0)) for i, x in best[:readable]), len(given))
+
+
+def as_lists(
+    entries: Mapping[int, Sequence[tuple[int, float]]], query: PrefixQuery
+) -> Distributions:
+    """Lists of entries as arrays; a student's token has the log-prob that its list gives it.
+
+    Args:
+        entries: By row of the query, best first; rows that are not there are empty.
+        query: What was asked.
+    """
+    P = query.num_positions
+    K = max([1, *(min(query.top_k, len(row)) for row in entries.values())])
+    ids_PK = np.full((P, K), -1, np.int32)
+    logprobs_PK = np.full((P, K), MISSING, np.float32)
+    own_P = np.full(P, MISSING, np.float32)
+    own_ids = query.response_ids[query.position_ids()]
+    for p, row in entries.items():
+        kept = row[:K]
+        ids_PK[p, : len(kept)] = [i for i, _ in kept]
+        logprobs_PK[p, : len(kept)] = [x for _, x in kept]
+        own_P[p] = dict(row).get(int(own_ids[p]), MISSING)
+    return Distributions(ids_PK=ids_PK, logprobs_PK=logprobs_PK, own_logprobs_P=own_P)
 
 
 def distributions(

@@ -1,6 +1,6 @@
 """An API that returns text only, as an expert: draws at a few positions become distributions.
 
-    preceptor serve preceptor_services.experts.adapters.sample_only:SampleOnly \
+    preceptor expert serve preceptor_services.experts.adapters.sample_only:SampleOnly \\
         --option url=https://api.example.com --option model=NAME --option tokenizer=FOLDER
 
 At each position chosen (`positions.py`) the API continues the student's text `draws` times at
@@ -28,10 +28,9 @@ import numpy as np
 
 from preceptor_clients.answers import Distributions, build_answer
 from preceptor_clients.arrays import MISSING
-from preceptor_clients.errors import Invalid, PreceptorError, ServiceFailed, ServiceUnavailable
+from preceptor_clients.errors import DeadlineExceeded, PreceptorError, ServiceFailed
 from preceptor_clients.schemas import (
     Capabilities,
-    FeedbackItem,
     PrefixAnswer,
     PrefixQuery,
     ServiceInfo,
@@ -40,9 +39,10 @@ from preceptor_clients.schemas import (
 from preceptor_services.experts.adapters import positions
 from preceptor_services.experts.adapters.continuing import Continuation
 from preceptor_services.experts.adapters.discovery import find_model
-from preceptor_services.experts.adapters.positions import Choice
+from preceptor_services.experts.adapters.positions import Choice, generator_of
 from preceptor_services.experts.adapters.retokenising import next_token, prefix_text
 from preceptor_services.experts.adapters.student_tokenizer import StudentTokenizer
+from preceptor_services.experts.adapters.turns import turns_of
 from preceptor_services.experts.adapters.upstream import Upstream
 from preceptor_services.experts.adapters.waiting import when_there
 from preceptor_services.experts.context import find_template
@@ -199,7 +199,7 @@ class SampleOnly:
         except PreceptorError as error:
             return error
         except TimeoutError:
-            return ServiceUnavailable(f"the draws took more than {query.timeout_ms} ms")
+            return DeadlineExceeded(f"the draws took more than {query.timeout_ms} ms")
 
     async def _answer(self, query: PrefixQuery) -> PrefixAnswer:
         turns, used = self._turns(query)
@@ -225,7 +225,7 @@ class SampleOnly:
         owned = np.ones(len(asked), np.bool_) if query.owned is None else query.owned[asked]
         rows = np.flatnonzero(owned)
         chances = positions.inclusion(self._weights(query)[rows], self._affordable())
-        generator = _generator(self._config.name, query)
+        generator = generator_of(self._config.name, query)
         chosen = rows[positions.draw(chances, generator)] if len(rows) else rows
         inclusion_P = np.ones(len(asked))
         inclusion_P[rows] = chances
@@ -290,23 +290,10 @@ class SampleOnly:
 
     def _turns(self, query: PrefixQuery) -> tuple[list[dict[str, str]] | str, tuple[str, ...]]:
         """What the API reads before the response, and the feedback in it."""
-        if not query.prompt.messages:
-            raise Invalid("is empty; an API of texts takes no ids", field="prompt.messages")
-        messages = [message.model_dump() for message in query.prompt.messages]
-        items = self._items(query)
-        try:
-            messages = self._template.render(messages, items)
-        except ValueError as error:
-            raise Invalid(str(error), field="feedback") from error
-        used = tuple(item.id for item in items)
+        turns = turns_of(query, self._template, reads_feedback=self._config.reads_feedback)
         if self._config.api == "completions":
-            return self._tokenizer.chat_text(messages), used
-        return messages, used
-
-    def _items(self, query: PrefixQuery) -> list[FeedbackItem]:
-        if not self._config.reads_feedback:
-            return []
-        return [item for item in query.feedback if item.text]
+            return self._tokenizer.chat_text(turns.messages), turns.used_feedback
+        return turns.messages, turns.used_feedback
 
     def _version(self) -> str:
         settings = asdict(self._config)
@@ -317,18 +304,6 @@ class SampleOnly:
         }
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
         return f"{CODE_VERSION}-{digest[:16]}"
-
-
-def _generator(name: str, query: PrefixQuery) -> np.random.Generator:
-    """Positions follow from the query, so that a retry asks about the same ones.
-
-    And from the expert's name: two of them must not draw the same positions, or the chance that
-    either was asked would not be what the trainer takes it for.
-    """
-    seed = hashlib.sha256(query.response_ids.tobytes() + f"{name} {query.draw}".encode())
-    if query.rollout_id is not None:
-        seed.update(query.rollout_id.encode())
-    return np.random.default_rng(int.from_bytes(seed.digest()[:8], "little"))
 
 
 def _as_arrays(counts: dict[int, Counter[int]], num_positions: int) -> Distributions:

@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from preceptor_services.experts.adapters.student_tokenizer import StudentTokenizer
 from preceptor_trainer.student.architecture import make_tokenizer
@@ -26,11 +29,11 @@ V = 261
 END = 257
 
 
-def true_logprobs(ids: Sequence[int]) -> np.ndarray:
+def true_logprobs(ids: Sequence[int], vocab_size: int = V) -> np.ndarray:
     """`[T, V]` row t is the distribution over token t given all before it; row 0 is of nothing."""
-    state, rows = 1, np.empty((len(ids), V))
+    state, rows = 1, np.empty((len(ids), vocab_size))
     for t, token in enumerate(ids):
-        rows[t] = np.random.default_rng(state).normal(0.0, 2.0, V)
+        rows[t] = np.random.default_rng(state).normal(0.0, 2.0, vocab_size)
         state = (state * 1_000_003 + int(token) + 1) % (1 << 61)
     return rows - np.logaddexp.reduce(rows, axis=1, keepdims=True)
 
@@ -57,6 +60,8 @@ class FakeServer:
     busy: int = 0
     """How many of the next requests get a 429."""
     max_model_len: int = MAX_MODEL_LEN
+    model: Any = None
+    """A causal model to be served in place of the invented numbers."""
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     url: str = ""
     _rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
@@ -72,6 +77,15 @@ class FakeServer:
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
             ]
         )
+
+    def table(self, ids: Sequence[int]) -> np.ndarray:
+        """`[T, V]` as `true_logprobs` has it."""
+        if self.model is None:
+            return true_logprobs(ids, self.tokenizer.vocab_size)
+        with torch.no_grad():
+            logits = self.model(input_ids=torch.tensor([list(ids)])).logits[0, :-1].double()
+        rows = logits.log_softmax(-1).numpy()
+        return np.concatenate([np.full((1, rows.shape[1]), -np.inf), rows])
 
     async def models(self, request: Request) -> Response:
         card = {"id": "tiny", "owned_by": self.owner, "max_model_len": self.max_model_len}
@@ -113,7 +127,7 @@ class FakeServer:
         if self.owner != "sglang":
             return _error(404, "Not Found")
         ids, start, k = body["input_ids"], body["logprob_start_len"], body["top_logprobs_num"]
-        table = true_logprobs(ids)
+        table = self.table(ids)
         own: list[Any] = [[None, ids[start], None]]
         top: list[Any] = [None]
         for t in range(start + 1, len(ids)):
@@ -148,7 +162,7 @@ class FakeServer:
         return body, None
 
     def _vllm_rows(self, ids: list[int], k: int) -> list[Any]:
-        table = true_logprobs(ids)
+        table = self.table(ids)
         rows: list[Any] = [None]
         for t in range(1, len(ids)):
             order = np.argsort(-table[t])
@@ -177,8 +191,8 @@ class FakeServer:
 
     def _echo(self, ids: list[int], k: int) -> dict[str, Any]:
         whole = [*ids, 97]
-        table = true_logprobs(whole)
-        texts = [self.tokenizer.decode([i]) for i in range(V)]
+        table = self.table(whole)
+        texts = [self.tokenizer.decode([i]) for i in range(self.tokenizer.vocab_size)]
         shown = [i + 1 for i in whole] if self.fault == "tokenizer" else whole
         top = [{texts[i]: float(row[i]) for i in np.argsort(-row)[:k]} for row in table]
         return {
@@ -220,6 +234,35 @@ def student_tokenizer(tokenizer_folder: Path) -> StudentTokenizer:
     return StudentTokenizer(tokenizer_folder)
 
 
+@pytest.fixture(scope="session")
+def word_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer of the usual kind, which joins letters to words and spaces to words."""
+    folder = tmp_path_factory.mktemp("words")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=310,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<|user|>", "<|end|>"],
+    )
+    tokenizer.train_from_iterator(["hello world", "the list of the held words"] * 4, trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|end|>",
+        additional_special_tokens=["<|user|>"],
+        chat_template="{% for m in messages %}<|user|>{{ m['content'] }}\n{% endfor %}",
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def word_tokenizer(word_tokenizer_folder: Path) -> StudentTokenizer:
+    return StudentTokenizer(word_tokenizer_folder)
+
+
 @pytest.fixture
 async def serve(
     student_tokenizer: StudentTokenizer,
@@ -228,7 +271,7 @@ async def serve(
     running: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
 
     async def start(**fields: Any) -> FakeServer:
-        fake = FakeServer(tokenizer=student_tokenizer, **fields)
+        fake = FakeServer(**{"tokenizer": student_tokenizer} | fields)
         config = uvicorn.Config(fake.app(), port=0, log_level="error", ws="none", lifespan="off")
         server = uvicorn.Server(config)
         running.append((server, asyncio.create_task(server.serve())))

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 
 from preceptor_clients.conformance.known import KnownAnswers, KnownCase
 from preceptor_clients.conformance.subject import CheckOptions
@@ -22,6 +23,8 @@ from preceptor_clients.errors import (
 from preceptor_clients.schemas import FeedbackItem, Message, PrefixAnswer, PrefixQuery, Prompt
 from preceptor_clients.service import service_app
 from preceptor_services.experts.adapters.openai_http import OpenAIServer
+from preceptor_trainer.policy import Policy
+from preceptor_trainer.student import STUDENT_DIR
 
 from .conftest import MAX_MODEL_LEN, FakeServer, true_logprobs
 
@@ -34,8 +37,8 @@ async def connect(tokenizer_folder: Path) -> AsyncIterator[Callable[..., Any]]:
     made: list[OpenAIServer] = []
 
     async def start(server: FakeServer, **options: Any) -> OpenAIServer:
-        options = {"timeout_s": 10.0, "start_timeout_s": 10.0} | options
-        expert = OpenAIServer(url=f"{server.url}/v1", tokenizer=str(tokenizer_folder), **options)
+        defaults = {"timeout_s": 10.0, "start_timeout_s": 10.0, "tokenizer": str(tokenizer_folder)}
+        expert = OpenAIServer(url=f"{server.url}/v1", **(defaults | options))
         made.append(expert)
         await expert.start()
         return expert
@@ -84,6 +87,22 @@ async def test_it_passes_the_conformance_suite(owner, serve, connect):
     assert report.ok, report.as_text()
     passed = {v.check for v in report.verdicts if v.state == "passed"}
     assert {"door", "index", "split", "normalisation", "batch", "limits", "known"} <= passed
+
+
+async def test_the_shipped_student_behind_a_server_answers_as_it_does_here(serve, connect):
+    policy = Policy(STUDENT_DIR)
+    server = await serve(model=policy.model.eval(), max_model_len=256)
+    expert = await connect(server, tokenizer=str(STUDENT_DIR))
+    [response] = [list(b"sorted(x)\n")]
+
+    reply = await asked(expert, response_ids=response, top_k=4)
+
+    with torch.no_grad():
+        logits = policy.model(input_ids=torch.tensor([[*PROMPT, *response]])).logits[0]
+    expected = logits[len(PROMPT) - 1 : -1].log_softmax(-1).topk(4)
+    assert isinstance(reply, PrefixAnswer)
+    np.testing.assert_array_equal(reply.ids_PK, expected.indices.numpy())
+    np.testing.assert_allclose(reply.logprobs_PK, expected.values.numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("owner", ["vllm", "sglang", "openai"])
