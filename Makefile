@@ -55,6 +55,7 @@ gauntlet: $(VENV)/.dev-installed ## What takes longer than CI: endurance tests, 
 	$(BIN)/python benchmarks/exact_gradient.py
 	$(BIN)/python benchmarks/quickstart.py
 	$(BIN)/python benchmarks/correction_queue.py
+	$(BIN)/python benchmarks/corrections.py
 	$(BIN)/python benchmarks/serialisation.py
 	$(BIN)/python benchmarks/scoring_engine.py
 

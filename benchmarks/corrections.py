@@ -1,0 +1,494 @@
+"""What corrections are worth on problems that the student never solves, and in which form.
+
+    python benchmarks/corrections.py [--folder runs/corrections] [--seeds 5] [--tiny]
+
+A scripted person corrects failed attempts at such problems through the queue's HTTP API while the
+run goes on; a share is corrected by a second one too, blindly, and decided by a reviewer. All arms
+train on the same problems with the same on-policy batches and the same number of response tokens,
+sampled or given; what corrections bring is added in one of three forms, or not at all:
+
+    none       the executor's feedback alone, as in the quickstart
+    targets    labels where an edit departs, and the take-over on what the person wrote
+    sft        the corrected texts, every token of them a label
+    feedback   the corrected text in the self-teacher's view
+
+Success is measured on held-out problems of that kind. They are chosen by attempts that are not
+counted: 16 at each problem, then 112 more at those without a success. Nobody trains on them, and
+what is counted are fresh attempts.
+
+One JSON file per finished cell: started again, it goes on. Writes
+`benchmarks/results/corrections.json`, `docs/figures/corrections-experiment.png` and
+`docs/corrections-experiment.md`; with `--tiny` one seed of a toy size, into the folder alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import typer
+from corrections_report import publish, summarise
+from rich.console import Console
+
+from preceptor_clients.corrections import Result, Submission
+from preceptor_clients.corrections_client import AnnotatorClient, CorrectionsClient
+from preceptor_clients.errors import Conflict
+from preceptor_clients.http import GatewayClient
+from preceptor_trainer.asking import ExpertUse
+from preceptor_trainer.compare.budget import Budget, WithinBudget, spent
+from preceptor_trainer.compare.method import Service
+from preceptor_trainer.compare.services import RUNS, self_teacher, write_deployment
+from preceptor_trainer.config import EvaluationConfig, RunConfig
+from preceptor_trainer.context import PapersContext
+from preceptor_trainer.deployment import LocalDeployment
+from preceptor_trainer.environments.programming_by_example.behaviour import Split
+from preceptor_trainer.environments.programming_by_example.problems import Problem, sample_problems
+from preceptor_trainer.held_out import Evaluation
+from preceptor_trainer.inference.base_rates import measure_base_rates, student_sha256
+from preceptor_trainer.inference.session import Session
+from preceptor_trainer.loop import Collected, Trainer
+from preceptor_trainer.metrics import read_metrics
+from preceptor_trainer.objectives.distil import DistIL
+from preceptor_trainer.people import PeopleConfig
+from preceptor_trainer.people_labels import GROUPS_FROM
+from preceptor_trainer.people_selection import Failed
+from preceptor_trainer.progress import Progress
+from preceptor_trainer.recipes.problem_streams import Fixed
+from preceptor_trainer.recipes.quickstart import TYPICAL_LENGTH
+from preceptor_trainer.student import STUDENT_DIR
+from preceptor_trainer.update import OptimiserConfig
+
+FORMS: Final[dict[str, dict[str, Any]]] = {
+    "targets": {"expert": "people", "labels": True, "takeover": True},
+    # every token of the take-over labelled, the accepted ones too: cross-entropy on the whole text
+    "sft": {"expert": "people-sft", "labels": False, "takeover": True},
+    "feedback": {"expert": "people", "labels": False, "takeover": False, "feedback": True},
+}
+MOST_STEPS: Final = 1_000
+FIRST_LOOK: Final = 16
+ANSWER_S: Final = 120.0
+KEYS: Final = """
+[keys.admin]
+file = "keys/admin.key"
+scopes = ["admin"]
+
+[keys.people]
+file = "keys/people-expert.key"
+scopes = ["expert"]
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that a cell's numbers depend on, beside arm, seed and problems."""
+
+    seeds: int = 5
+    num_corrections: tuple[int, ...] = (16, 64)
+    candidates: int = 800
+    """Problems of each split among which the never solved ones are looked for."""
+    attempts: int = 128
+    """None of so many succeeded."""
+    tokens: int = 20_000
+    lr: float = 2e-4
+    problems_per_step: int = 8
+    rollouts_per_problem: int = 4
+    corrected_per_step: int = 16
+    double_share: float = 0.25
+    samples: int = 32
+    """Attempts at each held-out problem, before and after."""
+
+
+TINY: Final = Plan(
+    seeds=1,
+    num_corrections=(4,),
+    candidates=24,
+    attempts=20,
+    tokens=1_500,
+    double_share=1.0,
+    samples=4,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run."""
+
+    arm: str
+    corrections: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of the run, and of its file."""
+        return f"{self.arm}-{self.corrections}-{self.seed}"
+
+
+# ---------------------------------------------------------------- people
+
+
+def nearest_right(problem: Problem, text: str) -> str:
+    """The right answer that changes least of `text`."""
+    return min(
+        problem.behaviour.texts,
+        key=lambda right: (-difflib.SequenceMatcher(None, text, right).ratio(), len(right), right),
+    )
+
+
+def own_way(problem: Problem, text: str) -> str:
+    """The shortest right answer, whatever the student wrote."""
+    del text
+    return problem.reference
+
+
+class Office:
+    """Two people and a reviewer, who work through the queue's HTTP API as anybody does."""
+
+    def __init__(
+        self, url: str, admin_key: str, trainer_key: str, problems: Sequence[Problem]
+    ) -> None:
+        self._url = url
+        self._admin = CorrectionsClient(url, admin_key)
+        self._tool = CorrectionsClient(url, trainer_key)
+        self._problems = {problem.id: problem for problem in problems}
+
+    async def open(self) -> None:
+        """Lets everybody in."""
+        self._ann = await self._person("ann", "annotator")
+        self._ben = await self._person("ben", "annotator")
+        self._rita = await self._person("rita", "reviewer")
+
+    async def _person(self, name: str, role: Any) -> AnnotatorClient:
+        try:
+            key = (await self._admin.add_person(name, role)).key
+        except Conflict:  # an earlier start let them in
+            key = (await self._admin.new_key(name)).key
+        return AnnotatorClient(self._url, key)
+
+    async def close(self) -> None:
+        """Closes connections."""
+        for client in (self._ann, self._ben, self._rita, self._admin, self._tool):
+            await client.aclose()
+
+    async def work_off(self, round_name: str) -> None:
+        """Everything that the round has for them now."""
+        # Ann takes what there is; what is left for Ben is what wants a second opinion.
+        await self._correct(self._ann, round_name, nearest_right)
+        await self._correct(self._ben, round_name, own_way)
+        for item in (await self._rita.items(round_name=round_name, state="review")).items:
+            view = await self._rita.item(item.id)
+            kept = nearest_right(self._problems[item.problem_id or ""], view.response_text)
+            [version] = [v for v in view.versions if v.text == kept][:1]
+            await self._rita.review(item.id, "approve", version=version.id)
+
+    async def _correct(
+        self, person: AnnotatorClient, round_name: str, correct: Callable[[Problem, str], str]
+    ) -> None:
+        while (claim := await person.claim(round_name)) is not None:
+            problem = self._problems[claim.item.summary.problem_id or ""]
+            text = correct(problem, claim.item.response_text)
+            await person.submit(claim.id, Submission(decision="edit", text=text))
+
+    async def settled(self, run: str) -> list[Result]:
+        """What people have settled of a run's rollouts."""
+        return list((await self._tool.results(run=run, limit=1000)).results)
+
+    async def wait_for_answers(self, gateway: GatewayClient, run: str) -> None:
+        """Until every settled correction has its answer at the gateway."""
+        settled = {result.rollout_id for result in await self.settled(run)}
+        until = time.monotonic() + ANSWER_S
+        while not settled <= {a.rollout_id for a in (await gateway.arrivals(run)).arrivals}:
+            if time.monotonic() > until:
+                raise TimeoutError(f"{run}: people's answers did not arrive in {ANSWER_S:g} s")
+            await asyncio.sleep(0.1)
+
+
+# ---------------------------------------------------------------- one cell
+
+
+class WorkedOnTrainer(Trainer):
+    """A trainer whose people answer between two steps, so that runs can be compared."""
+
+    office: Office
+    origins: list[dict[str, Any]]
+    """One for each target that a correction has led to: where it must trace to."""
+
+    async def collect(self, step: int) -> Collected:
+        """Collects; then people work off what was sent to them."""
+        collected = await super().collect(step)
+        if self.people is not None:
+            self._note(collected)
+            await self.office.work_off(f"{self.config.name}-0")
+            await self.office.wait_for_answers(self.people.gateway, self.config.name)
+        return collected
+
+    def _note(self, collected: Collected) -> None:
+        assert self.people is not None
+        for row in collected.labelled:
+            if row.attempt.rollout.group < GROUPS_FROM or row.target is None:
+                continue
+            labelled_T = np.any([c.weight_T > 0 for c in row.target.components], axis=0)
+            correction = self.people.corrections[
+                row.attempt.rollout.group_id.removeprefix("people/")
+            ]
+            self.origins.append(
+                {
+                    "target": row.target.id,
+                    "positions": np.flatnonzero(labelled_T).tolist(),
+                    "person": correction.person,
+                    "reviewer": correction.reviewer,
+                    "text": correction.text,
+                }
+            )
+
+
+class Experiment:
+    """All cells, on one deployment."""
+
+    def __init__(self, plan: Plan, folder: Path, console: Console) -> None:
+        self.plan, self.folder, self.console = plan, folder, console
+        self.train: list[Problem] = []
+        self.held_out: list[Problem] = []
+
+    def cells(self) -> list[Cell]:
+        """Every arm with every number of corrections and every seed, seed by seed."""
+        rows = [("none", 0), *((form, n) for n in self.plan.num_corrections for form in FORMS)]
+        return [Cell(arm=a, corrections=n, seed=s) for s in range(self.plan.seeds) for a, n in rows]
+
+    def run(self) -> list[dict[str, Any]]:
+        """Runs what is missing; returns every cell's result."""
+        missing = [c for c in self.cells() if not self._path(c).exists()]
+        if missing or not all(self._rates_path(split).exists() for split in SPLITS):
+            self._write_deployment()
+            with LocalDeployment(self.folder, self.console) as deployment:
+                asyncio.run(self._run(missing, deployment.gateway_url, deployment.key))
+        results = [json.loads(self._path(cell).read_text()) for cell in self.cells()]
+        for result in results:
+            if result["plan"] != self._identity():
+                raise SystemExit(
+                    f"cell {result['name']} was made with another plan; use another --folder"
+                )
+        return results
+
+    def _write_deployment(self) -> None:
+        use = "preceptor_services.corrections.expert:People"
+        options = {
+            "config": str((self.folder / "resolved.toml").resolve()),
+            "model": str(STUDENT_DIR),
+            "poll_s": 0.1,
+        }
+        services = {
+            "self-teacher": self_teacher(),
+            "people": Service(use=use, options=options),
+            "people-sft": Service(use=use, options={**options, "accepted": True}),
+        }
+        path = write_deployment(self.folder, services, STUDENT_DIR)
+        path.write_text(path.read_text() + KEYS)
+
+    async def _run(self, missing: Sequence[Cell], url: str, key: str) -> None:
+        async with GatewayClient(url, key) as gateway:
+            self.train = await self._never_solved("train", gateway)
+            self.held_out = await self._never_solved("held_out", gateway)
+            admin_key = (self.folder / "keys" / "admin.key").read_text().strip()
+            office = Office(url, admin_key, key, self.train)
+            await office.open()
+            for number, cell in enumerate(missing, start=1):
+                result = await self._cell(cell, gateway, office)
+                _write(self._path(cell), result)
+                self.console.print(f"[{number}/{len(missing)}] {_line(result)}", highlight=False)
+            await office.close()
+
+    # ------------------------------------------------------------ problems
+
+    async def _never_solved(self, split: Split, gateway: GatewayClient) -> list[Problem]:
+        """Problems without a success in all attempts; most are out after the first few."""
+        problems = sample_problems(split, count=self.plan.candidates, seed=PROBLEMS_SEED)
+        path = self._rates_path(split)
+        if not path.exists():
+            left, looks = problems, (FIRST_LOOK, self.plan.attempts - FIRST_LOOK)
+            for look, num_samples in enumerate(looks):
+                rates = await measure_base_rates(
+                    Session(gateway, run="base-rates", model=STUDENT_DIR),
+                    split=split,
+                    problems=left,
+                    problems_seed=PROBLEMS_SEED,
+                    num_samples=num_samples,
+                    samples_seed=look,
+                    console=self.console,
+                )
+                left = [p for p, n in zip(left, rates.successes_P, strict=True) if n == 0]
+            _write(path, {"problem_ids": [p.id for p in left], "candidates": len(problems)})
+        ids = set(json.loads(path.read_text())["problem_ids"])
+        found = [problem for problem in problems if problem.id in ids]
+        if len(found) != len(ids):
+            raise SystemExit(f"{path}: the world has changed; use another --folder")
+        self.console.print(f"{split}: {len(found)} of {len(problems)} never solved")
+        return found
+
+    def _rates_path(self, split: Split) -> Path:
+        return self.folder / f"never-solved-{split}.json"
+
+    # ------------------------------------------------------------ cells
+
+    async def _cell(self, cell: Cell, gateway: GatewayClient, office: Office) -> dict[str, Any]:
+        run_dir = self.folder / RUNS / cell.name
+        config = self._config(cell)
+        budget = Budget(unit="tokens", amount=self.plan.tokens)
+        schedule = WithinBudget(inner=config.schedule, budget=budget, run_dir=run_dir)
+        began, own = time.monotonic(), run_dir / "evaluations" / "before.json"
+        shared = self.folder / "before" / f"{cell.seed}.json"
+        if shared.exists() and not own.exists():
+            own.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(shared, own)
+        config = replace(config, schedule=schedule)
+        trainer = WorkedOnTrainer(config, run_dir, gateway, Progress(Console(quiet=True)))
+        trainer.office, trainer.origins = office, []
+        await trainer.run()
+        if not shared.exists():
+            shared.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(own, shared)
+        settled = await office.settled(cell.name)
+        lines = read_metrics(run_dir)
+        result = {
+            "name": cell.name,
+            **asdict(cell),
+            "plan": self._identity(),
+            "steps": len(lines),
+            "tokens": spent(lines, "tokens"),
+            "training_s": spent(lines, "seconds"),
+            "cell_s": time.monotonic() - began,
+            "settled": len(settled),
+            "reviewed": sum(r.reviewer is not None for r in settled),
+            "targets": await traced(gateway, trainer.origins),
+            "problem_ids": [p.id for p in self.held_out],
+            "before": _successes(own),
+            "after": _successes(run_dir / "evaluations" / "after.json"),
+        }
+        for name in ("weights", "checkpoints", "tensorboard"):
+            shutil.rmtree(run_dir / name, ignore_errors=True)
+        return result
+
+    def _config(self, cell: Cell) -> RunConfig:
+        plan = self.plan
+        per_step = min(plan.problems_per_step, len(self.train))
+        form = FORMS.get(cell.arm)
+        return RunConfig(
+            name=cell.name,
+            seed=cell.seed,
+            steps=MOST_STEPS,  # the budget of tokens ends the run
+            model=STUDENT_DIR,
+            problems=Fixed(problems=self.train, per_step=per_step)(cell.seed),
+            rollouts_per_problem=plan.rollouts_per_problem,
+            checkpoint_every=MOST_STEPS,
+            evaluation=EvaluationConfig(problems=self.held_out, num_samples=plan.samples, ks=(1,)),
+            objective=DistIL(length_constant=TYPICAL_LENGTH),
+            optimiser=OptimiserConfig(lr=plan.lr, warmup_steps=4),
+            experts=(ExpertUse(name="self-teacher"),),
+            sources=("executor",),
+            context=PapersContext(demonstrations=False, own_solution=True),
+            people=None
+            if form is None
+            else PeopleConfig(
+                select=Failed(per_problem=2),
+                round_steps=MOST_STEPS,
+                per_round=cell.corrections,
+                double_share=plan.double_share,
+                per_step=plan.corrected_per_step,
+                guidelines="Give an expression that fits all pairs; change as little as you can.",
+                **form,
+            ),
+        )
+
+    def _path(self, cell: Cell) -> Path:
+        return self.folder / "cells" / f"{cell.name}.json"
+
+    def _identity(self) -> dict[str, Any]:
+        """What all cells of one folder share."""
+        chosen = "\n".join(self._rates_path(split).read_text() for split in SPLITS)
+        made_with = {
+            **asdict(self.plan),
+            "student": student_sha256(STUDENT_DIR),
+            "problems": hashlib.sha256(chosen.encode()).hexdigest()[:16],
+        }
+        # more seeds or numbers of corrections add cells and change none
+        del made_with["seeds"], made_with["num_corrections"]
+        return made_with
+
+
+async def traced(gateway: GatewayClient, origins: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """How many targets of corrections trace, at each labelled token, to where they came from."""
+    counts = {"made": len(origins), "tokens": 0, "traced": 0, "traced_to_reviewer": 0}
+    for origin in origins:
+        found = [await _origin(gateway, origin, t) for t in origin["positions"]]
+        counts["tokens"] += len(found)
+        counts["traced"] += all(found) and bool(found)
+        counts["traced_to_reviewer"] += all(found) and origin["reviewer"] is not None
+    return counts
+
+
+async def _origin(gateway: GatewayClient, origin: dict[str, Any], position: int) -> bool:
+    trace = await gateway.trace(origin["target"], position)
+    return any(
+        item.text == origin["text"]
+        and item.details["person"] == origin["person"]
+        and item.details["reviewer"] == origin["reviewer"]
+        for source in trace.sources
+        for item in source.feedback
+        if item.kind == "correction"
+    )
+
+
+SPLITS: Final[tuple[Split, ...]] = ("train", "held_out")
+PROBLEMS_SEED: Final = 11
+
+
+def _successes(path: Path) -> list[int]:
+    return [int(n) for n in Evaluation.load(path).successes_PN.sum(1)]
+
+
+def _write(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value) + "\n")
+    partial.replace(path)
+
+
+def _line(result: dict[str, Any]) -> str:
+    samples = result["plan"]["samples"]
+    before, after = (100 * np.mean(result[m]) / samples for m in ("before", "after"))
+    targets = result["targets"]
+    return (
+        f"{result['name']}: {before:.1f} % -> {after:.1f} % in {result['steps']} steps, "
+        f"{result['tokens']:.0f} tokens, {result['cell_s']:.0f} s; {result['settled']} settled, "
+        f"{result['reviewed']} by review; {targets['traced']} of {targets['made']} targets traced"
+    )
+
+
+def main(
+    folder: Annotated[Path, typer.Option(help="Cells and runs; finished cells are kept.")] = Path(
+        "runs/corrections"
+    ),
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds 0 to N-1; 5 if not given.")
+    ] = None,
+    tiny: Annotated[bool, typer.Option(help="One seed of a toy size, kept in the folder.")] = False,
+) -> None:
+    """Runs what is missing, then writes and prints the result."""
+    plan = TINY if tiny else Plan()
+    plan = replace(plan, seeds=seeds or plan.seeds)
+    folder.mkdir(parents=True, exist_ok=True)
+    results = Experiment(plan, folder, Console()).run()
+    summary = summarise(results)
+    publish(summary, folder if tiny else None)
+
+
+if __name__ == "__main__":
+    typer.run(main)

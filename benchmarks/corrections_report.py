@@ -1,0 +1,232 @@
+"""Statistics, picture and page of `corrections.py`, all from its cells' raw counts.
+
+python benchmarks/corrections_report.py        # page and picture again, from the JSON
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from preceptor_trainer.compare.statistics import correct, estimate
+
+HERE: Final = Path(__file__).parent
+RESULT: Final = HERE / "results" / "corrections.json"
+DOCS: Final = HERE.parent / "docs"
+PAGE: Final = "corrections-experiment.md"
+FIGURE: Final = "corrections-experiment.png"
+COMMAND: Final = "python benchmarks/corrections.py"
+TITLES: Final = {
+    "none": "no corrections",
+    "targets": "token targets",
+    "sft": "SFT on the corrected texts",
+    "feedback": "corrections as feedback",
+}
+COLORS: Final = {"targets": "#1f6f8b", "sft": "#b5762f", "feedback": "#6b5b95", "none": "#888888"}
+
+REST: Final = (
+    "## The arms",
+    "",
+    "- **Token targets**: labels at the tokens where the edit departs, on the student's own "
+    "sequence, and the take-over, labelled on what the person wrote.",
+    "- **SFT on the corrected texts**: the same texts as sequences, every token a label.",
+    "- **Corrections as feedback**: the corrected text in the self-teacher's view, which labels "
+    "the student's own sequence.",
+    "",
+    "## What it does not show",
+    "",
+    "One learning rate for all arms, the quickstart's: none was searched. The person is a script "
+    "that knows right answers and picks the one that changes least; people are slower and less "
+    "right. The student is small, and so is the world.",
+    "",
+)
+
+
+def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Levels, gains and paired differences, with the raw counts they were made of."""
+    groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for result in sorted(results, key=lambda r: r["seed"]):
+        groups.setdefault((result["arm"], result["corrections"]), []).append(result)
+    after = {key: _shares(rows, "after") for key, rows in groups.items()}
+    before = {key: _shares(rows, "before") for key, rows in groups.items()}
+    most = max(corrections for _, corrections in groups)
+    levels = {
+        _name(*key): {
+            "after": asdict(estimate(after[key], seed=0)),
+            "gain": asdict(estimate(after[key] - before[key], seed=0)),
+            "over_none": None
+            if key[0] == "none"
+            else asdict(estimate(after[key] - after["none", 0], seed=0)),
+        }
+        for key in groups
+    }
+    family = {
+        f"targets - {other}": estimate(after["targets", most] - after[other, n], seed=0)
+        for other, n in (("none", 0), ("sft", most), ("feedback", most))
+    }
+    return {
+        "command": COMMAND,
+        "plan": results[0]["plan"],
+        "seeds": len(groups["none", 0]),
+        "num_problems": len(results[0]["problem_ids"]),
+        "most_corrections": most,
+        "levels": levels,
+        "comparisons": {name: asdict(found) for name, found in correct(family).items()},
+        "totals": {_name(*key): _totals(rows) for key, rows in groups.items()},
+        "cell_s_median": float(np.median([r["cell_s"] for r in results])),
+        "cells": [{k: v for k, v in r.items() if k != "plan"} for r in results],
+    }
+
+
+def _shares(rows: Sequence[Mapping[str, Any]], moment: str) -> NDArray[np.float64]:
+    """`[S, P]` share of attempts that succeeded."""
+    return np.array([row[moment] for row in rows]) / rows[0]["plan"]["samples"]
+
+
+def _name(arm: str, corrections: int) -> str:
+    return f"{arm}-{corrections}"
+
+
+def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    found = {name: float(np.mean([r[name] for r in rows])) for name in ("steps", "tokens")}
+    found |= {name: float(sum(r[name] for r in rows)) for name in ("settled", "reviewed")}
+    return found | {
+        name: float(sum(r["targets"][name] for r in rows))
+        for name in ("made", "traced", "traced_to_reviewer")
+    }
+
+
+# ---------------------------------------------------------------- out
+
+
+def publish(summary: Mapping[str, Any], folder: Path | None = None) -> None:
+    """Writes JSON, picture and page; into one folder where it is given."""
+    result = RESULT if folder is None else folder / "corrections.json"
+    docs = DOCS if folder is None else folder
+    figure = (docs / "figures" if folder is None else docs) / FIGURE
+    result.parent.mkdir(exist_ok=True)
+    result.write_text(json.dumps(summary, indent=1) + "\n")
+    draw(summary, figure)
+    (docs / PAGE).write_text(page(summary, str(figure.relative_to(docs))))
+    for name, found in summary["comparisons"].items():
+        print(f"{name:20} {_interval(found['estimate'])}  Holm p = {found['p_holm']:.3f}")
+    print(f"wrote {result} and {docs / PAGE}")
+
+
+def draw(summary: Mapping[str, Any], path: Path) -> None:
+    """Success on held-out problems against the number of corrections."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    levels, numbers = summary["levels"], _numbers(summary)
+    for n, arm in enumerate(("targets", "sft", "feedback")):
+        points = [levels["none-0"]["after"], *(levels[_name(arm, k)]["after"] for k in numbers)]
+        mean, low, high = (np.array([100 * p[f] for p in points]) for f in ("mean", "low", "high"))
+        places = np.arange(len(points)) + (n - 1) * 0.06
+        axes.errorbar(
+            places,
+            mean,
+            [mean - low, high - mean],
+            color=COLORS[arm],
+            marker="o",
+            capsize=3,
+            label=TITLES[arm],
+        )
+    axes.axhline(100 * levels["none-0"]["after"]["mean"], color=COLORS["none"], linestyle=":")
+    axes.set_xticks(range(len(numbers) + 1), [str(n) for n in (0, *numbers)])
+    axes.set(xlabel="corrections", ylabel="held-out attempts that succeed, %")
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.legend(frameon=False, loc="upper left")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def page(summary: Mapping[str, Any], figure: str) -> str:
+    """The page, in words that follow from the numbers alone."""
+    plan, most, totals = summary["plan"], summary["most_corrections"], summary["totals"]
+    made, found, reviewed = (
+        int(sum(t[name] for t in totals.values()))
+        for name in ("made", "traced", "traced_to_reviewer")
+    )
+    lines = [
+        "# What corrections are worth",
+        "",
+        f"Made by `{COMMAND}` from `benchmarks/results/corrections.json`; nothing is typed in.",
+        "",
+        "A scripted person corrects failed attempts at training problems that the student solved "
+        f"in none of {plan['attempts']} attempts, through the queue's HTTP API, while the run goes "
+        f"on. A share of {plan['double_share']:.0%} is also corrected by a second one, blindly; "
+        "where the two differ a reviewer decides. All arms train on those problems, with the "
+        "quickstart's method, feedback and learning rate, until "
+        f"{plan['tokens']:,} response tokens, sampled or given, are spent. Each arm adds "
+        "corrections in one form, or none.",
+        "",
+        f"Success is counted on {summary['num_problems']} held-out problems that were chosen in "
+        f"the same way, on {plan['samples']} fresh attempts at each, over {summary['seeds']} "
+        "seeds. The attempts that chose them are not counted, and nobody trains on them.",
+        "",
+        f"![Success on held-out problems by the number of corrections]({figure})",
+        "",
+        "| arm | corrections | held-out success | over no corrections | steps | tokens |",
+        "|---|---|---|---|---|---|",
+    ]
+    for key, level in summary["levels"].items():
+        arm, _, number = key.rpartition("-")
+        over = "" if level["over_none"] is None else _interval(level["over_none"])
+        lines.append(
+            f"| {TITLES[arm]} | {number} | {_interval(level['after'], sign='')} | {over} | "
+            f"{totals[key]['steps']:.1f} | {totals[key]['tokens']:,.0f} |"
+        )
+    lines += [
+        "",
+        "Per cent of attempts with 95 % intervals, paired by seed and problem "
+        "(`preceptor_trainer/compare/statistics.py`).",
+        "",
+        f"With {most} corrections, after Holm's correction for the three comparisons:",
+        "",
+        *(
+            f"- {_sentence(name, comparison)}"
+            for name, comparison in summary["comparisons"].items()
+        ),
+        "",
+        f"Of {made} targets that corrections led to, {found} trace at every labelled token to the "
+        f"person and the corrected text; {reviewed} of them also name the reviewer who decided.",
+        "",
+        *REST,
+    ]
+    return "\n".join(lines)
+
+
+def _numbers(summary: Mapping[str, Any]) -> list[int]:
+    keys = (key.rpartition("-") for key in summary["levels"])
+    return sorted({int(number) for arm, _, number in keys if arm == "targets"})
+
+
+def _sentence(name: str, found: Mapping[str, Any]) -> str:
+    a, b = name.split(" - ")
+    estimated = {**found["estimate"], "low": found["low"], "high": found["high"]}
+    said = _interval(estimated)
+    if not found["claimed"]:
+        said = f"no order is claimed between {TITLES[a]} and {TITLES[b]}: {said}"
+    elif found["estimate"]["mean"] > 0:
+        said = f"{TITLES[a]} beat {TITLES[b]}: {said}"
+    else:
+        said = f"{TITLES[a]} fell behind {TITLES[b]}: {said}"
+    return f"{said} points, p = {found['p_holm']:.3f}."
+
+
+def _interval(found: Mapping[str, Any], sign: str = "+") -> str:
+    mean, low, high = (f"{100 * found[name]:{sign}.1f}" for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+if __name__ == "__main__":
+    publish(json.loads(RESULT.read_text()))
