@@ -29,7 +29,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -43,6 +43,7 @@ from preceptor_clients.corrections import Result, Submission
 from preceptor_clients.corrections_client import AnnotatorClient, CorrectionsClient
 from preceptor_clients.errors import Conflict
 from preceptor_clients.http import GatewayClient
+from preceptor_clients.schemas import FeedbackItem, Trace
 from preceptor_trainer.asking import ExpertUse
 from preceptor_trainer.compare.budget import Budget, WithinBudget, spent
 from preceptor_trainer.compare.method import Service
@@ -58,7 +59,7 @@ from preceptor_trainer.inference.session import Session
 from preceptor_trainer.loop import Collected, Trainer
 from preceptor_trainer.metrics import read_metrics
 from preceptor_trainer.objectives.distil import DistIL
-from preceptor_trainer.people import PeopleConfig
+from preceptor_trainer.people import People, PeopleConfig
 from preceptor_trainer.people_labels import GROUPS_FROM
 from preceptor_trainer.people_selection import Failed
 from preceptor_trainer.progress import Progress
@@ -159,6 +160,8 @@ class Office:
         self._admin = CorrectionsClient(url, admin_key)
         self._tool = CorrectionsClient(url, trainer_key)
         self._problems = {problem.id: problem for problem in problems}
+        self.at_once: dict[str, frozenset[str]] = {}
+        """By run, rollouts that another run's people had answered for already."""
 
     async def open(self) -> None:
         """Lets everybody in."""
@@ -197,15 +200,31 @@ class Office:
             text = correct(problem, claim.item.response_text)
             await person.submit(claim.id, Submission(decision="edit", text=text))
 
+    async def agrees(self, correction: FeedbackItem) -> bool:
+        """Whether the queue's history has this edit by this person, decided by this reviewer."""
+        details = correction.details
+        view = await self._rita.item(str(details["item"]))
+        deciders = [r.reviewer for r in view.reviews if r.verdict == "approve"]
+        return any(
+            version.text == correction.text
+            and version.person == details["person"]
+            and version.authoritative
+            and (deciders[-1] if deciders else None) == details["reviewer"]
+            for version in view.versions
+        )
+
     async def settled(self, run: str) -> list[Result]:
         """What people have settled of a run's rollouts."""
         return list((await self._tool.results(run=run, limit=1000)).results)
 
-    async def wait_for_answers(self, gateway: GatewayClient, run: str) -> None:
+    async def wait_for_answers(self, people: People, run: str) -> None:
         """Until every settled correction has its answer at the gateway."""
         settled = {result.rollout_id for result in await self.settled(run)}
         until = time.monotonic() + ANSWER_S
-        while not settled <= {a.rollout_id for a in (await gateway.arrivals(run)).arrivals}:
+        self.at_once[run] = self.at_once.get(run, frozenset()) | people.answered_at_once
+        while not settled <= self.at_once[run] | {
+            a.rollout_id for a in (await people.gateway.arrivals(run)).arrivals
+        }:
             if time.monotonic() > until:
                 raise TimeoutError(f"{run}: people's answers did not arrive in {ANSWER_S:g} s")
             await asyncio.sleep(0.1)
@@ -218,8 +237,8 @@ class WorkedOnTrainer(Trainer):
     """A trainer whose people answer between two steps, so that runs can be compared."""
 
     office: Office
-    origins: list[dict[str, Any]]
-    """One for each target that a correction has led to: where it must trace to."""
+    targets: dict[str, list[int]]
+    """Labelled positions of each target that a correction has led to."""
 
     async def collect(self, step: int) -> Collected:
         """Collects; then people work off what was sent to them."""
@@ -227,7 +246,7 @@ class WorkedOnTrainer(Trainer):
         if self.people is not None:
             self._note(collected)
             await self.office.work_off(f"{self.config.name}-0")
-            await self.office.wait_for_answers(self.people.gateway, self.config.name)
+            await self.office.wait_for_answers(self.people, self.config.name)
         return collected
 
     def _note(self, collected: Collected) -> None:
@@ -236,18 +255,7 @@ class WorkedOnTrainer(Trainer):
             if row.attempt.rollout.group < GROUPS_FROM or row.target is None:
                 continue
             labelled_T = np.any([c.weight_T > 0 for c in row.target.components], axis=0)
-            correction = self.people.corrections[
-                row.attempt.rollout.group_id.removeprefix("people/")
-            ]
-            self.origins.append(
-                {
-                    "target": row.target.id,
-                    "positions": np.flatnonzero(labelled_T).tolist(),
-                    "person": correction.person,
-                    "reviewer": correction.reviewer,
-                    "text": correction.text,
-                }
-            )
+            self.targets[row.target.id] = np.flatnonzero(labelled_T).tolist()
 
 
 class Experiment:
@@ -350,7 +358,7 @@ class Experiment:
             shutil.copy(shared, own)
         config = replace(config, schedule=schedule)
         trainer = WorkedOnTrainer(config, run_dir, gateway, Progress(Console(quiet=True)))
-        trainer.office, trainer.origins = office, []
+        trainer.office, trainer.targets = office, {}
         await trainer.run()
         if not shared.exists():
             shared.parent.mkdir(parents=True, exist_ok=True)
@@ -367,7 +375,7 @@ class Experiment:
             "cell_s": time.monotonic() - began,
             "settled": len(settled),
             "reviewed": sum(r.reviewer is not None for r in settled),
-            "targets": await traced(gateway, trainer.origins),
+            "targets": await traced(gateway, office, trainer.targets),
             "problem_ids": [p.id for p in self.held_out],
             "before": _successes(own),
             "after": _successes(run_dir / "evaluations" / "after.json"),
@@ -423,27 +431,28 @@ class Experiment:
         return made_with
 
 
-async def traced(gateway: GatewayClient, origins: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """How many targets of corrections trace, at each labelled token, to where they came from."""
-    counts = {"made": len(origins), "tokens": 0, "traced": 0, "traced_to_reviewer": 0}
-    for origin in origins:
-        found = [await _origin(gateway, origin, t) for t in origin["positions"]]
-        counts["tokens"] += len(found)
-        counts["traced"] += all(found) and bool(found)
-        counts["traced_to_reviewer"] += all(found) and origin["reviewer"] is not None
+async def traced(
+    gateway: GatewayClient, office: Office, targets: Mapping[str, Sequence[int]]
+) -> dict[str, int]:
+    """How many targets of corrections trace, at each labelled token, to who made and decided them.
+
+    What a trace says is held against the queue's own history of the item.
+    """
+    counts = {"made": len(targets), "tokens": 0, "traced": 0, "traced_to_reviewer": 0}
+    for target, positions in targets.items():
+        traces = [await gateway.trace(target, position) for position in positions]
+        behind = [_behind(trace) for trace in traces]
+        holds = bool(behind) and all([item and await office.agrees(item) for item in behind])
+        counts["tokens"] += len(behind)
+        counts["traced"] += holds
+        counts["traced_to_reviewer"] += holds and behind[0].details["reviewer"] is not None
     return counts
 
 
-async def _origin(gateway: GatewayClient, origin: dict[str, Any], position: int) -> bool:
-    trace = await gateway.trace(origin["target"], position)
-    return any(
-        item.text == origin["text"]
-        and item.details["person"] == origin["person"]
-        and item.details["reviewer"] == origin["reviewer"]
-        for source in trace.sources
-        for item in source.feedback
-        if item.kind == "correction"
-    )
+def _behind(trace: Trace) -> FeedbackItem | None:
+    """The correction that a trace ends at."""
+    found = [item for source in trace.sources for item in source.feedback]
+    return next((item for item in found if item.kind == "correction"), None)
 
 
 SPLITS: Final[tuple[Split, ...]] = ("train", "held_out")

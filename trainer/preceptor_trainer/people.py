@@ -127,6 +127,8 @@ class People:
     taken_over: dict[str, Answered] = field(default_factory=dict[str, Answered])
     """Labels on the corrected texts, by rollout."""
     _asked: set[str] = field(default_factory=set[str])
+    _at_once: dict[str, str] = field(default_factory=dict[str, str])
+    """Tickets that were answered when they were posted, by rollout: they never arrive."""
     _rounds: set[str] = field(default_factory=set[str])
 
     async def step(
@@ -176,6 +178,11 @@ class People:
             for n, (correction, generation) in enumerate(zip(corrections, generations, strict=True))
         ]
 
+    @property
+    def answered_at_once(self) -> frozenset[str]:
+        """Rollouts whose question had an answer when it was asked; the next step joins it."""
+        return frozenset(self._at_once)
+
     # ------------------------------------------------------------ out
 
     async def _send(self, step: int, labelled: Sequence[Labelled]) -> None:
@@ -216,13 +223,21 @@ class People:
         self._rounds.add(name)
 
     async def _ask(self, queries: Sequence[PrefixQuery], *, how: str) -> None:
-        """Posts questions to the people's expert; their tickets wait as long as people need."""
+        """Posts questions to the people's expert; their tickets wait as long as people need.
+
+        Where another run had asked the same, the answer stands already.
+        """
         submissions = [
             PrefixSubmission(idempotency_key=f"{self.run}/{query.rollout_id}/{how}", query=query)
             for query in queries
         ]
-        if submissions:
-            await self.gateway.submit_logprobs(self.config.expert, submissions, run=self.run)
+        if not submissions:
+            return
+        outcomes = await self.gateway.submit_logprobs(self.config.expert, submissions, run=self.run)
+        for query, outcome in zip(queries, outcomes, strict=True):
+            ticket = outcome.ticket
+            if query.rollout_id and ticket is not None and ticket.answer_id is not None:
+                self._at_once[query.rollout_id] = ticket.id
 
     # ------------------------------------------------------------ in
 
@@ -238,7 +253,9 @@ class People:
         for result in await self._new_results():
             self._count(result)
         await self._ask_about(r for r in self.corrections if r not in arrived)
-        await self._collect({r: t for r, t in arrived.items() if r in self.corrections})
+        answered = self._at_once | arrived
+        await self._collect({r: t for r, t in answered.items() if r in self.corrections})
+        self._at_once = {r: t for r, t in self._at_once.items() if r not in self.corrections}
         if self.config.takeover:
             await self._take_over()
 

@@ -13,11 +13,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from preceptor_clients.edit_spelling import TokenizerSpelling
-from preceptor_clients.schemas import FeedbackItem, Records
+from preceptor_clients.schemas import FeedbackItem, PrefixSubmission, Records
 from preceptor_trainer.asking import Labelled
 from preceptor_trainer.context import InView
 from preceptor_trainer.people import People, PeopleConfig
-from preceptor_trainer.people_labels import RecordedProblem
+from preceptor_trainer.people_labels import RecordedProblem, base_query
 from preceptor_trainer.rollouts import Attempt, Rollout
 from preceptor_trainer.sampling import SamplingParams
 
@@ -111,6 +111,29 @@ async def test_failed_rollouts_go_to_people_and_come_back_as_recorded_targets(
     assert written.new == 4
     trace = await town.trainer.trace(targets[0].target_id, 2)
     assert trace.sources[0].feedback[-1].details["person"] == "ann"
+
+
+async def test_an_answer_that_another_run_has_brought_is_joined_without_an_arrival(
+    town: Any, run: People
+) -> None:
+    ann = await town.office.person("ann")
+    row = failed(town, "r", "x[0]")
+    asked = base_query(row, run.vocab_fingerprint).model_copy(update={"rollout_id": "elsewhere"})
+    earlier = PrefixSubmission(idempotency_key="earlier", query=asked)
+    await town.trainer.submit_logprobs("people", [earlier], run="demo")
+    while (claim := await ann.claim()) is None:
+        await asyncio.sleep(0.01)
+    await town.correct_claim(ann, claim, "x[9]")
+    while not await town.people.answer_due():
+        await asyncio.sleep(0.01)
+
+    await _step(run, 0, [row])
+    claim = await ann.claim()
+    assert claim is not None
+    await town.correct_claim(ann, claim, "x[9]")
+    back = await _step(run, 1, [])
+
+    assert {row.attempt.rollout.response_text for row in back} == {"x[0]", "x[9]"}
 
 
 async def test_a_run_that_starts_again_has_all_corrections_and_drops_retired_ones(
