@@ -63,7 +63,7 @@ async def asked(expert: OpenAIServer, **fields: Any) -> PrefixAnswer | Preceptor
     return reply
 
 
-@pytest.mark.parametrize("owner", ["vllm", "sglang"])
+@pytest.mark.parametrize("owner", ["vllm", "sglang", "openai"])
 async def test_it_passes_the_conformance_suite(owner, serve, connect):
     expert = await connect(await serve(owner=owner), max_batch=3)
     truth = true_logprobs([*PROMPT, *RESPONSE])[len(PROMPT) :]
@@ -86,7 +86,9 @@ async def test_it_passes_the_conformance_suite(owner, serve, connect):
 
     assert report.ok, report.as_text()
     passed = {v.check for v in report.verdicts if v.state == "passed"}
-    assert {"door", "index", "split", "normalisation", "batch", "limits", "known"} <= passed
+    # By text, bytes of this vocabulary that are no characters hide most rows of random ids.
+    about_ids = {"index", "known"} if owner != "openai" else set[str]()
+    assert {"door", "split", "normalisation", "batch", "limits"} | about_ids <= passed
 
 
 async def test_the_shipped_student_behind_a_server_answers_as_it_does_here(serve, connect):
