@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from preceptor_clients.answers import build_answer
+from preceptor_clients.context import Context, build_context, find_template
 from preceptor_clients.errors import PreceptorError, ServiceUnavailable
 from preceptor_clients.fingerprint import ids_hash
 from preceptor_clients.schemas import (
@@ -36,7 +37,6 @@ from preceptor_services.experts.adapters.rows import distributions
 from preceptor_services.experts.adapters.student_tokenizer import StudentTokenizer
 from preceptor_services.experts.adapters.upstream import Upstream
 from preceptor_services.experts.adapters.waiting import when_there
-from preceptor_services.experts.context import Context, build_context, find_template
 
 CODE_VERSION: Final = "1"
 """Raised whenever the same server, settings and query may give another answer."""

@@ -28,6 +28,7 @@ import numpy as np
 
 from preceptor_clients.answers import Distributions, build_answer
 from preceptor_clients.arrays import MISSING
+from preceptor_clients.context import find_template
 from preceptor_clients.errors import DeadlineExceeded, PreceptorError, ServiceFailed
 from preceptor_clients.schemas import (
     Capabilities,
@@ -45,7 +46,6 @@ from preceptor_services.experts.adapters.student_tokenizer import StudentTokeniz
 from preceptor_services.experts.adapters.turns import turns_of
 from preceptor_services.experts.adapters.upstream import Upstream
 from preceptor_services.experts.adapters.waiting import when_there
-from preceptor_services.experts.context import find_template
 
 CODE_VERSION: Final = "1"
 """Raised whenever the same API, settings and query may give another answer."""
