@@ -29,7 +29,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -39,7 +39,7 @@ import typer
 from corrections_report import publish, summarise
 from rich.console import Console
 
-from preceptor_clients.corrections import Result, Submission
+from preceptor_clients.corrections import ItemView, Result, Submission
 from preceptor_clients.corrections_client import AnnotatorClient, CorrectionsClient
 from preceptor_clients.errors import Conflict
 from preceptor_clients.http import GatewayClient
@@ -144,10 +144,9 @@ def nearest_right(problem: Problem, text: str) -> str:
     )
 
 
-def own_way(problem: Problem, text: str) -> str:
-    """The shortest right answer, whatever the student wrote."""
-    del text
-    return problem.reference
+def overlooks(item: ItemView) -> bool:
+    """Whether a hurried person takes this response for right: every second one."""
+    return hashlib.sha256(item.response_text.encode()).digest()[0] % 2 == 0
 
 
 class Office:
@@ -183,9 +182,10 @@ class Office:
 
     async def work_off(self, round_name: str) -> None:
         """Everything that the round has for them now."""
-        # Ann takes what there is; what is left for Ben is what wants a second opinion.
-        await self._correct(self._ann, round_name, nearest_right)
-        await self._correct(self._ben, round_name, own_way)
+        # Ann takes what there is; what is left for Ben is what wants a second opinion. He is in a
+        # hurry: where he overlooks the mistake, the two differ and Rita decides.
+        await self._correct(self._ann, round_name)
+        await self._correct(self._ben, round_name, hurried=True)
         for item in (await self._rita.items(round_name=round_name, state="review")).items:
             view = await self._rita.item(item.id)
             kept = nearest_right(self._problems[item.problem_id or ""], view.response_text)
@@ -193,12 +193,15 @@ class Office:
             await self._rita.review(item.id, "approve", version=version.id)
 
     async def _correct(
-        self, person: AnnotatorClient, round_name: str, correct: Callable[[Problem, str], str]
+        self, person: AnnotatorClient, round_name: str, *, hurried: bool = False
     ) -> None:
         while (claim := await person.claim(round_name)) is not None:
             problem = self._problems[claim.item.summary.problem_id or ""]
-            text = correct(problem, claim.item.response_text)
-            await person.submit(claim.id, Submission(decision="edit", text=text))
+            text = nearest_right(problem, claim.item.response_text)
+            done = Submission(decision="edit", text=text)
+            if hurried and overlooks(claim.item):
+                done = Submission(decision="accept")
+            await person.submit(claim.id, done)
 
     async def agrees(self, correction: FeedbackItem) -> bool:
         """Whether the queue's history has this edit by this person, decided by this reviewer."""

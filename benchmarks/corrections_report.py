@@ -117,7 +117,7 @@ def publish(summary: Mapping[str, Any], folder: Path | None = None) -> None:
     draw(summary, figure)
     (docs / PAGE).write_text(page(summary, str(figure.relative_to(docs))))
     for name, found in summary["comparisons"].items():
-        print(f"{name:20} {_interval(found['estimate'])}  Holm p = {found['p_holm']:.3f}")
+        print(f"{name:20} {_interval(found['estimate'])}  Holm p {_p(found['p_holm'])}")
     print(f"wrote {result} and {docs / PAGE}")
 
 
@@ -163,9 +163,9 @@ def page(summary: Mapping[str, Any], figure: str) -> str:
         "",
         "A scripted person corrects failed attempts at training problems that the student solved "
         f"in none of {plan['attempts']} attempts, through the queue's HTTP API, while the run goes "
-        f"on. A share of {plan['double_share']:.0%} is also corrected by a second one, blindly; "
-        "where the two differ a reviewer decides. All arms train on those problems, with the "
-        "quickstart's method, feedback and learning rate, until "
+        f"on. A share of {plan['double_share']:.0%} also goes to a second one, blindly, who "
+        "overlooks every second mistake; where the two differ a reviewer decides. All train on "
+        "those problems, with the quickstart's method, feedback and learning rate, until "
         f"{plan['tokens']:,} response tokens, sampled or given, are spent. Each arm adds "
         "corrections in one form, or none.",
         "",
@@ -220,7 +220,11 @@ def _sentence(name: str, found: Mapping[str, Any]) -> str:
         said = f"{TITLES[a]} beat {TITLES[b]}: {said}"
     else:
         said = f"{TITLES[a]} fell behind {TITLES[b]}: {said}"
-    return f"{said} points, p = {found['p_holm']:.3f}."
+    return f"{said} points, p {_p(found['p_holm'])}."
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
 def _interval(found: Mapping[str, Any], sign: str = "+") -> str:
