@@ -153,7 +153,7 @@ class FakeServer:
         body = await request.json()
         self.asked.append((request.url.path, body))
         if self.fault == "slow":
-            await asyncio.sleep(5)
+            await asyncio.sleep(1)
         if self.fault == "broken":
             return body, Response("<html>", media_type="text/html")
         if self.busy:
