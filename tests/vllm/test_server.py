@@ -12,6 +12,7 @@ from preceptor_clients.conformance.known import load_known
 from preceptor_clients.conformance.subject import CheckOptions
 from preceptor_clients.conformance.suite import check_expert
 from preceptor_clients.service import service_app
+from preceptor_services.experts.adapters.openai_http import OpenAIServer
 
 from .conftest import Policy, free_port, running
 
@@ -37,8 +38,6 @@ def server(
 async def test_vllms_own_server_passes_expert_check_behind_the_adapter(
     server: str, policy: Policy, files: Path
 ) -> None:
-    from preceptor_services.experts.adapters.openai_http import OpenAIServer
-
     expert = OpenAIServer(url=server, tokenizer=str(policy.folder), max_top_k=261, timeout_s=600.0)
     await expert.start()
     options = CheckOptions(
