@@ -29,6 +29,8 @@ _RETRY: Final = RetryPolicy(attempts=3)
 class Refused(ServiceFailed):
     """The server understood the request and will not do it."""
 
+    code, title = "server-refused", "The server behind the expert refused the request"
+
 
 class Upstream:
     """One server, called over HTTP; connections open with the first call."""
