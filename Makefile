@@ -21,7 +21,7 @@ quickstart: $(VENV)/.run-installed ## Watch a small language model learn from ex
 	@$(BIN)/preceptor quickstart $(ARGS)
 
 test: $(VENV)/.dev-installed ## Run the test suite (starts its own broker and databases)
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 browser: $(VENV)/.dev-installed ## The annotators' page in a real Chromium (needs chromium and npm)
 	@$(BIN)/python -m pytest -q tests/browser -m browser $(ARGS)
