@@ -640,6 +640,8 @@ class TraceSource(Answer):
     context_hash: str | None = None
     kind: AnswerKind
     weight: float
+    inclusion: float | None = None
+    """Chance that the expert asked itself about this position; None where it took all of them."""
     entries: tuple[tuple[int, float], ...]
     """(token id, probability), best first."""
     tail: float

@@ -58,6 +58,8 @@ class TargetComponent:
     own_mask_T: np.ndarray
     candidate_logprobs_TC: np.ndarray
     candidate_mask_TC: np.ndarray
+    inclusion_T: np.ndarray | None = None
+    """float32 chance that this expert asked itself about a position; None where it took all."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,6 +103,7 @@ class Target:
                     "own_mask_T": c.own_mask_T,
                     "candidate_logprobs_TC": c.candidate_logprobs_TC,
                     "candidate_mask_TC": c.candidate_mask_TC,
+                    **({} if c.inclusion_T is None else {"inclusion_T": c.inclusion_T}),
                 }
                 for c in self.components
             ],
@@ -218,6 +221,9 @@ def _component(item: WeightedAnswer, weight_T: np.ndarray, T: int) -> TargetComp
         candidate_mask_TC=_spread(answer.candidate_mask_PC, at, T, False, np.bool_)
         if has_candidates
         else np.zeros((T, C), np.bool_),
+        inclusion_T=None
+        if answer.inclusion_P is None
+        else _spread(answer.inclusion_P, at, T, 0.0, np.float32),
     )
 
 

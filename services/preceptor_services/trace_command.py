@@ -127,9 +127,10 @@ def draw(found: Trace, spell: Spell = str) -> Tree:
 
 
 def _draw_source(root: Tree, source: TraceSource, spell: Spell) -> None:
+    asked = "" if source.inclusion is None else f", asked with chance {source.inclusion:.3g}"
     branch = root.add(
         f"[bold]<- expert {source.expert}[/] version {source.expert_version}, weights "
-        f"{source.weights or 'unversioned'}, {source.kind}, share {source.weight:.3g} "
+        f"{source.weights or 'unversioned'}, {source.kind}, share {source.weight:.3g}{asked} "
         f"(answer {source.answer_id})"
     )
     best = ", ".join(

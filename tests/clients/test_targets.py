@@ -100,6 +100,18 @@ def test_a_target_survives_its_wire_form_with_the_same_id(make_query, make_answe
 
     assert again.id == target.id
     assert again.components[0].weight_T.tolist() == [1.0] * 5
+    assert again.components[0].inclusion_T is None
+
+
+def test_chances_of_being_asked_stay_with_their_component(make_query, make_answer):
+    query = make_query([5, 6, 7], positions=((0, 2),))
+    drawn = make_answer(query).model_copy(update={"inclusion_P": np.array([0.5, 0.25], np.float32)})
+    target = build_target("r", np.ones(3, np.bool_), [WeightedAnswer("a", query, drawn, 1.0)])
+
+    again = Target.from_wire("r", frame.decode(frame.encode(target.to_wire())))
+
+    assert again.id == target.id
+    assert again.components[0].inclusion_T.tolist() == [0.5, 0.25, 0.0]
 
 
 def test_candidates_keep_ids_values_and_masks(make_query, make_answer):

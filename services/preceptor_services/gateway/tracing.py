@@ -90,6 +90,7 @@ def _source(
 ) -> TraceSource:
     ids = cast("np.ndarray", component["ids_TK"][position])
     probs = cast("np.ndarray", component["probs_TK"][position])
+    inclusion_T = cast("np.ndarray | None", component.get("inclusion_T"))
     return TraceSource(
         answer_id=row.answer_id,
         expert=row.expert,
@@ -99,6 +100,7 @@ def _source(
         context_hash=row.context_hash,
         kind=cast("AnswerKind", row.answer_kind),
         weight=float(component["weight_T"][position]),
+        inclusion=None if inclusion_T is None else float(inclusion_T[position]),
         entries=tuple((int(i), float(p)) for i, p in zip(ids, probs, strict=True) if i >= 0),
         tail=float(component["tail_T"][position]),
         feedback=items,
