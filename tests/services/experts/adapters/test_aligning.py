@@ -21,7 +21,7 @@ from preceptor_services.experts.adapters.aligning import Aligning
 from preceptor_services.experts.adapters.alignment import Pieces, readings
 from preceptor_services.experts.adapters.openai_http import OpenAIServer
 
-from .conftest import END, FakeServer
+from .foreign import END, FakeServer
 
 MESSAGES = (Message(role="user", content="Say."),)
 RESPONSE = list(b"hello the w")

@@ -26,7 +26,7 @@ from preceptor_services.experts.adapters.openai_http import OpenAIServer
 from preceptor_trainer.policy import Policy
 from preceptor_trainer.student import STUDENT_DIR
 
-from .conftest import MAX_MODEL_LEN, FakeServer, true_logprobs
+from .foreign import MAX_MODEL_LEN, FakeServer, true_logprobs
 
 PROMPT = [72, 105, 256]
 RESPONSE = [10, 200, 30, 257]

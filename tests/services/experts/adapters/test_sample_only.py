@@ -19,7 +19,7 @@ from preceptor_clients.service import service_app
 from preceptor_services.experts.adapters.retokenising import Drawn, next_token, prefix_text
 from preceptor_services.experts.adapters.sample_only import SampleOnly
 
-from .conftest import END, FakeServer, text_logprobs
+from .foreign import END, FakeServer, text_logprobs
 
 RESPONSE = list(b"abc\nd")
 
