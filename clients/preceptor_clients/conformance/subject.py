@@ -206,7 +206,8 @@ def _answered(query: PrefixQuery, result: PrefixResult) -> PrefixAnswer:
     if result.accepted:
         raise Skipped("the expert answers later")
     if result.answer is None:
-        raise not_answered(result.problem)
+        problem = result.problem
+        raise not_answered(problem) from (None if problem is None else from_problem(problem))
     P = query.num_positions
     rows = {len(a) for a in (result.answer.mask_P, result.answer.ids_PK, result.answer.logprobs_PK)}
     rows |= {len(result.answer.own_logprobs_P), len(result.answer.num_entries_P)}

@@ -32,8 +32,8 @@ class Evidence:
     """Those of the feedback items named in answers that exist."""
     pack_sha256: str | None
     """Where the arrays of the answers lie."""
-    cost: Callable[[str], float]
-    """Price of an answer of a service, where the answer names none."""
+    cost: Callable[[str, int], float]
+    """Price of an answer of a service about so many tokens, where the answer names none."""
     now: float
 
     def pending(self, job_ids: Iterable[str]) -> list[str]:
@@ -112,7 +112,7 @@ def judge_prefix(
         verdict.failed[state.answer_key] = refused.problem()
         return
     assert evidence.pack_sha256 is not None, "a pack is written before its answers are judged"
-    key, cost = state.answer_key, evidence.cost(state.service)
+    key, cost = state.answer_key, evidence.cost(state.service, len(answer.token_ids_P))
     _done(verdict, answer_values(key, answer, evidence.pack_sha256, cost, evidence.now))
     verdict.used += used_rows(key, answer)
 
@@ -124,7 +124,7 @@ def _judge_feedback(
     if refused is not None:
         verdict.failed[state.answer_key] = refused.problem()
         return
-    key, cost = state.answer_key, evidence.cost(state.service)
+    key, cost = state.answer_key, evidence.cost(state.service, 0)
     _done(verdict, feedback_values(key, answer, cost, evidence.now))
     verdict.items += item_rows(key, answer, evidence.now)
 

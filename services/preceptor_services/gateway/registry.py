@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
+from preceptor_clients.conformance.known import KnownAnswers
 from preceptor_clients.errors import (
     Conflict,
     NotFound,
@@ -25,7 +26,7 @@ from preceptor_clients.schemas import ServiceInfo, ServiceStatus
 from preceptor_services.config import Settings, read_secret
 from preceptor_services.gateway.clock import Clock
 from preceptor_services.internal import ServiceAddress
-from preceptor_services.registry_inspection import Inspector, SelfTestFailed
+from preceptor_services.registry_inspection import ASKED_AGAIN_S, Inspector, SelfTestFailed
 from preceptor_services.store import services
 from preceptor_services.store.database import Database
 from preceptor_services.store.services import ServiceRow
@@ -66,7 +67,8 @@ class ServiceEntry:
     detail: str | None = "it has not answered yet"
     info: ServiceInfo | None = None
     self_test: bool = True
-    known: Path | None = None
+    known: KnownAnswers | Path | None = None
+    """The canary's answers, or a file of them."""
     broken: bool = False
     """It answers, but its answers were found wrong."""
     heard: asyncio.Event = field(default_factory=asyncio.Event)
@@ -78,8 +80,12 @@ class ServiceEntry:
             ServiceUnavailable: it has never answered, or its answers were found wrong.
         """
         if self.info is None or self.broken:
+            # A finding stands for a while: who cannot wait as long hears the reason at once.
+            retry_after_s = ASKED_AGAIN_S if self.broken else 1.0
             raise ServiceUnavailable(
-                f"{self.name} is not ready: {self.detail}", field=self.role, retry_after_s=1.0
+                f"{self.name} is not ready: {self.detail}",
+                field=self.role,
+                retry_after_s=retry_after_s,
             )
         return self.info
 
@@ -146,10 +152,17 @@ class Registry:
             raise NotFound(f"no {role} is named {name!r}", field=field)
         return entry
 
-    def cost(self, name: str) -> float:
-        """Price of an answer of this service where the answer names none."""
+    def cost(self, name: str, num_tokens: int) -> float:
+        """Price of an answer about so many tokens, where the answer names none.
+
+        The deployment's price of an answer; without one, the service's own of a token.
+        """
         entry = self._entries.get(name)
-        return 0.0 if entry is None else entry.cost
+        if entry is None:
+            return 0.0
+        if entry.cost or entry.info is None:
+            return entry.cost
+        return num_tokens * (entry.info.capabilities.cost_per_token or 0.0)
 
     def names(self) -> tuple[str, ...]:
         """Of every service."""
@@ -240,6 +253,11 @@ def _row(entry: ServiceEntry, *, added_at_runtime: bool) -> dict[str, object]:
         "cost": entry.cost,
         "priority": entry.priority,
         "added_at_runtime": added_at_runtime,
+        "self_test": entry.self_test,
+        # A file is read anew each time; what came by a call is nowhere else.
+        "known": entry.known.model_dump(mode="json")
+        if isinstance(entry.known, KnownAnswers)
+        else None,
     }
 
 
@@ -251,4 +269,6 @@ def _entry(row: ServiceRow) -> ServiceEntry:
         key_file=Path(row.key_file),
         cost=row.cost,
         priority=row.priority,
+        self_test=row.self_test,
+        known=None if row.known is None else KnownAnswers.model_validate(row.known),
     )

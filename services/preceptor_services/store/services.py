@@ -21,7 +21,8 @@ class ServiceRow(NamedTuple):
     key_file: str
     cost: float
     priority: int
-    added_at_runtime: bool
+    self_test: bool
+    known: dict[str, Any] | None
 
 
 async def replace_keys(conn: AsyncConnection, rows: Sequence[dict[str, Any]], now: float) -> None:
@@ -48,7 +49,8 @@ async def runtime_services(conn: AsyncConnection) -> list[ServiceRow]:
         Service.key_file,
         Service.cost,
         Service.priority,
-        Service.added_at_runtime,
+        Service.self_test,
+        Service.known,
     ).where(Service.added_at_runtime.is_(True))
     return [ServiceRow(*row) for row in await conn.execute(query)]
 

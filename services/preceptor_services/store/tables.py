@@ -63,6 +63,9 @@ class Service(Base):
     cost: Mapped[float]
     priority: Mapped[int]
     added_at_runtime: Mapped[bool]
+    self_test: Mapped[bool]
+    known: Mapped[dict[str, Any] | None]
+    """Known answers of a service added at run time; the settings name a file instead."""
 
 
 class ServiceVersion(Base):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from preceptor_clients.conformance.known import KnownAnswers, KnownCase
 from preceptor_clients.connection import NO_RETRY
 from preceptor_clients.errors import ServiceUnavailable
 from preceptor_clients.http import ServiceClient
+from preceptor_clients.schemas import ServiceStatus
 from preceptor_clients.service import service_app
-from preceptor_services.gateway.registry import ServiceEntry
+from preceptor_services import registry_inspection
+from preceptor_services.gateway import registry as registry_module
+from preceptor_services.gateway.registry import Registry, ServiceEntry
+from preceptor_services.gateway.routes.services import NewService, ServiceVersions
 from preceptor_services.registry_inspection import Inspector, SelfTestFailed
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "clients" / "conformance"))
@@ -145,13 +151,42 @@ async def test_who_cannot_be_asked_yet_is_not_asked(counted):
     inspector = Inspector(canary_every_s=60)
     capabilities = expert.info().capabilities
 
-    for fields in ({"weights": True}, {"kinds": ("point",)}, {"cacheable": "until_revised"}):
+    for fields in ({"kinds": ("point",)}, {"cacheable": "until_revised"}):
         other = capabilities.model_copy(update=fields)
         info = expert.info().model_copy(update={"capabilities": other})
         await inspector.inspect("e", client, info, self_test=True, known=None)
 
     assert expert.calls == 0
-    assert VersionedExpert.capabilities.weights
+
+
+class Versioned(VersionedExpert):
+    """Came with weights, as a self-teacher does."""
+
+    def versioned(self, query):
+        self.models[None] = self.model
+        return super().versioned(query)
+
+
+class VersionedEarly(Versioned):
+    """The same, off by one."""
+
+    def built(self, query, rows_PV, **fields):
+        return super().built(query, np.roll(rows_PV, -1, 0), **fields)
+
+
+async def test_an_expert_with_versions_is_asked_about_the_weights_that_it_came_with(world):
+    entry = await settled(world, VersionedEarly())
+
+    assert entry.state == "refused"
+    assert entry.detail is not None
+    assert entry.detail.startswith("index: expected")
+
+
+@pytest.mark.parametrize("expert", [Versioned, VersionedExpert])
+async def test_an_expert_with_versions_is_ready_with_weights_and_without(world, expert):
+    entry = await settled(world, expert())
+
+    assert (entry.state, entry.detail) == ("ready", None)
 
 
 async def test_an_expert_that_cannot_be_reached_is_not_called_broken():
@@ -164,6 +199,123 @@ async def test_an_expert_that_cannot_be_reached_is_not_called_broken():
             await Inspector(canary_every_s=60).inspect(
                 "e", client, NgramExpert().info(), self_test=True, known=None
             )
+
+
+def known_answers(known: Path) -> KnownAnswers:
+    return KnownAnswers.model_validate_json(known.read_text())
+
+
+class Outside:
+    """An expert in a process of its own, which may go away; a transport of its clients."""
+
+    def __init__(self, expert: Any) -> None:
+        self.expert = expert
+        self.gone = False
+        self._app = httpx.ASGITransport(service_app(expert))
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        if self.gone:
+            raise httpx.ConnectError("nobody listens")
+        return await self._app.handle_async_request(request)
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry asks as often as a test can wait for."""
+    for name in ("_STARTING_S", "_READY_S", "_DOWN_S"):
+        monkeypatch.setattr(registry_module, name, 0.01)
+    monkeypatch.setattr(registry_inspection, "ASKED_AGAIN_S", 0.01)
+
+
+@pytest.fixture
+def gateway_options() -> dict[str, Any]:
+    return {"canary_every_s": 0.01}
+
+
+async def add(world: Any, outside: Outside, **fields: Any) -> None:
+    """Adds the expert as an administrator does."""
+    world.app.state.gateway.registry._connect = lambda url, key: ServiceClient(
+        "http://expert", retry=NO_RETRY, transport=httpx.MockTransport(outside)
+    )
+    new = NewService(name="later", url="http://expert", key_file="service.key", **fields)
+    await world.clients["admin"].call("POST", "/v1/experts", body=new, reply=ServiceStatus)
+
+
+async def until(world: Any, state: str, words: str = "") -> ServiceStatus:
+    """The expert's status once it is this and says so."""
+    async with asyncio.timeout(30):
+        while True:
+            services = (await world.trainer.experts()).services
+            [found] = [service for service in services if service.name == "later"]
+            if found.state == state and words in (found.detail or ""):
+                return found
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.usefixtures("often")
+async def test_an_expert_added_at_run_time_is_tested_and_then_watched(world, known):
+    outside = Outside(NgramExpert())
+
+    await add(world, outside, known=known_answers(known))
+    await until(world, "ready")
+    outside.expert.model = Ngram(seed=1)
+    await until(world, "refused", "known: expected")
+    with pytest.raises(ServiceUnavailable, match="known: expected"):
+        await world.trainer.submit_logprobs("later", [world.submission("a")])
+    outside.expert.model = Ngram(seed=0)
+    await until(world, "ready")
+    outside.gone = True
+    await until(world, "unreachable", "nobody listens")
+    outside.gone = False
+    await until(world, "ready")
+
+
+@pytest.mark.usefixtures("often")
+async def test_a_broken_expert_added_at_run_time_is_refused_with_the_reason_until_it_is_mended(
+    world,
+):
+    outside = Outside(EarlyByOne())
+
+    await add(world, outside)
+    refused = await until(world, "refused", "index: expected")
+
+    assert refused.info is None
+    outside._app = httpx.ASGITransport(service_app(NgramExpert()))
+    await until(world, "ready")
+
+
+@pytest.mark.usefixtures("often")
+async def test_a_new_version_is_tested_too_and_the_old_one_stays_on_record(world, monkeypatch):
+    outside = Outside(NgramExpert())
+    await add(world, outside)
+    await until(world, "ready")
+    newer = outside.expert.info().model_copy(update={"version": "2"})
+
+    monkeypatch.setattr(NgramExpert, "info", lambda self: newer)
+    monkeypatch.setattr(NgramExpert, "rows_TV", EarlyByOne.rows_TV)
+    await until(world, "refused", "index: expected")
+    monkeypatch.undo()
+    monkeypatch.setattr(NgramExpert, "info", lambda self: newer)
+    monkeypatch.setattr(registry_inspection, "ASKED_AGAIN_S", 0.0)
+    ready = await until(world, "ready")
+
+    assert ready.info is not None
+    assert ready.info.version == "2"
+    kept = await world.trainer.call("GET", "/v1/experts/later/versions", reply=ServiceVersions)
+    assert [one.info.version for one in kept.versions] == ["2", "1"]
+
+
+async def test_what_was_added_at_run_time_is_recalled_with_its_canary(world, known):
+    answers = known_answers(known)
+    await add(world, Outside(NgramExpert()), known=answers, self_test=False, cost=0.5)
+
+    again = Registry(world.database, lambda url, key: client_of(None), world.clock, world.settings)
+    again._watch = lambda entry: None
+    await again.start()
+
+    entry = again.get("later", "expert", field="expert")
+    assert (entry.known, entry.self_test, entry.cost) == (answers, False, 0.5)
+    assert again.get("uniform", "expert", field="expert").self_test
 
 
 async def test_a_canary_that_cannot_be_read_is_said(counted, tmp_path):

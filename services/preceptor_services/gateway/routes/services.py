@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field, StringConstraints
 
+from preceptor_clients.conformance.known import KnownAnswers
 from preceptor_clients.errors import Invalid, NotFound
 from preceptor_clients.schemas import Answer, Name, ServiceInfo, Services, ServiceStatus
 from preceptor_clients.schemas import Request as Message
@@ -31,6 +32,10 @@ class NewService(Message):
     """Name of a file beside the gateway's own keys; a key never travels."""
     cost: Annotated[float, Field(ge=0)] = 0.0
     priority: Annotated[int, Field(ge=0, le=9)] = 5
+    self_test: bool = True
+    """Whether a new version is asked questions of the gateway's own before anybody else may."""
+    known: KnownAnswers | None = None
+    """Answers that it must give, asked now and then: the canary."""
 
 
 class ServiceVersion(Answer):
@@ -71,6 +76,8 @@ async def add_service(
         key_file=key_file,
         cost=new.cost,
         priority=new.priority,
+        self_test=new.self_test,
+        known=new.known,
     )
     await parts.registry.add(entry)
     return await reply(request, entry.status())
