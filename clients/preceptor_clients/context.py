@@ -46,7 +46,12 @@ def find_template(name: str) -> FeedbackTemplate:
 
 
 def build_context(
-    query: PrefixQuery, *, template: FeedbackTemplate, encode: Encode, max_context: int
+    query: PrefixQuery,
+    *,
+    template: FeedbackTemplate,
+    encode: Encode,
+    max_context: int,
+    reads_feedback: bool = True,
 ) -> Context:
     """The context in which `query` is to be answered.
 
@@ -55,18 +60,20 @@ def build_context(
         template: How items become part of the last user turn.
         encode: A chat as ids, with the opening of the assistant's turn.
         max_context: Most tokens that context and response may have together.
+        reads_feedback: False leaves all feedback out: the expert sees what the student saw.
 
     Raises:
         Invalid: An item that no expert may see, or feedback for a prompt given by ids alone.
         ContextTooLong: Prompt and response do not fit, or leave no room for any feedback.
     """
-    for index, item in enumerate(query.feedback):
+    feedback = query.feedback if reads_feedback else ()
+    for index, item in enumerate(feedback):
         if not item.expert_may_see:
             raise Invalid(
                 f"{item.id} is not for experts", field=f"feedback[{index}].expert_may_see"
             )
     room = max_context - len(query.response_ids)
-    items = [item for item in query.feedback if item.text]
+    items = [item for item in feedback if item.text]
     if not items:
         return _plain(query, encode, room)
     if not query.prompt.messages:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -52,6 +52,12 @@ def folder_fingerprint(folder: Path) -> str:
                 digest.update(f"{path.name}\0".encode())
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def settings_version(code_version: str, decides: Mapping[str, Any]) -> str:
+    """A service's version: its code's, and a hash of the settings that decide its answers."""
+    digest = hashlib.sha256(json.dumps(dict(decides), sort_keys=True).encode()).hexdigest()
+    return f"{code_version}-{digest[:16]}"
 
 
 def content_hash(value: Any) -> str:

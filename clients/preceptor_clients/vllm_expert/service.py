@@ -15,8 +15,6 @@ a private copy, so that what was hashed is what is loaded.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
@@ -29,7 +27,12 @@ from preceptor_clients.admission import Admission
 from preceptor_clients.answers import build_answer
 from preceptor_clients.context import Context, build_context, find_template
 from preceptor_clients.errors import ContextTooLong, PreceptorError, ServiceFailed
-from preceptor_clients.fingerprint import folder_fingerprint, ids_hash, tokenizer_fingerprint
+from preceptor_clients.fingerprint import (
+    folder_fingerprint,
+    ids_hash,
+    settings_version,
+    tokenizer_fingerprint,
+)
 from preceptor_clients.generation import GenerateAnswer, GenerateQuery
 from preceptor_clients.offered_weights import WEIGHTS_FILE, OfferedWeights
 from preceptor_clients.schemas import (
@@ -125,10 +128,12 @@ class VLLMExpert:
         )
 
     def _context(self, query: PrefixQuery) -> Context:
-        if not self._config.reads_feedback:
-            query = query.model_copy(update={"feedback": ()})
         return build_context(
-            query, template=self._template, encode=self._encode, max_context=self._max_context()
+            query,
+            template=self._template,
+            encode=self._encode,
+            max_context=self._max_context(),
+            reads_feedback=self._config.reads_feedback,
         )
 
     def _encode(self, messages: list[dict[str, str]]) -> list[int]:
@@ -261,5 +266,4 @@ class VLLMExpert:
             "max_context": self._max_context(),
             "vllm": self._vllm_version,
         }
-        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-        return f"{CODE_VERSION}-{digest[:16]}"
+        return settings_version(CODE_VERSION, decides)

@@ -16,8 +16,6 @@ Left out: the log-prob of a student's token that is not among the entries.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -29,7 +27,8 @@ import numpy as np
 
 from preceptor_clients.answers import build_answer
 from preceptor_clients.context import find_template
-from preceptor_clients.errors import ContextTooLong, PreceptorError, ServiceUnavailable
+from preceptor_clients.errors import ContextTooLong, PreceptorError
+from preceptor_clients.fingerprint import settings_version
 from preceptor_clients.schemas import (
     Capabilities,
     PrefixAnswer,
@@ -39,63 +38,34 @@ from preceptor_clients.schemas import (
 )
 from preceptor_services.experts.adapters import positions
 from preceptor_services.experts.adapters.alignment import Pieces, Reading, readings
-from preceptor_services.experts.adapters.discovery import Found, discover
+from preceptor_services.experts.adapters.answer_each import answer_each
+from preceptor_services.experts.adapters.options import ScoringOptions
 from preceptor_services.experts.adapters.positions import generator_of
 from preceptor_services.experts.adapters.rows import Row, as_lists
+from preceptor_services.experts.adapters.scoring_server import ScoringServer
 from preceptor_services.experts.adapters.student_tokenizer import StudentTokenizer
 from preceptor_services.experts.adapters.turns import turns_of
-from preceptor_services.experts.adapters.upstream import Upstream
-from preceptor_services.experts.adapters.waiting import when_there
 
-CODE_VERSION: Final = "1"
+CODE_VERSION: Final = "2"
 """Raised whenever the same server, settings and query may give another answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AligningConfig:
+class AligningConfig(ScoringOptions):
     """Options of an expert with another tokenizer."""
 
-    url: str
-    """Address of the teacher's server, with or without `/v1`."""
-    tokenizer: str
-    """Hugging Face folder with the student's tokenizer."""
+    name: str = "aligning"
     teacher_tokenizer: str
     """Hugging Face folder with the teacher's tokenizer and chat template."""
-    name: str = "aligning"
-    """The expert's name in its answers."""
-    model: str | None = None
-    """Which of the server's models; the only one where absent."""
-    key_file: str | None = None
-    """Holds the key that the server asks for."""
-    dialect: str | None = None
-    """`vllm`, `sglang` or `openai`; found by trial where absent."""
-    reads_feedback: bool = False
-    """Puts the feedback of a query into the prompt; else the feedback is left out."""
-    template: str = "compact"
-    """`compact`, `papers`, or the path of a Jinja file."""
-    max_top_k: int = 128
-    """Entries of the teacher per position; the server's own cap may be lower."""
-    max_context: int | None = None
-    """The teacher's tokens of prompt and response; what the server says where absent."""
     max_requests: int = 16
     """Requests for one query."""
     min_told: float = 0.5
     """A row is masked where less than this mass counts for tokens of the student."""
-    max_batch: int = 16
-    """Queries in one call."""
-    max_concurrency: int = 4
-    """Requests to the server at a time."""
-    timeout_s: float = 120.0
-    """Most seconds of one request, waiting and retries included."""
-    start_timeout_s: float = 600.0
-    """How long the server may take until it answers at the start; models load slowly."""
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"url: {self.url!r} is no http address")
-        for field in ("max_top_k", "max_requests", "max_batch", "max_concurrency"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}: {getattr(self, field)} is below 1")
+        super().__post_init__()
+        if self.max_requests < 1:
+            raise ValueError(f"max_requests: {self.max_requests} is below 1")
         if not 0 < self.min_told <= 1:
             raise ValueError(f"min_told: {self.min_told} is not in (0, 1]")
 
@@ -109,45 +79,32 @@ class Aligning:
         self._teacher = StudentTokenizer(Path(config.teacher_tokenizer))
         self._pieces = Pieces(self._student, self._teacher)
         self._template = find_template(config.template)
-        self._upstream = Upstream(
-            config.url,
-            config.key_file,
-            max_concurrency=config.max_concurrency,
-            timeout_s=config.timeout_s,
-        )
-        self._found: Found | None = None
+        self._server = ScoringServer(config, self._teacher)
 
     async def start(self) -> None:
-        """Waits for the server, then finds out what it can do.
-
-        Raises:
-            ServiceFailed: it gives no log-probs of a prompt, or has neither tokenizer.
-        """
-        self._found = await when_there(
-            lambda: discover(self._upstream, self._config, self._teacher),
-            self._config.start_timeout_s,
-        )
+        """Waits for the server, then finds out what it can do."""
+        await self._server.start()
 
     async def stop(self) -> None:
         """Closes the connections."""
-        await self._upstream.aclose()
+        await self._server.stop()
 
     def ready(self) -> bool:
         """Whether the server has shown what it can do."""
-        return self._found is not None
+        return self._server.ready()
 
     def info(self) -> ServiceInfo:
         """What this expert can do."""
-        found = self._server
         return ServiceInfo(
             name=self._config.name,
             role="expert",
-            version=self._version(found),
+            version=self._version(),
             capabilities=Capabilities(
                 kinds=("topk",),
-                max_top_k=found.max_top_k,
+                max_top_k=self._server.found.max_top_k,
                 vocab_fingerprint=self._student.vocab_fingerprint,
                 vocab_size=self._student.vocab_size,
+                cost_per_token=self._config.cost_per_token,
             ),
             limits=ServiceLimits(
                 max_batch=self._config.max_batch, max_concurrency=self._config.max_concurrency
@@ -158,31 +115,25 @@ class Aligning:
         self, queries: Sequence[PrefixQuery], answer_keys: Sequence[str]
     ) -> Sequence[PrefixAnswer | PreceptorError]:
         """One answer per query; rows that cannot be aligned are masked."""
-        return await asyncio.gather(*(self._reply(query) for query in queries))
+        return await answer_each(queries, self._answer)
 
-    async def _reply(self, query: PrefixQuery) -> PrefixAnswer | PreceptorError:
-        try:
-            return await self._answer(query, self._server)
-        except PreceptorError as error:
-            return error
-
-    async def _answer(self, query: PrefixQuery, found: Found) -> PrefixAnswer:
+    async def _answer(self, query: PrefixQuery) -> PrefixAnswer:
         turns = turns_of(query, self._template, reads_feedback=self._config.reads_feedback)
         context = self._teacher.encode_chat(turns.messages)
         asked = query.position_ids().tolist()
         all_of_them = await asyncio.to_thread(
             readings, self._student, self._teacher, query.response_ids.tolist(), asked
         )
-        self._check_length(context, all_of_them, found)
+        self._check_length(context, all_of_them)
         chosen, inclusion_P = self._choose(query, all_of_them)
-        replies = await asyncio.gather(*(self._rows(query, context, r, found) for r in chosen))
+        replies = await asyncio.gather(*(self._rows(query, context, r) for r in chosen))
         told = [entry for reply in replies for entry in reply.items()]
         lists = {row: entries for row, entries in told if entries}
         return build_answer(
             query,
             as_lists(lists, query),
             expert=self._config.name,
-            expert_version=self._version(found),
+            expert_version=self._version(),
             mask_P=np.array([row in lists for row in range(len(asked))], np.bool_),
             exact=True,  # the service rounds what is to travel rounded
             inclusion_P=inclusion_P,
@@ -200,26 +151,26 @@ class Aligning:
             return found, None
         others = found[1:]
         chances = positions.inclusion(np.ones(len(others)), spare)
-        drawn = positions.draw(chances, generator_of(self._config.name, query)) if spare else ()
+        drawn = positions.draw(chances, self._generator(query)) if spare else ()
         inclusion_P = np.ones(query.num_positions, np.float32)
         # With no spare request the others have no chance: they stay out of every draw.
         for reading in others if spare else ():
             inclusion_P[list(reading.rows)] = chances[0]
         return [found[0], *(others[int(i)] for i in drawn)], inclusion_P
 
+    def _generator(self, query: PrefixQuery) -> np.random.Generator:
+        return generator_of((self._config.name, self._config.url, self._version()), query)
+
     async def _rows(
-        self, query: PrefixQuery, context: list[int], reading: Reading, found: Found
+        self, query: PrefixQuery, context: list[int], reading: Reading
     ) -> dict[int, tuple[tuple[int, float], ...]]:
         """Entries in the student's tokens by row of the query."""
         # The last token is there for the row that stands at it, which is about what precedes it.
         ids, first = [*context, *reading.ids, self._pieces.anchor], len(context)
         # The same depth for every query: sums over more entries would be other sums.
-        body = found.dialect.request(found.model, ids, first, found.max_top_k)
-        reply = await self._upstream.post(
-            found.dialect.path, body, timeout_s=query.timeout_ms / 1000
-        )
-        rows = await asyncio.to_thread(found.dialect.rows, reply, ids, first, found.max_top_k)
-        return {p: self._translate(rows[n], found.max_top_k) for p, n in reading.rows.items()}
+        depth = self._server.found.max_top_k
+        rows = await self._server.rows(ids, first, depth, timeout_s=query.timeout_ms / 1000)
+        return {p: self._translate(rows[n], depth) for p, n in reading.rows.items()}
 
     def _translate(self, row: Row, top_k: int) -> tuple[tuple[int, float], ...]:
         """Best first; empty where too little can be told. The token that came is not favoured."""
@@ -232,35 +183,30 @@ class Aligning:
             return ()
         return _best_first(mass)
 
-    def _check_length(self, context: list[int], found: list[Reading], server: Found) -> None:
+    def _check_length(self, context: list[int], found: list[Reading]) -> None:
         longest = len(context) + max((len(r.ids) for r in found), default=0) + 1
-        if server.max_context is not None and longest > server.max_context:
+        fitting = self._server.found.max_context
+        if fitting is not None and longest > fitting:
             raise ContextTooLong(
-                f"{longest} tokens of the teacher's, it takes {server.max_context}",
-                field="response_ids",
+                f"{longest} tokens of the teacher's, it takes {fitting}", field="response_ids"
             )
 
-    @property
-    def _server(self) -> Found:
-        if self._found is None:
-            raise ServiceUnavailable("the server has not answered yet", retry_after_s=1)
-        return self._found
-
-    def _version(self, found: Found) -> str:
-        decides = {
-            "code": CODE_VERSION,
-            "name": self._config.name,
-            "model": found.model,
-            "server": found.server_version,
-            "dialect": found.dialect.name,
-            "depth": found.max_top_k,
-            "vocabularies": [self._student.vocab_fingerprint, self._teacher.vocab_fingerprint],
-            "max_requests": self._config.max_requests,
-            "min_told": self._config.min_told,
-            "template": self._template.version if self._config.reads_feedback else None,
-        }
-        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-        return f"{CODE_VERSION}-{digest[:16]}"
+    def _version(self) -> str:
+        found = self._server.found
+        return settings_version(
+            CODE_VERSION,
+            {
+                "name": self._config.name,
+                "model": found.model,
+                "server": found.server_version,
+                "dialect": found.dialect.name,
+                "depth": found.max_top_k,
+                "vocabularies": [self._student.vocab_fingerprint, self._teacher.vocab_fingerprint],
+                "max_requests": self._config.max_requests,
+                "min_told": self._config.min_told,
+                "template": self._template.version if self._config.reads_feedback else None,
+            },
+        )
 
 
 def _best_first(mass: Mapping[int, float]) -> tuple[tuple[int, float], ...]:

@@ -11,19 +11,15 @@ each position.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from preceptor_clients.answers import build_answer
-from preceptor_clients.context import Context, build_context, find_template
-from preceptor_clients.errors import PreceptorError, ServiceUnavailable
-from preceptor_clients.fingerprint import ids_hash
+from preceptor_clients.context import build_context, find_template
+from preceptor_clients.errors import PreceptorError
+from preceptor_clients.fingerprint import ids_hash, settings_version
 from preceptor_clients.schemas import (
     Capabilities,
     PrefixAnswer,
@@ -31,66 +27,23 @@ from preceptor_clients.schemas import (
     ServiceInfo,
     ServiceLimits,
 )
-from preceptor_services.experts.adapters.dialects import DIALECTS
-from preceptor_services.experts.adapters.discovery import Found, discover
+from preceptor_services.experts.adapters.answer_each import answer_each
+from preceptor_services.experts.adapters.options import ScoringOptions
 from preceptor_services.experts.adapters.rows import distributions
+from preceptor_services.experts.adapters.scoring_server import ScoringServer
 from preceptor_services.experts.adapters.student_tokenizer import StudentTokenizer
-from preceptor_services.experts.adapters.upstream import Upstream
-from preceptor_services.experts.adapters.waiting import when_there
 
 CODE_VERSION: Final = "1"
 """Raised whenever the same server, settings and query may give another answer."""
 _UNBOUNDED: Final = 1 << 30
-_log = logging.getLogger("preceptor.expert")
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenAIServerConfig:
+class OpenAIServerConfig(ScoringOptions):
     """Options of an expert behind an OpenAI-compatible server."""
 
-    url: str
-    """Address of the server, with or without `/v1`."""
-    tokenizer: str
-    """Hugging Face folder with the student's tokenizer."""
     name: str = "openai-server"
-    """The expert's name in its answers."""
-    model: str | None = None
-    """Which of the server's models; the only one where absent."""
-    key_file: str | None = None
-    """Holds the key that the server asks for."""
-    dialect: str | None = None
-    """`vllm`, `sglang` or `openai`; found by trial where absent."""
-    reads_feedback: bool = False
-    """Puts the feedback of a query into the prompt; else the feedback is left out."""
-    template: str = "compact"
-    """`compact`, `papers`, or the path of a Jinja file."""
-    max_top_k: int = 128
-    """Most entries per position; the server's own cap may be lower."""
-    max_context: int | None = None
-    """Tokens of context and response; what the server says where absent."""
     max_batch: int = 64
-    """Queries in one call."""
-    max_concurrency: int = 4
-    """Requests to the server at a time."""
-    timeout_s: float = 120.0
-    """Most seconds of one request, waiting and retries included."""
-    start_timeout_s: float = 600.0
-    """How long the server may take until it answers at the start; models load slowly."""
-
-    def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"url: {self.url!r} is no http address")
-        names = [d.name for d in DIALECTS]
-        if self.dialect is not None and self.dialect not in names:
-            raise ValueError(f"dialect: {self.dialect!r} is none of {names}")
-        for field in ("max_top_k", "max_batch", "max_concurrency"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}: {getattr(self, field)} is below 1")
-        for field in ("timeout_s", "start_timeout_s"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"{field}: {getattr(self, field)} is not above 0")
-        if self.max_context is not None and self.max_context < 2:
-            raise ValueError(f"max_context: {self.max_context} is below 2")
 
 
 class OpenAIServer:
@@ -100,47 +53,34 @@ class OpenAIServer:
         self._config = OpenAIServerConfig(**options)
         self._tokenizer = StudentTokenizer(Path(self._config.tokenizer))
         self._template = find_template(self._config.template)
-        self._upstream = Upstream(
-            self._config.url,
-            self._config.key_file,
-            max_concurrency=self._config.max_concurrency,
-            timeout_s=self._config.timeout_s,
-        )
-        self._found: Found | None = None
+        self._server = ScoringServer(self._config, self._tokenizer)
 
     async def start(self) -> None:
-        """Waits for the server, then finds out what it can do.
-
-        Raises:
-            ServiceFailed: it cannot do what an expert must; the reason is named.
-        """
-        self._found = await when_there(
-            lambda: discover(self._upstream, self._config, self._tokenizer),
-            self._config.start_timeout_s,
-        )
-        _log.info("%s: %s, top %d", self._config.url, self._found.model, self._found.max_top_k)
+        """Waits for the server, then finds out what it can do."""
+        await self._server.start()
 
     async def stop(self) -> None:
         """Closes the connections."""
-        await self._upstream.aclose()
+        await self._server.stop()
 
     def ready(self) -> bool:
         """Whether the server has shown what it can do."""
-        return self._found is not None
+        return self._server.ready()
 
     def info(self) -> ServiceInfo:
         """What this expert can do."""
-        found = self._server
+        found = self._server.found
         return ServiceInfo(
             name=self._config.name,
             role="expert",
-            version=self._version(found),
+            version=self._version(),
             capabilities=Capabilities(
                 kinds=("topk",),
                 max_top_k=found.max_top_k,
                 vocab_fingerprint=self._tokenizer.vocab_fingerprint,
                 vocab_size=self._tokenizer.vocab_size,
                 max_context=found.max_context,
+                cost_per_token=self._config.cost_per_token,
             ),
             limits=ServiceLimits(
                 max_batch=self._config.max_batch, max_concurrency=self._config.max_concurrency
@@ -151,36 +91,28 @@ class OpenAIServer:
         self, queries: Sequence[PrefixQuery], answer_keys: Sequence[str]
     ) -> Sequence[PrefixAnswer | PreceptorError]:
         """One answer per query, each a request of its own: the server batches better than we."""
-        found = self._server
-        return await asyncio.gather(*(self._reply(query, found) for query in queries))
+        return await answer_each(queries, self._answer)
 
-    async def _reply(self, query: PrefixQuery, found: Found) -> PrefixAnswer | PreceptorError:
-        try:
-            return await self._answer(query, found)
-        except PreceptorError as error:
-            return error
-
-    async def _answer(self, query: PrefixQuery, found: Found) -> PrefixAnswer:
-        context = self._context(query, found)
-        ids = [*context.ids.tolist(), *query.response_ids.tolist()]
-        first = len(context.ids)
-        reply = await self._upstream.post(
-            found.dialect.path,
-            found.dialect.request(found.model, ids, first, query.top_k),
+    async def _answer(self, query: PrefixQuery) -> PrefixAnswer:
+        context = build_context(
+            query,
+            template=self._template,
+            encode=self._tokenizer.encode_chat,
+            max_context=self._server.found.max_context or _UNBOUNDED,
+            reads_feedback=self._config.reads_feedback,
+        )
+        rows = await self._server.rows(
+            [*context.ids.tolist(), *query.response_ids.tolist()],
+            len(context.ids),
+            query.top_k,
             timeout_s=query.timeout_ms / 1000,
         )
-        return await asyncio.to_thread(self._read, query, context, reply, ids, found)
-
-    def _read(
-        self, query: PrefixQuery, context: Context, reply: Any, ids: list[int], found: Found
-    ) -> PrefixAnswer:
-        rows = found.dialect.rows(reply, ids, len(context.ids), query.top_k)
         arrays, mask_P = distributions(rows, query.position_ids(), query.top_k)
         return build_answer(
             query,
             arrays,
             expert=self._config.name,
-            expert_version=self._version(found),
+            expert_version=self._version(),
             mask_P=mask_P,
             exact=True,  # the service rounds what is to travel rounded
             template_version=self._template.version if self._config.reads_feedback else None,
@@ -189,31 +121,17 @@ class OpenAIServer:
             truncated=context.truncated,
         )
 
-    def _context(self, query: PrefixQuery, found: Found) -> Context:
-        if not self._config.reads_feedback:
-            query = query.model_copy(update={"feedback": ()})
-        return build_context(
-            query,
-            template=self._template,
-            encode=self._tokenizer.encode_chat,
-            max_context=found.max_context or _UNBOUNDED,
+    def _version(self) -> str:
+        found = self._server.found
+        return settings_version(
+            CODE_VERSION,
+            {
+                "code": CODE_VERSION,
+                "model": found.model,
+                "server": found.server_version,
+                "dialect": found.dialect.name,
+                "vocabulary": self._tokenizer.vocab_fingerprint,
+                "max_context": found.max_context,
+                "template": self._template.version if self._config.reads_feedback else None,
+            },
         )
-
-    @property
-    def _server(self) -> Found:
-        if self._found is None:
-            raise ServiceUnavailable("the server has not answered yet", retry_after_s=1)
-        return self._found
-
-    def _version(self, found: Found) -> str:
-        decides = {
-            "code": CODE_VERSION,
-            "model": found.model,
-            "server": found.server_version,
-            "dialect": found.dialect.name,
-            "vocabulary": self._tokenizer.vocab_fingerprint,
-            "max_context": found.max_context,
-            "template": self._template.version if self._config.reads_feedback else None,
-        }
-        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-        return f"{CODE_VERSION}-{digest[:16]}"

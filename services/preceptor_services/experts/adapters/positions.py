@@ -78,13 +78,14 @@ def draw(chances: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.sort(order[np.diff(steps, prepend=0) > 0])
 
 
-def generator_of(name: str, query: PrefixQuery) -> np.random.Generator:
+def generator_of(expert: tuple[str, ...], query: PrefixQuery) -> np.random.Generator:
     """Positions follow from the query, so that a retry asks about the same ones.
 
-    And from the expert's name: two of them must not draw the same positions, or the chance that
-    either was asked would not be what the trainer takes it for.
+    And from what tells the expert from others: two of them must not draw the same positions, or the
+    chance that either was asked would not be what the trainer takes it for.
     """
-    seed = hashlib.sha256(query.response_ids.tobytes() + f"{name} {query.draw}".encode())
+    seed = hashlib.sha256(query.response_ids.tobytes())
+    seed.update("\0".join((*expert, str(query.draw))).encode())
     if query.rollout_id is not None:
         seed.update(query.rollout_id.encode())
     return np.random.default_rng(int.from_bytes(seed.digest()[:8], "little"))

@@ -16,8 +16,6 @@ answers another question, and nothing here can tell.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,7 +27,13 @@ import numpy as np
 from preceptor_clients.answers import Distributions, build_answer
 from preceptor_clients.arrays import MISSING
 from preceptor_clients.context import find_template
-from preceptor_clients.errors import DeadlineExceeded, PreceptorError, ServiceFailed
+from preceptor_clients.errors import (
+    DeadlineExceeded,
+    PreceptorError,
+    ServiceFailed,
+    ServiceUnavailable,
+)
+from preceptor_clients.fingerprint import settings_version
 from preceptor_clients.schemas import (
     Capabilities,
     PrefixAnswer,
@@ -38,8 +42,10 @@ from preceptor_clients.schemas import (
     ServiceLimits,
 )
 from preceptor_services.experts.adapters import positions
+from preceptor_services.experts.adapters.answer_each import answer_each
 from preceptor_services.experts.adapters.continuing import Continuation
 from preceptor_services.experts.adapters.discovery import find_model
+from preceptor_services.experts.adapters.options import ServerOptions
 from preceptor_services.experts.adapters.positions import Choice, generator_of
 from preceptor_services.experts.adapters.retokenising import next_token, prefix_text
 from preceptor_services.experts.adapters.student_tokenizer import StudentTokenizer
@@ -47,28 +53,22 @@ from preceptor_services.experts.adapters.turns import turns_of
 from preceptor_services.experts.adapters.upstream import Upstream
 from preceptor_services.experts.adapters.waiting import when_there
 
-CODE_VERSION: Final = "1"
+CODE_VERSION: Final = "2"
 """Raised whenever the same API, settings and query may give another answer."""
 _CHOICES: Final = ("random", "entropy", "feedback")
 _NOT_DECIDING: Final = frozenset(
-    {"url", "key_file", "max_concurrency", "timeout_s", "start_timeout_s", "max_calls_in_all"}
+    {"url", "tokenizer", "model", "template", "key_file", "max_batch", "max_concurrency"}
+    | {"timeout_s", "start_timeout_s", "max_calls_in_all", "cost_per_call"}
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOnlyConfig:
+class SampleOnlyConfig(ServerOptions):
     """Options of an expert that only samples."""
 
-    url: str
-    """Address of the API, with or without `/v1`."""
-    tokenizer: str
-    """Hugging Face folder with the student's tokenizer."""
     name: str = "sample-only"
-    """The expert's name in its answers."""
-    model: str | None = None
-    """Which of the API's models; the only one where absent."""
-    key_file: str | None = None
-    """Holds the key that the API asks for."""
+    reads_feedback: bool = True
+    start_timeout_s: float = 60.0
     api: Literal["chat", "completions"] = "chat"
     """Messages, or one text made with the student's chat template."""
     message_fields: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -90,31 +90,24 @@ class SampleOnlyConfig:
     """Calls for one query; positions are as many as they pay for."""
     max_calls_in_all: int | None = None
     """Calls until this process ends; then queries are refused."""
-    reads_feedback: bool = True
-    """Puts the feedback of a query into the prompt."""
-    template: str = "compact"
-    """`compact`, `papers`, or the path of a Jinja file."""
-    max_concurrency: int = 4
-    """Calls at a time."""
-    timeout_s: float = 120.0
-    """Most seconds of one call, waiting and retries included."""
-    start_timeout_s: float = 60.0
-    """How long the API may take until it answers at the start."""
+    cost_per_call: float | None = None
+    """Price of a call, in the deployment's unit; what was spent then stands in each answer."""
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"url: {self.url!r} is no http address")
+        super().__post_init__()
         if self.api not in ("chat", "completions"):
             raise ValueError(f"api: {self.api!r} is neither 'chat' nor 'completions'")
         if self.choose not in _CHOICES:
             raise ValueError(f"choose: {self.choose!r} is none of {_CHOICES}")
-        for name in ("draws", "draws_per_call", "max_calls", "max_concurrency"):
+        for name in ("draws", "draws_per_call", "max_calls"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is below 1")
         if self.draw_tokens < 2:
             raise ValueError(f"draw_tokens: {self.draw_tokens} is below 2: no token would be whole")
         if not 0 < self.min_kept <= 1:
             raise ValueError(f"min_kept: {self.min_kept} is not in (0, 1]")
+        if self.cost_per_call is not None and not self.cost_per_call >= 0:
+            raise ValueError(f"cost_per_call: {self.cost_per_call} is below 0")
         if self.calls_per_position > self.max_calls:
             raise ValueError(
                 f"max_calls: {self.max_calls} do not pay for one position, which takes "
@@ -131,6 +124,11 @@ class _Chosen(NamedTuple):
     at_P: np.ndarray
     """Rows of the query that are asked about."""
     inclusion_P: np.ndarray
+
+
+class _Drawn(NamedTuple):
+    tokens: Counter[int]
+    num_calls: int
 
 
 class SampleOnly:
@@ -183,28 +181,29 @@ class SampleOnly:
                 vocab_fingerprint=self._tokenizer.vocab_fingerprint,
                 vocab_size=self._tokenizer.vocab_size,
             ),
-            limits=ServiceLimits(max_batch=16, max_concurrency=self._config.max_concurrency),
+            limits=ServiceLimits(
+                max_batch=self._config.max_batch, max_concurrency=self._config.max_concurrency
+            ),
         )
 
     async def logprobs(
         self, queries: Sequence[PrefixQuery], answer_keys: Sequence[str]
     ) -> Sequence[PrefixAnswer | PreceptorError]:
         """One answer per query; positions without draws are masked."""
-        return await asyncio.gather(*(self._reply(query) for query in queries))
-
-    async def _reply(self, query: PrefixQuery) -> PrefixAnswer | PreceptorError:
-        try:
-            async with asyncio.timeout(query.timeout_ms / 1000):
-                return await self._answer(query)
-        except PreceptorError as error:
-            return error
-        except TimeoutError:
-            return DeadlineExceeded(f"the draws took more than {query.timeout_ms} ms")
+        return await answer_each(queries, self._answer)
 
     async def _answer(self, query: PrefixQuery) -> PrefixAnswer:
+        try:
+            async with asyncio.timeout(query.timeout_ms / 1000):
+                return await self._ask(query)
+        except TimeoutError:
+            raise DeadlineExceeded(f"the draws took more than {query.timeout_ms} ms") from None
+
+    async def _ask(self, query: PrefixQuery) -> PrefixAnswer:
         turns, used = self._turns(query)
         chosen = self._choose(query)
-        counts = await self._count(query, turns, chosen.at_P)
+        counts, num_calls = await self._count(query, turns, chosen.at_P)
+        price = self._config.cost_per_call
         return build_answer(
             query,
             _as_arrays(counts, query.num_positions),
@@ -217,6 +216,7 @@ class SampleOnly:
             inclusion_P=chosen.inclusion_P.astype(np.float32),
             template_version=self._template.version if self._config.reads_feedback else None,
             used_feedback=used,
+            cost=None if price is None else price * num_calls,
         )
 
     def _choose(self, query: PrefixQuery) -> _Chosen:
@@ -225,7 +225,7 @@ class SampleOnly:
         owned = np.ones(len(asked), np.bool_) if query.owned is None else query.owned[asked]
         rows = np.flatnonzero(owned)
         chances = positions.inclusion(self._weights(query)[rows], self._affordable())
-        generator = generator_of(self._config.name, query)
+        generator = generator_of((self._config.name, self._config.url, self._version()), query)
         chosen = rows[positions.draw(chances, generator)] if len(rows) else rows
         inclusion_P = np.ones(len(asked))
         inclusion_P[rows] = chances
@@ -249,37 +249,37 @@ class SampleOnly:
 
     async def _count(
         self, query: PrefixQuery, turns: list[dict[str, str]] | str, rows: np.ndarray
-    ) -> dict[int, Counter[int]]:
-        """Tokens drawn, by row of the query; rows where too few draws told are left out."""
+    ) -> tuple[dict[int, Counter[int]], int]:
+        """Tokens drawn, by row of the query, and the calls made; rows with too few are left out."""
         found = await asyncio.gather(
             *(self._count_one(query, turns, int(p)) for p in rows), return_exceptions=True
         )
-        counts = dict[int, Counter[int]]()
+        counts, num_calls = dict[int, Counter[int]](), 0
         for p, result in zip(rows, found, strict=True):
             if isinstance(result, BaseException):
                 raise result
-            if result.total() >= self._config.min_kept * self._config.draws:
-                counts[int(p)] = result
-        return counts
+            num_calls += result.num_calls
+            if result.tokens.total() >= self._config.min_kept * self._config.draws:
+                counts[int(p)] = result.tokens
+        return counts, num_calls
 
     async def _count_one(
         self, query: PrefixQuery, turns: list[dict[str, str]] | str, row: int
-    ) -> Counter[int]:
+    ) -> _Drawn:
         prefix_ids = query.response_ids[: int(query.position_ids()[row])].tolist()
         prefix = await asyncio.to_thread(prefix_text, self._tokenizer, prefix_ids)
-        if prefix is None or self._continuation is None:
-            return Counter()
-        tokens = Counter[int]()
-        left = self._config.draws
+        tokens, num_calls, left = Counter[int](), 0, self._config.draws
+        if prefix is None:
+            return _Drawn(tokens, num_calls)
         while left > 0:
             num = min(left, self._config.draws_per_call)
             self._spend()
-            for drawn in await self._continuation.draw(turns, prefix, num):
+            for drawn in await self._api.draw(turns, prefix, num):
                 token = next_token(self._tokenizer, prefix, prefix_ids, drawn)
                 if token is not None:
                     tokens[token] += 1
-            left -= num
-        return tokens
+            num_calls, left = num_calls + 1, left - num
+        return _Drawn(tokens, num_calls)
 
     def _spend(self) -> None:
         """Before the call: one that fails may have cost money too."""
@@ -298,12 +298,17 @@ class SampleOnly:
     def _version(self) -> str:
         settings = asdict(self._config)
         decides = {name: settings[name] for name in settings.keys() - _NOT_DECIDING} | {
-            "code": CODE_VERSION,
-            "template": self._template.version,
+            "model": self._api.model,
+            "template": self._template.version if self._config.reads_feedback else None,
             "vocabulary": self._tokenizer.vocab_fingerprint,
         }
-        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-        return f"{CODE_VERSION}-{digest[:16]}"
+        return settings_version(CODE_VERSION, decides)
+
+    @property
+    def _api(self) -> Continuation:
+        if self._continuation is None:
+            raise ServiceUnavailable("the API has not answered yet", retry_after_s=1)
+        return self._continuation
 
 
 def _as_arrays(counts: dict[int, Counter[int]], num_positions: int) -> Distributions:

@@ -56,6 +56,7 @@ class FakeServer:
     busy: int = 0
     """How many of the next requests get a 429."""
     max_model_len: int = MAX_MODEL_LEN
+    served: str = "tiny"
     model: Any = None
     """A causal model to be served in place of the invented numbers."""
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -84,7 +85,7 @@ class FakeServer:
         return np.concatenate([np.full((1, rows.shape[1]), -np.inf), rows])
 
     async def models(self, request: Request) -> Response:
-        card = {"id": "tiny", "owned_by": self.owner, "max_model_len": self.max_model_len}
+        card = {"id": self.served, "owned_by": self.owner, "max_model_len": self.max_model_len}
         return JSONResponse({"object": "list", "data": [card]})
 
     async def version(self, request: Request) -> Response:

@@ -184,6 +184,38 @@ async def test_spent_calls_are_the_end(serve, connect):
     assert len(calls(server)) == 6
 
 
+async def test_an_answer_names_what_its_calls_cost(serve, connect):
+    expert = await connect(await serve(), draws=6, draws_per_call=3, cost_per_call=0.25)
+
+    # No call is made where the state is no text, as inside a character.
+    reply = await asked(expert, response_ids=[97, 0xC3, 0xA9])
+
+    assert isinstance(reply, PrefixAnswer)
+    assert reply.mask_P.tolist() == [True, True, False]
+    assert reply.cost == pytest.approx(2 * 2 * 0.25)
+
+
+async def test_two_apis_under_one_name_draw_positions_apart_from_each_other(serve, connect):
+    first = await connect(await serve(), max_calls=1)
+    second = await connect(await serve(), max_calls=1)
+
+    async def where(expert: SampleOnly) -> list[list[bool]]:
+        replies = [await asked(expert, draw=draw) for draw in range(6)]
+        return [reply.mask_P.tolist() for reply in replies if isinstance(reply, PrefixAnswer)]
+
+    assert await where(first) != await where(second)
+
+
+async def test_another_model_is_another_version(serve, connect):
+    server = await serve()
+    before = await connect(server)
+
+    server.served = "larger"
+    after = await connect(server)
+
+    assert before.info().version != after.info().version
+
+
 async def test_what_the_api_cannot_do_is_named(serve, connect):
     server = await serve()
     expert = await connect(server)
@@ -207,6 +239,7 @@ def test_wrong_options_are_named(tokenizer_folder):
         ({"draw_tokens": 1}, "draw_tokens: 1 is below 2"),
         ({"min_kept": 0.0}, r"min_kept: 0\.0"),
         ({"api": "words"}, "api: 'words'"),
+        ({"cost_per_call": -1.0}, r"cost_per_call: -1\.0"),
     ):
         with pytest.raises(ValueError, match=words):
             SampleOnly(url="http://x", tokenizer=str(tokenizer_folder), **options)

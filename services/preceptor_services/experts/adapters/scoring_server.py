@@ -1,0 +1,77 @@
+"""A server that gives log-probs of a prompt, from the moment it has shown that it does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from preceptor_clients.errors import ServiceUnavailable
+from preceptor_services.experts.adapters.discovery import Found, discover
+from preceptor_services.experts.adapters.options import ScoringOptions
+from preceptor_services.experts.adapters.rows import Row
+from preceptor_services.experts.adapters.student_tokenizer import StudentTokenizer
+from preceptor_services.experts.adapters.upstream import Upstream
+from preceptor_services.experts.adapters.waiting import when_there
+
+_log: Final = logging.getLogger("preceptor.expert")
+
+
+class ScoringServer:
+    """The server of `options`, whose ids are those of `tokenizer`."""
+
+    def __init__(self, options: ScoringOptions, tokenizer: StudentTokenizer) -> None:
+        self._options = options
+        self._tokenizer = tokenizer
+        self._upstream = Upstream(
+            options.url,
+            options.key_file,
+            max_concurrency=options.max_concurrency,
+            timeout_s=options.timeout_s,
+        )
+        self._found: Found | None = None
+
+    async def start(self) -> None:
+        """Waits for the server, then finds out what it can do.
+
+        Raises:
+            ServiceFailed: it cannot do what an expert must; the reason is named.
+        """
+        self._found = found = await when_there(
+            lambda: discover(self._upstream, self._options, self._tokenizer),
+            self._options.start_timeout_s,
+        )
+        _log.info("%s: %s, top %d", self._options.url, found.model, found.max_top_k)
+
+    async def stop(self) -> None:
+        """Closes the connections."""
+        await self._upstream.aclose()
+
+    def ready(self) -> bool:
+        """Whether the server has shown what it can do."""
+        return self._found is not None
+
+    @property
+    def found(self) -> Found:
+        """What it can do.
+
+        Raises:
+            ServiceUnavailable: it has not answered yet.
+        """
+        if self._found is None:
+            raise ServiceUnavailable("the server has not answered yet", retry_after_s=1)
+        return self._found
+
+    async def rows(
+        self, ids: Sequence[int], first: int, top_k: int, *, timeout_s: float
+    ) -> list[Row]:
+        """The distributions over the tokens of `ids` from index `first` on, checked.
+
+        Raises:
+            ServiceFailed: the reply is not about these tokens, or of no distribution.
+        """
+        dialect = self.found.dialect
+        body = dialect.request(self.found.model, ids, first, top_k)
+        reply = await self._upstream.post(dialect.path, body, timeout_s=timeout_s)
+        return await asyncio.to_thread(dialect.rows, reply, ids, first, top_k)
