@@ -214,7 +214,7 @@ class Outcome:
                         f"cr-{row.id}", item_id, by, "approve", row.id, "imported", now
                     )
                     await versions.add_review(conn, review)
-                    await settle(conn, item, row, reviewer=by, now=now)
+                    await settle(conn, [(item, row)], reviewer=by, now=now)
         return len(fresh)
 
 

@@ -76,19 +76,18 @@ class Retiring:
         retired = {version.id for version in fresh}
         affected = sorted({claim.item_id for claim in held} | {v.item_id for v in fresh})
         # All of them before the first is told: whoever tells must not wait for an item any more.
-        locked = [await items.lock(conn, item_id) for item_id in affected]
+        locked = await items.lock_all(conn, affected) if affected else {}
         reopened = 0
-        for item_id, item in zip(affected, locked, strict=True):
-            assert item is not None, "a foreign key"
+        for item_id, item in locked.items():
             for claim in held:
                 if claim.item_id == item_id:
                     await claims.change(conn, claim.id, state="withdrawn", ended_at=now)
             if item.authoritative in retired:
-                others = await versions.standing(conn, item_id)
+                others = (await versions.standing(conn, [item_id]))[item_id]
                 state = "review" if others else "open"
                 await unsettle(conn, item, state=state, reviewer=None, now=now)
                 reopened += 1
-            await claims.recount(conn, item_id)
+            await claims.recount(conn, [item_id])
         return reopened
 
     async def _rebuild(self, used: Sequence[UsedRow], now: float) -> dict[str, str]:

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_clients.corrections import Decide
 from preceptor_clients.errors import Conflict, NotFound
-from preceptor_services.corrections.queue import new_version
+from preceptor_services.corrections.handing_in import new_version
 from preceptor_services.corrections.settling import end, settle, unsettle
 from preceptor_services.corrections.transactions import row_locked_write
 from preceptor_services.gateway.clock import Clock
@@ -54,11 +54,11 @@ class Reviewing:
             )
             await versions.add_review(conn, review)
             if chosen is not None:
-                await settle(conn, item, chosen, reviewer=reviewer, now=now)
+                await settle(conn, [(item, chosen)], reviewer=reviewer, now=now)
             elif sent.verdict == "discard":
                 await end(conn, item, reviewer=reviewer, now=now)
             else:
-                await claims.end_all(conn, item_id, _TRIED, "returned", now)
+                await claims.end_all(conn, [item_id], _TRIED, "returned", now)
                 await unsettle(conn, item, state="open", reviewer=reviewer, now=now)
 
     async def _chosen(
@@ -66,7 +66,7 @@ class Reviewing:
     ) -> VersionRow | None:
         if sent.submission is not None:
             version = new_version(item.id, None, reviewer, sent.submission, now)
-            await versions.add(conn, version)
+            await versions.add(conn, [version])
             return version
         if sent.version is None:
             return None

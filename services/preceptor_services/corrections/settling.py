@@ -6,32 +6,41 @@ does: on PostgreSQL that takes the one-writer lock, which nobody may hold who wa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from preceptor_clients.corrections import RoundSettings
+from preceptor_clients.corrections import ReviewRule
 from preceptor_services.store import correction_claims as claims
 from preceptor_services.store import correction_items as items
 from preceptor_services.store import correction_results as results
 from preceptor_services.store import correction_versions as versions
 from preceptor_services.store.correction_items import ItemRow
+from preceptor_services.store.correction_results import Change
 from preceptor_services.store.correction_versions import VersionRow
 
 
-async def conclude(conn: AsyncConnection, item: ItemRow, now: float) -> str:
-    """After a version came in: settles the item where its round's rule can; its state then."""
-    standing = await versions.standing(conn, item.id)
-    if item.state != "open" or len(standing) < item.wanted:
-        return item.state
-    [round_row] = await items.rounds(conn, [item.round])
-    rule = RoundSettings.model_validate(round_row.settings).review
-    if rule == "always" or (rule == "disagreement" and await _differ(conn, item.id, standing)):
-        await items.change(conn, item.id, state="review", updated_at=now)
-        return "review"
-    await settle(conn, item, standing[0], reviewer=None, now=now)
-    return "done"
+async def conclude(
+    conn: AsyncConnection, locked: Sequence[ItemRow], rules: Mapping[str, ReviewRule], now: float
+) -> dict[str, str]:
+    """After versions came in: settles the items where their rounds' rules can; states by item."""
+    every = await versions.standing(conn, [item.id for item in locked])
+    states = {item.id: item.state for item in locked}
+    settled: list[tuple[ItemRow, VersionRow]] = []
+    for item in locked:
+        standing, rule = every[item.id], rules[item.id]
+        if item.state != "open" or len(standing) < item.wanted:
+            continue
+        if rule == "always" or (rule == "disagreement" and await _differ(conn, item.id, standing)):
+            await items.change(conn, item.id, state="review", updated_at=now)
+            states[item.id] = "review"
+        else:
+            settled.append((item, standing[0]))
+            states[item.id] = "done"
+    if settled:
+        await settle(conn, settled, reviewer=None, now=now)
+    return states
 
 
 async def _differ(conn: AsyncConnection, item_id: str, standing: Sequence[VersionRow]) -> bool:
@@ -53,43 +62,39 @@ def final_text(version: VersionRow, document: dict[str, Any]) -> str | None:
 
 
 async def settle(
-    conn: AsyncConnection, item: ItemRow, version: VersionRow, *, reviewer: str | None, now: float
+    conn: AsyncConnection,
+    settled: Sequence[tuple[ItemRow, VersionRow]],
+    *,
+    reviewer: str | None,
+    now: float,
 ) -> None:
-    """Makes `version` the one that counts."""
-    await claims.end_all(conn, item.id, ("active",), "withdrawn", now)
-    await items.change(conn, item.id, state="done", authoritative=version.id, updated_at=now)
-    await claims.recount(conn, item.id)
-    if item.authoritative == version.id:
+    """Makes each version the one that counts in its item."""
+    ids = [item.id for item, _ in settled]
+    await claims.end_all(conn, ids, ("active",), "withdrawn", now)
+    await items.settle(conn, {item.id: version.id for item, version in settled}, now)
+    await claims.recount(conn, ids)
+    fresh = [(item, v.id) for item, v in settled if item.authoritative != v.id]
+    if not fresh:
         return
-    told = await results.any_of(conn, item.id)
-    if told:
-        await results.ask_again(conn, item.id, version.id, now)
-    await results.add(
-        conn,
-        kind="revised" if told else "settled",
-        item_id=item.id,
-        run=item.run,
-        version_id=version.id,
-        reviewer=reviewer,
-        now=now,
-    )
+    told = await results.told_of(conn, [item.id for item, _ in fresh])
+    for item, version_id in fresh:
+        if item.id in told:
+            await results.ask_again(conn, item.id, version_id, now)
+    changes = [
+        Change("revised" if item.id in told else "settled", item.id, item.run, version_id, reviewer)
+        for item, version_id in fresh
+    ]
+    await results.add(conn, changes, now)
 
 
 async def end(conn: AsyncConnection, item: ItemRow, *, reviewer: str, now: float) -> None:
     """Closes the item without a version."""
-    await claims.end_all(conn, item.id, ("active",), "withdrawn", now)
+    await claims.end_all(conn, [item.id], ("active",), "withdrawn", now)
     await items.change(conn, item.id, state="ended", authoritative=None, updated_at=now)
-    await claims.recount(conn, item.id)
+    await claims.recount(conn, [item.id])
     kind = "settled" if item.authoritative is None else "retired"
-    await results.add(
-        conn,
-        kind=kind,
-        item_id=item.id,
-        run=item.run,
-        version_id=item.authoritative,
-        reviewer=reviewer,
-        now=now,
-    )
+    change = Change(kind, item.id, item.run, item.authoritative, reviewer)
+    await results.add(conn, [change], now)
 
 
 async def unsettle(
@@ -97,15 +102,8 @@ async def unsettle(
 ) -> None:
     """Sends the item back, to the queue (`open`) or to reviewers (`review`)."""
     await items.change(conn, item.id, state=state, authoritative=None, updated_at=now)
-    await claims.recount(conn, item.id)
+    await claims.recount(conn, [item.id])
     if item.authoritative is None:
         return
-    await results.add(
-        conn,
-        kind="retired",
-        item_id=item.id,
-        run=item.run,
-        version_id=item.authoritative,
-        reviewer=reviewer,
-        now=now,
-    )
+    change = Change("retired", item.id, item.run, item.authoritative, reviewer)
+    await results.add(conn, [change], now)

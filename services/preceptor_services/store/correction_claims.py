@@ -1,23 +1,28 @@
 """Queries about claims: who may have which item, for how long.
 
-Order of locks: person, then item, then claims. Looking for an item never waits for one
-(`SKIP LOCKED`), so that two who look can never wait for each other.
+Order of locks: people by name, then items by serial, then claims. Looking for an item never waits
+for one (`SKIP LOCKED`), so that two who look can never wait for each other.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningUpdate
 
+from preceptor_services.store.correction_items import ITEM, ItemRow
 from preceptor_services.store.correction_tables import (
     CorrectionClaim,
     CorrectionItem,
     CorrectionRound,
 )
+from preceptor_services.store.sql import padded
 
 LIVE: Final = ("active", "submitted")
 _BARRING: Final = (*LIVE, "skipped", "flagged")
@@ -37,7 +42,68 @@ class ClaimRow(NamedTuple):
     reason: str | None
 
 
-_COLUMNS = tuple(getattr(CorrectionClaim, name) for name in ClaimRow._fields)
+class HeldRow(NamedTuple):
+    """A claim with its item, and the settings of the item's round."""
+
+    claim: ClaimRow
+    item: ItemRow
+    settings: dict[str, Any]
+
+
+_COLUMNS: Final = tuple(getattr(CorrectionClaim, name) for name in ClaimRow._fields)
+_ADD: Final = insert(CorrectionClaim)
+_ANY_OVERDUE: Final = (
+    select(CorrectionClaim.id)
+    .where(CorrectionClaim.state == "active", CorrectionClaim.lease_until <= bindparam("now"))
+    .limit(1)
+)
+_COUNT_HELD: Final = (
+    select(CorrectionClaim.person, func.count())
+    .where(
+        CorrectionClaim.person.in_(bindparam("people")),
+        CorrectionClaim.state == "active",
+        CorrectionClaim.lease_until > bindparam("now"),
+    )
+    .group_by(CorrectionClaim.person)
+)
+_LOCK_ITEMS: Final = (
+    select(CorrectionItem.id)
+    .where(
+        CorrectionItem.id.in_(
+            select(CorrectionClaim.item_id).where(CorrectionClaim.id.in_(bindparam("ids")))
+        )
+    )
+    .order_by(CorrectionItem.serial)
+    .with_for_update(key_share=True)
+)
+_WITH_ITEMS: Final = (
+    select(*_COLUMNS, *ITEM, CorrectionRound.settings)
+    .join(CorrectionItem, CorrectionItem.id == CorrectionClaim.item_id)
+    .join(CorrectionRound, CorrectionRound.name == CorrectionItem.round)
+    .where(CorrectionClaim.id.in_(bindparam("ids")))
+)
+_SUBMIT: Final = (
+    update(CorrectionClaim)
+    .where(CorrectionClaim.id.in_(bindparam("ids")))
+    .values(state="submitted", ended_at=bindparam("b_now"))
+)
+_END_ALL: Final = (
+    update(CorrectionClaim)
+    .where(
+        CorrectionClaim.item_id.in_(bindparam("items")),
+        CorrectionClaim.state.in_(bindparam("states")),
+    )
+    .values(state=bindparam("b_state"), ended_at=bindparam("b_now"))
+)
+_RECOUNT: Final = (
+    update(CorrectionItem)
+    .where(CorrectionItem.id.in_(bindparam("items")))
+    .values(
+        num_live=select(func.count())
+        .where(CorrectionClaim.item_id == CorrectionItem.id, CorrectionClaim.state.in_(LIVE))
+        .scalar_subquery()
+    )
+)
 
 
 async def expire(conn: AsyncConnection, now: float) -> None:
@@ -77,12 +143,7 @@ async def expire(conn: AsyncConnection, now: float) -> None:
 
 async def any_overdue(conn: AsyncConnection, now: float) -> bool:
     """Whether `expire` has something to do."""
-    query = (
-        select(CorrectionClaim.id)
-        .where(CorrectionClaim.state == "active", CorrectionClaim.lease_until <= now)
-        .limit(1)
-    )
-    return (await conn.execute(query)).first() is not None
+    return (await conn.execute(_ANY_OVERDUE, {"now": now})).first() is not None
 
 
 async def add_live(conn: AsyncConnection, item_id: str, change: int) -> None:
@@ -94,41 +155,65 @@ async def add_live(conn: AsyncConnection, item_id: str, change: int) -> None:
     )
 
 
-def _available_to(person: str) -> tuple[ColumnElement[bool], ...]:
+def _available_to(
+    person: str | ColumnElement[str], item: type[CorrectionItem] = CorrectionItem
+) -> tuple[ColumnElement[bool], ...]:
     barred = (
         select(CorrectionClaim.id)
         .where(
-            CorrectionClaim.item_id == CorrectionItem.id,
+            CorrectionClaim.item_id == item.id,
             CorrectionClaim.person == person,
             CorrectionClaim.state.in_(_BARRING),
         )
         .exists()
     )
     return (
-        CorrectionItem.state == "open",
-        CorrectionItem.num_live < CorrectionItem.wanted,
+        item.state == "open",
+        item.num_live < item.wanted,
         CorrectionRound.closed.is_(False),
         ~barred,
     )
 
 
-async def next_item(
+@cache
+def _take(of_round: bool, of_item: bool) -> ReturningUpdate[str, Any]:
+    """Locks the first item that is to be had, and counts a place at it as taken."""
+    candidate = aliased(CorrectionItem)
+    first = (
+        select(candidate.id)
+        .join(CorrectionRound, CorrectionRound.name == candidate.round)
+        .where(*_available_to(bindparam("b_person"), candidate))
+        .order_by(candidate.priority.desc(), candidate.serial)
+        .limit(1)
+        .with_for_update(skip_locked=True, key_share=True, of=candidate)
+    )
+    if of_round:
+        first = first.where(candidate.round == bindparam("b_round"))
+    if of_item:
+        first = first.where(candidate.id == bindparam("b_item"))
+    settings = select(CorrectionRound.settings).where(CorrectionRound.name == CorrectionItem.round)
+    return (
+        update(CorrectionItem)
+        .where(CorrectionItem.id == first.scalar_subquery())
+        .values(num_live=CorrectionItem.num_live + 1)
+        .returning(CorrectionItem.id, settings.scalar_subquery())
+    )
+
+
+async def take(
     conn: AsyncConnection, person: str, *, round_name: str | None, item_id: str | None
 ) -> tuple[str, dict[str, Any]] | None:
-    """The first item that `person` may have, locked, with the settings of its round."""
-    query = (
-        select(CorrectionItem.id, CorrectionRound.settings)
-        .join(CorrectionRound, CorrectionRound.name == CorrectionItem.round)
-        .where(*_available_to(person))
-        .order_by(CorrectionItem.priority.desc(), CorrectionItem.serial)
-        .limit(1)
-        .with_for_update(skip_locked=True, key_share=True, of=CorrectionItem)
-    )
+    """A place at the first item that `person` may have, and the settings of its round.
+
+    The place is counted at once, and the item locked: what looks next, in this transaction or in
+    another, does not find it free. The claim itself is for `add`.
+    """
+    asked: dict[str, Any] = {"b_person": person}
     if round_name is not None:
-        query = query.where(CorrectionItem.round == round_name)
+        asked["b_round"] = round_name
     if item_id is not None:
-        query = query.where(CorrectionItem.id == item_id)
-    row = (await conn.execute(query)).first()
+        asked["b_item"] = item_id
+    row = (await conn.execute(_take("b_round" in asked, "b_item" in asked), asked)).first()
     return None if row is None else (row[0], row[1])
 
 
@@ -143,10 +228,22 @@ async def count_available(conn: AsyncConnection, person: str) -> int:
     return (await conn.execute(query)).scalar_one()
 
 
-async def add(conn: AsyncConnection, row: ClaimRow) -> None:
-    """A new claim; the item's place is counted beside it."""
-    await conn.execute(insert(CorrectionClaim), [row._asdict()])
-    await add_live(conn, row.item_id, 1)
+async def add(conn: AsyncConnection, rows: Sequence[ClaimRow]) -> None:
+    """New claims, whose places `take` has counted."""
+    if rows:
+        await conn.execute(_ADD, [row._asdict() for row in rows])
+
+
+async def lock_items(conn: AsyncConnection, claim_ids: Sequence[str]) -> None:
+    """Locks the items of these claims: whatever changes an item or its claims holds this first."""
+    await conn.execute(_LOCK_ITEMS, {"ids": padded(claim_ids)})
+
+
+async def with_items(conn: AsyncConnection, claim_ids: Sequence[str]) -> dict[str, HeldRow]:
+    """Those of these claims that exist."""
+    rows = await conn.execute(_WITH_ITEMS, {"ids": padded(claim_ids)})
+    cut = len(_COLUMNS)
+    return {row[0]: HeldRow(ClaimRow(*row[:cut]), ItemRow(*row[cut:-1]), row[-1]) for row in rows}
 
 
 async def find(conn: AsyncConnection, claim_id: str) -> ClaimRow | None:
@@ -162,27 +259,22 @@ async def change(conn: AsyncConnection, claim_id: str, **values: Any) -> None:
     )
 
 
+async def submit(conn: AsyncConnection, claim_ids: Sequence[str], now: float) -> None:
+    """Something was handed in under each of these claims."""
+    await conn.execute(_SUBMIT, {"ids": padded(claim_ids), "b_now": now})
+
+
 async def end_all(
-    conn: AsyncConnection, item_id: str, states: Sequence[str], to: str, now: float
+    conn: AsyncConnection, item_ids: Sequence[str], states: Sequence[str], to: str, now: float
 ) -> None:
-    """Moves every claim of an item that is in one of `states`."""
-    await conn.execute(
-        update(CorrectionClaim)
-        .where(CorrectionClaim.item_id == item_id, CorrectionClaim.state.in_(states))
-        .values(state=to, ended_at=now)
-    )
+    """Moves every claim of these items that is in one of `states`."""
+    moved = {"items": padded(item_ids), "states": list(states), "b_state": to, "b_now": now}
+    await conn.execute(_END_ALL, moved)
 
 
-async def recount(conn: AsyncConnection, item_id: str) -> None:
-    """Makes the item's count what its claims say."""
-    live = (
-        select(func.count())
-        .where(CorrectionClaim.item_id == item_id, CorrectionClaim.state.in_(LIVE))
-        .scalar_subquery()
-    )
-    await conn.execute(
-        update(CorrectionItem).where(CorrectionItem.id == item_id).values(num_live=live)
-    )
+async def recount(conn: AsyncConnection, item_ids: Sequence[str]) -> None:
+    """Makes the items' counts what their claims say."""
+    await conn.execute(_RECOUNT, {"items": padded(item_ids)})
 
 
 async def of_item(conn: AsyncConnection, item_id: str) -> list[ClaimRow]:
@@ -207,6 +299,12 @@ async def held_by(conn: AsyncConnection, person: str, now: float) -> list[ClaimR
         .order_by(CorrectionClaim.claimed_at.desc(), CorrectionClaim.id)
     )
     return [ClaimRow(*row) for row in await conn.execute(query)]
+
+
+async def count_held(conn: AsyncConnection, people: Sequence[str], now: float) -> Counter[str]:
+    """Claims in force by person."""
+    rows = await conn.execute(_COUNT_HELD, {"people": padded(people), "now": now})
+    return Counter({row[0]: row[1] for row in rows})
 
 
 async def live_by(conn: AsyncConnection, person: str) -> list[ClaimRow]:

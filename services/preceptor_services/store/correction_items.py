@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_services.store.correction_tables import (
@@ -13,7 +13,7 @@ from preceptor_services.store.correction_tables import (
     CorrectionItem,
     CorrectionRound,
 )
-from preceptor_services.store.sql import insert_new
+from preceptor_services.store.sql import insert_new, padded
 
 
 class RoundRow(NamedTuple):
@@ -45,7 +45,18 @@ class ItemRow(NamedTuple):
     updated_at: float
 
 
-_ITEM = tuple(getattr(CorrectionItem, name) for name in ItemRow._fields)
+ITEM: Final = tuple(getattr(CorrectionItem, name) for name in ItemRow._fields)
+_LOCK: Final = (
+    select(*ITEM)
+    .where(CorrectionItem.id.in_(bindparam("ids")))
+    .order_by(CorrectionItem.serial)
+    .with_for_update(key_share=True)
+)
+_SETTLE: Final = (
+    update(CorrectionItem)
+    .where(CorrectionItem.id == bindparam("b_id"))
+    .values(state="done", authoritative=bindparam("b_version"), updated_at=bindparam("b_now"))
+)
 
 
 # ---------------------------------------------------------------- rounds
@@ -139,15 +150,19 @@ async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
 
 async def find(conn: AsyncConnection, item_id: str) -> ItemRow | None:
     """One item."""
-    row = (await conn.execute(select(*_ITEM).where(CorrectionItem.id == item_id))).first()
+    row = (await conn.execute(select(*ITEM).where(CorrectionItem.id == item_id))).first()
     return None if row is None else ItemRow(*row)
 
 
 async def lock(conn: AsyncConnection, item_id: str) -> ItemRow | None:
     """One item, locked: whatever changes an item or its claims holds this first."""
-    query = select(*_ITEM).where(CorrectionItem.id == item_id).with_for_update(key_share=True)
-    row = (await conn.execute(query)).first()
-    return None if row is None else ItemRow(*row)
+    return (await lock_all(conn, [item_id])).get(item_id)
+
+
+async def lock_all(conn: AsyncConnection, ids: Sequence[str]) -> dict[str, ItemRow]:
+    """These items, locked in the one order in which everybody locks several."""
+    rows = await conn.execute(_LOCK, {"ids": padded(ids)})
+    return {row.id: ItemRow(*row) for row in rows}
 
 
 async def documents(conn: AsyncConnection, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -161,6 +176,12 @@ async def change(conn: AsyncConnection, item_id: str, **values: Any) -> None:
     await conn.execute(update(CorrectionItem).where(CorrectionItem.id == item_id).values(**values))
 
 
+async def settle(conn: AsyncConnection, versions: dict[str, str], now: float) -> None:
+    """These items are done, each by its version."""
+    rows = [{"b_id": item, "b_version": v, "b_now": now} for item, v in versions.items()]
+    await conn.execute(_SETTLE, rows)
+
+
 async def page(
     conn: AsyncConnection,
     *,
@@ -172,7 +193,7 @@ async def page(
     limit: int,
 ) -> list[ItemRow]:
     """Items in the order in which they came, from `after` on."""
-    query = select(*_ITEM).where(CorrectionItem.serial > after)
+    query = select(*ITEM).where(CorrectionItem.serial > after)
     wanted: list[tuple[Any, str | None]] = [
         (CorrectionItem.round, round_name),
         (CorrectionItem.state, state),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_services.store.correction_tables import CorrectionPerson
-from preceptor_services.store.sql import insert_new
+from preceptor_services.store.sql import insert_new, padded
 
 
 class PersonRow(NamedTuple):
@@ -29,6 +30,12 @@ _COLUMNS = (
     CorrectionPerson.created_at,
     CorrectionPerson.revoked_at,
     CorrectionPerson.retired_at,
+)
+_LOCK: Final = (
+    select(CorrectionPerson.name)
+    .where(CorrectionPerson.name.in_(bindparam("names")))
+    .order_by(CorrectionPerson.name)
+    .with_for_update(key_share=True)
 )
 
 
@@ -84,10 +91,6 @@ async def change(conn: AsyncConnection, name: str, **values: Any) -> None:
     )
 
 
-async def lock(conn: AsyncConnection, name: str) -> None:
-    """One claim at a time per person; SQLite has one writer anyway."""
-    await conn.execute(
-        select(CorrectionPerson.name)
-        .where(CorrectionPerson.name == name)
-        .with_for_update(key_share=True)
-    )
+async def lock(conn: AsyncConnection, names: Sequence[str]) -> None:
+    """One transaction at a time gives to a person; SQLite has one writer anyway."""
+    await conn.execute(_LOCK, {"names": padded(names)})

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import insert, or_, select, text, update
+from sqlalchemy import bindparam, insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_services.store.correction_tables import (
@@ -23,10 +23,20 @@ from preceptor_services.store.provenance_tables import (
     Target,
     TargetAnswer,
 )
-from preceptor_services.store.sql import insert_new
+from preceptor_services.store.sql import insert_new, padded
 from preceptor_services.store.tables import AnswerRow, Question, Ticket
 
 _TELLING: Final = 0x70726564
+
+
+class Change(NamedTuple):
+    """What trainers are told of one item."""
+
+    kind: str
+    item_id: str
+    run: str | None
+    version_id: str | None
+    reviewer: str | None
 
 
 class ResultRow(NamedTuple):
@@ -84,38 +94,26 @@ class UsedRow(NamedTuple):
     answer_id: str
 
 
+_TURN: Final = text(f"SELECT pg_advisory_xact_lock({_TELLING})")
+_ADD: Final = insert(CorrectionResult)
+_TOLD_OF: Final = (
+    select(CorrectionResult.item_id)
+    .where(CorrectionResult.item_id.in_(bindparam("items")))
+    .distinct()
+)
+
+
 # ---------------------------------------------------------------- results
 
 
-async def add(
-    conn: AsyncConnection,
-    *,
-    kind: str,
-    item_id: str,
-    run: str | None,
-    version_id: str | None,
-    reviewer: str | None,
-    now: float,
-) -> None:
+async def add(conn: AsyncConnection, changes: Sequence[Change], now: float) -> None:
     """Tells trainers. The cursor relies on one teller at a time, from here to the commit.
 
     Whoever tells holds the items that it needs already: the order of locks is item, then this.
     """
     if conn.dialect.name != "sqlite":
-        await conn.execute(text(f"SELECT pg_advisory_xact_lock({_TELLING})"))
-    await conn.execute(
-        insert(CorrectionResult),
-        [
-            {
-                "kind": kind,
-                "item_id": item_id,
-                "run": run,
-                "version_id": version_id,
-                "reviewer": reviewer,
-                "created_at": now,
-            }
-        ],
-    )
+        await conn.execute(_TURN)
+    await conn.execute(_ADD, [change._asdict() | {"created_at": now} for change in changes])
 
 
 async def after(
@@ -151,10 +149,9 @@ async def after(
     return [ResultRow(*row) for row in await conn.execute(query)]
 
 
-async def any_of(conn: AsyncConnection, item_id: str) -> bool:
-    """Whether trainers were told anything about this item."""
-    query = select(CorrectionResult.cursor).where(CorrectionResult.item_id == item_id).limit(1)
-    return (await conn.execute(query)).first() is not None
+async def told_of(conn: AsyncConnection, item_ids: Sequence[str]) -> set[str]:
+    """Those of these items that trainers were told anything about."""
+    return set((await conn.execute(_TOLD_OF, {"items": padded(item_ids)})).scalars())
 
 
 # ---------------------------------------------------------------- questions

@@ -58,7 +58,7 @@ class CorrectionItem(Base):
     wanted: Mapped[int]
     num_live: Mapped[int]
     """Claims that are active or submitted; never more than `wanted`."""
-    priority: Mapped[float]
+    priority: Mapped[float] = mapped_column()
     reason: Mapped[str]
     run: Mapped[str | None]
     rollout_id: Mapped[str | None]
@@ -73,7 +73,9 @@ class CorrectionItem(Base):
     updated_at: Mapped[float]
     __table_args__ = (
         UniqueConstraint("round", "content_sha256"),
-        Index(None, "state", "priority", "serial"),
+        # In the order in which they are given out: the first one is found without a sort.
+        Index("ix_correction_items_next", "state", priority.desc(), "serial"),
+        Index("ix_correction_items_next_of_round", "round", "state", priority.desc(), "serial"),
         Index(None, "content_sha256"),
         {"sqlite_autoincrement": True},
     )
@@ -173,7 +175,7 @@ class CorrectionResult(Base):
     __tablename__ = "correction_results"
     cursor: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     kind: Mapped[str]
-    item_id: Mapped[str] = mapped_column(ForeignKey("correction_items.id"))
+    item_id: Mapped[str] = mapped_column(ForeignKey("correction_items.id"), index=True)
     version_id: Mapped[str | None]
     reviewer: Mapped[str | None]
     run: Mapped[str | None]

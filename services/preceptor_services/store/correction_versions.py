@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_services.store.correction_tables import (
@@ -15,7 +15,7 @@ from preceptor_services.store.correction_tables import (
     CorrectionReview,
     CorrectionVersion,
 )
-from preceptor_services.store.sql import insert_new
+from preceptor_services.store.sql import insert_new, padded
 
 
 class VersionRow(NamedTuple):
@@ -56,11 +56,25 @@ class DraftRow(NamedTuple):
 
 _VERSION = tuple(getattr(CorrectionVersion, name) for name in VersionRow._fields)
 _REVIEW = tuple(getattr(CorrectionReview, name) for name in ReviewRow._fields)
+_ADD: Final = insert(CorrectionVersion)
+_STANDING: Final = (
+    select(*_VERSION)
+    .join(CorrectionClaim, CorrectionClaim.id == CorrectionVersion.claim_id)
+    .where(
+        CorrectionVersion.item_id.in_(bindparam("items")),
+        CorrectionClaim.state == "submitted",
+        CorrectionVersion.retired_at.is_(None),
+    )
+    .order_by(CorrectionVersion.serial)
+)
+_DROP_DRAFT: Final = delete(CorrectionDraft).where(
+    CorrectionDraft.item_id == bindparam("item"), CorrectionDraft.person == bindparam("who")
+)
 
 
-async def add(conn: AsyncConnection, row: VersionRow) -> None:
-    """A new version."""
-    await conn.execute(insert(CorrectionVersion), [row._asdict()])
+async def add(conn: AsyncConnection, rows: Sequence[VersionRow]) -> None:
+    """New versions."""
+    await conn.execute(_ADD, [row._asdict() for row in rows])
 
 
 async def add_unknown(conn: AsyncConnection, rows: Sequence[VersionRow]) -> None:
@@ -104,20 +118,14 @@ async def of_items(conn: AsyncConnection, item_ids: Sequence[str]) -> dict[str, 
     return found
 
 
-async def standing(conn: AsyncConnection, item_id: str) -> list[VersionRow]:
-    """The last version of each claim that counts as submitted, the first claim's first."""
-    query = (
-        select(*_VERSION)
-        .join(CorrectionClaim, CorrectionClaim.id == CorrectionVersion.claim_id)
-        .where(
-            CorrectionVersion.item_id == item_id,
-            CorrectionClaim.state == "submitted",
-            CorrectionVersion.retired_at.is_(None),
-        )
-        .order_by(CorrectionVersion.serial)
-    )
-    last = {row.claim_id: VersionRow(*row) for row in await conn.execute(query)}
-    return list(last.values())
+async def standing(conn: AsyncConnection, item_ids: Sequence[str]) -> dict[str, list[VersionRow]]:
+    """The last version of each claim that counts as submitted, the first claim's first, by item."""
+    rows = await conn.execute(_STANDING, {"items": padded(item_ids)})
+    last = {row.claim_id: VersionRow(*row) for row in rows}
+    found: dict[str, list[VersionRow]] = {item_id: [] for item_id in item_ids}
+    for version in last.values():
+        found[version.item_id].append(version)
+    return found
 
 
 async def count_decisions(conn: AsyncConnection, person: str) -> dict[str, int]:
@@ -264,13 +272,9 @@ async def save_draft(conn: AsyncConnection, item_id: str, person: str, row: Draf
     return changed.rowcount == 1
 
 
-async def drop_draft(conn: AsyncConnection, item_id: str, person: str) -> None:
-    """Forgets unfinished work."""
-    await conn.execute(
-        delete(CorrectionDraft).where(
-            CorrectionDraft.item_id == item_id, CorrectionDraft.person == person
-        )
-    )
+async def drop_drafts(conn: AsyncConnection, of: Sequence[tuple[str, str]]) -> None:
+    """Forgets unfinished work on these items by these people."""
+    await conn.execute(_DROP_DRAFT, [{"item": item, "who": person} for item, person in of])
 
 
 async def ids_of(conn: AsyncConnection, person: str) -> list[str]:

@@ -11,20 +11,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy import URL, Connection, Dialect, event, make_url, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from preceptor_services.store.sqlite_driver import connect, copy_log
 
 _WRITES: Final = "preceptor_writes"
 _ADVISORY_LOCK: Final = 0x70726563
+_CONNECTIONS: Final = 15
+"""To PostgreSQL, of one process."""
+_TRUSTED_S: Final = 5.0
+"""A connection that was used so lately is not asked whether it is alive."""
+_USED_AT: Final = "preceptor_used_at"
 
 
 class Database:
@@ -43,7 +53,7 @@ class Database:
         """Connects lazily; a SQLite file's folder is made."""
         parsed = make_url(url)
         if parsed.get_backend_name() != "sqlite":
-            return cls(create_async_engine(parsed, pool_pre_ping=True))
+            return cls(_postgres(parsed))
         if not parsed.database:
             raise ValueError(f"database: {url!r} names no file")
         path = Path(parsed.database)
@@ -83,6 +93,31 @@ class Database:
     async def aclose(self) -> None:
         """Closes the connections."""
         await self.engine.dispose()
+
+
+def _postgres(url: URL) -> AsyncEngine:
+    # All connections are kept, since opening one costs tens of milliseconds, and the one that was
+    # used last is used next: its statements are prepared, and it was alive a moment ago.
+    engine = create_async_engine(url, pool_size=_CONNECTIONS, max_overflow=0, pool_use_lifo=True)
+    event.listen(engine.sync_engine, "checkin", _note_use)
+    event.listen(engine.sync_engine, "checkout", partial(_ping_after_idling, engine.dialect))
+    return engine
+
+
+def _note_use(_: Any, record: ConnectionPoolEntry) -> None:
+    record.info[_USED_AT] = time.monotonic()
+
+
+def _ping_after_idling(
+    dialect: Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry, _: Any
+) -> None:
+    """Before each use would be a trip to the server for every transaction."""
+    if time.monotonic() - record.info.get(_USED_AT, math.inf) < _TRUSTED_S:
+        return
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as error:
+        raise DisconnectionError("the server has closed this connection") from error
 
 
 def alembic_config(conn: Connection) -> Config:

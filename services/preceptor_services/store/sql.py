@@ -1,4 +1,4 @@
-"""What every query module needs: inserting only what is new, on either database."""
+"""What every query module needs: inserting only what is new, and looking for several keys."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_services.store.tables import Base
+
+
+def padded(keys: Sequence[str]) -> list[str]:
+    """`keys`, the last one repeated up to a power of two.
+
+    Each length of an `IN` is a statement of its own, which PostgreSQL prepares on every connection.
+    """
+    length = 1 << (len(keys) - 1).bit_length() if keys else 0
+    return [*keys, *[keys[-1] for _ in range(length - len(keys))]]
 
 
 async def insert_new(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
 
+from preceptor_services.store import database as store_database
 from preceptor_services.store import runs, services, tickets
 from preceptor_services.store.database import Database
 from preceptor_services.store.provenance_tables import Run
@@ -85,3 +87,22 @@ async def test_a_reference_to_nothing_is_refused(database: Database) -> None:
 
     async with database.read() as conn:
         assert (await conn.execute(select(func.count()).select_from(Arrival))).scalar_one() == 0
+
+
+async def test_a_connection_that_died_while_idle_is_replaced(
+    postgres: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database.open(postgres())
+    monkeypatch.setattr(store_database, "_TRUSTED_S", 0.0)
+    async with database.read() as conn:
+        pid = (await conn.execute(select(func.pg_backend_pid()))).scalar_one()
+    killer = Database.open(str(database.engine.url))
+    async with killer.read() as conn:
+        await conn.execute(select(func.pg_terminate_backend(pid)))
+
+    async with database.read() as conn:
+        other = (await conn.execute(select(func.pg_backend_pid()))).scalar_one()
+
+    assert other != pid
+    await killer.aclose()
+    await database.aclose()
