@@ -34,7 +34,7 @@ from preceptor_clients.http import ServiceClient
 from preceptor_clients.schemas import ServiceInfo
 
 _log = logging.getLogger("preceptor.gateway")
-SELF_TEST: Final = ("door", "index", "normalisation", "batch")
+SELF_TEST: Final = ("door", "index", "normalisation", "candidates", "batch")
 CANARY: Final = ("known",)
 _CALL_S: Final = 60.0
 ASKED_AGAIN_S: Final = 30.0

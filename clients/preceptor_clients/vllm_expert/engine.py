@@ -11,7 +11,7 @@ import importlib
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,14 @@ def vllm_version() -> str:
         raise ValueError(
             f"vllm: {error.name} is not installed; this service runs in vLLM's own environment"
         ) from error
+
+
+class Scores(NamedTuple):
+    """What vLLM says about one sequence."""
+
+    flat: FlatLogprobs
+    candidates_TC: Any
+    """Array of float32, where candidates were asked."""
 
 
 class Engine:
@@ -74,6 +82,11 @@ class Engine:
         )
         """Tokens whose keys and values fit; more at a time would be preempted and begun again."""
 
+        self.scores_candidates: bool = (
+            vllm_config.use_v2_model_runner and not cache.kv_sharing_fast_prefill
+        )
+        """Whether ids that it is given can be scored: with vLLM's newer model runner alone."""
+
     @property
     def alive(self) -> bool:
         """Whether it can be asked."""
@@ -83,8 +96,16 @@ class Engine:
         """Ends its processes."""
         self._llm.shutdown()
 
-    async def score(self, ids: Sequence[int], top_k: int) -> FlatLogprobs:
-        """Log-probs of `ids`: at each position of the token that came and the `top_k` best."""
+    async def score(
+        self, ids: Sequence[int], top_k: int, candidate_ids_TC: np.ndarray | None = None
+    ) -> Scores:
+        """Log-probs of `ids`: at each position of the token that came and the `top_k` best.
+
+        Args:
+            ids: Context and response.
+            top_k: Best entries.
+            candidate_ids_TC: Ids to be scored at the last T positions, -1 pads.
+        """
         params = self._params.SamplingParams(
             max_tokens=1,
             temperature=1.0,
@@ -92,11 +113,13 @@ class Engine:
             flat_logprobs=True,
             detokenize=False,
             output_kind=self._params.RequestOutputKind.FINAL_ONLY,
+            **_candidates(ids, candidate_ids_TC),
         )
         output = await self._ask(ids, params)
         if list(output.prompt_token_ids) != list(ids):
             raise ServiceFailed("vLLM read other ids than were sent")
-        return output.prompt_logprobs
+        found = None if candidate_ids_TC is None else output.prompt_token_id_logprobs
+        return Scores(output.prompt_logprobs, found)
 
     async def sample(self, ids: Sequence[int], sampling: Sampling, count: int) -> list[Generated]:
         """`count` responses to the context `ids`."""
@@ -142,6 +165,16 @@ class Engine:
         if last is None or not last.finished:
             raise ServiceFailed("vLLM broke off")
         return last
+
+
+def _candidates(ids: Sequence[int], candidate_ids_TC: np.ndarray | None) -> dict[str, Any]:
+    """vLLM counts rows by the token before: row i is about token i + 1."""
+    if candidate_ids_TC is None:
+        return {}
+    return {
+        "prompt_logprob_token_ids": candidate_ids_TC,
+        "prompt_logprob_start": len(ids) - len(candidate_ids_TC) - 1,
+    }
 
 
 def _generated(output: Any) -> Generated:

@@ -7,11 +7,12 @@ the best k in descending order, so that the part of the response is a matrix of 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from preceptor_clients.answers import Distributions
+from preceptor_clients.arrays import MISSING
 from preceptor_clients.errors import ServiceFailed
 from preceptor_clients.schemas import PrefixQuery
 
@@ -62,6 +63,32 @@ def distributions_of(
     if not np.isfinite(logprobs[:, 0]).all():
         raise ServiceFailed("vLLM gave no finite log-prob of a token that came")
     return _compacted(ids[:, 1:], logprobs[:, 1:], logprobs[:, 0], query.top_k, vocab_size)
+
+
+def spread_candidates(query: PrefixQuery) -> np.ndarray | None:
+    """`[T, C]` candidates at every position of the response, -1 where none are asked."""
+    if query.candidate_ids is None or query.candidate_ids.shape[1] == 0:
+        return None
+    ids_TC = np.full((len(query.response_ids), query.candidate_ids.shape[1]), -1, np.int32)
+    ids_TC[query.position_ids()] = query.candidate_ids
+    return ids_TC
+
+
+def candidates_of(scores_TC: Any, query: PrefixQuery) -> np.ndarray | None:
+    """`[P, C]` log-probs of the candidates asked, `MISSING` in padded cells.
+
+    Raises:
+        ServiceFailed: A row is missing.
+    """
+    wanted_TC = spread_candidates(query)
+    if wanted_TC is None or query.candidate_ids is None:
+        return None
+    found_TC = np.asarray(scores_TC, np.float32)
+    if found_TC.shape != wanted_TC.shape:
+        raise ServiceFailed(f"vLLM scored {found_TC.shape} candidates of {wanted_TC.shape}")
+    found_PC = found_TC[query.position_ids()]
+    known_PC = (query.candidate_ids >= 0) & np.isfinite(found_PC)
+    return np.where(known_PC, np.minimum(found_PC, 0.0), MISSING).astype(np.float32)
 
 
 def _compacted(

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -46,7 +46,7 @@ from preceptor_clients.schemas import (
 )
 from preceptor_clients.vllm_expert.config import VLLMExpertConfig
 from preceptor_clients.vllm_expert.engine import Engine, vllm_version
-from preceptor_clients.vllm_expert.flat import distributions_of
+from preceptor_clients.vllm_expert.flat import candidates_of, distributions_of, spread_candidates
 from preceptor_clients.vllm_expert.version_gate import Version, VersionGate
 
 CODE_VERSION: Final = "1"
@@ -109,9 +109,12 @@ class VLLMExpert:
         context = self._context(query)
         ids = [*context.ids.tolist(), *query.response_ids.tolist()]
         async with self._room.room(len(ids) + 1):
-            flat = await self._engine.score(ids, query.top_k)
-        distributions = distributions_of(
-            flat, query, num_context=len(context.ids), vocab_size=self._vocab_size
+            scores = await self._engine.score(ids, query.top_k, spread_candidates(query))
+        distributions = replace(
+            distributions_of(
+                scores.flat, query, num_context=len(context.ids), vocab_size=self._vocab_size
+            ),
+            candidate_logprobs_PC=candidates_of(scores.candidates_TC, query),
         )
         return build_answer(
             query,
@@ -245,6 +248,7 @@ class VLLMExpert:
             capabilities=Capabilities(
                 kinds=("topk",),
                 max_top_k=min(self._config.max_top_k, self._vocab_size),
+                candidates=self._engine.scores_candidates,
                 weights=bool(self._config.weights_roots),
                 vocab_fingerprint=self._vocab,
                 vocab_size=self._vocab_size,
@@ -265,5 +269,6 @@ class VLLMExpert:
             "model": folder_fingerprint(Path(self._config.model)),
             "max_context": self._max_context(),
             "vllm": self._vllm_version,
+            "runner": 2 if self._engine.scores_candidates else 1,
         }
         return settings_version(CODE_VERSION, decides)

@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 
 from preceptor_clients.answers import build_answer
+from preceptor_clients.arrays import MISSING
 from preceptor_clients.checks import check_answer
 from preceptor_clients.errors import ServiceFailed
 from preceptor_clients.schemas import Capabilities, PrefixQuery, Prompt
-from preceptor_clients.vllm_expert.flat import distributions_of
+from preceptor_clients.vllm_expert.flat import (
+    candidates_of,
+    distributions_of,
+    spread_candidates,
+)
 
 VOCAB, CONTEXT, RESPONSE = 10, (7, 8), (3, 1, 4)
 
@@ -109,3 +114,26 @@ def test_impossible_tokens_are_left_out() -> None:
 def test_what_vllm_got_wrong_is_refused(fault, words) -> None:
     with pytest.raises(ServiceFailed, match=words):
         distributions_of(fault(scored()), query(), num_context=2, vocab_size=VOCAB)
+
+
+def test_candidates_are_asked_at_their_positions_and_read_back_there() -> None:
+    asked = query(positions=((0, 1), (2, 3)), candidate_ids=np.array([[5, -1], [6, 7]], np.int32))
+
+    sent_TC = spread_candidates(asked)
+    assert sent_TC is not None
+    rows = rows_TV()[len(CONTEXT) :]
+    scored_TC = np.where(sent_TC < 0, -np.inf, np.take_along_axis(rows, sent_TC.clip(0), 1))
+    found_PC = candidates_of(scored_TC, asked)
+
+    assert sent_TC.tolist() == [[5, -1], [-1, -1], [6, 7]]
+    expected = [[rows[0, 5], MISSING], [rows[2, 6], rows[2, 7]]]
+    np.testing.assert_allclose(found_PC, expected, rtol=1e-6)
+
+
+def test_candidates_that_were_dropped_are_no_answer() -> None:
+    asked = query(candidate_ids=np.array([[5], [6], [7]], np.int32))
+
+    for scores in (None, np.zeros((2, 1))):
+        with pytest.raises(ServiceFailed, match="candidates"):
+            candidates_of(scores, asked)
+    assert candidates_of(None, query()) is None

@@ -26,7 +26,7 @@ from preceptor_services.registry_inspection import Inspector, SelfTestFailed
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "clients" / "conformance"))
 
-from faults import EarlyByOne, SwappedInBatch
+from faults import CandidatesByRank, EarlyByOne, SwappedInBatch
 from ngram import FINGERPRINT, Ngram, NgramExpert, VersionedExpert
 
 
@@ -90,7 +90,10 @@ async def counted() -> AsyncIterator[tuple[Counting, ServiceClient]]:
         yield expert, client
 
 
-@pytest.mark.parametrize(("fault", "check"), [(EarlyByOne, "index"), (SwappedInBatch, "batch")])
+@pytest.mark.parametrize(
+    ("fault", "check"),
+    [(EarlyByOne, "index"), (CandidatesByRank, "candidates"), (SwappedInBatch, "batch")],
+)
 async def test_an_expert_that_answers_wrongly_is_refused_with_the_reason(world, fault, check):
     entry = await settled(world, fault())
 
