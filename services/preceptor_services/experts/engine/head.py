@@ -1,15 +1,17 @@
 """From hidden states to entries: normaliser, k best and asked ids; `[T, V]` never exists.
 
-Rows go in chunks, so that logits never take more than a given number of elements. Within a chunk
-the head is applied to blocks of columns that stay in a core's cache, and what needs every logit is
-taken while they are there:
+Rows go in chunks, so that logits never take more than a given number of elements. On a CPU the head
+is applied to blocks of columns that stay in the cache, and one compiled loop takes all that is
+needed of a block while it is there (`sweep_kernel.py`).
 
-    logsumexp      of each block, and then of the blocks
+On a GPU the head is applied to all columns at once, and one kernel (`block_kernel.py`) takes
+
+    logsumexp      of each part of a row
     maxima         of each run of 128 columns
 
 The k best logits lie in the k runs with the largest maxima, since each of these holds one that is
-no smaller than any outside; so only k runs are searched. That is exact. On a GPU the head is
-applied to all columns at once, and one kernel takes both figures (`block_kernel.py`).
+no smaller than any outside; so only k runs are searched. That is exact. Types of number that the
+CPU's loop does not know go the same way in eager torch.
 
 Columns beyond the real vocabulary (padding of the head) count in the normaliser, as they do when
 the student samples, but are never entries: their probability is part of the tail.
@@ -25,14 +27,18 @@ from torch import Tensor
 
 from preceptor_services.experts.engine.blocks import ROWS, filled
 from preceptor_services.experts.engine.models import Scorer
+from preceptor_services.experts.engine.side_by_side import side_by_side
 
 RUN: Final = 128
 """Columns whose maximum is kept."""
 BLOCK: Final = 32 * RUN
-"""Columns taken at a time on a CPU: 128 rows of them are 2 MB of float32."""
+"""Columns taken at a time on a CPU."""
 
-_CACHED_LOGITS: Final = 16 << 20
-"""Logits of a chunk that a CPU's last cache still serves; more are an eighth slower."""
+_SWEPT: Final = frozenset({torch.bfloat16, torch.float32})
+"""Types of logits that `sweep_kernel.py` reads."""
+_ROWS_AT_ONCE: Final = 512
+"""Rows of a block: 4 MB in 16 bits. Fewer make the product slower, which arranges the weights anew
+for each block; more gain nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,24 +72,34 @@ def read_head(
         vocab_size: Ids below it may be entries.
         max_logits: Elements held at once; one row is held in any case.
     """
-    if hidden.device.type == "cpu":
-        max_logits = min(max_logits, _CACHED_LOGITS)
-    step = max(1, max_logits // scorer.num_logits)
+    read, threads, step = _read_large, 1, max_logits // scorer.num_logits
+    if scorer.num_logits <= BLOCK:
+        read = _read_small
+    elif is_swept(scorer):
+        read, threads = _read_swept, torch.get_num_threads()
+        step = min(max_logits // (threads * BLOCK), _ROWS_AT_ONCE)
+        # As many pieces for each thread, of equal size.
+        num_pieces = -(-len(hidden) // (max(1, step) * threads)) * threads
+        step = min(step, -(-len(hidden) // (num_pieces * ROWS)) * ROWS)
     # Chunks of equal length, up to the last one, which is no small one.
-    step = step - step % ROWS if step > ROWS else 1 << (step.bit_length() - 1)
-    num_rows = len(hidden)
-    hidden, asked_RA = filled(hidden), filled(asked_RA)
-    read = _read_small if scorer.num_logits <= BLOCK else _read_large
-    chunks = [
-        read(
-            scorer, hidden[start : start + step], asked_RA[start : start + step], top_k, vocab_size
-        )
-        for start in range(0, len(hidden), step)
-    ]
+    step = step - step % ROWS if step > ROWS else 1 << (max(1, step).bit_length() - 1)
+    pieces = list(zip(filled(hidden).split(step), filled(asked_RA).split(step), strict=True))
+
+    def read_piece(piece: tuple[Tensor, Tensor]) -> Entries:
+        return read(scorer, *piece, top_k, vocab_size)
+
+    chunks = side_by_side(read_piece, pieces) if threads > 1 else list(map(read_piece, pieces))
     return Entries(
-        ids_RK=torch.cat([chunk.ids_RK for chunk in chunks])[:num_rows],
-        logprobs_RK=torch.cat([chunk.logprobs_RK for chunk in chunks])[:num_rows],
-        asked_logprobs_RA=torch.cat([chunk.asked_logprobs_RA for chunk in chunks])[:num_rows],
+        ids_RK=torch.cat([chunk.ids_RK for chunk in chunks])[: len(hidden)],
+        logprobs_RK=torch.cat([chunk.logprobs_RK for chunk in chunks])[: len(hidden)],
+        asked_logprobs_RA=torch.cat([chunk.asked_logprobs_RA for chunk in chunks])[: len(hidden)],
+    )
+
+
+def is_swept(scorer: Scorer) -> bool:
+    """Whether its head is read in blocks by the compiled loop."""
+    return (
+        scorer.num_logits > BLOCK and scorer.device.type == "cpu" and scorer.logits_dtype in _SWEPT
     )
 
 
@@ -97,6 +113,24 @@ def _read_small(
         ids_RK=best.indices.to(torch.int32),
         logprobs_RK=best.values - normaliser_R1,
         asked_logprobs_RA=logits_RV.gather(1, asked_RA.clamp(min=0)) - normaliser_R1,
+    )
+
+
+def _read_swept(
+    scorer: Scorer, hidden: Tensor, asked_RA: Tensor, top_k: int, vocab_size: int
+) -> Entries:
+    # Here, because numba takes half a second to import, and a small vocabulary needs none of it.
+    from preceptor_services.experts.engine.sweep_kernel import Sweep
+
+    sweep = Sweep(asked_RA, top_k=top_k, vocab_size=vocab_size)
+    for start in range(0, scorer.num_logits, BLOCK):
+        stop = min(start + BLOCK, scorer.num_logits)
+        sweep.take(scorer.logits(hidden, start, stop), start)
+    ids_RK, logits_RK, normaliser_R1, asked_logits_RA = sweep.found()
+    return Entries(
+        ids_RK=ids_RK,
+        logprobs_RK=logits_RK - normaliser_R1,
+        asked_logprobs_RA=asked_logits_RA - normaliser_R1,
     )
 
 

@@ -26,9 +26,10 @@ from torch import Tensor
 from preceptor_clients.answers import Distributions
 from preceptor_clients.arrays import MISSING
 from preceptor_services.experts.engine.budget import DEFAULT_BUDGET, Budget
-from preceptor_services.experts.engine.head import Entries, read_head
+from preceptor_services.experts.engine.head import Entries, is_swept, read_head
 from preceptor_services.experts.engine.models import Scorer
 from preceptor_services.experts.engine.prefill import Prefill
+from preceptor_services.experts.engine.side_by_side import side_by_side
 
 
 def score(
@@ -60,14 +61,24 @@ def score(
         if not len(prefill.context_ids):
             raise ValueError(f"prefills[{index}].context_ids: is empty")
     sequences = [prefill.tokens() for prefill in prefills]
+    if not prefills:
+        return []
+    threads = torch.get_num_threads() if is_swept(scorer) else 1
     found: dict[int, Distributions] = {}
+
+    def hidden(members: list[int]) -> Tensor:
+        places = [prefills[i].places() for i in members]
+        return scorer.hidden([sequences[i] for i in members], places)
+
     with torch.inference_mode():
-        for members in scorer.plan(sequences, budget.max_tokens) if prefills else []:
+        passes = scorer.plan(sequences, _tokens_of_a_pass(sequences, budget, threads))
+        for start in range(0, len(passes), threads):
+            together = passes[start : start + threads]
+            members = [index for one in together for index in one]
             batch = [prefills[i] for i in members]
-            hidden = scorer.hidden([sequences[i] for i in members], [p.places() for p in batch])
             entries = read_head(
                 scorer,
-                hidden,
+                torch.cat(side_by_side(hidden, together)),
                 _asked_ids(batch).to(scorer.device),
                 top_k=min(max(prefill.top_k for prefill in batch), vocab_size),
                 vocab_size=vocab_size,
@@ -75,6 +86,15 @@ def score(
             )
             found.update(zip(members, _split(batch, entries), strict=True))
     return [found[index] for index in range(len(prefills))]
+
+
+def _tokens_of_a_pass(sequences: Sequence[np.ndarray], budget: Budget, threads: int) -> int:
+    """So few that there is a pass for each thread where the sequences allow it."""
+    if threads == 1:
+        return budget.max_tokens
+    lengths = [len(sequence) for sequence in sequences]
+    share = sum(lengths) // threads + max(lengths) - 1
+    return min(share, max(1, budget.max_tokens // threads))
 
 
 def _asked_ids(batch: Sequence[Prefill]) -> Tensor:

@@ -84,7 +84,7 @@ def assert_is_log_softmax(
     assert all(len(set(row)) == len(row) for row in found.ids_RK.tolist())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("top_k", [1, 20, 64], ids=["best", "runs", "whole"])
 def test_entries_are_the_best_of_a_log_softmax_over_every_row(
     dtype: torch.dtype, top_k: int
@@ -94,7 +94,9 @@ def test_entries_are_the_best_of_a_log_softmax_over_every_row(
     found = read(head, hidden, top_k=top_k)
 
     # The logits themselves are rounded alike on both sides; sums over them are in float32.
-    assert_is_log_softmax(head, hidden, found, VOCAB_SIZE, 1e-5 if dtype == torch.float32 else 2e-2)
+    assert_is_log_softmax(
+        head, hidden, found, VOCAB_SIZE, 2e-2 if dtype == torch.bfloat16 else 1e-5
+    )
 
 
 @pytest.mark.parametrize("vocab_size", [VOCAB_SIZE, BLOCK, BLOCK + 1, NUM_LOGITS])
@@ -125,13 +127,73 @@ def test_best_entries_that_lie_in_one_run_are_all_found() -> None:
 
 
 @pytest.mark.parametrize("num_logits", [NUM_LOGITS, 270])
-def test_logits_of_more_rows_than_allowed_never_exist(num_logits: int) -> None:
-    head, hidden = made(num_logits=num_logits), states(num_rows=9)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_more_logits_than_allowed_never_exist(num_logits: int, dtype: torch.dtype) -> None:
+    head, hidden = made(dtype, num_logits), states(dtype, num_rows=9)
+    # Of a type that is read in blocks, by as many threads as there are.
+    in_blocks = num_logits > BLOCK and dtype == torch.float32
+    allowed = 2 * (torch.get_num_threads() * BLOCK if in_blocks else num_logits)
 
     whole = read(head, hidden, vocab_size=261)
     head.asked.clear()
-    chunked = read(head, hidden, vocab_size=261, max_logits=2 * num_logits)
+    chunked = read(head, hidden, vocab_size=261, max_logits=allowed)
 
     assert {rows for rows, _ in head.asked} == {2}
+    assert all(rows * columns <= allowed for rows, columns in head.asked)
     assert torch.equal(whole.ids_RK, chunked.ids_RK)
     torch.testing.assert_close(whole.logprobs_RK, chunked.logprobs_RK, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_equal_logits_the_lower_ids_are_entries(dtype: torch.dtype) -> None:
+    head, hidden = made(dtype), states(dtype, num_rows=2)
+    head.weight_VH[:] = 0.0
+    head.weight_VH[BLOCK + 5] = hidden[0]
+
+    found = read(head, hidden, top_k=4)
+
+    assert found.ids_RK[0].tolist() == [BLOCK + 5, 0, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf")])
+def test_a_logit_that_is_no_number_shows_in_every_log_prob_of_its_row(
+    dtype: torch.dtype, value: float
+) -> None:
+    head, hidden = made(dtype), states(dtype, num_rows=2).abs()
+    head.weight_VH[BLOCK + 9] = 0.0
+    head.weight_VH[BLOCK + 9, 0] = value
+    hidden[1, 0] = 0.0 if value != value else -1.0
+
+    found = read(head, hidden)
+
+    assert not found.logprobs_RK[0].isfinite().any()
+
+
+def test_masked_logits_are_never_entries_and_weigh_nothing() -> None:
+    head, hidden = made(), states().abs()
+    head.weight_VH[1:200, 0] = -float("inf")  # none of them asked
+
+    found = read(head, hidden)
+
+    assert_is_log_softmax(head, hidden, found, VOCAB_SIZE, 1e-5)
+    assert not ((found.ids_RK >= 1) & (found.ids_RK < 200)).any()
+
+
+def test_rows_get_the_same_bits_however_many_threads_read_them() -> None:
+    head, hidden = made(torch.bfloat16), states(torch.bfloat16, num_rows=300)
+    before = torch.get_num_threads()
+    found: list[Entries] = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(read(head, hidden))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+    assert len({rows for rows, _ in head.asked}) > 1
+    for other in found[1:]:
+        assert torch.equal(found[0].ids_RK, other.ids_RK)
+        assert torch.equal(found[0].logprobs_RK, other.logprobs_RK)
+        assert torch.equal(found[0].asked_logprobs_RA, other.asked_logprobs_RA)
