@@ -611,7 +611,7 @@ class RetiredTarget(Answer):
     answer_ids: tuple[Key, ...]
     """Those of its answers that are retired."""
     consumed_by: tuple[str, ...]
-    """Steps that trained on it, as `lineage/step`."""
+    """Steps that trained on it, as `lineage/step`; those of another run as `run/lineage/step`."""
     rebuilt_as: Key | None = None
     """The target without them; None where nothing is left of it."""
 

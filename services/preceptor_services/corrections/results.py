@@ -26,7 +26,7 @@ from preceptor_clients.errors import NotFound
 from preceptor_clients.schemas import FeedbackItem, PrefixQuery, Prompt
 from preceptor_services.corrections.agreement import Double, Opinion, agreement
 from preceptor_services.corrections.intake import Intake, question_row
-from preceptor_services.corrections.settling import final_text, settle
+from preceptor_services.corrections.settling import final_text, overrule
 from preceptor_services.corrections.views import review_of, version_of
 from preceptor_services.gateway.clock import Clock
 from preceptor_services.gateway.questions import unpack_query
@@ -214,7 +214,7 @@ class Outcome:
                         f"cr-{row.id}", item_id, by, "approve", row.id, "imported", now
                     )
                     await versions.add_review(conn, review)
-                    await settle(conn, [(item, row)], reviewer=by, now=now)
+                    await overrule(conn, item, row, reviewer=by, now=now)
         return len(fresh)
 
 

@@ -26,7 +26,7 @@ from preceptor_services.store import correction_people as people
 from preceptor_services.store import correction_results as results
 from preceptor_services.store import correction_versions as versions
 from preceptor_services.store import runs, services
-from preceptor_services.store.correction_results import UsedRow
+from preceptor_services.store.correction_results import Change, UsedRow
 from preceptor_services.store.correction_versions import VersionRow
 from preceptor_services.store.database import Database
 
@@ -55,6 +55,7 @@ class Retiring:
                 await people.change(conn, person, **ends, retired_reason=reason)
             fresh = await versions.retire(conn, person, now)
             reopened = await self._reopen(conn, person, fresh, now)
+            await _ask_elsewhere(conn, fresh, now)
             every = await versions.ids_of(conn, person)
             used = await results.targets_with(conn, every) if every else []
             consumed = await results.steps_with(conn, [row.target_id for row in used])
@@ -65,7 +66,7 @@ class Retiring:
             versions=tuple(every),
             reopened=reopened,
             targets=targets,
-            runs=tuple(sorted({t.run for t in targets if t.consumed_by})),
+            runs=tuple(sorted({run for steps in consumed.values() for run, _ in steps})),
         )
 
     async def _reopen(
@@ -75,6 +76,10 @@ class Retiring:
         held = await claims.live_by(conn, person)
         retired = {version.id for version in fresh}
         affected = sorted({claim.item_id for claim in held} | {v.item_id for v in fresh})
+        if retired:
+            affected += [
+                item_id for item_id, _, _ in await results.shared_with(conn, list(retired))
+            ]
         # All of them before the first is told: whoever tells must not wait for an item any more.
         locked = await items.lock_all(conn, affected) if affected else {}
         reopened = 0
@@ -120,6 +125,20 @@ class Retiring:
                 )
 
 
+async def _ask_elsewhere(conn: AsyncConnection, fresh: Sequence[VersionRow], now: float) -> None:
+    """Where another run got a retired version's answer, its own item's version answers instead.
+
+    That run is told of its item again, so that it drops the label at once; the items are locked.
+    """
+    shared = await results.shared_with(conn, [v.id for v in fresh]) if fresh else []
+    for item_id, version_id, question in shared:
+        await results.copy_question(conn, question, item_id, version_id, now)
+    own = await items.lock_all(conn, sorted({s[0] for s in shared})) if shared else {}
+    again = [Change("revised", i.id, i.run, i.authoritative, None) for i in own.values()]
+    if again:
+        await results.add(conn, again, now)
+
+
 def _target_row(
     row: UsedRow, target: Target, settings: dict[str, Any], pack_sha256: str, now: float
 ) -> dict[str, Any]:
@@ -144,7 +163,7 @@ def _answers(target: Target) -> list[dict[str, Any]]:
 
 def _listed(
     used: Sequence[UsedRow],
-    consumed: Mapping[str, tuple[str, ...]],
+    consumed: Mapping[str, Sequence[tuple[str, str]]],
     rebuilt: Mapping[str, str],
 ) -> tuple[RetiredTarget, ...]:
     by_target: dict[str, list[UsedRow]] = {}
@@ -156,7 +175,10 @@ def _listed(
             rollout_id=rows[0].rollout_id,
             run=rows[0].run,
             answer_ids=tuple(row.answer_id for row in rows),
-            consumed_by=consumed.get(target_id, ()),
+            consumed_by=tuple(
+                step if run == rows[0].run else f"{run}/{step}"
+                for run, step in consumed.get(target_id, ())
+            ),
             rebuilt_as=rebuilt.get(target_id),
         )
         for target_id, rows in by_target.items()

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from preceptor_clients.corrections import Decide
 from preceptor_clients.errors import Conflict, NotFound
 from preceptor_services.corrections.handing_in import new_version
-from preceptor_services.corrections.settling import end, settle, unsettle
+from preceptor_services.corrections.settling import end, overrule, unsettle
 from preceptor_services.corrections.transactions import row_locked_write
 from preceptor_services.gateway.clock import Clock
 from preceptor_services.store import correction_claims as claims
@@ -54,7 +54,7 @@ class Reviewing:
             )
             await versions.add_review(conn, review)
             if chosen is not None:
-                await settle(conn, [(item, chosen)], reviewer=reviewer, now=now)
+                await overrule(conn, item, chosen, reviewer=reviewer, now=now)
             elif sent.verdict == "discard":
                 await end(conn, item, reviewer=reviewer, now=now)
             else:

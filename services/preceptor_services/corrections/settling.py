@@ -35,7 +35,7 @@ async def conclude(
         if rule == "always" or (rule == "disagreement" and await _differ(conn, item.id, standing)):
             await items.change(conn, item.id, state="review", updated_at=now)
             states[item.id] = "review"
-        else:
+        else:  # As many are handed in as were wanted, and never more have the item: none is left.
             settled.append((item, standing[0]))
             states[item.id] = "done"
     if settled:
@@ -68,11 +68,8 @@ async def settle(
     reviewer: str | None,
     now: float,
 ) -> None:
-    """Makes each version the one that counts in its item."""
-    ids = [item.id for item, _ in settled]
-    await claims.end_all(conn, ids, ("active",), "withdrawn", now)
+    """Makes each version the one that counts in its item, at which nobody is at work any more."""
     await items.settle(conn, {item.id: version.id for item, version in settled}, now)
-    await claims.recount(conn, ids)
     fresh = [(item, v.id) for item, v in settled if item.authoritative != v.id]
     if not fresh:
         return
@@ -87,11 +84,23 @@ async def settle(
     await results.add(conn, changes, now)
 
 
+async def overrule(
+    conn: AsyncConnection, item: ItemRow, version: VersionRow, *, reviewer: str, now: float
+) -> None:
+    """A reviewer's word: the version counts, and whoever is still at work may stop."""
+    await _withdraw(conn, item, now)
+    await settle(conn, [(item, version)], reviewer=reviewer, now=now)
+
+
+async def _withdraw(conn: AsyncConnection, item: ItemRow, now: float) -> None:
+    await claims.end_all(conn, [item.id], ("active",), "withdrawn", now)
+    await claims.recount(conn, [item.id])
+
+
 async def end(conn: AsyncConnection, item: ItemRow, *, reviewer: str, now: float) -> None:
     """Closes the item without a version."""
-    await claims.end_all(conn, [item.id], ("active",), "withdrawn", now)
+    await _withdraw(conn, item, now)
     await items.change(conn, item.id, state="ended", authoritative=None, updated_at=now)
-    await claims.recount(conn, [item.id])
     kind = "settled" if item.authoritative is None else "retired"
     change = Change(kind, item.id, item.run, item.authoritative, reviewer)
     await results.add(conn, [change], now)

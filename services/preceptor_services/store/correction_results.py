@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, insert, or_, select, text, update
+from sqlalchemy import bindparam, func, insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
 
 from preceptor_services.store.correction_tables import (
     CorrectionItem,
@@ -226,13 +227,44 @@ async def ask_again(conn: AsyncConnection, item_id: str, version_id: str | None,
     originals = dict.fromkeys(row.original_key or row.answer_key for row in rows)
     asked = 0
     for original in originals:
-        asked += await _copy_question(conn, original, item_id, version_id, now)
+        asked += await copy_question(conn, original, item_id, version_id, now)
     return asked
 
 
-async def _copy_question(
+async def shared_with(
+    conn: AsyncConnection, version_ids: Sequence[str]
+) -> list[tuple[str, str, str]]:
+    """(item, its version, question) wherever another run's done item got one of these versions.
+
+    A run that asks what an earlier one had asked gets that one's answer, though it has an item of
+    its own with the same content, and a version of its own that counts there.
+    """
+    other = aliased(CorrectionItem)
+    asked = func.coalesce(CorrectionQuestion.original_key, CorrectionQuestion.answer_key)
+    query = (
+        select(other.id, other.authoritative, asked)
+        .select_from(CorrectionQuestion)
+        .join(CorrectionItem, CorrectionItem.id == CorrectionQuestion.item_id)
+        .join(other, other.content_sha256 == CorrectionItem.content_sha256)
+        .join(
+            Ticket, (Ticket.answer_key == CorrectionQuestion.answer_key) & (Ticket.run == other.run)
+        )
+        .where(
+            CorrectionQuestion.version_id.in_(padded(version_ids)),
+            CorrectionQuestion.takeover.is_(False),
+            other.id != CorrectionItem.id,
+            other.state == "done",
+        )
+        .distinct()
+        .order_by(other.id)
+    )
+    return [(row[0], str(row[1]), row[2]) for row in await conn.execute(query)]
+
+
+async def copy_question(
     conn: AsyncConnection, original: str, item_id: str, version_id: str | None, now: float
 ) -> int:
+    """Asks `original` again, about this item; how many questions that were."""
     digest = hashlib.sha256(f"{original}\0{version_id}\0{now}".encode()).hexdigest()
     answer = (
         (await conn.execute(select(AnswerRow.__table__).where(AnswerRow.answer_key == original)))
@@ -334,17 +366,16 @@ async def targets_with(conn: AsyncConnection, version_ids: Sequence[str]) -> lis
 
 async def steps_with(
     conn: AsyncConnection, target_ids: Sequence[str]
-) -> dict[str, tuple[str, ...]]:
-    """Steps that consumed each target, as `lineage/step`."""
+) -> dict[str, list[tuple[str, str]]]:
+    """(run, `lineage/step`) of each step that consumed a target."""
     query = (
-        select(Consumed.target_id, Consumed.lineage, Consumed.step)
+        select(Consumed.target_id, Consumed.run, Consumed.lineage, Consumed.step)
         .where(Consumed.target_id.in_(target_ids))
-        .order_by(Consumed.lineage, Consumed.step)
+        .order_by(Consumed.run, Consumed.lineage, Consumed.step)
     )
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, list[tuple[str, str]]] = {}
     for row in await conn.execute(query):
-        target_id = str(row[0])
-        found[target_id] = (*found.get(target_id, ()), f"{row[1]}/{row[2]}")
+        found.setdefault(str(row[0]), []).append((row[1], f"{row[2]}/{row[3]}"))
     return found
 
 

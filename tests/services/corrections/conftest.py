@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from preceptor_clients.corrections import NewItem, Role, RoundSettings, Submission
 from preceptor_clients.corrections_client import AnnotatorClient, CorrectionsClient
 from preceptor_clients.http import NO_RETRY, GatewayClient
+from preceptor_clients.schemas import Credit as StepCredit
 from preceptor_clients.schemas import (
     LineageRecord,
     Message,
@@ -28,8 +29,11 @@ from preceptor_clients.schemas import (
     RolloutRecord,
     RunRecord,
     ServiceInfo,
+    StepRecord,
+    TargetRecord,
     WeightManifest,
 )
+from preceptor_clients.targets import BUILDER_VERSION, WeightedAnswer, build_target
 from preceptor_services.blobs import LocalBlobs
 from preceptor_services.config import ServiceSettings, Settings
 from preceptor_services.corrections.expert import People
@@ -224,7 +228,7 @@ class Town:
         self.trainer = office.gateway_client("trainer")
         self.dispatcher = office.gateway_client("dispatcher")
 
-    async def ask(self, key: str, text: str, **fields: Any) -> Any:
+    async def ask(self, key: str, text: str, run: str = "demo", **fields: Any) -> Any:
         values: dict[str, Any] = {
             "prompt": PROMPT,
             "response_ids": ids_of(text),
@@ -232,7 +236,7 @@ class Town:
         }
         query = PrefixQuery(**(values | fields))
         submission = PrefixSubmission(idempotency_key=key, query=query)
-        [posted] = await self.trainer.submit_logprobs("people", [submission], run="demo")
+        [posted] = await self.trainer.submit_logprobs("people", [submission], run=run)
         await self.dispatch()
         return query, posted.ticket.id
 
@@ -269,12 +273,12 @@ class Town:
         await person.submit(claim.id, Submission(decision="edit", text=text))
         return claim.item.summary.id
 
-    async def record_rollout(self, rollout_id: str, text: str) -> None:
+    async def record_rollout(self, rollout_id: str, text: str, run: str = "demo") -> None:
         """The run, its weights and the rollout that people were asked about."""
         folder = self.office.folder / "weights" / "w0"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "model.safetensors").write_bytes(b"w")
-        version = "demo/l0/0"
+        version = f"{run}/l0/0"
         manifest = WeightManifest(
             version=version,
             uri=folder.as_uri(),
@@ -282,12 +286,12 @@ class Town:
             vocab_fingerprint="ab" * 32,
         )
         await self.trainer.register_weights(manifest)
-        await self.trainer.start_run(RunRecord(run="demo", config={}, seed=0, versions={}))
-        await self.trainer.start_lineage(LineageRecord(run="demo", lineage="l0"))
+        await self.trainer.start_run(RunRecord(run=run, config={}, seed=0, versions={}))
+        await self.trainer.start_lineage(LineageRecord(run=run, lineage="l0"))
         ids = ids_of(text)
         rollout = RolloutRecord(
             rollout_id=rollout_id,
-            run="demo",
+            run=run,
             lineage="l0",
             step=0,
             problem_id="p",
@@ -302,6 +306,43 @@ class Town:
             sampling={},
         )
         await self.trainer.record(Records(rollouts=(rollout,)))
+
+    async def use(self, rollout_id: str, run: str, query: Any, outcomes: list[Any]) -> str:
+        """A target of these answers, and a step of the run that trains on it."""
+        answers = [WeightedAnswer(o.ticket.answer_id, query, o.answer, 1.0) for o in outcomes]
+        target = build_target(rollout_id, np.ones(len(query.response_ids), np.bool_), answers)
+        record = TargetRecord(
+            target_id=target.id,
+            rollout_id=rollout_id,
+            builder_version=BUILDER_VERSION,
+            settings={},
+            answer_ids=tuple(answer.answer_id for answer in answers),
+            feedback_ids=(),
+            arrays=target.to_wire(),
+            content_hash=target.content_hash(),
+        )
+        await self.trainer.record(Records(targets=(record,)))
+        zeros = np.zeros(len(query.response_ids), np.float32)
+        used = StepCredit(
+            rollout_id=rollout_id,
+            target_id=target.id,
+            costs=zeros,
+            advantages=zeros,
+            logprobs=zeros,
+        )
+        await self.trainer.record_step(
+            StepRecord(
+                run=run,
+                lineage="l0",
+                step=0,
+                loss=1.0,
+                metrics={},
+                consumed=(used,),
+                weights_before=f"{run}/l0/0",
+                weights_after=f"{run}/l0/0",
+            )
+        )
+        return target.id
 
 
 def _result(key: str, reply: Any) -> ItemResult:

@@ -8,9 +8,7 @@ import numpy as np
 
 from preceptor_clients.corrections import NewItem, Submission
 from preceptor_clients.edits import EditRules
-from preceptor_clients.schemas import Credit as StepCredit
-from preceptor_clients.schemas import Message, Prompt, Records, StepRecord, TargetRecord
-from preceptor_clients.targets import BUILDER_VERSION, WeightedAnswer, build_target
+from preceptor_clients.schemas import Message, Prompt
 from preceptor_services.corrections.expert import rules_of, version_of
 
 PROMPT = Prompt(messages=(Message(role="user", content="?"),), ids=np.array([63], np.int32))
@@ -102,36 +100,9 @@ async def test_a_target_traces_to_person_edit_and_reviewer_and_is_rebuilt_withou
     await eve.review(item_id, "approve", version=version.id)
     await town.people.answer_due()
     outcome = await town.outcome(ticket)
-    weighted = WeightedAnswer(outcome.ticket.answer_id, query, outcome.answer, 1.0)
-    target = build_target("r", np.ones(len(query.response_ids), np.bool_), [weighted])
-    record = TargetRecord(
-        target_id=target.id,
-        rollout_id="r",
-        builder_version=BUILDER_VERSION,
-        settings={},
-        answer_ids=(weighted.answer_id,),
-        feedback_ids=(),
-        arrays=target.to_wire(),
-        content_hash=target.content_hash(),
-    )
-    await town.trainer.record(Records(targets=(record,)))
-    zeros = np.zeros(len(query.response_ids), np.float32)
-    used = StepCredit(
-        rollout_id="r", target_id=target.id, costs=zeros, advantages=zeros, logprobs=zeros
-    )
-    step = StepRecord(
-        run="demo",
-        lineage="l0",
-        step=0,
-        loss=1.0,
-        metrics={},
-        consumed=(used,),
-        weights_before="demo/l0/0",
-        weights_after="demo/l0/0",
-    )
-    await town.trainer.record_step(step)
+    target_id = await town.use("r", "demo", query, [outcome])
 
-    trace = await town.trainer.trace(target.id, 2)
+    trace = await town.trainer.trace(target_id, 2)
     retirement = await town.office.tool().retire("ann", "misread the guidelines")
 
     [source] = trace.sources
@@ -141,7 +112,7 @@ async def test_a_target_traces_to_person_edit_and_reviewer_and_is_rebuilt_withou
     assert behind.details["reviewer"] == "eve"
     assert retirement.versions == (version.id,)
     [listed] = retirement.targets
-    assert (listed.target_id, listed.consumed_by) == (target.id, ("l0/0",))
+    assert (listed.target_id, listed.consumed_by) == (target_id, ("l0/0",))
     assert listed.rebuilt_as is None
     assert retirement.runs == ("demo",)
     kinds = [r.kind for r in (await town.office.tool("trainer").results()).results]
@@ -158,29 +129,46 @@ async def test_a_target_of_two_people_is_rebuilt_without_the_one_who_retired(tow
     await town.correct(ben, "x[2]")
     await town.people.answer_due()
     outcomes = [await town.outcome(t) for t in (ticket, ticket_of_ben)]
-    answers = [WeightedAnswer(o.ticket.answer_id, query, o.answer, 1.0) for o in outcomes]
-    target = build_target("r", np.ones(len(query.response_ids), np.bool_), answers)
-    record = TargetRecord(
-        target_id=target.id,
-        rollout_id="r",
-        builder_version=BUILDER_VERSION,
-        settings={},
-        answer_ids=tuple(answer.answer_id for answer in answers),
-        feedback_ids=(),
-        arrays=target.to_wire(),
-        content_hash=target.content_hash(),
-    )
-    await town.trainer.record(Records(targets=(record,)))
+    target_id = await town.use("r", "demo", query, outcomes)
 
     [listed] = (await town.office.tool().retire("ann", "misread the guidelines")).targets
     rebuilt = await town.trainer.trace(listed.rebuilt_as, 2)
-    old = await town.trainer.trace(target.id, 2)
+    old = await town.trainer.trace(target_id, 2)
 
-    assert listed.target_id == target.id
+    assert listed.target_id == target_id
     [source] = rebuilt.sources
     assert (source.entries, source.weight) == (((ord("2"), 1.0),), 1.0)
     assert source.feedback[0].details["person"] == "ben"
     assert len(old.sources) == 2
+
+
+async def test_retiring_lists_and_rebuilds_the_targets_of_every_run_that_shares_an_answer(
+    town: Any,
+) -> None:
+    ann, ben = await town.office.person("ann"), await town.office.person("ben")
+    other = Prompt(messages=(Message(role="user", content="!"),), ids=np.array([33], np.int32))
+    query, ticket = await town.ask("a", "x[0]", rollout_id="first-r")
+    await town.correct(ann, "x[1]")
+    _, ticket_of_ben = await town.ask("b", "x[0]", prompt=other)
+    await town.correct(ben, "x[2]")
+    await town.people.answer_due()
+    _, shared = await town.ask("c", "x[0]", run="second", rollout_id="second-r")
+    outcomes = [await town.outcome(t) for t in (ticket, shared, ticket_of_ben)]
+    made: dict[str, str] = {}
+    for run, outcome in (("first", outcomes[0]), ("second", outcomes[1])):
+        await town.record_rollout(f"{run}-r", "x[0]", run=run)
+        made[run] = await town.use(f"{run}-r", run, query, [outcome, outcomes[2]])
+
+    retirement = await town.office.tool().retire("ann", "misread the guidelines")
+
+    assert outcomes[1].ticket.cached
+    assert retirement.runs == ("first", "second")
+    listed = {t.run: t for t in retirement.targets}
+    assert {run: t.target_id for run, t in listed.items()} == made
+    assert all(t.consumed_by == ("l0/0",) for t in retirement.targets)
+    for target in retirement.targets:
+        [source] = (await town.trainer.trace(target.rebuilt_as, 2)).sources
+        assert source.entries == ((ord("2"), 1.0),)
 
 
 async def test_tokens_are_shown_with_their_place_in_the_text(town: Any) -> None:

@@ -158,3 +158,32 @@ async def test_a_run_that_starts_again_has_all_corrections_and_drops_retired_one
 
     assert len(again) == 2
     assert after == []
+
+
+async def test_a_retired_label_that_another_run_had_brought_is_dropped_and_asked_for_again(
+    town: Any, run: People
+) -> None:
+    ann, ben = await town.office.person("ann"), await town.office.person("ben")
+    row = failed(town, "r", "x[0]")
+    asked = base_query(row, run.vocab_fingerprint).model_copy(update={"rollout_id": "elsewhere"})
+    earlier = PrefixSubmission(idempotency_key="earlier", query=asked)
+    await town.trainer.submit_logprobs("people", [earlier], run="other")
+    while (claim := await ann.claim()) is None:
+        await asyncio.sleep(0.01)
+    await town.correct_claim(ann, claim, "x[1]")
+    while not await town.people.answer_due():
+        await asyncio.sleep(0.01)
+    await _step(run, 0, [row])
+    await town.correct_claim(ben, await ben.claim(round_name="demo-0"), "x[2]")
+    await _step(run, 1, [])
+    anns = run.answered["r"].answer.ids_PK[2].tolist()
+
+    await town.office.tool().retire("ann", "left")
+    await _step(run, 2, [])
+    assert run.answered == {}
+    while not await town.people.answer_due():
+        await asyncio.sleep(0.01)
+    await _step(run, 3, [])
+
+    assert anns == [ord("1")]
+    assert run.answered["r"].answer.ids_PK[2].tolist() == [ord("2")]
