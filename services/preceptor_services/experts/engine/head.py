@@ -83,7 +83,7 @@ def read_head(
         step = min(step, -(-len(hidden) // (num_pieces * ROWS)) * ROWS)
     # Chunks of equal length, up to the last one, which is no small one.
     step = step - step % ROWS if step > ROWS else 1 << (max(1, step).bit_length() - 1)
-    pieces = list(zip(filled(hidden).split(step), filled(asked_RA).split(step), strict=True))
+    pieces = list(zip(_cut(filled(hidden), step), _cut(filled(asked_RA), step), strict=True))
 
     def read_piece(piece: tuple[Tensor, Tensor]) -> Entries:
         return read(scorer, *piece, top_k, vocab_size)
@@ -94,6 +94,10 @@ def read_head(
         logprobs_RK=torch.cat([chunk.logprobs_RK for chunk in chunks])[: len(hidden)],
         asked_logprobs_RA=torch.cat([chunk.asked_logprobs_RA for chunk in chunks])[: len(hidden)],
     )
+
+
+def _cut(rows: Tensor, step: int) -> list[Tensor]:
+    return [rows[start : start + step] for start in range(0, len(rows), step)]
 
 
 def is_swept(scorer: Scorer) -> bool:
