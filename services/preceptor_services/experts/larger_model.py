@@ -202,7 +202,8 @@ class LargerModel:
             limits=ServiceLimits(
                 max_batch=self._config.max_batch,
                 max_batch_tokens=max(self._max_context, self._budget.max_tokens),
-                max_concurrency=1,
+                # One is computed while the next waits here, and not for a reply to travel.
+                max_concurrency=2,
             ),
         )
 
