@@ -135,6 +135,7 @@ def serve(
         key = None if key_file is None else read_key(key_file)
     except ValueError as error:
         raise fail_with(str(error)) from None
+    typer.echo(f"{use} starts, and will listen at http://{host}:{port}", err=True)
     uvicorn.run(
         service_app(service, key=key),
         host=host,

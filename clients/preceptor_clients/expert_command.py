@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import importlib.util
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -15,8 +17,11 @@ from preceptor_clients.conformance.known import KnownAnswers, load_known
 from preceptor_clients.conformance.subject import CheckOptions
 from preceptor_clients.conformance.suite import check_expert
 from preceptor_clients.errors import PreceptorError, from_validation
+from preceptor_clients.fingerprint import tokenizer_fingerprint
+from preceptor_clients.http import GatewayClient
 from preceptor_clients.new_expert import write_expert
-from preceptor_clients.schemas import WeightsOffer
+from preceptor_clients.registration import NewService, add_service
+from preceptor_clients.schemas import ServiceStatus, WeightsOffer
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 app.command("serve")(serve)
@@ -86,6 +91,76 @@ def check(
     typer.echo(report.as_json() if as_json else report.as_text())
     if not report.ok:
         raise typer.Exit(1)
+
+
+@app.command("add")
+def add(
+    name: Annotated[str, typer.Argument(help="What the deployment calls it.")],
+    url: Annotated[str, typer.Argument(help="Where the gateway reaches it.")],
+    gateway: Annotated[str, typer.Option(help="Address of the gateway.")],
+    key_file: Annotated[Path, typer.Option(help="File with a gateway's key of scope `admin`.")],
+    service_key: Annotated[
+        str | None,
+        typer.Option(help="Name of the file with its key, beside the gateway's; NAME.key else."),
+    ] = None,
+    cost: Annotated[float, typer.Option(help="Price of an answer that names none.")] = 0.0,
+    known: Annotated[
+        Path | None, typer.Option(help="JSON file of known answers, asked now and then.")
+    ] = None,
+    self_test: Annotated[
+        bool, typer.Option(help="Whether the gateway asks it questions of its own first.")
+    ] = True,
+    replaces: Annotated[
+        bool, typer.Option("--replaces", help="Move the one that was added under this name.")
+    ] = False,
+    wait: Annotated[float, typer.Option(help="Seconds until it must have answered.")] = 60.0,
+) -> None:
+    """Adds the expert at URL to a gateway that runs; exits with 1 where it is not ready."""
+    try:
+        new = NewService(
+            name=name,
+            url=url,
+            key_file=service_key or f"{name}.key",
+            cost=cost,
+            self_test=self_test,
+            known=_known(known),
+            replaces=replaces,
+        )
+        status = asyncio.run(_add(gateway, read_key(key_file), new, wait))
+    except ValidationError as error:
+        raise fail_with(from_validation(error).detail) from None
+    except (ValueError, OSError) as error:
+        raise fail_with(str(error)) from None
+    except PreceptorError as error:
+        fields = "".join(f"{one.field}: " for one in error.errors[:1] if one.field)
+        raise fail_with(f"{gateway} does not take it: {fields}{error.detail}") from None
+    if status.state == "ready" and status.info is not None:
+        typer.echo(f"{name} is ready, version {status.info.version}")
+        return
+    typer.echo(f"{name} is {status.state}: {status.detail}")
+    raise typer.Exit(1)
+
+
+async def _add(url: str, key: str, new: NewService, wait_s: float) -> ServiceStatus:
+    async with GatewayClient(url, key) as gateway:
+        return await add_service(gateway, new, wait_s=wait_s)
+
+
+@app.command("vocabulary")
+def vocabulary(
+    folder: Annotated[Path, typer.Argument(help="Hugging Face folder with the tokenizer.")],
+) -> None:
+    """Prints size and fingerprint of a tokenizer's vocabulary, which experts declare."""
+    if importlib.util.find_spec("transformers") is None:
+        raise fail_with("`preceptor expert vocabulary` needs transformers")
+    library: Any = importlib.import_module("transformers")
+    try:
+        tokenizer = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise fail_with(f"folder: {folder}: {error}") from None
+    pieces: dict[str, int] = tokenizer.get_vocab()
+    typer.echo(f"vocab_size = {1 + max(pieces.values())}")
+    typer.echo(f'fingerprint = "{tokenizer_fingerprint(tokenizer)}"')
 
 
 @app.command("openapi")

@@ -69,6 +69,10 @@ class Inspector:
         self._clock = clock
         self._seen: dict[str, _Seen] = {}
 
+    def forget(self, name: str) -> None:
+        """Whoever has this name from now on is another."""
+        self._seen.pop(name, None)
+
     async def inspect(
         self,
         name: str,

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from preceptor_clients.fingerprint import tokenizer_fingerprint
 from preceptor_clients.new_expert import write_expert
+from preceptor_trainer.student.architecture import make_tokenizer
 
 COMMAND = (sys.executable, "-m", "preceptor_clients.cli", "expert")
 
@@ -85,6 +87,18 @@ def test_the_written_settings_name_what_was_written(tmp_path):
     assert (expert["use"], expert["url"]) == ("wise_owl:WiseOwl", "http://127.0.0.1:8155")
     for name in ("Dockerfile", "compose.yml"):
         assert "{{" not in (tmp_path / "owl" / name).read_text()
+
+
+def test_the_vocabulary_is_printed_as_the_options_want_it(tmp_path):
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "student")
+
+    printed = run(*COMMAND, "vocabulary", tmp_path / "student", cwd=tmp_path)
+
+    assert tomllib.loads(printed.stdout) == {
+        "vocab_size": len(tokenizer),
+        "fingerprint": tokenizer_fingerprint(tokenizer),
+    }
 
 
 @pytest.mark.parametrize("name", ["Owl", "../owl", "owl-", "1owl", ""])

@@ -38,6 +38,8 @@ class Dispatcher:
     name: str
     config: WorkerConfig
     _workers: dict[str, ServiceWorker] = field(default_factory=dict[str, ServiceWorker])
+    _addresses: dict[str, ServiceAddress] = field(default_factory=dict[str, ServiceAddress])
+    """Where the worker of each service asks."""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serves until `stopping` is set, then finishes or gives back what is held."""
@@ -61,7 +63,7 @@ class Dispatcher:
                 await asyncio.sleep(_UNREACHED_S)
                 continue
             for address in directory.services:
-                if address.name not in self._workers:
+                if self._addresses.get(address.name) != address:
                     await self._begin(tasks, address, stopping)
             await asyncio.sleep(_DIRECTORY_S)
 
@@ -87,10 +89,12 @@ class Dispatcher:
 
         async def serve() -> None:
             async with client:
-                while not stopping.is_set():
+                while not stopping.is_set() and self._workers[address.name] is worker:
                     await _guarded(f"worker of {address.name}", worker.run)
 
-        self._workers[address.name] = worker
+        if address.name in self._workers:  # the service has moved
+            self._workers[address.name].stop()
+        self._workers[address.name], self._addresses[address.name] = worker, address
         tasks.create_task(serve(), name=f"worker of {address.name}")
         _log.info("serving %s at %s", address.name, address.url)
 

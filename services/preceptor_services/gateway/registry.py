@@ -67,6 +67,7 @@ class ServiceEntry:
     detail: str | None = "it has not answered yet"
     info: ServiceInfo | None = None
     self_test: bool = True
+    added_at_runtime: bool = False
     known: KnownAnswers | Path | None = None
     """The canary's answers, or a file of them."""
     broken: bool = False
@@ -126,7 +127,7 @@ class Registry:
         """Writes the settings' services down, recalls the others, and begins to ask."""
         async with self._database.write() as conn:
             for entry in self._entries.values():
-                await services.put_service(conn, _row(entry, added_at_runtime=False))
+                await services.put_service(conn, _row(entry))
             for row in await services.runtime_services(conn):
                 self._entries.setdefault(row.name, _entry(row))
             for entry in self._entries.values():
@@ -179,12 +180,26 @@ class Registry:
             for entry in self._entries.values()
         )
 
-    async def add(self, entry: ServiceEntry) -> None:
-        """Adds a service for good."""
-        if entry.name in self._entries:
-            raise Conflict(f"{entry.name!r} is named already", field="name")
+    async def add(self, entry: ServiceEntry, *, replaces: bool = False) -> None:
+        """Adds a service for good, or moves one that was added at run time.
+
+        Raises:
+            Conflict: the name is another's.
+        """
+        there = self._entries.get(entry.name)
+        if there is not None:
+            if not replaces:
+                raise Conflict(f"{entry.name!r} is named already", field="name")
+            if not there.added_at_runtime or there.role != entry.role:
+                raise Conflict(
+                    f"{entry.name!r} is a {there.role} of the settings, or of another role",
+                    field="name",
+                )
         async with self._database.write() as conn:
-            await services.put_service(conn, _row(entry, added_at_runtime=True))
+            await services.put_service(conn, _row(entry))
+        if entry.name in self._tasks:
+            self._tasks[entry.name].cancel()
+            self._inspector.forget(entry.name)
         self._entries[entry.name] = entry
         self._watch(entry)
 
@@ -244,7 +259,7 @@ class Registry:
         entry.heard.set()
 
 
-def _row(entry: ServiceEntry, *, added_at_runtime: bool) -> dict[str, object]:
+def _row(entry: ServiceEntry) -> dict[str, object]:
     return {
         "name": entry.name,
         "role": entry.role,
@@ -252,7 +267,7 @@ def _row(entry: ServiceEntry, *, added_at_runtime: bool) -> dict[str, object]:
         "key_file": str(entry.key_file),
         "cost": entry.cost,
         "priority": entry.priority,
-        "added_at_runtime": added_at_runtime,
+        "added_at_runtime": entry.added_at_runtime,
         "self_test": entry.self_test,
         # A file is read anew each time; what came by a call is nowhere else.
         "known": entry.known.model_dump(mode="json")
@@ -269,6 +284,7 @@ def _entry(row: ServiceRow) -> ServiceEntry:
         key_file=Path(row.key_file),
         cost=row.cost,
         priority=row.priority,
+        added_at_runtime=True,
         self_test=row.self_test,
         known=None if row.known is None else KnownAnswers.model_validate(row.known),
     )

@@ -13,10 +13,12 @@ import pytest
 from dispatch_parts import noted, query, submission, until, wanted
 from moody import Moody
 
+from preceptor_clients.errors import Conflict
 from preceptor_clients.http import GatewayClient
+from preceptor_clients.registration import NewService, add_service
 from preceptor_clients.schemas import WeightManifest
 from preceptor_services.broker import free_port
-from preceptor_services.gateway.routes.services import NewService
+from preceptor_services.dispatcher import process
 
 
 async def test_answers_come_back_checked(make_deployment, moody) -> None:
@@ -294,6 +296,31 @@ async def test_an_expert_added_at_run_time_is_served(make_deployment, moody, tmp
             "newcomer", [submission("a", query("well"))], timeout_s=30
         )
 
+    assert outcome.answer is not None
+
+
+async def test_an_expert_that_was_added_under_a_wrong_address_is_moved(
+    make_deployment, moody, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(process, "_DIRECTORY_S", 0.05)
+    new = NewService(name="newcomer", url=f"http://127.0.0.1:{free_port()}", key_file="service.key")
+    async with (
+        moody(name="newcomer") as url,
+        make_deployment() as gateway,
+        gateway.dispatching(),
+    ):
+        admin = (tmp_path / "keys" / "admin.key").read_text().strip()
+        async with GatewayClient(str(gateway.client._url), admin) as owner:
+            lost = await add_service(owner, new, wait_s=0.0)
+            with pytest.raises(Conflict, match="named already"):
+                await add_service(owner, new, wait_s=0.0)
+            moved = new.model_copy(update={"url": url, "replaces": True})
+            found = await add_service(owner, moved, wait_s=30.0)
+        [outcome] = await gateway.client.logprobs(
+            "newcomer", [submission("a", query("well"))], timeout_s=30
+        )
+
+    assert (lost.state, found.state) == ("unreachable", "ready")
     assert outcome.answer is not None
 
 

@@ -14,14 +14,15 @@ import pytest
 
 from preceptor_clients.conformance.known import KnownAnswers, KnownCase
 from preceptor_clients.connection import NO_RETRY
-from preceptor_clients.errors import ServiceUnavailable
+from preceptor_clients.errors import Conflict, ServiceUnavailable
 from preceptor_clients.http import ServiceClient
+from preceptor_clients.registration import NewService
 from preceptor_clients.schemas import ServiceStatus
 from preceptor_clients.service import service_app
 from preceptor_services import registry_inspection
 from preceptor_services.gateway import registry as registry_module
 from preceptor_services.gateway.registry import Registry, ServiceEntry
-from preceptor_services.gateway.routes.services import NewService, ServiceVersions
+from preceptor_services.gateway.routes.services import ServiceVersions
 from preceptor_services.registry_inspection import Inspector, SelfTestFailed
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "clients" / "conformance"))
@@ -285,6 +286,22 @@ async def test_a_broken_expert_added_at_run_time_is_refused_with_the_reason_unti
     assert refused.info is None
     outside._app = httpx.ASGITransport(service_app(NgramExpert()))
     await until(world, "ready")
+
+
+@pytest.mark.usefixtures("often")
+async def test_an_expert_that_takes_anothers_place_is_tested_under_the_same_version_too(world):
+    await add(world, Outside(NgramExpert()))
+    await until(world, "ready")
+
+    await add(world, Outside(EarlyByOne()), replaces=True)
+
+    await until(world, "refused", "index: expected")
+    with pytest.raises(Conflict, match="of the settings"):
+        await world.clients["admin"].call(
+            "POST",
+            "/v1/experts",
+            body=NewService(name="uniform", url="http://x", key_file="service.key", replaces=True),
+        )
 
 
 @pytest.mark.usefixtures("often")

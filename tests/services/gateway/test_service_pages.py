@@ -14,8 +14,9 @@ from preceptor_clients.errors import (
     Invalid,
     NotFound,
 )
+from preceptor_clients.registration import NewService
 from preceptor_clients.schemas import ServiceInfo, ServiceStatus
-from preceptor_services.gateway.routes.services import NewService, ServiceVersions
+from preceptor_services.gateway.routes.services import ServiceVersions
 from preceptor_services.store import services
 
 from .conftest import EXPERT

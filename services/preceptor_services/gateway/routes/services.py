@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import Field, StringConstraints
 
-from preceptor_clients.conformance.known import KnownAnswers
 from preceptor_clients.errors import Invalid, NotFound
-from preceptor_clients.schemas import Answer, Name, ServiceInfo, Services, ServiceStatus
-from preceptor_clients.schemas import Request as Message
+from preceptor_clients.registration import NewService
+from preceptor_clients.schemas import Answer, ServiceInfo, Services, ServiceStatus
 from preceptor_services.gateway.auth import Admin, Anyone
 from preceptor_services.gateway.bodies import body_of, reply
 from preceptor_services.gateway.openapi import takes
@@ -20,22 +18,6 @@ from preceptor_services.gateway.state import Parts
 from preceptor_services.store import services as stored
 
 router = APIRouter(tags=["services"])
-
-
-class NewService(Message):
-    """`POST /v1/experts`: one more expert or source."""
-
-    name: Name
-    role: Literal["expert", "source"] = "expert"
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@]+(/\S*)?$")]
-    key_file: Name
-    """Name of a file beside the gateway's own keys; a key never travels."""
-    cost: Annotated[float, Field(ge=0)] = 0.0
-    priority: Annotated[int, Field(ge=0, le=9)] = 5
-    self_test: bool = True
-    """Whether a new version is asked questions of the gateway's own before anybody else may."""
-    known: KnownAnswers | None = None
-    """Answers that it must give, asked now and then: the canary."""
 
 
 class ServiceVersion(Answer):
@@ -65,7 +47,7 @@ async def add_service(
     parts: Parts,
     new: Annotated[NewService, Depends(body_of(NewService))],
 ) -> Response:
-    """Adds a service; it is asked for what it can do at once."""
+    """Adds a service, or moves one; it is asked for what it can do at once."""
     key_file = parts.settings.gateway.hash_key_file.parent / new.key_file
     if not key_file.is_file():
         raise Invalid("is no file beside the gateway's keys", field="key_file")
@@ -76,10 +58,11 @@ async def add_service(
         key_file=key_file,
         cost=new.cost,
         priority=new.priority,
+        added_at_runtime=True,
         self_test=new.self_test,
         known=new.known,
     )
-    await parts.registry.add(entry)
+    await parts.registry.add(entry, replaces=new.replaces)
     return await reply(request, entry.status())
 
 
