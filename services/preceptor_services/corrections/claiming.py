@@ -15,7 +15,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_clients.corrections import RoundSettings
 from preceptor_clients.errors import Conflict
-from preceptor_services.corrections.transactions import row_locked_write
 from preceptor_services.gateway.clock import Clock
 from preceptor_services.gateway.group_commit import GroupCommit
 from preceptor_services.store import correction_claims as claims
@@ -55,7 +54,7 @@ class Claiming:
         now = self._clock.now()
         given: list[ClaimRow | Exception | None] = []
         new: list[ClaimRow] = []
-        async with row_locked_write(self._database) as conn:
+        async with self._database.write_locked() as conn:
             names = sorted({wish.person for wish in wishes})
             await people.lock(conn, names)
             if await claims.any_overdue(conn, now):

@@ -16,7 +16,6 @@ from preceptor_clients.corrections import ReviewRule, RoundSettings, Submission,
 from preceptor_clients.errors import Conflict, NotFound
 from preceptor_services.corrections.leases import must_own, revive
 from preceptor_services.corrections.settling import conclude
-from preceptor_services.corrections.transactions import row_locked_write
 from preceptor_services.gateway.clock import Clock
 from preceptor_services.gateway.group_commit import GroupCommit
 from preceptor_services.store import correction_claims as claims
@@ -72,7 +71,7 @@ class HandingIn:
         now = self._clock.now()
         came: dict[int, Taken | Exception] = {}
         new: dict[int, tuple[HeldRow, VersionRow]] = {}
-        async with row_locked_write(self._database) as conn:
+        async with self._database.write_locked() as conn:
             claim_ids = list(dict.fromkeys(sent.claim_id for sent in group.values()))
             await claims.lock_items(conn, claim_ids)
             found = await claims.with_items(conn, claim_ids)
@@ -99,7 +98,7 @@ class HandingIn:
         return came
 
     async def _keep(self, sent: Sent) -> None:
-        async with row_locked_write(self._database) as conn:
+        async with self._database.write_locked() as conn:
             claim = await claims.find(conn, sent.claim_id)
             if claim is None or claim.person != sent.person:
                 return

@@ -5,6 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
+
+from preceptor_services.gateway.group_commit import GroupCommit
+from preceptor_services.store import correction_people as people
+from preceptor_services.store.correction_people import PersonRow
+from preceptor_services.store.database import Database
 
 
 class PersonKeys:
@@ -22,3 +28,25 @@ class PersonKeys:
         """What the database holds of a key."""
         # Another prefix than the callers' keys have: the two never stand for each other.
         return hmac.new(self._hash_key, f"person\0{token}".encode(), hashlib.sha256).hexdigest()
+
+
+class Door:
+    """Tells whose a key is.
+
+    Nothing is remembered from one request to the next, so that a revoked key opens nothing from
+    then on, at any gateway; requests that come at once share a query.
+    """
+
+    def __init__(self, database: Database, keys: PersonKeys) -> None:
+        self._database = database
+        self._keys = keys
+        self._find = GroupCommit(self._find_all)
+
+    async def person(self, token: str) -> PersonRow | None:
+        """Whose valid key this is."""
+        return await self._find(self._keys.digest(token))
+
+    async def _find_all(self, digests: Sequence[str]) -> list[PersonRow | Exception | None]:
+        async with self._database.read() as conn:
+            found = await people.by_keys(conn, list(dict.fromkeys(digests)))
+        return [found.get(digest) for digest in digests]

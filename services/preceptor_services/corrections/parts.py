@@ -17,14 +17,13 @@ from preceptor_clients.errors import Forbidden, Unauthorised
 from preceptor_services.config import read_secret
 from preceptor_services.corrections.expert_view import ExpertViews
 from preceptor_services.corrections.intake import Intake
-from preceptor_services.corrections.keys import PersonKeys
+from preceptor_services.corrections.keys import Door, PersonKeys
 from preceptor_services.corrections.queue import Queue
 from preceptor_services.corrections.results import Outcome
 from preceptor_services.corrections.retiring import Retiring
 from preceptor_services.corrections.reviewing import Reviewing
 from preceptor_services.corrections.views import Views
 from preceptor_services.gateway.state import Gateway
-from preceptor_services.store import correction_people as people
 from preceptor_services.store.database import Database
 
 NO_BODY: Final[dict[str, Any]] = {
@@ -43,6 +42,7 @@ class Corrections:
 
     database: Database
     keys: PersonKeys
+    door: Door
     queue: Queue
     reviewing: Reviewing
     intake: Intake
@@ -56,9 +56,11 @@ class Corrections:
         """Puts the parts together."""
         database, clock, packs = gateway.database, gateway.clock, gateway.packs
         intake = Intake(database=database, clock=clock, packs=packs)
+        keys = PersonKeys(read_secret(gateway.settings.gateway.hash_key_file))
         return cls(
             database=database,
-            keys=PersonKeys(read_secret(gateway.settings.gateway.hash_key_file)),
+            keys=keys,
+            door=Door(database, keys),
             queue=Queue(database=database, clock=clock),
             reviewing=Reviewing(database=database, clock=clock),
             intake=intake,
@@ -134,8 +136,7 @@ async def _person(request: Request, parts: Corrections) -> Actor | None:
     scheme, _, token = (request.headers.get("authorization") or "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         return None
-    async with parts.database.read() as conn:
-        row = await people.by_key(conn, parts.keys.digest(token.strip()))
+    row = await parts.door.person(token.strip())
     return None if row is None else Actor(row.name, cast("Role", row.role))
 
 

@@ -13,7 +13,6 @@ from preceptor_clients.errors import Conflict, NotFound
 from preceptor_services.corrections.claiming import Claiming, Wish
 from preceptor_services.corrections.handing_in import HandingIn, Sent, Taken
 from preceptor_services.corrections.leases import must_hold, own, revive
-from preceptor_services.corrections.transactions import row_locked_write
 from preceptor_services.gateway.clock import Clock
 from preceptor_services.store import correction_claims as claims
 from preceptor_services.store import correction_items as items
@@ -47,7 +46,7 @@ class Queue:
     async def renew(self, person: str, claim_id: str) -> ClaimRow:
         """A full lease from now on; a lease that ran out comes back where its place is free."""
         now = self.clock.now()
-        async with row_locked_write(self.database) as conn:
+        async with self.database.write_locked() as conn:
             held = await own(conn, person, claim_id)
             await revive(conn, held)
             lease_s = RoundSettings.model_validate(held.settings).lease_s
@@ -56,14 +55,14 @@ class Queue:
 
     async def release(self, person: str, claim_id: str) -> None:
         """Gives the item back; whoever is next may have it, this person too."""
-        async with row_locked_write(self.database) as conn:
+        async with self.database.write_locked() as conn:
             held = await own(conn, person, claim_id)
             if held.claim.state == "active":
                 await self._end(conn, held, "released", None)
 
     async def skip(self, person: str, claim_id: str, reason: str) -> None:
         """Leaves the item to others; too often skipped, it goes to a reviewer."""
-        async with row_locked_write(self.database) as conn:
+        async with self.database.write_locked() as conn:
             held = await own(conn, person, claim_id)
             if held.claim.state == "skipped":
                 return
@@ -78,7 +77,7 @@ class Queue:
 
     async def flag(self, person: str, claim_id: str, reason: str) -> None:
         """Something is wrong with the item itself: a reviewer must look."""
-        async with row_locked_write(self.database) as conn:
+        async with self.database.write_locked() as conn:
             held = await own(conn, person, claim_id)
             if held.claim.state == "flagged":
                 return
@@ -114,7 +113,7 @@ class Queue:
         """
         now = self.clock.now()
         row = DraftRow(sent.text, sent.comment, sent.revision + 1, now)
-        async with row_locked_write(self.database) as conn:
+        async with self.database.write_locked() as conn:
             if await items.find(conn, item_id) is None:
                 raise NotFound(f"no item {item_id!r}", field="item")
             if not await versions.save_draft(conn, item_id, person, row):
@@ -123,5 +122,5 @@ class Queue:
 
     async def drop_draft(self, person: str, item_id: str) -> None:
         """Forgets unfinished work."""
-        async with row_locked_write(self.database) as conn:
+        async with self.database.write_locked() as conn:
             await versions.drop_drafts(conn, [(item_id, person)])

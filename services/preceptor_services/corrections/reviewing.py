@@ -11,7 +11,6 @@ from preceptor_clients.corrections import Decide
 from preceptor_clients.errors import Conflict, NotFound
 from preceptor_services.corrections.handing_in import new_version
 from preceptor_services.corrections.settling import end, overrule, unsettle
-from preceptor_services.corrections.transactions import row_locked_write
 from preceptor_services.gateway.clock import Clock
 from preceptor_services.store import correction_claims as claims
 from preceptor_services.store import correction_items as items
@@ -38,7 +37,7 @@ class Reviewing:
             Conflict: the version is retired.
         """
         now = self.clock.now()
-        async with row_locked_write(self.database) as conn:
+        async with self.database.write_locked() as conn:
             item = await items.lock(conn, item_id)
             if item is None:
                 raise NotFound(f"no item {item_id!r}", field="item")

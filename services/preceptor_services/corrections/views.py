@@ -149,18 +149,18 @@ class Views:
 async def _item(
     conn: AsyncConnection, item_id: str, person: str, role: Role
 ) -> tuple[ItemView, RoundSettings]:
-    row = await items.find(conn, item_id)
-    if row is None:
+    found = await items.whole(conn, item_id)
+    if found is None:
         raise NotFound(f"no item {item_id!r}", field="item")
-    document = NewItem.model_validate((await items.documents(conn, [item_id]))[item_id])
-    [round_row] = await items.rounds(conn, [row.round])
-    settings = RoundSettings.model_validate(round_row.settings)
+    row, document = found.item, NewItem.model_validate(found.document)
+    settings = RoundSettings.model_validate(found.settings)
     every = (await versions.of_items(conn, [item_id]))[item_id]
     draft = await versions.draft(conn, item_id, person)
     sees_all = role != "annotator"
     shown = [v for v in every if sees_all or v.person == person or v.id == row.authoritative]
-    submitted = (await versions.count_submitted(conn, [item_id])).get(item_id, 0)
-    if not sees_all:
+    if sees_all:
+        submitted = (await versions.count_submitted(conn, [item_id])).get(item_id, 0)
+    else:
         submitted = int(any(v.person == person for v in every))
     view = ItemView(
         summary=summary(row, submitted, role),
@@ -179,6 +179,15 @@ async def _item(
         has_tokens=document.response_ids is not None,
     )
     return view, settings
+
+
+def length_of(view: ItemView) -> int:
+    """Characters in an item, about."""
+    texts = [view.response_text, view.guidelines, view.draft.text or ""]
+    texts += [message.content for message in view.messages]
+    texts += [item.text or "" for item in view.feedback]
+    texts += [version.text or "" for version in view.versions]
+    return sum(map(len, texts))
 
 
 async def _reviews(conn: AsyncConnection, item_id: str) -> tuple[Review, ...]:

@@ -45,7 +45,20 @@ class ItemRow(NamedTuple):
     updated_at: float
 
 
+class WholeRow(NamedTuple):
+    """One item with its document, and the settings of its round."""
+
+    item: ItemRow
+    document: dict[str, Any]
+    settings: dict[str, Any]
+
+
 ITEM: Final = tuple(getattr(CorrectionItem, name) for name in ItemRow._fields)
+_WHOLE: Final = (
+    select(*ITEM, CorrectionItem.document, CorrectionRound.settings)
+    .join(CorrectionRound, CorrectionRound.name == CorrectionItem.round)
+    .where(CorrectionItem.id == bindparam("b_id"))
+)
 _LOCK: Final = (
     select(*ITEM)
     .where(CorrectionItem.id.in_(bindparam("ids")))
@@ -152,6 +165,12 @@ async def find(conn: AsyncConnection, item_id: str) -> ItemRow | None:
     """One item."""
     row = (await conn.execute(select(*ITEM).where(CorrectionItem.id == item_id))).first()
     return None if row is None else ItemRow(*row)
+
+
+async def whole(conn: AsyncConnection, item_id: str) -> WholeRow | None:
+    """One item with everything that a person sees of it first."""
+    row = (await conn.execute(_WHOLE, {"b_id": item_id})).first()
+    return None if row is None else WholeRow(ItemRow(*row[:-2]), *row[-2:])
 
 
 async def lock(conn: AsyncConnection, item_id: str) -> ItemRow | None:

@@ -31,6 +31,9 @@ _COLUMNS = (
     CorrectionPerson.revoked_at,
     CorrectionPerson.retired_at,
 )
+_BY_KEYS: Final = select(CorrectionPerson.token_hmac, *_COLUMNS).where(
+    CorrectionPerson.token_hmac.in_(bindparam("keys")), CorrectionPerson.revoked_at.is_(None)
+)
 _LOCK: Final = (
     select(CorrectionPerson.name)
     .where(CorrectionPerson.name.in_(bindparam("names")))
@@ -63,13 +66,10 @@ async def add_unknown(conn: AsyncConnection, rows: list[dict[str, Any]]) -> None
     await insert_new(conn, CorrectionPerson, rows)
 
 
-async def by_key(conn: AsyncConnection, token_hmac: str) -> PersonRow | None:
-    """Whose valid key this is."""
-    query = select(*_COLUMNS).where(
-        CorrectionPerson.token_hmac == token_hmac, CorrectionPerson.revoked_at.is_(None)
-    )
-    row = (await conn.execute(query)).first()
-    return None if row is None else PersonRow(*row)
+async def by_keys(conn: AsyncConnection, token_hmacs: Sequence[str]) -> dict[str, PersonRow]:
+    """Whose each of these keys is; those that are valid."""
+    rows = await conn.execute(_BY_KEYS, {"keys": padded(token_hmacs)})
+    return {row[0]: PersonRow(*row[1:]) for row in rows}
 
 
 async def find(conn: AsyncConnection, name: str) -> PersonRow | None:

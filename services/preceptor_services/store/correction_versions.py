@@ -57,6 +57,11 @@ class DraftRow(NamedTuple):
 _VERSION = tuple(getattr(CorrectionVersion, name) for name in VersionRow._fields)
 _REVIEW = tuple(getattr(CorrectionReview, name) for name in ReviewRow._fields)
 _ADD: Final = insert(CorrectionVersion)
+_OF_ITEMS: Final = (
+    select(*_VERSION)
+    .where(CorrectionVersion.item_id.in_(bindparam("items")))
+    .order_by(CorrectionVersion.serial)
+)
 _STANDING: Final = (
     select(*_VERSION)
     .join(CorrectionClaim, CorrectionClaim.id == CorrectionVersion.claim_id)
@@ -67,6 +72,12 @@ _STANDING: Final = (
     )
     .order_by(CorrectionVersion.serial)
 )
+_DRAFT: Final = select(
+    CorrectionDraft.text,
+    CorrectionDraft.comment,
+    CorrectionDraft.revision,
+    CorrectionDraft.saved_at,
+).where(CorrectionDraft.item_id == bindparam("item"), CorrectionDraft.person == bindparam("who"))
 _DROP_DRAFT: Final = delete(CorrectionDraft).where(
     CorrectionDraft.item_id == bindparam("item"), CorrectionDraft.person == bindparam("who")
 )
@@ -107,13 +118,8 @@ async def last_of(conn: AsyncConnection, claim_id: str) -> VersionRow:
 
 async def of_items(conn: AsyncConnection, item_ids: Sequence[str]) -> dict[str, list[VersionRow]]:
     """Every version of these items, the first one first."""
-    query = (
-        select(*_VERSION)
-        .where(CorrectionVersion.item_id.in_(item_ids))
-        .order_by(CorrectionVersion.serial)
-    )
     found: dict[str, list[VersionRow]] = {item_id: [] for item_id in item_ids}
-    for row in await conn.execute(query):
+    for row in await conn.execute(_OF_ITEMS, {"items": padded(item_ids)}):
         found[row.item_id].append(VersionRow(*row))
     return found
 
@@ -243,13 +249,7 @@ async def upheld(conn: AsyncConnection, round_name: str) -> list[tuple[str, bool
 
 async def draft(conn: AsyncConnection, item_id: str, person: str) -> DraftRow | None:
     """One person's unfinished work on an item."""
-    query = select(
-        CorrectionDraft.text,
-        CorrectionDraft.comment,
-        CorrectionDraft.revision,
-        CorrectionDraft.saved_at,
-    ).where(CorrectionDraft.item_id == item_id, CorrectionDraft.person == person)
-    row = (await conn.execute(query)).first()
+    row = (await conn.execute(_DRAFT, {"item": item_id, "who": person})).first()
     return None if row is None else DraftRow(*row)
 
 

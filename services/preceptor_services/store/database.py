@@ -45,8 +45,13 @@ class Database:
         self._path = path
         self._is_sqlite = engine.dialect.name == "sqlite"
         self._writer = asyncio.Lock()
+        self._reader = engine
         if self._is_sqlite:
             event.listen(engine.sync_engine, "begin", _begin)
+        else:
+            # A statement sees what was committed before it, in a transaction or not: the trips
+            # to begin and end one would be for nothing.
+            self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -71,9 +76,23 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncGenerator[AsyncConnection]:
-        """One reading transaction."""
-        async with self.engine.connect() as conn, conn.begin():
+        """For reading. On SQLite everything that is read here is of one moment."""
+        async with self._reader.connect() as conn, conn.begin():
             yield conn
+
+    @contextlib.asynccontextmanager
+    async def write_locked(self) -> AsyncGenerator[AsyncConnection]:
+        """One writing transaction that locks the rows which it writes itself.
+
+        On PostgreSQL several go side by side. People's corrections are written so; those that tell
+        trainers something take turns from the telling to the commit (`correction_results.add`).
+        """
+        if self._is_sqlite:
+            async with self.write() as conn:
+                yield conn
+        else:
+            async with self.engine.connect() as conn, conn.begin():
+                yield conn
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncConnection]:

@@ -30,16 +30,11 @@ class CountedDatabase:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.engine = database.engine
         self.count = 0
 
-    def read(self) -> Any:
+    def write_locked(self) -> Any:
         self.count += 1
-        return self._database.read()
-
-    def write(self) -> Any:
-        self.count += 1
-        return self._database.write()
+        return self._database.write_locked()
 
 
 @pytest.fixture

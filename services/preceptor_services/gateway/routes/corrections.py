@@ -29,7 +29,7 @@ from preceptor_clients.corrections import (
 )
 from preceptor_clients.schemas import Name
 from preceptor_services.corrections.parts import NO_BODY, Annotator, Parts, Reviewer
-from preceptor_services.corrections.views import version_of
+from preceptor_services.corrections.views import length_of, version_of
 from preceptor_services.gateway.bodies import body_of, reply
 from preceptor_services.gateway.openapi import takes
 from preceptor_services.store import correction_people as people
@@ -79,7 +79,8 @@ async def claim(
     """The next item under a lease."""
     row = await parts.queue.claim(actor.name, round_name=wish.round, item_id=wish.item)
     claimed = None if row is None else await parts.views.claim(actor.role, row)
-    return await reply(request, Claimed(claim=claimed))
+    size = 0 if claimed is None else length_of(claimed.item)
+    return await reply(request, Claimed(claim=claimed), size=size)
 
 
 @router.get("/claims", response_model=Claims)
@@ -95,7 +96,7 @@ async def renew(request: Request, claim_id: str, actor: Annotator, parts: Parts)
     row = await parts.queue.renew(actor.name, claim_id)
     now = parts.queue.clock.now()
     return await reply(
-        request, Lease(id=row.id, state="active", lease_until=row.lease_until, now=now)
+        request, Lease(id=row.id, state="active", lease_until=row.lease_until, now=now), size=0
     )
 
 
@@ -138,7 +139,8 @@ async def submit(
     """Hands a version in."""
     row, state = await parts.queue.submit(actor.name, claim_id, sent)
     version = version_of(row, row.id if state == "done" else None)
-    return await reply(request, Submitted(version=version, item_state=state))  # type: ignore[arg-type]  a column of states
+    submitted = Submitted(version=version, item_state=state)  # type: ignore[arg-type]  a column of states
+    return await reply(request, submitted, size=len(version.text or ""))
 
 
 # ---------------------------------------------------------------- items
@@ -200,7 +202,8 @@ async def save_draft(
     sent: Annotated[DraftSave, Depends(body_of(DraftSave))],
 ) -> Response:
     """Keeps unfinished work."""
-    return await reply(request, await parts.queue.save_draft(actor.name, item_id, sent))
+    draft = await parts.queue.save_draft(actor.name, item_id, sent)
+    return await reply(request, draft, size=len(draft.text or ""))
 
 
 @router.delete("/items/{item_id}/draft", status_code=204)
