@@ -101,6 +101,19 @@ async def test_versions_of_an_expert_are_kept_and_one_that_comes_back_is_the_las
         await world.clients["reader"].call("GET", "/v1/experts/nobody/versions")
 
 
+async def test_an_answer_without_a_price_costs_what_its_expert_says_of_a_token(world: Any) -> None:
+    registry = world.app.state.gateway.registry
+    entry = registry.get("uniform", "expert", field="expert")
+    priced = EXPERT.capabilities.model_copy(update={"cost_per_token": 0.5})
+
+    entry.info = EXPERT.model_copy(update={"capabilities": priced})
+    by_token = registry.cost("uniform", 3)
+    entry.cost = 0.2
+    by_answer = registry.cost("uniform", 3)
+
+    assert (by_token, by_answer, registry.cost("teacher", 3)) == (1.5, 0.2, 0.0)
+
+
 async def test_keys_are_nowhere_in_the_database(world: Any) -> None:
     await world.trainer.submit_logprobs("uniform", [world.submission("a")])
 
