@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from preceptor_clients.errors import PreceptorError
-from preceptor_clients.schemas import PrefixAnswer, PrefixQuery
+from preceptor_clients.schemas import PrefixAnswer
+
+Q = TypeVar("Q")
 
 
 async def answer_each(
-    queries: Sequence[PrefixQuery], answer: Callable[[PrefixQuery], Awaitable[PrefixAnswer]]
+    questions: Sequence[Q], answer: Callable[[Q], Awaitable[PrefixAnswer]]
 ) -> list[PrefixAnswer | PreceptorError]:
-    """What `answer` gives for each query, all at once; an error in the place of its query."""
+    """What `answer` gives for each question, all at once; an error in the place of its question."""
 
-    async def one(query: PrefixQuery) -> PrefixAnswer | PreceptorError:
+    async def one(question: Q) -> PrefixAnswer | PreceptorError:
         try:
-            return await answer(query)
+            return await answer(question)
         except PreceptorError as error:
             return error
 
-    return await asyncio.gather(*(one(query) for query in queries))
+    return await asyncio.gather(*(one(question) for question in questions))

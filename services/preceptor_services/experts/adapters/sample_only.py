@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
@@ -45,6 +45,12 @@ from preceptor_services.experts.adapters import positions
 from preceptor_services.experts.adapters.answer_each import answer_each
 from preceptor_services.experts.adapters.continuing import Continuation
 from preceptor_services.experts.adapters.discovery import find_model
+from preceptor_services.experts.adapters.paid_draws import (
+    Chosen,
+    Drawn,
+    PaidDraws,
+    UnfinishedAnswers,
+)
 from preceptor_services.experts.adapters.positions import generator_of
 from preceptor_services.experts.adapters.retokenising import next_token, prefix_text
 from preceptor_services.experts.adapters.sample_options import SampleOnlyConfig
@@ -59,17 +65,6 @@ _NOT_DECIDING: Final = frozenset(
     {"url", "tokenizer", "model", "template", "key_file", "max_batch", "max_concurrency"}
     | {"timeout_s", "start_timeout_s", "max_calls_in_all", "cost_per_call"}
 )
-
-
-class _Chosen(NamedTuple):
-    at_P: np.ndarray
-    """Rows of the query that are asked about."""
-    inclusion_P: np.ndarray
-
-
-class _Drawn(NamedTuple):
-    tokens: Counter[int]
-    num_calls: int
 
 
 class SampleOnly:
@@ -87,6 +82,7 @@ class SampleOnly:
         )
         self._continuation: Continuation | None = None
         self._calls_left = self._config.max_calls_in_all
+        self._unfinished = UnfinishedAnswers()
 
     async def start(self) -> None:
         """Finds the model."""
@@ -131,19 +127,26 @@ class SampleOnly:
         self, queries: Sequence[PrefixQuery], answer_keys: Sequence[str]
     ) -> Sequence[PrefixAnswer | PreceptorError]:
         """One answer per query; positions without draws are masked."""
-        return await answer_each(queries, self._answer)
+        questions = list(zip(queries, answer_keys or [None] * len(queries), strict=True))
+        return await answer_each(questions, self._answer)
 
-    async def _answer(self, query: PrefixQuery) -> PrefixAnswer:
+    async def _answer(self, question: tuple[PrefixQuery, str | None]) -> PrefixAnswer:
+        query, key = question
+        paid = self._unfinished.of(query, key)
         try:
             async with asyncio.timeout(query.timeout_ms / 1000):
-                return await self._ask(query)
+                answer = await self._ask(query, paid)
         except TimeoutError:
             raise DeadlineExceeded(f"the draws took more than {query.timeout_ms} ms") from None
+        self._unfinished.forget(query, key)
+        return answer
 
-    async def _ask(self, query: PrefixQuery) -> PrefixAnswer:
+    async def _ask(self, query: PrefixQuery, paid: PaidDraws) -> PrefixAnswer:
         turns, used = self._turns(query)
-        chosen = self._choose(query)
-        counts, num_calls = await self._count(query, turns, chosen.at_P)
+        chosen = paid.chosen = paid.chosen or self._choose(query)
+        await self._draw(query, turns, chosen.at_P, paid)
+        counts = {row: drawn.tokens for row, drawn in paid.by_row.items() if self._tells(drawn)}
+        num_calls = sum(drawn.num_calls for drawn in paid.by_row.values())
         price = self._config.cost_per_call
         return build_answer(
             query,
@@ -151,7 +154,7 @@ class SampleOnly:
             expert=self._config.name,
             expert_version=self._version(),
             kind="empirical",
-            mask_P=np.array([bool(counts.get(p)) for p in range(query.num_positions)], np.bool_),
+            mask_P=np.array([p in counts for p in range(query.num_positions)], np.bool_),
             exact=True,  # the service rounds what is to travel rounded
             num_draws=self._config.draws,
             inclusion_P=chosen.inclusion_P.astype(np.float32),
@@ -160,7 +163,7 @@ class SampleOnly:
             cost=None if price is None else price * num_calls,
         )
 
-    def _choose(self, query: PrefixQuery) -> _Chosen:
+    def _choose(self, query: PrefixQuery) -> Chosen:
         """Of the positions asked, those that the student wrote; the same for the same draw."""
         asked = query.position_ids()
         owned = np.ones(len(asked), np.bool_) if query.owned is None else query.owned[asked]
@@ -170,7 +173,7 @@ class SampleOnly:
         chosen = rows[positions.draw(chances, generator)] if len(rows) else rows
         inclusion_P = np.ones(len(asked))
         inclusion_P[rows] = chances
-        return _Chosen(chosen, inclusion_P)
+        return Chosen(chosen, inclusion_P)
 
     def _weights(self, query: PrefixQuery) -> np.ndarray:
         if self._config.choose == "entropy" and query.entropy_P is not None:
@@ -188,30 +191,34 @@ class SampleOnly:
             raise ServiceFailed(f"the {self._config.max_calls_in_all} calls in all are spent")
         return calls // self._config.calls_per_position
 
-    async def _count(
-        self, query: PrefixQuery, turns: list[dict[str, str]] | str, rows: np.ndarray
-    ) -> tuple[dict[int, Counter[int]], int]:
-        """Tokens drawn, by row of the query, and the calls made; rows with too few are left out."""
-        found = await asyncio.gather(
-            *(self._count_one(query, turns, int(p)) for p in rows), return_exceptions=True
-        )
-        counts, num_calls = dict[int, Counter[int]](), 0
-        for p, result in zip(rows, found, strict=True):
-            if isinstance(result, BaseException):
-                raise result
-            num_calls += result.num_calls
-            if result.tokens.total() >= self._config.min_kept * self._config.draws:
-                counts[int(p)] = result.tokens
-        return counts, num_calls
+    async def _draw(
+        self,
+        query: PrefixQuery,
+        turns: list[dict[str, str]] | str,
+        rows: np.ndarray,
+        paid: PaidDraws,
+    ) -> None:
+        """Adds to `paid` what is not in it; the first failure is raised once all calls are done."""
 
-    async def _count_one(
+        async def one(row: int) -> None:
+            paid.by_row[row] = await self._draw_at(query, turns, row)
+
+        left = [int(row) for row in rows if int(row) not in paid.by_row]
+        for failure in await asyncio.gather(*map(one, left), return_exceptions=True):
+            if failure is not None:
+                raise failure
+
+    def _tells(self, drawn: Drawn) -> bool:
+        return drawn.tokens.total() >= max(1.0, self._config.min_kept * self._config.draws)
+
+    async def _draw_at(
         self, query: PrefixQuery, turns: list[dict[str, str]] | str, row: int
-    ) -> _Drawn:
+    ) -> Drawn:
         prefix_ids = query.response_ids[: int(query.position_ids()[row])].tolist()
         prefix = await asyncio.to_thread(prefix_text, self._tokenizer, prefix_ids)
         tokens, num_calls, left = Counter[int](), 0, self._config.draws
         if prefix is None:
-            return _Drawn(tokens, num_calls)
+            return Drawn(tokens, num_calls)
         while left > 0:
             num = min(left, self._config.draws_per_call)
             self._spend()
@@ -220,7 +227,7 @@ class SampleOnly:
                 if token is not None:
                     tokens[token] += 1
             num_calls, left = num_calls + 1, left - num
-        return _Drawn(tokens, num_calls)
+        return Drawn(tokens, num_calls)
 
     def _spend(self) -> None:
         """Before the call: one that fails may have cost money too."""

@@ -57,6 +57,8 @@ class FakeServer:
     """How many of the next requests get a 429."""
     max_model_len: int = MAX_MODEL_LEN
     served: str = "tiny"
+    fails_at: int | None = None
+    """Number of the request that fails, from 1 on, once."""
     model: Any = None
     """A causal model to be served in place of the invented numbers."""
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -154,6 +156,8 @@ class FakeServer:
     async def _body(self, request: Request) -> tuple[dict[str, Any], Response | None]:
         body = await request.json()
         self.asked.append((request.url.path, body))
+        if self.fails_at is not None and len(self.asked) == self.fails_at:
+            return body, _error(500, "Internal Server Error")
         if self.fault == "slow":
             await asyncio.sleep(1)
         if self.fault == "broken":

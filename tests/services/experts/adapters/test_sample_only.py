@@ -195,6 +195,26 @@ async def test_an_answer_names_what_its_calls_cost(serve, connect):
     assert reply.cost == pytest.approx(2 * 2 * 0.25)
 
 
+async def test_who_asks_again_after_a_failure_pays_for_the_rest_alone(serve, connect):
+    server = await serve()
+    expert = await connect(server, max_calls=4, max_calls_in_all=6)
+    query = PrefixQuery(
+        prompt=Prompt(messages=(Message(role="user", content="Write."),)),
+        response_ids=RESPONSE,
+        vocab_fingerprint=expert.info().capabilities.vocab_fingerprint,
+    )
+
+    server.fails_at = 3
+    [failed] = await expert.logprobs([query], ["key"])
+    [reply] = await expert.logprobs([query], ["key"])
+
+    assert isinstance(failed, ServiceFailed)
+    assert isinstance(reply, PrefixAnswer)
+    assert len(calls(server)) == 4 + 1
+    assert reply.mask_P.sum() == 4
+    np.testing.assert_allclose(reply.inclusion_P, 0.8)
+
+
 async def test_two_apis_under_one_name_draw_positions_apart_from_each_other(serve, connect):
     first = await connect(await serve(), max_calls=1)
     second = await connect(await serve(), max_calls=1)
