@@ -23,11 +23,11 @@ from .conftest import EXPERT
 
 
 async def test_ready_is_not_live(world: Any) -> None:
-    assert await world.trainer.ready()
+    assert await world.trainer.ready(30)
 
     world.queue.down = True
 
-    assert not await world.trainer.ready()
+    assert not await world.trainer.ready(30)
     assert (await world.trainer.exchange("GET", "/livez")).body == b'{"state":"live"}'
     # Without the client, which would wait for it.
     async with httpx.AsyncClient(transport=httpx.ASGITransport(world.app)) as http:
