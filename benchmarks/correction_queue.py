@@ -40,6 +40,7 @@ from preceptor_clients.schemas import Message, Prompt
 from preceptor_services.blobs import LocalBlobs
 from preceptor_services.corrections.intake import Intake
 from preceptor_services.corrections.queue import Queue
+from preceptor_services.gateway.__main__ import keep_what_is_loaded
 from preceptor_services.gateway.clock import ServerClock
 from preceptor_services.gateway.packs import Packs
 from preceptor_services.store import correction_people as people
@@ -143,6 +144,7 @@ async def at_queue(
         for name in names:
             await people.add(conn, people.new_row(name, "annotator", name, clock.now()))
     queue = Queue(database=database, clock=clock)
+    keep_what_is_loaded()  # As a gateway does before it listens.
     yield [QueueDesk(queue, name) for name in names]
     await database.aclose()
 

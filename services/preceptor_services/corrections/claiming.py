@@ -1,15 +1,16 @@
 """Giving items out: who asks while others are served is served with the next ones, together.
 
 One transaction gives to all of them, so that most of the trips to the database are made once for
-many. Whoever asks alone waits for nobody. What one may have is decided for each in turn, against
-rows that already show what the ones before got.
+many. Whoever asks alone waits for nobody. What one may have is decided for each in turn, from
+what the ones before have left.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -24,6 +25,10 @@ from preceptor_services.store.database import Database
 
 MAX_HELD: Final = 20
 """Claims in force of one person."""
+
+
+Given = ClaimRow | Exception | None
+"""A claim, a refusal, or nothing where nothing is left."""
 
 
 class Wish(NamedTuple):
@@ -50,44 +55,88 @@ class Claiming:
         """
         return await self._give(wish)
 
-    async def _give_all(self, wishes: Sequence[Wish]) -> list[ClaimRow | Exception | None]:
+    async def _give_all(self, wishes: Sequence[Wish]) -> list[Given]:
         now = self._clock.now()
-        given: list[ClaimRow | Exception | None] = []
-        new: list[ClaimRow] = []
+        given: dict[int, Given] = {}
         async with self._database.write_locked() as conn:
             names = sorted({wish.person for wish in wishes})
             await people.lock(conn, names)
             if await claims.any_overdue(conn, now):
                 await claims.expire(conn, now)
             held = await claims.count_held(conn, names, now)
-            for wish in wishes:
-                if any(row.person == wish.person for row in new):
-                    # What they have just got keeps them from a double's other place.
-                    await claims.add(conn, new)
-                    new = []
-                if held[wish.person] >= MAX_HELD:
-                    given.append(Conflict(f"you hold {MAX_HELD} items already", field="claim"))
-                    continue
-                row = await _take(conn, wish, now)
-                if isinstance(row, ClaimRow):
-                    held[wish.person] += 1
-                    new.append(row)
-                given.append(row)
-            await claims.add(conn, new)
-        return given
+            for some in _alike(wishes):
+                given |= await _share_out(conn, some, held, now)
+            for n, wish in enumerate(wishes):
+                if n not in given:
+                    given[n] = await _take_one(conn, wish, held, now)
+        return [given[n] for n in range(len(wishes))]
 
 
-async def _take(conn: AsyncConnection, wish: Wish, now: float) -> ClaimRow | Conflict | None:
+def _alike(wishes: Sequence[Wish]) -> list[dict[int, Wish]]:
+    """Those that several have for any item of the same round, by their places."""
+    groups: dict[str | None, dict[int, Wish]] = {}
+    for n, wish in enumerate(wishes):
+        if wish.item_id is None:
+            groups.setdefault(wish.round_name, {})[n] = wish
+    return [group for group in groups.values() if len(group) > 1]
+
+
+async def _share_out(
+    conn: AsyncConnection, wishes: Mapping[int, Wish], held: Counter[str], now: float
+) -> dict[int, Given]:
+    """Gives the first free items of one round, or of all, to several, each the first they may have.
+
+    Who may have none of those that were looked at is left out, unless there are no others.
+    """
+    [round_name] = {wish.round_name for wish in wishes.values()}
+    found = await claims.first_free(conn, len(wishes), round_name)
+    given: dict[int, Given] = {}
+    names = sorted({wish.person for wish in wishes.values()})
+    barred = await claims.barred(conn, [row.item_id for row in found], names) if found else set()
+    free = Counter({row.item_id: row.num_free for row in found})
+    new: list[ClaimRow] = []
+    for n, (person, _, _) in wishes.items():
+        if held[person] >= MAX_HELD:
+            given[n] = _too_many()
+            continue
+        rows = (r for r in found if free[r.item_id] and (r.item_id, person) not in barred)
+        if (first := next(rows, None)) is not None:
+            given[n] = row = _claim(first.item_id, first.settings, person, now)
+            new.append(row)
+            free[row.item_id] -= 1
+            held[person] += 1
+            barred.add((row.item_id, person))
+        elif len(found) < len(wishes):
+            given[n] = None
+    if new:
+        await claims.add(conn, new)
+        await claims.count_places(conn, Counter(row.item_id for row in new))
+    return given
+
+
+async def _take_one(conn: AsyncConnection, wish: Wish, held: Counter[str], now: float) -> Given:
+    if held[wish.person] >= MAX_HELD:
+        return _too_many()
     found = await claims.take(conn, wish.person, round_name=wish.round_name, item_id=wish.item_id)
     if found is None:
         if wish.item_id is None:
             return None
         return Conflict(f"item {wish.item_id} is not to be had", field="item")
-    item_id, settings = found
+    row = _claim(*found, wish.person, now)
+    await claims.add(conn, [row])
+    held[wish.person] += 1
+    return row
+
+
+def _too_many() -> Conflict:
+    return Conflict(f"you hold {MAX_HELD} items already", field="claim")
+
+
+def _claim(item_id: str, settings: dict[str, Any], person: str, now: float) -> ClaimRow:
     return ClaimRow(
         id=f"cc-{uuid.uuid4().hex}",
         item_id=item_id,
-        person=wish.person,
+        person=person,
         state="active",
         claimed_at=now,
         lease_until=now + RoundSettings.model_validate(settings).lease_s,

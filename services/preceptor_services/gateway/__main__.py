@@ -6,6 +6,7 @@ Ends gracefully on SIGTERM and Ctrl-C: readiness goes first, requests under way 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from pathlib import Path
 from types import FrameType
@@ -53,6 +54,15 @@ def gateway(
     asyncio.run(serve(settings))
 
 
+def keep_what_is_loaded() -> None:
+    """Takes what is in memory out of the garbage collector's rounds.
+
+    A full round over the loaded modules stops every request for a tenth of a second.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 async def serve(settings: Settings) -> None:
     """Serves until it is told to end."""
     g = settings.gateway
@@ -71,6 +81,7 @@ async def serve(settings: Settings) -> None:
             ),
             app,
         )
+        keep_what_is_loaded()
         _log.info("listening on %s:%d", g.host, g.port)
         await server.serve()
     finally:

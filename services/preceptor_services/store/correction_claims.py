@@ -7,11 +7,11 @@ for one (`SKIP LOCKED`), so that two who look can never wait for each other.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningUpdate
@@ -50,6 +50,14 @@ class HeldRow(NamedTuple):
     settings: dict[str, Any]
 
 
+class FreeRow(NamedTuple):
+    """An item with places that are free, and the settings of its round."""
+
+    item_id: str
+    num_free: int
+    settings: dict[str, Any]
+
+
 _COLUMNS: Final = tuple(getattr(CorrectionClaim, name) for name in ClaimRow._fields)
 _ADD: Final = insert(CorrectionClaim)
 _ANY_OVERDUE: Final = (
@@ -65,6 +73,16 @@ _COUNT_HELD: Final = (
         CorrectionClaim.lease_until > bindparam("now"),
     )
     .group_by(CorrectionClaim.person)
+)
+_BARRED: Final = select(CorrectionClaim.item_id, CorrectionClaim.person).where(
+    CorrectionClaim.item_id.in_(bindparam("items")),
+    CorrectionClaim.person.in_(bindparam("people")),
+    CorrectionClaim.state.in_(_BARRING),
+)
+_COUNT_PLACES: Final = (
+    update(CorrectionItem)
+    .where(CorrectionItem.id == bindparam("b_item"))
+    .values(num_live=CorrectionItem.num_live + bindparam("b_count"))
 )
 _LOCK_ITEMS: Final = (
     select(CorrectionItem.id)
@@ -155,6 +173,14 @@ async def add_live(conn: AsyncConnection, item_id: str, change: int) -> None:
     )
 
 
+def _free(item: type[CorrectionItem]) -> tuple[ColumnElement[bool], ...]:
+    return (
+        item.state == "open",
+        item.num_live < item.wanted,
+        CorrectionRound.closed.is_(False),
+    )
+
+
 def _available_to(
     person: str | ColumnElement[str], item: type[CorrectionItem] = CorrectionItem
 ) -> tuple[ColumnElement[bool], ...]:
@@ -167,12 +193,45 @@ def _available_to(
         )
         .exists()
     )
-    return (
-        item.state == "open",
-        item.num_live < item.wanted,
-        CorrectionRound.closed.is_(False),
-        ~barred,
+    return (*_free(item), ~barred)
+
+
+@cache
+def _first_free(of_round: bool) -> Select[str, int, dict[str, Any]]:
+    query = (
+        select(
+            CorrectionItem.id,
+            CorrectionItem.wanted - CorrectionItem.num_live,
+            CorrectionRound.settings,
+        )
+        .join(CorrectionRound, CorrectionRound.name == CorrectionItem.round)
+        .where(*_free(CorrectionItem))
+        .order_by(CorrectionItem.priority.desc(), CorrectionItem.serial)
+        .limit(bindparam("most"))
+        .with_for_update(skip_locked=True, key_share=True, of=CorrectionItem)
     )
+    return query.where(CorrectionItem.round == bindparam("of_round")) if of_round else query
+
+
+async def first_free(conn: AsyncConnection, most: int, round_name: str | None) -> list[FreeRow]:
+    """The first items with free places, locked; of one round or of all."""
+    asked = {"most": most} | ({} if round_name is None else {"of_round": round_name})
+    rows = await conn.execute(_first_free(round_name is not None), asked)
+    return [FreeRow(*row) for row in rows]
+
+
+async def barred(
+    conn: AsyncConnection, item_ids: Sequence[str], people: Sequence[str]
+) -> set[tuple[str, str]]:
+    """(item, person) wherever one of them may not have one of the items again."""
+    asked = {"items": padded(item_ids), "people": padded(people)}
+    return {(row[0], row[1]) for row in await conn.execute(_BARRED, asked)}
+
+
+async def count_places(conn: AsyncConnection, taken: Mapping[str, int]) -> None:
+    """So many places of each item are taken; the items are locked."""
+    rows = [{"b_item": item_id, "b_count": count} for item_id, count in taken.items()]
+    await conn.execute(_COUNT_PLACES, rows)
 
 
 @cache
@@ -229,9 +288,8 @@ async def count_available(conn: AsyncConnection, person: str) -> int:
 
 
 async def add(conn: AsyncConnection, rows: Sequence[ClaimRow]) -> None:
-    """New claims, whose places `take` has counted."""
-    if rows:
-        await conn.execute(_ADD, [row._asdict() for row in rows])
+    """New claims; their places are counted by `take` or `count_places`."""
+    await conn.execute(_ADD, [row._asdict() for row in rows])
 
 
 async def lock_items(conn: AsyncConnection, claim_ids: Sequence[str]) -> None:

@@ -69,7 +69,7 @@ async def add_unknown(conn: AsyncConnection, rows: list[dict[str, Any]]) -> None
 async def by_keys(conn: AsyncConnection, token_hmacs: Sequence[str]) -> dict[str, PersonRow]:
     """Whose each of these keys is; those that are valid."""
     rows = await conn.execute(_BY_KEYS, {"keys": padded(token_hmacs)})
-    return {row[0]: PersonRow(*row[1:]) for row in rows}
+    return {str(row[0]): PersonRow(*row[1:]) for row in rows}
 
 
 async def find(conn: AsyncConnection, name: str) -> PersonRow | None:
