@@ -29,13 +29,7 @@ from preceptor_clients.answers import build_answer
 from preceptor_clients.context import find_template
 from preceptor_clients.errors import ContextTooLong, PreceptorError
 from preceptor_clients.fingerprint import settings_version
-from preceptor_clients.schemas import (
-    Capabilities,
-    PrefixAnswer,
-    PrefixQuery,
-    ServiceInfo,
-    ServiceLimits,
-)
+from preceptor_clients.schemas import PrefixAnswer, PrefixQuery, ServiceInfo
 from preceptor_services.experts.adapters import positions
 from preceptor_services.experts.adapters.alignment import Pieces, Reading, readings
 from preceptor_services.experts.adapters.answer_each import answer_each
@@ -95,21 +89,7 @@ class Aligning:
 
     def info(self) -> ServiceInfo:
         """What this expert can do."""
-        return ServiceInfo(
-            name=self._config.name,
-            role="expert",
-            version=self._version(),
-            capabilities=Capabilities(
-                kinds=("topk",),
-                max_top_k=self._server.found.max_top_k,
-                vocab_fingerprint=self._student.vocab_fingerprint,
-                vocab_size=self._student.vocab_size,
-                cost_per_token=self._config.cost_per_token,
-            ),
-            limits=ServiceLimits(
-                max_batch=self._config.max_batch, max_concurrency=self._config.max_concurrency
-            ),
-        )
+        return self._server.info(self._version(), self._student, max_context=None)
 
     async def logprobs(
         self, queries: Sequence[PrefixQuery], answer_keys: Sequence[str]

@@ -20,13 +20,7 @@ from preceptor_clients.answers import build_answer
 from preceptor_clients.context import build_context, find_template
 from preceptor_clients.errors import PreceptorError
 from preceptor_clients.fingerprint import ids_hash, settings_version
-from preceptor_clients.schemas import (
-    Capabilities,
-    PrefixAnswer,
-    PrefixQuery,
-    ServiceInfo,
-    ServiceLimits,
-)
+from preceptor_clients.schemas import PrefixAnswer, PrefixQuery, ServiceInfo
 from preceptor_services.experts.adapters.answer_each import answer_each
 from preceptor_services.experts.adapters.options import ScoringOptions
 from preceptor_services.experts.adapters.rows import distributions
@@ -69,22 +63,8 @@ class OpenAIServer:
 
     def info(self) -> ServiceInfo:
         """What this expert can do."""
-        found = self._server.found
-        return ServiceInfo(
-            name=self._config.name,
-            role="expert",
-            version=self._version(),
-            capabilities=Capabilities(
-                kinds=("topk",),
-                max_top_k=found.max_top_k,
-                vocab_fingerprint=self._tokenizer.vocab_fingerprint,
-                vocab_size=self._tokenizer.vocab_size,
-                max_context=found.max_context,
-                cost_per_token=self._config.cost_per_token,
-            ),
-            limits=ServiceLimits(
-                max_batch=self._config.max_batch, max_concurrency=self._config.max_concurrency
-            ),
+        return self._server.info(
+            self._version(), self._tokenizer, max_context=self._server.found.max_context
         )
 
     async def logprobs(

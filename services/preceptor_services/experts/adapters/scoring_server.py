@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from preceptor_clients.errors import ServiceUnavailable
+from preceptor_clients.schemas import Capabilities, ServiceInfo, ServiceLimits
 from preceptor_services.experts.adapters.discovery import Found, discover
 from preceptor_services.experts.adapters.options import ScoringOptions
 from preceptor_services.experts.adapters.rows import Row
@@ -62,6 +63,34 @@ class ScoringServer:
         if self._found is None:
             raise ServiceUnavailable("the server has not answered yet", retry_after_s=1)
         return self._found
+
+    def info(
+        self, version: str, student: StudentTokenizer, *, max_context: int | None
+    ) -> ServiceInfo:
+        """What an expert in front of this server can do.
+
+        Args:
+            version: The expert's.
+            student: The tokenizer whose ids the expert answers with.
+            max_context: The student's tokens of context and response, where that is known.
+        """
+        options = self._options
+        return ServiceInfo(
+            name=options.name,
+            role="expert",
+            version=version,
+            capabilities=Capabilities(
+                kinds=("topk",),
+                max_top_k=self.found.max_top_k,
+                vocab_fingerprint=student.vocab_fingerprint,
+                vocab_size=student.vocab_size,
+                max_context=max_context,
+                cost_per_token=options.cost_per_token,
+            ),
+            limits=ServiceLimits(
+                max_batch=options.max_batch, max_concurrency=options.max_concurrency
+            ),
+        )
 
     async def rows(
         self, ids: Sequence[int], first: int, top_k: int, *, timeout_s: float
