@@ -245,7 +245,8 @@ def main() -> None:
                         row = {"through": way, "database": database, "people": num_people}
                         rows.append(row | {"think_s": think_s, "load": load} | summary(row, runs))
                         print(json.dumps(rows[-1]), flush=True)
-    args.out.write_text(json.dumps({"items": args.items, "rows": rows}, indent=1) + "\n")
+                        found = {"items": args.items, "rows": rows}
+                        args.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def summary(row: dict[str, Any], runs: Sequence[dict[str, float]]) -> dict[str, Any]:

@@ -61,9 +61,9 @@ class Claiming:
         async with self._database.write_locked() as conn:
             names = sorted({wish.person for wish in wishes})
             await people.lock(conn, names)
-            if await claims.any_overdue(conn, now):
+            held, overdue = await claims.count_active(conn, names, now)
+            if overdue:
                 await claims.expire(conn, now)
-            held = await claims.count_held(conn, names, now)
             for some in _alike(wishes):
                 given |= await _share_out(conn, some, held, now)
             for n, wish in enumerate(wishes):

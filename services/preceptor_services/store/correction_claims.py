@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, case, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningUpdate
@@ -60,19 +60,15 @@ class FreeRow(NamedTuple):
 
 _COLUMNS: Final = tuple(getattr(CorrectionClaim, name) for name in ClaimRow._fields)
 _ADD: Final = insert(CorrectionClaim)
-_ANY_OVERDUE: Final = (
-    select(CorrectionClaim.id)
-    .where(CorrectionClaim.state == "active", CorrectionClaim.lease_until <= bindparam("now"))
-    .limit(1)
-)
-_COUNT_HELD: Final = (
-    select(CorrectionClaim.person, func.count())
+_OVERDUE: Final = CorrectionClaim.lease_until <= bindparam("now")
+_WHOSE: Final = case((_OVERDUE, None), else_=CorrectionClaim.person)
+_COUNT_ACTIVE: Final = (
+    select(_WHOSE, func.count())
     .where(
-        CorrectionClaim.person.in_(bindparam("people")),
         CorrectionClaim.state == "active",
-        CorrectionClaim.lease_until > bindparam("now"),
+        or_(_OVERDUE, CorrectionClaim.person.in_(bindparam("people"))),
     )
-    .group_by(CorrectionClaim.person)
+    .group_by(_WHOSE)
 )
 _BARRED: Final = select(CorrectionClaim.item_id, CorrectionClaim.person).where(
     CorrectionClaim.item_id.in_(bindparam("items")),
@@ -157,11 +153,6 @@ async def expire(conn: AsyncConnection, now: float) -> None:
     )
     for item_id, count in sorted(Counter(ended.scalars()).items()):
         await add_live(conn, item_id, -count)
-
-
-async def any_overdue(conn: AsyncConnection, now: float) -> bool:
-    """Whether `expire` has something to do."""
-    return (await conn.execute(_ANY_OVERDUE, {"now": now})).first() is not None
 
 
 async def add_live(conn: AsyncConnection, item_id: str, change: int) -> None:
@@ -359,10 +350,14 @@ async def held_by(conn: AsyncConnection, person: str, now: float) -> list[ClaimR
     return [ClaimRow(*row) for row in await conn.execute(query)]
 
 
-async def count_held(conn: AsyncConnection, people: Sequence[str], now: float) -> Counter[str]:
-    """Claims in force by person."""
-    rows = await conn.execute(_COUNT_HELD, {"people": padded(people), "now": now})
-    return Counter({row[0]: row[1] for row in rows})
+async def count_active(
+    conn: AsyncConnection, people: Sequence[str], now: float
+) -> tuple[Counter[str], int]:
+    """Claims in force by person, and all that `expire` has to end."""
+    rows = await conn.execute(_COUNT_ACTIVE, {"people": padded(people), "now": now})
+    found: dict[str | None, int] = {row[0]: row[1] for row in rows}
+    overdue = found.pop(None, 0)
+    return Counter({str(person): count for person, count in found.items()}), overdue
 
 
 async def live_by(conn: AsyncConnection, person: str) -> list[ClaimRow]:
