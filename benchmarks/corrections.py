@@ -12,11 +12,15 @@ sampled or given; what corrections bring is added in one of three forms, or not 
     sft        the corrected texts, every token of them a label
     feedback   the corrected text in the self-teacher's view
 
-Success is measured on held-out problems of that kind. They are chosen by attempts that are not
-counted: 16 at each problem, then 112 more at those without a success. Nobody trains on them, and
-what is counted are fresh attempts.
+All problems are of one kind, three features or a fold, and of that kind those that the untrained
+student never solves. They are found by its probability of the known right answers, and then by
+attempts that are not counted: none of 128 may succeed. Success is measured on held-out ones, by
+fresh attempts; nobody trains on them.
 
-One JSON file per finished cell: started again, it goes on. Writes
+One JSON file per finished cell: started again, it goes on. `--only` runs some of the seeds and
+publishes nothing, so that processes with folders of their own can share the work; their `cells`
+and the files `never-solved-*.json` in one folder are then the whole. `--validation` measures on
+the validation split, with seeds of its own: what a setting is chosen by. Writes
 `benchmarks/results/corrections.json`, `docs/figures/corrections-experiment.png` and
 `docs/corrections-experiment.md`; with `--tiny` one seed of a toy size, into the folder alone.
 """
@@ -27,14 +31,17 @@ import asyncio
 import difflib
 import hashlib
 import json
+import random
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import count, islice
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import numpy as np
+import torch
 import typer
 from corrections_report import publish, summarise
 from rich.console import Console
@@ -52,31 +59,39 @@ from preceptor_trainer.config import EvaluationConfig, RunConfig
 from preceptor_trainer.context import PapersContext
 from preceptor_trainer.deployment import LocalDeployment
 from preceptor_trainer.environments.programming_by_example.behaviour import Split
-from preceptor_trainer.environments.programming_by_example.problems import Problem, sample_problems
+from preceptor_trainer.environments.programming_by_example.problems import (
+    Problem,
+    draw_problem,
+    evaluate,
+)
+from preceptor_trainer.environments.programming_by_example.universe import (
+    Behaviour,
+    load_universe,
+)
 from preceptor_trainer.held_out import Evaluation
-from preceptor_trainer.inference.base_rates import measure_base_rates, student_sha256
-from preceptor_trainer.inference.session import Session
+from preceptor_trainer.inference.base_rates import student_sha256
 from preceptor_trainer.loop import Collected, Trainer
 from preceptor_trainer.metrics import read_metrics
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.people import People, PeopleConfig
 from preceptor_trainer.people_labels import GROUPS_FROM
 from preceptor_trainer.people_selection import Failed
+from preceptor_trainer.policy import Policy
 from preceptor_trainer.progress import Progress
 from preceptor_trainer.recipes.problem_streams import Fixed
 from preceptor_trainer.recipes.quickstart import TYPICAL_LENGTH
+from preceptor_trainer.sampler_stage import Published, SamplerStage
+from preceptor_trainer.sampling import SamplingParams
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.update import OptimiserConfig
 
 FORMS: Final[dict[str, dict[str, Any]]] = {
     "targets": {"expert": "people", "labels": True, "takeover": True},
-    # every token of the take-over labelled, the accepted ones too: cross-entropy on the whole text
     "sft": {"expert": "people-sft", "labels": False, "takeover": True},
     "feedback": {"expert": "people", "labels": False, "takeover": False, "feedback": True},
 }
 MOST_STEPS: Final = 1_000
-FIRST_LOOK: Final = 16
-ANSWER_S: Final = 120.0
+ANSWER_S: Final = 600.0
 KEYS: Final = """
 [keys.admin]
 file = "keys/admin.key"
@@ -93,30 +108,39 @@ class Plan:
     """Everything that a cell's numbers depend on, beside arm, seed and problems."""
 
     seeds: int = 5
-    num_corrections: tuple[int, ...] = (16, 64)
-    candidates: int = 800
-    """Problems of each split among which the never solved ones are looked for."""
+    num_corrections: int = 256
+    fewer: int = 64
+    """Corrections of one more run of the first form: the gain against their number."""
+    measured_on: Split = "held_out"
+    train_problems: int = 256
+    measured_problems: int = 160
+    chance_below: float = 0.003
+    """Of the student's probability of all known right answers: worth 128 attempts."""
     attempts: int = 128
     """None of so many succeeded."""
-    tokens: int = 20_000
-    lr: float = 2e-4
+    tokens: int = 24_000
+    lr: float = 1e-3
     problems_per_step: int = 8
-    rollouts_per_problem: int = 4
-    corrected_per_step: int = 16
+    rollouts_per_problem: int = 2
+    corrected_per_step: int = 32
     double_share: float = 0.25
-    samples: int = 32
-    """Attempts at each held-out problem, before and after."""
+    samples: int = 8
+    """Attempts at each measured problem, before and after."""
 
 
 TINY: Final = Plan(
     seeds=1,
-    num_corrections=(4,),
-    candidates=24,
-    attempts=20,
+    num_corrections=4,
+    fewer=2,
+    train_problems=8,
+    measured_problems=4,
+    attempts=32,
     tokens=1_500,
     double_share=1.0,
     samples=4,
 )
+VALIDATION: Final = replace(Plan(), seeds=1, measured_on="validation")
+FIRST_SEED: Final[dict[Split, int]] = {"held_out": 0, "validation": 100}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +254,7 @@ class Office:
         }:
             if time.monotonic() > until:
                 raise TimeoutError(f"{run}: people's answers did not arrive in {ANSWER_S:g} s")
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
 
 
 # ---------------------------------------------------------------- one cell
@@ -264,20 +288,26 @@ class WorkedOnTrainer(Trainer):
 class Experiment:
     """All cells, on one deployment."""
 
-    def __init__(self, plan: Plan, folder: Path, console: Console) -> None:
+    def __init__(
+        self, plan: Plan, folder: Path, console: Console, only: Sequence[int] | None = None
+    ) -> None:
         self.plan, self.folder, self.console = plan, folder, console
+        first = FIRST_SEED[plan.measured_on]
+        self.seeds = only or range(first, first + plan.seeds)
         self.train: list[Problem] = []
-        self.held_out: list[Problem] = []
+        self.measured: list[Problem] = []
 
     def cells(self) -> list[Cell]:
-        """Every arm with every number of corrections and every seed, seed by seed."""
-        rows = [("none", 0), *((form, n) for n in self.plan.num_corrections for form in FORMS)]
-        return [Cell(arm=a, corrections=n, seed=s) for s in range(self.plan.seeds) for a, n in rows]
+        """Every arm and seed, seed by seed."""
+        most, fewer = self.plan.num_corrections, self.plan.fewer
+        rows = [("none", 0), *((form, most) for form in FORMS), ("targets", fewer)]
+        return [Cell(arm=a, corrections=n, seed=s) for s in self.seeds for a, n in rows]
 
     def run(self) -> list[dict[str, Any]]:
         """Runs what is missing; returns every cell's result."""
+        self.choose()
         missing = [c for c in self.cells() if not self._path(c).exists()]
-        if missing or not all(self._rates_path(split).exists() for split in SPLITS):
+        if missing:
             self._write_deployment()
             with LocalDeployment(self.folder, self.console) as deployment:
                 asyncio.run(self._run(missing, deployment.gateway_url, deployment.key))
@@ -294,7 +324,7 @@ class Experiment:
         options = {
             "config": str((self.folder / "resolved.toml").resolve()),
             "model": str(STUDENT_DIR),
-            "poll_s": 0.1,
+            "poll_s": 0.3,
         }
         services = {
             "self-teacher": self_teacher(),
@@ -306,8 +336,6 @@ class Experiment:
 
     async def _run(self, missing: Sequence[Cell], url: str, key: str) -> None:
         async with GatewayClient(url, key) as gateway:
-            self.train = await self._never_solved("train", gateway)
-            self.held_out = await self._never_solved("held_out", gateway)
             admin_key = (self.folder / "keys" / "admin.key").read_text().strip()
             office = Office(url, admin_key, key, self.train)
             await office.open()
@@ -319,30 +347,41 @@ class Experiment:
 
     # ------------------------------------------------------------ problems
 
-    async def _never_solved(self, split: Split, gateway: GatewayClient) -> list[Problem]:
-        """Problems without a success in all attempts; most are out after the first few."""
-        problems = sample_problems(split, count=self.plan.candidates, seed=PROBLEMS_SEED)
+    def choose(self) -> None:
+        """Finds the problems, or those found before."""
+        self.train = self._never_solved("train", self.plan.train_problems)
+        self.measured = self._never_solved(self.plan.measured_on, self.plan.measured_problems)
+
+    def _never_solved(self, split: Split, wanted: int) -> list[Problem]:
+        """`wanted` problems of the kind without a success in all attempts, or as many as there are.
+
+        Attempts are only made where the student's chance is small. They are the student's own
+        texts, graded here.
+        """
         path = self._rates_path(split)
         if not path.exists():
-            left, looks = problems, (FIRST_LOOK, self.plan.attempts - FIRST_LOOK)
-            for look, num_samples in enumerate(looks):
-                rates = await measure_base_rates(
-                    Session(gateway, run="base-rates", model=STUDENT_DIR),
-                    split=split,
-                    problems=left,
-                    problems_seed=PROBLEMS_SEED,
-                    num_samples=num_samples,
-                    samples_seed=look,
-                    console=self.console,
-                )
-                left = [p for p, n in zip(left, rates.successes_P, strict=True) if n == 0]
-            _write(path, {"problem_ids": [p.id for p in left], "candidates": len(problems)})
+            policy = Policy(STUDENT_DIR)
+            left = islice(unsolved(policy, self._unlikely(split, policy), self.plan), wanted)
+            _write(path, {"problem_ids": [problem.id for problem in left]})
         ids = set(json.loads(path.read_text())["problem_ids"])
-        found = [problem for problem in problems if problem.id in ids]
+        found = [problem for some in candidates(split) for problem in some if problem.id in ids]
         if len(found) != len(ids):
             raise SystemExit(f"{path}: the world has changed; use another --folder")
-        self.console.print(f"{split}: {len(found)} of {len(problems)} never solved")
+        self.console.print(f"{split}: {len(found)} never solved")
         return found
+
+    def _unlikely(self, split: Split, policy: Policy) -> Iterator[Problem]:
+        """Candidates of small chance, each of another behaviour."""
+        found: set[Behaviour] = set()
+        for some in candidates(split):
+            new = [problem for problem in some if problem.behaviour not in found]
+            for problem, chance in zip(new, chances(policy, new), strict=True):
+                if chance < self.plan.chance_below and problem.behaviour not in found:
+                    found.add(problem.behaviour)
+                    yield problem
+
+    def _splits(self) -> tuple[Split, Split]:
+        return "train", self.plan.measured_on
 
     def _rates_path(self, split: Split) -> Path:
         return self.folder / f"never-solved-{split}.json"
@@ -350,8 +389,14 @@ class Experiment:
     # ------------------------------------------------------------ cells
 
     async def _cell(self, cell: Cell, gateway: GatewayClient, office: Office) -> dict[str, Any]:
-        run_dir = self.folder / RUNS / cell.name
-        config = self._config(cell)
+        # A cell that was interrupted begins anew under another name: corrections of its first life
+        # would be there from the first step on.
+        run_dir = next(
+            path
+            for life in count(1)
+            if not (path := self.folder / RUNS / f"{cell.name}-{life}").exists()
+        )
+        config = self._config(cell, run_dir.name)
         budget = Budget(unit="tokens", amount=self.plan.tokens)
         schedule = WithinBudget(inner=config.schedule, budget=budget, run_dir=run_dir)
         began, own = time.monotonic(), run_dir / "evaluations" / "before.json"
@@ -366,7 +411,7 @@ class Experiment:
         if not shared.exists():
             shared.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(own, shared)
-        settled = await office.settled(cell.name)
+        settled = await office.settled(config.name)
         lines = read_metrics(run_dir)
         result = {
             "name": cell.name,
@@ -376,10 +421,12 @@ class Experiment:
             "tokens": spent(lines, "tokens"),
             "training_s": spent(lines, "seconds"),
             "cell_s": time.monotonic() - began,
+            "dropped_answers": sum(line["dropped_answers"] or 0.0 for line in lines),
             "settled": len(settled),
             "reviewed": sum(r.reviewer is not None for r in settled),
             "targets": await traced(gateway, office, trainer.targets),
-            "problem_ids": [p.id for p in self.held_out],
+            "num_train": len(self.train),
+            "problem_ids": [p.id for p in self.measured],
             "before": _successes(own),
             "after": _successes(run_dir / "evaluations" / "after.json"),
         }
@@ -387,23 +434,24 @@ class Experiment:
             shutil.rmtree(run_dir / name, ignore_errors=True)
         return result
 
-    def _config(self, cell: Cell) -> RunConfig:
+    def _config(self, cell: Cell, name: str) -> RunConfig:
         plan = self.plan
         per_step = min(plan.problems_per_step, len(self.train))
         form = FORMS.get(cell.arm)
         return RunConfig(
-            name=cell.name,
+            name=name,
             seed=cell.seed,
             steps=MOST_STEPS,  # the budget of tokens ends the run
             model=STUDENT_DIR,
             problems=Fixed(problems=self.train, per_step=per_step)(cell.seed),
             rollouts_per_problem=plan.rollouts_per_problem,
             checkpoint_every=MOST_STEPS,
-            evaluation=EvaluationConfig(problems=self.held_out, num_samples=plan.samples, ks=(1,)),
+            evaluation=EvaluationConfig(problems=self.measured, num_samples=plan.samples, ks=(1,)),
             objective=DistIL(length_constant=TYPICAL_LENGTH),
             optimiser=OptimiserConfig(lr=plan.lr, warmup_steps=4),
             experts=(ExpertUse(name="self-teacher"),),
             sources=("executor",),
+            timeout_s=ANSWER_S,
             context=PapersContext(demonstrations=False, own_solution=True),
             people=None
             if form is None
@@ -423,32 +471,37 @@ class Experiment:
 
     def _identity(self) -> dict[str, Any]:
         """What all cells of one folder share."""
-        chosen = "\n".join(self._rates_path(split).read_text() for split in SPLITS)
+        chosen = "\n".join(self._rates_path(split).read_text() for split in self._splits())
         made_with = {
             **asdict(self.plan),
+            "forms": FORMS,
             "student": student_sha256(STUDENT_DIR),
             "problems": hashlib.sha256(chosen.encode()).hexdigest()[:16],
         }
-        # more seeds or numbers of corrections add cells and change none
-        del made_with["seeds"], made_with["num_corrections"]
+        # more seeds add cells and change none
+        del made_with["seeds"]
         return made_with
 
 
 async def traced(
     gateway: GatewayClient, office: Office, targets: Mapping[str, Sequence[int]]
 ) -> dict[str, int]:
-    """How many targets of corrections trace, at each labelled token, to who made and decided them.
+    """How many targets of corrections trace, at a labelled token, to who made and decided them.
 
-    What a trace says is held against the queue's own history of the item.
+    Each target is asked about at one token, which its id decides. What its trace says is held
+    against the queue's own history of the item.
     """
-    counts = {"made": len(targets), "tokens": 0, "traced": 0, "traced_to_reviewer": 0}
+    counts = {"made": len(targets), "traced": 0, "traced_to_reviewer": 0}
+    agreed: dict[str, bool] = {}
     for target, positions in targets.items():
-        traces = [await gateway.trace(target, position) for position in positions]
-        behind = [_behind(trace) for trace in traces]
-        holds = bool(behind) and all([item and await office.agrees(item) for item in behind])
-        counts["tokens"] += len(behind)
-        counts["traced"] += holds
-        counts["traced_to_reviewer"] += holds and behind[0].details["reviewer"] is not None
+        place = int(hashlib.sha256(target.encode()).hexdigest(), 16) % len(positions)
+        item = _behind(await gateway.trace(target, positions[place]))
+        if item is None:
+            continue
+        if item.id not in agreed:
+            agreed[item.id] = await office.agrees(item)
+        counts["traced"] += agreed[item.id]
+        counts["traced_to_reviewer"] += agreed[item.id] and item.details["reviewer"] is not None
     return counts
 
 
@@ -458,8 +511,70 @@ def _behind(trace: Trace) -> FeedbackItem | None:
     return next((item for item in found if item.kind == "correction"), None)
 
 
-SPLITS: Final[tuple[Split, ...]] = ("train", "held_out")
 PROBLEMS_SEED: Final = 11
+DRAWS: Final = 8
+AT_ONCE: Final = 32
+"""Problems that are scored, or attempted, together."""
+LOOK: Final = 32
+"""Attempts at a problem before it is looked at."""
+
+
+def candidates(split: Split) -> Iterator[list[Problem]]:
+    """Problems of the kind, some at a time, always the same; behaviours return with other inputs.
+
+    What makes a problem hard is also which inputs it shows.
+    """
+    rng = random.Random(f"{split}:{PROBLEMS_SEED}")
+    kind = [b for b in load_universe().in_split(split) if b.num_features == 3 or b.is_fold]
+    for _ in range(DRAWS):
+        rng.shuffle(kind)
+        for start in range(0, len(kind), AT_ONCE):
+            drawn = [draw_problem(behaviour, rng) for behaviour in kind[start : start + AT_ONCE]]
+            yield [problem for problem in drawn if problem is not None]
+
+
+def unsolved(policy: Policy, problems: Iterable[Problem], plan: Plan) -> Iterator[Problem]:
+    """Those without a success in `plan.attempts` attempts of the student; the first ends them."""
+    stage = SamplerStage(policy)
+    stage.load(Published(version="initial", tensors=dict(policy.model.state_dict())))
+    draw = torch.Generator().manual_seed(PROBLEMS_SEED)
+    waiting = iter(problems)
+    while left := list(islice(waiting, AT_ONCE)):
+        for _ in range(plan.attempts // LOOK):
+            groups = stage.generate(left, num_samples=LOOK, params=SamplingParams(), generator=draw)
+            texts = [{policy.decode(g.response_ids.tolist()) for g in group} for group in groups]
+            left = [p for p, t in zip(left, texts, strict=True) if not any(map(solves(p), t))]
+            if not left:
+                break
+        yield from left
+
+
+def solves(problem: Problem) -> Callable[[str], bool]:
+    """Whether a text of the student's is right."""
+    return lambda text: evaluate(text, problem).solved
+
+
+@torch.inference_mode()
+def chances(policy: Policy, problems: Sequence[Problem]) -> list[float]:
+    """The student's probability of the known right answers to each problem, all together."""
+    eos: int = policy.tokenizer.eos_token_id
+    rows: list[tuple[int, list[int], int]] = []
+    for number, problem in enumerate(problems):
+        prompt = policy.encode(problem.messages)
+        for text in problem.behaviour.texts:
+            answer = [*policy.tokenizer.encode(text, add_special_tokens=False), eos]
+            rows.append((number, prompt + answer, len(prompt)))
+    if not rows:
+        return []
+    longest = max(len(ids) for _, ids, _ in rows)
+    # Causal, so what follows the end of a row changes nothing in it.
+    ids_BT = torch.tensor([ids + [eos] * (longest - len(ids)) for _, ids, _ in rows])
+    logprobs_BTV = policy.model(input_ids=ids_BT).logits.float().log_softmax(-1)
+    logprobs_BT = logprobs_BTV[:, :-1].gather(-1, ids_BT[:, 1:, None])[..., 0]
+    found = [0.0] * len(problems)
+    for (number, ids, start), logprobs_T in zip(rows, logprobs_BT, strict=True):
+        found[number] += float(logprobs_T[start - 1 : len(ids) - 1].sum().exp())
+    return found
 
 
 def _successes(path: Path) -> list[int]:
@@ -488,18 +603,20 @@ def main(
     folder: Annotated[Path, typer.Option(help="Cells and runs; finished cells are kept.")] = Path(
         "runs/corrections"
     ),
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Seeds 0 to N-1; 5 if not given.")
+    only: Annotated[
+        list[int] | None, typer.Option(help="Seeds to run; publishes nothing. Repeatable.")
     ] = None,
+    validation: Annotated[
+        bool, typer.Option(help="On the validation split, one seed, kept in the folder.")
+    ] = False,
     tiny: Annotated[bool, typer.Option(help="One seed of a toy size, kept in the folder.")] = False,
 ) -> None:
     """Runs what is missing, then writes and prints the result."""
-    plan = TINY if tiny else Plan()
-    plan = replace(plan, seeds=seeds or plan.seeds)
+    plan = TINY if tiny else VALIDATION if validation else Plan()
     folder.mkdir(parents=True, exist_ok=True)
-    results = Experiment(plan, folder, Console()).run()
-    summary = summarise(results)
-    publish(summary, folder if tiny else None)
+    results = Experiment(plan, folder, Console(), only).run()
+    if not only:
+        publish(summarise(results), folder if tiny or validation else None)
 
 
 if __name__ == "__main__":
