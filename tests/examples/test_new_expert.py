@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from preceptor_clients import expert_command
 from preceptor_clients.fingerprint import tokenizer_fingerprint
 from preceptor_clients.new_expert import write_expert
 from preceptor_trainer.student.architecture import make_tokenizer
@@ -93,7 +95,7 @@ def test_the_vocabulary_is_printed_as_the_options_want_it(tmp_path):
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(tmp_path / "student")
 
-    printed = run(*COMMAND, "vocabulary", tmp_path / "student", cwd=tmp_path)
+    printed = CliRunner().invoke(expert_command.app, ["vocabulary", str(tmp_path / "student")])
 
     assert tomllib.loads(printed.stdout) == {
         "vocab_size": len(tokenizer),

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from dispatch_parts import noted, query, submission, until, wanted
 from moody import Moody
+from typer.testing import CliRunner
 
-from preceptor_clients.errors import Conflict
+from preceptor_clients import expert_command
 from preceptor_clients.http import GatewayClient
-from preceptor_clients.registration import NewService, add_service
+from preceptor_clients.registration import NewService
 from preceptor_clients.schemas import WeightManifest
 from preceptor_services.broker import free_port
 from preceptor_services.dispatcher import process
@@ -303,24 +304,32 @@ async def test_an_expert_that_was_added_under_a_wrong_address_is_moved(
     make_deployment, moody, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(process, "_DIRECTORY_S", 0.05)
-    new = NewService(name="newcomer", url=f"http://127.0.0.1:{free_port()}", key_file="service.key")
+    nowhere = f"http://127.0.0.1:{free_port()}"
     async with (
         moody(name="newcomer") as url,
         make_deployment() as gateway,
         gateway.dispatching(),
     ):
-        admin = (tmp_path / "keys" / "admin.key").read_text().strip()
-        async with GatewayClient(str(gateway.client._url), admin) as owner:
-            lost = await add_service(owner, new, wait_s=0.0)
-            with pytest.raises(Conflict, match="named already"):
-                await add_service(owner, new, wait_s=0.0)
-            moved = new.model_copy(update={"url": url, "replaces": True})
-            found = await add_service(owner, moved, wait_s=30.0)
+
+        async def add(address: str, *options: str) -> tuple[int, str]:
+            words = ["add", "newcomer", address, "--service-key", "service.key", *options]
+            words += ["--gateway", str(gateway.client._url)]
+            words += ["--key-file", str(tmp_path / "keys" / "admin.key")]
+            done = await asyncio.to_thread(CliRunner().invoke, expert_command.app, words)
+            return done.exit_code, done.output
+
+        lost = await add(nowhere, "--wait", "0")
+        taken = await add(url)
+        moved = await add(url, "--replaces")
         [outcome] = await gateway.client.logprobs(
             "newcomer", [submission("a", query("well"))], timeout_s=30
         )
 
-    assert (lost.state, found.state) == ("unreachable", "ready")
+    assert lost[0] == 1
+    assert "newcomer is unreachable" in lost[1]
+    assert taken[0] == 2
+    assert "named already" in taken[1]
+    assert moved == (0, "newcomer is ready, version 1\n")
     assert outcome.answer is not None
 
 
