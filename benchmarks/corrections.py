@@ -1,6 +1,6 @@
 """What corrections are worth on problems that the student never solves, and in which form.
 
-    python benchmarks/corrections.py [--folder runs/corrections] [--seeds 5] [--tiny]
+    python benchmarks/corrections.py [--folder DIR] [--only SEED] [--validation] [--tiny]
 
 A scripted person corrects failed attempts at such problems through the queue's HTTP API while the
 run goes on; a share is corrected by a second one too, blindly, and decided by a reviewer. All arms
@@ -428,7 +428,8 @@ class Experiment:
             "num_train": len(self.train),
             "problem_ids": [p.id for p in self.measured],
             "before": _successes(own),
-            "after": _successes(run_dir / "evaluations" / "after.json"),
+            "after": _successes(after := run_dir / "evaluations" / "after.json"),
+            "length_after": float(Evaluation.load(after).lengths_PN.mean()),
         }
         for name in ("weights", "checkpoints", "tensorboard"):
             shutil.rmtree(run_dir / name, ignore_errors=True)
