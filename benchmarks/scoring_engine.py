@@ -86,6 +86,10 @@ _ASKED = ("sequences", "tokens", "top_k", "vocab_size", "rounds", "device", "lar
 _START_S = 900
 """That vLLM may take; half a minute on an idle machine."""
 
+_SETTLE_S = 1.0
+"""Before each turn: what the one before left running, threads that wait actively above all, would
+be charged to it."""
+
 _SMALL = {
     "hidden_size": 256,
     "num_hidden_layers": 6,
@@ -395,6 +399,7 @@ async def _turns(
 
 
 async def _timed(work: Callable[[], Awaitable[None]]) -> float:
+    await asyncio.sleep(_SETTLE_S)
     began = time.perf_counter()
     await work()
     return time.perf_counter() - began

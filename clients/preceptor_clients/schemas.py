@@ -319,6 +319,9 @@ class ServiceLimits(Answer):
     """Items in one call."""
     max_batch_tokens: int = 65_536
     """Tokens of prompts and responses in one call."""
+    enough_tokens: int | None = None
+    """A call of so many is given no further job: larger ones are no quicker, and their answers
+    come later. None where larger is always better."""
     max_concurrency: int = 1
     """Calls at a time."""
 

@@ -8,6 +8,7 @@ let a steady stream of short jobs overtake long ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
@@ -33,7 +34,8 @@ def plan_calls(jobs: Sequence[J], limits: ServiceLimits) -> list[list[J]]:
 
     Args:
         jobs: In the order in which they are to be asked.
-        limits: Most items and tokens of one call; a job that is over by itself goes alone.
+        limits: Most items and tokens of one call; a job that is over by itself goes alone. A call
+            that has enough tokens is closed.
 
     Returns:
         The jobs of each call, in order. A job that is `alone` shares its call with no other.
@@ -47,4 +49,6 @@ def plan_calls(jobs: Sequence[J], limits: ServiceLimits) -> list[list[J]]:
         calls[-1].append(job)
         room_items = 0 if job.alone else room_items - job.num_items
         room_tokens -= job.num_tokens
+        if limits.max_batch_tokens - room_tokens >= (limits.enough_tokens or math.inf):
+            room_items = 0
     return calls

@@ -38,6 +38,8 @@ from preceptor_services.experts.engine.prefill import num_entries, prefill_of
 from preceptor_services.experts.engine.score import score
 from preceptor_services.experts.model import DTYPES, Precision, ScoringModel
 
+_ENOUGH_TOKENS: Final = 2048
+"""Cores are busy with so many; answers travel while the next are computed."""
 CODE_VERSION: Final = "1"
 """Raised whenever the same model, settings and query may give another answer."""
 
@@ -202,6 +204,7 @@ class LargerModel:
             limits=ServiceLimits(
                 max_batch=self._config.max_batch,
                 max_batch_tokens=max(self._max_context, self._budget.max_tokens),
+                enough_tokens=None if self._scorer.device.type == "cuda" else _ENOUGH_TOKENS,
                 # One is computed while the next waits here, and not for a reply to travel.
                 max_concurrency=2,
             ),

@@ -54,3 +54,10 @@ def test_no_job_is_lost_moved_or_squeezed_in(jobs: list[Job]) -> None:
             assert not any(job.alone for job in call)
             assert sum(job.num_items for job in call) <= LIMITS.max_batch
             assert sum(job.num_tokens for job in call) <= LIMITS.max_batch_tokens
+
+
+def test_a_call_with_enough_tokens_is_given_no_further_job() -> None:
+    limits = LIMITS.model_copy(update={"enough_tokens": 60})
+    jobs = [Job(num_tokens=n) for n in (30, 30, 20, 90, 10, 40, 20)]
+
+    assert [len(call) for call in plan_calls(jobs, limits)] == [2, 1, 1, 3]
