@@ -92,7 +92,9 @@ async def _share_out(
     found = await claims.first_free(conn, len(wishes), round_name)
     given: dict[int, Given] = {}
     names = sorted({wish.person for wish in wishes.values()})
-    barred = await claims.barred(conn, [row.item_id for row in found], names) if found else set()
+    barred: set[tuple[str, str]] = set()
+    if found:
+        barred = await claims.barred(conn, [row.item_id for row in found], names)
     free = Counter({row.item_id: row.num_free for row in found})
     new: list[ClaimRow] = []
     for n, (person, _, _) in wishes.items():
