@@ -43,7 +43,7 @@ async def revive(conn: AsyncConnection, held: HeldRow) -> None:
         others = await claims.of_item(conn, item.id)
         if not any(row.person == claim.person and row.state in claims.LIVE for row in others):
             await claims.change(conn, claim.id, state="active", ended_at=None)
-            await claims.add_live(conn, item.id, 1)
+            await claims.count_places(conn, {item.id: 1})
             return
     if claim.state == "expired":
         raise Conflict("the lease ran out and somebody else has the item", field="claim")

@@ -90,7 +90,7 @@ class Queue:
     async def _end(self, conn: AsyncConnection, held: HeldRow, to: str, reason: str | None) -> None:
         now = self.clock.now()
         await claims.change(conn, held.claim.id, state=to, ended_at=now, reason=reason)
-        await claims.add_live(conn, held.item.id, -1)
+        await claims.count_places(conn, {held.item.id: -1})
 
     # ------------------------------------------------------------ versions
 

@@ -10,8 +10,6 @@ decides. Weights are held once, in `dtype`; `memory_mb` bounds what scoring take
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -24,7 +22,7 @@ from preceptor_clients.admission import Admission
 from preceptor_clients.answers import build_answer
 from preceptor_clients.context import Context, build_context, find_template
 from preceptor_clients.errors import PreceptorError, TooLarge
-from preceptor_clients.fingerprint import folder_fingerprint, ids_hash
+from preceptor_clients.fingerprint import folder_fingerprint, ids_hash, settings_version
 from preceptor_clients.schemas import (
     Capabilities,
     PrefixAnswer,
@@ -40,7 +38,7 @@ from preceptor_services.experts.model import DTYPES, Precision, ScoringModel
 
 _ENOUGH_TOKENS: Final = 2048
 """Cores are busy with so many; answers travel while the next are computed."""
-CODE_VERSION: Final = "1"
+CODE_VERSION: Final = "2"
 """Raised whenever the same model, settings and query may give another answer."""
 
 
@@ -154,14 +152,13 @@ class LargerModel:
         )
 
     def _context(self, query: PrefixQuery) -> Context | PreceptorError:
-        if not self._config.reads_feedback:
-            query = query.model_copy(update={"feedback": ()})
         try:
             return build_context(
                 query,
                 template=self._template,
                 encode=self._model.encode,
                 max_context=self._max_context,
+                reads_feedback=self._config.reads_feedback,
             )
         except PreceptorError as error:
             return error
@@ -220,5 +217,4 @@ class LargerModel:
             "threads": self._config.threads,
             "torch": torch.__version__,
         }
-        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-        return f"{CODE_VERSION}-{digest[:16]}"
+        return settings_version(CODE_VERSION, decides)

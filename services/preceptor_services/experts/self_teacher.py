@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -35,7 +33,7 @@ from preceptor_clients.admission import Admission
 from preceptor_clients.answers import build_answer
 from preceptor_clients.context import Context, build_context, find_template
 from preceptor_clients.errors import PreceptorError, ServiceFailed, TooLarge, WeightsNotHere
-from preceptor_clients.fingerprint import folder_fingerprint, ids_hash
+from preceptor_clients.fingerprint import folder_fingerprint, ids_hash, settings_version
 from preceptor_clients.schemas import (
     Capabilities,
     PrefixAnswer,
@@ -53,7 +51,7 @@ from preceptor_services.experts.model import DTYPES, Precision, ScoringModel
 from preceptor_services.experts.trust_region import GeometricMixture
 from preceptor_services.experts.weights import WeightCatalogue
 
-CODE_VERSION: Final = "2"
+CODE_VERSION: Final = "3"
 """Raised whenever the same model, settings and query may give another answer."""
 R = TypeVar("R")
 
@@ -333,5 +331,4 @@ class SelfTeacher:
             "max_context": self._max_context,
             "torch": torch.__version__,
         }
-        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-        return f"{CODE_VERSION}-{digest[:16]}"
+        return settings_version(CODE_VERSION, decides)

@@ -151,17 +151,9 @@ async def expire(conn: AsyncConnection, now: float) -> None:
         .values(state="expired", ended_at=now)
         .returning(CorrectionClaim.item_id)
     )
-    for item_id, count in sorted(Counter(ended.scalars()).items()):
-        await add_live(conn, item_id, -count)
-
-
-async def add_live(conn: AsyncConnection, item_id: str, change: int) -> None:
-    """Counts places taken or freed, on a row that is locked."""
-    await conn.execute(
-        update(CorrectionItem)
-        .where(CorrectionItem.id == item_id)
-        .values(num_live=CorrectionItem.num_live + change)
-    )
+    freed = Counter(ended.scalars())
+    if freed:
+        await count_places(conn, {item_id: -count for item_id, count in freed.items()})
 
 
 def _free(item: type[CorrectionItem]) -> tuple[ColumnElement[bool], ...]:
@@ -220,7 +212,7 @@ async def barred(
 
 
 async def count_places(conn: AsyncConnection, taken: Mapping[str, int]) -> None:
-    """So many places of each item are taken; the items are locked."""
+    """So many places of each item are taken, or freed where below zero; the items are locked."""
     rows = [{"b_item": item_id, "b_count": count} for item_id, count in taken.items()]
     await conn.execute(_COUNT_PLACES, rows)
 

@@ -60,9 +60,9 @@ def score(
     for index, prefill in enumerate(prefills):
         if not len(prefill.context_ids):
             raise ValueError(f"prefills[{index}].context_ids: is empty")
-    sequences = [prefill.tokens() for prefill in prefills]
     if not prefills:
         return []
+    sequences = [prefill.tokens() for prefill in prefills]
     threads = torch.get_num_threads() if is_swept(scorer) else 1
     found: dict[int, Distributions] = {}
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from preceptor_clients.answers import Distributions
 from preceptor_clients.arrays import MISSING
@@ -148,6 +148,53 @@ def test_i5_a_sequence_gets_the_same_bits_in_any_batch(
         for index, distributions in zip(chosen, found, strict=True):
             assert distributions.logprobs_PK.tobytes() == alone[index].logprobs_PK.tobytes()
             assert distributions.own_logprobs_P.tobytes() == alone[index].own_logprobs_P.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_i5_of_a_large_vocabulary_a_sequence_gets_the_same_bits_however_it_is_shared_out(
+    dtype: torch.dtype,
+) -> None:
+    config = Qwen3Config(
+        vocab_size=5000,
+        hidden_size=64,
+        num_hidden_layers=2,
+        intermediate_size=96,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+    )
+    torch.manual_seed(0)
+    large = Qwen3ForCausalLM(config).to(dtype).eval()
+    batch = [prefill(i, context=20 + 9 * i, response=40 + i) for i in range(9)]
+    expected = direct(large, batch[0])
+    scorer = scorer_of(large, config.vocab_size)
+    passes: list[int] = []
+    plan = scorer.plan
+
+    def counted(*args: Any) -> list[list[int]]:
+        planned = plan(*args)
+        passes.append(len(planned))
+        return planned
+
+    scorer.plan = counted
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        together = score(scorer, batch, vocab_size=config.vocab_size)
+        alone = [score(scorer, [p], vocab_size=config.vocab_size)[0] for p in batch]
+    finally:
+        torch.set_num_threads(before)
+
+    assert passes == [3, *[1] * len(batch)]
+    own_T = expected[np.arange(len(expected)), batch[0].response_ids]
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    np.testing.assert_allclose(together[0].own_logprobs_P, own_T, atol=tolerance)
+    for a, b in zip(together, alone, strict=True):
+        assert a.ids_PK.tobytes() == b.ids_PK.tobytes()
+        assert a.logprobs_PK.tobytes() == b.logprobs_PK.tobytes()
+        assert a.own_logprobs_P is not None
+        assert b.own_logprobs_P is not None
+        assert a.own_logprobs_P.tobytes() == b.own_logprobs_P.tobytes()
 
 
 def test_only_wanted_positions_are_answered_and_in_their_order(model: Any, scorer: Scorer) -> None:
