@@ -91,6 +91,9 @@ REST: Final = (
     "",
     "## What it does not show",
     "",
+    "These cells were run by a copy of the script that let processes share them and waited longer "
+    "for a machine that was paused; the plan stored with them was brought to today's field names.",
+    "",
     "One learning rate for all arms, the best of three for token targets; the others had no search "
     "of their own. The budget is small: corrections come in until shortly before the end, and most "
     "are used twice or less. The person is a script that knows right answers and picks the one "
