@@ -25,6 +25,7 @@ from preceptor_trainer.people_labels import (
     corrected_attempt,
     forced_prefix,
     labelled_by_people,
+    repeated,
     rolled_on,
     takeover_query,
 )
@@ -243,6 +244,28 @@ def test_the_take_over_is_the_corrected_text_with_labels_on_what_was_written(
     assert labelled.attempt.rollout.response_text == "x[99]+1"
     assert labelled.target is not None
     assert np.flatnonzero(labelled.target.labelled_T()).tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("corrected", "accepted", "said_twice"),
+    [
+        ("x[99]+1", False, True),
+        ("x[0]", False, True),
+        ("y[0]+9", False, False),  # `9` is wanted after the student's own start too
+        ("x[99]+1", True, False),
+    ],
+)
+def test_labels_of_one_departure_are_the_take_overs_too(
+    spelling: Any, corrected: str, accepted: bool, said_twice: bool
+) -> None:
+    correction = result(corrected)
+
+    own, takeover = (
+        answered(spelling, correction, takeover=which, accepted=accepted)
+        for which in (False, True)
+    )
+
+    assert repeated(own, takeover) is said_twice
 
 
 def test_an_unchanged_text_has_no_take_over(spelling: Any) -> None:

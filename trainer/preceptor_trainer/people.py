@@ -47,6 +47,7 @@ from preceptor_trainer.people_labels import (
     forced_prefix,
     labelled_by_people,
     prompt_ids,
+    repeated,
     rolled_on,
     takeover_query,
 )
@@ -79,7 +80,8 @@ class PeopleConfig:
     per_step: int = 16
     """Corrected sequences in one step, drawn from all that there are."""
     labels: bool = True
-    """Token targets at the departures, on the student's own sequence."""
+    """Token targets at the departures, on the student's own sequence; with `takeover`, where it has
+    labels that the take-over does not repeat in the same state."""
     takeover: bool = True
     """The corrected text as a second sequence, on which the person carries on."""
     feedback: bool = False
@@ -333,7 +335,7 @@ class People:
     async def _draw(self, step: int, prefix: str, weights: str) -> list[Labelled]:
         pool: list[tuple[str, str]] = []
         if self.config.labels:
-            pool += [("labels", r) for r in sorted(self.answered)]
+            pool += [("labels", r) for r in sorted(self.answered) if not self._repeated(r)]
         if self.config.takeover:
             pool += [("takeover", r) for r in sorted(self.taken_over)]
         if self.config.feedback:
@@ -367,6 +369,11 @@ class People:
         if asked:
             rows += await self.asker.targets(asked)
         return rows
+
+    def _repeated(self, rollout_id: str) -> bool:
+        """Whether its labels are trained with the take-over already, which is drawn as often."""
+        takeover = self.taken_over.get(rollout_id)
+        return takeover is not None and repeated(self.answered[rollout_id], takeover)
 
 
 def _item(row: Labelled, priority: float, reason: str, run: str, vocab_fingerprint: str) -> NewItem:

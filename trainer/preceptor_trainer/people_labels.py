@@ -108,6 +108,30 @@ def labelled_by_people(
     )
 
 
+def repeated(own: Answered, takeover: Answered) -> bool:
+    """Whether a take-over has every label of the student's own sequence, in the same state.
+
+    The two share their states as far as their ids agree: an edit of one place departs where both
+    have the same label, and only further departures, or accepted tokens, are its own.
+    """
+    own_ids, ids = own.query.response_ids, takeover.query.response_ids
+    length = min(len(own_ids), len(ids))
+    apart = np.flatnonzero(own_ids[:length] != ids[:length])
+    shared = int(apart[0]) if apart.size else length
+    labels = _labels(own)
+    return all(
+        place <= shared and label == _labels(takeover).get(place) for place, label in labels.items()
+    )
+
+
+def _labels(answered: Answered) -> dict[int, int]:
+    """Response position to the token that a person wants there."""
+    places, answer = answered.query.position_ids(), answered.answer
+    return {
+        int(place): int(answer.ids_PK[p, 0]) for p, place in enumerate(places) if answer.mask_P[p]
+    }
+
+
 def scaled(
     target: Target, ids: np.ndarray, weight: float, accepted_weight: float, *, takeover: bool
 ) -> Target:

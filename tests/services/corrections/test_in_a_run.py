@@ -88,13 +88,13 @@ async def test_failed_rollouts_go_to_people_and_come_back_as_recorded_targets(
     town: Any, run: People
 ) -> None:
     ann = await town.office.person("ann")
-    rows = [failed(town, "r", "x[0]"), failed(town, "s", "y", group=1)]
+    rows = [failed(town, "r", "x[0]+1"), failed(town, "s", "y", group=1)]
 
     first = await _step(run, 0, rows)
     claim = await ann.claim()
     assert claim is not None
     nothing_left = await ann.claim()
-    await town.correct_claim(ann, claim, "x[9]")
+    await town.correct_claim(ann, claim, "y[0]+2")
     while not await town.people.answer_due():
         await asyncio.sleep(0.01)
     back = await _step(run, 1, [])
@@ -107,9 +107,9 @@ async def test_failed_rollouts_go_to_people_and_come_back_as_recorded_targets(
     assert claim.item.summary.reason == "failed"
     assert [item.text for item in claim.item.feedback] == ["wrong"]
     assert nothing_left is None, "the round's budget is one item"
-    assert {row.attempt.rollout.response_text for row in back} == {"x[0]", "x[9]"}
+    assert {row.attempt.rollout.response_text for row in back} == {"x[0]+1", "y[0]+2"}
     assert written.new == 4
-    trace = await town.trainer.trace(targets[0].target_id, 2)
+    trace = await town.trainer.trace(targets[0].target_id, 0)
     assert trace.sources[0].feedback[-1].details["person"] == "ann"
 
 
@@ -133,17 +133,18 @@ async def test_an_answer_that_another_run_has_brought_is_joined_without_an_arriv
     await town.correct_claim(ann, claim, "x[9]")
     back = await _step(run, 1, [])
 
-    assert {row.attempt.rollout.response_text for row in back} == {"x[0]", "x[9]"}
+    assert {row.attempt.rollout.response_text for row in back} == {"x[9]"}
+    assert {row.attempt.rollout.group_id for row in back} == {"people/r", "people/elsewhere"}
 
 
 async def test_a_run_that_starts_again_has_all_corrections_and_drops_retired_ones(
     town: Any, run: People
 ) -> None:
     ann = await town.office.person("ann")
-    await _step(run, 0, [failed(town, "r", "x[0]")])
+    await _step(run, 0, [failed(town, "r", "x[0]+1")])
     claim = await ann.claim()
     assert claim is not None
-    await town.correct_claim(ann, claim, "x[9]")
+    await town.correct_claim(ann, claim, "y[0]+2")
     while not await town.people.answer_due():
         await asyncio.sleep(0.01)
     await _step(run, 1, [])
