@@ -8,7 +8,7 @@ train on the same problems with the same on-policy batches and the same number o
 sampled or given; what corrections bring is added in one of three forms, or not at all:
 
     none       the executor's feedback alone, as in the quickstart
-    targets    labels where an edit departs, and the take-over on what the person wrote
+    targets    labels where an edit departs, and on what the person wrote from there on
     sft        the corrected texts, every token of them a label
     feedback   the corrected text in the self-teacher's view
 
@@ -118,10 +118,15 @@ class Plan:
     """Of the student's probability of all known right answers: worth 128 attempts."""
     attempts: int = 128
     """None of so many succeeded."""
-    tokens: int = 24_000
+    tokens: int = 48_000
     lr: float = 1e-3
-    problems_per_step: int = 8
-    rollouts_per_problem: int = 2
+    future: str = "none"
+    """Of DistIL: costs-to-go shorten responses where no attempt ever succeeds."""
+    rejoin_tokens: int = 1_000
+    """More than a response has: what follows a person's first change is that person's. The student
+    spells in bytes, where three in a row are soon the same by chance."""
+    problems_per_step: int = 16
+    rollouts_per_problem: int = 1
     corrected_per_step: int = 32
     double_share: float = 0.25
     samples: int = 8
@@ -325,6 +330,7 @@ class Experiment:
             "config": str((self.folder / "resolved.toml").resolve()),
             "model": str(STUDENT_DIR),
             "poll_s": 0.3,
+            "rejoin_tokens": self.plan.rejoin_tokens,
         }
         services = {
             "self-teacher": self_teacher(),
@@ -448,11 +454,12 @@ class Experiment:
             rollouts_per_problem=plan.rollouts_per_problem,
             checkpoint_every=MOST_STEPS,
             evaluation=EvaluationConfig(problems=self.measured, num_samples=plan.samples, ks=(1,)),
-            objective=DistIL(length_constant=TYPICAL_LENGTH),
+            objective=DistIL(future=plan.future, length_constant=TYPICAL_LENGTH),
             optimiser=OptimiserConfig(lr=plan.lr, warmup_steps=4),
             experts=(ExpertUse(name="self-teacher"),),
             sources=("executor",),
             timeout_s=ANSWER_S,
+            threads=1,  # so that two seeds share two cores well
             context=PapersContext(demonstrations=False, own_solution=True),
             people=None
             if form is None
