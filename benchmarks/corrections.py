@@ -4,8 +4,8 @@
 
 A scripted person corrects failed attempts at such problems through the queue's HTTP API while the
 run goes on; a share is corrected by a second one too, blindly, and decided by a reviewer. All arms
-train on the same problems with the same on-policy batches and the same number of response tokens,
-sampled or given; what corrections bring is added in one of three forms, or not at all:
+train on the same problems, with as many fresh attempts a step and the same number of response
+tokens, sampled or given; what corrections bring is added in one of three forms, or not at all:
 
     none       the executor's feedback alone, as in the quickstart
     targets    labels where an edit departs, and on what the person wrote from there on
@@ -28,29 +28,24 @@ the validation split, with seeds of its own: what a setting is chosen by. Writes
 from __future__ import annotations
 
 import asyncio
-import difflib
 import hashlib
 import json
-import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import numpy as np
-import torch
 import typer
+from corrections_people import ANSWER_S, Office, traced
+from corrections_problems import never_solved, write_json
 from corrections_report import publish, summarise
 from rich.console import Console
 
-from preceptor_clients.corrections import ItemView, Result, Submission
-from preceptor_clients.corrections_client import AnnotatorClient, CorrectionsClient
-from preceptor_clients.errors import Conflict
 from preceptor_clients.http import GatewayClient
-from preceptor_clients.schemas import FeedbackItem, Trace
 from preceptor_trainer.asking import ExpertUse
 from preceptor_trainer.compare.budget import Budget, WithinBudget, spent
 from preceptor_trainer.compare.method import Service
@@ -61,27 +56,18 @@ from preceptor_trainer.deployment import LocalDeployment
 from preceptor_trainer.environments.programming_by_example.behaviour import Split
 from preceptor_trainer.environments.programming_by_example.problems import (
     Problem,
-    draw_problem,
-    evaluate,
-)
-from preceptor_trainer.environments.programming_by_example.universe import (
-    Behaviour,
-    load_universe,
 )
 from preceptor_trainer.held_out import Evaluation
 from preceptor_trainer.inference.base_rates import student_sha256
 from preceptor_trainer.loop import Collected, Trainer
 from preceptor_trainer.metrics import read_metrics
 from preceptor_trainer.objectives.distil import DistIL
-from preceptor_trainer.people import People, PeopleConfig
+from preceptor_trainer.people import PeopleConfig
 from preceptor_trainer.people_labels import GROUPS_FROM
 from preceptor_trainer.people_selection import Failed
-from preceptor_trainer.policy import Policy
 from preceptor_trainer.progress import Progress
 from preceptor_trainer.recipes.problem_streams import Fixed
 from preceptor_trainer.recipes.quickstart import TYPICAL_LENGTH
-from preceptor_trainer.sampler_stage import Published, SamplerStage
-from preceptor_trainer.sampling import SamplingParams
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.update import OptimiserConfig
 
@@ -91,7 +77,6 @@ FORMS: Final[dict[str, dict[str, Any]]] = {
     "feedback": {"expert": "people", "labels": False, "takeover": False, "feedback": True},
 }
 MOST_STEPS: Final = 1_000
-ANSWER_S: Final = 600.0
 KEYS: Final = """
 [keys.admin]
 file = "keys/admin.key"
@@ -160,106 +145,6 @@ class Cell:
     def name(self) -> str:
         """Of the run, and of its file."""
         return f"{self.arm}-{self.corrections}-{self.seed}"
-
-
-# ---------------------------------------------------------------- people
-
-
-def nearest_right(problem: Problem, text: str) -> str:
-    """The right answer that changes least of `text`."""
-    return min(
-        problem.behaviour.texts,
-        key=lambda right: (-difflib.SequenceMatcher(None, text, right).ratio(), len(right), right),
-    )
-
-
-def overlooks(item: ItemView) -> bool:
-    """Whether a hurried person takes this response for right: every second one."""
-    return hashlib.sha256(item.response_text.encode()).digest()[0] % 2 == 0
-
-
-class Office:
-    """Two people and a reviewer, who work through the queue's HTTP API as anybody does."""
-
-    def __init__(
-        self, url: str, admin_key: str, trainer_key: str, problems: Sequence[Problem]
-    ) -> None:
-        self._url = url
-        self._admin = CorrectionsClient(url, admin_key)
-        self._tool = CorrectionsClient(url, trainer_key)
-        self._problems = {problem.id: problem for problem in problems}
-        self.at_once: dict[str, frozenset[str]] = {}
-        """By run, rollouts that another run's people had answered for already."""
-
-    async def open(self) -> None:
-        """Lets everybody in."""
-        self._ann = await self._person("ann", "annotator")
-        self._ben = await self._person("ben", "annotator")
-        self._rita = await self._person("rita", "reviewer")
-
-    async def _person(self, name: str, role: Any) -> AnnotatorClient:
-        try:
-            key = (await self._admin.add_person(name, role)).key
-        except Conflict:  # an earlier start let them in
-            key = (await self._admin.new_key(name)).key
-        return AnnotatorClient(self._url, key)
-
-    async def close(self) -> None:
-        """Closes connections."""
-        for client in (self._ann, self._ben, self._rita, self._admin, self._tool):
-            await client.aclose()
-
-    async def work_off(self, round_name: str) -> None:
-        """Everything that the round has for them now."""
-        # Ann takes what there is; what is left for Ben is what wants a second opinion. He is in a
-        # hurry: where he overlooks the mistake, the two differ and Rita decides.
-        await self._correct(self._ann, round_name)
-        await self._correct(self._ben, round_name, hurried=True)
-        for item in (await self._rita.items(round_name=round_name, state="review")).items:
-            view = await self._rita.item(item.id)
-            kept = nearest_right(self._problems[item.problem_id or ""], view.response_text)
-            [version] = [v for v in view.versions if v.text == kept][:1]
-            await self._rita.review(item.id, "approve", version=version.id)
-
-    async def _correct(
-        self, person: AnnotatorClient, round_name: str, *, hurried: bool = False
-    ) -> None:
-        while (claim := await person.claim(round_name)) is not None:
-            problem = self._problems[claim.item.summary.problem_id or ""]
-            text = nearest_right(problem, claim.item.response_text)
-            done = Submission(decision="edit", text=text)
-            if hurried and overlooks(claim.item):
-                done = Submission(decision="accept")
-            await person.submit(claim.id, done)
-
-    async def agrees(self, correction: FeedbackItem) -> bool:
-        """Whether the queue's history has this edit by this person, decided by this reviewer."""
-        details = correction.details
-        view = await self._rita.item(str(details["item"]))
-        deciders = [r.reviewer for r in view.reviews if r.verdict == "approve"]
-        return any(
-            version.text == correction.text
-            and version.person == details["person"]
-            and version.authoritative
-            and (deciders[-1] if deciders else None) == details["reviewer"]
-            for version in view.versions
-        )
-
-    async def settled(self, run: str) -> list[Result]:
-        """What people have settled of a run's rollouts."""
-        return list((await self._tool.results(run=run, limit=1000)).results)
-
-    async def wait_for_answers(self, people: People, run: str) -> None:
-        """Until every settled correction has its answer at the gateway."""
-        settled = {result.rollout_id for result in await self.settled(run)}
-        until = time.monotonic() + ANSWER_S
-        self.at_once[run] = self.at_once.get(run, frozenset()) | people.answered_at_once
-        while not settled <= self.at_once[run] | {
-            a.rollout_id for a in (await people.gateway.arrivals(run)).arrivals
-        }:
-            if time.monotonic() > until:
-                raise TimeoutError(f"{run}: people's answers did not arrive in {ANSWER_S:g} s")
-            await asyncio.sleep(0.2)
 
 
 # ---------------------------------------------------------------- one cell
@@ -347,7 +232,7 @@ class Experiment:
             await office.open()
             for number, cell in enumerate(missing, start=1):
                 result = await self._cell(cell, gateway, office)
-                _write(self._path(cell), result)
+                write_json(self._path(cell), result)
                 self.console.print(f"[{number}/{len(missing)}] {_line(result)}", highlight=False)
             await office.close()
 
@@ -355,36 +240,21 @@ class Experiment:
 
     def choose(self) -> None:
         """Finds the problems, or those found before."""
-        self.train = self._never_solved("train", self.plan.train_problems)
-        self.measured = self._never_solved(self.plan.measured_on, self.plan.measured_problems)
-
-    def _never_solved(self, split: Split, wanted: int) -> list[Problem]:
-        """`wanted` problems of the kind without a success in all attempts, or as many as there are.
-
-        Attempts are only made where the student's chance is small. They are the student's own
-        texts, graded here.
-        """
-        path = self._rates_path(split)
-        if not path.exists():
-            policy = Policy(STUDENT_DIR)
-            left = islice(unsolved(policy, self._unlikely(split, policy), self.plan), wanted)
-            _write(path, {"problem_ids": [problem.id for problem in left]})
-        ids = set(json.loads(path.read_text())["problem_ids"])
-        found = [problem for some in candidates(split) for problem in some if problem.id in ids]
-        if len(found) != len(ids):
-            raise SystemExit(f"{path}: the world has changed; use another --folder")
-        self.console.print(f"{split}: {len(found)} never solved")
-        return found
-
-    def _unlikely(self, split: Split, policy: Policy) -> Iterator[Problem]:
-        """Candidates of small chance, each of another behaviour."""
-        found: set[Behaviour] = set()
-        for some in candidates(split):
-            new = [problem for problem in some if problem.behaviour not in found]
-            for problem, chance in zip(new, chances(policy, new), strict=True):
-                if chance < self.plan.chance_below and problem.behaviour not in found:
-                    found.add(problem.behaviour)
-                    yield problem
+        plan, (train, measured) = self.plan, self._splits()
+        wanted = {train: plan.train_problems, measured: plan.measured_problems}
+        found = {
+            split: never_solved(
+                self._rates_path(split),
+                split,
+                number,
+                chance_below=plan.chance_below,
+                attempts=plan.attempts,
+            )
+            for split, number in wanted.items()
+        }
+        for split, some in found.items():
+            self.console.print(f"{split}: {len(some)} never solved")
+        self.train, self.measured = found[train], found[measured]
 
     def _splits(self) -> tuple[Split, Split]:
         return "train", self.plan.measured_on
@@ -491,109 +361,8 @@ class Experiment:
         return made_with
 
 
-async def traced(
-    gateway: GatewayClient, office: Office, targets: Mapping[str, Sequence[int]]
-) -> dict[str, int]:
-    """How many targets of corrections trace, at a labelled token, to who made and decided them.
-
-    Each target is asked about at one token, which its id decides. What its trace says is held
-    against the queue's own history of the item.
-    """
-    counts = {"made": len(targets), "traced": 0, "traced_to_reviewer": 0}
-    agreed: dict[str, bool] = {}
-    for target, positions in targets.items():
-        place = int(hashlib.sha256(target.encode()).hexdigest(), 16) % len(positions)
-        item = _behind(await gateway.trace(target, positions[place]))
-        if item is None:
-            continue
-        if item.id not in agreed:
-            agreed[item.id] = await office.agrees(item)
-        counts["traced"] += agreed[item.id]
-        counts["traced_to_reviewer"] += agreed[item.id] and item.details["reviewer"] is not None
-    return counts
-
-
-def _behind(trace: Trace) -> FeedbackItem | None:
-    """The correction that a trace ends at."""
-    found = [item for source in trace.sources for item in source.feedback]
-    return next((item for item in found if item.kind == "correction"), None)
-
-
-PROBLEMS_SEED: Final = 11
-DRAWS: Final = 8
-AT_ONCE: Final = 32
-"""Problems that are scored, or attempted, together."""
-LOOK: Final = 32
-"""Attempts at a problem before it is looked at."""
-
-
-def candidates(split: Split) -> Iterator[list[Problem]]:
-    """Problems of the kind, some at a time, always the same; behaviours return with other inputs.
-
-    What makes a problem hard is also which inputs it shows.
-    """
-    rng = random.Random(f"{split}:{PROBLEMS_SEED}")
-    kind = [b for b in load_universe().in_split(split) if b.num_features == 3 or b.is_fold]
-    for _ in range(DRAWS):
-        rng.shuffle(kind)
-        for start in range(0, len(kind), AT_ONCE):
-            drawn = [draw_problem(behaviour, rng) for behaviour in kind[start : start + AT_ONCE]]
-            yield [problem for problem in drawn if problem is not None]
-
-
-def unsolved(policy: Policy, problems: Iterable[Problem], plan: Plan) -> Iterator[Problem]:
-    """Those without a success in `plan.attempts` attempts of the student; the first ends them."""
-    stage = SamplerStage(policy)
-    stage.load(Published(version="initial", tensors=dict(policy.model.state_dict())))
-    draw = torch.Generator().manual_seed(PROBLEMS_SEED)
-    waiting = iter(problems)
-    while left := list(islice(waiting, AT_ONCE)):
-        for _ in range(plan.attempts // LOOK):
-            groups = stage.generate(left, num_samples=LOOK, params=SamplingParams(), generator=draw)
-            texts = [{policy.decode(g.response_ids.tolist()) for g in group} for group in groups]
-            left = [p for p, t in zip(left, texts, strict=True) if not any(map(solves(p), t))]
-            if not left:
-                break
-        yield from left
-
-
-def solves(problem: Problem) -> Callable[[str], bool]:
-    """Whether a text of the student's is right."""
-    return lambda text: evaluate(text, problem).solved
-
-
-@torch.inference_mode()
-def chances(policy: Policy, problems: Sequence[Problem]) -> list[float]:
-    """The student's probability of the known right answers to each problem, all together."""
-    eos: int = policy.tokenizer.eos_token_id
-    rows: list[tuple[int, list[int], int]] = []
-    for number, problem in enumerate(problems):
-        prompt = policy.encode(problem.messages)
-        for text in problem.behaviour.texts:
-            answer = [*policy.tokenizer.encode(text, add_special_tokens=False), eos]
-            rows.append((number, prompt + answer, len(prompt)))
-    if not rows:
-        return []
-    longest = max(len(ids) for _, ids, _ in rows)
-    # Causal, so what follows the end of a row changes nothing in it.
-    ids_BT = torch.tensor([ids + [eos] * (longest - len(ids)) for _, ids, _ in rows])
-    logprobs_BTV = policy.model(input_ids=ids_BT).logits.float().log_softmax(-1)
-    logprobs_BT = logprobs_BTV[:, :-1].gather(-1, ids_BT[:, 1:, None])[..., 0]
-    found = [0.0] * len(problems)
-    for (number, ids, start), logprobs_T in zip(rows, logprobs_BT, strict=True):
-        found[number] += float(logprobs_T[start - 1 : len(ids) - 1].sum().exp())
-    return found
-
-
 def _successes(path: Path) -> list[int]:
     return [int(n) for n in Evaluation.load(path).successes_PN.sum(1)]
-
-
-def _write(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value) + "\n")
-    partial.replace(path)
 
 
 def _line(result: dict[str, Any]) -> str:
