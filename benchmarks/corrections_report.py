@@ -34,34 +34,31 @@ TITLES: Final = {
 COLORS: Final = {"targets": "#1f6f8b", "sft": "#b5762f", "feedback": "#6b5b95", "none": "#888888"}
 
 PROBES: Final = (
-    ("token targets", "5e-4", 0.66),
-    ("token targets", "1e-3", 1.15),
-    ("token targets", "2e-3", 0.02),
-    ("token targets, people's labels weigh 4", "1e-3", 0.49),
-    ("token targets, accepted tokens labels too at a quarter", "1e-3", 0.34),
-    ("token targets, both", "1e-3", 0.49),
-    ("no corrections", "5e-4", 0.03),
+    ("8 x 2 attempts a step: token targets", "0.94", "0.81", ""),
+    ("the same at 2e-3", "0.23", "0.32", ""),
+    ("the same, CE-to-go, a person's text from its first change on", "0.20", "0.18", ""),
+    ("the same, local term, a person's text from its first change on", "1.32", "0.78", ""),
+    ("that, and accepted tokens labels too", "0.74", "2.28", ""),
+    ("SFT", "1.43", "2.66", ""),
+    ("corrections as feedback", "0.81", "1.47", ""),
+    ("no corrections", "0.07", "0.31", "0.08"),
+    ("16 x 1 attempts a step: token targets", "1.44", "2.03", "3.60"),
+    ("the same, people's labels weigh 4", "1.61", "3.06", ""),
+    ("the same, the take-over alone", "2.05", "4.01", ""),
+    ("the same, a person's text from its first change on", "1.69", "2.59", "6.61"),
+    ("without labels that the take-over repeats", "1.03", "2.06", "2.78"),
+    ("that, and a person's text from its first change on", "2.88", "3.17", "8.18"),
+    ("that at 1.5e-3", "1.36", "4.22", "4.89"),
+    ("no corrections", "0.14", "0.16", "0.24"),
 )
-"""What was tried, learning rate, chance after 10 steps in per cent: validation, seed 100."""
+"""What was tried, chance in per cent after 10, 18 and 30 steps: validation, seed 100."""
 
 REST: Final = (
-    "## Why the arm without corrections ends at nothing",
-    "",
-    "Its responses shrink from 26 tokens to what the table says; one more seed, stopped when its "
-    "budget was three quarters spent, was at 3. A likely cause, not tested, is what "
-    "`objectives/distil.py` warns of: the sequence-level term charges a token with later costs, "
-    "and costs are positive, so where no attempt succeeds the shortest response is the cheapest. "
-    "Corrections of any form keep responses whole. So this comparison says that they keep a run on "
-    "problems that it never solves from collapsing, and not how much they add to one that does not "
-    "collapse; for that, see the gain over the untrained student. The next plan should try the "
-    'local term alone (`future="none"`), on validation problems first.',
-    "",
     "## What each arm sees",
     "",
     "- **No corrections**: the executor's output in the self-teacher's view, as in all arms.",
-    "- **Token targets**: labels at the tokens where the edit departs, on the student's own "
-    "sequence, and the take-over, labelled on what the person wrote. Tokens left as they were "
-    "are no labels.",
+    "- **Token targets**: labels where the edit departs from the student's own sequence, and on "
+    "what the person's text has from there on. The tokens before are no labels.",
     "- **SFT on the corrected texts**: the same texts as sequences, every token a label.",
     "- **Corrections as feedback**: the corrected text in the self-teacher's view, which labels "
     "the student's own sequence. Each use asks the self-teacher once more.",
@@ -69,36 +66,45 @@ REST: Final = (
     "A sequence that is given counts with its whole length against the budget, however few of its "
     "tokens are labelled.",
     "",
+    "## Why nothing is learnt without corrections",
+    "",
+    "No attempt at these problems ever succeeds, so the self-teacher sees what was wrong and "
+    "never what is right. On validation problems the chance of the right answers stays at a tenth "
+    "to half a per cent for 90 steps, and falls to nothing in the last 20; responses are then 20 "
+    "tokens instead of 26. Why so late was not looked into. With the sequence-level term it is "
+    "worse: costs-to-go are positive, so the shortest response is the cheapest where none "
+    "succeeds (`objectives/distil.py` warns of it), and under the earlier plan responses shrank "
+    "from 26 tokens to 12 and less. All arms therefore have the local term alone "
+    "(`future='none'`). The gain over the untrained student says what corrections add to a "
+    "student that is left as it was.",
+    "",
     "## How the settings were chosen",
     "",
     "On 36 validation problems of the kind with a seed of their own, never on held-out ones, by "
-    "the student's mean probability of the known right answers after 10 steps; it is 0.13 % at "
-    "the start. One run each, so differences of this size may be chance. The highest was taken. "
-    "The first four of these runs trained on problems screened by chance alone, without the 128 "
-    "attempts.",
+    "the student's mean probability of the known right answers; it is 0.13 % at the start. One run "
+    "each, at 1e-3 with the local term where nothing else is said, so small differences may be "
+    "chance. An earlier plan (CE-to-go, 8 x 2 attempts, half the budget) had run nine cells on the "
+    "held-out problems when this one was made: token targets were at 0.3 %, SFT at 1.5 %.",
     "",
-    "| tried | learning rate | chance after 10 steps |",
-    "|---|---|---|",
-    *(f"| {tried} | {lr} | {chance:.2f} % |" for tried, lr, chance in PROBES),
+    "| tried | chance after 10 steps | after 18 | after 30 |",
+    "|---|---|---|---|",
+    *("| " + " | ".join(row) + " |" for row in PROBES),
+    "",
+    "What made the difference: an attempt at another problem each time, so that 256 corrections "
+    "are of 256 problems and not two of each; labels that are not drawn twice; and, for a student "
+    "that spells in bytes, counting everything after a person's first change as that person's, "
+    "since three equal bytes in a row are soon there by chance (`rejoin_tokens` of the people's "
+    "expert). The last two were found for token targets; SFT has every token anyway.",
     "",
     "Without anything on-policy, 256 reference answers as plain SFT at 1e-3 bring that chance to "
-    "5.6 % in 8 steps of 32 and 8.3 % in 24: what the self-teacher says about attempts that never "
-    "succeed holds every arm back here, and ruins the one without corrections.",
-    "",
-    "The two with accepted tokens were tried when the first held-out cells had been seen; neither "
-    "was better than the setting that stood, which was kept. One cell with the last of them was "
-    "begun on held-out problems, stopped and not used.",
+    "5.6 % in 8 steps of 32 and 8.3 % in 24.",
     "",
     "## What it does not show",
     "",
-    "These cells were run by a copy of the script that let processes share them and waited longer "
-    "for a machine that was paused; the plan stored with them was brought to today's field names.",
-    "",
-    "One learning rate for all arms, the best of three for token targets; the others had no search "
-    "of their own. The budget is small: corrections come in until shortly before the end, and most "
-    "are used twice or less. The person is a script that knows right answers and picks the one "
-    "that changes least; people are slower and less right. The student is small, and so is the "
-    "world.",
+    "One learning rate for all arms, chosen for token targets; the others had no search of their "
+    "own. The budget is small: corrections come in until half of it is spent. The person is a "
+    "script that knows right answers and picks the one that changes least; people are slower and "
+    "less right. The student is small, and so is the world.",
     "",
 )
 
