@@ -261,8 +261,7 @@ def test_labels_of_one_departure_are_the_take_overs_too(
     correction = result(corrected)
 
     own, takeover = (
-        answered(spelling, correction, takeover=which, accepted=accepted)
-        for which in (False, True)
+        answered(spelling, correction, takeover=which, accepted=accepted) for which in (False, True)
     )
 
     assert repeated(own, takeover) is said_twice

@@ -38,7 +38,7 @@ from preceptor_services.experts.model import DTYPES, Precision, ScoringModel
 
 _ENOUGH_TOKENS: Final = 2048
 """Cores are busy with so many; answers travel while the next are computed."""
-CODE_VERSION: Final = "2"
+CODE_VERSION: Final = "3"
 """Raised whenever the same model, settings and query may give another answer."""
 
 

@@ -51,7 +51,7 @@ from preceptor_services.experts.model import DTYPES, Precision, ScoringModel
 from preceptor_services.experts.trust_region import GeometricMixture
 from preceptor_services.experts.weights import WeightCatalogue
 
-CODE_VERSION: Final = "3"
+CODE_VERSION: Final = "4"
 """Raised whenever the same model, settings and query may give another answer."""
 R = TypeVar("R")
 

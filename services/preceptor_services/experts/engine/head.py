@@ -32,12 +32,14 @@ from preceptor_services.experts.engine.side_by_side import side_by_side
 RUN: Final = 128
 """Columns whose maximum is kept."""
 BLOCK: Final = 32 * RUN
-"""Columns taken at a time on a CPU."""
+"""Columns that eager torch takes at a time on a CPU; heads with no more are read whole."""
 
 _SWEPT: Final = frozenset({torch.bfloat16, torch.float32})
 """Types of logits that `sweep_kernel.py` reads."""
-_ROWS_AT_ONCE: Final = 256
-"""Rows of a block: 2 MB in 16 bits. Fewer make the product slower, and more leave the cache."""
+_SWEPT_ROWS: Final = 512
+SWEPT_COLUMNS: Final = 1024
+"""A block that is swept: 1 MB in 16 bits. Fewer rows make the product slower, and more of either
+leave the cache of a core."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ def read_head(
         read = _read_small
     elif is_swept(scorer):
         read, threads = _read_swept, torch.get_num_threads()
-        step = min(max_logits // (threads * BLOCK), _ROWS_AT_ONCE)
+        step = min(max_logits // (threads * SWEPT_COLUMNS), _SWEPT_ROWS)
         # As many pieces for each thread, of equal size.
         num_pieces = -(-len(hidden) // (max(1, step) * threads)) * threads
         step = min(step, -(-len(hidden) // (num_pieces * ROWS)) * ROWS)
@@ -126,8 +128,8 @@ def _read_swept(
     from preceptor_services.experts.engine.sweep_kernel import Sweep
 
     sweep = Sweep(asked_RA, top_k=top_k, vocab_size=vocab_size)
-    for start in range(0, scorer.num_logits, BLOCK):
-        stop = min(start + BLOCK, scorer.num_logits)
+    for start in range(0, scorer.num_logits, SWEPT_COLUMNS):
+        stop = min(start + SWEPT_COLUMNS, scorer.num_logits)
         sweep.take(scorer.logits(hidden, start, stop), start)
     ids_RK, logits_RK, normaliser_R1, asked_logits_RA = sweep.found()
     return Entries(

@@ -5,7 +5,7 @@ product which made the block. This loop, compiled by numba (no compiler is neede
 logsumexp, the asked ids and the k best so far, and forgets the block.
 
 The k best are kept in a heap of integers that sort as (logit, lower id first): the bits of a
-float32 as a signed integer, its lower 31 bits turned round below zero, sort as the number does.
+number as a signed integer, all but the sign turned round below zero, sort as the number does.
 A run whose maximum is no better than the worst entry kept is not searched.
 """
 
@@ -24,20 +24,15 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-_RUN: Final = 128
+_RUN: Final = 64
 """Columns whose maximum decides whether they are searched."""
+_PART: Final = 16
+"""Columns of a run that are searched together, if their maximum is good enough."""
 _LOW: Final = 0x7FFF_FFFF
-_LEAST: Final = -0x8000_0000
 _EMPTY: Final = np.iinfo(np.int64).min
 _LOG2_E: Final = np.float32(1.4426950408889634)
 # Without "nnan" and "ninf": a logit that is not a number must show in the normaliser.
 _FAST: Final = {"reassoc", "contract", "arcp", "nsz"}
-
-
-@njit(inline="always")
-def _ordered(bits: Any) -> Any:
-    """Sorts as the float32 of these bits does; its own inverse."""
-    return np.int32(bits ^ np.int32((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
 
 
 @njit(inline="always")
@@ -75,55 +70,79 @@ def _replace_worst(heap: Any, key: Any) -> None:
     heap[place] = key
 
 
-def _compiled(shift: int) -> Callable[..., None]:
-    """The loop for logits whose bits, shifted so far, are those of a float32."""
+def _compiled(narrow: Any, shift: int) -> Callable[..., None]:
+    """The loop for logits whose bits, as a `narrow` integer shifted so far, are a float32's."""
+    least, low = narrow(np.iinfo(narrow).min), narrow(np.iinfo(narrow).max)
+    sign = narrow(np.iinfo(narrow).bits - 1)
+
+    @njit(inline="always")
+    def ordered(bits):
+        # Sorts as the number of these bits does; its own inverse. In the width of the logits, so
+        # that a register holds as many of them as it can.
+        return narrow(bits ^ narrow(narrow(bits >> sign) & low))
+
+    @njit(inline="always")
+    def logit_of(bits):
+        return np.int32(np.int32(bits) << np.int32(shift)).view(np.float32)
+
+    @njit(inline="always")
+    def highest_of(bits_C, first, length):
+        # A loop of a fixed length is nine times as fast: the compiler unrolls it.
+        highest = least
+        for column in range(first, first + length):
+            highest = narrow(max(highest, ordered(bits_C[column])))
+        return highest
+
+    @njit(inline="always")
+    def keep_better(bits_C, first, last, first_id, heap, worst):
+        for column in range(first, last):
+            value = ordered(bits_C[column])
+            if value > worst:
+                bits = np.int32(np.int32(bits_C[column]) << np.int32(shift))
+                wide = np.int64(bits ^ ((bits >> np.int32(31)) & np.int32(_LOW)))
+                _replace_worst(heap, (wide << 32) | (_LOW - first_id - column))
+                worst = narrow(heap[0] >> (32 + shift))
+        return worst
 
     @njit(nogil=True, fastmath=_FAST)
     def sweep(bits_RC, first_id, num_real, normalisers_R, heaps_RK, asked_RA, asked_logits_RA):
         num_rows, num_columns = bits_RC.shape
-        whole = num_columns // _RUN
-        maxima = np.empty(whole + 1, np.int32)
+        num_runs = num_columns // _RUN
+        real = min(num_columns, max(0, num_real))
+        maxima = np.empty(num_runs, narrow)
         for row in range(num_rows):
             bits_C, heap = bits_RC[row], heaps_RK[row]
-            # A loop of a fixed length is nine times as fast: the compiler unrolls it.
-            for run in range(whole):
-                highest = np.int32(_LEAST)
-                for column in range(run * _RUN, run * _RUN + _RUN):
-                    highest = max(highest, _ordered(np.int32(bits_C[column]) << np.int32(shift)))
-                maxima[run] = highest
-            maxima[whole] = np.int32(_LEAST)
-            for column in range(whole * _RUN, num_columns):
-                value = _ordered(np.int32(bits_C[column]) << np.int32(shift))
-                maxima[whole] = max(maxima[whole], value)
-            best = np.int32(_LEAST)
-            worst = np.int32(heap[0] >> 32) if len(heap) else np.int32(_LOW)
-            for run in range(whole + 1):
+            best = least
+            for run in range(num_runs):
+                maxima[run] = highest_of(bits_C, run * _RUN, _RUN)
                 best = max(best, maxima[run])
+            for column in range(num_runs * _RUN, num_columns):
+                best = max(best, ordered(bits_C[column]))
+            worst = narrow(heap[0] >> (32 + shift)) if len(heap) else low
+            real_runs = real // _RUN
+            for run in range(real_runs):
                 if maxima[run] <= worst:
                     continue
-                for column in range(run * _RUN, min(run * _RUN + _RUN, num_columns, num_real)):
-                    value = _ordered(np.int32(bits_C[column]) << np.int32(shift))
-                    if value > worst:
-                        _replace_worst(heap, (np.int64(value) << 32) | (_LOW - first_id - column))
-                        worst = np.int32(heap[0] >> 32)
-            highest_logit = _ordered(best).view(np.float32)
+                for first in range(run * _RUN, run * _RUN + _RUN, _PART):
+                    if highest_of(bits_C, first, _PART) > worst:
+                        worst = keep_better(bits_C, first, first + _PART, first_id, heap, worst)
+            worst = keep_better(bits_C, real_runs * _RUN, real, first_id, heap, worst)
+            highest_logit = logit_of(ordered(best))
             total = np.float32(0.0)
             for column in range(num_columns):
-                logit = np.int32(np.int32(bits_C[column]) << np.int32(shift)).view(np.float32)
-                total += _exp(logit - highest_logit)
+                total += _exp(logit_of(bits_C[column]) - highest_logit)
             normalisers_R[row] = highest_logit + np.float32(math.log(total))
             for a in range(asked_RA.shape[1]):
                 column = asked_RA[row, a] - first_id
                 if 0 <= column < num_columns:
-                    bits = np.int32(np.int32(bits_C[column]) << np.int32(shift))
-                    asked_logits_RA[row, a] = bits.view(np.float32)
+                    asked_logits_RA[row, a] = logit_of(bits_C[column])
 
     return sweep
 
 
 _KERNELS: Final = {
-    torch.bfloat16: (torch.int16, _compiled(16)),
-    torch.float32: (torch.int32, _compiled(0)),
+    torch.bfloat16: (torch.int16, _compiled(np.int16, 16)),
+    torch.float32: (torch.int32, _compiled(np.int32, 0)),
 }
 
 

@@ -10,7 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from preceptor_services.experts.engine.head import BLOCK, Entries, read_head
+from preceptor_services.experts.engine.head import (
+    BLOCK,
+    SWEPT_COLUMNS,
+    Entries,
+    read_head,
+)
 
 NUM_LOGITS = 2 * BLOCK + 700
 VOCAB_SIZE = NUM_LOGITS - 613
@@ -132,7 +137,7 @@ def test_more_logits_than_allowed_never_exist(num_logits: int, dtype: torch.dtyp
     head, hidden = made(dtype, num_logits), states(dtype, num_rows=9)
     # Of a type that is read in blocks, by as many threads as there are.
     in_blocks = num_logits > BLOCK and dtype == torch.float32
-    allowed = 2 * (torch.get_num_threads() * BLOCK if in_blocks else num_logits)
+    allowed = 2 * (torch.get_num_threads() * SWEPT_COLUMNS if in_blocks else num_logits)
 
     whole = read(head, hidden, vocab_size=261)
     head.asked.clear()
@@ -168,6 +173,19 @@ def test_a_logit_that_is_no_number_shows_in_every_log_prob_of_its_row(
     found = read(head, hidden)
 
     assert not found.logprobs_RK[0].isfinite().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_below_zero_are_read_to_the_bit(dtype: torch.dtype) -> None:
+    head, hidden = made(dtype), states(dtype).abs()
+    head.weight_VH.abs_().neg_()
+
+    found = read(head, hidden, top_k=40)
+
+    logits_RV = (hidden @ head.weight_VH.T).float()
+    wanted_RK = logits_RV.gather(1, found.ids_RK.long()) - logits_RV.logsumexp(-1, keepdim=True)
+    torch.testing.assert_close(found.logprobs_RK, wanted_RK, atol=2e-5, rtol=0)
+    assert_is_log_softmax(head, hidden, found, VOCAB_SIZE, 2e-5)
 
 
 def test_masked_logits_are_never_entries_and_weigh_nothing() -> None:
