@@ -22,6 +22,7 @@ from preceptor_services.gateway.records import RecordKeeper
 from preceptor_services.gateway.registry import Connect, Registry
 from preceptor_services.gateway.reporting import Reporting
 from preceptor_services.gateway.submission import Submissions
+from preceptor_services.gateway.tokenising import Tokenising
 from preceptor_services.gateway.upkeep import Upkeep
 from preceptor_services.store.database import Database
 
@@ -39,6 +40,7 @@ class Gateway:
     keyring: Keyring
     packs: Packs
     registry: Registry
+    tokenising: Tokenising
     upkeep: Upkeep
     submissions: Submissions
     outcomes: Outcomes
@@ -72,6 +74,7 @@ class Gateway:
             keyring=Keyring(read_secret(settings.gateway.hash_key_file), settings.keys),
             packs=packs,
             registry=registry,
+            tokenising=Tokenising(registry),
             upkeep=upkeep,
             submissions=Submissions(
                 database=database,
@@ -114,6 +117,7 @@ class Gateway:
     async def start(self) -> None:
         """Brings the tables up to date and begins the background work."""
         await self.database.migrate()
+        await self.database.connect_all()
         await self.keyring.store(self.database, self.clock.now())
         await self.registry.start()
         self.upkeep.start()
@@ -122,6 +126,7 @@ class Gateway:
         """Ends the background work."""
         await self.upkeep.stop()
         await self.registry.stop()
+        await self.tokenising.stop()
 
 
 async def _gateway(request: Request) -> Gateway:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from collections.abc import AsyncGenerator
@@ -27,6 +28,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from preceptor_services.store.sqlite_driver import connect, copy_log
+
+_log = logging.getLogger("preceptor.database")
 
 _WRITES: Final = "preceptor_writes"
 _ADVISORY_LOCK: Final = 0x70726563
@@ -55,7 +58,7 @@ class Database:
 
     @classmethod
     def open(cls, url: str) -> Self:
-        """Connects lazily; a SQLite file's folder is made."""
+        """Connects lazily (`connect_all`); a SQLite file's folder is made."""
         parsed = make_url(url)
         if parsed.get_backend_name() != "sqlite":
             return cls(_postgres(parsed))
@@ -73,6 +76,27 @@ class Database:
         """Brings the tables to `revision`."""
         async with self.write() as conn:
             await conn.run_sync(_upgrade, revision)
+
+    async def connect_all(self) -> None:
+        """Opens every connection to PostgreSQL now, so that a first rush need not wait for it.
+
+        Where the server refuses some, the others serve, and a use that finds none free tries again.
+        """
+        if self._is_sqlite:
+            return
+        opening = (self.engine.connect().start() for _ in range(_CONNECTIONS))
+        opened = await asyncio.gather(*opening, return_exceptions=True)
+        refused = [error for error in opened if isinstance(error, BaseException)]
+        for conn in opened:
+            if isinstance(conn, AsyncConnection):
+                await conn.close()
+        if refused:
+            _log.warning(
+                "%d of %d connections to the database were refused: %s",
+                len(refused),
+                _CONNECTIONS,
+                refused[0],
+            )
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncGenerator[AsyncConnection]:

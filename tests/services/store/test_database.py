@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import AsyncAdaptedQueuePool, func, select, text, update
 
 from preceptor_services.store import database as store_database
 from preceptor_services.store import runs, services, tickets
@@ -106,3 +106,34 @@ async def test_a_connection_that_died_while_idle_is_replaced(
     assert other != pid
     await killer.aclose()
     await database.aclose()
+
+
+async def test_every_connection_can_be_opened_before_the_first_rush(
+    postgres: Callable[[], str],
+) -> None:
+    database = Database.open(postgres())
+
+    await database.connect_all()
+
+    pool = database.engine.pool
+    assert isinstance(pool, AsyncAdaptedQueuePool)
+    assert pool.checkedin() == pool.size() > 1
+    await database.aclose()
+
+
+async def test_a_server_that_refuses_some_connections_is_used_with_the_others(
+    postgres: Callable[[], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    owner = Database.open(url := postgres())
+    async with owner.write() as conn:
+        await conn.execute(text("DROP ROLE IF EXISTS guest"))
+        await conn.execute(text("CREATE ROLE guest LOGIN CONNECTION LIMIT 3"))
+    database = Database.open(url.replace("postgres@", "guest@"))
+
+    await database.connect_all()
+
+    assert "connections to the database were refused" in caplog.text
+    async with database.read() as conn:
+        assert (await conn.execute(select(1))).scalar_one() == 1
+    await database.aclose()
+    await owner.aclose()
