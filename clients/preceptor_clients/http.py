@@ -53,6 +53,7 @@ from preceptor_clients.schemas import (
     WeightManifest,
     WeightsOffer,
 )
+from preceptor_clients.tokenising import TokenIds, TokenizeCall
 
 __all__ = ["DEFAULT_RETRY", "NO_RETRY", "GatewayClient", "RetryPolicy", "ServiceClient"]
 
@@ -420,6 +421,17 @@ class ServiceClient(HttpClient):
     async def generate(self, call: GenerateCall, timeout_s: float) -> GenerateReply:
         """One result per query, in order."""
         return await self._ask("/v1/generate", call, GenerateReply, timeout_s)
+
+    async def tokenize(self, call: TokenizeCall, timeout_s: float) -> TokenIds:
+        """Ids of a text or a chat, by a service that says `tokenizer` among its capabilities."""
+        return await self.call(
+            "POST",
+            "/v1/tokenize",
+            body=call,
+            reply=TokenIds,
+            timeout_s=timeout_s,
+            media_type=wire.JSON,
+        )
 
     async def offer_weights(self, offer: WeightsOffer, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """Tells the service of versions that it may load, ancestors first."""

@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 from preceptor_clients import wire
 from preceptor_clients.errors import PROBLEM_MEDIA_TYPE, Problem
 from preceptor_clients.schemas import LogprobsCall, LogprobsReply, ServiceInfo, WeightsOffer
+from preceptor_clients.tokenising import TokenIds, TokenizeCall
 
 _REFS: Final = "#/components/schemas/{model}"
 _ABOUT: Final = (
@@ -30,6 +31,8 @@ def expert_openapi() -> dict[str, Any]:
     models: list[tuple[type[BaseModel], Any]] = [
         (LogprobsCall, "validation"),
         (WeightsOffer, "validation"),
+        (TokenizeCall, "validation"),
+        (TokenIds, "validation"),
         (LogprobsReply, "validation"),
         (ServiceInfo, "validation"),
         (Problem, "validation"),
@@ -71,6 +74,13 @@ def _paths() -> dict[str, Any]:
                 "summary": "One result per query, in order: an answer, a problem, or a promise.",
                 "requestBody": _body(LogprobsCall),
                 "responses": _responses("200", LogprobsReply),
+            }
+        },
+        "/v1/tokenize": {
+            "post": {
+                "summary": "Ids of a text or a chat; only where `tokenizer` is declared.",
+                "requestBody": _body(TokenizeCall),
+                "responses": _responses("200", TokenIds),
             }
         },
         "/v1/weights": {

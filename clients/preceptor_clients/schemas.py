@@ -303,6 +303,8 @@ class Capabilities(Answer):
     """Answers with versioned weights and serves `PUT /v1/weights`."""
     needs_feedback: bool = False
     """A rollout without feedback in view has no teacher here."""
+    tokenizer: bool = False
+    """Serves `POST /v1/tokenize`; the SDK says it for a class with `tokenize`."""
     cacheable: Literal["true", "per_draw", "until_revised"] = "true"
     vocab_fingerprint: Sha256 | None = None
     vocab_size: int | None = None

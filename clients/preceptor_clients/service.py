@@ -71,6 +71,7 @@ from preceptor_clients.schemas import (
     ServiceInfo,
     WeightsOffer,
 )
+from preceptor_clients.tokenising import TokenizeCall, TokenizingService
 
 MAX_BODY_BYTES: Final = 256 << 20
 _OFF_LOOP_BYTES: Final = 64 << 10
@@ -165,8 +166,8 @@ def service_app(
     """The ASGI callable of `service`.
 
     Args:
-        service: An `ExpertService`, a `SourceService` or both; `generate`, `offer_weights`,
-            `start`, `stop` and `ready` are used where it has them.
+        service: An `ExpertService`, a `SourceService` or both; `generate`, `tokenize`,
+            `offer_weights`, `start`, `stop` and `ready` are used where it has them.
         key: Bearer key that every call but the health checks must carry; none where absent.
         max_body_bytes: Larger requests are refused while they arrive.
     """
@@ -192,6 +193,8 @@ class _ServiceApp:
             self._routes["/v1/feedback"] = {"POST": self._feedback}
         if isinstance(service, GeneratingService):
             self._routes["/v1/generate"] = {"POST": self._generate}
+        if isinstance(service, TokenizingService):
+            self._routes["/v1/tokenize"] = {"POST": self._tokenize}
         if isinstance(service, WeightedService):
             self._routes["/v1/weights"] = {"PUT": self._weights}
 
@@ -262,7 +265,10 @@ class _ServiceApp:
         return Reply(200, b'{"state":"ready"}', wire.JSON)
 
     async def _info(self, call: _Call) -> Reply:
-        info = self._service.info().model_copy(update={"frames": True})
+        info = self._service.info()
+        tokenizer = {"tokenizer": "/v1/tokenize" in self._routes}
+        capabilities = info.capabilities.model_copy(update=tokenizer)
+        info = info.model_copy(update={"frames": True, "capabilities": capabilities})
         return Reply(200, wire.render(info, wire.JSON), wire.JSON)
 
     async def _logprobs(self, call: _Call) -> Reply:
@@ -321,6 +327,11 @@ class _ServiceApp:
             results.update(zip(asked, drawn, strict=True))
         replies = tuple(_generate_result(results[i]) for i in range(len(request.queries)))
         return await asyncio.to_thread(_rendered, GenerateReply(results=replies), call.rendering)
+
+    async def _tokenize(self, call: _Call) -> Reply:
+        service = cast("TokenizingService", self._service)
+        ids = await service.tokenize(await _parsed(TokenizeCall, call))
+        return await asyncio.to_thread(_rendered, ids, call.rendering)
 
     async def _weights(self, call: _Call) -> Reply:
         await cast("WeightedService", self._service).offer_weights(

@@ -15,6 +15,7 @@ from preceptor_clients.conformance.verdict import Failed, Skipped
 from preceptor_clients.connection import RawReply
 from preceptor_clients.errors import PROBLEM_MEDIA_TYPE, Problem
 from preceptor_clients.schemas import LogprobsCall, PrefixQuery, PrefixResult
+from preceptor_clients.tokenising import TokenizeCall
 
 _MOST_IN_ONE_CALL: Final = 512
 """Larger batches are not tried at their limit."""
@@ -86,7 +87,20 @@ async def check_vocabulary(subject: Subject) -> str:
         _expect_refused(
             result, {422}, f"a query with id {subject.vocab_size}, one beyond the vocabulary"
         )
-    return ""
+    return await _check_tokenizer(subject) if subject.info.capabilities.tokenizer else ""
+
+
+async def _check_tokenizer(subject: Subject) -> str:
+    call = TokenizeCall(prompt="Two and two are 4.")
+    found = await subject.client.tokenize(call, subject.options.timeout_s)
+    outside = [i for i in found.ids.tolist() if not 0 <= i < subject.vocab_size]
+    if outside or not found.ids.size:
+        raise Failed(
+            expected=f"`/v1/tokenize` gives ids below {subject.vocab_size} for {call.prompt!r}",
+            found=f"ids {outside} outside" if outside else "no id",
+            mend="serve the tokenizer whose vocabulary is declared, or declare no `tokenizer`",
+        )
+    return f"tokenizer: {found.ids.size} ids of {call.prompt!r}"
 
 
 async def check_limits(subject: Subject) -> str:

@@ -30,6 +30,7 @@ from preceptor_clients.schemas import (
     ServiceInfo,
     ServiceLimits,
 )
+from preceptor_clients.tokenising import TokenIds, TokenizeCall
 from preceptor_services.experts.engine.budget import budget_of
 from preceptor_services.experts.engine.models import scorer_of
 from preceptor_services.experts.engine.prefill import num_entries, prefill_of
@@ -138,6 +139,10 @@ class LargerModel:
                 )
             )
         return [next(answers) if isinstance(context, Context) else context for context in contexts]
+
+    async def tokenize(self, call: TokenizeCall) -> TokenIds:
+        """Ids of a text or a chat, by the model's tokenizer."""
+        return await self._model.tokenize(call)
 
     async def stop(self) -> None:
         """Ends the thread of torch once its call is done."""

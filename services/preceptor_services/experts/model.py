@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
+import numpy as np
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from preceptor_clients.errors import Invalid
 from preceptor_clients.fingerprint import tokenizer_fingerprint
+from preceptor_clients.tokenising import TokenIds, TokenizeCall
 
 Precision = Literal["float32", "bfloat16"]
 DTYPES: Final[dict[Precision, torch.dtype]] = {
@@ -48,6 +53,29 @@ class ScoringModel:
             messages, tokenize=False, add_generation_prompt=True
         )
         return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    async def tokenize(self, call: TokenizeCall) -> TokenIds:
+        """Ids of any text or chat; in a thread, because a long one takes a second.
+
+        Raises:
+            Invalid: the chat template does not take the messages, or there is none.
+        """
+        return TokenIds(ids=await asyncio.to_thread(self._ids, call))
+
+    def _ids(self, call: TokenizeCall) -> np.ndarray:
+        text = call.prompt if call.prompt is not None else self._chat_text(call)
+        ids = self.tokenizer.encode(text, add_special_tokens=call.add_special_tokens)
+        return np.array(ids, np.int32)
+
+    def _chat_text(self, call: TokenizeCall) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(
+                [message.model_dump() for message in call.messages],
+                tokenize=False,
+                add_generation_prompt=call.add_generation_prompt,
+            )
+        except (ValueError, TemplateError) as error:
+            raise Invalid(f"the chat template refuses: {error}", field="messages") from error
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Copies float32 tensors over the weights.

@@ -42,6 +42,7 @@ from preceptor_clients.schemas import (
     ServiceLimits,
     WeightsOffer,
 )
+from preceptor_clients.tokenising import TokenIds, TokenizeCall
 from preceptor_services.experts.ema import AverageWeights
 from preceptor_services.experts.engine.budget import budget_of
 from preceptor_services.experts.engine.models import Scorer, scorer_of
@@ -199,6 +200,10 @@ class SelfTeacher:
         """
         self._catalogue.offer(offer.manifests)
         await self._in_torch(lambda: self._prepare(offer))
+
+    async def tokenize(self, call: TokenizeCall) -> TokenIds:
+        """Ids of a text or a chat, by the model's tokenizer."""
+        return await self._model.tokenize(call)
 
     async def stop(self) -> None:
         """Ends the thread of torch once its call is done."""

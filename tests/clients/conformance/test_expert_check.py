@@ -35,6 +35,7 @@ from preceptor_clients.conformance.suite import check_expert
 from preceptor_clients.conformance.verdict import Report
 from preceptor_clients.schemas import ServiceLimits, WeightManifest, WeightsOffer
 from preceptor_clients.service import service_app
+from preceptor_clients.tokenising import TokenIds, TokenizeCall
 
 
 def known_answers(with_logprobs: bool = True) -> KnownAnswers:
@@ -163,3 +164,20 @@ async def test_a_shift_is_called_a_shift():
     [verdict] = report.verdicts
     assert "prompt's last token is entry 0" in verdict.mend
     assert "FAIL index" in report.as_text()
+
+
+async def test_token_ids_outside_the_declared_vocabulary_fail():
+    class WithTokenizer(NgramExpert):
+        first = 0
+
+        async def tokenize(self, call: TokenizeCall) -> TokenIds:
+            return TokenIds(ids=np.arange(self.first, self.first + 4, dtype=np.int32))
+
+    expert = WithTokenizer()
+    right = await report_on(service_app(expert), "vocabulary")
+    expert.first = expert.capabilities.vocab_size - 3
+    wrong = await report_on(service_app(expert), "vocabulary")
+
+    assert right.ok, right.as_text()
+    assert not wrong.ok
+    assert f"ids [{expert.capabilities.vocab_size}] outside" in wrong.as_text()

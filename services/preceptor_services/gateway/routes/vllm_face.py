@@ -1,18 +1,22 @@
 """An expert as a vLLM server, for trainers that ask one for `prompt_logprobs`.
 
-The base address is `/vllm/NAME` of the gateway; below it lie `/health`, `/v1/models` and
-`/v1/completions`, as far as scoring clients use them:
+The base address is `/vllm/NAME` of the gateway; below it lie `/health`, `/v1/models`,
+`/v1/completions` and `/tokenize`, as far as scoring clients use them:
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html. A sequence of ids is asked as
 a prompt of its first id and a response of the others, so that every position is scored. Clients
 that know no keys carry one in their address: `http://any:KEY@gateway/vllm/NAME`.
 
+Text needs an expert with a tokenizer (`tokenizer` among its capabilities), which is asked for the
+ids; the gateway has none.
+
 Only answers that are there are given: a position without an opinion, or one that comes later, fails
-the request. Left out: generation, text (the gateway has no tokenizer), and ranks beyond the entries
-asked: a token outside them has the first rank that it may have.
+the request. Left out: generation, texts of the ids, and ranks beyond the entries asked: a token
+outside them has the first rank that it may have.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -22,28 +26,38 @@ from typing import Annotated, Any, Final, cast
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from preceptor_clients.answers import rounded
-from preceptor_clients.errors import Conflict, Forbidden, Invalid, ServiceUnavailable, from_problem
+from preceptor_clients.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    ServiceUnavailable,
+    from_problem,
+    from_validation,
+)
 from preceptor_clients.schemas import (
     LogprobsRequest,
+    Message,
     PrefixAnswer,
     PrefixOutcome,
     PrefixQuery,
     PrefixSubmission,
     Prompt,
 )
+from preceptor_clients.tokenising import Text, TokenizeCall
 from preceptor_services.gateway.auth import Caller
 from preceptor_services.gateway.bodies import body_of
 from preceptor_services.gateway.off_loop import ITEM, off_loop
 from preceptor_services.gateway.openapi import takes
-from preceptor_services.gateway.state import Parts
+from preceptor_services.gateway.state import Gateway, Parts
 
 router = APIRouter(prefix="/vllm/{expert}", tags=["vllm"])
 _WAIT_MS: Final = 120_000
 _TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 _Sequence = Annotated[list[_TokenId], Field(min_length=2)]
+_Several = Field(min_length=1, max_length=256)
 
 
 class NotAnswered(Conflict):
@@ -57,19 +71,66 @@ class Completion(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
-    prompt: _Sequence | Annotated[list[_Sequence], Field(min_length=1, max_length=256)]
+    prompt: (
+        _Sequence | Annotated[list[_Sequence], _Several] | Text | Annotated[list[Text], _Several]
+    )
     prompt_logprobs: Annotated[int, Field(ge=0)]
+    add_special_tokens: bool = True
     model: str | None = None
     temperature: float | None = None
     max_tokens: int | None = None
     n: int | None = None
     stream: bool | None = None
 
-    def sequences(self) -> list[list[int]]:
-        """The sequences to be scored."""
-        if isinstance(self.prompt[0], int):
-            return [cast("list[int]", self.prompt)]
-        return cast("list[list[int]]", self.prompt)
+    def prompts(self) -> list[list[int] | str]:
+        """What is to be scored, each as ids or as a text."""
+        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
+            return [cast("list[int] | str", self.prompt)]
+        return cast("list[list[int] | str]", self.prompt)
+
+
+class Tokenization(BaseModel):
+    """A text or a chat; what would give other ids is refused rather than overlooked."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    prompt: Text | None = None
+    messages: tuple[Message, ...] = ()
+    add_special_tokens: bool | None = None
+    """On for a text and off for a chat, where absent."""
+    add_generation_prompt: bool = True
+    model: str | None = None
+    continue_final_message: bool = False
+    return_token_strs: bool | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[Any] | None = None
+
+    def call(self) -> TokenizeCall:
+        """The same for the expert.
+
+        Raises:
+            Invalid: a field that is not served, both a text and a chat, or neither.
+        """
+        for field in _NOT_SERVED:
+            if getattr(self, field):
+                raise Invalid("is not served here", field=field)
+        special = self.add_special_tokens
+        try:
+            return TokenizeCall(
+                prompt=self.prompt,
+                messages=self.messages,
+                add_special_tokens=not self.messages if special is None else special,
+                add_generation_prompt=self.add_generation_prompt,
+            )
+        except ValidationError as error:
+            raise from_validation(error) from None
+
+
+_NOT_SERVED: Final = (
+    *("continue_final_message", "return_token_strs"),
+    *("chat_template", "chat_template_kwargs", "tools"),
+)
 
 
 async def _caller(request: Request) -> Caller:
@@ -123,7 +184,7 @@ async def completions(
 ) -> Response:
     """Log-probs of the prompt's own tokens; nothing is generated."""
     _check_supported(asked, expert)
-    sequences = asked.sequences()
+    sequences = await _sequences(asked, expert, parts)
     fingerprint = (
         parts.registry.get(expert, "expert", field="expert")
         .known_info()
@@ -148,6 +209,43 @@ async def completions(
     return Response(body, media_type="application/json")
 
 
+@router.post("/tokenize", openapi_extra=takes(Tokenization))
+async def tokenize(
+    expert: str,
+    caller: Asking,
+    parts: Parts,
+    asked: Annotated[Tokenization, Depends(body_of(Tokenization))],
+) -> Response:
+    """Ids of a text or a chat, by the expert's tokenizer."""
+    _check_model(asked.model, expert)
+    ids = await parts.tokenising.ids(expert, asked.call())
+    info = parts.registry.get(expert, "expert", field="expert").known_info()
+    page = {"count": len(ids), "max_model_len": info.capabilities.max_context, "tokens": ids}
+    body = await off_loop(len(ids), json.dumps, page, separators=(",", ":"))
+    return Response(body, media_type="application/json")
+
+
+async def _sequences(asked: Completion, expert: str, parts: Gateway) -> list[list[int]]:
+    """The ids to be scored, in order."""
+
+    async def ids_of(prompt: list[int] | str, field: str) -> list[int]:
+        if not isinstance(prompt, str):
+            return prompt
+        call = TokenizeCall(prompt=prompt, add_special_tokens=asked.add_special_tokens)
+        ids = await parts.tokenising.ids(expert, call)
+        if len(ids) < 2:
+            raise Invalid(f"has {len(ids)} tokens, and the first is not scored", field=field)
+        return ids
+
+    prompts = asked.prompts()
+    return await asyncio.gather(*(ids_of(p, f"prompt[{i}]") for i, p in enumerate(prompts)))
+
+
+def _check_model(model: str | None, expert: str) -> None:
+    if model not in (None, expert):
+        raise Invalid(f"{model!r} is not {expert!r}, which this address has", field="model")
+
+
 def _check_supported(asked: Completion, expert: str) -> None:
     if asked.temperature not in (None, 1.0):
         raise Invalid("experts answer at temperature 1 only", field="temperature")
@@ -157,8 +255,7 @@ def _check_supported(asked: Completion, expert: str) -> None:
         raise Invalid("nothing is generated here; ask for at most 1", field="max_tokens")
     if asked.stream:
         raise Invalid("scores do not stream", field="stream")
-    if asked.model not in (None, expert):
-        raise Invalid(f"{asked.model!r} is not {expert!r}, which this address has", field="model")
+    _check_model(asked.model, expert)
 
 
 def _query(ids: list[int], top_k: int, fingerprint: str) -> PrefixQuery:
