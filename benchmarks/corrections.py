@@ -41,7 +41,6 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 from corrections_people import ANSWER_S, Office, traced
-from corrections_problems import never_solved, write_json
 from corrections_report import publish, summarise
 from rich.console import Console
 
@@ -59,6 +58,11 @@ from preceptor_trainer.environments.programming_by_example.problems import (
 )
 from preceptor_trainer.held_out import Evaluation
 from preceptor_trainer.inference.base_rates import student_sha256
+from preceptor_trainer.inference.never_solved import (
+    find_never_solved,
+    load_never_solved,
+    path_of,
+)
 from preceptor_trainer.loop import Collected, Trainer
 from preceptor_trainer.metrics import read_metrics
 from preceptor_trainer.objectives.distil import DistIL
@@ -232,7 +236,7 @@ class Experiment:
             await office.open()
             for number, cell in enumerate(missing, start=1):
                 result = await self._cell(cell, gateway, office)
-                write_json(self._path(cell), result)
+                _write(self._path(cell), result)
                 self.console.print(f"[{number}/{len(missing)}] {_line(result)}", highlight=False)
             await office.close()
 
@@ -242,25 +246,19 @@ class Experiment:
         """Finds the problems, or those found before."""
         plan, (train, measured) = self.plan, self._splits()
         wanted = {train: plan.train_problems, measured: plan.measured_problems}
-        found = {
-            split: never_solved(
-                self._rates_path(split),
-                split,
-                number,
-                chance_below=plan.chance_below,
-                attempts=plan.attempts,
-            )
-            for split, number in wanted.items()
-        }
+        found = {split: self._never_solved(split, number) for split, number in wanted.items()}
         for split, some in found.items():
             self.console.print(f"{split}: {len(some)} never solved")
         self.train, self.measured = found[train], found[measured]
 
+    def _never_solved(self, split: Split, wanted: int) -> list[Problem]:
+        if not path_of(self.folder, split).exists():
+            limits = {"chance_below": self.plan.chance_below, "attempts": self.plan.attempts}
+            find_never_solved(split, wanted, **limits).save(self.folder)
+        return load_never_solved(self.folder, split=split).problems()
+
     def _splits(self) -> tuple[Split, Split]:
         return "train", self.plan.measured_on
-
-    def _rates_path(self, split: Split) -> Path:
-        return self.folder / f"never-solved-{split}.json"
 
     # ------------------------------------------------------------ cells
 
@@ -349,7 +347,7 @@ class Experiment:
 
     def _identity(self) -> dict[str, Any]:
         """What all cells of one folder share."""
-        chosen = "\n".join(self._rates_path(split).read_text() for split in self._splits())
+        chosen = "\n".join(path_of(self.folder, split).read_text() for split in self._splits())
         made_with = {
             **asdict(self.plan),
             "forms": FORMS,
@@ -363,6 +361,13 @@ class Experiment:
 
 def _successes(path: Path) -> list[int]:
     return [int(n) for n in Evaluation.load(path).successes_PN.sum(1)]
+
+
+def _write(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value) + "\n")
+    partial.replace(path)
 
 
 def _line(result: dict[str, Any]) -> str:

@@ -30,10 +30,6 @@ def test_the_hard_tail_is_below_the_bound_at_pass_at_64(rates):
     assert len(rates.hard_tail(below=0.51)) == 2
 
 
-def test_never_solved_problems_have_no_success(rates):
-    assert [p.id for p in rates.never_solved()] == [rates.problem_ids[0]]
-
-
 def test_too_few_samples_choose_no_tail(rates):
     with pytest.raises(ValueError, match="64 are too few to choose a hard tail"):
         replace(rates, num_samples=64).hard_tail()

@@ -6,6 +6,7 @@
 | file | what |
 |---|---|
 | `base_rates.py` | how often the student solves each of many problems; the hard tail |
+| `never_solved.py` | problems of which no attempt succeeds |
 | `session.py` | student, sampler and feedback sources, without an expert |
 | `best_of_k.py` | independent attempts |
 | `multi_turn.py` | one attempt a turn, with the feedback on earlier ones in the prompt |

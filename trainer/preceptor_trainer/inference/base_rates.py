@@ -52,14 +52,6 @@ class BaseRates:
             raise ValueError("problem_ids: the world has changed since these rates were measured")
         return problems
 
-    def never_solved(self) -> list[Problem]:
-        """Problems without a success in all samples."""
-        return [
-            problem
-            for problem, count in zip(self.problems(), self.successes_P, strict=True)
-            if count == 0
-        ]
-
     def hard_tail(self, *, k: int = 64, below: float = 0.5) -> list[Problem]:
         """Problems whose estimated pass@k is below a bound.
 

@@ -33,6 +33,7 @@ from preceptor_trainer.inference.experiment import (
     is_complete,
     read_trajectories,
 )
+from preceptor_trainer.inference.never_solved import ATTEMPTS, LOOK, find_never_solved
 from preceptor_trainer.inference.report import analyse, tables, write_discovery
 from preceptor_trainer.inference.session import Session
 from preceptor_trainer.inference.test_time import SelfDistillation
@@ -56,9 +57,7 @@ def base_rates_command(
     seed: Annotated[int, typer.Option(help="Decides the problems.")] = 7,
 ) -> None:
     """Measures how often the student solves each problem: who is in the hard tail."""
-    if split not in SPLITS:
-        raise typer.BadParameter(f"{split!r} is none of {SPLITS}", param_hint="--split")
-    console, chosen = Console(), split
+    console, chosen = Console(), _split(split)
 
     async def measure(gateway: GatewayClient) -> None:
         rates = await measure_base_rates(
@@ -75,6 +74,27 @@ def base_rates_command(
         console.print(f"never solved: {never} of {problems}; {out / BASE_RATES}", soft_wrap=True)
 
     _with_services(out, console, measure)
+
+
+@app.command("never-solved")
+def never_solved_command(
+    out: Out = Path("runs/compare/all_fail"),
+    split: Annotated[str, typer.Option(help="train, validation or held_out.")] = "train",
+    problems: Annotated[int, typer.Option(min=1, help="So many, if there are.")] = 128,
+    attempts: Annotated[
+        int, typer.Option(min=LOOK, help=f"None of so many succeeds; a multiple of {LOOK}.")
+    ] = ATTEMPTS,
+) -> None:
+    """Finds problems that the student never solves, among those that it is unlikely to."""
+    console, chosen = Console(), _split(split)
+
+    def show(found: int) -> None:
+        if found % LOOK == 0:
+            console.print(f"never solved: {found} of {problems}", highlight=False)
+
+    found = find_never_solved(chosen, problems, attempts=attempts, on_progress=show)
+    path = found.save(out)
+    console.print(f"{len(found.problem_ids)} never solved; {path}", soft_wrap=True)
 
 
 @app.command("run")
@@ -113,6 +133,12 @@ def run_command(
     for row in tables(analysis)[0].rows:
         console.print("  ".join(row), highlight=False, soft_wrap=True)
     console.print(f"report: {path}", soft_wrap=True, highlight=False)
+
+
+def _split(name: str) -> Split:
+    if name not in SPLITS:
+        raise typer.BadParameter(f"{name!r} is none of {SPLITS}", param_hint="--split")
+    return name
 
 
 def _with_services(

@@ -1,7 +1,7 @@
 """Comparisons in the programming-by-example world: functions of the folder that they run in.
 
     preceptor compare fast
-    preceptor solve base-rates --split train --out runs/compare/all_fail
+    preceptor solve never-solved --out runs/compare/all_fail
     preceptor compare all_fail --out runs/compare/all_fail
     preceptor compare pass_at_n
 
@@ -19,7 +19,7 @@ from preceptor_trainer.compare.plan import Comparison, Setting
 from preceptor_trainer.config import EvaluationConfig
 from preceptor_trainer.environments.programming_by_example.behaviour import Split
 from preceptor_trainer.environments.programming_by_example.problems import sample_problems
-from preceptor_trainer.inference.base_rates import BASE_RATES, load_base_rates
+from preceptor_trainer.inference.never_solved import load_never_solved
 from preceptor_trainer.recipes import methods as m
 from preceptor_trainer.recipes.baselines import LARGER_DIR
 from preceptor_trainer.recipes.problem_streams import Fixed, Fresh
@@ -55,23 +55,22 @@ def all_fail(folder: Path) -> Comparison:
     Measured on fresh attempts at those same problems: chosen by failures, they would seem to
     improve by chance alone if the attempts that chose them were counted.
     """
-    rates = load_base_rates(folder / BASE_RATES, split="train")
-    unsolved = rates.never_solved()
+    found = load_never_solved(folder, split="train")
+    unsolved = found.problems()
     return Comparison(
         name="all_fail",
-        question=f"Which methods learn on the {len(unsolved)} training problems that the student "
-        f"solved in none of {rates.num_samples} attempts?",
+        question=f"Which methods learn on {len(unsolved)} training problems that the student "
+        f"solved in none of {found.attempts} attempts?",
         methods=all_methods(),
         setting=Setting(
-            problems=Fixed(problems=unsolved, per_step=16),
+            problems=Fixed(problems=unsolved, per_step=min(16, len(unsolved))),
             validation=_evaluation("validation", VALIDATION_SEED, count=60, num_samples=8),
-            held_out=EvaluationConfig(problems=unsolved, num_samples=64, ks=(1, 8, 64)),
-            probe=EvaluationConfig(problems=unsolved[:40], num_samples=8, ks=(1, 8)),
+            held_out=EvaluationConfig(problems=unsolved, num_samples=16, ks=(1, 8)),
+            probe=EvaluationConfig(problems=unsolved[:40], num_samples=4, ks=(1,)),
             probe_every=5,
             rollouts_per_problem=4,
         ),
         budget=Budget(unit="steps", amount=20),
-        ks=(1, 8, 64),
     )
 
 

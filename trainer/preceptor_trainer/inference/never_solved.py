@@ -1,7 +1,8 @@
 """Problems of one kind that the untrained student never solves.
 
 They are found by its probability of the known right answers, and then by attempts that are not
-counted: none may succeed. The kind is three features or a fold.
+counted: none may succeed. The kind is three features or a fold, where such problems are common;
+among problems as they come, two in a hundred are never solved.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -25,6 +27,7 @@ from preceptor_trainer.environments.programming_by_example.universe import (
     Behaviour,
     load_universe,
 )
+from preceptor_trainer.inference.base_rates import student_sha256
 from preceptor_trainer.policy import Policy
 from preceptor_trainer.sampler_stage import Published, SamplerStage
 from preceptor_trainer.sampling import SamplingParams
@@ -32,41 +35,94 @@ from preceptor_trainer.student import STUDENT_DIR
 
 PROBLEMS_SEED: Final = 11
 DRAWS: Final = 8
+CHANCE_BELOW: Final = 0.003
+ATTEMPTS: Final = 128
 AT_ONCE: Final = 32
 """Problems that are scored, or attempted, together."""
 LOOK: Final = 32
 """Attempts at a problem before it is looked at."""
 
 
-def never_solved(
-    path: Path, split: Split, wanted: int, *, chance_below: float, attempts: int
-) -> list[Problem]:
+@dataclass(frozen=True, kw_only=True)
+class NeverSolved:
+    """Which problems of one split a student never solved, and how hard that was looked for."""
+
+    split: Split
+    problem_ids: tuple[str, ...]
+    chance_below: float
+    """Of the student's probability of all known right answers, before any attempt was made."""
+    attempts: int
+    """None of so many succeeded."""
+    student_sha256: str
+
+    def problems(self) -> list[Problem]:
+        """The problems, made again.
+
+        Raises:
+            ValueError: the world has changed since.
+        """
+        ids = set(self.problem_ids)
+        found = [p for some in _candidates(self.split) for p in some if p.id in ids]
+        if len(found) != len(ids):
+            raise ValueError("problem_ids: the world has changed since these were found")
+        return found
+
+    def save(self, folder: Path) -> Path:
+        """Writes them as JSON; gives the file."""
+        path = path_of(folder, self.split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(self)) + "\n")
+        return partial.replace(path)
+
+
+def path_of(folder: Path, split: Split) -> Path:
+    """Where they stand in a folder."""
+    return folder / f"never-solved-{split}.json"
+
+
+def load_never_solved(folder: Path, *, split: Split) -> NeverSolved:
+    """What `save` wrote.
+
+    Raises:
+        ValueError: there are none.
+    """
+    path = path_of(folder, split)
+    if not path.exists():
+        raise ValueError(
+            f"{path} is missing: `preceptor solve never-solved --split {split} --out {folder}` "
+            "makes it"
+        )
+    value = json.loads(path.read_text())
+    return NeverSolved(**{**value, "problem_ids": tuple(value["problem_ids"])})
+
+
+def find_never_solved(
+    split: Split,
+    wanted: int,
+    *,
+    chance_below: float = CHANCE_BELOW,
+    attempts: int = ATTEMPTS,
+    on_progress: Callable[[int], None] = lambda found: None,
+) -> NeverSolved:
     """`wanted` problems without a success in all attempts, or as many as there are.
 
     Attempts are only made where the student's chance is small. They are the student's own texts,
-    graded here. What was found stands in `path`, and is read from there the next time.
-
-    Raises:
-        SystemExit: `path` has problems that the world does not have any more.
+    graded here.
     """
-    if not path.exists():
-        policy = Policy(STUDENT_DIR)
-        unlikely = _unlikely(split, policy, chance_below)
-        left = islice(_unsolved(policy, unlikely, attempts), wanted)
-        write_json(path, {"problem_ids": [problem.id for problem in left]})
-    ids = set(json.loads(path.read_text())["problem_ids"])
-    found = [problem for some in _candidates(split) for problem in some if problem.id in ids]
-    if len(found) != len(ids):
-        raise SystemExit(f"{path}: the world has changed; use another --folder")
-    return found
-
-
-def write_json(path: Path, value: object) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value) + "\n")
-    partial.replace(path)
+    policy = Policy(STUDENT_DIR)
+    found: list[str] = []
+    unsolved = _unsolved(policy, _unlikely(split, policy, chance_below), attempts)
+    for problem in islice(unsolved, wanted):
+        found.append(problem.id)
+        on_progress(len(found))
+    return NeverSolved(
+        split=split,
+        problem_ids=tuple(found),
+        chance_below=chance_below,
+        attempts=attempts,
+        student_sha256=student_sha256(STUDENT_DIR),
+    )
 
 
 def _unlikely(split: Split, policy: Policy, below: float) -> Iterator[Problem]:
