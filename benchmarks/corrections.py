@@ -36,7 +36,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import typer
@@ -109,7 +109,7 @@ class Plan:
     """None of so many succeeded."""
     tokens: int = 48_000
     lr: float = 1e-3
-    future: str = "none"
+    future: Literal["ce", "kl", "none"] = "none"
     """Of DistIL: costs-to-go shorten responses where no attempt ever succeeds."""
     rejoin_tokens: int = 1_000
     """More than a response has: what follows a person's first change is that person's. The student
@@ -245,17 +245,17 @@ class Experiment:
     def choose(self) -> None:
         """Finds the problems, or those found before."""
         plan, (train, measured) = self.plan, self._splits()
-        wanted = {train: plan.train_problems, measured: plan.measured_problems}
-        found = {split: self._never_solved(split, number) for split, number in wanted.items()}
-        for split, some in found.items():
-            self.console.print(f"{split}: {len(some)} never solved")
-        self.train, self.measured = found[train], found[measured]
+        self.train = self._never_solved(train, plan.train_problems)
+        self.measured = self._never_solved(measured, plan.measured_problems)
 
     def _never_solved(self, split: Split, wanted: int) -> list[Problem]:
         if not path_of(self.folder, split).exists():
-            limits = {"chance_below": self.plan.chance_below, "attempts": self.plan.attempts}
-            find_never_solved(split, wanted, **limits).save(self.folder)
-        return load_never_solved(self.folder, split=split).problems()
+            below, attempts = self.plan.chance_below, self.plan.attempts
+            found = find_never_solved(split, wanted, chance_below=below, attempts=attempts)
+            found.save(self.folder)
+        problems = load_never_solved(self.folder, split=split).problems()
+        self.console.print(f"{split}: {len(problems)} never solved")
+        return problems
 
     def _splits(self) -> tuple[Split, Split]:
         return "train", self.plan.measured_on

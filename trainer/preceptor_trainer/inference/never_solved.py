@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -93,8 +93,9 @@ def load_never_solved(folder: Path, *, split: Split) -> NeverSolved:
             f"{path} is missing: `preceptor solve never-solved --split {split} --out {folder}` "
             "makes it"
         )
-    value = json.loads(path.read_text())
-    return NeverSolved(**{**value, "problem_ids": tuple(value["problem_ids"])})
+    value: dict[str, Any] = json.loads(path.read_text())
+    value["problem_ids"] = tuple(value["problem_ids"])
+    return NeverSolved(**value)
 
 
 def find_never_solved(
