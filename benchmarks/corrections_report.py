@@ -242,8 +242,8 @@ def page(summary: Mapping[str, Any], figure: str) -> str:
         f"{plan['double_share']:.0%} also goes to a second one, blindly, who overlooks every "
         "second mistake; where the two differ a reviewer decides.",
         "",
-        "All arms train on those problems, with DistIL's local term and the quickstart's feedback, on "
-        f"{plan['problems_per_step']} x {plan['rollouts_per_problem']} fresh attempts a step, "
+        "All arms train on those problems, with DistIL's local term and the quickstart's "
+        f"feedback, on {plan['problems_per_step']} x {plan['rollouts_per_problem']} fresh attempts a step, "
         f"until {plan['tokens']:,} response tokens, sampled or given, are spent. Each arm adds "
         f"corrections in one form, up to {plan['corrected_per_step']} sequences a step drawn "
         "from all that there are, or none. What corrections cost of the budget, the arm without "
