@@ -243,8 +243,8 @@ def page(summary: Mapping[str, Any], figure: str) -> str:
         "second mistake; where the two differ a reviewer decides.",
         "",
         "All arms train on those problems, with DistIL's local term and the quickstart's "
-        f"feedback, on {plan['problems_per_step']} x {plan['rollouts_per_problem']} fresh attempts a step, "
-        f"until {plan['tokens']:,} response tokens, sampled or given, are spent. Each arm adds "
+        f"feedback, on {plan['problems_per_step']} x {plan['rollouts_per_problem']} fresh attempts "
+        f"a step, until {plan['tokens']:,} response tokens, sampled or given, are spent. Each arm adds "
         f"corrections in one form, up to {plan['corrected_per_step']} sequences a step drawn "
         "from all that there are, or none. What corrections cost of the budget, the arm without "
         "has for more attempts of its own.",
