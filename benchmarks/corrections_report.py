@@ -244,10 +244,10 @@ def page(summary: Mapping[str, Any], figure: str) -> str:
         "",
         "All arms train on those problems, with DistIL's local term and the quickstart's "
         f"feedback, on {plan['problems_per_step']} x {plan['rollouts_per_problem']} fresh attempts "
-        f"a step, until {plan['tokens']:,} response tokens, sampled or given, are spent. Each arm adds "
-        f"corrections in one form, up to {plan['corrected_per_step']} sequences a step drawn "
-        "from all that there are, or none. What corrections cost of the budget, the arm without "
-        "has for more attempts of its own.",
+        f"a step, until {plan['tokens']:,} response tokens, sampled or given, are spent. "
+        "Each arm adds corrections in one form, up to "
+        f"{plan['corrected_per_step']} sequences a step drawn from all that there are, or none. "
+        "What corrections cost of the budget, the arm without has for more attempts of its own.",
         "",
         f"Success is counted on {summary['num_problems']} problems of that kind with "
         f"{'held-out' if plan['measured_on'] == 'held_out' else 'validation'} behaviours, each of "
