@@ -118,9 +118,9 @@ def repeated(own: Answered, takeover: Answered) -> bool:
     length = min(len(own_ids), len(ids))
     apart = np.flatnonzero(own_ids[:length] != ids[:length])
     shared = int(apart[0]) if apart.size else length
-    labels = _labels(own)
+    theirs = _labels(takeover)
     return all(
-        place <= shared and label == _labels(takeover).get(place) for place, label in labels.items()
+        place <= shared and label == theirs.get(place) for place, label in _labels(own).items()
     )
 
 

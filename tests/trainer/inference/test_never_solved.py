@@ -1,5 +1,6 @@
 """Problems of which no attempt succeeds: found, kept, and made again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,18 @@ def test_they_come_back_from_their_file_and_are_a_training_set(
 
     assert load_never_solved(tmp_path, split="train") == found
     assert list(comparison.setting.held_out.problems) == found.problems()
+
+
+def test_those_of_another_student_are_refused(found: NeverSolved, tmp_path: Path) -> None:
+    replace(found, student_sha256="0").save(tmp_path)
+
+    with pytest.raises(ValueError, match="another student"):
+        load_never_solved(tmp_path, split="train")
+
+
+def test_attempts_are_counted_as_they_are_made() -> None:
+    with pytest.raises(ValueError, match="40 is no multiple of 32"):
+        find_never_solved("train", 1, attempts=40)
 
 
 def test_missing_ones_say_how_to_make_them(tmp_path: Path) -> None:

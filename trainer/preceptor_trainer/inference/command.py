@@ -92,7 +92,10 @@ def never_solved_command(
         if found % LOOK == 0:
             console.print(f"never solved: {found} of {problems}", highlight=False)
 
-    found = find_never_solved(chosen, problems, attempts=attempts, on_progress=show)
+    try:
+        found = find_never_solved(chosen, problems, attempts=attempts, on_progress=show)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--attempts") from error
     path = found.save(out)
     console.print(f"{len(found.problem_ids)} never solved; {path}", soft_wrap=True)
 

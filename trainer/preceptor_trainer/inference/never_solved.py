@@ -85,7 +85,7 @@ def load_never_solved(folder: Path, *, split: Split) -> NeverSolved:
     """What `save` wrote.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or they are of another student.
     """
     path = path_of(folder, split)
     if not path.exists():
@@ -95,7 +95,10 @@ def load_never_solved(folder: Path, *, split: Split) -> NeverSolved:
         )
     value: dict[str, Any] = json.loads(path.read_text())
     value["problem_ids"] = tuple(value["problem_ids"])
-    return NeverSolved(**value)
+    found = NeverSolved(**value)
+    if found.student_sha256 != student_sha256(STUDENT_DIR):
+        raise ValueError(f"{path}: another student than this one never solved these; remove it")
+    return found
 
 
 def find_never_solved(
@@ -110,7 +113,12 @@ def find_never_solved(
 
     Attempts are only made where the student's chance is small. They are the student's own texts,
     graded here.
+
+    Raises:
+        ValueError: `attempts` is no multiple of `LOOK`.
     """
+    if attempts < LOOK or attempts % LOOK:
+        raise ValueError(f"attempts: {attempts} is no multiple of {LOOK}")
     policy = Policy(STUDENT_DIR)
     found: list[str] = []
     unsolved = _unsolved(policy, _unlikely(split, policy, chance_below), attempts)
