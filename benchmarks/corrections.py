@@ -53,9 +53,7 @@ from preceptor_trainer.config import EvaluationConfig, RunConfig
 from preceptor_trainer.context import PapersContext
 from preceptor_trainer.deployment import LocalDeployment
 from preceptor_trainer.environments.programming_by_example.behaviour import Split
-from preceptor_trainer.environments.programming_by_example.problems import (
-    Problem,
-)
+from preceptor_trainer.environments.programming_by_example.problems import Problem
 from preceptor_trainer.held_out import Evaluation
 from preceptor_trainer.inference.base_rates import student_sha256
 from preceptor_trainer.inference.never_solved import (
