@@ -3,9 +3,8 @@
     >>> sampler = LocalSampler(model, eos_id=257, pad_id=256)
     >>> generations = sampler.sample([ids] * 8, SamplingParams(), torch.Generator().manual_seed(0))
 
-Made for many short responses on a CPU. Equal prompts are read once and their keys and values
-copied to their samples; keys and values live in buffers of full size, so that a step writes one
-column instead of copying all; grouped query heads share them; finished rows leave the batch.
+Made for many short responses on a CPU. Equal prompts are read once, and their keys and values are
+shared by their samples (`decoding.py`); finished rows leave the batch.
 
 Every response has random numbers of its own, drawn before anything else and turned into tokens by
 inverting the cumulative distribution. So a response does not depend on which others share its
@@ -27,7 +26,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.cache_utils import Cache
+
+from preceptor_trainer.decoding import DecodeCache, decode_attention
 
 ATTENTION = "preceptor-decode"
 MAX_ROWS = 512  # rows in flight: beyond this, longer batches gain nothing on a CPU
@@ -138,7 +138,7 @@ class LocalSampler:
         groups = [(context, len(list(same))) for context, same in groupby(contexts)]
         counts_U = torch.tensor([count for _, count in groups])
         ids_UN, visible_UN = _left_pad([p + f for (p, f), _ in groups], self._pad_id)
-        cache = _DecodeCache(room=params.max_new_tokens)
+        cache = DecodeCache(room=params.max_new_tokens)
         keep = 1 + max(len(f) for (_, f), _ in groups)
         logits_UQV = self._forward(ids_UN, visible_UN, cache, keep)
         forced = [
@@ -146,7 +146,7 @@ class LocalSampler:
             for logits_QV, ((_, f), _) in zip(logits_UQV, groups, strict=True)
         ]
         rows_B = torch.repeat_interleave(torch.arange(len(groups)), counts_U)
-        cache.select(rows_B)
+        cache.branch(rows_B)
         tokens_BT, logprobs_BT = self._decode(
             logits_UQV[rows_B, -1], visible_UN[rows_B], cache, params, uniforms_BT
         )
@@ -161,7 +161,7 @@ class LocalSampler:
         self,
         logits_BV: Tensor,
         visible_BN: Tensor,
-        cache: _DecodeCache,
+        cache: DecodeCache,
         params: SamplingParams,
         uniforms_BT: Tensor,
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
@@ -188,7 +188,7 @@ class LocalSampler:
             logits_BV = self._forward(token_B[:, None], visible_BN, cache, 1)[:, -1]
         return tokens_BT, logprobs_BT
 
-    def _forward(self, ids_BQ: Tensor, visible_BN: Tensor, cache: Cache, keep: int) -> Tensor:
+    def _forward(self, ids_BQ: Tensor, visible_BN: Tensor, cache: DecodeCache, keep: int) -> Tensor:
         """Logits `[B, keep, V]` in float32 of the last `keep` positions.
 
         `visible_BN` covers all positions so far, these included; the padding is on the left, so
@@ -204,6 +204,7 @@ class LocalSampler:
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=keep,
+            decode_cache=cache,
         )
         return output.logits.float()
 
@@ -221,58 +222,6 @@ class LocalSampler:
             finish_reason="stop" if tokens_T[length - 1] == self._eos_id else "length",
             num_forced=len(forced_F),
         )
-
-
-class _DecodeCache(Cache):
-    """Keys and values of all layers in buffers with `room` columns more than the prompt."""
-
-    def __init__(self, room: int) -> None:
-        super().__init__(layers=[])
-        self._room = room
-        self._buffers: dict[int, list[Tensor]] = {}
-        self._filled: dict[int, int] = {}
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        start = self._filled.get(layer_idx, 0)
-        stop = start + key_states.shape[2]
-        if layer_idx not in self._buffers:
-            self._buffers[layer_idx] = [
-                state.new_empty(*state.shape[:2], stop + self._room, state.shape[3])
-                for state in (key_states, value_states)
-            ]
-        for buffer, state in zip(self._buffers[layer_idx], (key_states, value_states), strict=True):
-            buffer[:, :, start:stop] = state
-        self._filled[layer_idx] = stop
-        keys, values = self._buffers[layer_idx]
-        return keys[:, :, :stop], values[:, :, :stop]
-
-    def select(self, rows: Tensor) -> None:
-        """Keeps or repeats rows of the batch."""
-        for buffers in self._buffers.values():
-            buffers[:] = [buffer[rows] for buffer in buffers]
-
-
-def decode_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor,
-    scaling: float,
-    **_: object,
-) -> tuple[Tensor, None]:
-    """Attention of `[B, H, Q, D]` queries over `[B, G, N, D]` keys without repeating the keys."""
-    batch, heads, num_queries, dim = query.shape
-    groups, num_keys = key.shape[1], key.shape[2]
-    shared = heads // groups
-    query = (query * scaling).reshape(batch * groups, shared * num_queries, dim)
-    scores = torch.bmm(query, key.flatten(0, 1).mT).view(batch, heads, num_queries, num_keys)
-    scores.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
-    weights = scores.softmax(-1).view(batch * groups, shared * num_queries, num_keys)
-    mixed = torch.bmm(weights, value.flatten(0, 1)).view(batch, heads, num_queries, dim)
-    return mixed.transpose(1, 2).contiguous(), None
 
 
 def draw(logits_BV: Tensor, params: SamplingParams, uniform_B: Tensor) -> tuple[Tensor, Tensor]:

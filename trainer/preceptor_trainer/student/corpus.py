@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +35,7 @@ from preceptor_trainer.environments.programming_by_example.universe import load_
 
 Kind = Literal["plain", "trace", "demo", "both"]
 KIND_SHARES: dict[Kind, float] = {"plain": 0.50, "trace": 0.36, "demo": 0.11, "both": 0.03}
+PLAIN_ONLY: dict[Kind, float] = {"plain": 1.0}
 FEATURE_SHARES = {1: 0.08, 2: 0.84, 3: 0.08}
 """More of the long programs than in the problems: they are many, and teach to combine."""
 
@@ -65,9 +66,14 @@ def stream_examples(rng: random.Random, wrong_share: float) -> Iterator[Example]
         yield make_example(next(problems), rng, wrong_share)
 
 
-def make_example(problem: Problem, rng: random.Random, wrong_share: float) -> Example:
+def make_example(
+    problem: Problem,
+    rng: random.Random,
+    wrong_share: float,
+    kind_shares: Mapping[Kind, float] = KIND_SHARES,
+) -> Example:
     """Draws a kind and builds the example; falls back to `plain` when no attempt fails."""
-    kind = rng.choices(list(KIND_SHARES), weights=list(KIND_SHARES.values()))[0]
+    kind = rng.choices(list(kind_shares), weights=list(kind_shares.values()))[0]
     if kind == "plain":
         return _plain(problem, rng, wrong_share)
     attempt = "" if kind == "demo" else draw_failed_attempt(problem, rng)

@@ -23,6 +23,7 @@ from transformers import Qwen3ForCausalLM
 
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.student.architecture import NUM_LAYERS, make_model
+from preceptor_trainer.student.corpus import PLAIN_ONLY
 from preceptor_trainer.student.pretrain import PretrainConfig, made_before, pretrain
 
 LARGER = PretrainConfig(
@@ -32,9 +33,10 @@ LARGER = PretrainConfig(
     wrong_share=0.0,
     singles_until=0.0,
     seed=2,
+    kind_shares=PLAIN_ONLY,
     compiled=True,
 )
-"""On text that the student has not seen."""
+"""On text that the student has not seen, and prompts as the larger model will read them."""
 
 
 def grown(folder: Path, tokenizer: Any) -> Qwen3ForCausalLM:

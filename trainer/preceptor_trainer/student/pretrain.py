@@ -19,8 +19,8 @@ import random
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -33,7 +33,13 @@ from transformers import AttentionInterface, Qwen3ForCausalLM
 
 from preceptor_trainer.environments.programming_by_example.problems import stream_problems
 from preceptor_trainer.student.architecture import make_model, make_tokenizer, prompt_ids
-from preceptor_trainer.student.corpus import FEATURE_SHARES, Example, make_example
+from preceptor_trainer.student.corpus import (
+    FEATURE_SHARES,
+    KIND_SHARES,
+    Example,
+    Kind,
+    make_example,
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +61,8 @@ class PretrainConfig:
     """Share of plain examples with a wrong answer."""
     singles_until: float
     """Part of the steps over which programs of one feature give way to the usual mixture."""
+    kind_shares: Mapping[Kind, float] = field(default_factory=lambda: KIND_SHARES)
+    """What stands in the prompts."""
     batch_size: int = 64
     """Examples a step."""
     warmup_steps: int = 50
@@ -137,7 +145,9 @@ def stream_batches(config: PretrainConfig, tokenizer: Any) -> Iterator[list[Enco
     for start in range(0, config.steps, BUCKET_BATCHES):
         problems = stream_problems("train", rng, config.feature_shares_at(start))
         pool = [
-            encode(make_example(next(problems), rng, config.wrong_share), tokenizer)
+            encode(
+                make_example(next(problems), rng, config.wrong_share, config.kind_shares), tokenizer
+            )
             for _ in range(BUCKET_BATCHES * config.batch_size)
         ]
         pool.sort(key=lambda encoded: len(encoded.ids))

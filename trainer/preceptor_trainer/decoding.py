@@ -1,0 +1,150 @@
+"""Attention and its cache for many responses to few contexts, one token a step.
+
+Keys and values of a context are kept once, however many responses continue it, and are read once a
+step for all of them: on a CPU, reading a copy for every response took most of a step's time. Those
+of the responses lie in buffers of full size, so that a step writes one column instead of copying
+all. Grouped query heads share their keys.
+
+Dimensions: U contexts, B responses in flight, Q queries, N context positions, T response positions,
+H query heads, G key heads, D of a head, C responses to the context that has most.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+
+class DecodeCache(Cache):
+    """Keys and values of all layers: first those of the contexts, then of their responses."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(layers=[])
+        self._room = room
+        self._contexts: dict[int, list[Tensor]] = {}
+        self._buffers: dict[int, list[Tensor]] = {}
+        self._filled: dict[int, int] = {}
+        self._context_of_B: Tensor | None = None
+
+    @property
+    def is_branched(self) -> bool:
+        """True once responses have begun."""
+        return self._context_of_B is not None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Keeps `[U, G, N, D]` of contexts; appends to `[B, G, T, D]` of responses, once branched.
+
+        Returns:
+            The contexts', or those of the responses alone.
+        """
+        states = [key_states, value_states]
+        if not self.is_branched:
+            self._contexts[layer_idx] = states
+            return key_states, value_states
+        start = self._filled.get(layer_idx, 0)
+        stop = start + key_states.shape[2]
+        if layer_idx not in self._buffers:
+            self._buffers[layer_idx] = [
+                state.new_empty(*state.shape[:2], self._room, state.shape[3]) for state in states
+            ]
+        for buffer, state in zip(self._buffers[layer_idx], states, strict=True):
+            buffer[:, :, start:stop] = state
+        self._filled[layer_idx] = stop
+        keys, values = self._buffers[layer_idx]
+        return keys[:, :, :stop], values[:, :, :stop]
+
+    def branch(self, context_of_B: Tensor) -> None:
+        """Begins the responses: row b continues context `context_of_B[b]`, which never falls."""
+        self._context_of_B = context_of_B
+        self._lay_out()
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps these rows, in rising order, and the contexts that they continue."""
+        assert self._context_of_B is not None
+        for buffers in self._buffers.values():
+            buffers[:] = [buffer[rows] for buffer in buffers]
+        context_of_B = self._context_of_B[rows]
+        used_U = torch.bincount(context_of_B).nonzero()[:, 0]
+        self._context_of_B = torch.searchsorted(used_U, context_of_B)
+        if len(used_U) < len(next(iter(self._contexts.values()))[0]):
+            for contexts in self._contexts.values():
+                contexts[:] = [context[used_U] for context in contexts]
+        self._lay_out()
+
+    def context_scores(self, query_BHQD: Tensor, layer_idx: int) -> Tensor:
+        """Products `[B, H, Q, N]` of queries with the keys of their contexts."""
+        keys_UGND = self._contexts[layer_idx][0]
+        return self._by_context(query_BHQD, keys_UGND.mT)
+
+    def context_values(self, weights_BHQN: Tensor, layer_idx: int) -> Tensor:
+        """Sums `[B, H, Q, D]` of the contexts' values under attention weights."""
+        return self._by_context(weights_BHQN, self._contexts[layer_idx][1])
+
+    def _lay_out(self) -> None:
+        """Gives every row a slot in `[U, C]`, so that a batched product serves each context."""
+        assert self._context_of_B is not None
+        counts_U = torch.bincount(self._context_of_B)
+        starts_U = counts_U.cumsum(0) - counts_U
+        within_B = torch.arange(len(self._context_of_B)) - starts_U[self._context_of_B]
+        self._most = int(counts_U.max())
+        self._slots_B = self._context_of_B * self._most + within_B
+        self._is_full = len(self._slots_B) == len(counts_U) * self._most
+
+    def _by_context(self, rows_BHQX: Tensor, matrices_UGXY: Tensor) -> Tensor:
+        """Multiplies every row by its context's matrix: `[B, H, Q, Y]`."""
+        _, heads, num_queries, width = rows_BHQX.shape
+        num_contexts, groups = matrices_UGXY.shape[:2]
+        if self._is_full:
+            slots = rows_BHQX
+        else:
+            slots = rows_BHQX.new_zeros(num_contexts * self._most, heads, num_queries, width)
+            slots[self._slots_B] = rows_BHQX
+        # a head's queries of all responses to a context become the rows of one product
+        shape = (num_contexts, self._most, groups, heads // groups * num_queries)
+        left = slots.reshape(*shape, width).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+        product = torch.bmm(left, matrices_UGXY.flatten(0, 1))
+        product = product.view(num_contexts, groups, shape[1], shape[3], -1).transpose(1, 2)
+        product = product.reshape(num_contexts * self._most, heads, num_queries, -1)
+        return product if self._is_full else product[self._slots_B]
+
+
+def decode_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    decode_cache: DecodeCache,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Attention of `[B, H, Q, D]` queries over `[B, G, T, D]` keys.
+
+    Once the cache has branched, the keys of each row's context come before its own; the mask covers
+    both.
+    """
+    layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType] # set by transformers
+    query = query * scaling
+    scores = _by_row(query, key.mT)
+    if decode_cache.is_branched:
+        scores = torch.cat([decode_cache.context_scores(query, layer), scores], dim=-1)
+    scores.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1)
+    own = weights[..., -key.shape[2] :]
+    mixed = _by_row(own, value)
+    if decode_cache.is_branched:
+        mixed = mixed + decode_cache.context_values(weights[..., : -key.shape[2]], layer)
+    return mixed.transpose(1, 2).contiguous(), None
+
+
+def _by_row(rows_BHQX: Tensor, matrices_BGXY: Tensor) -> Tensor:
+    """Multiplies every row by its own matrix `[B, H, Q, Y]`, without repeating shared ones."""
+    batch, heads, num_queries, width = rows_BHQX.shape
+    groups = matrices_BGXY.shape[1]
+    left = rows_BHQX.reshape(batch * groups, heads // groups * num_queries, width)
+    return torch.bmm(left, matrices_BGXY.flatten(0, 1)).view(batch, heads, num_queries, -1)
