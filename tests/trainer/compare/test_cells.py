@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from preceptor_trainer.compare.budget import Budget
-from preceptor_trainer.compare.cells import CellStore, difference, identity
+from preceptor_trainer.compare.cells import CellStore, describe_service, difference, identity
 from preceptor_trainer.compare.runner import before_key, claim
+from preceptor_trainer.compare.services import larger_model
 
 
 def test_a_stored_cell_comes_back_as_it_was(tmp_path, comparison, result):
@@ -56,6 +57,19 @@ def test_a_run_that_was_begun_otherwise_does_not_go_on(tmp_path, comparison):
 
     with pytest.raises(ValueError, match=r"was begun with config.steps = 2, not 3"):
         claim(tmp_path / "run", identity(longer, cell))
+
+
+def test_a_teachers_model_goes_by_its_bytes(tmp_path):
+    described = []
+    for name, weights in (("here", b"1"), ("there", b"1"), ("other", b"2")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(weights)
+        described.append(describe_service(larger_model(folder)))
+
+    here, there, other = described
+    assert difference(here, there) is None
+    assert "options.model" in (difference(here, other) or "")
 
 
 def test_methods_of_one_seed_share_the_evaluation_before_and_other_seeds_do_not(comparison):

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from preceptor_trainer.compare.method import Service
 from preceptor_trainer.compare.plan import Cell, Comparison
 from preceptor_trainer.config import describe
 from preceptor_trainer.held_out import Evaluation
@@ -126,8 +127,8 @@ class CellStore:
 def identity(comparison: Comparison, cell: Cell) -> dict[str, Any]:
     """Everything that a cell's numbers depend on, as JSON values.
 
-    The student goes by its bytes and problems by their ids: folders move, and a world may change
-    under a name.
+    Models go by their bytes and problems by their ids: folders move, and a world may change under a
+    name.
     """
     method = comparison.method(cell.method)
     config = method.build(comparison.trial(cell))
@@ -140,9 +141,13 @@ def identity(comparison: Comparison, cell: Cell) -> dict[str, Any]:
     return json.loads(json.dumps(made_with))  # as it reads from a file: lists, not tuples
 
 
-def describe_service(service: Any) -> dict[str, Any]:
-    """A service as JSON values."""
-    return {"use": service.use, "options": dict(service.options)}
+def describe_service(service: Service) -> dict[str, Any]:
+    """A service as JSON values; a model of its own by its bytes."""
+    options = dict(service.options)
+    weights = Path(options.get("model", ""), "model.safetensors")
+    if weights.is_file():
+        options["model"] = _sha256(weights)
+    return {"use": service.use, "options": options}
 
 
 def difference(old: Any, new: Any, where: str = "") -> str | None:

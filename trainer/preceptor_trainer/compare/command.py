@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -46,6 +48,14 @@ def compare_command(
     search: Annotated[
         bool, typer.Option(help="Search each method's learning rate; else the middle one.")
     ] = True,
+    rates_of: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="compare.json of a comparison that searched: its learning rates, no search.",
+        ),
+    ] = None,
 ) -> None:
     """Trains every method on every seed and compares them on the same held-out problems."""
     console = Console()
@@ -53,7 +63,8 @@ def compare_command(
     try:
         budget = _budget(steps, seconds, tokens)
         planned = load_named(comparison, "COMPARISON", home=_COMPARISONS)(folder)
-        planned = _overridden(planned, methods, seeds, budget, search)
+        planned = _overridden(planned, methods, seeds, budget)
+        planned = _without_search(planned, search, rates_of)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     try:
@@ -72,7 +83,6 @@ def _overridden(
     methods: str | None,
     seeds: int | None,
     budget: Budget | None,
-    search: bool,
 ) -> Comparison:
     if methods is not None:
         planned = replace(planned, methods=tuple(load_method(n) for n in methods.split(",")))
@@ -80,9 +90,31 @@ def _overridden(
         planned = replace(planned, seeds=tuple(range(seeds)))
     if budget is not None:
         planned = replace(planned, budget=budget)
-    if not search:
-        planned = replace(planned, methods=tuple(with_middle_rate(m) for m in planned.methods))
     return planned
+
+
+def _without_search(planned: Comparison, search: bool, rates_of: Path | None) -> Comparison:
+    if rates_of is not None:
+        return replace(planned, methods=with_rates_of(rates_of, planned.methods))
+    if not search:
+        return replace(planned, methods=tuple(with_middle_rate(m) for m in planned.methods))
+    return planned
+
+
+def with_rates_of(report: Path, methods: Sequence[Method]) -> tuple[Method, ...]:
+    """The methods, each with the one rate that the comparison of a `compare.json` chose for it.
+
+    Raises:
+        ValueError: the file is no comparison's, or a method was not in it.
+    """
+    try:
+        chosen = {n: float(m["lr"]) for n, m in json.loads(report.read_text())["methods"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"rates_of: {report} is no compare.json") from error
+    missing = [method.name for method in methods if method.name not in chosen]
+    if missing:
+        raise ValueError(f"rates_of: {report} has no {', '.join(missing)}")
+    return tuple(replace(method, learning_rates=(chosen[method.name],)) for method in methods)
 
 
 def with_middle_rate(method: Method) -> Method:
