@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from preceptor_trainer.dynamic_sampling import DynamicSampling
+from preceptor_trainer.people import PeopleConfig
 from preceptor_trainer.recipes.quickstart import quickstart
 
 
@@ -21,3 +23,18 @@ def test_counts_below_one_are_refused(field):
 
     with pytest.raises(ValueError, match=f"{field}: must be at least 1, not 0"):
         replace(config, **{field: 0})
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"sources": ()}, "needs sources that score"),
+        ({"rollouts_per_problem": 1}, "a group of 1 never differ"),
+        ({"people": PeopleConfig()}, "not together with people"),
+    ],
+)
+def test_dynamic_sampling_is_refused_where_it_cannot_work(fields, reason):
+    config = quickstart(steps=10, held_out=4)
+
+    with pytest.raises(ValueError, match=f"dynamic_sampling: .*{reason}"):
+        replace(config, dynamic_sampling=DynamicSampling(groups=2), **fields)

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from preceptor_trainer.asking import ExpertUse
 from preceptor_trainer.context import ContextPolicy
+from preceptor_trainer.dynamic_sampling import DynamicSampling
 from preceptor_trainer.objectives import Objective
 from preceptor_trainer.people import PeopleConfig
 from preceptor_trainer.rollout_sources import OnPolicy, RolloutSource
@@ -74,6 +75,9 @@ class RunConfig:
     """Size of a group."""
     source: RolloutSource = OnPolicy()
     """Who writes the rollouts: the student, or in part right answers given to it."""
+    dynamic_sampling: DynamicSampling | None = None
+    """Goes on to further of a step's problems in the place of groups without signal; None trains on
+    all of them."""
     people: PeopleConfig | None = None
     """Which rollouts go to people, and what their corrections become; None for a run without."""
     sampling: SamplingParams = SamplingParams()
@@ -98,11 +102,24 @@ class RunConfig:
         ):
             if value < 1:
                 raise ValueError(f"{field}: must be at least 1, not {value}")
+        if self.dynamic_sampling is not None:
+            self._check_dynamic_sampling()
         decay_until = self.optimiser.decay_until
         if decay_until is not None and decay_until < self.steps:
             raise ValueError(
                 f"optimiser.decay_until: {decay_until} leaves a rate of zero for the rest of "
                 f"{self.steps} steps"
+            )
+
+    def _check_dynamic_sampling(self) -> None:
+        if not self.sources:
+            raise ValueError("dynamic_sampling: needs sources that score, and there are none")
+        if self.rollouts_per_problem < 2:
+            raise ValueError("dynamic_sampling: scores of a group of 1 never differ")
+        if self.people is not None:
+            raise ValueError(
+                "dynamic_sampling: not together with people, whose rollouts are of earlier steps "
+                "and stand in no group"
             )
 
 

@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from preceptor_clients.schemas import Records
 from preceptor_trainer.asking import Asker, Labelled
 from preceptor_trainer.batch import TrainRollout, make_batches
 from preceptor_trainer.config import RunConfig
+from preceptor_trainer.dynamic_sampling import Judged
 from preceptor_trainer.held_out import Evaluation, evaluate
 from preceptor_trainer.journal import Journal
 from preceptor_trainer.metrics import MetricsLog
@@ -33,6 +34,7 @@ from preceptor_trainer.people import People
 from preceptor_trainer.policy import Policy, WeightFolder
 from preceptor_trainer.progress import Progress
 from preceptor_trainer.publishing import Publisher
+from preceptor_trainer.rollouts import Attempt, Problem, Rollout
 from preceptor_trainer.sampler_stage import SamplerStage
 from preceptor_trainer.seeding import generator
 from preceptor_trainer.step_metrics import collect_metrics
@@ -45,6 +47,7 @@ class Collected:
 
     step: int
     labelled: Sequence[Labelled]
+    discarded: Sequence[Attempt]
     weights: str
     seconds: dict[str, float]
 
@@ -124,50 +127,72 @@ class Trainer:
 
     async def collect(self, step: int) -> Collected:
         """Samples one step's rollouts and has them labelled."""
-        config, clock = self.config, Clock(self.progress)
-        problems = config.problems(step)
-        payloads = [await self.asker.put_payload(p.payload) for p in problems]
+        clock = Clock(self.progress)
         published = self.publisher.published
-        with clock.phase("sampling"):
-            self.sampler.load(published)
-            rollouts = await asyncio.to_thread(
-                config.source,
-                self.sampler,
-                problems,
-                payloads,
-                num_samples=config.rollouts_per_problem,
-                params=config.sampling,
-                generator=generator(config.seed, "rollouts", step),
-                prefix=f"{config.name}-{self.publisher.lineage}-{step}",
-                step=step,
-            )
-            if self.people is not None:
-                rollouts += await asyncio.to_thread(
-                    self.people.roll_on,
-                    self.sampler,
-                    step,
-                    prefix=f"{config.name}-{self.publisher.lineage}-{step}",
-                    params=config.sampling,
-                )
-            if num_candidates := config.objective.needs.num_candidates:
-                rollouts = await asyncio.to_thread(
-                    self.sampler.with_candidates, rollouts, num_candidates
-                )
-            if any(expert.wants_entropy for expert in config.experts):
-                rollouts = await asyncio.to_thread(self.sampler.with_entropy, rollouts)
-            await self.journal.record_rollouts(rollouts, self.publisher.lineage)
-        with clock.phase("feedback"):
-            attempts = await self.asker.feedback(rollouts)
+        judged = await self._judge(step, clock)
         with clock.phase("experts"):
-            labelled = await self.asker.targets(attempts)
+            labelled = await self.asker.targets(judged.attempts)
             if self.people is not None:
                 labelled += await self._by_people(self.people, step, labelled)
         with clock.phase("targets"):
             records = tuple(r for row in labelled if (r := row.record()) is not None)
             await self.asker.gateway.record(Records(targets=records))
         return Collected(
-            step=step, labelled=labelled, weights=published.version, seconds=clock.seconds
+            step=step,
+            labelled=labelled,
+            discarded=judged.discarded,
+            weights=published.version,
+            seconds=clock.seconds,
         )
+
+    async def _judge(self, step: int, clock: Clock) -> Judged:
+        """Samples rollouts of the step's problems and has them judged."""
+        config = self.config
+        randomness = generator(config.seed, "rollouts", step)
+        self.sampler.load(self.publisher.published)
+
+        async def judge(problems: Sequence[Problem], first_group: int) -> list[Attempt]:
+            with clock.phase("sampling"):
+                rollouts = await self._sample(step, problems, first_group, randomness)
+            with clock.phase("feedback"):
+                return await self.asker.feedback(rollouts)
+
+        problems = config.problems(step)
+        if config.dynamic_sampling is not None:
+            return await config.dynamic_sampling.fill(problems, judge)
+        return Judged(attempts=await judge(problems, 0), discarded=[])
+
+    async def _sample(
+        self, step: int, problems: Sequence[Problem], first_group: int, randomness: torch.Generator
+    ) -> list[Rollout]:
+        """Rollouts as they go to the feedback sources; groups count from `first_group`."""
+        config, prefix = self.config, f"{self.config.name}-{self.publisher.lineage}-{step}"
+        payloads = [await self.asker.put_payload(p.payload) for p in problems]
+        rollouts = await asyncio.to_thread(
+            config.source,
+            self.sampler,
+            problems,
+            payloads,
+            num_samples=config.rollouts_per_problem,
+            params=config.sampling,
+            generator=randomness,
+            prefix=f"{prefix}-from{first_group}" if first_group else prefix,
+            step=step,
+        )
+        if first_group:
+            rollouts = [replace(r, group=first_group + r.group) for r in rollouts]
+        if self.people is not None:
+            rollouts += await asyncio.to_thread(
+                self.people.roll_on, self.sampler, step, prefix=prefix, params=config.sampling
+            )
+        if num_candidates := config.objective.needs.num_candidates:
+            rollouts = await asyncio.to_thread(
+                self.sampler.with_candidates, rollouts, num_candidates
+            )
+        if any(expert.wants_entropy for expert in config.experts):
+            rollouts = await asyncio.to_thread(self.sampler.with_entropy, rollouts)
+        await self.journal.record_rollouts(rollouts, self.publisher.lineage)
+        return rollouts
 
     async def _by_people(
         self, people: People, step: int, labelled: Sequence[Labelled]
@@ -196,7 +221,9 @@ class Trainer:
             after = self.publisher.published.version
             await self.journal.record_step(batch.step, batch.labelled, result, before, after)
             self.journal.write_worked_rollout(batch.labelled, result)
-        metrics = collect_metrics(batch.labelled, result, self.asker, clock.seconds)
+        metrics = collect_metrics(
+            batch.labelled, batch.discarded, result, self.asker, clock.seconds
+        )
         self.metrics.write(batch.step, self.publisher.lineage, metrics)
         self.progress.step(metrics)
         self.publisher.checkpoint_if_due(batch.step + 1, self.learner, self.config)

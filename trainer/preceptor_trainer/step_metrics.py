@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from preceptor_trainer.asking import Asker, Labelled
+from preceptor_trainer.rollouts import Attempt
 from preceptor_trainer.update import StepResult
 
 
 def collect_metrics(
-    labelled: Sequence[Labelled], result: StepResult, asker: Asker, seconds: dict[str, float]
+    labelled: Sequence[Labelled],
+    discarded: Sequence[Attempt],
+    result: StepResult,
+    asker: Asker,
+    seconds: dict[str, float],
 ) -> dict[str, float]:
     """The step's metrics; takes and clears the asker's counts of answers that did not come."""
     scores = [row.attempt.score for row in labelled if row.attempt.score is not None]
@@ -26,6 +31,8 @@ def collect_metrics(
         "lr": result.lr,
         "skipped": float(result.skipped),
         "rollouts": float(len(labelled)),
+        "discarded_rollouts": float(len(discarded)),
+        "discarded_tokens": float(sum(len(a.rollout.response_ids) for a in discarded)),
         "targets": float(sum(row.target is not None for row in labelled)),
         "reward": _mean(scores),
         "solved_groups": len(solved_groups) / len(groups),

@@ -59,3 +59,7 @@ async def test_an_overlapped_schedule_overshoots_by_no_more_than_its_staleness(t
 def test_what_is_no_budget_is_refused(unit, amount, word):
     with pytest.raises(ValueError, match=word):
         Budget(unit=unit, amount=amount)
+
+
+def test_tokens_of_discarded_rollouts_are_paid_for():
+    assert spent([STEP, STEP | {"discarded_tokens": 25.0}], "tokens") == 105

@@ -2,8 +2,9 @@
 
 Seconds are those of the phases of surviving steps (sampling, feedback, experts, targets, update,
 publishing), without evaluations and without starting up, so that a run which was interrupted has
-spent no more than one that was not. Tokens are response tokens of the rollouts. A run ends before
-the first step that begins with the budget spent, so it may exceed it by a part of a step.
+spent no more than one that was not. Tokens are response tokens of all rollouts, those too that
+dynamic sampling discards. A run ends before the first step that begins with the budget spent, so it
+may exceed it by a part of a step.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def cost_of(line: MetricsLine, unit: Unit) -> float:
     if unit == "steps":
         return 1.0
     if unit == "tokens":
-        return line["rollouts"] * line["response_length"]
+        return line["rollouts"] * line["response_length"] + line.get("discarded_tokens", 0.0)
     return sum(value or 0.0 for name, value in line.items() if name.startswith("seconds/"))
 
 

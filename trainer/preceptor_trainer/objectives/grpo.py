@@ -20,9 +20,11 @@ nearly never solved up. Both are the paper's, and both can be switched off. Rele
 `pi_old` is the policy before the step, so ratios are 1 unless rollouts come from an older policy:
 then it is that one, as far as its log-probs are on record.
 
+DAPO samples further prompts in the place of groups without signal. That is the run's to do
+(`RunConfig.dynamic_sampling`); here they only leave the count.
+
 Left out on purpose: KL to a reference policy, which later forms drop (`KDRL` with a frozen expert
-is that penalty); and refilling a step for groups without signal, which DAPO's dynamic sampling
-does: here they only leave the count.
+is that penalty).
 """
 
 from collections.abc import Sequence
