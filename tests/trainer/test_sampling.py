@@ -112,6 +112,17 @@ def test_the_same_seed_gives_the_same_responses(sampler: LocalSampler) -> None:
     assert not _same(first, other)
 
 
+def test_a_prompt_of_many_responses_does_not_depend_on_prompts_of_few(
+    sampler: LocalSampler,
+) -> None:
+    singles = [[*PROMPTS[1], 3 + index] for index in range(12)]
+
+    mixed = sampler.sample([PROMPTS[0]] * 9 + singles, SamplingParams(), _seeded())
+    alone = sampler.sample([PROMPTS[0]] * 9, SamplingParams(), _seeded())
+
+    assert _same(mixed[:9], alone)
+
+
 def test_equal_prompts_get_responses_of_their_own(sampler: LocalSampler) -> None:
     drawn = sampler.sample([PROMPTS[0]] * 16, SamplingParams(), _seeded())
 

@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+MOST_SLOTS = 4
+"""Rows of a batched product to each response, beyond which they are not padded to one another."""
+
 
 class DecodeCache(Cache):
     """Keys and values of all layers: first those of the contexts, then of their responses."""
@@ -44,7 +47,8 @@ class DecodeCache(Cache):
         """
         states = [key_states, value_states]
         if not self.is_branched:
-            self._contexts[layer_idx] = states
+            # as they come they are transposed views, which a product would copy at every step
+            self._contexts[layer_idx] = [state.contiguous() for state in states]
             return key_states, value_states
         start = self._filled.get(layer_idx, 0)
         stop = start + key_states.shape[2]
@@ -72,8 +76,7 @@ class DecodeCache(Cache):
         used_U = torch.bincount(context_of_B).nonzero()[:, 0]
         self._context_of_B = torch.searchsorted(used_U, context_of_B)
         if len(used_U) < len(next(iter(self._contexts.values()))[0]):
-            for contexts in self._contexts.values():
-                contexts[:] = [context[used_U] for context in contexts]
+            self._take_contexts(used_U)
         self._lay_out()
 
     def context_scores(self, query_BHQD: Tensor, layer_idx: int) -> Tensor:
@@ -85,15 +88,25 @@ class DecodeCache(Cache):
         """Sums `[B, H, Q, D]` of the contexts' values under attention weights."""
         return self._by_context(weights_BHQN, self._contexts[layer_idx][1])
 
+    def _take_contexts(self, contexts_U: Tensor) -> None:
+        for contexts in self._contexts.values():
+            contexts[:] = [context[contexts_U] for context in contexts]
+
     def _lay_out(self) -> None:
         """Gives every row a slot in `[U, C]`, so that a batched product serves each context."""
         assert self._context_of_B is not None
         counts_U = torch.bincount(self._context_of_B)
+        num_rows = len(self._context_of_B)
+        if len(counts_U) * int(counts_U.max()) > MOST_SLOTS * num_rows:
+            # one context has many responses and others have few: a copy for each row is less
+            self._take_contexts(self._context_of_B)
+            self._context_of_B = torch.arange(num_rows)
+            counts_U = torch.ones(num_rows, dtype=torch.long)
         starts_U = counts_U.cumsum(0) - counts_U
-        within_B = torch.arange(len(self._context_of_B)) - starts_U[self._context_of_B]
+        within_B = torch.arange(num_rows) - starts_U[self._context_of_B]
         self._most = int(counts_U.max())
         self._slots_B = self._context_of_B * self._most + within_B
-        self._is_full = len(self._slots_B) == len(counts_U) * self._most
+        self._is_full = num_rows == len(counts_U) * self._most
 
     def _by_context(self, rows_BHQX: Tensor, matrices_UGXY: Tensor) -> Tensor:
         """Multiplies every row by its context's matrix: `[B, H, Q, Y]`."""

@@ -118,8 +118,12 @@ def with_rates_of(report: Path, methods: Sequence[Method]) -> tuple[Method, ...]
 
 
 def with_middle_rate(method: Method) -> Method:
-    """The method with one learning rate, so that there is nothing to search."""
-    return replace(method, learning_rates=(method.learning_rates[len(method.learning_rates) // 2],))
+    """The method with one learning rate, so that there is nothing to search.
+
+    Of an even number the lower of the two in the middle.
+    """
+    rates = method.learning_rates
+    return replace(method, learning_rates=(rates[(len(rates) - 1) // 2],))
 
 
 def load_method(path: str) -> Method:

@@ -84,7 +84,7 @@ class Comparison:
     search_seeds: tuple[int, ...] = (100,)
     """Of the runs that choose a learning rate."""
     ks: tuple[int, ...] = (1, 8)
-    """The k of pass@k that are tested; the first decides the learning rate."""
+    """The k of pass@k that are tested. Learning rates are chosen by pass@1."""
     question: str = ""
     """What it is to answer, in a sentence."""
 
@@ -104,9 +104,9 @@ class Comparison:
             raise ValueError(f"seeds: must be different and at least one, not {self.seeds}")
         if not self.search_seeds and numbers != {1}:
             raise ValueError("search_seeds: is empty, and there is more than one learning rate")
-        for part in (self.setting.validation, self.setting.held_out):
-            if max(self.ks) > part.num_samples:
-                raise ValueError(f"ks: pass@{max(self.ks)} needs more than {part.num_samples}")
+        num_samples = self.setting.held_out.num_samples
+        if max(self.ks) > num_samples:
+            raise ValueError(f"ks: pass@{max(self.ks)} needs more than {num_samples} samples")
         self._refuse_shared_problems()
         _ = self.services
 

@@ -11,7 +11,7 @@ from preceptor_trainer.config import RunConfig
 from preceptor_trainer.context import PapersContext
 from preceptor_trainer.update import OptimiserConfig
 
-RATES: Final = (5e-5, 1.5e-4, 4.5e-4)
+RATES: Final = (5e-5, 1.5e-4, 4.5e-4, 1.35e-3)
 """One grid for all: AdamW takes the scale of a loss out, so equal rates mean about equal steps."""
 WARMUP_STEPS: Final = 4
 IN_VIEW: Final = PapersContext(demonstrations=False, own_solution=True)
