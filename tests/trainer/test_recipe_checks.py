@@ -7,6 +7,7 @@ import pytest
 from preceptor_trainer.dynamic_sampling import DynamicSampling
 from preceptor_trainer.people import PeopleConfig
 from preceptor_trainer.recipes.quickstart import quickstart
+from preceptor_trainer.rollout_sources import References
 
 
 def test_a_rate_that_is_zero_before_the_run_ends_is_refused():
@@ -29,7 +30,8 @@ def test_counts_below_one_are_refused(field):
     ("fields", "reason"),
     [
         ({"sources": ()}, "needs sources that score"),
-        ({"rollouts_per_problem": 1}, "a group of 1 never differ"),
+        ({"rollouts_per_problem": 1}, "1 of a group's 1 rollouts are sampled"),
+        ({"source": References(texts_of=lambda problem: ["x"])}, "0 of a group's 4 rollouts"),
         ({"people": PeopleConfig()}, "not together with people"),
     ],
 )

@@ -8,6 +8,7 @@ import torch
 from preceptor_trainer.batch import collate, make_batches
 from preceptor_trainer.enumeration import PrefixTable
 from preceptor_trainer.objectives.distil import DistIL
+from preceptor_trainer.objectives.grpo import GRPO
 from preceptor_trainer.update import Learner, OptimiserConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -107,6 +108,22 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(policy, rollouts):
     assert result.skipped
     assert (learner.num_skipped, learner.num_steps) == (1, 1)
     torch.testing.assert_close(policy.logits.detach(), before, equal_nan=True, rtol=0, atol=0)
+
+
+def test_a_step_without_signal_has_no_gradient_but_momentum_moves_the_weights(policy, make_rollout):
+    def group(*rewards):
+        rows = [make_rollout(str(i), (i,), reward=reward) for i, reward in enumerate(rewards)]
+        return [collate(rows)]
+
+    learner = Learner(policy, CONFIG)
+    first = learner.step(group(1.0, 0.0), GRPO())
+    before = policy.logits.detach().clone()
+
+    second = learner.step(group(1.0, 1.0), GRPO())
+
+    assert first.grad_norm > 0
+    assert (second.grad_norm, second.skipped) == (0.0, False)
+    assert not torch.equal(policy.logits, before)
 
 
 def test_the_rate_warms_up_and_stays(policy, rollouts):

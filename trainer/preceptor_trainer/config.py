@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class RunConfig:
     """Who writes the rollouts: the student, or in part right answers given to it."""
     dynamic_sampling: DynamicSampling | None = None
     """Goes on to further of a step's problems in the place of groups without signal; None trains on
-    all of them."""
+    all of them. What `GRPO.dynamic_sampling` leaves out of a count is another thing."""
     people: PeopleConfig | None = None
     """Which rollouts go to people, and what their corrections become; None for a run without."""
     sampling: SamplingParams = SamplingParams()
@@ -114,8 +115,13 @@ class RunConfig:
     def _check_dynamic_sampling(self) -> None:
         if not self.sources:
             raise ValueError("dynamic_sampling: needs sources that score, and there are none")
-        if self.rollouts_per_problem < 2:
-            raise ValueError("dynamic_sampling: scores of a group of 1 never differ")
+        num_given = math.ceil(self.source.given_share * self.rollouts_per_problem)
+        num_sampled = self.rollouts_per_problem - num_given
+        if num_sampled < 2:
+            raise ValueError(
+                f"dynamic_sampling: {num_sampled} of a group's {self.rollouts_per_problem} "
+                "rollouts are sampled, and only scores of two can differ"
+            )
         if self.people is not None:
             raise ValueError(
                 "dynamic_sampling: not together with people, whose rollouts are of earlier steps "

@@ -9,6 +9,9 @@ Where rewards are compared within a group, one whose scores are all equal teache
         objective=GRPO.dapo(),
         ...
     )
+
+Of the same name is a switch of `GRPO`, which only leaves groups without signal out of its count and
+samples nothing. `GRPO.dapo()` has it on, and DAPO has both.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ class Judged:
     """Those that train."""
     discarded: list[Attempt]
     """Those that were paid for and do not."""
+    missing_groups: int
+    """Groups with signal that were asked for and that the step's problems did not give."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +44,8 @@ class DynamicSampling:
     """Tries a step's problems in their order until enough groups have scores that differ."""
 
     groups: int
-    """So many groups train, if the step's problems suffice."""
+    """So many groups train, if the step's problems suffice; else as many as were found, and the
+    metric `missing_groups` says how many were not."""
 
     def __post_init__(self) -> None:
         if self.groups < 1:
@@ -48,8 +54,9 @@ class DynamicSampling:
     async def fill(self, problems: Sequence[Problem], judge: Judge) -> Judged:
         """Judges no more problems at a time than groups are missing.
 
-        Where no group of the whole reserve has signal, the last ones are the step: it has records
-        and metrics as any other, and moves nothing.
+        Where no group of the whole reserve has signal, the last ones are the step, which has
+        records and metrics as any other. Comparing their rewards adds no gradient; the weights may
+        still move, by AdamW's momentum and decay and by what else the objective holds.
         """
         kept: list[list[Attempt]] = []
         flat: list[list[Attempt]] = []
@@ -61,14 +68,21 @@ class DynamicSampling:
             for _, rows in groupby(judged, key=lambda attempt: attempt.rollout.group):
                 group = list(rows)
                 (kept if has_signal(group) else flat).append(group)
+        missing = self.groups - len(kept)
         if not kept:
             flat, kept = flat[: -self.groups], flat[-self.groups :]
         return Judged(
             attempts=[attempt for group in kept for attempt in group],
             discarded=[attempt for group in flat for attempt in group],
+            missing_groups=missing,
         )
 
 
 def has_signal(group: Sequence[Attempt]) -> bool:
-    """Whether two attempts that were scored have different scores."""
-    return len({attempt.score for attempt in group} - {None}) > 1
+    """Whether two sampled attempts that were scored have different scores.
+
+    Scores are those of the feedback sources, before what an objective takes off a long response.
+    Answers that were given to the student are in no comparison.
+    """
+    sampled = {attempt.score for attempt in group if not attempt.rollout.given}
+    return len(sampled - {None}) > 1

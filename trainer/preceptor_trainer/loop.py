@@ -47,7 +47,7 @@ class Collected:
 
     step: int
     labelled: Sequence[Labelled]
-    discarded: Sequence[Attempt]
+    judged: Judged
     weights: str
     seconds: dict[str, float]
 
@@ -140,7 +140,7 @@ class Trainer:
         return Collected(
             step=step,
             labelled=labelled,
-            discarded=judged.discarded,
+            judged=judged,
             weights=published.version,
             seconds=clock.seconds,
         )
@@ -160,7 +160,7 @@ class Trainer:
         problems = config.problems(step)
         if config.dynamic_sampling is not None:
             return await config.dynamic_sampling.fill(problems, judge)
-        return Judged(attempts=await judge(problems, 0), discarded=[])
+        return Judged(attempts=await judge(problems, 0), discarded=[], missing_groups=0)
 
     async def _sample(
         self, step: int, problems: Sequence[Problem], first_group: int, randomness: torch.Generator
@@ -221,9 +221,7 @@ class Trainer:
             after = self.publisher.published.version
             await self.journal.record_step(batch.step, batch.labelled, result, before, after)
             self.journal.write_worked_rollout(batch.labelled, result)
-        metrics = collect_metrics(
-            batch.labelled, batch.discarded, result, self.asker, clock.seconds
-        )
+        metrics = collect_metrics(batch.labelled, batch.judged, result, self.asker, clock.seconds)
         self.metrics.write(batch.step, self.publisher.lineage, metrics)
         self.progress.step(metrics)
         self.publisher.checkpoint_if_due(batch.step + 1, self.learner, self.config)

@@ -1,25 +1,31 @@
-"""What one step says about itself, in numbers."""
+"""What one step says about itself, in numbers.
+
+`reward` and `solved_groups` are over all that was judged, groups that dynamic sampling discards
+included: how the student does, not which groups were chosen. The others are over what trains.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from preceptor_trainer.asking import Asker, Labelled
-from preceptor_trainer.rollouts import Attempt
+from preceptor_trainer.dynamic_sampling import Judged
 from preceptor_trainer.update import StepResult
 
 
 def collect_metrics(
     labelled: Sequence[Labelled],
-    discarded: Sequence[Attempt],
+    judged: Judged,
     result: StepResult,
     asker: Asker,
     seconds: dict[str, float],
 ) -> dict[str, float]:
     """The step's metrics; takes and clears the asker's counts of answers that did not come."""
-    scores = [row.attempt.score for row in labelled if row.attempt.score is not None]
-    solved_groups = {row.attempt.rollout.group for row in labelled if row.attempt.score}
-    groups = {row.attempt.rollout.group for row in labelled}
+    discarded = judged.discarded
+    attempts = [*(row.attempt for row in labelled), *discarded]
+    scores = [attempt.score for attempt in attempts if attempt.score is not None]
+    solved_groups = {attempt.rollout.group for attempt in attempts if attempt.score}
+    groups = {attempt.rollout.group for attempt in attempts}
     kinds = [{item.kind for item in row.in_view.items} for row in labelled]
     dropped = {f"dropped/{code}": float(n) for code, n in asker.dropped.items()}
     num_dropped = float(sum(asker.dropped.values()))
@@ -33,6 +39,7 @@ def collect_metrics(
         "rollouts": float(len(labelled)),
         "discarded_rollouts": float(len(discarded)),
         "discarded_tokens": float(sum(len(a.rollout.response_ids) for a in discarded)),
+        "missing_groups": float(judged.missing_groups),
         "targets": float(sum(row.target is not None for row in labelled)),
         "reward": _mean(scores),
         "solved_groups": len(solved_groups) / len(groups),

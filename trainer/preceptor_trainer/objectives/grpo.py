@@ -58,7 +58,8 @@ class GRPO(TokenObjective):
     overlong: SoftOverlong | None = None
     """Taken off the rewards of long responses before they are compared."""
     dynamic_sampling: bool = False
-    """Groups whose rewards are all equal are not counted."""
+    """Groups whose rewards are all equal are not counted. Others are not sampled in their place:
+    that is `RunConfig.dynamic_sampling`."""
     importance: TruncatedImportance | None = None
     """Corrects for a sampler that is not the policy."""
 
