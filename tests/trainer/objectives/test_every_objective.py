@@ -6,8 +6,12 @@ policy that was sampled (`at`) kept apart from the one that is differentiated (`
 Dimensions: V tokens, P prefixes.
 """
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -57,9 +61,13 @@ class Token:
     a: int
     advantage: float
 
-    def bucketed(self, rest: str) -> tuple[Floats, Floats]:
-        """Student and expert on the two best ids of the sampled student, and the rest."""
-        ids = np.argsort(-self.at, kind="stable")[:NUM_CANDIDATES]
+    def bucketed(self, rest: str, expert_ids: int | None = None) -> tuple[Floats, Floats]:
+        """Student and expert on the best ids of one of them, and the rest.
+
+        The ids are the sampled student's two best, or as many of the expert's as are given.
+        """
+        belief, num_ids = (self.at, NUM_CANDIDATES) if expert_ids is None else (self.q, expert_ids)
+        ids = np.argsort(-belief, kind="stable")[:num_ids]
         p, q = self.p[ids], self.q[ids]
         if rest == "renormalise":
             return p / p.sum(), q / q.sum()
@@ -77,6 +85,13 @@ def jsd(p: Floats, q: Floats, alpha: float) -> float:
 
 def bounded(p: Floats, q: Floats, bound: float) -> float:
     return float(np.minimum(q * np.log(q / p), bound).sum())
+
+
+def bounded_jsd(p: Floats, q: Floats, alpha: float, bound: float) -> float:
+    """Each token's share of both divergences is bounded, before the sum over tokens."""
+    m = (1 - alpha) * p + alpha * q
+    shares = (1 - alpha) * p * np.log(p / m) + alpha * q * np.log(q / m)
+    return float(np.minimum(shares, bound).sum())
 
 
 def score(x: Token) -> float:
@@ -109,11 +124,49 @@ def soft(x: Token) -> float:
     return -float((x.q * np.log(x.p)).sum())
 
 
+def skewed(p: Floats, q: Floats, skew: float) -> float:
+    return kl(q, skew * q + (1 - skew) * p)
+
+
+def example(name: str) -> ModuleType:
+    """A file of the documentation, which no package holds."""
+    path = Path(__file__).parents[3] / "docs" / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def student(alpha: float, rest: str = "tail") -> Divergence:
     return Divergence(alpha=alpha, support="student", num_ids=NUM_CANDIDATES, rest=rest)  # type: ignore[arg-type]
 
 
-STATED: dict[str, tuple[Objective, Callable[[Token], float]]] = {
+Case: TypeAlias = tuple[Objective, Callable[[Token], float]]
+
+# The expert says its best `num_ids` of three tokens. With one of them the rest holds two tokens in
+# one, with two the renormalised support has something left to compare.
+OF_THE_EXPERT: dict[str, tuple[Case, int]] = {
+    f"{objective.__name__}, {name}, expert's {num_ids}, {rest}": (
+        (
+            objective(divergence=Divergence(alpha=alpha, rest=rest, **bound)),
+            lambda x, loss=loss, rest=rest, num_ids=num_ids: loss(*x.bucketed(rest, num_ids)),
+        ),
+        num_ids,
+    )
+    for objective, name, alpha, bound, loss in (
+        (SDPO, "forward", 0.0, {}, lambda p, q: kl(q, p)),
+        (SDPO, "reverse", 1.0, {}, kl),
+        (GKD, "JSD .3", 0.3, {}, lambda p, q: jsd(p, q, 0.3)),
+        (OPSD, "forward", 0.0, {"term_clip": 0.05}, lambda p, q: bounded(p, q, 0.05)),
+        (OPSD, "JSD", 0.5, {"term_clip": 0.14}, lambda p, q: bounded_jsd(p, q, 0.5, 0.14)),
+    )
+    for rest, num_ids in (("tail", 1), ("tail", 2), ("renormalise", 2))
+}
+NUM_IDS = {name: num_ids for name, (_, num_ids) in OF_THE_EXPERT.items()}
+
+STATED: dict[str, Case] = {
     "DistIL, local": (DistIL(future="none"), soft),
     "SDPO, forward": (SDPO(divergence=Divergence(alpha=0.0)), lambda x: kl(x.q, x.p)),
     "SDPO, reverse": (SDPO(divergence=Divergence(alpha=1.0)), lambda x: kl(x.p, x.q)),
@@ -132,6 +185,10 @@ STATED: dict[str, tuple[Objective, Callable[[Token], float]]] = {
     ),
     "SDPO, sampled": (SDPO(form="sampled"), score),
     "OPSD": (OPSD(), lambda x: bounded(x.p, x.q, 0.05)),
+    "OPSD, JSD": (
+        OPSD(divergence=Divergence(alpha=0.5, term_clip=0.1)),
+        lambda x: bounded_jsd(x.p, x.q, 0.5, 0.1),
+    ),
     "GKD": (GKD(), lambda x: jsd(x.p, x.q, 0.5)),
     "on-policy distillation": (OnPolicyDistillation(), score),
     "GRPO": (GRPO(), grpo),
@@ -148,7 +205,11 @@ STATED: dict[str, tuple[Objective, Callable[[Token], float]]] = {
         Hybrid(reward=GRPO(), distillation=SDPO(divergence=student(1.0)), share=0.9),
         lambda x: 0.9 * grpo(x) + 0.1 * kl(*x.bucketed("tail")),
     ),
-}
+    "skewed KL, of the documentation": (
+        example("skewed_kl").SkewedKL(skew=0.2),
+        lambda x: skewed(x.p, x.q, 0.2),
+    ),
+} | {name: case for name, (case, _) in OF_THE_EXPERT.items()}
 OBJECTIVES = {name: objective for name, (objective, _) in STATED.items()} | {"DistIL": DistIL()}
 
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
@@ -164,10 +225,14 @@ def make_rollout(
     teacher: Floats,
     reward: float = 0.0,
     world: TinyWorld = WORLD,
+    num_ids: int | None = None,
     **fields,
 ) -> TrainRollout:
-    """A response with everything that any objective may want to know about it."""
-    target = table_target(world, rollout_id, sequence, teacher, world.num_tokens)
+    """A response with everything that any objective may want to know about it.
+
+    The expert's own ids are its best `num_ids`; None is all of them.
+    """
+    target = table_target(world, rollout_id, sequence, teacher, num_ids or world.num_tokens)
     prefixes = world.prefixes(sequence)
     candidates = np.argsort(-logits[prefixes], axis=1, kind="stable")[:, :NUM_CANDIDATES]
     logprobs = np.log(np.take_along_axis(teacher[prefixes], candidates, 1)).astype(np.float32)
@@ -193,7 +258,14 @@ def is_rewarded(sequence: tuple[int, ...]) -> float:
     return float(sequence[-1] == 2)
 
 
-def pairs(objective: Objective, logits: Floats, teacher: Floats, *, reward=is_rewarded):
+def pairs(
+    objective: Objective,
+    logits: Floats,
+    teacher: Floats,
+    *,
+    reward=is_rewarded,
+    num_ids: int | None = None,
+):
     """Every outcome of sampling two responses, with its probability."""
     sequences, probability = WORLD.sequences(), WORLD.probabilities(logits)
     groups = [
@@ -206,6 +278,7 @@ def pairs(objective: Objective, logits: Floats, teacher: Floats, *, reward=is_re
                 teacher=teacher,
                 reward=reward(sequences[s]),
                 group=i * len(sequences) + j,
+                num_ids=num_ids,
             )
             for place, s in enumerate((i, j))
         ]
@@ -218,7 +291,7 @@ def pairs(objective: Objective, logits: Floats, teacher: Floats, *, reward=is_re
 def stated_loss(name: str, at: Floats, teacher: Floats) -> Callable[[Floats], float]:
     """Expected loss of a response as a function of the policy, sampled from `at` all along."""
     objective, token_loss = STATED[name]
-    groups, weights = pairs(objective, at, teacher)
+    groups, weights = pairs(objective, at, teacher, num_ids=NUM_IDS.get(name))
     std = 1 / (np.sqrt(0.5) + 1e-4)  # of two rewards, 0 and 1, over G - 1
 
     def value(logits: Floats) -> float:
@@ -248,7 +321,15 @@ def test_loss_of_a_group_is_its_closed_form(name):
     logits, teacher = WORLD.random_logits(3), WORLD.random_teacher(4)
     sequences, rewards = [(2, 0), (1, 2)], [1.0, 0.0]
     rollouts = [
-        make_rollout(objective, str(i), y, logits=logits, teacher=teacher, reward=r)
+        make_rollout(
+            objective,
+            str(i),
+            y,
+            logits=logits,
+            teacher=teacher,
+            reward=r,
+            num_ids=NUM_IDS.get(name),
+        )
         for i, (y, r) in enumerate(zip(sequences, rewards, strict=True))
     ]
     batch = collate(rollouts)
@@ -273,7 +354,7 @@ def test_loss_of_a_group_is_its_closed_form(name):
 def test_expectation_over_all_groups_is_the_gradient_of_the_stated_objective(name):
     objective = STATED[name][0]
     logits, teacher = WORLD.random_logits(0), WORLD.random_teacher(100)
-    groups, weights = pairs(objective, logits, teacher)
+    groups, weights = pairs(objective, logits, teacher, num_ids=NUM_IDS.get(name))
 
     gradient = expected_gradient(objective, logits, groups, weights)
 
@@ -288,7 +369,13 @@ def test_gradient_vanishes_where_student_and_expert_agree_and_rewards_are_equal(
     logits = WORLD.random_logits(1)
     if isinstance(objective, DistIL):
         objective = replace(objective, future="kl")  # cross-entropy-to-go charges for entropy
-    groups, weights = pairs(objective, logits, as_teacher(logits), reward=lambda y: 1.0)
+    groups, weights = pairs(
+        objective,
+        logits,
+        as_teacher(logits),
+        reward=lambda y: 1.0,
+        num_ids=NUM_IDS.get(name),
+    )
 
     gradient = expected_gradient(objective, logits, groups, weights)
 
@@ -303,7 +390,14 @@ def test_one_step_raises_the_experts_token(name):
     teacher = np.array([[0.4, 0.2, 0.4] if isinstance(objective, OPSD) else [0.01, 0.01, 0.98]])
     rollouts = [
         make_rollout(
-            objective, str(a), (a,), logits=logits, teacher=teacher, reward=a == 2, world=world
+            objective,
+            str(a),
+            (a,),
+            logits=logits,
+            teacher=teacher,
+            reward=a == 2,
+            world=world,
+            num_ids=NUM_IDS.get(name),
         )
         for a in ((2,) if isinstance(objective, SFT) else (0, 1, 2))
     ]
@@ -328,6 +422,7 @@ def test_a_token_that_the_student_did_not_write_gets_exactly_no_gradient(name):
             teacher=teacher,
             reward=i,
             owned=np.array([False, True]),
+            num_ids=NUM_IDS.get(name),
         )
         for i, y in enumerate([(2, 0), (1, 2)])
     ]
@@ -359,6 +454,7 @@ def test_packing_and_padding_change_nothing(name):
             reward=float(i % 2),
             world=world,
             group=i // 3,
+            num_ids=NUM_IDS.get(name),
         )
         for i, y in enumerate(responses)
     ]
@@ -383,7 +479,15 @@ def test_gradient_passes_gradcheck(name):
     # The student's ids and what is detached are data here, as in a step.
     batch = collate(
         [
-            make_rollout(objective, str(i), y, logits=logits, teacher=teacher, reward=i)
+            make_rollout(
+                objective,
+                str(i),
+                y,
+                logits=logits,
+                teacher=teacher,
+                reward=i,
+                num_ids=NUM_IDS.get(name),
+            )
             for i, y in enumerate([(2, 0), (1, 2)])
         ]
     )
