@@ -24,6 +24,7 @@ from preceptor_trainer.head import student_statistics
 from preceptor_trainer.objectives import Advantages, Objective
 from preceptor_trainer.objectives.clipping import Clip
 from preceptor_trainer.objectives.divergences import Divergence, divergence_terms
+from preceptor_trainer.objectives.gkd import GKD
 from preceptor_trainer.objectives.grpo import GRPO
 from preceptor_trainer.objectives.importance import TruncatedImportance
 from preceptor_trainer.objectives.sdpo import SDPO
@@ -131,6 +132,47 @@ def test_all_ids_of_the_expert_agree_with_full_logits(trl, alpha):
     )
     torch.testing.assert_close(loss, expected, **TOLERANCE)
     torch.testing.assert_close(gradient, expected_gradient, **TOLERANCE)
+
+
+def jsd_of_trl(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
+    """GKD's loss; its beta is our alpha, at both ends too: 0 is KL(q || p), 1 is KL(p || q)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from trl.experimental.gkd import GKDTrainer
+    return GKDTrainer.generalized_jsd_loss(student, teacher, **options)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 1.0])
+def test_gkd_agrees_at_every_token(trl, beta):
+    loss, gradient = ours(GKD(divergence=Divergence(alpha=beta)), make_batch())
+
+    expected, expected_gradient = theirs(
+        # Unreduced, theirs has one term for each id of the vocabulary.
+        lambda *logits, **options: jsd_of_trl(*logits, reduction="none", **options).sum(-1),
+        beta=beta,
+    )
+    torch.testing.assert_close(loss, expected, **TOLERANCE)
+    torch.testing.assert_close(gradient, expected_gradient, **TOLERANCE)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_gkd_agrees_as_a_mean_over_labelled_tokens(trl, beta):
+    """With labels `batchmean` divides by tokens, as `divide_by="tokens"`; without, by rows."""
+    objective = GKD(divergence=Divergence(alpha=beta))
+    labels = torch.tensor([[7, -100, 9]])
+    batch = replace(make_batch(), owned_BT=labels != -100)
+    policy = PrefixTable(torch.tensor(logits_pair()[0]))
+    stats = student_statistics(policy, batch, objective.needs)
+    (advantages,) = objective.advantages([stats], [batch])
+
+    loss, _ = objective(stats, batch, advantages, objective.denominator([batch]))
+    loss.backward()
+
+    expected, expected_gradient = theirs(
+        lambda *logits, **options: jsd_of_trl(*logits, **options)[None], labels=labels, beta=beta
+    )
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(policy.logits.grad[PREFIXES], expected_gradient, **TOLERANCE)
 
 
 def test_the_sampled_token_agrees(trl):
