@@ -8,7 +8,8 @@ import pytest
 from preceptor_trainer.compare.analysis import analyse, learning_curve
 from preceptor_trainer.compare.page import render, write_comparison
 from preceptor_trainer.compare.runner import choose_rates
-from preceptor_trainer.compare.tables import claims, markdown, order_table
+from preceptor_trainer.compare.tables import behaviour_table, claims, markdown, order_table
+from preceptor_trainer.report.wording import duration
 
 
 def finished(comparison, result, *, after=None):
@@ -73,6 +74,24 @@ def test_learning_curves_use_the_steps_that_every_seed_reached(comparison, resul
     short = replace(final[0], probes=final[0].probes[:1])
 
     assert [point["step"] for point in learning_curve([short, final[2]])] == [0]
+
+
+def test_the_cost_table_has_what_whole_runs_took_as_far_as_it_is_known(comparison, result):
+    search, final = finished(comparison, result)
+    timed = [replace(r, wall_seconds=60.0 if r.cell.method == "a" else None) for r in final]
+
+    analysis = analyse(comparison, search, timed)
+
+    table = behaviour_table(analysis)
+    place = table.columns.index("whole run")
+    assert [row[place] for row in table.rows] == [duration(60), "–"]
+    assert f"All 2 of 8 runs, those of the search too, took {duration(120)}" in table.note
+
+
+def test_the_report_names_the_student_by_its_bytes_and_not_by_its_folder(comparison, result):
+    analysis = analyse(comparison, *finished(comparison, result))
+
+    assert str(comparison.setting.model) not in json.dumps(analysis)
 
 
 def test_the_report_is_one_page_and_raw_counts(tmp_path, comparison, result):

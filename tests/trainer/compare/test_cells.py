@@ -1,5 +1,7 @@
 """Cells are kept, and refused where they belong to something else."""
 
+import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from preceptor_trainer.compare.budget import Budget
 from preceptor_trainer.compare.cells import CellStore, describe_service, difference, identity
 from preceptor_trainer.compare.runner import before_key, claim
-from preceptor_trainer.compare.services import larger_model
+from preceptor_trainer.compare.services import larger_model, self_teacher
 
 
 def test_a_stored_cell_comes_back_as_it_was(tmp_path, comparison, result):
@@ -17,6 +19,21 @@ def test_a_stored_cell_comes_back_as_it_was(tmp_path, comparison, result):
     store.save(made)
 
     assert store.load(cell, identity(comparison, cell)) == made
+
+
+def test_a_cell_of_a_version_that_did_not_measure_whole_runs_comes_back(
+    tmp_path, comparison, result
+):
+    store, cell = CellStore(tmp_path), comparison.search_cells()[0]
+    store.save(result(comparison, cell, wall_seconds=12.5))
+    (path,) = (tmp_path / "cells").iterdir()
+    value = json.loads(path.read_text())
+    del value["wall_seconds"]
+    path.write_text(json.dumps(value))
+
+    loaded = store.load(cell, identity(comparison, cell))
+
+    assert loaded == result(comparison, cell)
 
 
 def test_a_cell_that_is_not_there_is_missing(tmp_path, comparison):
@@ -70,6 +87,26 @@ def test_a_teachers_model_goes_by_its_bytes(tmp_path):
     here, there, other = described
     assert difference(here, there) is None
     assert "options.model" in (difference(here, other) or "")
+
+
+def test_a_service_without_a_model_has_nothing_of_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"somebody's")
+    monkeypatch.chdir(tmp_path)
+
+    described = describe_service(self_teacher())
+
+    assert "model" not in described["options"]
+
+
+def test_a_model_that_changes_between_two_cells_changes_their_identity(comparison):
+    cell, weights = comparison.search_cells()[0], comparison.setting.model / "model.safetensors"
+    before = identity(comparison, cell)
+    stat = weights.stat()
+    weights.write_bytes(b"WEIGHTS")
+    # a second later, and of the same size
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
+
+    assert "config.model" in (difference(before, identity(comparison, cell)) or "")
 
 
 def test_methods_of_one_seed_share_the_evaluation_before_and_other_seeds_do_not(comparison):

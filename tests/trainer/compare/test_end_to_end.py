@@ -73,6 +73,8 @@ def test_what_was_used_is_counted(finished):
 
     assert first.observed["rollouts"] == first.observed["own"] == 2 * 2 * 4
     assert 0 < first.observed["expert/self-teacher"] <= 16
+    assert [line["discarded_rollouts"] for line in first.metrics] == [0, 0]
+    assert first.wall_seconds > first.seconds > 0
 
 
 def test_a_finished_comparison_starts_nothing_and_reports_again(finished, monkeypatch):

@@ -1,10 +1,12 @@
 """Every method that the package names can be built, taken by name, and says what it is."""
 
+from dataclasses import replace
+
 import pytest
 import typer
 
 from preceptor_trainer.compare.command import compare_command, load_method, with_middle_rate
-from preceptor_trainer.compare.method import Method
+from preceptor_trainer.compare.method import Method, RateFrom
 from preceptor_trainer.compare.sees import Sees
 from preceptor_trainer.recipes import methods
 
@@ -57,6 +59,11 @@ def test_without_a_search_the_middle_rate_is_taken():
 def test_a_budget_in_two_units_is_refused(tmp_path):
     with pytest.raises(typer.BadParameter, match=r"one of steps, seconds and tokens"):
         compare_command("fast", out=tmp_path, steps=2, tokens=100)
+
+
+def test_a_rate_from_elsewhere_leaves_nothing_to_search():
+    with pytest.raises(ValueError, match="rate_from: chose one learning rate"):
+        replace(methods.DISTIL, rate_from=RateFrom(comparison="first", at_edge=False))
 
 
 def test_a_method_without_a_usable_name_is_refused():

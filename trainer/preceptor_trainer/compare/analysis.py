@@ -52,8 +52,9 @@ def analyse(
         "ks": list(comparison.ks),
         "held_out": _size(final[0].after),
         "validation": _size(search[0].after) if search else None,
-        "setting": describe(comparison.setting),
+        "setting": describe(comparison.setting) | {"model": final[0].made_with["config"]["model"]},
         "versions": final[0].versions,
+        "wall_clock": _wall_clock([*search, *final]),
         "methods": {
             method.name: _method(comparison, method.name, by_method[method.name], rates, search)
             for method in comparison.methods
@@ -81,6 +82,12 @@ def _size(outcomes: Outcomes) -> dict[str, int]:
     return {"num_problems": len(outcomes.problem_ids), "num_samples": outcomes.num_samples}
 
 
+def _wall_clock(results: Sequence[CellResult]) -> dict[str, float]:
+    """What the runs took one by one, as far as it is known."""
+    known = [r.wall_seconds for r in results if r.wall_seconds is not None]
+    return {"seconds": sum(known), "known": len(known), "runs": len(results)}
+
+
 def _method(
     comparison: Comparison,
     name: str,
@@ -102,7 +109,10 @@ def _method(
         "observed": counts,
         "lr": rates[name],
         "lr_search": {f"{lr:g}": score for lr, score in scores.items()},
-        "lr_at_edge": len(method.learning_rates) > 1
+        "lr_from": None if method.rate_from is None else method.rate_from.comparison,
+        "lr_at_edge": method.rate_from.at_edge
+        if method.rate_from is not None
+        else len(method.learning_rates) > 1
         and rates[name] in (method.learning_rates[0], method.learning_rates[-1]),
         "config": results[0].made_with["config"],
         "levels": {
@@ -123,6 +133,7 @@ def _method(
         "cost": {
             "steps": float(np.mean([r.steps for r in results])),
             "seconds": float(np.mean([r.seconds for r in results])),
+            "wall_seconds": _mean([r.wall_seconds for r in results]),
             "tokens": float(np.mean([r.tokens for r in results])),
             "targets": float(np.mean([_total(r, "targets") for r in results])),
             "dropped_answers": float(np.sum([_total(r, "dropped_answers") for r in results])),
@@ -208,8 +219,13 @@ def _first_and_last(results: Sequence[CellResult], name: str) -> dict[str, float
 
 
 def _overall(results: Sequence[CellResult], name: str) -> float | None:
-    values = [value for value in _by_step(results, name) if value is not None]
-    return float(np.mean(values)) if values else None
+    return _mean(_by_step(results, name))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Over those that are known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _total(result: CellResult, name: str) -> float:

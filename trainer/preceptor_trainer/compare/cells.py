@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from preceptor_trainer.held_out import Evaluation
 METRICS: Final = (
     "reward", "response_length", "entropy", "with_teacher", "with_demonstration", "with_feedback",
     "loss", "kl", "grad_norm", "rollouts", "targets", "dropped_answers",
+    "discarded_rollouts", "discarded_tokens", "missing_groups",
 )  # fmt: skip
 """What is kept of every step."""
 
@@ -81,6 +83,9 @@ class CellResult:
     """Of training, as budgets count them."""
     tokens: float
     versions: dict[str, str]
+    wall_seconds: float | None = None
+    """Of the whole run, loading and evaluations included; None where it was interrupted, and for
+    cells of versions that did not measure it."""
 
 
 class CellStore:
@@ -144,9 +149,10 @@ def identity(comparison: Comparison, cell: Cell) -> dict[str, Any]:
 def describe_service(service: Service) -> dict[str, Any]:
     """A service as JSON values; a model of its own by its bytes."""
     options = dict(service.options)
-    weights = Path(options.get("model", ""), "model.safetensors")
-    if weights.is_file():
-        options["model"] = _sha256(weights)
+    if "model" in options:
+        weights = Path(options["model"], "model.safetensors")
+        if weights.is_file():
+            options["model"] = _sha256(weights)
     return {"use": service.use, "options": options}
 
 
@@ -162,5 +168,12 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
 
 
 def _sha256(path: Path) -> str:
+    stat = path.stat()
+    return _sha256_of_version(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _sha256_of_version(path: Path, size: int, mtime_ns: int) -> str:
+    """Read once for all cells; size and time are what tells that the file has changed."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,7 +14,7 @@ from rich.console import Console
 from preceptor_trainer.compare.analysis import analyse
 from preceptor_trainer.compare.budget import Budget, Unit
 from preceptor_trainer.compare.cells import MadeOtherwise
-from preceptor_trainer.compare.method import Method
+from preceptor_trainer.compare.method import Method, RateFrom
 from preceptor_trainer.compare.page import write_comparison
 from preceptor_trainer.compare.plan import Comparison
 from preceptor_trainer.compare.runner import Runner
@@ -94,6 +94,8 @@ def _overridden(
 
 
 def _without_search(planned: Comparison, search: bool, rates_of: Path | None) -> Comparison:
+    if rates_of is not None and not search:
+        raise ValueError("rates_of: chooses the learning rates, and so does --no-search: take one")
     if rates_of is not None:
         return replace(planned, methods=with_rates_of(rates_of, planned.methods))
     if not search:
@@ -105,16 +107,31 @@ def with_rates_of(report: Path, methods: Sequence[Method]) -> tuple[Method, ...]
     """The methods, each with the one rate that the comparison of a `compare.json` chose for it.
 
     Raises:
-        ValueError: the file is no comparison's, or a method was not in it.
+        ValueError: the file is no comparison's, or a method was not in it, or not searched there.
     """
     try:
-        chosen = {n: float(m["lr"]) for n, m in json.loads(report.read_text())["methods"].items()}
+        analysis = json.loads(report.read_text())
+        origin = f"{analysis['comparison']}, {analysis['budget']} a run"
+        found = {
+            name: (float(m["lr"]), bool(m["lr_at_edge"]), len(m["lr_search"]))
+            for name, m in analysis["methods"].items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"rates_of: {report} is no compare.json") from error
-    missing = [method.name for method in methods if method.name not in chosen]
+    missing = [method.name for method in methods if method.name not in found]
     if missing:
         raise ValueError(f"rates_of: {report} has no {', '.join(missing)}")
-    return tuple(replace(method, learning_rates=(chosen[method.name],)) for method in methods)
+    unsearched = [method.name for method in methods if not found[method.name][2]]
+    if unsearched:
+        raise ValueError(f"rates_of: {report} did not search the rates of {', '.join(unsearched)}")
+    return tuple(
+        replace(
+            method,
+            learning_rates=(found[method.name][0],),
+            rate_from=RateFrom(comparison=origin, at_edge=found[method.name][1]),
+        )
+        for method in methods
+    )
 
 
 def with_middle_rate(method: Method) -> Method:

@@ -68,6 +68,16 @@ class Service:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RateFrom:
+    """Another comparison's search, which chose a method's one learning rate."""
+
+    comparison: str
+    """Its name and the budget of its runs."""
+    at_edge: bool
+    """Whether the rate was the first or last of those tried there."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """One way to train."""
 
@@ -85,6 +95,8 @@ class Method:
     """The experts that its runs ask, by name."""
     note: str = ""
     """What a reader must know, in a sentence."""
+    rate_from: RateFrom | None = None
+    """Where its one learning rate was chosen, if not here."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -93,6 +105,8 @@ class Method:
             raise ValueError(f"learning_rates must be positive, not {self.learning_rates}")
         if sorted(set(self.learning_rates)) != list(self.learning_rates):
             raise ValueError(f"learning_rates must rise, not {self.learning_rates}")
+        if self.rate_from is not None and len(self.learning_rates) > 1:
+            raise ValueError(f"rate_from: chose one learning rate, not {self.learning_rates}")
 
     def build(self, trial: Trial) -> RunConfig:
         """The run of `trial`.

@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -100,6 +101,7 @@ class Runner:
     async def _run(self, cell: Cell, gateway: GatewayClient) -> CellResult:
         comparison, setting = self.comparison, self.comparison.setting
         run_dir = self._run_dir(cell)
+        resumed, start = run_dir.exists(), time.monotonic()
         claim(run_dir, identity(comparison, cell))
         config = comparison.method(cell.method).build(comparison.trial(cell))
         schedule = WithinBudget(inner=config.schedule, budget=comparison.budget, run_dir=run_dir)
@@ -113,7 +115,8 @@ class Runner:
                 probe_every=setting.probe_every,
             )
             await trainer.run()
-        return self._result(cell, run_dir)
+        wall_seconds = None if resumed else time.monotonic() - start
+        return self._result(cell, run_dir, wall_seconds)
 
     @contextmanager
     def _shared_evaluation(self, cell: Cell) -> Generator[None]:
@@ -128,7 +131,7 @@ class Runner:
             shared.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(own, shared)
 
-    def _result(self, cell: Cell, run_dir: Path) -> CellResult:
+    def _result(self, cell: Cell, run_dir: Path, wall_seconds: float | None) -> CellResult:
         lines = read_metrics(run_dir)
         return CellResult(
             cell=cell,
@@ -142,6 +145,7 @@ class Runner:
             seconds=spent(lines, "seconds"),
             tokens=spent(lines, "tokens"),
             versions=versions(),
+            wall_seconds=wall_seconds,
         )
 
     def _remove_bytes(self, cell: Cell) -> None:

@@ -54,8 +54,8 @@ def result_table(analysis: Mapping[str, Any]) -> Table:
         note=f"Means over {num_seeds} seed{'s' if num_seeds > 1 else ''} and "
         f"{analysis['held_out']['num_problems']} problems, paired. Levels with 95 % intervals; "
         "gains with the interval that Holm's correction over all methods leaves, * where it "
-        "excludes 0. A learning rate marked (edge) is the first or last of those tried: a better "
-        "one may lie beyond.",
+        "excludes 0. A learning rate marked (edge) is the first or last of those that its search "
+        "tried: a better one may lie beyond.",
         columns=tuple(columns),
         rows=tuple(rows),
     )
@@ -108,6 +108,7 @@ def behaviour_table(analysis: Mapping[str, Any]) -> Table:
             NONE if values["with_teacher"] is None else percent(values["with_teacher"], 0),
             f"{values['cost']['steps']:g}",
             duration(values["cost"]["seconds"]),
+            _whole_run(values["cost"]["wall_seconds"]),
             count(round(values["cost"]["tokens"])),
             count(round(values["cost"]["targets"])),
         )
@@ -116,12 +117,30 @@ def behaviour_table(analysis: Mapping[str, Any]) -> Table:
     return Table(
         title="Behaviour and cost of a run",
         note="Response length on the held-out problems, before and after. Entropy in nats a token "
-        "on the trained sequences, first and last step. Cost is of training alone.",
+        "on the trained sequences, first and last step. Cost is of training alone, but for the "
+        "whole run, which has loading and evaluations too; that before training is made once for "
+        f"a seed, by the method that comes first. {_wall_clock(analysis['wall_clock'])}",
         columns=(
-            "method", "length", "entropy", "with a teacher", "steps", "time", "tokens", "targets",
+            "method", "length", "entropy", "with a teacher", "steps", "time", "whole run", "tokens",
+            "targets",
         ),
         rows=rows,
     )  # fmt: skip
+
+
+def _whole_run(seconds: float | None) -> str:
+    return NONE if seconds is None else duration(seconds)
+
+
+def _wall_clock(found: Mapping[str, float]) -> str:
+    """The sum over the runs of a comparison."""
+    if not found["known"]:
+        return "What whole runs took is not known."
+    of_which = "" if found["known"] == found["runs"] else f" {found['known']} of"
+    return (
+        f"All{of_which} {found['runs']} runs, those of the search too, took "
+        f"{duration(found['seconds'])} one by one."
+    )
 
 
 def search_table(analysis: Mapping[str, Any]) -> Table:
@@ -133,7 +152,7 @@ def search_table(analysis: Mapping[str, Any]) -> Table:
                 f"{lr}: {percent(score)}{' ←' if float(lr) == values['lr'] else ''}"
                 for lr, score in values["lr_search"].items()
             )
-            or f"{values['lr']:g}, not searched",
+            or _not_searched(values),
         )
         for values in analysis["methods"].values()
     )
@@ -145,6 +164,13 @@ def search_table(analysis: Mapping[str, Any]) -> Table:
         columns=("method", "rate: validation pass@1"),
         rows=rows,
     )
+
+
+def _not_searched(values: Mapping[str, Any]) -> str:
+    if values["lr_from"] is None:
+        return f"{values['lr']:g}, not searched"
+    edge = " (edge)" if values["lr_at_edge"] else ""
+    return f"{values['lr']:g}{edge}, chosen by the search of {values['lr_from']}"
 
 
 def claims(analysis: Mapping[str, Any]) -> list[str]:
