@@ -438,6 +438,89 @@ def test_a_token_that_the_student_did_not_write_gets_exactly_no_gradient(name):
     assert (policy.logits.grad[WORLD.prefixes((2, 0))[1]] != 0).any()
 
 
+# What a row may lack, and the objectives that learn from it all the same: from its reward, its own
+# text or, DistIL, from the costs of later tokens.
+LEARNS_WITHOUT = {
+    "teacher": {"GRPO", "DAPO", "KDRL", "SFT", "SFT, mixed", "hybrid"},
+    "reward": OBJECTIVES.keys() - {"GRPO", "DAPO", "KDRL", "TRRD"},
+    "label": {"GRPO", "DAPO", "KDRL", "SFT", "SFT, mixed", "hybrid", "DistIL"},
+    "own log-prob": OBJECTIVES.keys() - {"TRRD", "SDPO, sampled", "on-policy distillation"},
+}
+
+
+@pytest.mark.parametrize("lacks", LEARNS_WITHOUT)
+@every_objective
+def test_what_an_objective_cannot_learn_from_gets_exactly_no_gradient(name, lacks):
+    objective = OBJECTIVES[name]
+    logits = WORLD.random_logits(3)
+    teacher = as_teacher(0.8 * logits)  # so near that no ratio is clipped
+    rollouts = [
+        make_rollout(
+            objective,
+            str(i),
+            (2, 0),
+            logits=logits,
+            teacher=teacher,
+            reward=reward,
+            num_ids=NUM_IDS.get(name),
+        )
+        for i, reward in enumerate([1.0, 0.0, 1.0, 0.0])
+    ]
+    rollouts[1] = without(rollouts[1], lacks)
+    # A table for each row: what one row does to shared logits is not another's.
+    policy = PrefixTable(torch.tensor(np.stack([logits] * len(rollouts))))
+    batch = collate(rollouts)
+    stats = student_statistics(policy, batch, objective.needs)
+    (advantages,) = objective.advantages([stats], [batch])
+
+    loss, _ = objective(stats, batch, advantages, objective.denominator([batch]))
+    loss.backward()
+
+    learns = name in LEARNS_WITHOUT[lacks]
+    moved = (policy.logits.grad[:, WORLD.prefixes((2, 0))] != 0).any(-1).tolist()
+    assert moved[1] == [learns, learns or lacks in ("label", "own log-prob")]
+    assert moved[0] == moved[2] == moved[3] == [True, True]
+    assert policy.logits.grad.isfinite().all()
+
+
+def without(rollout: TrainRollout, lacks: str) -> TrainRollout:
+    """The same response without a teacher, a reward, or a teacher's word on its first token."""
+    if lacks == "teacher":
+        return replace(rollout, target=None)
+    if lacks == "reward":
+        return replace(rollout, reward=None)
+    missing = (
+        {"weight_T": np.array([0, 1], np.float32)}
+        if lacks == "label"
+        else {"own_mask_T": np.array([False, True])}
+    )
+    component = replace(rollout.target.components[0], **missing)
+    return replace(rollout, target=replace(rollout.target, components=(component,)))
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "share"),
+    [("KDRL", "GRPO", 1.0), ("hybrid", "GRPO", 0.9), ("SFT, mixed", "SFT", 0.75)],
+)
+def test_without_a_teacher_only_the_other_part_of_a_mixed_objective_is_left(name, part, share):
+    objective, other = OBJECTIVES[name], OBJECTIVES[part]
+    logits, teacher = WORLD.random_logits(3), WORLD.random_teacher(4)
+    rollouts = [
+        make_rollout(objective, str(i), y, logits=logits, teacher=teacher, reward=i)
+        for i, y in enumerate([(2, 0), (1, 2)])
+    ]
+    batch = collate([without(rollouts[0], "teacher"), rollouts[1]])
+    stats = student_statistics(PrefixTable(torch.tensor(logits)), batch, objective.needs)
+
+    losses, expected = (
+        each.token_losses(stats, batch, each.advantages([stats], [batch])[0])
+        for each in (objective, other)
+    )
+
+    assert (losses[0] == share * expected[0]).all()
+    assert (losses[1] != share * expected[1]).all()
+
+
 @every_objective
 def test_packing_and_padding_change_nothing(name):
     objective = OBJECTIVES[name]
