@@ -1,33 +1,52 @@
 """The local sampler against plain forward passes."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
-from preceptor_trainer.sampling import Generation, LocalSampler, SamplingParams, draw, truncate
+from preceptor_trainer.sampling import (
+    MAX_ROWS,
+    Generation,
+    LocalSampler,
+    SamplingParams,
+    draw,
+    truncate,
+)
 
 EOS, PAD, VOCAB = 1, 0, 23
 PROMPTS = [[5, 6, 7], [4], [9, 3, 8, 2, 11, 12], [5, 6, 7], [2, 2]]
 
 
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "tie_word_embeddings": True,
+    "initializer_range": 0.3,
+    "eos_token_id": EOS,
+    "pad_token_id": PAD,
+    "bos_token_id": None,
+}
+
+
 def _make_model(seed: int = 0) -> Qwen3ForCausalLM:
     torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        num_hidden_layers=2,
-        intermediate_size=48,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-        bos_token_id=None,
-    )
-    return Qwen3ForCausalLM(config).eval()
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +63,7 @@ def _seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _logits(model: Qwen3ForCausalLM, prompt: list[int], response: np.ndarray) -> torch.Tensor:
+def _logits(model: PreTrainedModel, prompt: list[int], response: np.ndarray) -> torch.Tensor:
     """Logits `[T, V]` of each response token, from one plain pass."""
     ids = torch.tensor([prompt + response.tolist()])
     with torch.no_grad():
@@ -123,6 +142,35 @@ def test_a_prompt_of_many_responses_does_not_depend_on_prompts_of_few(
     assert _same(mixed[:9], alone)
 
 
+def test_more_rows_than_fit_are_drawn_in_turn(sampler: LocalSampler) -> None:
+    half = MAX_ROWS // 2 + 40
+    params = SamplingParams(max_new_tokens=3)
+
+    both = sampler.sample([PROMPTS[0]] * half + [PROMPTS[1]] * half, params, _seeded())
+    alone = sampler.sample([PROMPTS[0]] * half, params, _seeded())
+
+    # the longer prompt comes last, so that it is the one whose responses are cut in two
+    assert half < MAX_ROWS < 2 * half
+    assert len(PROMPTS[1]) < len(PROMPTS[0])
+    assert _same(both[:half], alone)
+
+
+def test_a_single_token_is_drawn_from_the_prompt_alone(model: Qwen3ForCausalLM) -> None:
+    prompts, end = PROMPTS * 30, PROMPTS[0][-1]
+
+    # a token that this model likes to repeat ends the response, so that some end at once
+    drawn = LocalSampler(model, eos_id=end, pad_id=PAD).sample(
+        prompts, SamplingParams(max_new_tokens=1), _seeded()
+    )
+
+    assert {generation.finish_reason for generation in drawn} == {"stop", "length"}
+    for prompt, generation in zip(prompts, drawn, strict=True):
+        (token,) = generation.response_ids
+        logprobs = _logits(model, prompt, generation.response_ids).log_softmax(-1)
+        assert np.allclose(generation.logprobs, logprobs[0, token], atol=1e-4)
+        assert (generation.finish_reason == "stop") == (token == end)
+
+
 def test_equal_prompts_get_responses_of_their_own(sampler: LocalSampler) -> None:
     drawn = sampler.sample([PROMPTS[0]] * 16, SamplingParams(), _seeded())
 
@@ -160,6 +208,23 @@ def test_a_forced_prefix_leads_the_response_with_its_logprobs(
         assert np.allclose(generation.logprobs, expected, atol=1e-4)
 
 
+def test_equal_prompts_with_different_prefixes_are_different_contexts(
+    model: Qwen3ForCausalLM, sampler: LocalSampler
+) -> None:
+    # among them prefixes of one length, one that begins another, and one given twice
+    forced = [[3, 4], [3], [], [6, 2], [3, 4]]
+    params = SamplingParams(max_new_tokens=6)
+
+    drawn = sampler.sample([PROMPTS[0]] * 5, params, _seeded(), forced)
+
+    for prefix, generation in zip(forced, drawn, strict=True):
+        ids = generation.response_ids
+        logprobs = _logits(model, PROMPTS[0], ids).log_softmax(-1)
+        expected = logprobs.gather(1, torch.tensor(ids).long()[:, None])[:, 0]
+        assert ids[: generation.num_forced].tolist() == prefix
+        assert np.allclose(generation.logprobs, expected, atol=1e-4)
+
+
 def test_a_step_of_the_optimiser_is_seen_at_once() -> None:
     model = _make_model(1)
     sampler = LocalSampler(model, eos_id=EOS, pad_id=PAD)
@@ -177,6 +242,41 @@ def test_the_callers_model_keeps_its_attention(model: Qwen3ForCausalLM) -> None:
     LocalSampler(model, eos_id=EOS, pad_id=PAD)
 
     assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=5)),
+            "sliding_window: 5 is less than the 6 tokens",
+        ),
+        (
+            lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES)),
+            "softcap: the model's attention asks for it",
+        ),
+    ],
+    ids=["a window", "soft-capped scores"],
+)
+def test_a_model_of_other_attention_is_refused(
+    make: Callable[[], PreTrainedModel], words: str
+) -> None:
+    sampler = LocalSampler(make(), eos_id=EOS, pad_id=PAD)
+
+    with pytest.raises(ValueError, match=words):
+        sampler.sample([PROMPTS[2]], SamplingParams(), _seeded())
+
+
+def test_a_window_that_is_never_full_is_no_obstacle() -> None:
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=9)).eval()
+    sampler = LocalSampler(model, eos_id=EOS, pad_id=PAD)
+
+    (drawn,) = sampler.sample([PROMPTS[0]], SamplingParams(max_new_tokens=6), _seeded())
+
+    logprobs = _logits(model, PROMPTS[0], drawn.response_ids).log_softmax(-1)
+    ids = torch.tensor(drawn.response_ids).long()[:, None]
+    assert np.allclose(drawn.logprobs, logprobs.gather(1, ids)[:, 0], atol=1e-4)
 
 
 def test_tokens_come_as_often_as_their_probability_says() -> None:

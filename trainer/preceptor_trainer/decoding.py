@@ -20,6 +20,12 @@ from transformers.cache_utils import Cache
 MOST_SLOTS = 4
 """Rows of a batched product to each response, beyond which they are not padded to one another."""
 
+_WITHOUT_EFFECT = frozenset(
+    {"cache_position", "dropout", "is_causal", "output_attentions", "position_ids", "use_cache"}
+)
+"""What attention layers also hand over, and what changes nothing here: the mask alone says what is
+seen, rotations lie in queries and keys already, and dropout is off outside training."""
+
 
 class DecodeCache(Cache):
     """Keys and values of all layers: first those of the contexts, then of their responses."""
@@ -134,13 +140,30 @@ def decode_attention(
     attention_mask: Tensor,
     scaling: float,
     decode_cache: DecodeCache,
-    **_: object,
+    sliding_window: int | None = None,
+    **options: object,
 ) -> tuple[Tensor, None]:
-    """Attention of `[B, H, Q, D]` queries over `[B, G, T, D]` keys.
+    """What a transformers attention layer calls.
 
-    Once the cache has branched, the keys of each row's context come before its own; the mask covers
-    both.
+    Args:
+        module: The layer.
+        query: `[B, H, Q, D]`.
+        key: `[B, G, T, D]`, where G divides H.
+        value: Likewise.
+        attention_mask: `[B, 1, Q, N + T]`, true where seen; N is 0 until the cache has branched.
+            Then the keys of each row's context come before its own.
+        scaling: Of the scores.
+        decode_cache: Holds the contexts.
+        sliding_window: Most tokens that a token sees, itself included; all where absent.
+        options: What this layer wants besides.
+
+    Returns:
+        `[B, Q, H, D]` and no weights.
+
+    Raises:
+        ValueError: The layer asks for what is not computed here.
     """
+    _refuse_what_is_not_computed(options, sliding_window, attention_mask.shape[-1])
     layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType] # set by transformers
     query = query * scaling
     scores = _by_row(query, key.mT)
@@ -153,6 +176,22 @@ def decode_attention(
     if decode_cache.is_branched:
         mixed = mixed + decode_cache.context_values(weights[..., : -key.shape[2]], layer)
     return mixed.transpose(1, 2).contiguous(), None
+
+
+def _refuse_what_is_not_computed(
+    options: dict[str, object], sliding_window: int | None, num_keys: int
+) -> None:
+    """Other attention than this one would give log-probs that look right and are not."""
+    if sliding_window is not None and sliding_window < num_keys:
+        raise ValueError(
+            f"sliding_window: {sliding_window} is less than the {num_keys} tokens of context and "
+            "response; the local sampler's attention has no window"
+        )
+    for name, value in options.items():
+        if value is not None and name not in _WITHOUT_EFFECT:
+            raise ValueError(
+                f"{name}: the model's attention asks for it; the local sampler does not compute it"
+            )
 
 
 def _by_row(rows_BHQX: Tensor, matrices_BGXY: Tensor) -> Tensor:

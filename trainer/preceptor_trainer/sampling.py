@@ -8,7 +8,8 @@ shared by their samples (`decoding.py`); finished rows leave the batch.
 
 Every response has random numbers of its own, drawn before anything else and turned into tokens by
 inverting the cumulative distribution. So a response does not depend on which others share its
-batch, beyond rounding. Left out: beams, penalties, logit processors, several end tokens.
+batch, beyond rounding. Left out: beams, penalties, logit processors, several end tokens; models
+whose attention has a window, soft-capped scores or sinks are refused.
 """
 
 # pyright: reportUnknownMemberType=false
