@@ -58,5 +58,6 @@ class SkewedKL(TokenObjective):
         mixture_BTEI = self.skew * q_BTEI + (1 - self.skew) * p_BTEI.exp()
         # Where q is 0 the term is 0, whatever the logarithm beside it.
         terms_BTEI = torch.xlogy(q_BTEI, q_BTEI) - torch.xlogy(q_BTEI, mixture_BTEI)
-        cost_BT = (targets.weight_BTE * terms_BTEI.sum(-1)).sum(-1)
+        # Where an expert was asked at drawn positions only, each stands for others.
+        cost_BT = (targets.weight_BTE * terms_BTEI.sum(-1)).sum(-1) / batch.inclusion_BT
         return torch.where(batch.labelled_BT, cost_BT, 0.0)

@@ -7,6 +7,7 @@ Dimensions: V tokens, P prefixes.
 """
 
 import importlib.util
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -519,6 +520,60 @@ def test_without_a_teacher_only_the_other_part_of_a_mixed_objective_is_left(name
 
     assert (losses[0] == share * expected[0]).all()
     assert (losses[1] != share * expected[1]).all()
+
+
+# TRRD takes a token without a teacher out of its loss and of its count alike: a mean over what was
+# asked, not an estimate of the sum over all.
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"TRRD"}))
+def test_positions_drawn_at_random_leave_the_expected_gradient_as_it_is(name):
+    objective = OBJECTIVES[name]
+    if isinstance(objective, DistIL):
+        # Who may be whose baseline depends on what was drawn.
+        objective = replace(objective, baseline="none")
+    logits, teacher = WORLD.random_logits(3), WORLD.random_teacher(4)
+    drawn, asked = (
+        make_rollout(
+            objective,
+            str(i),
+            y,
+            logits=logits,
+            teacher=teacher,
+            reward=i,
+            num_ids=NUM_IDS.get(name),
+        )
+        for i, y in enumerate([(2, 0), (1, 2)])
+    )
+    chances = np.array([0.5, 0.25], np.float32)
+
+    expected = np.zeros_like(logits)
+    for draw in itertools.product([True, False], repeat=2):
+        probability = np.where(draw, chances, 1 - chances).prod()
+        rollout = replace(only_at(drawn, np.array(draw)), inclusion_probability=chances)
+        expected += probability * gradient_of_sum(objective, logits, [rollout, asked])
+
+    everywhere = gradient_of_sum(objective, logits, [drawn, asked])
+    np.testing.assert_allclose(expected, everywhere, atol=1e-6)
+
+
+def only_at(rollout: TrainRollout, asked_T: np.ndarray) -> TrainRollout:
+    """The same response with a teacher that was asked at some positions."""
+    component = replace(
+        rollout.target.components[0],
+        weight_T=asked_T.astype(np.float32),
+        own_mask_T=asked_T,
+        candidate_mask_TC=np.repeat(asked_T[:, None], NUM_CANDIDATES, axis=1),
+    )
+    return replace(rollout, target=replace(rollout.target, components=(component,)))
+
+
+def gradient_of_sum(objective: Objective, logits: Floats, rollouts: list[TrainRollout]) -> Floats:
+    """[P, V] gradient of the undivided token losses of a step."""
+    policy = PrefixTable(torch.tensor(logits))
+    batch = collate(rollouts)
+    stats = student_statistics(policy, batch, objective.needs)
+    (advantages,) = objective.advantages([stats], [batch])
+    objective.token_losses(stats, batch, advantages).sum().backward()
+    return policy.logits.grad.numpy()
 
 
 @every_objective

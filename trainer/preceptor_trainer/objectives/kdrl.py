@@ -63,9 +63,12 @@ class KDRL(GRPO):
     def token_losses(
         self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
     ) -> Tensor:
-        """Minus the clipped surrogate, plus the divergence where the teacher is known."""
+        """Minus the clipped surrogate, plus the divergence where the teacher is known.
+
+        The divergence is over the chance that the position was asked; the reward needs no teacher.
+        """
         loss_BT = super().token_losses(stats, batch, advantages)
-        return loss_BT + self.beta * self._k2(stats, batch)
+        return loss_BT + self.beta * self._k2(stats, batch) / batch.inclusion_BT
 
     def metrics(
         self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
