@@ -1,6 +1,7 @@
 """An objective of one's own is one file and a recipe: the documentation's example, as it stands."""
 
 import importlib.util
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,15 @@ from preceptor_trainer.update import Learner, OptimiserConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FILE = Path(__file__).parents[3] / "docs" / "examples" / "skewed_kl.py"
+DOCS = Path(__file__).parents[3] / "docs"
+FILE = DOCS / "examples" / "skewed_kl.py"
+
+
+def shown() -> list[str]:
+    """The Python blocks of the documentation's section on an objective of one's own."""
+    page = (DOCS / "objectives.md").read_text()
+    section = page.split("## One of your own\n")[1].split("\n## ")[0]
+    return re.findall(r"^```python\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +39,29 @@ def outside() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_documentation_shows_the_file_as_it_stands():
+    objective, _ = shown()
+
+    assert objective == FILE.read_text()
+
+
+def test_the_recipe_of_the_documentation_is_complete(monkeypatch):
+    _, source = shown()
+    monkeypatch.syspath_prepend(FILE.parent)
+    module = ModuleType("my_recipe")
+
+    exec(compile(source, "my_recipe.py", "exec"), vars(module))
+    config = module.recipe(seed=3)
+
+    assert describe(config)["objective"] == {
+        "class": "SkewedKL",
+        "divide_by": "tokens",
+        "length_constant": 1.0,
+        "skew": 0.2,
+    }
+    assert config.seed == 3
 
 
 def test_a_recipe_takes_it_and_writes_it_down(outside):
