@@ -3,7 +3,8 @@
     python benchmarks/compare.py fast [any option of `preceptor compare`]
 
 Runs `preceptor compare` as a user does (finished runs are kept and not repeated), then copies the
-report into `benchmarks/results/compare-NAME.{json,md,png}`.
+report into `benchmarks/results/compare-NAME.{json,md,png}` and its curves into
+`compare-NAME-curves.png`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def main(name: str, options: list[str]) -> None:
     RESULTS.mkdir(exist_ok=True)
     for ending in ("json", "md", "png"):
         shutil.copy(folder / f"compare.{ending}", RESULTS / f"compare-{name}.{ending}")
+    shutil.copy(folder / "curves.png", RESULTS / f"compare-{name}-curves.png")
     print(f"kept {RESULTS / f'compare-{name}.md'}")
 
 

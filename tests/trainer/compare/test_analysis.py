@@ -7,6 +7,7 @@ import pytest
 
 from preceptor_trainer.compare.analysis import analyse, learning_curve
 from preceptor_trainer.compare.page import render, write_comparison
+from preceptor_trainer.compare.pictures import panels
 from preceptor_trainer.compare.runner import choose_rates
 from preceptor_trainer.compare.tables import behaviour_table, claims, markdown, order_table
 from preceptor_trainer.report.wording import duration
@@ -106,7 +107,35 @@ def test_the_report_is_one_page_and_raw_counts(tmp_path, comparison, result):
     stored = json.loads((tmp_path / "compare.json").read_text())
     assert stored["cells"][-1]["after"]["successes_P"] == [6, 7, 6, 7, 6, 7]
     assert (tmp_path / "compare.png").stat().st_size > 1000
+    assert (tmp_path / "curves.png").stat().st_size > 1000
     assert "| A |" in (tmp_path / "compare.md").read_text()
+
+
+def test_the_curves_have_every_method_in_every_panel(comparison, result):
+    analysis = analyse(comparison, *finished(comparison, result))
+
+    shown = {panel.title.replace("\n", " "): panel for panel in panels(analysis["methods"])}
+
+    assert list(shown) == [
+        "pass@k against k dashed: before",
+        "probe pass@1 against steps",
+        "probe pass@1 against seconds",
+        "response length in tokens against steps",
+        "entropy in nats a token against steps",
+    ]
+    assert all(set(panel.lines) == {"a", "b"} for panel in shown.values())
+    assert [k for k, _ in shown["pass@k against k dashed: before"].lines["a"]] == [1, 2, 4, 8]
+    assert shown["probe pass@1 against seconds"].lines["b"] == [(0, 0.25), (3, 0.25)]
+
+
+def test_curves_of_runs_without_entropy_have_no_panel_for_it(comparison, result):
+    search, final = finished(comparison, result)
+    silent = [replace(r, metrics=[line | {"entropy": None} for line in r.metrics]) for r in final]
+
+    titles = [panel.title for panel in panels(analyse(comparison, search, silent)["methods"])]
+
+    assert len(titles) == 4
+    assert not any("entropy" in title for title in titles)
 
 
 def test_what_a_method_calls_itself_cannot_break_the_page(planned, method, result):
