@@ -7,7 +7,7 @@ import pytest
 
 from preceptor_trainer.compare.analysis import analyse, learning_curve
 from preceptor_trainer.compare.page import render, write_comparison
-from preceptor_trainer.compare.pictures import panels
+from preceptor_trainer.compare.pictures import draw_curves, panels
 from preceptor_trainer.compare.runner import choose_rates
 from preceptor_trainer.compare.tables import behaviour_table, claims, markdown, order_table
 from preceptor_trainer.report.wording import duration
@@ -136,6 +136,15 @@ def test_curves_of_runs_without_entropy_have_no_panel_for_it(comparison, result)
 
     assert len(titles) == 4
     assert not any("entropy" in title for title in titles)
+
+
+def test_runs_too_short_for_a_line_have_a_picture_all_the_same(tmp_path, comparison, result):
+    search, final = finished(comparison, result)
+    short = [replace(r, metrics=r.metrics[:1], probes=r.probes[:1], steps=1) for r in final]
+
+    draw_curves(analyse(comparison, search, short), tmp_path / "curves.png")
+
+    assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
 def test_what_a_method_calls_itself_cannot_break_the_page(planned, method, result):

@@ -13,13 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
-    MaxNLocator,
-    NullFormatter,
-    PercentFormatter,
-)
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 Points: TypeAlias = Sequence[tuple[float, float]]
 
@@ -90,7 +84,7 @@ def draw_curves(analysis: Mapping[str, Any], path: Path) -> None:
 
 
 def panels(methods: Mapping[str, Mapping[str, Any]]) -> list[Panel]:
-    """The columns for which some method has a line of at least two points."""
+    """Pass@k, and the columns in which some method has a line of at least two points."""
     at_k = {
         end: {m: _zip(v["pass_at_k"], end) for m, v in methods.items()}
         for end in ("before", "after")
@@ -131,7 +125,7 @@ def panels(methods: Mapping[str, Mapping[str, Any]]) -> list[Panel]:
             shares=False,
         ),
     ]
-    return [c for c in columns if any(len(points) > 1 for points in c.lines.values())]
+    return columns[:1] + [c for c in columns[1:] if any(len(p) > 1 for p in c.lines.values())]
 
 
 def _zip(curve: Mapping[str, Sequence[float]], end: str) -> Points:
@@ -168,9 +162,8 @@ def _line(axis: Any, points: Points, **style: Any) -> None:
 def _double(axis: Any, ks: Sequence[float]) -> None:
     """A logarithmic axis that names every second of its marks."""
     axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_locator(FixedLocator(list(ks[::2])))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xticks(ks[::2], [f"{k:g}" for k in ks[::2]])
+    axis.minorticks_off()
 
 
 def _forest(axis: Any, name: str, gains: Mapping[str, Any]) -> None:
