@@ -3,6 +3,8 @@
 The student with twice as many layers, trained on clean text: a teacher for methods that need one
 which is better than the student without feedback. A copy of each layer is put after it that adds
 nothing at first, so that training goes on from what the student can do (Net2Net, arXiv 1511.05641).
+In the end its logits are multiplied by `SHARPNESS`: at temperature 1 it answers as the trained
+model would at 1 / SHARPNESS, as a model does that was trained for success after imitation.
 The same seed, steps and machine give the same weights.
 """
 
@@ -19,6 +21,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from safetensors.torch import load_file, save_file
 from transformers import Qwen3ForCausalLM
 
 from preceptor_trainer.student import STUDENT_DIR
@@ -38,6 +41,12 @@ LARGER = PretrainConfig(
 )
 """On text that the student has not seen, and prompts as the larger model will read them."""
 
+WEIGHTS = "model.safetensors"
+LAST_NORM = "model.norm.weight"
+SHARPNESS = 4.0
+"""Chosen on validation problems: pass@1 was 63 % at 1, 70 % at 2, 71 % at 4. A power of two changes
+no digit of a weight."""
+
 
 def grown(folder: Path, tokenizer: Any) -> Qwen3ForCausalLM:
     """The student in `folder` with twice its layers, which says what the student says."""
@@ -56,6 +65,20 @@ def grown(folder: Path, tokenizer: Any) -> Qwen3ForCausalLM:
     return large
 
 
+def save_sharpened(folder: Path, out: Path, sharpness: float = SHARPNESS) -> None:
+    """Copies the model in `folder` with its logits multiplied by `sharpness`.
+
+    The last norm's weights take the factor: nothing but the output layer reads what they scale.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for path in filter(Path.is_file, folder.iterdir()):
+        shutil.copy(path, out)
+    weights = load_file(folder / WEIGHTS)
+    weights[LAST_NORM] = weights[LAST_NORM] * sharpness
+    save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
+    (out / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone
+
+
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
     work: Annotated[Path, typer.Option(help="Folder for what is made on the way.")] = Path(
@@ -66,9 +89,7 @@ def main(
     """Makes the larger model out of the shipped student."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     pretrain(replace(LARGER, steps=steps), work, partial(grown, STUDENT_DIR))
-    out.mkdir(parents=True, exist_ok=True)
-    for path in filter(Path.is_file, work.iterdir()):
-        shutil.copy(path, out)
+    save_sharpened(work, out)
 
 
 if __name__ == "__main__":
