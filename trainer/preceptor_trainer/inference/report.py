@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from preceptor_trainer.compare.page import COLOURS, DPI
+from preceptor_trainer.compare.pictures import COLOURS
 from preceptor_trainer.compare.tables import Table, level, to_markdown
 from preceptor_trainer.inference.base_rates import BaseRates
 from preceptor_trainer.inference.discovery import discovery
@@ -20,6 +20,8 @@ from preceptor_trainer.inference.experiment import Experiment
 from preceptor_trainer.inference.trajectory import Trajectory
 from preceptor_trainer.journal import versions
 from preceptor_trainer.report.wording import duration, points
+
+DPI: Final = 160
 
 
 def analyse(
