@@ -89,6 +89,29 @@ def test_the_grid_ends_with_the_last_attempt():
     assert attempt_grid(12) == [1, 2, 4, 8, 12]
 
 
-def test_an_experiment_without_questions_is_refused():
-    with pytest.raises(ValueError, match="problems: is empty"):
-        Experiment(problems=[])
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"problems": []}, "problems: is empty"),
+        ({"max_attempts": 0}, "max_attempts: must be at least 1, not 0"),
+        ({"seeds": ()}, "seeds: is empty"),
+        ({"drivers": ()}, "drivers: is empty; there are best-of-k, multi-turn, test-time"),
+        ({"drivers": ("multi-turn", "guess")}, "drivers: 'guess' is none of best-of-k, multi-turn"),
+    ],
+)
+def test_an_experiment_that_cannot_be_made_is_refused(experiment, fields, words):
+    with pytest.raises(ValueError, match=words):
+        replace(experiment, **fields)
+
+
+def test_what_a_folder_was_made_with_stays_readable(experiment):
+    # What is on disk compares with these values: others would refuse every folder there is.
+    made_with = replace(experiment, problems=experiment.problems[:1]).made_with()
+
+    assert made_with["problems"] == [experiment.problems[0].id]
+    assert made_with["max_attempts"] == 8
+    assert made_with["multi_turn"].keys() == {"class", "prompt_tokens", "template", "sampling"}
+    test_time = made_with["test_time"]
+    assert test_time.keys() == {"class", "objective", "lr", "group", "expert"}
+    assert (test_time["lr"], test_time["group"], test_time["expert"]) == (2e-4, 16, "self-teacher")
+    assert len(made_with["student"]) == 64

@@ -52,6 +52,18 @@ class BaseRates:
             raise ValueError("problem_ids: the world has changed since these rates were measured")
         return problems
 
+    def check_student(self, folder: Path) -> None:
+        """Refuses to speak of another student than it was measured on.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        if self.student_sha256 != student_sha256(folder):
+            raise ValueError(
+                "student_sha256: these base rates are of another student than the one in "
+                f"{folder}; measure them again"
+            )
+
     def hard_tail(self, *, k: int = 64, below: float = 0.5) -> list[Problem]:
         """Problems whose estimated pass@k is below a bound.
 

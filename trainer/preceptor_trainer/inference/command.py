@@ -18,10 +18,11 @@ from preceptor_clients.http import GatewayClient
 from preceptor_trainer.compare.services import self_teacher, write_deployment
 from preceptor_trainer.deployment import LocalDeployment
 from preceptor_trainer.environments.programming_by_example.behaviour import Split
-from preceptor_trainer.environments.programming_by_example.problems import sample_problems
+from preceptor_trainer.environments.programming_by_example.problems import Problem, sample_problems
 from preceptor_trainer.inference.base_rates import (
     BASE_RATES,
     LEAST_SAMPLES,
+    BaseRates,
     load_base_rates,
     measure_base_rates,
 )
@@ -107,7 +108,7 @@ def run_command(
         list[str] | None, typer.Option(help=f"One of {', '.join(DRIVERS)}; all if not given.")
     ] = None,
     questions: Annotated[
-        int, typer.Option(min=1, help="At most so many, in the order they were drawn.")
+        int, typer.Option(min=2, help="At most so many, in the order they were drawn.")
     ] = 20,
     attempts: Annotated[int, typer.Option(min=1, help="Where everything is censored.")] = 512,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N-1.")] = 5,
@@ -118,8 +119,9 @@ def run_command(
     console = Console()
     try:
         rates = load_base_rates(out / BASE_RATES, split="held_out")
+        rates.check_student(STUDENT_DIR)
         experiment = Experiment(
-            problems=rates.hard_tail()[:questions],
+            problems=_questions(rates, questions),
             max_attempts=attempts,
             seeds=tuple(range(seeds)),
             drivers=cast("tuple[DriverName, ...]", tuple(method or DRIVERS)),
@@ -136,6 +138,17 @@ def run_command(
     for row in tables(analysis)[0].rows:
         console.print("  ".join(row), highlight=False, soft_wrap=True)
     console.print(f"report: {path}", soft_wrap=True, highlight=False)
+
+
+def _questions(rates: BaseRates, most: int) -> list[Problem]:
+    """Of the hard tail; refused now where the report would be refused after hours."""
+    tail = rates.hard_tail()
+    if len(tail) < 2:
+        raise ValueError(
+            f"problem_ids: {len(tail)} of {len(rates.problem_ids)} are in the hard tail; at least "
+            "two are needed, so measure the base rates of more problems"
+        )
+    return tail[:most]
 
 
 def _split(name: str) -> Split:

@@ -59,9 +59,13 @@ class Experiment:
             )
         if self.max_attempts < 1:
             raise ValueError(f"max_attempts: must be at least 1, not {self.max_attempts}")
-        unknown = set(self.drivers) - set(DRIVERS)
-        if unknown or not self.drivers:
-            raise ValueError(f"drivers: {sorted(unknown) or 'none'} of {DRIVERS}")
+        if not self.drivers:
+            raise ValueError(f"drivers: is empty; there are {', '.join(DRIVERS)}")
+        for driver in self.drivers:
+            if driver not in DRIVERS:
+                raise ValueError(f"drivers: {driver!r} is none of {', '.join(DRIVERS)}")
+        if not self.seeds:
+            raise ValueError("seeds: is empty")
 
     def made_with(self) -> dict[str, Any]:
         """What the trajectories depend on, whatever the seed and driver."""

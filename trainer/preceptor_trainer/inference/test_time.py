@@ -58,6 +58,12 @@ class SelfDistillation:
     expert: str = "self-teacher"
     """Who is asked, with the attempt's own feedback in view."""
 
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"lr: must be positive, not {self.lr}")
+        if self.group < 1:
+            raise ValueError(f"group: must be at least 1, not {self.group}")
+
     def config(
         self, problem: Problem, *, name: str, seed: int, max_attempts: int, model: Path
     ) -> RunConfig:
@@ -85,6 +91,9 @@ class QuestionTrainer(Trainer):
     async def discover(self, *, max_attempts: int) -> Trajectory:
         """Attempts and steps in turn; started again, it goes on from its last checkpoint.
 
+        Tokens and seconds are those of the steps that count: what an interrupted life took after
+        its last checkpoint is taken again.
+
         Raises:
             RuntimeError: an attempt was not judged.
         """
@@ -110,7 +119,7 @@ class QuestionTrainer(Trainer):
             attempts=solved_at or made,
             solved_at=solved_at,
             tokens=tokens + round(spent(earlier, "tokens")),
-            seconds=time.monotonic() - began,
+            seconds=time.monotonic() - began + spent(earlier, "seconds"),
         )
 
 
