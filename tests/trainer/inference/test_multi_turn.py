@@ -99,11 +99,15 @@ def test_a_success_ends_the_dialogue_where_it_came():
 
 def test_an_attempt_that_nobody_judged_is_no_failure():
     one = dialogue()
-    unjudged = attempt(one.problem, "x")
-    unjudged = Attempt(rollout=unjudged.rollout, items=())
+    rollout = attempt(one.problem, "x").rollout
+    failed = FeedbackItem(
+        id="f", kind="execution", error="out of memory", source="executor", version="1"
+    )
 
-    with pytest.raises(RuntimeError, match="was not judged"):
-        one.take(unjudged)
+    with pytest.raises(RuntimeError, match="r was not judged: no source answered"):
+        one.take(Attempt(rollout=rollout, items=()))
+    with pytest.raises(RuntimeError, match=r"r was not judged: \['out of memory'\]"):
+        one.take(Attempt(rollout=rollout, items=(failed,)))
 
 
 def test_a_budget_that_the_question_alone_exceeds_is_refused(policy):

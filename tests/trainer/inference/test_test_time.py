@@ -175,7 +175,9 @@ def _wait_in_every_step(run_dir: Path, *, seconds: float) -> None:
 def _group(*scores: float | None) -> Collected:
     rows = [
         SimpleNamespace(
-            attempt=SimpleNamespace(score=score, rollout=SimpleNamespace(rollout_id=f"r{place}"))
+            attempt=SimpleNamespace(
+                score=score, items=(), rollout=SimpleNamespace(rollout_id=f"r{place}")
+            )
         )
         for place, score in enumerate(scores, start=1)
     ]
@@ -201,7 +203,7 @@ def test_the_first_success_has_its_place_among_the_attempts_that_count(
 
 
 def test_an_attempt_that_nobody_judged_is_no_failure() -> None:
-    with pytest.raises(RuntimeError, match="r2 was not judged"):
+    with pytest.raises(RuntimeError, match="r2 was not judged: no source answered"):
         first_success(_group(0.0, None, 1.0), limit=3)
 
 

@@ -111,7 +111,8 @@ class Dialogue:
             RuntimeError: nobody judged it; it is neither a success nor a failure.
         """
         if attempt.score is None:
-            raise RuntimeError(f"{attempt.rollout.rollout_id} was not judged")
+            why = [item.error for item in attempt.items] or "no source answered"
+            raise RuntimeError(f"{attempt.rollout.rollout_id} was not judged: {why}")
         self.attempts += 1
         self.tokens += len(attempt.rollout.response_ids)
         if attempt.score >= 0.5:

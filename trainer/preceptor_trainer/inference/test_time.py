@@ -127,7 +127,8 @@ def first_success(batch: Collected, *, limit: int) -> int | None:
     """Place of the first success among the first `limit` attempts of a group, from 1."""
     for place, row in enumerate(batch.labelled[:limit], start=1):
         if row.attempt.score is None:
-            raise RuntimeError(f"{row.attempt.rollout.rollout_id} was not judged")
+            why = [item.error for item in row.attempt.items] or "no source answered"
+            raise RuntimeError(f"{row.attempt.rollout.rollout_id} was not judged: {why}")
         if row.attempt.score >= 0.5:
             return place
     return None
