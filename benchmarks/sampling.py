@@ -1,6 +1,6 @@
 """Responses a second of the local sampler, with contexts shared and with a copy for every row.
 
-    python benchmarks/sampling.py --out benchmarks/results/sampling.json
+    python benchmarks/sampling.py            # writes benchmarks/results/sampling.json
 
 The shipped student answers a few prompts many times, as it does in training. Both arms are the same
 sampler with the same random numbers; in one of them every response has its own copy of its prompt's
@@ -28,6 +28,8 @@ from preceptor_trainer.environments.programming_by_example.problems import sampl
 from preceptor_trainer.policy import Policy
 from preceptor_trainer.sampling import LocalSampler, SamplingParams
 from preceptor_trainer.student import STUDENT_DIR
+
+RESULT = Path(__file__).parent / "results" / "sampling.json"
 
 
 class CopyForEveryRow(DecodeCache):
@@ -92,13 +94,13 @@ def times_as_many(rounds: list[dict[str, float]]) -> float:
 
 
 def main() -> None:
-    """Measures, prints and, where asked, writes."""
+    """Measures, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--responses", type=int, default=128, help="to each prompt")
     parser.add_argument("--seconds", type=float, default=40.0, help="for all rounds")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     described = machine()
     result = {
@@ -113,8 +115,7 @@ def main() -> None:
     }
     text = json.dumps(result, indent=1)
     print(text)
-    if options.out is not None:
-        options.out.write_text(text + "\n")
+    options.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":
