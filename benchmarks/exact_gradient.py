@@ -11,7 +11,7 @@ import itertools
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from preceptor_trainer.batch import TrainRollout, collate
+from preceptor_trainer.batch import TrainBatch, TrainRollout, collate
 from preceptor_trainer.enumeration import (
     Floats,
     PrefixTable,
@@ -33,7 +33,9 @@ from preceptor_trainer.enumeration import (
     table_target,
 )
 from preceptor_trainer.head import student_statistics
+from preceptor_trainer.objectives import Advantages
 from preceptor_trainer.objectives.distil import DistIL
+from preceptor_trainer.statistics import StudentStatistics
 
 RESULT = Path(__file__).parent / "results" / "exact_gradient.json"
 SEEDS = range(5)
@@ -41,6 +43,24 @@ EXACT = DistIL(baseline="none")
 FUTURE = DistIL(baseline="none", local=False)
 
 TeacherOf = Callable[[Tokens], Floats]
+
+
+# --- what the trainer does not offer -------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostTimesReturn(DistIL):
+    """The released mathematics variant: the mean of later costs multiplies the cost itself.
+
+    No score function: a local term with other, positive weights.
+    """
+
+    def token_losses(
+        self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
+    ) -> torch.Tensor:
+        """[B, T] cost times one plus the mean of later costs."""
+        local_BT, _ = self.terms(stats, batch, advantages)
+        return local_BT * (1 + advantages.advantage_BT)
 
 
 # --- the objective as stated, in numpy -----------------------------------------------------------
@@ -106,6 +126,7 @@ def exogenous_feedback(
         ),
         "KL-to-go": (DistIL(baseline="none", future="kl"), stated),
         "remaining": (DistIL(baseline="none", normaliser="remaining"), stated),
+        "cost times return": (CostTimesReturn(baseline="none", normaliser="remaining"), stated),
         "local only": (DistIL(future="none"), stated),
     }
     return {

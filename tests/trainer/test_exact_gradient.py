@@ -37,12 +37,22 @@ def test_it_is_also_with_a_stop_token_and_a_truncated_support(measured):
     assert results["exact"][0] < 1e-5
 
 
-@pytest.mark.parametrize("variant", ["remaining", "local only", "KL-to-go"])
+@pytest.mark.parametrize("variant", ["remaining", "cost times return", "local only", "KL-to-go"])
 def test_the_other_forms_are_not_that_gradient(measured, variant):
     _, cosine = measured.exogenous_feedback(0)[variant]
 
     print(f"{variant}: cosine {cosine:.4f}")  # noqa: T201
     assert cosine < 0.9999
+
+
+@pytest.mark.parametrize(
+    ("seed", "cosine"), [(0, 0.853), (1, 0.935), (2, 0.935), (3, 0.969), (4, 0.992)]
+)
+def test_cost_times_return_is_farther_off_than_the_local_term_alone(measured, seed, cosine):
+    results = measured.exogenous_feedback(seed)
+
+    assert results["cost times return"][1] == pytest.approx(cosine, abs=1e-3)
+    assert results["cost times return"][1] < results["local only"][1]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,5 +1,6 @@
 """Stop or continue: which switches of DistIL prefer short responses, on an enumerable toy."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONTINUE, STOP = 0, 1
 TEACHER_STOP = 0.05
-HORIZON = 80
+# Longest response, by how many are in a group: groups of two are many.
+HORIZONS = {1: 80, 2: 20}
 
 
 class StopOrContinue(nn.Module):
@@ -35,18 +37,21 @@ class StopOrContinue(nn.Module):
         return nn.Identity()
 
 
-def settled_stop_probability(objective: DistIL, make_component, make_rollout) -> float:
-    """Descend the expected loss over all lengths until it rests."""
-    lengths = range(1, HORIZON + 1)
+def settled_stop_probability(
+    objective: DistIL, make_component, make_rollout, group_size: int = 1
+) -> float:
+    """Descend the expected loss over all groups of lengths until it rests."""
+    lengths = range(1, HORIZONS[group_size] + 1)
     batch = collate(
         [
             make_rollout(
-                str(n),
+                f"{group}-{place}",
                 [CONTINUE] * (n - 1) + [STOP],
                 [make_component([[CONTINUE, STOP]] * n, [[1 - TEACHER_STOP, TEACHER_STOP]] * n)],
-                group=n,
+                group=group,
             )
-            for n in lengths
+            for group, chosen in enumerate(itertools.product(lengths, repeat=group_size))
+            for place, n in enumerate(chosen)
         ]
     )
     policy = StopOrContinue()
@@ -55,9 +60,11 @@ def settled_stop_probability(objective: DistIL, make_component, make_rollout) ->
         stats = student_statistics(policy, batch, objective.needs)
         (advantages,) = objective.advantages([stats], [batch])
         local, score = objective.terms(stats, batch, advantages)
-        weights = torch.where(batch.response_mask_BT, stats.sampled_logprobs_BT, 0).sum(1).exp()
+        chances = torch.where(batch.response_mask_BT, stats.sampled_logprobs_BT, 0).sum(1).exp()
+        weights = chances.detach().view(-1, group_size).prod(1)
+        loss_per_group = (local + score).sum(1).view(-1, group_size).mean(1)
         optimiser.zero_grad()
-        (weights.detach() * (local + score).sum(1)).sum().backward()
+        (weights * loss_per_group).sum().backward()
         optimiser.step()
     return policy.logits.detach().softmax(0)[STOP].item()
 
@@ -79,3 +86,11 @@ def test_ce_to_go_prefers_short_responses_and_kl_to_go_does_not(
 
     assert settled == pytest.approx(expected, abs=0.01)
     assert np.isfinite(settled)
+
+
+def test_leave_one_out_does_not_change_where_ce_to_go_settles(make_component, make_rollout):
+    settled = settled_stop_probability(
+        DistIL(baseline="loo"), make_component, make_rollout, group_size=2
+    )
+
+    assert settled == pytest.approx(0.35, abs=0.01)

@@ -19,6 +19,25 @@ def test_covariance_form_is_the_slope_of_the_reward_along_a_natural_step(loss):
     assert slope == pytest.approx(float(gain), abs=1e-4)
 
 
+@pytest.mark.parametrize("loss", bandits.LOSSES)
+def test_changes_of_log_probs_are_those_of_a_small_natural_step(loss):
+    (pi, q), step = bandits.REVERSE_FAILS, 1e-6
+    moved = pi * np.exp(-step * bandits.derivative(loss, pi, q))
+
+    slopes = np.log(moved / moved.sum() / pi) / step
+
+    np.testing.assert_allclose(slopes, bandits.natural_velocity(loss, pi, q), atol=1e-4)
+
+
+def test_reverse_kl_raises_the_worst_arm_and_lowers_the_best(found):
+    numbers = found["bandits"].numbers
+
+    step = "A: natural step, reverse KL, log-prob of the"
+    assert numbers[f"{step} worst arm"] == pytest.approx(0.105, abs=5e-4)
+    assert numbers[f"{step} best arm"] == pytest.approx(-0.829, abs=5e-4)
+    assert numbers["A: natural step, forward CE, log-prob of the worst arm"] < 0
+
+
 def test_better_teacher_lowers_the_reward_under_reverse_kl_and_jsd_only(found):
     numbers = found["bandits"].numbers
 
@@ -101,6 +120,20 @@ def test_distil_pushes_towards_stopping_at_equality_unless_entropy_is_subtracted
     assert numbers[f"{push}, CE-to-go"] == pytest.approx(length.expected_push(), rel=1e-4)
     assert 0 < numbers[f"{push}, mean of later CE"] < numbers[f"{push}, CE-to-go"]
     assert numbers[f"{push}, KL-to-go"] == numbers[f"{push}, tokenwise"] == 0
+
+
+def test_leave_one_out_leaves_the_length_bias_where_it_is(found):
+    numbers = found["length"].numbers
+
+    pairs = "DistIL on pairs, h=0, CE-to-go"
+    with_it = numbers[f"{pairs}, leave-one-out: settled stop chance"]
+    assert with_it == numbers[f"{pairs}, no baseline: settled stop chance"]
+    assert with_it == pytest.approx(0.35, abs=2e-3)
+    # it did something: the updates themselves differ
+    variances = [
+        numbers[f"{pairs}, {name}: variance of its update there"] for name in length.BASELINES
+    ]
+    assert variances[1] != pytest.approx(variances[0], rel=0.1)
 
 
 def test_distil_at_the_bayes_teacher_is_the_gradient_of_log_success():

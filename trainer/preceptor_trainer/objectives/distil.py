@@ -13,7 +13,7 @@ exact estimator of this gradient with a leave-one-out baseline.
     DistIL(future="none")                           # local term only: tokenwise forward KL
     DistIL(future="kl")                             # KL-to-go: no charge for the expert's entropy
     DistIL(normaliser="remaining", baseline="none", divide_by="tokens",
-           importance=TruncatedImportance())        # the estimator of the released code
+           importance=TruncatedImportance())        # as released, but on the experts' ids
 
 Caution. The gradient above holds `f` fixed. When feedback is computed from the rollout itself,
 `q_t` depends on later actions through it, and the gradient has all costs in the future term:
@@ -37,8 +37,9 @@ the number of sampled tokens as the released code does (`divide_by="tokens"`, he
 step), makes a ratio estimator, which is the gradient of neither.
 
 Left out on purpose: the student's top-k as support (released; it cannot pull up a token outside
-it), the clamp of costs at zero (they cannot be negative), normalised advantages, and the released
-mathematics variant, whose second term is no score function.
+it; so no switches here are the released estimator in full), the clamp of costs at zero (they cannot
+be negative), normalised advantages, and the released mathematics variant, whose second term is no
+score function.
 """
 
 from collections.abc import Sequence

@@ -55,7 +55,7 @@ def distil_local(trial: Trial) -> RunConfig:
 
 
 def remaining(trial: Trial) -> RunConfig:
-    """The released estimator: mean of later costs, no baseline."""
+    """The released future term, over the expert's ids: mean of later costs, no baseline."""
     return run_of(
         trial,
         objective=DistIL(normaliser="remaining", baseline="none", length_constant=TYPICAL_LENGTH),
@@ -101,7 +101,8 @@ REMAINING: Final = Method(
     sees=_FEEDBACK,
     services=SELF_TEACHER,
     learning_rates=RATES,
-    note="the future term as in the released code: biased, bounded, without a baseline",
+    note="the released future term, over the expert's top k instead of the student's: biased, "
+    "bounded, without a baseline",
 )
 KL_TO_GO: Final = Method(
     name="kl-to-go",

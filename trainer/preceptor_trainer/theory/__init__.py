@@ -11,4 +11,5 @@ Statements about the objective itself run the trainer's own `DistIL`, not a seco
     length        why costs-to-go prefer short responses
     likelihood    cross-entropy to the Bayes teacher as a bound on success, and Pass@N
     feedback      feedback that is given, and feedback that the rollout caused
+    truncation    an expert's top k ids instead of its whole distribution
 """

@@ -39,6 +39,12 @@ def derivative(loss: Loss, pi: Floats, q: Floats) -> Floats:
     return 0.5 * np.log(2 * pi / (pi + q))
 
 
+def natural_velocity(loss: Loss, pi: Floats, q: Floats) -> Floats:
+    """[..., A] first-order change of the log-probs along the natural gradient."""
+    w = derivative(loss, pi, q)
+    return (pi * w).sum(-1, keepdims=True) - w
+
+
 def natural_gain(loss: Loss, pi: Floats, q: Floats, reward: Floats) -> Floats:
     """[...] first-order change of the reward along the natural gradient."""
     centred = reward - (pi * reward).sum(-1, keepdims=True)
@@ -101,6 +107,9 @@ def finding() -> Finding:
         for loss in LOSSES:
             numbers[f"{name}: natural step, {loss}"] = float(natural_gain(loss, pi, q, REWARD))
             numbers[f"{name}: logit step, {loss}"] = float(logit_gain(loss, pi, q, REWARD))
+            velocity = natural_velocity(loss, pi, q)
+            for arm, change in (("best", velocity[0]), ("worst", velocity[-1])):
+                numbers[f"{name}: natural step, {loss}, log-prob of the {arm} arm"] = float(change)
         numbers[f"{name}: logit step, the trainer's DistIL"] = objective_gain(pi, q, REWARD)
     lines = {loss: descent(loss, *REVERSE_FAILS, REWARD) for loss in LOSSES}
     for loss in LOSSES:

@@ -20,6 +20,7 @@ from preceptor_trainer.theory import (
     improvement,
     length,
     likelihood,
+    truncation,
     two_step,
 )
 from preceptor_trainer.theory.finding import Chart, Finding
@@ -31,6 +32,7 @@ MODULES = {
     "length": length,
     "likelihood": likelihood,
     "feedback": feedback,
+    "truncation": truncation,
 }
 STYLES = ("-", "--", "-.", ":")
 

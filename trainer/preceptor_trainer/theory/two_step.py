@@ -30,7 +30,7 @@ from preceptor_trainer.theory.finding import Chart, Finding
 WORLD: Final = TinyWorld(num_tokens=4, horizon=2)
 NEVER: Final = -40.0  # the first decision has two options, the world's alphabet four
 LEFT, RIGHT = 1, 2  # prefixes after the first decision
-STEPS, RATE = 800, 2.0
+STEPS, RATE = 400, 2.0
 Future = Literal["none", "ce", "kl"]
 RULES: Final[dict[str, Future]] = {"tokenwise": "none", "CE-to-go": "ce", "KL-to-go": "kl"}
 
