@@ -127,7 +127,8 @@ def test_leave_one_out_leaves_the_length_bias_where_it_is(found):
 
     pairs = "DistIL on pairs, h=0, CE-to-go"
     with_it = numbers[f"{pairs}, leave-one-out: settled stop chance"]
-    assert with_it == numbers[f"{pairs}, no baseline: settled stop chance"]
+    without = numbers[f"{pairs}, no baseline: settled stop chance"]
+    assert with_it == pytest.approx(without, abs=1e-4)
     assert with_it == pytest.approx(0.35, abs=2e-3)
     # it did something: the updates themselves differ
     variances = [
