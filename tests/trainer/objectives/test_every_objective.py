@@ -39,6 +39,7 @@ from preceptor_trainer.objectives.gkd import GKD
 from preceptor_trainer.objectives.grpo import GRPO
 from preceptor_trainer.objectives.hybrid import Hybrid
 from preceptor_trainer.objectives.kdrl import KDRL
+from preceptor_trainer.objectives.metrics import Mean
 from preceptor_trainer.objectives.on_policy_distillation import OnPolicyDistillation
 from preceptor_trainer.objectives.opsd import OPSD
 from preceptor_trainer.objectives.sdpo import SDPO
@@ -522,37 +523,116 @@ def test_without_a_teacher_only_the_other_part_of_a_mixed_objective_is_left(name
     assert (losses[1] != share * expected[1]).all()
 
 
-# TRRD takes a token without a teacher out of its loss and of its count alike: a mean over what was
-# asked, not an estimate of the sum over all.
-@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"TRRD"}))
-def test_positions_drawn_at_random_leave_the_expected_gradient_as_it_is(name):
-    objective = OBJECTIVES[name]
+# Every division that each objective has; DistIL's are two.
+DIVIDED = [
+    (name, divide_by)
+    for name, objective in OBJECTIVES.items()
+    for divide_by in ("tokens", "responses", "rollouts")
+    if not (isinstance(objective, DistIL) and divide_by == "responses")
+]
+CHANCES = np.array([0.5, 0.25], np.float32)
+
+
+@pytest.mark.parametrize(("name", "divide_by"), DIVIDED)
+def test_positions_drawn_at_random_leave_the_expected_gradient_as_it_is(name, divide_by):
+    objective = replace(OBJECTIVES[name], divide_by=divide_by)
     if isinstance(objective, DistIL):
         # Who may be whose baseline depends on what was drawn.
         objective = replace(objective, baseline="none")
-    logits, teacher = WORLD.random_logits(3), WORLD.random_teacher(4)
-    drawn, asked = (
+    logits = WORLD.random_logits(3)
+    drawn, asked = two_rewarded(name, logits)
+
+    expected = np.zeros_like(logits)
+    for probability, rollout in draws(drawn):
+        expected += probability * gradient_of_step(objective, logits, [rollout, asked])
+
+    everywhere = gradient_of_step(objective, logits, [drawn, asked])
+    assert np.abs(everywhere).max() > 1e-3
+    np.testing.assert_allclose(expected, everywhere, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("on-policy distillation", "reverse_kl"),
+        ("on-policy distillation", "token_loss"),
+        ("offline distillation", "token_loss"),
+        ("TRRD", "clipped"),
+        ("TRRD", "beyond_teacher_bound"),
+        ("TRRD", "token_loss"),
+    ],
+)
+def test_metrics_of_drawn_positions_have_the_expected_sums_and_counts_of_all(name, metric):
+    logits = WORLD.random_logits(3)
+    drawn, asked = two_rewarded(name, logits)
+
+    expected = np.zeros(2)
+    for probability, rollout in draws(drawn):
+        expected += probability * metric_of_step(name, metric, logits, [rollout, asked])
+
+    everywhere = metric_of_step(name, metric, logits, [drawn, asked])
+    assert everywhere[0] != 0
+    assert everywhere[1] == 4
+    np.testing.assert_allclose(expected, everywhere, atol=1e-6)
+
+
+# Their loss is of what an expert said alone, and so is their count.
+COUNT_WHAT_WAS_SAID = ("on-policy distillation", "offline distillation", "TRRD")
+
+
+@pytest.mark.parametrize("name", COUNT_WHAT_WAS_SAID)
+def test_a_response_of_which_no_position_was_drawn_is_counted_and_compared_all_the_same(name):
+    objective, logits = OBJECTIVES[name], WORLD.random_logits(3)
+    drawn, asked = two_rewarded(name, logits)
+    untold = replace(drawn, target=None, inclusion_probability=CHANCES)
+
+    gradient = gradient_of_step(objective, logits, [untold, asked])
+
+    # The other row's share of the step with everything asked: the rest is exactly zero.
+    share = gradient_of_row(objective, logits, [drawn, asked], 1)
+    assert (share != 0).any()
+    np.testing.assert_array_equal(gradient, share)
+
+
+@pytest.mark.parametrize("lacks", ["label", "own log-prob"])
+@pytest.mark.parametrize("name", COUNT_WHAT_WAS_SAID)
+def test_a_token_without_an_answer_is_counted_only_where_the_draw_left_it_out(name, lacks):
+    objective, logits = replace(OBJECTIVES[name], divide_by="tokens"), WORLD.random_logits(3)
+    silent, asked = two_rewarded(name, logits)
+    silent = without(silent, lacks)
+    drawn = replace(silent, inclusion_probability=np.array([0.5, 1], np.float32))
+    missing = lacks == "label" or name != "offline distillation"
+
+    counts = [objective.denominator([collate([row, asked])]) for row in (silent, drawn)]
+
+    assert counts == [3 if missing else 4, 4]
+
+
+def two_rewarded(name: str, logits: Floats) -> list[TrainRollout]:
+    """Two responses with unequal rewards, asked everywhere."""
+    return [
         make_rollout(
-            objective,
+            OBJECTIVES[name],
             str(i),
             y,
             logits=logits,
-            teacher=teacher,
+            teacher=WORLD.random_teacher(4),
             reward=i,
             num_ids=NUM_IDS.get(name),
         )
         for i, y in enumerate([(2, 0), (1, 2)])
-    )
-    chances = np.array([0.5, 0.25], np.float32)
+    ]
 
-    expected = np.zeros_like(logits)
-    for draw in itertools.product([True, False], repeat=2):
-        probability = np.where(draw, chances, 1 - chances).prod()
-        rollout = replace(only_at(drawn, np.array(draw)), inclusion_probability=chances)
-        expected += probability * gradient_of_sum(objective, logits, [rollout, asked])
 
-    everywhere = gradient_of_sum(objective, logits, [drawn, asked])
-    np.testing.assert_allclose(expected, everywhere, atol=1e-6)
+def draws(rollout: TrainRollout) -> list[tuple[float, TrainRollout]]:
+    """Every outcome of asking at drawn positions, with its probability."""
+    return [
+        (
+            np.where(asked, CHANCES, 1 - CHANCES).prod(),
+            replace(only_at(rollout, np.array(asked)), inclusion_probability=CHANCES),
+        )
+        for asked in itertools.product([True, False], repeat=2)
+    ]
 
 
 def only_at(rollout: TrainRollout, asked_T: np.ndarray) -> TrainRollout:
@@ -566,14 +646,38 @@ def only_at(rollout: TrainRollout, asked_T: np.ndarray) -> TrainRollout:
     return replace(rollout, target=replace(rollout.target, components=(component,)))
 
 
-def gradient_of_sum(objective: Objective, logits: Floats, rollouts: list[TrainRollout]) -> Floats:
-    """[P, V] gradient of the undivided token losses of a step."""
+def gradient_of_step(objective: Objective, logits: Floats, rollouts: list[TrainRollout]) -> Floats:
+    """[P, V] gradient of the divided loss of a step."""
     policy = PrefixTable(torch.tensor(logits))
+    loss, _ = loss_of_step(objective, policy, rollouts)
+    loss.backward()
+    return policy.logits.grad.numpy()
+
+
+def gradient_of_row(
+    objective: Objective, logits: Floats, rollouts: list[TrainRollout], row: int
+) -> Floats:
+    """[P, V] what one row adds to the gradient of a step."""
+    policy = PrefixTable(torch.tensor(np.stack([logits] * len(rollouts))))
+    loss, _ = loss_of_step(objective, policy, rollouts)
+    loss.backward()
+    return policy.logits.grad[row].numpy()
+
+
+def metric_of_step(name: str, metric: str, logits: Floats, rollouts: list[TrainRollout]) -> Floats:
+    """Sum and count of one metric."""
+    _, metrics = loss_of_step(OBJECTIVES[name], PrefixTable(torch.tensor(logits)), rollouts)
+    return np.array([float(metrics[metric].total), float(metrics[metric].count)])
+
+
+def loss_of_step(
+    objective: Objective, policy: PrefixTable, rollouts: list[TrainRollout]
+) -> tuple[torch.Tensor, dict[str, Mean]]:
+    """The divided loss of a step in one batch, and its metrics."""
     batch = collate(rollouts)
     stats = student_statistics(policy, batch, objective.needs)
     (advantages,) = objective.advantages([stats], [batch])
-    objective.token_losses(stats, batch, advantages).sum().backward()
-    return policy.logits.grad.numpy()
+    return objective(stats, batch, advantages, objective.denominator([batch]))
 
 
 @every_objective

@@ -31,6 +31,21 @@ def mean_over(values: Tensor, mask: Tensor) -> Mean:
     return Mean(total=total, count=mask.sum())
 
 
+def mean_over_drawn(values_BT: Tensor, known_BT: Tensor, inclusion_BT: Tensor) -> Mean:
+    """The mean over all positions as the drawn ones estimate it: each over its chance.
+
+    Args:
+        values_BT: anything where unknown.
+        known_BT: bool, positions that were asked.
+        inclusion_BT: the chance of that.
+
+    Returns:
+        `mean_over(values_BT, known_BT)` where every position was asked.
+    """
+    total = torch.where(known_BT, values_BT.detach() / inclusion_BT, 0.0).sum()
+    return Mean(total=total, count=torch.where(known_BT, 1 / inclusion_BT, 0.0).sum())
+
+
 def batch_metrics(stats: StudentStatistics, batch: TrainBatch) -> dict[str, Mean]:
     """What a rollout batch looks like, whatever the objective.
 

@@ -30,9 +30,9 @@ from preceptor_trainer.objectives.checks import (
     require_policy_samples,
 )
 from preceptor_trainer.objectives.importance import TruncatedImportance
-from preceptor_trainer.objectives.metrics import Mean, mean_over
+from preceptor_trainer.objectives.metrics import Mean, mean_over_drawn
 from preceptor_trainer.objectives.sampled_tokens import anchors, expert_logprobs, sampled
-from preceptor_trainer.objectives.token_objective import TokenObjective
+from preceptor_trainer.objectives.token_objective import TokenObjective, could_be_known
 from preceptor_trainer.statistics import StudentStatistics
 
 
@@ -63,8 +63,8 @@ class OnPolicyDistillation(TokenObjective):
             require_policy_samples(plan, "set importance=TruncatedImportance()")
 
     def counted(self, batch: TrainBatch) -> Tensor:
-        """Sampled tokens that some expert scored."""
-        return sampled(batch) & expert_logprobs(batch)[1]
+        """Sampled tokens that some expert scored, or had a chance to score."""
+        return sampled(batch) & could_be_known(batch, expert_logprobs(batch)[1])
 
     def advantages(
         self, statistics: Sequence[StudentStatistics], batches: Sequence[TrainBatch]
@@ -87,13 +87,13 @@ class OnPolicyDistillation(TokenObjective):
             loss_BT = loss_BT * self.importance.score_weights(
                 stats.sampled_logprobs_BT, advantages.old_logprobs_BT, batch
             )
-        return torch.where(self.counted(batch), loss_BT, 0.0)
+        return torch.where(_scored(batch), loss_BT, 0.0)
 
     def metrics(
         self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
     ) -> dict[str, Mean]:
         """The reverse KL as the samples estimate it."""
-        reverse_kl = mean_over(-advantages.advantage_BT, self.counted(batch))
+        reverse_kl = mean_over_drawn(-advantages.advantage_BT, _scored(batch), batch.inclusion_BT)
         return super().metrics(stats, batch, advantages) | {"reverse_kl": reverse_kl}
 
     def _log_ratio(self, stats: StudentStatistics, batch: TrainBatch) -> Tensor:
@@ -101,4 +101,9 @@ class OnPolicyDistillation(TokenObjective):
         ratio_BT = expert_BT - stats.sampled_logprobs_BT
         if self.max_log_ratio is not None:
             ratio_BT = ratio_BT.clamp(-self.max_log_ratio, self.max_log_ratio)
-        return torch.where(self.counted(batch), ratio_BT, 0.0)
+        return torch.where(_scored(batch), ratio_BT, 0.0)
+
+
+def _scored(batch: TrainBatch) -> Tensor:
+    """[B, T] bool: sampled tokens whose log-prob under some expert is known."""
+    return sampled(batch) & expert_logprobs(batch)[1]

@@ -27,7 +27,7 @@ from preceptor_trainer.objectives.checks import (
     require_given_answers,
     within_0_1,
 )
-from preceptor_trainer.objectives.token_objective import TokenObjective
+from preceptor_trainer.objectives.token_objective import TokenObjective, could_be_known
 from preceptor_trainer.statistics import Needs, StudentStatistics
 
 
@@ -58,9 +58,9 @@ class SFT(TokenObjective):
             require_experts(plan)
 
     def counted(self, batch: TrainBatch) -> Tensor:
-        """Tokens of given responses; only labelled ones where the loss is all soft."""
+        """Tokens of given responses; if all is soft, those labelled or with a chance to be."""
         given_BT = batch.owned_BT & batch.given_B[:, None]
-        return given_BT & batch.labelled_BT if self.soft == 1 else given_BT
+        return given_BT & could_be_known(batch, batch.labelled_BT) if self.soft == 1 else given_BT
 
     def token_losses(
         self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages

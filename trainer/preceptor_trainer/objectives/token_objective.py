@@ -120,3 +120,18 @@ class TokenObjective(ABC):
 def taught(batch: TrainBatch) -> Tensor:
     """[B, T] bool: own tokens of rollouts with a teacher, the count of what experts teach."""
     return batch.owned_BT & batch.has_teacher_B[:, None]
+
+
+def could_be_known(batch: TrainBatch, known_BT: Tensor) -> Tensor:
+    """Tokens that an expert told something about, or that were left out by chance alone.
+
+    A count must not depend on the draw that the losses are divided by the chance of.
+
+    Args:
+        batch: says with which chance a position was asked; below 1, it might not have been.
+        known_BT: bool, where some expert told what the objective learns from.
+
+    Returns:
+        [B, T] bool; `known_BT` itself where every position was asked.
+    """
+    return known_BT | (batch.owned_BT & (batch.inclusion_BT < 1))

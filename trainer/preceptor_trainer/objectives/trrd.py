@@ -17,10 +17,18 @@ zero outside the bound. And at the first step the ratio is not 1 but `(pi/q)^(1 
 
 A token whose teacher log-prob is unknown takes no part; a rollout without a teacher is left out,
 also of its group's mean.
+
+An expert that is asked at drawn positions only: the bounds hold for the ratio, and the clipped term
+is then divided by the chance of its position. All that had a chance is counted, and a rollout's
+reward is in its group's mean whatever was drawn of it. In expectation the gradient is then that
+with all positions asked; the term of one drawn token is larger than the bounds say, by the inverse
+of its chance. Of several experts that draw apart it is not the expectation: the ratio is taken to
+those that were asked, and it is not linear in them.
 """
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from preceptor_trainer.batch import TrainBatch
@@ -34,8 +42,9 @@ from preceptor_trainer.objectives.checks import (
 )
 from preceptor_trainer.objectives.clipping import Clip
 from preceptor_trainer.objectives.grpo import GRPO
-from preceptor_trainer.objectives.metrics import Mean, mean_over
+from preceptor_trainer.objectives.metrics import Mean, mean_over_drawn
 from preceptor_trainer.objectives.sampled_tokens import expert_logprobs
+from preceptor_trainer.objectives.token_objective import could_be_known
 from preceptor_trainer.statistics import StudentStatistics
 
 
@@ -67,8 +76,8 @@ class TRRD(GRPO):
         require_distributions(plan, "TRRD")
 
     def counted(self, batch: TrainBatch) -> Tensor:
-        """Sampled tokens that have a reward and a teacher's log-prob."""
-        return super().counted(batch) & expert_logprobs(batch)[1]
+        """Sampled tokens that have a reward and a teacher's log-prob, or had a chance of one."""
+        return super().counted(batch) & could_be_known(batch, expert_logprobs(batch)[1])
 
     def log_ratio(
         self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
@@ -79,10 +88,25 @@ class TRRD(GRPO):
         bounded_BT = to_expert_BT.clamp(-self.max_log_ratio, self.max_log_ratio)
         return self.alpha * to_old_BT + (1 - self.alpha) * bounded_BT
 
+    def token_losses(
+        self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
+    ) -> Tensor:
+        """Minus the clipped surrogate where the teacher is known, over the chance that it is."""
+        loss_BT = super().token_losses(stats, batch, advantages) / batch.inclusion_BT
+        return torch.where(expert_logprobs(batch)[1], loss_BT, 0.0)
+
     def metrics(
         self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
     ) -> dict[str, Mean]:
-        """How much of the teacher's log-ratio is beyond its bound."""
-        gap_BT = (stats.sampled_logprobs_BT - expert_logprobs(batch)[0]).abs()
-        beyond = mean_over((gap_BT > self.max_log_ratio).float(), self.counted(batch))
-        return super().metrics(stats, batch, advantages) | {"beyond_teacher_bound": beyond}
+        """How much is clipped, and how much of the teacher's log-ratio is beyond its bound."""
+        expert_BT, told_BT = expert_logprobs(batch)
+        known_BT = self.counted(batch) & told_BT
+        log_ratio_BT = self.log_ratio(stats, batch, advantages)
+        clipped_BT = self.clip.clipped(log_ratio_BT, advantages.advantage_BT)
+        beyond_BT = (stats.sampled_logprobs_BT - expert_BT).abs() > self.max_log_ratio
+        return super().metrics(stats, batch, advantages) | {
+            "clipped": mean_over_drawn(clipped_BT.float(), known_BT, batch.inclusion_BT),
+            "beyond_teacher_bound": mean_over_drawn(
+                beyond_BT.float(), known_BT, batch.inclusion_BT
+            ),
+        }
