@@ -19,6 +19,7 @@ def rates() -> BaseRates:
         problems_seed=5,
         problem_ids=tuple(problem.id for problem in problems),
         successes_P=(0, 90, 0),
+        attempts_P=(128, 128, 128),
         num_samples=128,
         samples_seed=0,
         student_sha256=student_sha256(STUDENT_DIR),

@@ -9,7 +9,7 @@ from preceptor_clients.http import GatewayClient
 from preceptor_trainer.compare.services import self_teacher, write_deployment
 from preceptor_trainer.deployment import LocalDeployment
 from preceptor_trainer.environments.programming_by_example.problems import sample_problems
-from preceptor_trainer.inference.base_rates import measure_base_rates
+from preceptor_trainer.inference.base_rates import LEAST_SAMPLES, LOOK, measure_base_rates
 from preceptor_trainer.inference.experiment import Bench, Experiment, read_trajectories
 from preceptor_trainer.inference.session import Session
 from preceptor_trainer.inference.test_time import SelfDistillation
@@ -67,3 +67,29 @@ async def test_base_rates_count_successes_of_every_problem(services):
 
     assert rates.problems() == problems
     assert all(0 <= count <= 4 for count in rates.successes_P)
+    assert rates.attempts_P == (4, 4)
+
+
+async def test_problems_that_left_the_tail_in_the_first_look_get_no_second(services):
+    _, deployment = services
+    problems = sample_problems("train", count=3, seed=4)
+
+    async with GatewayClient(deployment.gateway_url, deployment.key) as gateway:
+        rates = await measure_base_rates(
+            Session(gateway, run="tail", model=STUDENT_DIR),
+            split="train",
+            problems=problems,
+            problems_seed=4,
+            num_samples=LEAST_SAMPLES,
+            samples_seed=1,
+            console=Console(quiet=True),
+        )
+
+    looked = [
+        count for count, n in zip(rates.successes_P, rates.attempts_P, strict=True) if n == LOOK
+    ]
+    assert looked
+    assert all(looked), "one that may be in the tail was given up"
+    tail = {problem.id for problem in rates.hard_tail()}
+    whole = dict(zip(rates.problem_ids, rates.attempts_P, strict=True))
+    assert all(whole[problem] == LEAST_SAMPLES for problem in tail)

@@ -1,5 +1,8 @@
 """How often the student solves each of many problems, and what follows: the hard tail.
 
+A problem that cannot come into the tail any more is not attempted further: most are solved within a
+few attempts, and the tail is a few in a hundred.
+
 Chosen by a look at outcomes, the tail looks harder than it is: whoever is measured on it is
 measured on fresh samples. It is a function of the student's base rates alone, not of which method
 solves what.
@@ -12,8 +15,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from preceptor_trainer.compare.statistics import from_counts
@@ -23,10 +28,16 @@ from preceptor_trainer.environments.programming_by_example.problems import Probl
 from preceptor_trainer.evaluation import pass_at_k
 from preceptor_trainer.held_out import evaluate
 from preceptor_trainer.inference.session import Session
+from preceptor_trainer.seeding import derived_seed
 
 BASE_RATES: Final = "base_rates.json"
 LEAST_SAMPLES: Final = 128
 """A hard tail is chosen by at least so many samples of each problem."""
+LOOK: Final = 32
+"""Attempts at every problem, before those that may be in the tail get the rest."""
+TAIL_K: Final = 64
+TAIL_BELOW: Final = 0.5
+"""The tail: problems whose estimated pass@`TAIL_K` is below this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +48,8 @@ class BaseRates:
     problems_seed: int
     problem_ids: tuple[str, ...]
     successes_P: tuple[int, ...]
+    attempts_P: tuple[int, ...]
+    """`num_samples`, or `LOOK` where the successes among them were too many for the tail."""
     num_samples: int
     samples_seed: int
     student_sha256: str
@@ -64,8 +77,8 @@ class BaseRates:
                 f"{folder}; measure them again"
             )
 
-    def hard_tail(self, *, k: int = 64, below: float = 0.5) -> list[Problem]:
-        """Problems whose estimated pass@k is below a bound.
+    def hard_tail(self) -> list[Problem]:
+        """Problems whose pass@`TAIL_K`, estimated from `num_samples`, is below `TAIL_BELOW`.
 
         Raises:
             ValueError: there were fewer than `LEAST_SAMPLES` samples of each.
@@ -75,8 +88,8 @@ class BaseRates:
                 f"num_samples: {self.num_samples} are too few to choose a hard tail; "
                 f"take at least {LEAST_SAMPLES}"
             )
-        estimates = pass_at_k(from_counts(self.successes_P, self.num_samples), k)
-        return [p for p, e in zip(self.problems(), estimates, strict=True) if e < below]
+        possible = in_tail(self.successes_P, self.num_samples)
+        return [problem for problem, is_in in zip(self.problems(), possible, strict=True) if is_in]
 
     def save(self, path: Path) -> None:
         """Writes them as JSON."""
@@ -102,6 +115,7 @@ def load_base_rates(path: Path, *, split: Split) -> BaseRates:
         **value,
         "problem_ids": tuple(value["problem_ids"]),
         "successes_P": tuple(value["successes_P"]),
+        "attempts_P": tuple(value["attempts_P"]),
     }
     return BaseRates(**fields)
 
@@ -116,29 +130,53 @@ async def measure_base_rates(
     samples_seed: int,
     console: Console,
 ) -> BaseRates:
-    """Samples every problem and has the attempts graded by the executor."""
+    """Has attempts at every problem graded by the executor, in two looks.
 
-    def show(done: int, total: int) -> None:
-        console.print(f"base rates: {done}/{total} problems", highlight=False)
+    A success more never lowers an estimate, so a problem whose successes in the first look already
+    lift it out of the tail stays out, whatever the other attempts would bring.
+    """
 
-    outcome = await evaluate(
-        EvaluationConfig(problems=problems, num_samples=num_samples, ks=(1,), batch_problems=16),
-        session.stage,
-        session.asker,
-        # Part of the rollouts' names, which must not meet those of another measurement.
-        weights=f"base-rates/{split}-{problems_seed}-{num_samples}/{samples_seed}",
-        seed=samples_seed,
-        on_progress=show,
-    )
+    async def look(some: Sequence[Problem], samples: int, what: str) -> NDArray[np.int64]:
+        def show(done: int, total: int) -> None:
+            console.print(f"{what}: {done}/{total} problems", highlight=False)
+
+        outcome = await evaluate(
+            EvaluationConfig(problems=some, num_samples=samples, ks=(1,), batch_problems=16),
+            session.stage,
+            session.asker,
+            # Part of the rollouts' names, which must not meet those of another measurement.
+            weights=f"base-rates/{split}-{problems_seed}-{len(some)}x{samples}/{samples_seed}",
+            seed=derived_seed(samples_seed, samples),
+            on_progress=show,
+        )
+        return outcome.successes_PN.sum(1)
+
+    first = min(LOOK, num_samples)
+    successes_P = await look(problems, first, f"base rates, {first} attempts")
+    attempts_P = np.full(len(problems), first)
+    left = np.flatnonzero(in_tail(successes_P.tolist(), num_samples))
+    if num_samples > first and len(left):
+        rest = num_samples - first
+        some = [problems[i] for i in left]
+        successes_P[left] += await look(some, rest, f"base rates, the other {rest} attempts")
+        attempts_P[left] = num_samples
     return BaseRates(
         split=split,
         problems_seed=problems_seed,
-        problem_ids=outcome.problem_ids,
-        successes_P=tuple(cast("list[int]", outcome.successes_PN.sum(1).tolist())),
+        problem_ids=tuple(problem.id for problem in problems),
+        successes_P=tuple(successes_P.tolist()),
+        attempts_P=tuple(attempts_P.tolist()),
         num_samples=num_samples,
         samples_seed=samples_seed,
         student_sha256=student_sha256(session.policy.folder),
     )
+
+
+def in_tail(successes_P: Sequence[int], num_samples: int) -> NDArray[np.bool_]:
+    """[P] bool: which would be in the tail if all other of `num_samples` attempts failed."""
+    if num_samples < TAIL_K:
+        return np.ones(len(successes_P), np.bool_)
+    return pass_at_k(from_counts(successes_P, num_samples), TAIL_K) < TAIL_BELOW
 
 
 def student_sha256(folder: Path) -> str:

@@ -53,8 +53,10 @@ SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "held_out")
 def base_rates_command(
     out: Out = Path("runs/solve"),
     split: Annotated[str, typer.Option(help="train, validation or held_out.")] = "held_out",
-    problems: Annotated[int, typer.Option(min=1, help="Problems of it.")] = 200,
-    samples: Annotated[int, typer.Option(min=1, help="Attempts at each.")] = LEAST_SAMPLES,
+    problems: Annotated[int, typer.Option(min=1, help="Problems of it.")] = 800,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Attempts at each that may be in the tail.")
+    ] = LEAST_SAMPLES,
     seed: Annotated[int, typer.Option(help="Decides the problems.")] = 7,
 ) -> None:
     """Measures how often the student solves each problem: who is in the hard tail."""
@@ -71,8 +73,8 @@ def base_rates_command(
             console=console,
         )
         rates.save(out / BASE_RATES)
-        never = sum(count == 0 for count in rates.successes_P)
-        console.print(f"never solved: {never} of {problems}; {out / BASE_RATES}", soft_wrap=True)
+        tail = f"{len(rates.hard_tail())} of" if samples >= LEAST_SAMPLES else "too few attempts at"
+        console.print(f"hard tail: {tail} {problems}; {out / BASE_RATES}", soft_wrap=True)
 
     _with_services(out, console, measure)
 
