@@ -560,6 +560,10 @@ def test_positions_drawn_at_random_leave_the_expected_gradient_as_it_is(name, di
         ("TRRD", "clipped"),
         ("TRRD", "beyond_teacher_bound"),
         ("TRRD", "token_loss"),
+        ("SDPO, reverse", "divergence"),
+        ("OPSD", "divergence"),
+        ("GKD", "divergence"),
+        ("KDRL", "k2"),
     ],
 )
 def test_metrics_of_drawn_positions_have_the_expected_sums_and_counts_of_all(name, metric):

@@ -38,6 +38,7 @@ from preceptor_trainer.objectives.checks import (
     require_experts,
     within_0_1,
 )
+from preceptor_trainer.objectives.metrics import Mean, mean_over_drawn
 from preceptor_trainer.statistics import ABSENT, MIN_TAIL, Needs, StudentStatistics, log_tail_mass
 
 SupportOf: TypeAlias = Literal["expert", "student"]
@@ -110,6 +111,11 @@ class Divergence:
         per_expert_BTE = torch.where(present_BTEI, terms_BTEI, 0.0).sum(-1)
         divergence_BT = (batch.targets.weight_BTE * per_expert_BTE).sum(-1) / batch.inclusion_BT
         return torch.where(batch.labelled_BT, divergence_BT, 0.0)
+
+    def mean(self, stats: StudentStatistics, batch: TrainBatch) -> Mean:
+        """The mean over all positions as those that were asked estimate it, in nats."""
+        undivided_BT = self(stats, batch) * batch.inclusion_BT
+        return mean_over_drawn(undivided_BT, batch.labelled_BT, batch.inclusion_BT)
 
     def _support(
         self, stats: StudentStatistics, batch: TrainBatch

@@ -20,7 +20,7 @@ from torch import Tensor
 from preceptor_trainer.batch import TrainBatch
 from preceptor_trainer.objectives import Advantages, Plan
 from preceptor_trainer.objectives.divergences import Divergence
-from preceptor_trainer.objectives.metrics import Mean, mean_over
+from preceptor_trainer.objectives.metrics import Mean
 from preceptor_trainer.objectives.token_objective import TokenObjective, taught
 from preceptor_trainer.statistics import Needs, StudentStatistics
 
@@ -56,5 +56,5 @@ class GKD(TokenObjective):
     ) -> dict[str, Mean]:
         """The divergence at labelled positions."""
         metrics = super().metrics(stats, batch, advantages)
-        metrics["divergence"] = mean_over(self.divergence(stats, batch), batch.labelled_BT)
+        metrics["divergence"] = self.divergence.mean(stats, batch)
         return metrics

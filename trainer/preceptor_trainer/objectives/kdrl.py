@@ -28,7 +28,7 @@ from preceptor_trainer.objectives.checks import (
     require_own_logprobs,
 )
 from preceptor_trainer.objectives.grpo import GRPO
-from preceptor_trainer.objectives.metrics import Mean, mean_over
+from preceptor_trainer.objectives.metrics import Mean, mean_over_drawn
 from preceptor_trainer.objectives.sampled_tokens import expert_logprobs
 from preceptor_trainer.statistics import StudentStatistics
 
@@ -75,7 +75,7 @@ class KDRL(GRPO):
     ) -> dict[str, Mean]:
         """The divergence as k2 values it."""
         known_BT = self.counted(batch) & expert_logprobs(batch)[1]
-        k2 = mean_over(self._k2(stats, batch), known_BT)
+        k2 = mean_over_drawn(self._k2(stats, batch), known_BT, batch.inclusion_BT)
         return super().metrics(stats, batch, advantages) | {"k2": k2}
 
     def _k2(self, stats: StudentStatistics, batch: TrainBatch) -> Tensor:

@@ -43,7 +43,7 @@ from preceptor_trainer.objectives.checks import (
 )
 from preceptor_trainer.objectives.divergences import Divergence
 from preceptor_trainer.objectives.importance import TruncatedImportance
-from preceptor_trainer.objectives.metrics import Mean, mean_over
+from preceptor_trainer.objectives.metrics import Mean
 from preceptor_trainer.objectives.sampled_tokens import reverse_kl_score
 from preceptor_trainer.objectives.token_objective import TokenObjective, taught
 from preceptor_trainer.statistics import Needs, StudentStatistics
@@ -111,5 +111,5 @@ class SDPO(TokenObjective):
         """The divergence at labelled positions."""
         metrics = super().metrics(stats, batch, advantages)
         if self.form == "distribution":
-            metrics["divergence"] = mean_over(self.divergence(stats, batch), batch.labelled_BT)
+            metrics["divergence"] = self.divergence.mean(stats, batch)
         return metrics
