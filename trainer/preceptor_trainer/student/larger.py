@@ -29,7 +29,7 @@ from preceptor_trainer.student.architecture import NUM_LAYERS, make_model
 from preceptor_trainer.student.corpus import PLAIN_ONLY
 from preceptor_trainer.student.pretrain import PretrainConfig, made_before, pretrain
 
-LARGER = PretrainConfig(
+FIRST = PretrainConfig(
     steps=2400,
     learning_rate=2e-3,
     decay_share=0.85,
@@ -40,6 +40,8 @@ LARGER = PretrainConfig(
     compiled=True,
 )
 """On text that the student has not seen, and prompts as the larger model will read them."""
+AGAIN = replace(FIRST, steps=1200, learning_rate=1.5e-3, decay_share=1.0, seed=3)
+"""A second cycle of the rate on fresh text: the first one's loss was still falling at its end."""
 
 WEIGHTS = "model.safetensors"
 LAST_NORM = "model.norm.weight"
@@ -84,12 +86,20 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder for what is made on the way.")] = Path(
         "runs/larger/work"
     ),
-    steps: Annotated[int, typer.Option(help="Steps on clean text.")] = LARGER.steps,
+    steps: Annotated[int, typer.Option(help="Steps on clean text.")] = FIRST.steps,
+    again_steps: Annotated[int, typer.Option(help="Steps of a second cycle.")] = AGAIN.steps,
 ) -> None:
-    """Makes the larger model out of the shipped student."""
+    """Makes the larger model out of the shipped student; what stands finished is used again."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    pretrain(replace(LARGER, steps=steps), work, partial(grown, STUDENT_DIR))
-    save_sharpened(work, out)
+    first, again = work / "first", work / "again"
+    if not (first / WEIGHTS).exists():
+        pretrain(replace(FIRST, steps=steps), first, partial(grown, STUDENT_DIR))
+    pretrain(
+        replace(AGAIN, steps=again_steps),
+        again,
+        partial(made_before, first, num_layers=2 * NUM_LAYERS),
+    )
+    save_sharpened(again, out)
 
 
 if __name__ == "__main__":

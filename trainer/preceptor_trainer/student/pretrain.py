@@ -32,7 +32,12 @@ from torch.nn import functional
 from transformers import AttentionInterface, Qwen3ForCausalLM
 
 from preceptor_trainer.environments.programming_by_example.problems import stream_problems
-from preceptor_trainer.student.architecture import make_model, make_tokenizer, prompt_ids
+from preceptor_trainer.student.architecture import (
+    NUM_LAYERS,
+    make_model,
+    make_tokenizer,
+    prompt_ids,
+)
 from preceptor_trainer.student.corpus import (
     FEATURE_SHARES,
     KIND_SHARES,
@@ -255,9 +260,9 @@ def pretrain(
     save_student(model, tokenizer, out)
 
 
-def made_before(folder: Path, tokenizer: Any) -> Qwen3ForCausalLM:
-    """The student in `folder`, in float32."""
-    model = make_model(tokenizer)
+def made_before(folder: Path, tokenizer: Any, num_layers: int = NUM_LAYERS) -> Qwen3ForCausalLM:
+    """The model in `folder`, in float32."""
+    model = make_model(tokenizer, num_layers)
     model.load_state_dict(Qwen3ForCausalLM.from_pretrained(folder).state_dict())
     return model
 
