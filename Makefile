@@ -41,11 +41,11 @@ format: $(VENV)/.dev-installed ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-student: $(VENV)/.run-installed ## Make the shipped student again (an hour and a quarter on 2 cores)
+student: $(VENV)/.run-installed ## Make the shipped student again (an hour on 2 cores)
 	$(BIN)/python -m preceptor_trainer.student.pretrain --out trainer/preceptor_trainer/student/model
 	$(BIN)/python -m preceptor_trainer.student.measure --out trainer/preceptor_trainer/student/measured.json
 
-larger: $(VENV)/.run-installed ## Make the larger model that some compared methods learn from (an hour and a quarter on 2 cores)
+larger: $(VENV)/.run-installed ## Make the larger model that some compared methods learn from (an hour on 2 cores)
 	$(BIN)/python -m preceptor_trainer.student.larger --out runs/larger/model
 	$(BIN)/python -m preceptor_trainer.student.measure --model runs/larger/model --out runs/larger/measured.json
 

@@ -154,8 +154,8 @@ async def measure_base_rates(
     first = min(LOOK, num_samples)
     successes_P = await look(problems, first, f"base rates, {first} attempts")
     attempts_P = np.full(len(problems), first)
-    left = np.flatnonzero(in_tail(successes_P.tolist(), num_samples))
-    if num_samples > first and len(left):
+    left = [i for i, is_in in enumerate(in_tail(successes_P.tolist(), num_samples)) if is_in]
+    if num_samples > first and left:
         rest = num_samples - first
         some = [problems[i] for i in left]
         successes_P[left] += await look(some, rest, f"base rates, the other {rest} attempts")
