@@ -41,7 +41,7 @@ format: $(VENV)/.dev-installed ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-student: $(VENV)/.run-installed ## Make the shipped student again (an hour on 2 cores)
+student: $(VENV)/.run-installed ## Make the shipped student again (an hour and a quarter on 2 cores)
 	$(BIN)/python -m preceptor_trainer.student.pretrain --out trainer/preceptor_trainer/student/model
 	$(BIN)/python -m preceptor_trainer.student.measure --out trainer/preceptor_trainer/student/measured.json
 
