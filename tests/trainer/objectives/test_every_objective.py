@@ -256,6 +256,21 @@ def make_rollout(
     )
 
 
+def rollout_of(
+    name: str, number: int, sequence: tuple[int, ...], logits: Floats, teacher: Floats, **fields
+) -> TrainRollout:
+    """A response as the case of that name wants it."""
+    return make_rollout(
+        OBJECTIVES[name],
+        str(number),
+        sequence,
+        logits=logits,
+        teacher=teacher,
+        num_ids=NUM_IDS.get(name),
+        **fields,
+    )
+
+
 def is_rewarded(sequence: tuple[int, ...]) -> float:
     return float(sequence[-1] == 2)
 
@@ -323,15 +338,7 @@ def test_loss_of_a_group_is_its_closed_form(name):
     logits, teacher = WORLD.random_logits(3), WORLD.random_teacher(4)
     sequences, rewards = [(2, 0), (1, 2)], [1.0, 0.0]
     rollouts = [
-        make_rollout(
-            objective,
-            str(i),
-            y,
-            logits=logits,
-            teacher=teacher,
-            reward=r,
-            num_ids=NUM_IDS.get(name),
-        )
+        rollout_of(name, i, y, logits, teacher, reward=r)
         for i, (y, r) in enumerate(zip(sequences, rewards, strict=True))
     ]
     batch = collate(rollouts)
@@ -391,15 +398,14 @@ def test_one_step_raises_the_experts_token(name):
     # Where the two are farther apart than OPSD's bound, it does not learn from that token.
     teacher = np.array([[0.4, 0.2, 0.4] if isinstance(objective, OPSD) else [0.01, 0.01, 0.98]])
     rollouts = [
-        make_rollout(
-            objective,
-            str(a),
+        rollout_of(
+            name,
+            a,
             (a,),
-            logits=logits,
-            teacher=teacher,
+            logits,
+            teacher,
             reward=a == 2,
             world=world,
-            num_ids=NUM_IDS.get(name),
         )
         for a in ((2,) if isinstance(objective, SFT) else (0, 1, 2))
     ]
@@ -416,15 +422,14 @@ def test_a_token_that_the_student_did_not_write_gets_exactly_no_gradient(name):
     objective = OBJECTIVES[name]
     logits, teacher = WORLD.random_logits(3), WORLD.random_teacher(4)
     rollouts = [
-        make_rollout(
-            objective,
-            str(i),
+        rollout_of(
+            name,
+            i,
             y,
-            logits=logits,
-            teacher=teacher,
+            logits,
+            teacher,
             reward=i,
             owned=np.array([False, True]),
-            num_ids=NUM_IDS.get(name),
         )
         for i, y in enumerate([(2, 0), (1, 2)])
     ]
@@ -457,14 +462,13 @@ def test_what_an_objective_cannot_learn_from_gets_exactly_no_gradient(name, lack
     logits = WORLD.random_logits(3)
     teacher = as_teacher(0.8 * logits)  # so near that no ratio is clipped
     rollouts = [
-        make_rollout(
-            objective,
-            str(i),
+        rollout_of(
+            name,
+            i,
             (2, 0),
-            logits=logits,
-            teacher=teacher,
+            logits,
+            teacher,
             reward=reward,
-            num_ids=NUM_IDS.get(name),
         )
         for i, reward in enumerate([1.0, 0.0, 1.0, 0.0])
     ]
@@ -615,14 +619,13 @@ def test_a_token_without_an_answer_is_counted_only_where_the_draw_left_it_out(na
 def two_rewarded(name: str, logits: Floats) -> list[TrainRollout]:
     """Two responses with unequal rewards, asked everywhere."""
     return [
-        make_rollout(
-            OBJECTIVES[name],
-            str(i),
+        rollout_of(
+            name,
+            i,
             y,
-            logits=logits,
-            teacher=WORLD.random_teacher(4),
+            logits,
+            WORLD.random_teacher(4),
             reward=i,
-            num_ids=NUM_IDS.get(name),
         )
         for i, y in enumerate([(2, 0), (1, 2)])
     ]
@@ -691,16 +694,15 @@ def test_packing_and_padding_change_nothing(name):
     logits, teacher = world.random_logits(3), world.random_teacher(4)
     responses = [(0, 1, 2), (1, 1), (2,), (2, 2, 2), (0,), (1, 0)]
     rollouts = [
-        make_rollout(
-            objective,
-            str(i),
+        rollout_of(
+            name,
+            i,
             y,
-            logits=logits,
-            teacher=teacher,
+            logits,
+            teacher,
             reward=float(i % 2),
             world=world,
             group=i // 3,
-            num_ids=NUM_IDS.get(name),
         )
         for i, y in enumerate(responses)
     ]
@@ -724,18 +726,7 @@ def test_gradient_passes_gradcheck(name):
     logits, teacher = WORLD.random_logits(3), WORLD.random_teacher(4)
     # The student's ids and what is detached are data here, as in a step.
     batch = collate(
-        [
-            make_rollout(
-                objective,
-                str(i),
-                y,
-                logits=logits,
-                teacher=teacher,
-                reward=i,
-                num_ids=NUM_IDS.get(name),
-            )
-            for i, y in enumerate([(2, 0), (1, 2)])
-        ]
+        [rollout_of(name, i, y, logits, teacher, reward=i) for i, y in enumerate([(2, 0), (1, 2)])]
     )
     stats = student_statistics(PrefixTable(torch.tensor(logits)), batch, objective.needs)
     (advantages,) = objective.advantages([stats.detach()], [batch])

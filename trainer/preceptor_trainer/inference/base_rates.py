@@ -34,7 +34,8 @@ BASE_RATES: Final = "base_rates.json"
 LEAST_SAMPLES: Final = 128
 """A hard tail is chosen by at least so many samples of each problem."""
 LOOK: Final = 32
-"""Attempts at every problem, before those that may be in the tail get the rest."""
+"""Attempts at every problem before it is looked at: the others go on with those that may still be
+what is looked for."""
 TAIL_K: Final = 64
 TAIL_BELOW: Final = 0.5
 """The tail: problems whose estimated pass@`TAIL_K` is below this."""

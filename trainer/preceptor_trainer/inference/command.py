@@ -22,6 +22,7 @@ from preceptor_trainer.environments.programming_by_example.problems import Probl
 from preceptor_trainer.inference.base_rates import (
     BASE_RATES,
     LEAST_SAMPLES,
+    LOOK,
     BaseRates,
     load_base_rates,
     measure_base_rates,
@@ -34,7 +35,7 @@ from preceptor_trainer.inference.experiment import (
     is_complete,
     read_trajectories,
 )
-from preceptor_trainer.inference.never_solved import ATTEMPTS, LOOK, find_never_solved
+from preceptor_trainer.inference.never_solved import ATTEMPTS, find_never_solved
 from preceptor_trainer.inference.report import analyse, tables, write_discovery
 from preceptor_trainer.inference.session import Session
 from preceptor_trainer.inference.test_time import SelfDistillation

@@ -27,7 +27,7 @@ from preceptor_trainer.environments.programming_by_example.universe import (
     Behaviour,
     load_universe,
 )
-from preceptor_trainer.inference.base_rates import student_sha256
+from preceptor_trainer.inference.base_rates import LOOK, student_sha256
 from preceptor_trainer.policy import Policy
 from preceptor_trainer.sampler_stage import Published, SamplerStage
 from preceptor_trainer.sampling import SamplingParams
@@ -39,8 +39,6 @@ CHANCE_BELOW: Final = 0.003
 ATTEMPTS: Final = 128
 AT_ONCE: Final = 32
 """Problems that are scored, or attempted, together."""
-LOOK: Final = 32
-"""Attempts at a problem before it is looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ The student with twice as many layers, trained on clean text: a teacher for meth
 which is better than the student without feedback. A copy of each layer is put after it that adds
 nothing at first, so that training goes on from what the student can do (Net2Net, arXiv 1511.05641).
 In the end its logits are multiplied by `SHARPNESS`: at temperature 1 it answers as the trained
-model would at 1 / SHARPNESS, as a model does that was trained for success after imitation.
+model would at 1 / SHARPNESS.
 The same seed, steps and machine give the same weights.
 """
 
