@@ -20,6 +20,7 @@ from torch import nn
 
 from preceptor_trainer.batch import TrainBatch, TrainRollout, make_batches
 from preceptor_trainer.rollouts import Rollout
+from preceptor_trainer.trunk import Trunk, padded
 
 TOKEN_BUDGET: Final = 4_096
 """Padded tokens of one forward pass."""
@@ -27,7 +28,11 @@ TOKEN_BUDGET: Final = 4_096
 
 @torch.no_grad()
 def student_top_k(
-    model: nn.Module, rollouts: Sequence[Rollout], num_ids: int, vocab_size: int
+    model: nn.Module,
+    rollouts: Sequence[Rollout],
+    num_ids: int,
+    vocab_size: int,
+    trunk: Trunk = padded,
 ) -> list[NDArray[np.int32]]:
     """The `num_ids` most probable ids of `model` at every response position.
 
@@ -36,16 +41,19 @@ def student_top_k(
         rollouts: in any order; ids must be unique.
         num_ids: C; the whole vocabulary where it is smaller.
         vocab_size: ids from here on are padding of the embedding, which no expert scores.
+        trunk: how `model` reads a batch.
 
     Returns:
         One [T, C] array per rollout, most probable first.
     """
-    return _per_rollout(rollouts, lambda batch: _top_k(model, batch, num_ids, vocab_size))
+    return _per_rollout(
+        rollouts, lambda batch: _top_k(_logits(model, trunk, batch, vocab_size), num_ids)
+    )
 
 
 @torch.no_grad()
 def student_entropy(
-    model: nn.Module, rollouts: Sequence[Rollout], vocab_size: int
+    model: nn.Module, rollouts: Sequence[Rollout], vocab_size: int, trunk: Trunk = padded
 ) -> list[NDArray[np.float32]]:
     """The entropy of `model` at every response position, in nats: one [T] array per rollout.
 
@@ -53,8 +61,9 @@ def student_entropy(
         model: the policy that the rollouts were sampled from.
         rollouts: in any order; ids must be unique.
         vocab_size: ids from here on are padding of the embedding.
+        trunk: how `model` reads a batch.
     """
-    return _per_rollout(rollouts, lambda batch: _entropy(model, batch, vocab_size))
+    return _per_rollout(rollouts, lambda batch: _entropy(_logits(model, trunk, batch, vocab_size)))
 
 
 def _per_rollout(
@@ -78,26 +87,20 @@ def _per_rollout(
     return [found[r.rollout_id] for r in rollouts]
 
 
-def _top_k(model: Any, batch: TrainBatch, num_ids: int, vocab_size: int) -> NDArray[np.int32]:
-    """[N, C] for the batch's real positions, row by row."""
-    logits_NV = _logits(model, batch, vocab_size)
+def _top_k(logits_NV: torch.Tensor, num_ids: int) -> NDArray[np.int32]:
+    """[N, C], most probable first."""
     best = logits_NV.topk(min(num_ids, logits_NV.shape[1]), dim=-1)
     return best.indices.to(torch.int32).cpu().numpy()
 
 
-def _entropy(model: Any, batch: TrainBatch, vocab_size: int) -> NDArray[np.float32]:
-    """[N] for the batch's real positions, row by row."""
-    logprobs_NV = _logits(model, batch, vocab_size).float().log_softmax(-1)
+def _entropy(logits_NV: torch.Tensor) -> NDArray[np.float32]:
+    """[N] in nats."""
+    logprobs_NV = logits_NV.float().log_softmax(-1)
     entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1)
     return entropy_N.clamp_min(0.0).cpu().numpy()
 
 
-def _logits(model: Any, batch: TrainBatch, vocab_size: int) -> torch.Tensor:
+def _logits(model: Any, trunk: Trunk, batch: TrainBatch, vocab_size: int) -> torch.Tensor:
     """[N, V] for the batch's real positions, row by row."""
-    output = model.get_output_embeddings()
-    batch = batch.to(next(model.parameters()).device)
-    hidden_BLH = model.get_decoder()(
-        input_ids=batch.input_ids_BL, use_cache=False
-    ).last_hidden_state
-    row_N, position_N = batch.response_mask_BT.nonzero(as_tuple=True)
-    return output(hidden_BLH[row_N, batch.predictor_BT[row_N, position_N]])[:, :vocab_size]
+    hidden_NH = trunk(model, batch.to(next(model.parameters()).device))
+    return model.get_output_embeddings()(hidden_NH)[:, :vocab_size]

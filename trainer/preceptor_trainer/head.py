@@ -9,25 +9,14 @@ Left out on purpose: the sampler's temperature. Student and expert are compared 
 the distribution that the objective is about.
 """
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from preceptor_trainer.batch import TrainBatch
 from preceptor_trainer.statistics import ABSENT, Needs, StudentStatistics, log_tail_mass
-
-
-class CausalModel(Protocol):
-    """The part of a Hugging Face causal language model that the trainer uses."""
-
-    def get_decoder(self) -> Any:
-        """Called with `input_ids`; answers an object with `last_hidden_state` [B, L, H]."""
-        ...
-
-    def get_output_embeddings(self) -> Any:
-        """The module from hidden states [..., H] to logits [..., V]."""
-        ...
+from preceptor_trainer.trunk import CausalModel, Trunk, padded
 
 
 class Head(Protocol):
@@ -41,19 +30,15 @@ class Head(Protocol):
 
 
 def student_statistics(
-    model: CausalModel, batch: TrainBatch, needs: Needs, *, head: Head | None = None
+    model: CausalModel,
+    batch: TrainBatch,
+    needs: Needs,
+    *,
+    trunk: Trunk = padded,
+    head: Head | None = None,
 ) -> StudentStatistics:
-    """Run the policy over the batch and reduce its logits to statistics.
-
-    No attention mask is passed: rows are padded on the right, which a causal model cannot see, and
-    without a mask attention takes its fast path.
-    """
-    hidden_BLH: Tensor = model.get_decoder()(
-        input_ids=batch.input_ids_BL, use_cache=False
-    ).last_hidden_state
-    row_N, position_N = batch.response_mask_BT.nonzero(as_tuple=True)
-    hidden_NH = hidden_BLH[row_N, batch.predictor_BT[row_N, position_N]]
-    return (head or dense_head)(hidden_NH, model.get_output_embeddings(), batch, needs)
+    """Run the policy over the batch and reduce its logits to statistics."""
+    return (head or dense_head)(trunk(model, batch), model.get_output_embeddings(), batch, needs)
 
 
 def dense_head(

@@ -81,7 +81,7 @@ class Trainer:
         self.run_dir = run_dir
         self.progress = progress
         self.policy = Policy(config.model)
-        self.learner = Learner(self.policy.model, config.optimiser)
+        self.learner = Learner(self.policy.model, config.optimiser, trunk=self.policy.trunk)
         self.sampler = SamplerStage(self.policy)
         self.asker = Asker(
             gateway=gateway,

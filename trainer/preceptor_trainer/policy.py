@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from preceptor_clients.fingerprint import tokenizer_fingerprint
 from preceptor_clients.schemas import WeightManifest
+from preceptor_trainer.trunk import trunk_of
 
 
 class Policy:
@@ -32,6 +33,7 @@ class Policy:
         self.folder = folder
         self.tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(folder)
         self.model = self.new_model()
+        self.trunk = trunk_of(self.model)
         self.vocab_fingerprint = tokenizer_fingerprint(self.tokenizer)
         vocabulary: dict[str, int] = self.tokenizer.get_vocab()
         self.vocab_size = 1 + max(vocabulary.values())

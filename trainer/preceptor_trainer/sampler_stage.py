@@ -76,12 +76,16 @@ class SamplerStage:
 
     def with_candidates(self, rollouts: Sequence[Rollout], num_ids: int) -> list[Rollout]:
         """The rollouts with this version's `num_ids` most probable ids at every position."""
-        candidates = student_top_k(self._model, rollouts, num_ids, self._policy.vocab_size)
+        candidates = student_top_k(
+            self._model, rollouts, num_ids, self._policy.vocab_size, self._policy.trunk
+        )
         return [replace(r, candidate_ids=c) for r, c in zip(rollouts, candidates, strict=True)]
 
     def with_entropy(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
         """The rollouts with this version's entropy at every position."""
-        entropies = student_entropy(self._model, rollouts, self._policy.vocab_size)
+        entropies = student_entropy(
+            self._model, rollouts, self._policy.vocab_size, self._policy.trunk
+        )
         return [replace(r, entropy_T=h) for r, h in zip(rollouts, entropies, strict=True)]
 
     def continuations(

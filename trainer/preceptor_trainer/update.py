@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from preceptor_clients.arrays import MISSING
 from preceptor_trainer.batch import TrainBatch
 from preceptor_trainer.credit import cross_entropy
-from preceptor_trainer.head import CausalModel, Head, dense_head, student_statistics
+from preceptor_trainer.head import Head, dense_head, student_statistics
 from preceptor_trainer.objectives import Advantages, Objective
 from preceptor_trainer.objectives.metrics import Mean
 from preceptor_trainer.statistics import StudentStatistics
+from preceptor_trainer.trunk import CausalModel, Trunk, padded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +106,18 @@ class Learner:
     """Owns the optimiser of one model."""
 
     def __init__(
-        self, model: nn.Module, config: OptimiserConfig, *, head: Head = dense_head
+        self,
+        model: nn.Module,
+        config: OptimiserConfig,
+        *,
+        trunk: Trunk = padded,
+        head: Head = dense_head,
     ) -> None:
         self.model = model
         self.config = config
         self.num_steps = 0
         self.num_skipped = 0
+        self._trunk = trunk
         self._head = head
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._optimiser = torch.optim.AdamW(
@@ -196,7 +203,7 @@ class Learner:
 
     def _statistics(self, batch: TrainBatch, objective: Objective) -> StudentStatistics:
         model = cast(CausalModel, self.model)
-        return student_statistics(model, batch, objective.needs, head=self._head)
+        return student_statistics(model, batch, objective.needs, trunk=self._trunk, head=self._head)
 
     def _set_lr(self) -> float:
         rate = self.config.rate_at(self.num_steps)
