@@ -58,6 +58,7 @@ gauntlet: $(VENV)/.dev-installed ## What takes longer than CI: endurance tests, 
 	$(BIN)/python benchmarks/corrections.py
 	$(BIN)/python benchmarks/serialisation.py
 	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/update.py
 	$(BIN)/python benchmarks/discovery.py
 	$(BIN)/python benchmarks/scoring_engine.py
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from answer_path import machine
+from turns import in_turns, middle, times_as_long
 
 from preceptor_trainer import sampling
 from preceptor_trainer.decoding import DecodeCache
@@ -56,41 +56,22 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     asked = [ids for ids in prompts for _ in range(options.responses)]
     for arm in ARMS:
         one_round(sampler, prompts, arm)
-    walls: list[dict[str, float]] = []
-    cpus: list[dict[str, float]] = []
-    began = time.perf_counter()
-    while not walls or (time.perf_counter() - began) * (1 + 1 / len(walls)) < options.seconds:
-        # who begins takes turns too
-        order = sorted(ARMS, reverse=len(walls) % 2 == 1)
-        took = {arm: one_round(sampler, asked, arm) for arm in order}
-        walls.append({arm: round(took[arm][0], 3) for arm in ARMS})
-        cpus.append({arm: round(took[arm][1], 3) for arm in ARMS})
+    rounds = {arm: partial(one_round, sampler, asked, arm) for arm in ARMS}
+    walls, cpus = in_turns(rounds, options.seconds)
     return {
         "prompt tokens": [len(ids) for ids in prompts],
         **{f"{arm}, responses/s": round(len(asked) / middle(walls, arm), 1) for arm in ARMS},
-        "times as many by wall-clock": times_as_many(walls),
-        "times as many by CPU time": times_as_many(cpus),
+        "times as many by wall-clock": times_as_long(walls, "copied", "shared"),
+        "times as many by CPU time": times_as_long(cpus, "copied", "shared"),
         "wall-clock seconds of rounds": walls,
         "CPU seconds of rounds": cpus,
     }
 
 
-def one_round(sampler: LocalSampler, prompts: list[list[int]], arm: str) -> tuple[float, float]:
-    """Seconds of the wall clock, and of all cores, for one response to each prompt."""
+def one_round(sampler: LocalSampler, prompts: list[list[int]], arm: str) -> None:
+    """One response to each prompt."""
     sampling.DecodeCache = ARMS[arm]
-    began, cpu_began = time.perf_counter(), time.process_time()
     sampler.sample(prompts, SamplingParams(), torch.Generator().manual_seed(0))
-    return time.perf_counter() - began, time.process_time() - cpu_began
-
-
-def middle(rounds: list[dict[str, float]], arm: str) -> float:
-    """Median seconds of an arm."""
-    return statistics.median(seconds[arm] for seconds in rounds)
-
-
-def times_as_many(rounds: list[dict[str, float]]) -> float:
-    """Median over rounds of what copies cost beside sharing."""
-    return round(statistics.median(s["copied"] / s["shared"] for s in rounds), 2)
 
 
 def main() -> None:

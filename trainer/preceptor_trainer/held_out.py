@@ -88,15 +88,16 @@ async def evaluate(
     began = time.monotonic()
     problems, grading = list(config.problems), list[asyncio.Task[Grades]]()
     rollouts: list[Rollout] = []
+    # All at once: between batches they would wait behind the grades of the last one.
+    payloads = [await asker.put_payload(p.payload) for p in problems]
     async with asyncio.TaskGroup() as group:
         # The next batch is sampled while the last one is graded.
         for start in range(0, len(problems), config.batch_problems):
             batch = problems[start : start + config.batch_problems]
-            payloads = [await asker.put_payload(p.payload) for p in batch]
             new = await asyncio.to_thread(
                 sampler.rollouts,
                 batch,
-                payloads,
+                payloads[start : start + len(batch)],
                 num_samples=config.num_samples,
                 params=config.sampling,
                 generator=generator(seed, "evaluation", start),

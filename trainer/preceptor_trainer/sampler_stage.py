@@ -69,7 +69,16 @@ class SamplerStage:
         generator: torch.Generator,
     ) -> list[list[Generation]]:
         """`num_samples` generations of each problem."""
-        prompts = [self._policy.encode(p.messages) for p in problems]
+        prompts = [self.prompt_ids(problem) for problem in problems]
+        return self._groups(prompts, num_samples, params, generator)
+
+    def _groups(
+        self,
+        prompts: Sequence[list[int]],
+        num_samples: int,
+        params: SamplingParams,
+        generator: torch.Generator,
+    ) -> list[list[Generation]]:
         repeated = [ids for ids in prompts for _ in range(num_samples)]
         flat = self._sampler.sample(repeated, params, generator)
         return [flat[i : i + num_samples] for i in range(0, len(flat), num_samples)]
@@ -111,9 +120,8 @@ class SamplerStage:
         step: int,
     ) -> list[Rollout]:
         """One group of rollouts per problem; ids are `{prefix}-{problem}-{sample}`."""
-        groups = self.generate(
-            problems, num_samples=num_samples, params=params, generator=generator
-        )
+        prompts = [self.prompt_ids(problem) for problem in problems]
+        groups = self._groups(prompts, num_samples, params, generator)
         return [
             Rollout(
                 rollout_id=f"{prefix}-{g}-{i}",
@@ -121,7 +129,7 @@ class SamplerStage:
                 group=g,
                 problem=problem,
                 payload_sha256=payload,
-                prompt_ids=self._policy.encode(problem.messages),
+                prompt_ids=prompt,
                 response_ids=generation.response_ids,
                 response_text=self._policy.decode(generation.response_ids.tolist()),
                 behaviour_logprobs=generation.logprobs,
@@ -130,8 +138,8 @@ class SamplerStage:
                 step=step,
                 weights=self.version,
             )
-            for g, (problem, payload, group) in enumerate(
-                zip(problems, payloads, groups, strict=True)
+            for g, (problem, payload, prompt, group) in enumerate(
+                zip(problems, payloads, prompts, groups, strict=True)
             )
             for i, generation in enumerate(group)
         ]

@@ -68,6 +68,8 @@ class PretrainConfig:
     """Part of the steps over which programs of one feature give way to the usual mixture."""
     kind_shares: Mapping[Kind, float] = field(default_factory=lambda: KIND_SHARES)
     """What stands in the prompts."""
+    feature_shares: Mapping[int, float] = field(default_factory=lambda: FEATURE_SHARES)
+    """Programs of one, two and three features."""
     batch_size: int = 64
     """Examples a step."""
     warmup_steps: int = 50
@@ -86,12 +88,12 @@ class PretrainConfig:
         left = (self.steps - step) / (self.steps * self.decay_share)
         return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps, max(left, 0.05))
 
-    def feature_shares_at(self, step: int) -> dict[int, float]:
+    def feature_shares_at(self, step: int) -> Mapping[int, float]:
         """Shares of programs of one, two and three features at a step."""
         if self.singles_until == 0:
-            return FEATURE_SHARES
+            return self.feature_shares
         single = max(0.0, 0.6 * (1 - step / (self.steps * self.singles_until)))
-        usual = {n: (1 - single) * share for n, share in FEATURE_SHARES.items()}
+        usual = {n: (1 - single) * share for n, share in self.feature_shares.items()}
         return usual | {1: usual[1] + single}
 
 
