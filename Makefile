@@ -45,7 +45,7 @@ student: $(VENV)/.run-installed ## Make the shipped student again (an hour and a
 	$(BIN)/python -m preceptor_trainer.student.pretrain --out trainer/preceptor_trainer/student/model
 	$(BIN)/python -m preceptor_trainer.student.measure --out trainer/preceptor_trainer/student/measured.json
 
-larger: $(VENV)/.run-installed ## Make the larger model that some compared methods learn from (an hour and three quarters on 2 cores)
+larger: $(VENV)/.run-installed ## Make the larger model that some compared methods learn from (1 3/4 hours on 2 cores)
 	$(BIN)/python -m preceptor_trainer.student.larger --out runs/larger/model
 	$(BIN)/python -m preceptor_trainer.student.measure --model runs/larger/model --out runs/larger/measured.json
 
