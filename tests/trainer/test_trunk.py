@@ -79,6 +79,21 @@ def test_hidden_states_and_their_gradients_are_those_of_whole_rows(rows, attenti
     torch.testing.assert_close(found, wanted, atol=3e-5, rtol=1e-4)
 
 
+def test_the_same_batch_gives_the_same_bits_however_threads_are_scheduled():
+    model = qwen3()
+    prompts = [tuple((7 * i + p) % 31 for i in range(48)) for p in range(4)]
+    batch = batch_of([(p, prompts[p], (p, r % 31, 5)) for r in range(64) for p in range(4)])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        _, wanted = hidden_and_gradient(shared_contexts, model, batch)
+        for _ in range(8):
+            _, again = hidden_and_gradient(shared_contexts, model, batch)
+            assert torch.equal(again, wanted)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_a_prompt_of_many_responses_is_read_once():
     model, batch = qwen3(), batch_of()
     read: list[int] = []

@@ -78,10 +78,12 @@ def shared_contexts(model: CausalModel, batch: TrainBatch) -> Tensor:
     hidden_UPH: Tensor = decoder(
         input_ids=contexts_UP.clamp(min=0), past_key_values=cache, use_cache=True
     ).last_hidden_state
-    hidden_BTH = hidden_UPH[context_of_B, prompt_lengths_B - 1][:, None]
+    ends_U = (contexts_UP >= 0).sum(1) - 1
+    last_UH = hidden_UPH[torch.arange(len(ends_U), device=ends_U.device), ends_U]
+    hidden_BTH = last_UH.index_select(0, context_of_B)[:, None]
     inputs_BT = batch.response_ids_BT[:, :-1]  # the last token predicts nothing
     if inputs_BT.shape[1]:
-        cache.batch_select_indices(context_of_B)
+        _repeat(cache, context_of_B)
         steps_T = torch.arange(inputs_BT.shape[1], device=inputs_BT.device)
         responses_BTH: Tensor = decoder(
             input_ids=inputs_BT,
@@ -92,6 +94,18 @@ def shared_contexts(model: CausalModel, batch: TrainBatch) -> Tensor:
         ).last_hidden_state
         hidden_BTH = torch.cat([hidden_BTH, responses_BTH], dim=1)
     return hidden_BTH[batch.response_mask_BT]
+
+
+def _repeat(cache: DynamicCache, context_of_B: Tensor) -> None:
+    """Gives every row the keys and values of its context.
+
+    By `index_select`, whose backward pass adds in a fixed order: on a CPU that of plain indexing
+    adds from several threads at once, and the same seed would not give the same weights.
+    """
+    layers: Any = cache.layers
+    for layer in layers:
+        layer.keys = layer.keys.index_select(0, context_of_B)
+        layer.values = layer.values.index_select(0, context_of_B)
 
 
 def _mask(inside_BP: Tensor, num_steps: int, dtype: torch.dtype) -> Tensor:
