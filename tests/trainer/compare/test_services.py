@@ -5,7 +5,7 @@ import tomllib
 import pytest
 
 from preceptor_trainer.compare.method import Service
-from preceptor_trainer.compare.services import larger_model, self_teacher, write_deployment
+from preceptor_trainer.compare.services import NoModel, larger_model, self_teacher, write_deployment
 
 
 @pytest.fixture
@@ -57,5 +57,5 @@ def test_an_expert_of_another_kind_gets_its_own_options_alone(tmp_path, model):
 
 
 def test_a_model_that_is_not_there_is_named_before_anything_starts(tmp_path, model):
-    with pytest.raises(ValueError, match="'larger' has no model at"):
+    with pytest.raises(NoModel, match="'larger' has no model at .*make larger"):
         written(tmp_path, {"larger": larger_model(tmp_path / "nowhere")}, model)

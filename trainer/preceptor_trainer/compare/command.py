@@ -18,6 +18,7 @@ from preceptor_trainer.compare.method import Method, RateFrom
 from preceptor_trainer.compare.page import write_comparison
 from preceptor_trainer.compare.plan import Comparison
 from preceptor_trainer.compare.runner import Runner
+from preceptor_trainer.compare.services import NoModel
 from preceptor_trainer.compare.tables import claims
 from preceptor_trainer.loading import load_named
 
@@ -71,6 +72,8 @@ def compare_command(
         found = Runner(planned, folder, console).run()
     except MadeOtherwise as error:
         raise typer.BadParameter(str(error), param_hint="--out") from error
+    except NoModel as error:
+        raise typer.BadParameter(str(error)) from error
     analysis = analyse(planned, *found)
     page = write_comparison(analysis, folder)
     for claim in claims(analysis):

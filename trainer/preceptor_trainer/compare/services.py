@@ -84,11 +84,15 @@ def larger_model(model: Path) -> Service:
     )
 
 
+class NoModel(ValueError):
+    """A method needs a model that nobody has made or downloaded."""
+
+
 def write_deployment(folder: Path, services: Mapping[str, Service], model: Path) -> Path:
     """Writes `preceptor.toml` for a comparison in `folder`; a changed plan changes the file.
 
     Raises:
-        ValueError: a service's model is not there.
+        NoModel: a service's model is not there.
     """
     runs = (folder / RUNS).resolve()
     runs.mkdir(parents=True, exist_ok=True)
@@ -100,7 +104,10 @@ def write_deployment(folder: Path, services: Mapping[str, Service], model: Path)
             own = {"name": name, "threads": 2, "weights_roots": [str(runs)]}
             options |= {"model": str(model.resolve()), **own, **service.options}
             if not Path(options["model"], "config.json").is_file():
-                raise ValueError(f"services: {name!r} has no model at {options['model']}")
+                raise NoModel(
+                    f"services: {name!r} has no model at {options['model']}; `make larger` makes "
+                    "the larger model of the methods here, PRECEPTOR_LARGER_MODEL names its folder"
+                )
         # JSON's numbers, strings, booleans and lists are TOML's
         lines = [f"{key} = {json.dumps(value)}" for key, value in sorted(options.items())]
         text += _EXPERT.format(name=name, use=json.dumps(service.use), options="\n".join(lines))
