@@ -57,5 +57,5 @@ def test_an_expert_of_another_kind_gets_its_own_options_alone(tmp_path, model):
 
 
 def test_a_model_that_is_not_there_is_named_before_anything_starts(tmp_path, model):
-    with pytest.raises(NoModel, match="'larger' has no model at .*make larger"):
+    with pytest.raises(NoModel, match=r"'larger' has no model at .*make larger"):
         written(tmp_path, {"larger": larger_model(tmp_path / "nowhere")}, model)
