@@ -4,7 +4,8 @@
     preceptor solve never-solved --out runs/compare/all_fail
     preceptor compare all_fail --out runs/compare/all_fail
 
-Budgets and sizes are chosen so that a run of `fast` takes a minute or so on two idle cores.
+Budgets and sizes are chosen so that a run of `fast` takes up to a minute and a half on two idle
+cores.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ VALIDATION_SEED: Final = 3_002
 
 
 def fast(folder: Path) -> Comparison:
-    """All methods on fresh problems, a minute or so for each run.
+    """All methods on fresh problems, up to a minute and a half for each run.
 
     Pass@64 is there for what pass@1 hides: a method that only sharpens gains at one try and loses
     at many.
