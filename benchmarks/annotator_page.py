@@ -30,9 +30,9 @@ from typing import Any
 import httpx
 from playwright.async_api import Browser, CDPSession, Page, async_playwright
 
-from preceptor_clients.corrections import NewItem
-from preceptor_clients.corrections_client import CorrectionsClient
-from preceptor_clients.schemas import Message, Prompt
+from preceptor_clients.contract.corrections import NewItem
+from preceptor_clients.contract.schemas import Message, Prompt
+from preceptor_clients.http.corrections import CorrectionsClient
 
 OFFICE = Path(__file__).parents[1] / "tests" / "browser" / "office.py"
 LINE = "    total_{0} = sum(value * {0} for value in values if value != {0})  # step {0}\n"

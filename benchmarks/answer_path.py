@@ -28,9 +28,8 @@ from typing import Any
 import numpy as np
 from uniform_expert import FINGERPRINT, uniform_answer
 
-from preceptor_clients import wire
-from preceptor_clients.http import GatewayClient, ServiceClient
-from preceptor_clients.schemas import (
+from preceptor_clients.contract import wire
+from preceptor_clients.contract.schemas import (
     LogprobsCall,
     LogprobsReply,
     Message,
@@ -39,6 +38,7 @@ from preceptor_clients.schemas import (
     PrefixSubmission,
     Prompt,
 )
+from preceptor_clients.http.clients import GatewayClient, ServiceClient
 from preceptor_services.supervisor.supervisor import Supervisor
 
 SETTINGS = """

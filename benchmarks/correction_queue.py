@@ -35,16 +35,16 @@ from typing import Any, Protocol
 import numpy as np
 from sqlalchemy import text
 
-from preceptor_clients.corrections import NewItem, RoundSettings, Submission
-from preceptor_clients.corrections_client import AnnotatorClient, CorrectionsClient
-from preceptor_clients.schemas import Message, Prompt
-from preceptor_services.blobs import LocalBlobs
+from preceptor_clients.contract.corrections import NewItem, RoundSettings, Submission
+from preceptor_clients.contract.schemas import Message, Prompt
+from preceptor_clients.http.corrections import AnnotatorClient, CorrectionsClient
 from preceptor_services.corrections.intake import Intake
-from preceptor_services.corrections.queue import Queue
+from preceptor_services.corrections.work import Queue
 from preceptor_services.gateway.__main__ import keep_what_is_loaded
-from preceptor_services.gateway.clock import ServerClock
-from preceptor_services.gateway.packs import Packs
-from preceptor_services.store import correction_people as people
+from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.kit.blobs import LocalBlobs
+from preceptor_services.kit.clock import ServerClock
+from preceptor_services.store.corrections import people as people
 from preceptor_services.store.database import Database
 from preceptor_services.supervisor.supervisor import Supervisor
 

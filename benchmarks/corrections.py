@@ -44,34 +44,34 @@ from corrections_people import ANSWER_S, Office, traced
 from corrections_report import publish, summarise
 from rich.console import Console
 
-from preceptor_clients.http import GatewayClient
-from preceptor_trainer.asking import ExpertUse
-from preceptor_trainer.compare.budget import Budget, WithinBudget, spent
-from preceptor_trainer.compare.method import Service
-from preceptor_trainer.compare.services import RUNS, self_teacher, write_deployment
-from preceptor_trainer.config import EvaluationConfig, RunConfig
-from preceptor_trainer.context import PapersContext
-from preceptor_trainer.deployment import LocalDeployment
-from preceptor_trainer.environments.programming_by_example.behaviour import Split
-from preceptor_trainer.environments.programming_by_example.problems import Problem
-from preceptor_trainer.held_out import Evaluation
-from preceptor_trainer.inference.base_rates import student_sha256
-from preceptor_trainer.inference.never_solved import (
+from preceptor_clients.http.clients import GatewayClient
+from preceptor_trainer.collect.context import PapersContext
+from preceptor_trainer.collect.labelling import ExpertUse
+from preceptor_trainer.collect.people.labels import GROUPS_FROM
+from preceptor_trainer.collect.people.people import PeopleConfig
+from preceptor_trainer.collect.people.selection import Failed
+from preceptor_trainer.deployment.local import LocalDeployment
+from preceptor_trainer.evaluation.held_out import Evaluation
+from preceptor_trainer.experiments.compare.budget import Budget, WithinBudget, spent
+from preceptor_trainer.experiments.compare.method import Service
+from preceptor_trainer.experiments.compare.services import RUNS, self_teacher, write_deployment
+from preceptor_trainer.experiments.solve.base_rates import student_sha256
+from preceptor_trainer.experiments.solve.never_solved import (
     find_never_solved,
     load_never_solved,
     path_of,
 )
+from preceptor_trainer.learner.learner import OptimiserConfig
 from preceptor_trainer.loop import Collected, Trainer
-from preceptor_trainer.metrics import read_metrics
 from preceptor_trainer.objectives.distil import DistIL
-from preceptor_trainer.people import PeopleConfig
-from preceptor_trainer.people_labels import GROUPS_FROM
-from preceptor_trainer.people_selection import Failed
-from preceptor_trainer.progress import Progress
 from preceptor_trainer.recipes.problem_streams import Fixed
 from preceptor_trainer.recipes.quickstart import TYPICAL_LENGTH
+from preceptor_trainer.run.config import EvaluationConfig, RunConfig
+from preceptor_trainer.run.metrics_log import read_metrics
+from preceptor_trainer.run.progress import Progress
 from preceptor_trainer.student import STUDENT_DIR
-from preceptor_trainer.update import OptimiserConfig
+from preceptor_trainer.tasks.programming_by_example.behaviour import Split
+from preceptor_trainer.tasks.programming_by_example.problems import Problem
 
 FORMS: Final[dict[str, dict[str, Any]]] = {
     "targets": {"expert": "people", "labels": True, "takeover": True},
@@ -212,7 +212,7 @@ class Experiment:
         return results
 
     def _write_deployment(self) -> None:
-        use = "preceptor_services.corrections.expert:People"
+        use = "preceptor_services.corrections.people_expert:People"
         options = {
             "config": str((self.folder / "resolved.toml").resolve()),
             "model": str(STUDENT_DIR),

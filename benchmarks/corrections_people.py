@@ -9,13 +9,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from preceptor_clients.corrections import ItemView, Result, Submission
-from preceptor_clients.corrections_client import AnnotatorClient, CorrectionsClient
-from preceptor_clients.errors import Conflict
-from preceptor_clients.http import GatewayClient
-from preceptor_clients.schemas import FeedbackItem, Trace
-from preceptor_trainer.environments.programming_by_example.problems import Problem
-from preceptor_trainer.people import People
+from preceptor_clients.contract.corrections import ItemView, Result, Submission
+from preceptor_clients.contract.errors import Conflict
+from preceptor_clients.contract.schemas import FeedbackItem, Trace
+from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.corrections import AnnotatorClient, CorrectionsClient
+from preceptor_trainer.collect.people.people import People
+from preceptor_trainer.tasks.programming_by_example.problems import Problem
 
 ANSWER_S: Final = 600.0
 

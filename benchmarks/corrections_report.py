@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from preceptor_trainer.compare.statistics import correct, estimate
+from preceptor_trainer.experiments.compare.statistics import correct, estimate
 
 HERE: Final = Path(__file__).parent
 RESULT: Final = HERE / "results" / "corrections.json"
@@ -272,7 +272,7 @@ def page(summary: Mapping[str, Any], figure: str) -> str:
     lines += [
         "",
         "Per cent of attempts with 95 % intervals, paired by seed and problem "
-        "(`preceptor_trainer/compare/statistics.py`).",
+        "(`preceptor_trainer/experiments/compare/statistics.py`).",
         "",
         f"With {most} corrections, after Holm's correction for the three comparisons:",
         "",

@@ -19,8 +19,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from preceptor_trainer.batch import TrainBatch, TrainRollout, collate
-from preceptor_trainer.enumeration import (
+from preceptor_trainer.model.batch import TrainBatch, TrainRollout, collate
+from preceptor_trainer.model.heads.dense import student_statistics
+from preceptor_trainer.model.statistics import StudentStatistics
+from preceptor_trainer.objectives import Advantages
+from preceptor_trainer.objectives.distil import DistIL
+from preceptor_trainer.theory.enumeration import (
     Floats,
     PrefixTable,
     TinyWorld,
@@ -32,10 +36,6 @@ from preceptor_trainer.enumeration import (
     rollout_losses,
     table_target,
 )
-from preceptor_trainer.head import student_statistics
-from preceptor_trainer.objectives import Advantages
-from preceptor_trainer.objectives.distil import DistIL
-from preceptor_trainer.statistics import StudentStatistics
 
 RESULT = Path(__file__).parent / "results" / "exact_gradient.json"
 SEEDS = range(5)

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from preceptor_clients.schemas import FeedbackQuery, Message, Prompt
-from preceptor_services.feedback_sources.executor import Executor
+from preceptor_clients.contract.schemas import FeedbackQuery, Message, Prompt
+from preceptor_services.feedback.executor import Executor
 
 BATCH = 64
 CASES = [{"input": [n, 3, 1, 2], "expected": sorted([n, 3, 1, 2])} for n in range(8)]

@@ -27,9 +27,14 @@ import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from preceptor_trainer.evaluation import Interval, mean_interval, paired_difference, pass_at_k
-from preceptor_trainer.held_out import Evaluation
-from preceptor_trainer.metrics import read_metrics
+from preceptor_trainer.evaluation.held_out import Evaluation
+from preceptor_trainer.evaluation.pass_at_k import (
+    Interval,
+    mean_interval,
+    paired_difference,
+    pass_at_k,
+)
+from preceptor_trainer.run.metrics_log import read_metrics
 
 RESULT = Path(__file__).parent / "results" / "quickstart.json"
 FIGURE = Path(__file__).parent.parent / "docs" / "figures" / "quickstart.png"

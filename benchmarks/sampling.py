@@ -22,12 +22,12 @@ import torch
 from answer_path import machine
 from turns import in_turns, middle, times_as_long
 
-from preceptor_trainer import sampling
-from preceptor_trainer.decoding import DecodeCache
-from preceptor_trainer.environments.programming_by_example.problems import sample_problems
-from preceptor_trainer.policy import Policy
-from preceptor_trainer.sampling import LocalSampler, SamplingParams
+from preceptor_trainer.learner.policy import Policy
+from preceptor_trainer.sampling import local as sampling
+from preceptor_trainer.sampling.decode_cache import DecodeCache
+from preceptor_trainer.sampling.local import LocalSampler, SamplingParams
 from preceptor_trainer.student import STUDENT_DIR
+from preceptor_trainer.tasks.programming_by_example.problems import sample_problems
 
 RESULT = Path(__file__).parent / "results" / "sampling.json"
 

@@ -52,16 +52,16 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from preceptor_clients import wire
-from preceptor_clients.fingerprint import tokenizer_fingerprint
-from preceptor_clients.http import GatewayClient, ServiceClient
-from preceptor_clients.schemas import (
+from preceptor_clients.contract import wire
+from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
+from preceptor_clients.contract.schemas import (
     LogprobsCall,
     PrefixAnswer,
     PrefixQuery,
     PrefixSubmission,
     Prompt,
 )
+from preceptor_clients.http.clients import GatewayClient, ServiceClient
 from preceptor_services.experts.engine.models import scorer_of
 from preceptor_services.experts.engine.prefill import Prefill
 from preceptor_services.experts.engine.score import score

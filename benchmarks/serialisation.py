@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from answer_path import machine
 
-from preceptor_clients import wire
-from preceptor_clients.answers import Distributions, build_answer
-from preceptor_clients.schemas import (
+from preceptor_clients.contract import wire
+from preceptor_clients.contract.schemas import (
     LogprobsReply,
     PrefixAnswer,
     PrefixQuery,
     PrefixResult,
     Prompt,
 )
+from preceptor_clients.sdk.answers import Distributions, build_answer
 
 VOCAB_SIZE = 151_936
 _ARRAYS = (

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from preceptor_clients.answers import Distributions, build_answer
-from preceptor_clients.schemas import (
+from preceptor_clients.contract.schemas import (
     Capabilities,
     PrefixAnswer,
     PrefixQuery,
     ServiceInfo,
     ServiceLimits,
 )
+from preceptor_clients.sdk.answers import Distributions, build_answer
 
 VOCAB_SIZE = 4096
 FINGERPRINT = "cd" * 32

@@ -21,14 +21,14 @@ import torch
 from answer_path import machine
 from turns import in_turns, middle, times_as_long
 
-from preceptor_trainer.batch import TrainBatch, TrainRollout, make_batches
-from preceptor_trainer.environments.programming_by_example.problems import sample_problems
+from preceptor_trainer.learner.learner import Learner, OptimiserConfig
+from preceptor_trainer.learner.policy import Policy
+from preceptor_trainer.model.batch import TrainBatch, TrainRollout, make_batches
+from preceptor_trainer.model.trunk import Trunk, padded, shared_contexts
 from preceptor_trainer.objectives.grpo import GRPO
-from preceptor_trainer.policy import Policy
-from preceptor_trainer.sampling import LocalSampler, SamplingParams
+from preceptor_trainer.sampling.local import LocalSampler, SamplingParams
 from preceptor_trainer.student import STUDENT_DIR
-from preceptor_trainer.trunk import Trunk, padded, shared_contexts
-from preceptor_trainer.update import Learner, OptimiserConfig
+from preceptor_trainer.tasks.programming_by_example.problems import sample_problems
 
 RESULT = Path(__file__).parent / "results" / "update.json"
 ARMS: dict[str, Trunk] = {"prompts once": shared_contexts, "whole rows": padded}

@@ -5,7 +5,12 @@ preceptor serve brevity_source:Brevity --port 8102 --option max_tokens=16
 
 from collections.abc import Sequence
 
-from preceptor_clients.schemas import FeedbackAnswer, FeedbackItem, FeedbackQuery, ServiceInfo
+from preceptor_clients.contract.schemas import (
+    FeedbackAnswer,
+    FeedbackItem,
+    FeedbackQuery,
+    ServiceInfo,
+)
 
 
 class Brevity:

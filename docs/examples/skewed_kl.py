@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from preceptor_trainer.batch import TrainBatch
+from preceptor_trainer.model.batch import TrainBatch
+from preceptor_trainer.model.statistics import Needs, StudentStatistics
 from preceptor_trainer.objectives import Advantages, Plan
 from preceptor_trainer.objectives.checks import require_distributions, require_experts
 from preceptor_trainer.objectives.token_objective import TokenObjective, taught
-from preceptor_trainer.statistics import Needs, StudentStatistics
 
 
 @dataclass(frozen=True, kw_only=True)

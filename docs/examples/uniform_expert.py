@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from preceptor_clients.answers import Distributions, build_answer
-from preceptor_clients.schemas import Capabilities, PrefixAnswer, PrefixQuery, ServiceInfo
+from preceptor_clients.contract.schemas import Capabilities, PrefixAnswer, PrefixQuery, ServiceInfo
+from preceptor_clients.sdk.answers import Distributions, build_answer
 
 
 class Uniform:

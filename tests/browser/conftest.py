@@ -21,9 +21,9 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
-from preceptor_clients.corrections import NewItem, RoundSettings
-from preceptor_clients.corrections_client import AnnotatorClient, CorrectionsClient
-from preceptor_clients.schemas import Message, Prompt
+from preceptor_clients.contract.corrections import NewItem, RoundSettings
+from preceptor_clients.contract.schemas import Message, Prompt
+from preceptor_clients.http.corrections import AnnotatorClient, CorrectionsClient
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

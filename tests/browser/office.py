@@ -21,11 +21,8 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI
 
-from preceptor_clients.answers import Distributions, build_answer
-from preceptor_clients.corrections import NewItem, RoundSettings
-from preceptor_clients.corrections_client import CorrectionsClient
-from preceptor_clients.http import NO_RETRY, GatewayClient
-from preceptor_clients.schemas import (
+from preceptor_clients.contract.corrections import NewItem, RoundSettings
+from preceptor_clients.contract.schemas import (
     Capabilities,
     FeedbackItem,
     LineageRecord,
@@ -41,11 +38,20 @@ from preceptor_clients.schemas import (
     TargetRecord,
     WeightManifest,
 )
-from preceptor_clients.targets import BUILDER_VERSION, WeightedAnswer, build_target
-from preceptor_services.blobs import LocalBlobs
-from preceptor_services.config import Settings
+from preceptor_clients.http.clients import NO_RETRY, GatewayClient
+from preceptor_clients.http.corrections import CorrectionsClient
+from preceptor_clients.sdk.answers import Distributions, build_answer
+from preceptor_clients.targets.builder import BUILDER_VERSION, WeightedAnswer, build_target
 from preceptor_services.gateway.app import create_app
-from preceptor_services.internal import ClaimRequest, Claims, ItemResult, JobReport, ReportRequest
+from preceptor_services.jobs.messages import (
+    ClaimRequest,
+    Claims,
+    ItemResult,
+    JobReport,
+    ReportRequest,
+)
+from preceptor_services.kit.blobs import LocalBlobs
+from preceptor_services.kit.settings import Settings
 from preceptor_services.store.database import Database
 
 VOCAB = "ab" * 32

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, expect
 
-from preceptor_clients.corrections import Submission
+from preceptor_clients.contract.corrections import Submission
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 NUMBERS = ("forty-one", "fifty", "sixty-three")

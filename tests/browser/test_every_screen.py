@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, expect
 
-from preceptor_clients.corrections import Submission
+from preceptor_clients.contract.corrections import Submission
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 FIGURES = Path(__file__).parents[2] / "docs" / "figures" / "corrections"
@@ -163,8 +163,8 @@ async def _two_versions(office: Any) -> None:
             "scatter, so it is dark."
         ),
     }
-    from preceptor_clients.corrections import NewItem
-    from preceptor_clients.schemas import FeedbackItem, Message, Prompt
+    from preceptor_clients.contract.corrections import NewItem
+    from preceptor_clients.contract.schemas import FeedbackItem, Message, Prompt
 
     judged = FeedbackItem(
         id="j",

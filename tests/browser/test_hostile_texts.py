@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from playwright.async_api import expect
 
-from preceptor_clients.corrections import Submission
-from preceptor_clients.schemas import FeedbackItem, Message, Prompt
+from preceptor_clients.contract.corrections import Submission
+from preceptor_clients.contract.schemas import FeedbackItem, Message, Prompt
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 

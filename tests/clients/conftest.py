@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from preceptor_clients.answers import Distributions, build_answer
-from preceptor_clients.errors import PreceptorError
-from preceptor_clients.schemas import (
+from preceptor_clients.contract.errors import PreceptorError
+from preceptor_clients.contract.schemas import (
     Capabilities,
     FeedbackAnswer,
     FeedbackItem,
@@ -21,6 +20,7 @@ from preceptor_clients.schemas import (
     ServiceLimits,
     WeightsOffer,
 )
+from preceptor_clients.sdk.answers import Distributions, build_answer
 
 settings.register_profile(
     "preceptor",

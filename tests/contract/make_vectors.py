@@ -13,11 +13,10 @@ from typing import Final
 import numpy as np
 from pydantic import BaseModel
 
-from preceptor_clients import wire
-from preceptor_clients.answers import Distributions, build_answer
-from preceptor_clients.arrays import MISSING
-from preceptor_clients.errors import ContextTooLong, DeadlineExceeded
-from preceptor_clients.schemas import (
+from preceptor_clients.contract import wire
+from preceptor_clients.contract.arrays import MISSING
+from preceptor_clients.contract.errors import ContextTooLong, DeadlineExceeded
+from preceptor_clients.contract.schemas import (
     Accepted,
     Accounting,
     Arrival,
@@ -65,7 +64,8 @@ from preceptor_clients.schemas import (
     WeightManifest,
     WeightsOffer,
 )
-from preceptor_clients.targets import BUILDER_VERSION, WeightedAnswer, build_target
+from preceptor_clients.sdk.answers import Distributions, build_answer
+from preceptor_clients.targets.builder import BUILDER_VERSION, WeightedAnswer, build_target
 
 VECTORS: Final = Path(__file__).parent / "vectors"
 FINGERPRINT: Final = "ab" * 32

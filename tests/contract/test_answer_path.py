@@ -23,16 +23,16 @@ import numpy as np
 import psutil
 import pytest
 
-from preceptor_clients.errors import (
+from preceptor_clients.contract.errors import (
     Invalid,
     NotFound,
     Unauthorised,
     VocabularyMismatch,
     from_problem,
 )
-from preceptor_clients.http import GatewayClient
-from preceptor_clients.schemas import Message, PrefixQuery, PrefixSubmission, Prompt
-from preceptor_services.broker import free_port
+from preceptor_clients.contract.schemas import Message, PrefixQuery, PrefixSubmission, Prompt
+from preceptor_clients.http.clients import GatewayClient
+from preceptor_services.jobs.embedded_broker import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -8,10 +8,8 @@ import httpx
 import numpy as np
 import torch
 
-from preceptor_clients.answers import Distributions, build_answer
-from preceptor_clients.checks import check_answer, check_feedback
-from preceptor_clients.http import ServiceClient
-from preceptor_clients.schemas import (
+from preceptor_clients.contract.checks import check_answer, check_feedback
+from preceptor_clients.contract.schemas import (
     FeedbackCall,
     FeedbackQuery,
     LogprobsCall,
@@ -19,10 +17,12 @@ from preceptor_clients.schemas import (
     PrefixQuery,
     Prompt,
 )
-from preceptor_clients.service import service_app
-from preceptor_clients.targets import WeightedAnswer, build_target
-from preceptor_trainer.batch import TrainRollout, make_batches
-from preceptor_trainer.update import Learner, OptimiserConfig
+from preceptor_clients.http.clients import ServiceClient
+from preceptor_clients.sdk.answers import Distributions, build_answer
+from preceptor_clients.sdk.service import service_app
+from preceptor_clients.targets.builder import WeightedAnswer, build_target
+from preceptor_trainer.learner.learner import Learner, OptimiserConfig
+from preceptor_trainer.model.batch import TrainRollout, make_batches
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PROMPT = Prompt(messages=(Message(role="user", content="?"),))

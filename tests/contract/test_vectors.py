@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 from pydantic import BaseModel
 
-from preceptor_clients import checks, frame, schemas, wire
-from preceptor_clients.errors import FieldError, MalformedFrame, Problem
+from preceptor_clients.contract import checks, frame, schemas, wire
+from preceptor_clients.contract.errors import FieldError, MalformedFrame, Problem
 
 HERE = Path(__file__).parent
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from preceptor_trainer.deployment import LocalDeployment, write_settings
+from preceptor_trainer.deployment.local import LocalDeployment, write_settings
 
 SMALL = {
     "steps": 6,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from preceptor_trainer.config import RunConfig
-from preceptor_trainer.context import NothingInView
-from preceptor_trainer.dynamic_sampling import DynamicSampling
+from preceptor_trainer.collect.context import NothingInView
+from preceptor_trainer.collect.dynamic_sampling import DynamicSampling
 from preceptor_trainer.objectives.group_rewards import SoftOverlong
 from preceptor_trainer.objectives.grpo import GRPO
 from preceptor_trainer.recipes.quickstart import quickstart
+from preceptor_trainer.run.config import RunConfig
 
 
 def recipe(**options: Any) -> RunConfig:

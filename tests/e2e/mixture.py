@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from preceptor_clients.token_weights import Certainty
-from preceptor_trainer.asking import ExpertUse
-from preceptor_trainer.config import RunConfig
+from preceptor_clients.targets.token_weights import Certainty
+from preceptor_trainer.collect.labelling import ExpertUse
 from preceptor_trainer.recipes.quickstart import quickstart
+from preceptor_trainer.run.config import RunConfig
 
 SAMPLER = ExpertUse(
     name="sampler",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from preceptor_trainer.config import RunConfig
 from preceptor_trainer.recipes.quickstart import quickstart
-from preceptor_trainer.schedules import Overlapped
+from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.schedules import Overlapped
 
 
 def recipe(**options: Any) -> RunConfig:

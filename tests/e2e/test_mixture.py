@@ -22,16 +22,16 @@ import uvicorn
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from preceptor_clients.http import GatewayClient
-from preceptor_clients.schemas import Trace
-from preceptor_services.experts.adapters.student_tokenizer import StudentTokenizer
-from preceptor_trainer.deployment import LocalDeployment, write_settings
-from preceptor_trainer.metrics import read_metrics
+from preceptor_clients.contract.schemas import Trace
+from preceptor_clients.http.clients import GatewayClient
+from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
+from preceptor_trainer.deployment.local import LocalDeployment, write_settings
+from preceptor_trainer.run.metrics_log import read_metrics
 from preceptor_trainer.student import STUDENT_DIR
 
 from .conftest import Running
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "services" / "experts" / "adapters"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "services" / "experts" / "remote"))
 
 from foreign import FakeServer, make_word_tokenizer
 
@@ -43,7 +43,7 @@ EXPERTS = """
 [experts.sampler]
 url = "http://127.0.0.1:0"
 key_file = "keys/sampler.key"
-use = "preceptor_services.experts.adapters.sample_only:SampleOnly"
+use = "preceptor_services.experts.remote.sample_only:SampleOnly"
 [experts.sampler.options]
 name = "sampler"
 url = {api}
@@ -57,7 +57,7 @@ max_calls = {max_calls}
 [experts.words]
 url = "http://127.0.0.1:0"
 key_file = "keys/words.key"
-use = "preceptor_services.experts.adapters.aligning:Aligning"
+use = "preceptor_services.experts.remote.aligning:Aligning"
 [experts.words.options]
 name = "words"
 url = {teacher}

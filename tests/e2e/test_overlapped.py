@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from preceptor_clients.http import GatewayClient
-from preceptor_trainer.metrics import read_metrics
+from preceptor_clients.http.clients import GatewayClient
+from preceptor_trainer.run.metrics_log import read_metrics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from preceptor_clients.http import GatewayClient
-from preceptor_clients.schemas import Trace
-from preceptor_trainer.metrics import read_metrics
+from preceptor_clients.contract.schemas import Trace
+from preceptor_clients.http.clients import GatewayClient
+from preceptor_trainer.run.metrics_log import read_metrics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from preceptor_trainer.deployment import LocalDeployment
+from preceptor_trainer.deployment.local import LocalDeployment
 from preceptor_trainer.student import STUDENT_DIR
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

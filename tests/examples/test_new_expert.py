@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from preceptor_clients import expert_command
-from preceptor_clients.fingerprint import tokenizer_fingerprint
-from preceptor_clients.new_expert import write_expert
+from preceptor_clients.cli import expert as expert_command
+from preceptor_clients.cli.new_expert import write_expert
+from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
 from preceptor_trainer.student.architecture import make_tokenizer
 
 COMMAND = (sys.executable, "-m", "preceptor_clients.cli", "expert")

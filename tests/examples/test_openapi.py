@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from preceptor_clients import openapi
+from preceptor_clients.sdk import openapi
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"
 

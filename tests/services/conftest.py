@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from preceptor_services.broker import Broker, running_broker
-from preceptor_services.queue import JobQueue
+from preceptor_services.jobs.embedded_broker import Broker, running_broker
+from preceptor_services.jobs.streams import JobQueue
 from preceptor_services.store.database import Database
+
+from .world import gateway_options, sqlite_url, world
+
+__all__ = ["gateway_options", "sqlite_url", "world"]
 
 
 @pytest.fixture(scope="session")

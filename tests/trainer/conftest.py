@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from preceptor_clients.targets import Target, TargetComponent
-from preceptor_trainer.batch import TrainRollout
-from preceptor_trainer.enumeration import PrefixTable, TinyWorld
+from preceptor_clients.targets.builder import Target, TargetComponent
+from preceptor_trainer.model.batch import TrainRollout
+from preceptor_trainer.theory.enumeration import PrefixTable, TinyWorld
 
 MakeComponent = Callable[..., TargetComponent]
 MakeRollout = Callable[..., TrainRollout]

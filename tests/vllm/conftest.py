@@ -25,8 +25,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from preceptor_clients.fingerprint import tokenizer_fingerprint
-from preceptor_clients.schemas import WeightManifest, WeightsOffer
+from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
+from preceptor_clients.contract.schemas import WeightManifest, WeightsOffer
 from preceptor_trainer.student.architecture import make_tokenizer
 
 KEY: Final = "vllm-" + "k" * 40
@@ -227,7 +227,15 @@ def check() -> Callable[..., dict[str, Any]]:
     """`preceptor expert check`, as a person runs it; its verdicts by name."""
 
     def run(url: str, *options: object) -> dict[str, Any]:
-        command = [sys.executable, "-m", "preceptor_clients.cli", "expert", "check", url, "--json"]
+        command = [
+            sys.executable,
+            "-m",
+            "preceptor_clients.cli.main",
+            "expert",
+            "check",
+            url,
+            "--json",
+        ]
         done = subprocess.run(
             [*command, "--timeout", "300", *map(str, options)],
             capture_output=True,

@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from preceptor_clients.generation import GenerateAnswer, GenerateCall, GenerateQuery, Sampling
-from preceptor_clients.http import ServiceClient
-from preceptor_clients.schemas import (
+from preceptor_clients.contract.generation import (
+    GenerateAnswer,
+    GenerateCall,
+    GenerateQuery,
+    Sampling,
+)
+from preceptor_clients.contract.schemas import (
     LogprobsCall,
     PrefixAnswer,
     PrefixQuery,
     Prompt,
     WantedWeights,
 )
+from preceptor_clients.http.clients import ServiceClient
 
 from .conftest import KEY
 

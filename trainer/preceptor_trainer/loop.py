@@ -20,25 +20,25 @@ from typing import Any, cast
 
 import torch
 
-from preceptor_clients.edit_spelling import TokenizerSpelling
-from preceptor_clients.http import GatewayClient
-from preceptor_clients.schemas import Records
-from preceptor_trainer.asking import Asker, Labelled
-from preceptor_trainer.batch import TrainRollout, make_batches
-from preceptor_trainer.config import RunConfig
-from preceptor_trainer.dynamic_sampling import Judged
-from preceptor_trainer.held_out import Evaluation, evaluate
-from preceptor_trainer.journal import Journal
-from preceptor_trainer.metrics import MetricsLog
-from preceptor_trainer.people import People
-from preceptor_trainer.policy import Policy, WeightFolder
-from preceptor_trainer.progress import Progress
-from preceptor_trainer.publishing import Publisher
-from preceptor_trainer.rollouts import Attempt, Problem, Rollout
-from preceptor_trainer.sampler_stage import SamplerStage
-from preceptor_trainer.seeding import generator
-from preceptor_trainer.step_metrics import collect_metrics
-from preceptor_trainer.update import Learner
+from preceptor_clients.contract.schemas import Records
+from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.targets.spelling import TokenizerSpelling
+from preceptor_trainer.collect.dynamic_sampling import Judged
+from preceptor_trainer.collect.labelling import Asker, Labelled
+from preceptor_trainer.collect.people.people import People
+from preceptor_trainer.collect.rollouts import Attempt, Problem, Rollout
+from preceptor_trainer.collect.sampler import SamplerStage
+from preceptor_trainer.evaluation.held_out import Evaluation, evaluate
+from preceptor_trainer.kit.seeding import generator
+from preceptor_trainer.learner.learner import Learner
+from preceptor_trainer.learner.policy import Policy, WeightFolder
+from preceptor_trainer.model.batch import TrainRollout, make_batches
+from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.journal import Journal
+from preceptor_trainer.run.metrics_log import MetricsLog
+from preceptor_trainer.run.progress import Progress
+from preceptor_trainer.run.publishing import Publisher
+from preceptor_trainer.run.step_metrics import collect_metrics
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

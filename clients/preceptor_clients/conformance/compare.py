@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from preceptor_clients.schemas import PrefixAnswer
+from preceptor_clients.contract.schemas import PrefixAnswer
 
 CHANGED: Final = 1.1e-3
 """Two steps of the 16-bit grid: a difference above this is not rounding."""

@@ -15,7 +15,7 @@ from preceptor_clients.conformance.compare import changed, distance, entries
 from preceptor_clients.conformance.numbers import asked_one_by_one, need_topk
 from preceptor_clients.conformance.subject import Subject
 from preceptor_clients.conformance.verdict import Failed, Skipped
-from preceptor_clients.schemas import PrefixAnswer, Prompt
+from preceptor_clients.contract.schemas import PrefixAnswer, Prompt
 
 _FOLLOWED: Final = 6
 _CHANGED_AT: Final = (0, 2, 4)

@@ -6,7 +6,7 @@ from preceptor_clients.conformance.compare import changed
 from preceptor_clients.conformance.numbers import need_topk
 from preceptor_clients.conformance.subject import Subject
 from preceptor_clients.conformance.verdict import Failed, Skipped
-from preceptor_clients.schemas import PrefixAnswer, PrefixQuery, Prompt
+from preceptor_clients.contract.schemas import PrefixAnswer, PrefixQuery, Prompt
 
 _RESPONSE = 4
 

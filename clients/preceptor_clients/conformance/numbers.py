@@ -6,13 +6,13 @@ from typing import Final
 
 import numpy as np
 
-from preceptor_clients import wire
-from preceptor_clients.checks import check_answer
 from preceptor_clients.conformance.compare import distance, entries, widest
 from preceptor_clients.conformance.subject import Subject
 from preceptor_clients.conformance.verdict import Failed, Skipped
-from preceptor_clients.errors import AnswerRefused
-from preceptor_clients.schemas import PrefixAnswer, PrefixQuery
+from preceptor_clients.contract import wire
+from preceptor_clients.contract.checks import check_answer
+from preceptor_clients.contract.errors import AnswerRefused
+from preceptor_clients.contract.schemas import PrefixAnswer, PrefixQuery
 
 _WHOLE: Final = 4096
 """Vocabularies up to this size are asked whole."""

@@ -9,13 +9,13 @@ from typing import Final, NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
-from preceptor_clients import wire
 from preceptor_clients.conformance.subject import Subject, not_answered
 from preceptor_clients.conformance.verdict import Failed, Skipped
-from preceptor_clients.connection import RawReply
-from preceptor_clients.errors import PROBLEM_MEDIA_TYPE, Problem
-from preceptor_clients.schemas import LogprobsCall, PrefixQuery, PrefixResult
-from preceptor_clients.tokenising import TokenizeCall
+from preceptor_clients.contract import wire
+from preceptor_clients.contract.errors import PROBLEM_MEDIA_TYPE, Problem
+from preceptor_clients.contract.schemas import LogprobsCall, PrefixQuery, PrefixResult
+from preceptor_clients.contract.tokenization import TokenizeCall
+from preceptor_clients.http.connection import RawReply
 
 _MOST_IN_ONE_CALL: Final = 512
 """Larger batches are not tried at their limit."""

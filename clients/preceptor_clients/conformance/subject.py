@@ -14,13 +14,11 @@ from typing import Any, Final
 import numpy as np
 from pydantic import ValidationError
 
-from preceptor_clients import wire
-from preceptor_clients.conformance.known import KnownAnswers
 from preceptor_clients.conformance.verdict import Failed, Skipped
-from preceptor_clients.connection import RawReply
-from preceptor_clients.errors import PreceptorError, Problem, from_problem
-from preceptor_clients.http import ServiceClient
-from preceptor_clients.schemas import (
+from preceptor_clients.contract import wire
+from preceptor_clients.contract.errors import PreceptorError, Problem, from_problem
+from preceptor_clients.contract.known import KnownAnswers
+from preceptor_clients.contract.schemas import (
     FeedbackItem,
     LogprobsCall,
     LogprobsReply,
@@ -33,6 +31,8 @@ from preceptor_clients.schemas import (
     WantedWeights,
     WeightsOffer,
 )
+from preceptor_clients.http.clients import ServiceClient
+from preceptor_clients.http.connection import RawReply
 
 _EXACT: Final = f"{wire.FRAME};logprobs=f32, {wire.JSON};q=0.5"
 _ASSUMED_VOCABULARY: Final = 256

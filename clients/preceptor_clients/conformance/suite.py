@@ -18,10 +18,10 @@ from preceptor_clients.conformance import (
 )
 from preceptor_clients.conformance.subject import CheckOptions, Subject
 from preceptor_clients.conformance.verdict import Failed, Report, Skipped, Verdict
-from preceptor_clients.connection import NO_RETRY
-from preceptor_clients.errors import PreceptorError
-from preceptor_clients.http import ServiceClient
-from preceptor_clients.schemas import ServiceInfo
+from preceptor_clients.contract.errors import PreceptorError
+from preceptor_clients.contract.schemas import ServiceInfo
+from preceptor_clients.http.clients import ServiceClient
+from preceptor_clients.http.connection import NO_RETRY
 
 Check = Callable[[Subject], Awaitable[str]]
 

@@ -7,11 +7,11 @@ from typing import Final
 import numpy as np
 
 from preceptor_clients.conformance.compare import widest
-from preceptor_clients.conformance.known import KnownAnswers, KnownCase
 from preceptor_clients.conformance.subject import Subject
 from preceptor_clients.conformance.verdict import Failed, Skipped
-from preceptor_clients.errors import WeightsNotHere
-from preceptor_clients.schemas import PrefixAnswer, PrefixQuery, Prompt, WantedWeights
+from preceptor_clients.contract.errors import WeightsNotHere
+from preceptor_clients.contract.known import KnownAnswers, KnownCase
+from preceptor_clients.contract.schemas import PrefixAnswer, PrefixQuery, Prompt, WantedWeights
 
 _NEVER: Final = "conformance/never/0"
 _TEMPERATURES: Final = np.geomspace(0.4, 2.5, 85)

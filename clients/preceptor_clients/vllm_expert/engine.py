@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from preceptor_clients.errors import Invalid, ServiceFailed, ServiceUnavailable
-from preceptor_clients.generation import Generated, Sampling
+from preceptor_clients.contract.errors import Invalid, ServiceFailed, ServiceUnavailable
+from preceptor_clients.contract.generation import Generated, Sampling
 from preceptor_clients.vllm_expert.config import VLLMExpertConfig
 from preceptor_clients.vllm_expert.flat import FlatLogprobs
 from preceptor_clients.vllm_expert.worker import PolicyWorker

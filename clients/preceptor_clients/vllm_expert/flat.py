@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from preceptor_clients.answers import Distributions
-from preceptor_clients.arrays import MISSING
-from preceptor_clients.errors import ServiceFailed
-from preceptor_clients.schemas import PrefixQuery
+from preceptor_clients.contract.arrays import MISSING
+from preceptor_clients.contract.errors import ServiceFailed
+from preceptor_clients.contract.schemas import PrefixQuery
+from preceptor_clients.sdk.answers import Distributions
 
 
 class FlatLogprobs(Protocol):

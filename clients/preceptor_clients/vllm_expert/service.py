@@ -23,19 +23,15 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from preceptor_clients.admission import Admission
-from preceptor_clients.answers import build_answer
-from preceptor_clients.context import Context, build_context, find_template
-from preceptor_clients.errors import ContextTooLong, PreceptorError, ServiceFailed
-from preceptor_clients.fingerprint import (
+from preceptor_clients.contract.errors import ContextTooLong, PreceptorError, ServiceFailed
+from preceptor_clients.contract.fingerprint import (
     folder_fingerprint,
     ids_hash,
     settings_version,
     tokenizer_fingerprint,
 )
-from preceptor_clients.generation import GenerateAnswer, GenerateQuery
-from preceptor_clients.offered_weights import WEIGHTS_FILE, OfferedWeights
-from preceptor_clients.schemas import (
+from preceptor_clients.contract.generation import GenerateAnswer, GenerateQuery
+from preceptor_clients.contract.schemas import (
     Capabilities,
     PrefixAnswer,
     PrefixQuery,
@@ -44,6 +40,10 @@ from preceptor_clients.schemas import (
     WantedWeights,
     WeightsOffer,
 )
+from preceptor_clients.sdk.admission import Admission
+from preceptor_clients.sdk.answers import build_answer
+from preceptor_clients.sdk.context import Context, build_context, find_template
+from preceptor_clients.sdk.offered_weights import WEIGHTS_FILE, OfferedWeights
 from preceptor_clients.vllm_expert.config import VLLMExpertConfig
 from preceptor_clients.vllm_expert.engine import Engine, vllm_version
 from preceptor_clients.vllm_expert.flat import candidates_of, distributions_of, spread_candidates

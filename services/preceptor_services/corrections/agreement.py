@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from preceptor_clients.corrections import Agreement
+from preceptor_clients.contract.corrections import Agreement
 
 _COMPARED_CHARS: Final = 4_000
 """Similarity looks at so many characters around the first difference: its cost is quadratic."""

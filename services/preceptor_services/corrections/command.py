@@ -24,11 +24,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from preceptor_clients.corrections import ExportLine, NewItem, Retirement, Role, TakenItem
-from preceptor_clients.corrections_client import AnnotatorClient, CorrectionsClient
-from preceptor_clients.errors import PreceptorError
-from preceptor_services.config import load_settings, read_secret
+from preceptor_clients.contract.corrections import ExportLine, NewItem, Retirement, Role, TakenItem
+from preceptor_clients.contract.errors import PreceptorError
+from preceptor_clients.http.corrections import AnnotatorClient, CorrectionsClient
 from preceptor_services.dispatcher.process import gateway_url
+from preceptor_services.kit.settings import load_settings, read_secret
 
 _AT_ONCE: Final = 50
 _T = TypeVar("_T")

@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from preceptor_clients.arrays import MISSING
-from preceptor_clients.corrections import (
+from preceptor_clients.contract.arrays import MISSING
+from preceptor_clients.contract.corrections import (
     ExpertOpinion,
     ExpertsView,
     NewItem,
@@ -23,14 +23,14 @@ from preceptor_clients.corrections import (
     TokenView,
     Vocabulary,
 )
-from preceptor_clients.errors import NotFound
-from preceptor_clients.targets import Target, TargetComponent
-from preceptor_services.blobs import BlobStore
-from preceptor_services.gateway.clock import Clock
-from preceptor_services.gateway.packs import Packs
-from preceptor_services.store import correction_items as items
-from preceptor_services.store import correction_results as results
+from preceptor_clients.contract.errors import NotFound
+from preceptor_clients.targets.builder import Target, TargetComponent
+from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.kit.blobs import BlobStore
+from preceptor_services.kit.clock import Clock
 from preceptor_services.store import services
+from preceptor_services.store.corrections import items as items
+from preceptor_services.store.corrections import results as results
 from preceptor_services.store.database import Database
 
 _ENTRIES: Final = 5

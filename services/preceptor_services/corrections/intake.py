@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from preceptor_clients.corrections import (
+from preceptor_clients.contract.corrections import (
     Asked,
     NewItem,
     Round,
@@ -18,15 +18,15 @@ from preceptor_clients.corrections import (
     RoundSettings,
     TakenItem,
 )
-from preceptor_clients.errors import NotFound
-from preceptor_clients.schemas import Prompt
-from preceptor_services.gateway.clock import Clock
-from preceptor_services.gateway.packs import Packs
-from preceptor_services.store import correction_items as items
-from preceptor_services.store import correction_results as results
-from preceptor_services.store import weights
-from preceptor_services.store.correction_results import RolloutRow
+from preceptor_clients.contract.errors import NotFound
+from preceptor_clients.contract.schemas import Prompt
+from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.kit.clock import Clock
+from preceptor_services.store.corrections import items as items
+from preceptor_services.store.corrections import results as results
+from preceptor_services.store.corrections.results import RolloutRow
 from preceptor_services.store.database import Database
+from preceptor_services.store.provenance import weights
 
 OUTSIDE: Final = "outside"
 """The round of questions that no run asked."""

@@ -7,9 +7,9 @@ import hmac
 import secrets
 from collections.abc import Sequence
 
-from preceptor_services.gateway.group_commit import GroupCommit
-from preceptor_services.store import correction_people as people
-from preceptor_services.store.correction_people import PersonRow
+from preceptor_services.kit.group_commit import GroupCommit
+from preceptor_services.store.corrections import people as people
+from preceptor_services.store.corrections.people import PersonRow
 from preceptor_services.store.database import Database
 
 

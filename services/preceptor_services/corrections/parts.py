@@ -12,18 +12,18 @@ from typing import Annotated, Any, Final, NamedTuple, Self, cast
 
 from fastapi import Depends, Request
 
-from preceptor_clients.corrections import Role
-from preceptor_clients.errors import Forbidden, Unauthorised
-from preceptor_services.config import read_secret
+from preceptor_clients.contract.corrections import Role
+from preceptor_clients.contract.errors import Forbidden, Unauthorised
 from preceptor_services.corrections.expert_view import ExpertViews
 from preceptor_services.corrections.intake import Intake
 from preceptor_services.corrections.keys import Door, PersonKeys
-from preceptor_services.corrections.queue import Queue
 from preceptor_services.corrections.results import Outcome
-from preceptor_services.corrections.retiring import Retiring
-from preceptor_services.corrections.reviewing import Reviewing
+from preceptor_services.corrections.retire import Retiring
+from preceptor_services.corrections.review import Reviewing
 from preceptor_services.corrections.views import Views
-from preceptor_services.gateway.state import Gateway
+from preceptor_services.corrections.work import Queue
+from preceptor_services.gateway.parts import Gateway
+from preceptor_services.kit.settings import read_secret
 from preceptor_services.store.database import Database
 
 NO_BODY: Final[dict[str, Any]] = {

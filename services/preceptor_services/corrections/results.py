@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from preceptor_clients.corrections import (
+from preceptor_clients.contract.corrections import (
     Agreement,
     Decision,
     Due,
@@ -22,21 +22,21 @@ from preceptor_clients.corrections import (
     prompt_sha256,
     text_sha256,
 )
-from preceptor_clients.errors import NotFound
-from preceptor_clients.schemas import FeedbackItem, PrefixQuery, Prompt
+from preceptor_clients.contract.errors import NotFound
+from preceptor_clients.contract.schemas import FeedbackItem, PrefixQuery, Prompt
 from preceptor_services.corrections.agreement import Double, Opinion, agreement
 from preceptor_services.corrections.intake import Intake, question_row
-from preceptor_services.corrections.settling import final_text, overrule
+from preceptor_services.corrections.settle import final_text, overrule
 from preceptor_services.corrections.views import review_of, version_of
-from preceptor_services.gateway.clock import Clock
-from preceptor_services.gateway.questions import unpack_query
-from preceptor_services.store import correction_items as items
-from preceptor_services.store import correction_people as people
-from preceptor_services.store import correction_results as results
-from preceptor_services.store import correction_versions as versions
-from preceptor_services.store.correction_people import new_row
-from preceptor_services.store.correction_results import DueRow
-from preceptor_services.store.correction_versions import ReviewRow, VersionRow
+from preceptor_services.kit.clock import Clock
+from preceptor_services.questions.question import unpack_query
+from preceptor_services.store.corrections import items as items
+from preceptor_services.store.corrections import people as people
+from preceptor_services.store.corrections import results as results
+from preceptor_services.store.corrections import versions as versions
+from preceptor_services.store.corrections.people import new_row
+from preceptor_services.store.corrections.results import DueRow
+from preceptor_services.store.corrections.versions import ReviewRow, VersionRow
 from preceptor_services.store.database import Database
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from preceptor_clients.corrections import (
+from preceptor_clients.contract.corrections import (
     Claim,
     ClaimEvent,
     Draft,
@@ -29,17 +29,17 @@ from preceptor_clients.corrections import (
     RoundSettings,
     Version,
 )
-from preceptor_clients.corrections import ClaimState as State
-from preceptor_clients.errors import NotFound
-from preceptor_services.gateway.clock import Clock
-from preceptor_services.store import correction_claims as claims
-from preceptor_services.store import correction_items as items
-from preceptor_services.store import correction_people as people
-from preceptor_services.store import correction_versions as versions
-from preceptor_services.store.correction_claims import ClaimRow
-from preceptor_services.store.correction_items import ItemRow
-from preceptor_services.store.correction_people import PersonRow
-from preceptor_services.store.correction_versions import ReviewRow, VersionRow
+from preceptor_clients.contract.corrections import ClaimState as State
+from preceptor_clients.contract.errors import NotFound
+from preceptor_services.kit.clock import Clock
+from preceptor_services.store.corrections import claims as claims
+from preceptor_services.store.corrections import items as items
+from preceptor_services.store.corrections import people as people
+from preceptor_services.store.corrections import versions as versions
+from preceptor_services.store.corrections.claims import ClaimRow
+from preceptor_services.store.corrections.items import ItemRow
+from preceptor_services.store.corrections.people import PersonRow
+from preceptor_services.store.corrections.versions import ReviewRow, VersionRow
 from preceptor_services.store.database import Database
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from preceptor_clients.schemas import ServiceLimits
+from preceptor_clients.contract.schemas import ServiceLimits
 
 
 class Batchable(Protocol):

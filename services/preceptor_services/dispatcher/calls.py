@@ -13,18 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from preceptor_clients.errors import (
+from preceptor_clients.contract.errors import (
     DeadlineExceeded,
     PreceptorError,
     ServiceFailed,
     ServiceUnavailable,
 )
-from preceptor_clients.schemas import ServiceInfo
-from preceptor_services.dispatcher.asking import Asker
+from preceptor_clients.contract.schemas import ServiceInfo
+from preceptor_services.dispatcher.ask import Asker
 from preceptor_services.dispatcher.breaker import Breaker
 from preceptor_services.dispatcher.leases import Leases
 from preceptor_services.dispatcher.reporting import HeldJob, Reporter
-from preceptor_services.internal import ItemResult
+from preceptor_services.jobs.messages import ItemResult
 
 STOPPING: Final = ServiceUnavailable("the dispatcher is stopping").problem()
 _TOO_LATE: Final = DeadlineExceeded("the deadline passed before it was asked").problem()

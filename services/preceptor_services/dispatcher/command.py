@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from preceptor_services.config import load_settings
 from preceptor_services.dispatcher.process import run_dispatcher
 from preceptor_services.dispatcher.worker import WorkerConfig
+from preceptor_services.kit.settings import load_settings
 
 _DEFAULTS = WorkerConfig()
 

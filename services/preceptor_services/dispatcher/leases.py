@@ -12,8 +12,8 @@ import logging
 import time
 from collections.abc import Iterable
 
-from preceptor_clients.errors import ServiceUnavailable
-from preceptor_services.queue import Delivery, JobQueue
+from preceptor_clients.contract.errors import ServiceUnavailable
+from preceptor_services.jobs.streams import Delivery, JobQueue
 
 _log = logging.getLogger("preceptor.dispatcher")
 

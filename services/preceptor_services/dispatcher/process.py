@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from preceptor_clients.errors import PreceptorError
-from preceptor_clients.http import NO_RETRY, GatewayClient, ServiceClient
-from preceptor_services.config import Settings, read_secret
+from preceptor_clients.contract.errors import PreceptorError
+from preceptor_clients.http.clients import NO_RETRY, GatewayClient, ServiceClient
 from preceptor_services.dispatcher.worker import ServiceWorker, WorkerConfig
-from preceptor_services.internal import Directory, ServiceAddress
-from preceptor_services.queue import JobQueue
+from preceptor_services.jobs.messages import Directory, ServiceAddress
+from preceptor_services.jobs.streams import JobQueue
+from preceptor_services.kit.settings import Settings, read_secret
 
 _DIRECTORY_S: Final = 5.0
 _UNREACHED_S: Final = 0.3

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from preceptor_clients.errors import (
+from preceptor_clients.contract.errors import (
     DeadlineExceeded,
     NotFound,
     PreceptorError,
@@ -21,9 +21,9 @@ from preceptor_clients.errors import (
     ServiceUnavailable,
     StaleFence,
 )
-from preceptor_clients.http import GatewayClient
+from preceptor_clients.http.clients import GatewayClient
 from preceptor_services.dispatcher.leases import Leases
-from preceptor_services.internal import (
+from preceptor_services.jobs.messages import (
     ClaimedJob,
     ClaimRequest,
     Claims,
@@ -32,7 +32,7 @@ from preceptor_services.internal import (
     ReportReply,
     ReportRequest,
 )
-from preceptor_services.queue import Delivery
+from preceptor_services.jobs.streams import Delivery
 
 _REPORT_TIMEOUT_S: Final = 60.0
 _log = logging.getLogger("preceptor.dispatcher")

@@ -16,17 +16,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from preceptor_clients.errors import PreceptorError, ServiceUnavailable
-from preceptor_clients.http import GatewayClient, ServiceClient
-from preceptor_clients.schemas import ServiceInfo
-from preceptor_services.dispatcher.asking import Asker
+from preceptor_clients.contract.errors import PreceptorError, ServiceUnavailable
+from preceptor_clients.contract.schemas import ServiceInfo
+from preceptor_clients.http.clients import GatewayClient, ServiceClient
+from preceptor_services.dispatcher.ask import Asker
 from preceptor_services.dispatcher.batching import plan_calls
 from preceptor_services.dispatcher.breaker import Breaker
 from preceptor_services.dispatcher.calls import STOPPING, Calls
 from preceptor_services.dispatcher.leases import Leases
 from preceptor_services.dispatcher.reporting import HeldJob, Reporter
-from preceptor_services.internal import Claims
-from preceptor_services.queue import Delivery, JobQueue
+from preceptor_services.jobs.messages import Claims
+from preceptor_services.jobs.streams import Delivery, JobQueue
 
 _BLOCK_S: Final = 0.5
 _LINGER_S: Final = 0.003

@@ -26,9 +26,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from preceptor_clients.errors import WeightsNotHere
-from preceptor_clients.offered_weights import WEIGHTS_FILE
-from preceptor_clients.schemas import WeightManifest
+from preceptor_clients.contract.errors import WeightsNotHere
+from preceptor_clients.contract.schemas import WeightManifest
+from preceptor_clients.sdk.offered_weights import WEIGHTS_FILE
 from preceptor_services.experts.weights import WeightCatalogue
 
 _FORMAT: Final = "ema-1"

@@ -18,19 +18,19 @@ from typing import Any, Final
 
 import torch
 
-from preceptor_clients.admission import Admission
-from preceptor_clients.answers import build_answer
-from preceptor_clients.context import Context, build_context, find_template
-from preceptor_clients.errors import PreceptorError, TooLarge
-from preceptor_clients.fingerprint import folder_fingerprint, ids_hash, settings_version
-from preceptor_clients.schemas import (
+from preceptor_clients.contract.errors import PreceptorError, TooLarge
+from preceptor_clients.contract.fingerprint import folder_fingerprint, ids_hash, settings_version
+from preceptor_clients.contract.schemas import (
     Capabilities,
     PrefixAnswer,
     PrefixQuery,
     ServiceInfo,
     ServiceLimits,
 )
-from preceptor_clients.tokenising import TokenIds, TokenizeCall
+from preceptor_clients.contract.tokenization import TokenIds, TokenizeCall
+from preceptor_clients.sdk.admission import Admission
+from preceptor_clients.sdk.answers import build_answer
+from preceptor_clients.sdk.context import Context, build_context, find_template
 from preceptor_services.experts.engine.budget import budget_of
 from preceptor_services.experts.engine.models import scorer_of
 from preceptor_services.experts.engine.prefill import num_entries, prefill_of

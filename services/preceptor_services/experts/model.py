@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from preceptor_clients.errors import Invalid
-from preceptor_clients.fingerprint import tokenizer_fingerprint
-from preceptor_clients.tokenising import TokenIds, TokenizeCall
+from preceptor_clients.contract.errors import Invalid
+from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
+from preceptor_clients.contract.tokenization import TokenIds, TokenizeCall
 
 Precision = Literal["float32", "bfloat16"]
 DTYPES: Final[dict[Precision, torch.dtype]] = {

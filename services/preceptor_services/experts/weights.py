@@ -7,9 +7,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from preceptor_clients.errors import ServiceFailed
-from preceptor_clients.offered_weights import OfferedWeights
-from preceptor_clients.schemas import WeightManifest
+from preceptor_clients.contract.errors import ServiceFailed
+from preceptor_clients.contract.schemas import WeightManifest
+from preceptor_clients.sdk.offered_weights import OfferedWeights
 
 
 class WeightCatalogue(OfferedWeights):

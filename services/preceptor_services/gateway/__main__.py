@@ -16,10 +16,10 @@ import typer
 import uvicorn
 from fastapi import FastAPI
 
-from preceptor_services.blobs import LocalBlobs
-from preceptor_services.config import Settings, load_settings
 from preceptor_services.gateway.app import create_app
-from preceptor_services.queue import JobQueue
+from preceptor_services.jobs.streams import JobQueue
+from preceptor_services.kit.blobs import LocalBlobs
+from preceptor_services.kit.settings import Settings, load_settings
 from preceptor_services.store.database import Database
 
 _DRAIN_S: Final = 10

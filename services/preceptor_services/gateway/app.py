@@ -9,31 +9,24 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from preceptor_clients.http import NO_RETRY, ServiceClient
-from preceptor_services.blobs import BlobStore
-from preceptor_services.config import Settings
-from preceptor_services.gateway.body_limit import BodyLimit
-from preceptor_services.gateway.clock import Clock, ServerClock
-from preceptor_services.gateway.counting import Counting
-from preceptor_services.gateway.job_queue import JobQueue
-from preceptor_services.gateway.openapi import describe
-from preceptor_services.gateway.problems import add_handlers
-from preceptor_services.gateway.registry import Connect, InfoClient
-from preceptor_services.gateway.routes import (
-    asking,
-    blobs,
-    corrections,
-    corrections_admin,
-    corrections_page,
-    health,
-    internal,
-    records,
-    services,
-    tickets,
-    vllm_face,
-    weights,
-)
-from preceptor_services.gateway.state import Gateway
+from preceptor_clients.http.clients import NO_RETRY, ServiceClient
+from preceptor_services.gateway.http.middleware import BodyLimit, Counting
+from preceptor_services.gateway.http.openapi import describe
+from preceptor_services.gateway.http.problems import add_handlers
+from preceptor_services.gateway.parts import Gateway
+from preceptor_services.gateway.routes import blobs, health, services, tickets, weights
+from preceptor_services.gateway.routes import jobs as internal
+from preceptor_services.gateway.routes import provenance as records
+from preceptor_services.gateway.routes import questions as asking
+from preceptor_services.gateway.routes.corrections import admin as corrections_admin
+from preceptor_services.gateway.routes.corrections import page as corrections_page
+from preceptor_services.gateway.routes.corrections import work as corrections
+from preceptor_services.gateway.routes.vllm import face as vllm_face
+from preceptor_services.jobs.queue import JobQueue
+from preceptor_services.kit.blobs import BlobStore
+from preceptor_services.kit.clock import Clock, ServerClock
+from preceptor_services.kit.settings import Settings
+from preceptor_services.registry.services import Connect, InfoClient
 from preceptor_services.store.database import Database
 
 _AREAS = (

@@ -9,7 +9,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_services.store.sql import insert_new
-from preceptor_services.store.tables import ApiKey, Blob, Service, ServiceVersion
+from preceptor_services.store.tables.questions import ApiKey, Blob, Service, ServiceVersion
 
 
 class ServiceRow(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from preceptor_services.store.tables import Base
+from preceptor_services.store.tables.questions import Base
 
 
 def padded(keys: Sequence[str]) -> list[str]:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from preceptor_clients.connection import HttpClient
-from preceptor_services.broker import answers_ping, broker_command, free_port
-from preceptor_services.config import KeySettings, Scope, ServiceSettings, Settings
+from preceptor_clients.http.connection import HttpClient
 from preceptor_services.dispatcher.process import gateway_url
+from preceptor_services.jobs.embedded_broker import answers_ping, broker_command, free_port
+from preceptor_services.kit.settings import KeySettings, Scope, ServiceSettings, Settings
 from preceptor_services.supervisor.child import ChildSpec
 from preceptor_services.supervisor.toml_text import to_toml
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from preceptor_services.config import Settings, load_settings
 from preceptor_services.dispatcher.process import gateway_url
+from preceptor_services.kit.settings import Settings, load_settings
 from preceptor_services.supervisor.child import Child
 from preceptor_services.supervisor.plan import make_plan
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from ngram import Ngram, NgramExpert, V, VersionedExpert
 
-from preceptor_clients.answers import Distributions, build_answer
-from preceptor_clients.schemas import PrefixAnswer, PrefixQuery
+from preceptor_clients.contract.schemas import PrefixAnswer, PrefixQuery
+from preceptor_clients.sdk.answers import Distributions, build_answer
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from preceptor_clients.answers import Distributions, build_answer
-from preceptor_clients.errors import PreceptorError, WeightsNotHere
-from preceptor_clients.schemas import (
+from preceptor_clients.contract.errors import PreceptorError, WeightsNotHere
+from preceptor_clients.contract.schemas import (
     Capabilities,
     PrefixAnswer,
     PrefixQuery,
@@ -16,6 +15,7 @@ from preceptor_clients.schemas import (
     ServiceLimits,
     WeightsOffer,
 )
+from preceptor_clients.sdk.answers import Distributions, build_answer
 
 V = 48
 FINGERPRINT = "5a" * 32

@@ -29,13 +29,13 @@ from faults import (
 )
 from ngram import FINGERPRINT, Ngram, NgramExpert, VersionedExpert
 
-from preceptor_clients.conformance.known import KnownAnswers, KnownCase
 from preceptor_clients.conformance.subject import CheckOptions
 from preceptor_clients.conformance.suite import check_expert
 from preceptor_clients.conformance.verdict import Report
-from preceptor_clients.schemas import ServiceLimits, WeightManifest, WeightsOffer
-from preceptor_clients.service import service_app
-from preceptor_clients.tokenising import TokenIds, TokenizeCall
+from preceptor_clients.contract.known import KnownAnswers, KnownCase
+from preceptor_clients.contract.schemas import ServiceLimits, WeightManifest, WeightsOffer
+from preceptor_clients.contract.tokenization import TokenIds, TokenizeCall
+from preceptor_clients.sdk.service import service_app
 
 
 def known_answers(with_logprobs: bool = True) -> KnownAnswers:

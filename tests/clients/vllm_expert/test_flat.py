@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from preceptor_clients.answers import build_answer
-from preceptor_clients.arrays import MISSING
-from preceptor_clients.checks import check_answer
-from preceptor_clients.errors import ServiceFailed
-from preceptor_clients.schemas import Capabilities, PrefixQuery, Prompt
+from preceptor_clients.contract.arrays import MISSING
+from preceptor_clients.contract.checks import check_answer
+from preceptor_clients.contract.errors import ServiceFailed
+from preceptor_clients.contract.schemas import Capabilities, PrefixQuery, Prompt
+from preceptor_clients.sdk.answers import build_answer
 from preceptor_clients.vllm_expert.flat import (
     candidates_of,
     distributions_of,

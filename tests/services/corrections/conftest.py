@@ -14,11 +14,9 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from preceptor_clients.corrections import NewItem, Role, RoundSettings, Submission
-from preceptor_clients.corrections_client import AnnotatorClient, CorrectionsClient
-from preceptor_clients.http import NO_RETRY, GatewayClient
-from preceptor_clients.schemas import Credit as StepCredit
-from preceptor_clients.schemas import (
+from preceptor_clients.contract.corrections import NewItem, Role, RoundSettings, Submission
+from preceptor_clients.contract.schemas import Credit as StepCredit
+from preceptor_clients.contract.schemas import (
     LineageRecord,
     Message,
     PrefixAnswer,
@@ -33,19 +31,21 @@ from preceptor_clients.schemas import (
     TargetRecord,
     WeightManifest,
 )
-from preceptor_clients.targets import BUILDER_VERSION, WeightedAnswer, build_target
-from preceptor_services.blobs import LocalBlobs
-from preceptor_services.config import ServiceSettings, Settings
-from preceptor_services.corrections.expert import People
+from preceptor_clients.http.clients import NO_RETRY, GatewayClient
+from preceptor_clients.http.corrections import AnnotatorClient, CorrectionsClient
+from preceptor_clients.targets.builder import BUILDER_VERSION, WeightedAnswer, build_target
+from preceptor_services.corrections.people_expert import People
 from preceptor_services.gateway.app import create_app
-from preceptor_services.gateway.clock import ServerClock
-from preceptor_services.internal import (
+from preceptor_services.jobs.messages import (
     ClaimRequest,
     Claims,
     ItemResult,
     JobReport,
     ReportRequest,
 )
+from preceptor_services.kit.blobs import LocalBlobs
+from preceptor_services.kit.clock import ServerClock
+from preceptor_services.kit.settings import ServiceSettings, Settings
 from preceptor_services.store.database import Database
 
 VOCAB = "ab" * 32

@@ -20,20 +20,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from preceptor_clients.corrections import Decide, NewItem, RoundSettings, Submission
-from preceptor_clients.errors import Conflict
-from preceptor_clients.schemas import Message, Prompt
-from preceptor_services.blobs import LocalBlobs
+from preceptor_clients.contract.corrections import Decide, NewItem, RoundSettings, Submission
+from preceptor_clients.contract.errors import Conflict
+from preceptor_clients.contract.schemas import Message, Prompt
 from preceptor_services.corrections.intake import Intake
-from preceptor_services.corrections.queue import Queue
 from preceptor_services.corrections.results import Outcome
-from preceptor_services.corrections.retiring import Retiring
-from preceptor_services.corrections.reviewing import Reviewing
-from preceptor_services.gateway.packs import Packs
-from preceptor_services.store import correction_claims as claims
-from preceptor_services.store import correction_items as items
-from preceptor_services.store import correction_people as people
-from preceptor_services.store import correction_versions as versions
+from preceptor_services.corrections.retire import Retiring
+from preceptor_services.corrections.review import Reviewing
+from preceptor_services.corrections.work import Queue
+from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.kit.blobs import LocalBlobs
+from preceptor_services.store.corrections import claims as claims
+from preceptor_services.store.corrections import items as items
+from preceptor_services.store.corrections import people as people
+from preceptor_services.store.corrections import versions as versions
 from preceptor_services.store.database import Database
 
 PEOPLE = ("ann", "bob", "cyd")

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from preceptor_clients.corrections import RoundSettings, Submission
-from preceptor_clients.errors import Conflict, NotFound
-from preceptor_services.blobs import LocalBlobs
-from preceptor_services.corrections.claiming import MAX_HELD
+from preceptor_clients.contract.corrections import RoundSettings, Submission
+from preceptor_clients.contract.errors import Conflict, NotFound
+from preceptor_services.corrections.claims import MAX_HELD
 from preceptor_services.corrections.intake import Intake
-from preceptor_services.corrections.queue import Queue
-from preceptor_services.gateway.clock import ServerClock
-from preceptor_services.gateway.packs import Packs
-from preceptor_services.store import correction_claims as claims
-from preceptor_services.store import correction_items as items
-from preceptor_services.store import correction_people as people
-from preceptor_services.store import correction_results as results
+from preceptor_services.corrections.work import Queue
+from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.kit.blobs import LocalBlobs
+from preceptor_services.kit.clock import ServerClock
+from preceptor_services.store.corrections import claims as claims
+from preceptor_services.store.corrections import items as items
+from preceptor_services.store.corrections import people as people
+from preceptor_services.store.corrections import results as results
 from preceptor_services.store.database import Database
 
 EVERYBODY = ("ann", "bob", "cyd")

@@ -13,8 +13,8 @@ import pytest
 import uvicorn
 from typer.testing import CliRunner, Result
 
-from preceptor_services.broker import free_port
 from preceptor_services.corrections.command import app
+from preceptor_services.jobs.embedded_broker import free_port
 
 
 @pytest.fixture

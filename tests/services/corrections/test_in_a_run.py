@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from preceptor_clients.edit_spelling import TokenizerSpelling
-from preceptor_clients.schemas import FeedbackItem, PrefixSubmission, Records
-from preceptor_trainer.asking import Labelled
-from preceptor_trainer.context import InView
-from preceptor_trainer.people import People, PeopleConfig
-from preceptor_trainer.people_labels import RecordedProblem, base_query
-from preceptor_trainer.rollouts import Attempt, Rollout
-from preceptor_trainer.sampling import SamplingParams
+from preceptor_clients.contract.schemas import FeedbackItem, PrefixSubmission, Records
+from preceptor_clients.targets.spelling import TokenizerSpelling
+from preceptor_trainer.collect.context import InView
+from preceptor_trainer.collect.labelling import Labelled
+from preceptor_trainer.collect.people.labels import RecordedProblem, base_query
+from preceptor_trainer.collect.people.people import People, PeopleConfig
+from preceptor_trainer.collect.rollouts import Attempt, Rollout
+from preceptor_trainer.sampling.local import SamplingParams
 
 STUDENT = Path(__file__).parents[3] / "trainer/preceptor_trainer/student/model/tokenizer.json"
 WEIGHTS = "demo/l0/0"

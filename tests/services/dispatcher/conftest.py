@@ -16,19 +16,16 @@ from typing import Any
 import pytest
 import uvicorn
 
-from preceptor_clients.http import GatewayClient, RetryPolicy
-from preceptor_clients.schemas import (
-    PrefixOutcome,
-    PrefixSubmission,
-)
-from preceptor_clients.service import service_app
-from preceptor_services.blobs import LocalBlobs
-from preceptor_services.broker import Broker, free_port, running_broker
-from preceptor_services.config import Settings
+from preceptor_clients.contract.schemas import PrefixOutcome, PrefixSubmission
+from preceptor_clients.http.clients import GatewayClient, RetryPolicy
+from preceptor_clients.sdk.service import service_app
 from preceptor_services.dispatcher.process import Dispatcher
 from preceptor_services.dispatcher.worker import WorkerConfig
 from preceptor_services.gateway.app import create_app
-from preceptor_services.queue import JobQueue
+from preceptor_services.jobs.embedded_broker import Broker, free_port, running_broker
+from preceptor_services.jobs.streams import JobQueue
+from preceptor_services.kit.blobs import LocalBlobs
+from preceptor_services.kit.settings import Settings
 from preceptor_services.store.database import Database
 from preceptor_services.supervisor.plan import make_key
 from preceptor_services.supervisor.toml_text import to_toml

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from moody import FINGERPRINT
 
-from preceptor_clients.schemas import (
+from preceptor_clients.contract.schemas import (
     Message,
     PrefixQuery,
     PrefixSubmission,

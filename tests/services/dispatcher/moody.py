@@ -14,10 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from preceptor_clients.answers import Distributions, build_answer
-from preceptor_clients.errors import Invalid, WeightsNotHere
-from preceptor_clients.http import GatewayClient
-from preceptor_clients.schemas import (
+from preceptor_clients.contract.errors import Invalid, WeightsNotHere
+from preceptor_clients.contract.schemas import (
     Capabilities,
     PrefixAnswer,
     PrefixQuery,
@@ -25,7 +23,9 @@ from preceptor_clients.schemas import (
     ServiceLimits,
     WeightsOffer,
 )
-from preceptor_clients.service import AnswerLater, PrefixReply
+from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.sdk.answers import Distributions, build_answer
+from preceptor_clients.sdk.service import AnswerLater, PrefixReply
 
 VOCAB_SIZE = 100
 FINGERPRINT = "ab" * 32

@@ -16,11 +16,11 @@ import pytest
 import uvicorn
 from tokenizers import normalizers
 
-from preceptor_clients.errors import ServiceFailed
-from preceptor_clients.schemas import Message, PrefixAnswer, PrefixQuery, Prompt
-from preceptor_clients.service import service_app
-from preceptor_services.experts.adapters.openai_http import OpenAIServer
+from preceptor_clients.contract.errors import ServiceFailed
+from preceptor_clients.contract.schemas import Message, PrefixAnswer, PrefixQuery, Prompt
+from preceptor_clients.sdk.service import service_app
 from preceptor_services.experts.larger_model import LargerModel
+from preceptor_services.experts.remote.openai_http import OpenAIServer
 from preceptor_services.supervisor.plan import make_key
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.student.architecture import make_tokenizer

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preceptor_clients.schemas import ServiceLimits
+from preceptor_clients.contract.schemas import ServiceLimits
 from preceptor_services.dispatcher.batching import plan_calls
 
 LIMITS = ServiceLimits(max_batch=8, max_batch_tokens=100)

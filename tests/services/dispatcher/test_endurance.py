@@ -10,7 +10,7 @@ import psutil
 import pytest
 from dispatch_parts import noted, query, submission, until
 
-from preceptor_clients.schemas import LogprobsOutcomes, LogprobsRequest
+from preceptor_clients.contract.schemas import LogprobsOutcomes, LogprobsRequest
 
 _MB = 1 << 20
 

@@ -17,8 +17,8 @@ import pytest
 from dispatch_parts import noted, query, submission, until
 from sqlalchemy import text
 
-from preceptor_clients.errors import QueueFull, ServiceUnavailable
-from preceptor_services.broker import running_broker
+from preceptor_clients.contract.errors import QueueFull, ServiceUnavailable
+from preceptor_services.jobs.embedded_broker import running_broker
 
 pytestmark = pytest.mark.e2e
 

@@ -14,12 +14,12 @@ from dispatch_parts import noted, query, submission, until, wanted
 from moody import Moody
 from typer.testing import CliRunner
 
-from preceptor_clients import expert_command
-from preceptor_clients.http import GatewayClient
-from preceptor_clients.registration import NewService
-from preceptor_clients.schemas import WeightManifest
-from preceptor_services.broker import free_port
+from preceptor_clients.cli import expert as expert_command
+from preceptor_clients.contract.schemas import WeightManifest
+from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.registration import NewService
 from preceptor_services.dispatcher import process
+from preceptor_services.jobs.embedded_broker import free_port
 
 
 async def test_answers_come_back_checked(make_deployment, moody) -> None:

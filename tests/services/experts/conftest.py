@@ -14,8 +14,14 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from preceptor_clients.fingerprint import tokenizer_fingerprint
-from preceptor_clients.schemas import FeedbackItem, Message, PrefixQuery, Prompt, WeightManifest
+from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
+from preceptor_clients.contract.schemas import (
+    FeedbackItem,
+    Message,
+    PrefixQuery,
+    Prompt,
+    WeightManifest,
+)
 from preceptor_services.experts.self_teacher import SelfTeacher
 from preceptor_trainer.student.architecture import make_tokenizer
 

@@ -13,9 +13,9 @@ import torch
 
 from preceptor_clients.conformance.subject import CheckOptions
 from preceptor_clients.conformance.suite import check_expert
-from preceptor_clients.errors import TooLarge
-from preceptor_clients.schemas import PrefixAnswer, PrefixQuery
-from preceptor_clients.service import service_app
+from preceptor_clients.contract.errors import TooLarge
+from preceptor_clients.contract.schemas import PrefixAnswer, PrefixQuery
+from preceptor_clients.sdk.service import service_app
 from preceptor_services.experts.larger_model import LargerModel
 
 from .conftest import MAX_POSITIONS, TinyPolicy

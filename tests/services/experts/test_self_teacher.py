@@ -12,14 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from preceptor_clients import wire
-from preceptor_clients.arrays import MISSING
-from preceptor_clients.checks import check_answer
-from preceptor_clients.errors import ContextTooLong, Invalid
-from preceptor_clients.fingerprint import ids_hash
-from preceptor_clients.schemas import LogprobsCall, LogprobsReply, PrefixAnswer, PrefixQuery, Prompt
-from preceptor_clients.service import service_app
-from preceptor_clients.templates import COMPACT
+from preceptor_clients.contract import wire
+from preceptor_clients.contract.arrays import MISSING
+from preceptor_clients.contract.checks import check_answer
+from preceptor_clients.contract.errors import ContextTooLong, Invalid
+from preceptor_clients.contract.fingerprint import ids_hash
+from preceptor_clients.contract.schemas import (
+    LogprobsCall,
+    LogprobsReply,
+    PrefixAnswer,
+    PrefixQuery,
+    Prompt,
+)
+from preceptor_clients.sdk.service import service_app
+from preceptor_clients.sdk.templates import COMPACT
 from preceptor_services.experts.self_teacher import SelfTeacher, SelfTeacherConfig
 
 from .conftest import MAX_POSITIONS, TinyPolicy, remark

@@ -4,8 +4,8 @@ import httpx
 
 from preceptor_clients.conformance.subject import CheckOptions
 from preceptor_clients.conformance.suite import check_expert
-from preceptor_clients.schemas import WeightsOffer
-from preceptor_clients.service import service_app
+from preceptor_clients.contract.schemas import WeightsOffer
+from preceptor_clients.sdk.service import service_app
 
 
 async def test_the_self_teacher_passes_the_conformance_suite(policy, make_teacher):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from preceptor_clients.execution import feedback_text
-from preceptor_clients.schemas import FeedbackItem, Message, PrefixAnswer, PrefixQuery, Prompt
+from preceptor_clients.contract.execution import feedback_text
+from preceptor_clients.contract.schemas import (
+    FeedbackItem,
+    Message,
+    PrefixAnswer,
+    PrefixQuery,
+    Prompt,
+)
 from preceptor_services.experts.self_teacher import SelfTeacher
-from preceptor_trainer.environments.programming_by_example.problems import (
+from preceptor_trainer.student import STUDENT_DIR
+from preceptor_trainer.tasks.programming_by_example.problems import (
     Problem,
     evaluate,
     sample_problems,
 )
-from preceptor_trainer.student import STUDENT_DIR
 
 from .conftest import remark
 

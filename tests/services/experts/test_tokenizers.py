@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from preceptor_clients.errors import Invalid
-from preceptor_clients.schemas import Message
-from preceptor_clients.tokenising import TokenizeCall
+from preceptor_clients.contract.errors import Invalid
+from preceptor_clients.contract.schemas import Message
+from preceptor_clients.contract.tokenization import TokenizeCall
 from preceptor_services.experts.larger_model import LargerModel
 from preceptor_services.experts.self_teacher import SelfTeacher
 

@@ -11,8 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from preceptor_clients.schemas import PrefixAnswer, PrefixQuery, WantedWeights, WeightsOffer
-from preceptor_clients.templates import COMPACT
+from preceptor_clients.contract.schemas import (
+    PrefixAnswer,
+    PrefixQuery,
+    WantedWeights,
+    WeightsOffer,
+)
+from preceptor_clients.sdk.templates import COMPACT
 from preceptor_services.experts.self_teacher import SelfTeacher, SelfTeacherConfig
 
 from .conftest import TinyPolicy

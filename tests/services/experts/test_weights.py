@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from preceptor_clients import wire
-from preceptor_clients.errors import Conflict, Invalid, ServiceFailed, WeightsNotHere
-from preceptor_clients.schemas import (
+from preceptor_clients.contract import wire
+from preceptor_clients.contract.errors import Conflict, Invalid, ServiceFailed, WeightsNotHere
+from preceptor_clients.contract.schemas import (
     PrefixAnswer,
     PrefixQuery,
     WantedWeights,

@@ -9,15 +9,15 @@ import httpx
 import numpy as np
 import pytest
 
-from preceptor_clients import frame
-from preceptor_clients.errors import (
+from preceptor_clients.contract import frame
+from preceptor_clients.contract.errors import (
     ContextTooLong,
     Invalid,
     NotFound,
     PreceptorError,
     VocabularyMismatch,
 )
-from preceptor_clients.schemas import WantedWeights
+from preceptor_clients.contract.schemas import WantedWeights
 
 
 async def _raw(world: Any, method: str, path: str, **options: Any) -> httpx.Response:

@@ -8,18 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
-from preceptor_clients.errors import (
-    Conflict,
-    Forbidden,
-    Invalid,
-    NotFound,
-)
-from preceptor_clients.registration import NewService
-from preceptor_clients.schemas import ServiceInfo, ServiceStatus
+from preceptor_clients.contract.errors import Conflict, Forbidden, Invalid, NotFound
+from preceptor_clients.contract.schemas import ServiceInfo, ServiceStatus
+from preceptor_clients.http.registration import NewService
 from preceptor_services.gateway.routes.services import ServiceVersions
 from preceptor_services.store import services
 
-from .conftest import EXPERT
+from ..world import EXPERT
 
 
 async def test_ready_is_not_live(world: Any) -> None:

@@ -10,11 +10,13 @@ import pytest
 from sqlalchemy import AsyncAdaptedQueuePool, func, select, text, update
 
 from preceptor_services.store import database as store_database
-from preceptor_services.store import runs, services, tickets
+from preceptor_services.store import services
 from preceptor_services.store.database import Database
-from preceptor_services.store.provenance_tables import Run
-from preceptor_services.store.tables import Arrival
-from preceptor_services.store.tickets import Settled
+from preceptor_services.store.provenance import runs
+from preceptor_services.store.questions import tickets
+from preceptor_services.store.questions.tickets import Settled
+from preceptor_services.store.tables.provenance import Run
+from preceptor_services.store.tables.questions import Arrival
 
 
 def _run(name: str, count: int = 0) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect
 
-from preceptor_services.store import provenance_tables
 from preceptor_services.store.database import Database, alembic_config
-from preceptor_services.store.tables import Base
+from preceptor_services.store.tables import provenance as provenance_tables
+from preceptor_services.store.tables.questions import Base
 
 assert provenance_tables
 

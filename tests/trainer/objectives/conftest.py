@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from preceptor_trainer.asking import ExpertUse
-from preceptor_trainer.rollout_sources import OnPolicy, RolloutSource
-from preceptor_trainer.sampling import SamplingParams
+from preceptor_trainer.collect.labelling import ExpertUse
+from preceptor_trainer.collect.rollout_sources import OnPolicy, RolloutSource
+from preceptor_trainer.sampling.local import SamplingParams
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from preceptor_clients.targets import Target
-from preceptor_trainer.batch import TrainBatch, TrainRollout, collate
-from preceptor_trainer.enumeration import PrefixTable, TinyWorld, table_target
-from preceptor_trainer.head import student_statistics
+from preceptor_clients.targets.builder import Target
+from preceptor_trainer.model.batch import TrainBatch, TrainRollout, collate
+from preceptor_trainer.model.heads.dense import student_statistics
 from preceptor_trainer.objectives import Advantages, Objective
 from preceptor_trainer.objectives.clipping import Clip
 from preceptor_trainer.objectives.divergences import Divergence, divergence_terms
@@ -28,6 +27,7 @@ from preceptor_trainer.objectives.gkd import GKD
 from preceptor_trainer.objectives.grpo import GRPO
 from preceptor_trainer.objectives.importance import TruncatedImportance
 from preceptor_trainer.objectives.sdpo import SDPO
+from preceptor_trainer.theory.enumeration import PrefixTable, TinyWorld, table_target
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

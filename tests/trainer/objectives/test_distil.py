@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from preceptor_trainer.batch import collate
-from preceptor_trainer.enumeration import PrefixTable, TinyWorld
-from preceptor_trainer.head import student_statistics
+from preceptor_trainer.model.batch import collate
+from preceptor_trainer.model.heads.dense import student_statistics
 from preceptor_trainer.objectives import Advantages
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.objectives.importance import TruncatedImportance
-from preceptor_trainer.sampling import SamplingParams
+from preceptor_trainer.sampling.local import SamplingParams
+from preceptor_trainer.theory.enumeration import PrefixTable, TinyWorld
 
 LOCAL = DistIL(future="none")
 RELEASED = DistIL(

@@ -19,18 +19,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from preceptor_trainer.batch import TrainRollout, collate, make_batches
-from preceptor_trainer.enumeration import (
-    Floats,
-    PrefixTable,
-    TinyWorld,
-    as_teacher,
-    expected_gradient,
-    finite_differences,
-    log_softmax,
-    table_target,
-)
-from preceptor_trainer.head import student_statistics
+from preceptor_trainer.learner.learner import Learner, OptimiserConfig
+from preceptor_trainer.model.batch import TrainRollout, collate, make_batches
+from preceptor_trainer.model.heads.dense import student_statistics
 from preceptor_trainer.objectives import Objective
 from preceptor_trainer.objectives.clipping import Clip
 from preceptor_trainer.objectives.distil import DistIL
@@ -45,7 +36,16 @@ from preceptor_trainer.objectives.opsd import OPSD
 from preceptor_trainer.objectives.sdpo import SDPO
 from preceptor_trainer.objectives.sft import SFT
 from preceptor_trainer.objectives.trrd import TRRD
-from preceptor_trainer.update import Learner, OptimiserConfig
+from preceptor_trainer.theory.enumeration import (
+    Floats,
+    PrefixTable,
+    TinyWorld,
+    as_teacher,
+    expected_gradient,
+    finite_differences,
+    log_softmax,
+    table_target,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

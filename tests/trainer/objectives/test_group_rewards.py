@@ -8,11 +8,11 @@ from math import sqrt
 import pytest
 import torch
 
-from preceptor_trainer.batch import collate
-from preceptor_trainer.enumeration import PrefixTable, TinyWorld
-from preceptor_trainer.head import student_statistics
+from preceptor_trainer.model.batch import collate
+from preceptor_trainer.model.heads.dense import student_statistics
 from preceptor_trainer.objectives.group_rewards import SoftOverlong
 from preceptor_trainer.objectives.grpo import GRPO
+from preceptor_trainer.theory.enumeration import PrefixTable, TinyWorld
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

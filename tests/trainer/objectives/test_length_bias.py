@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from preceptor_trainer.batch import collate
-from preceptor_trainer.head import student_statistics
+from preceptor_trainer.model.batch import collate
+from preceptor_trainer.model.heads.dense import student_statistics
 from preceptor_trainer.objectives.distil import DistIL
 
 pytestmark = pytest.mark.usefixtures("one_thread")

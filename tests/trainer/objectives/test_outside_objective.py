@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from preceptor_trainer.asking import ExpertUse
-from preceptor_trainer.batch import collate
-from preceptor_trainer.config import describe
-from preceptor_trainer.enumeration import PrefixTable
-from preceptor_trainer.head import student_statistics
+from preceptor_trainer.collect.labelling import ExpertUse
+from preceptor_trainer.learner.learner import Learner, OptimiserConfig
+from preceptor_trainer.model.batch import collate
+from preceptor_trainer.model.heads.dense import student_statistics
 from preceptor_trainer.recipes.quickstart import quickstart
-from preceptor_trainer.update import Learner, OptimiserConfig
+from preceptor_trainer.run.config import describe
+from preceptor_trainer.theory.enumeration import PrefixTable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

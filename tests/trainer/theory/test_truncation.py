@@ -5,9 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from preceptor_clients.targets import Target
-from preceptor_trainer.batch import TrainRollout
-from preceptor_trainer.enumeration import (
+from preceptor_clients.targets.builder import Target
+from preceptor_trainer.model.batch import TrainRollout
+from preceptor_trainer.objectives.divergences import Divergence
+from preceptor_trainer.objectives.sdpo import SDPO
+from preceptor_trainer.theory import truncation
+from preceptor_trainer.theory.enumerated import softmax
+from preceptor_trainer.theory.enumeration import (
     Floats,
     TinyWorld,
     expected_gradient,
@@ -15,10 +19,6 @@ from preceptor_trainer.enumeration import (
     log_softmax,
     table_target,
 )
-from preceptor_trainer.objectives.divergences import Divergence
-from preceptor_trainer.objectives.sdpo import SDPO
-from preceptor_trainer.theory import truncation
-from preceptor_trainer.theory.enumerated import softmax
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

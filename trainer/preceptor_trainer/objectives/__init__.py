@@ -32,9 +32,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from preceptor_trainer.batch import TrainBatch
+from preceptor_trainer.model.batch import TrainBatch
+from preceptor_trainer.model.statistics import Needs, StudentStatistics
 from preceptor_trainer.objectives.metrics import Mean
-from preceptor_trainer.statistics import Needs, StudentStatistics
 
 
 class Sampling(Protocol):

@@ -50,8 +50,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from preceptor_trainer.batch import KINDS, TrainBatch
-from preceptor_trainer.credit import (
+from preceptor_trainer.model.batch import KINDS, TrainBatch
+from preceptor_trainer.model.credit import (
     BaselineRule,
     CreditRule,
     Normaliser,
@@ -62,6 +62,7 @@ from preceptor_trainer.credit import (
     peers,
     target_entropy,
 )
+from preceptor_trainer.model.statistics import Needs, StudentStatistics
 from preceptor_trainer.objectives import Advantages, Plan
 from preceptor_trainer.objectives.checks import (
     one_of,
@@ -72,7 +73,6 @@ from preceptor_trainer.objectives.checks import (
 )
 from preceptor_trainer.objectives.importance import TruncatedImportance
 from preceptor_trainer.objectives.metrics import Mean, batch_metrics, mean_over
-from preceptor_trainer.statistics import Needs, StudentStatistics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,14 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from preceptor_trainer.batch import TrainBatch
+from preceptor_trainer.model.batch import TrainBatch
+from preceptor_trainer.model.statistics import (
+    ABSENT,
+    MIN_TAIL,
+    Needs,
+    StudentStatistics,
+    log_tail_mass,
+)
 from preceptor_trainer.objectives import Plan
 from preceptor_trainer.objectives.checks import (
     one_of,
@@ -39,7 +46,6 @@ from preceptor_trainer.objectives.checks import (
     within_0_1,
 )
 from preceptor_trainer.objectives.metrics import Mean, mean_over_drawn
-from preceptor_trainer.statistics import ABSENT, MIN_TAIL, Needs, StudentStatistics, log_tail_mass
 
 SupportOf: TypeAlias = Literal["expert", "student"]
 Rest: TypeAlias = Literal["tail", "renormalise"]

@@ -33,7 +33,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from preceptor_trainer.batch import TrainBatch
+from preceptor_trainer.model.batch import TrainBatch
+from preceptor_trainer.model.statistics import StudentStatistics
 from preceptor_trainer.objectives import Advantages, Plan
 from preceptor_trainer.objectives.checks import require_policy_samples, require_rewards
 from preceptor_trainer.objectives.clipping import Clip
@@ -42,7 +43,6 @@ from preceptor_trainer.objectives.importance import TruncatedImportance
 from preceptor_trainer.objectives.metrics import Mean, mean_over
 from preceptor_trainer.objectives.sampled_tokens import anchors, sampled
 from preceptor_trainer.objectives.token_objective import DivideBy, TokenObjective
-from preceptor_trainer.statistics import StudentStatistics
 
 
 @dataclass(frozen=True, kw_only=True)

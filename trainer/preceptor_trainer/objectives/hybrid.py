@@ -19,14 +19,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from preceptor_trainer.batch import TrainBatch
+from preceptor_trainer.model.batch import TrainBatch
+from preceptor_trainer.model.statistics import Needs, StudentStatistics
 from preceptor_trainer.objectives import Advantages, Plan
 from preceptor_trainer.objectives.checks import within_0_1
 from preceptor_trainer.objectives.grpo import GRPO
 from preceptor_trainer.objectives.metrics import Mean, mean_over
 from preceptor_trainer.objectives.sdpo import SDPO
 from preceptor_trainer.objectives.token_objective import TokenObjective
-from preceptor_trainer.statistics import Needs, StudentStatistics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from preceptor_trainer.batch import TrainBatch
+from preceptor_trainer.model.batch import TrainBatch
 
 # Beyond this a log-ratio is broken bookkeeping rather than drift; its exponential may overflow.
 MAX_LOG_RATIO = 20.0

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from preceptor_trainer.batch import TrainBatch
-from preceptor_trainer.statistics import StudentStatistics
+from preceptor_trainer.model.batch import TrainBatch
+from preceptor_trainer.model.statistics import StudentStatistics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from preceptor_trainer.batch import TrainBatch
+from preceptor_trainer.model.batch import TrainBatch
+from preceptor_trainer.model.statistics import Needs, StudentStatistics
 from preceptor_trainer.objectives import Advantages, Plan
 from preceptor_trainer.objectives.divergences import Divergence
 from preceptor_trainer.objectives.metrics import Mean
 from preceptor_trainer.objectives.token_objective import DivideBy, TokenObjective, taught
-from preceptor_trainer.statistics import Needs, StudentStatistics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ one of a rollout that was given, carries no such term.
 import torch
 from torch import Tensor
 
-from preceptor_trainer.batch import TrainBatch
-from preceptor_trainer.statistics import StudentStatistics
+from preceptor_trainer.model.batch import TrainBatch
+from preceptor_trainer.model.statistics import StudentStatistics
 
 
 def expert_logprobs(batch: TrainBatch) -> tuple[Tensor, Tensor]:

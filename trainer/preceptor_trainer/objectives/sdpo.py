@@ -32,7 +32,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from preceptor_trainer.batch import TrainBatch
+from preceptor_trainer.model.batch import TrainBatch
+from preceptor_trainer.model.statistics import Needs, StudentStatistics
 from preceptor_trainer.objectives import Advantages, Plan
 from preceptor_trainer.objectives.checks import (
     one_of,
@@ -46,7 +47,6 @@ from preceptor_trainer.objectives.importance import TruncatedImportance
 from preceptor_trainer.objectives.metrics import Mean
 from preceptor_trainer.objectives.sampled_tokens import reverse_kl_score
 from preceptor_trainer.objectives.token_objective import TokenObjective, taught
-from preceptor_trainer.statistics import Needs, StudentStatistics
 
 
 @dataclass(frozen=True, kw_only=True)

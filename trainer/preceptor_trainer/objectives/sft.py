@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from preceptor_trainer.batch import TrainBatch
-from preceptor_trainer.credit import cross_entropy
+from preceptor_trainer.model.batch import TrainBatch
+from preceptor_trainer.model.credit import cross_entropy
+from preceptor_trainer.model.statistics import Needs, StudentStatistics
 from preceptor_trainer.objectives import Advantages, Plan
 from preceptor_trainer.objectives.checks import (
     require_experts,
@@ -28,7 +29,6 @@ from preceptor_trainer.objectives.checks import (
     within_0_1,
 )
 from preceptor_trainer.objectives.token_objective import TokenObjective, could_be_known
-from preceptor_trainer.statistics import Needs, StudentStatistics
 
 
 @dataclass(frozen=True, kw_only=True)

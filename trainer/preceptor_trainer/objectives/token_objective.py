@@ -24,11 +24,11 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from preceptor_trainer.batch import TrainBatch
+from preceptor_trainer.model.batch import TrainBatch
+from preceptor_trainer.model.statistics import Needs, StudentStatistics
 from preceptor_trainer.objectives import Advantages, Plan
 from preceptor_trainer.objectives.checks import one_of, positive
 from preceptor_trainer.objectives.metrics import Mean, batch_metrics, mean_over
-from preceptor_trainer.statistics import Needs, StudentStatistics
 
 DivideBy: TypeAlias = Literal["tokens", "responses", "rollouts"]
 

@@ -31,7 +31,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from preceptor_trainer.batch import TrainBatch
+from preceptor_trainer.model.batch import TrainBatch
+from preceptor_trainer.model.statistics import StudentStatistics
 from preceptor_trainer.objectives import Advantages, Plan
 from preceptor_trainer.objectives.checks import (
     positive,
@@ -45,7 +46,6 @@ from preceptor_trainer.objectives.grpo import GRPO
 from preceptor_trainer.objectives.metrics import Mean, mean_over_drawn
 from preceptor_trainer.objectives.sampled_tokens import expert_logprobs
 from preceptor_trainer.objectives.token_objective import could_be_known
-from preceptor_trainer.statistics import StudentStatistics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,12 @@ import os
 from pathlib import Path
 from typing import Final
 
-from preceptor_trainer.asking import ExpertUse
-from preceptor_trainer.compare.method import Method, Trial
-from preceptor_trainer.compare.sees import Sees
-from preceptor_trainer.compare.services import larger_model, self_teacher
-from preceptor_trainer.config import RunConfig
-from preceptor_trainer.context import NothingInView
+from preceptor_trainer.collect.context import NothingInView
+from preceptor_trainer.collect.labelling import ExpertUse
+from preceptor_trainer.collect.rollout_sources import References
+from preceptor_trainer.experiments.compare.method import Method, Trial
+from preceptor_trainer.experiments.compare.sees import Sees
+from preceptor_trainer.experiments.compare.services import larger_model, self_teacher
 from preceptor_trainer.objectives import (
     gkd,
     grpo,
@@ -33,7 +33,7 @@ from preceptor_trainer.objectives.clipping import Clip
 from preceptor_trainer.objectives.divergences import Divergence
 from preceptor_trainer.recipes.method_run import RATES, SELF_TEACHER, run_of
 from preceptor_trainer.recipes.references import ReferenceInView, reference_texts
-from preceptor_trainer.rollout_sources import References
+from preceptor_trainer.run.config import RunConfig
 
 LARGER_DIR: Final = Path(os.environ.get("PRECEPTOR_LARGER_MODEL", "runs/larger/model"))
 """Folder of the larger model, in Hugging Face format."""

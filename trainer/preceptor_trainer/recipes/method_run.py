@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from preceptor_trainer.asking import ExpertUse
-from preceptor_trainer.compare.method import Trial
-from preceptor_trainer.compare.services import self_teacher
-from preceptor_trainer.config import RunConfig
-from preceptor_trainer.context import PapersContext
-from preceptor_trainer.update import OptimiserConfig
+from preceptor_trainer.collect.context import PapersContext
+from preceptor_trainer.collect.labelling import ExpertUse
+from preceptor_trainer.experiments.compare.method import Trial
+from preceptor_trainer.experiments.compare.services import self_teacher
+from preceptor_trainer.learner.learner import OptimiserConfig
+from preceptor_trainer.run.config import RunConfig
 
 RATES: Final = (5e-5, 1.5e-4, 4.5e-4, 1.35e-3)
 """One grid for all: AdamW takes the scale of a loss out, so equal rates mean about equal steps."""

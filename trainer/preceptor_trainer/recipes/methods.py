@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from preceptor_trainer.asking import ExpertUse
-from preceptor_trainer.compare.method import Method, Trial
-from preceptor_trainer.compare.sees import Sees
-from preceptor_trainer.compare.services import self_teacher
-from preceptor_trainer.config import RunConfig
-from preceptor_trainer.context import NothingInView
+from preceptor_trainer.collect.context import NothingInView
+from preceptor_trainer.collect.labelling import ExpertUse
+from preceptor_trainer.experiments.compare.method import Method, Trial
+from preceptor_trainer.experiments.compare.sees import Sees
+from preceptor_trainer.experiments.compare.services import self_teacher
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.recipes.baselines import (
     GKD,
@@ -34,6 +33,7 @@ from preceptor_trainer.recipes.baselines import (
 )
 from preceptor_trainer.recipes.method_run import RATES, SELF_TEACHER, run_of
 from preceptor_trainer.recipes.quickstart import TYPICAL_LENGTH
+from preceptor_trainer.run.config import RunConfig
 
 __all__ = [
     "DISTIL", "DISTIL_LOCAL", "GKD", "GKD_SELF", "GRPO", "HYBRID", "KDRL", "KL_TO_GO",

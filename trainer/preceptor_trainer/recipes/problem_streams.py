@@ -6,9 +6,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from preceptor_trainer.environments.programming_by_example.problems import Problem
+from preceptor_trainer.kit.seeding import derived_seed
 from preceptor_trainer.recipes.quickstart import TrainProblems
-from preceptor_trainer.seeding import derived_seed
+from preceptor_trainer.tasks.programming_by_example.problems import Problem
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from preceptor_trainer.asking import ExpertUse
-from preceptor_trainer.config import EvaluationConfig, RunConfig
-from preceptor_trainer.context import NothingInView, PapersContext
-from preceptor_trainer.environments.programming_by_example.problems import Problem, sample_problems
+from preceptor_trainer.collect.context import NothingInView, PapersContext
+from preceptor_trainer.collect.labelling import ExpertUse
+from preceptor_trainer.kit.seeding import derived_seed
+from preceptor_trainer.learner.learner import OptimiserConfig
 from preceptor_trainer.objectives.distil import DistIL
-from preceptor_trainer.seeding import derived_seed
+from preceptor_trainer.run.config import EvaluationConfig, RunConfig
 from preceptor_trainer.student import STUDENT_DIR
-from preceptor_trainer.update import OptimiserConfig
+from preceptor_trainer.tasks.programming_by_example.problems import Problem, sample_problems
 
 HELD_OUT_SEED: Final = 2026
 """The same held-out problems for every seed: runs can be compared problem by problem."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from preceptor_clients.schemas import FeedbackItem
-from preceptor_trainer.context import InView
-from preceptor_trainer.rollouts import Attempt, Problem
+from preceptor_clients.contract.schemas import FeedbackItem
+from preceptor_trainer.collect.context import InView
+from preceptor_trainer.collect.rollouts import Attempt, Problem
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from preceptor_trainer.metrics import MetricsLine
 from preceptor_trainer.report.wording import percent
+from preceptor_trainer.run.metrics_log import MetricsLine
 
 LEAST_WINDOW = 5
 

@@ -17,10 +17,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from preceptor_trainer.metrics import MetricsLine
 from preceptor_trainer.report.charts import SMALL_CURVES, SOLVE_RATE, Curve, moving_mean, series
 from preceptor_trainer.report.run_files import Run, WorkedRollout
 from preceptor_trainer.report.tokens import Cell, cells
+from preceptor_trainer.run.metrics_log import MetricsLine
 
 INK, MUTED, GRID = "#1b1f24", "#667079", "#e4e7eb"
 BLUE, ORANGE, COST = "#0b63b0", "#b8500b", "#6d5aa8"

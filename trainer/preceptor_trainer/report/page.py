@@ -11,11 +11,11 @@ from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from preceptor_trainer.metrics import MetricsLine
 from preceptor_trainer.report import tokens, wording
 from preceptor_trainer.report.charts import SMALL_CURVES, SOLVE_RATE, Chart, draw, window_of
 from preceptor_trainer.report.figures import write_figures
 from preceptor_trainer.report.run_files import Interval, Run, Summary, load_run
+from preceptor_trainer.run.metrics_log import MetricsLine
 
 REPORT_FILE = "report.html"
 MOST_TABLE_ROWS = 40

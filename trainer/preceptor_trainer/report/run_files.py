@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from preceptor_trainer.metrics import MetricsLine, read_metrics
+from preceptor_trainer.run.metrics_log import MetricsLine, read_metrics
 
 SUMMARY_FILE = "summary.json"
 WORKED_FILE = "worked_rollout.json"

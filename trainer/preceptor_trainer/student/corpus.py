@@ -21,17 +21,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from preceptor_clients.execution import feedback_text
-from preceptor_clients.templates import COMPACT, Message
-from preceptor_trainer.environments.programming_by_example.behaviour import compiles
-from preceptor_trainer.environments.programming_by_example.language import mutate
-from preceptor_trainer.environments.programming_by_example.problems import (
+from preceptor_clients.contract.execution import feedback_text
+from preceptor_clients.sdk.templates import COMPACT, Message
+from preceptor_trainer.tasks.programming_by_example.behaviour import compiles
+from preceptor_trainer.tasks.programming_by_example.language import mutate
+from preceptor_trainer.tasks.programming_by_example.problems import (
     Problem,
     draw_behaviour,
     evaluate,
     stream_problems,
 )
-from preceptor_trainer.environments.programming_by_example.universe import load_universe
+from preceptor_trainer.tasks.programming_by_example.universe import load_universe
 
 Kind = Literal["plain", "trace", "demo", "both"]
 KIND_SHARES: dict[Kind, float] = {"plain": 0.50, "trace": 0.36, "demo": 0.11, "both": 0.03}

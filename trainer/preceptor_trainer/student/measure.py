@@ -25,18 +25,18 @@ import torch
 import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from preceptor_clients.execution import feedback_text
-from preceptor_clients.templates import COMPACT
-from preceptor_trainer.environments.programming_by_example.behaviour import Split
-from preceptor_trainer.environments.programming_by_example.problems import (
+from preceptor_clients.contract.execution import feedback_text
+from preceptor_clients.sdk.templates import COMPACT
+from preceptor_trainer.sampling.local import LocalSampler, SamplingParams
+from preceptor_trainer.student import STUDENT_DIR
+from preceptor_trainer.student.architecture import prompt_ids
+from preceptor_trainer.student.corpus import CorpusItem
+from preceptor_trainer.tasks.programming_by_example.behaviour import Split
+from preceptor_trainer.tasks.programming_by_example.problems import (
     Problem,
     evaluate,
     sample_problems,
 )
-from preceptor_trainer.sampling import LocalSampler, SamplingParams
-from preceptor_trainer.student import STUDENT_DIR
-from preceptor_trainer.student.architecture import prompt_ids
-from preceptor_trainer.student.corpus import CorpusItem
 
 NUM_BOOTSTRAP = 2000
 

@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, Qwen3ForCausalLM
 
-from preceptor_trainer.environments.programming_by_example.problems import stream_problems
 from preceptor_trainer.student.architecture import (
     NUM_LAYERS,
     make_model,
@@ -45,6 +44,7 @@ from preceptor_trainer.student.corpus import (
     Kind,
     make_example,
 )
+from preceptor_trainer.tasks.programming_by_example.problems import stream_problems
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from typing import Final, Literal
 
 import numpy as np
 
-from preceptor_trainer.enumeration import Floats, TinyWorld
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.theory.enumerated import expected_update, softmax
+from preceptor_trainer.theory.enumeration import Floats, TinyWorld
 from preceptor_trainer.theory.finding import Chart, Finding
 
 Loss = Literal["forward CE", "reverse KL", "JSD"]

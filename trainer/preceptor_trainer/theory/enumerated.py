@@ -1,6 +1,6 @@
 """The trainer's own objective on an enumerated policy, with a teacher per sequence.
 
-Dimensions: P prefixes, V tokens (see `preceptor_trainer.enumeration`).
+Dimensions: P prefixes, V tokens (see `preceptor_trainer.theory.enumeration`).
 """
 
 from collections.abc import Callable, Sequence
@@ -8,8 +8,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from preceptor_trainer.batch import TrainRollout
-from preceptor_trainer.enumeration import (
+from preceptor_trainer.model.batch import TrainRollout
+from preceptor_trainer.objectives import Objective
+from preceptor_trainer.theory.enumeration import (
     Floats,
     TinyWorld,
     Tokens,
@@ -17,7 +18,6 @@ from preceptor_trainer.enumeration import (
     log_softmax,
     table_target,
 )
-from preceptor_trainer.objectives import Objective
 
 TeacherOf: TypeAlias = Callable[[Tokens], Floats]
 

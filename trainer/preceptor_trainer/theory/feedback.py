@@ -10,15 +10,15 @@ from typing import Final
 
 import numpy as np
 
-from preceptor_trainer.enumeration import (
+from preceptor_trainer.objectives.distil import DistIL
+from preceptor_trainer.theory.enumerated import TeacherOf, expected_update, relative_error
+from preceptor_trainer.theory.enumeration import (
     Floats,
     TinyWorld,
     Tokens,
     finite_differences,
     log_softmax,
 )
-from preceptor_trainer.objectives.distil import DistIL
-from preceptor_trainer.theory.enumerated import TeacherOf, expected_update, relative_error
 from preceptor_trainer.theory.finding import Chart, Finding
 
 WORLD: Final = TinyWorld(num_tokens=3, horizon=3)

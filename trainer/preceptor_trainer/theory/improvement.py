@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preceptor_trainer.enumeration import Floats
 from preceptor_trainer.theory.bandits import LOSSES, Loss, derivative
+from preceptor_trainer.theory.enumeration import Floats
 from preceptor_trainer.theory.finding import Chart, Finding
 
 SEED, NUM_WORLDS = 0, 40_000

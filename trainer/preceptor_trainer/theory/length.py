@@ -20,9 +20,11 @@ from typing import Final
 import numpy as np
 import torch
 
-from preceptor_trainer.batch import TrainRollout
-from preceptor_trainer.credit import BaselineRule
-from preceptor_trainer.enumeration import (
+from preceptor_trainer.model.batch import TrainRollout
+from preceptor_trainer.model.credit import BaselineRule
+from preceptor_trainer.objectives.distil import DistIL
+from preceptor_trainer.theory.enumerated import expected_update
+from preceptor_trainer.theory.enumeration import (
     Floats,
     PrefixTable,
     TinyWorld,
@@ -32,8 +34,6 @@ from preceptor_trainer.enumeration import (
     rollout_losses,
     table_target,
 )
-from preceptor_trainer.objectives.distil import DistIL
-from preceptor_trainer.theory.enumerated import expected_update
 from preceptor_trainer.theory.finding import Chart, Finding
 
 STOP: Final = 0.05

@@ -16,9 +16,9 @@ from typing import Final
 
 import numpy as np
 
-from preceptor_trainer.enumeration import Floats, TinyWorld, as_teacher, finite_differences
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.theory.enumerated import cosine, expected_update, relative_error, softmax
+from preceptor_trainer.theory.enumeration import Floats, TinyWorld, as_teacher, finite_differences
 from preceptor_trainer.theory.finding import Chart, Finding
 
 SEED, NUM_DRAWS = 0, 20_000

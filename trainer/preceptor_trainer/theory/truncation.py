@@ -26,10 +26,10 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from preceptor_trainer.batch import TrainRollout
-from preceptor_trainer.enumeration import Floats, TinyWorld, expected_gradient, table_target
+from preceptor_trainer.model.batch import TrainRollout
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.theory.enumerated import softmax
+from preceptor_trainer.theory.enumeration import Floats, TinyWorld, expected_gradient, table_target
 from preceptor_trainer.theory.finding import Chart, Finding
 
 Mask: TypeAlias = NDArray[np.bool_]

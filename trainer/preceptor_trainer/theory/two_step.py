@@ -20,11 +20,11 @@ from typing import Final, Literal
 import numpy as np
 import torch
 
-from preceptor_trainer.batch import collate
-from preceptor_trainer.enumeration import Floats, PrefixTable, TinyWorld, as_teacher
-from preceptor_trainer.head import student_statistics
+from preceptor_trainer.model.batch import collate
+from preceptor_trainer.model.heads.dense import student_statistics
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.theory.enumerated import every_rollout, expected_update, softmax
+from preceptor_trainer.theory.enumeration import Floats, PrefixTable, TinyWorld, as_teacher
 from preceptor_trainer.theory.finding import Chart, Finding
 
 WORLD: Final = TinyWorld(num_tokens=4, horizon=2)

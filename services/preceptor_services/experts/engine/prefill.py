@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preceptor_clients.schemas import PrefixQuery
+from preceptor_clients.contract.schemas import PrefixQuery
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from preceptor_clients.answers import Distributions
-from preceptor_clients.arrays import MISSING
+from preceptor_clients.contract.arrays import MISSING
+from preceptor_clients.sdk.answers import Distributions
 from preceptor_services.experts.engine.budget import DEFAULT_BUDGET, Budget
 from preceptor_services.experts.engine.head import Entries, is_swept, read_head
 from preceptor_services.experts.engine.models import Scorer

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from preceptor_clients.errors import Invalid
-from preceptor_clients.schemas import Sha256
-from preceptor_services.gateway.auth import Reader, Trainer
-from preceptor_services.gateway.state import Parts
+from preceptor_clients.contract.errors import Invalid
+from preceptor_clients.contract.schemas import Sha256
+from preceptor_services.gateway.http.auth import Reader, Trainer
+from preceptor_services.gateway.parts import Parts
 from preceptor_services.store import services
 
 router = APIRouter(tags=["blobs"])

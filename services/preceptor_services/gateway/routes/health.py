@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import text
 
-from preceptor_clients.errors import ServiceUnavailable
-from preceptor_services.gateway.auth import Caller, Needs
-from preceptor_services.gateway.state import Parts
+from preceptor_clients.contract.errors import ServiceUnavailable
+from preceptor_services.gateway.http.auth import Caller, Needs
+from preceptor_services.gateway.parts import Parts
 
 router = APIRouter(tags=["health"])
 

@@ -7,14 +7,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from preceptor_clients.errors import Invalid, NotFound
-from preceptor_clients.registration import NewService
-from preceptor_clients.schemas import Answer, ServiceInfo, Services, ServiceStatus
-from preceptor_services.gateway.auth import Admin, Anyone
-from preceptor_services.gateway.bodies import body_of, reply
-from preceptor_services.gateway.openapi import takes
-from preceptor_services.gateway.registry import ServiceEntry
-from preceptor_services.gateway.state import Parts
+from preceptor_clients.contract.errors import Invalid, NotFound
+from preceptor_clients.contract.schemas import Answer, ServiceInfo, Services, ServiceStatus
+from preceptor_clients.http.registration import NewService
+from preceptor_services.gateway.http.auth import Admin, Anyone
+from preceptor_services.gateway.http.bodies import body_of, reply
+from preceptor_services.gateway.http.openapi import takes
+from preceptor_services.gateway.parts import Parts
+from preceptor_services.registry.services import ServiceEntry
 from preceptor_services.store import services as stored
 
 router = APIRouter(tags=["services"])

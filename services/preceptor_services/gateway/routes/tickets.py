@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from preceptor_clients.schemas import (
+from preceptor_clients.contract.schemas import (
     Arrival,
     Arrivals,
     CollectRequest,
@@ -17,12 +17,12 @@ from preceptor_clients.schemas import (
     Sha256,
     Ticket,
 )
-from preceptor_services.gateway.auth import Expert, Trainer
-from preceptor_services.gateway.bodies import body_of, reply, size_of
-from preceptor_services.gateway.openapi import takes
-from preceptor_services.gateway.state import Parts
-from preceptor_services.gateway.submission import Posted
-from preceptor_services.store import tickets
+from preceptor_services.gateway.http.auth import Expert, Trainer
+from preceptor_services.gateway.http.bodies import body_of, reply, size_of
+from preceptor_services.gateway.http.openapi import takes
+from preceptor_services.gateway.parts import Parts
+from preceptor_services.questions.submit import Posted
+from preceptor_services.store.questions import tickets
 
 router = APIRouter(tags=["tickets"])
 

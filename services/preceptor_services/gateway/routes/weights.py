@@ -6,12 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from preceptor_clients.schemas import Accepted, Name, WeightManifest, WeightsOffer
-from preceptor_services.gateway import weights
-from preceptor_services.gateway.auth import Anyone, Trainer
-from preceptor_services.gateway.bodies import body_of, reply
-from preceptor_services.gateway.openapi import takes
-from preceptor_services.gateway.state import Parts
+from preceptor_clients.contract.schemas import Accepted, Name, WeightManifest, WeightsOffer
+from preceptor_services.gateway.http.auth import Anyone, Trainer
+from preceptor_services.gateway.http.bodies import body_of, reply
+from preceptor_services.gateway.http.openapi import takes
+from preceptor_services.gateway.parts import Parts
+from preceptor_services.registry import weights
 
 router = APIRouter(tags=["weights"])
 

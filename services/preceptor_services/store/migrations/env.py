@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from alembic import context
 
-from preceptor_services.store import correction_tables, provenance_tables
-from preceptor_services.store.tables import Base
+from preceptor_services.store.tables import corrections as correction_tables
+from preceptor_services.store.tables import provenance as provenance_tables
+from preceptor_services.store.tables.questions import Base
 
 assert all((correction_tables, provenance_tables)), "imported so that the metadata holds all tables"
 context.configure(

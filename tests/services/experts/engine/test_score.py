@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from preceptor_clients.answers import Distributions
-from preceptor_clients.arrays import MISSING
+from preceptor_clients.contract.arrays import MISSING
+from preceptor_clients.sdk.answers import Distributions
 from preceptor_services.experts.engine import attention
 from preceptor_services.experts.engine.budget import DEFAULT_BUDGET, Budget
 from preceptor_services.experts.engine.models import Scorer, scorer_of

@@ -1,0 +1,182 @@
+"""Experts: write a new one, serve it, check any that speaks the contract."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from preceptor_clients.cli.main import fail_with, read_key, serve
+from preceptor_clients.cli.new_expert import write_expert
+from preceptor_clients.conformance.subject import CheckOptions
+from preceptor_clients.conformance.suite import check_expert
+from preceptor_clients.contract.errors import PreceptorError, from_validation
+from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
+from preceptor_clients.contract.known import KnownAnswers, load_known
+from preceptor_clients.contract.schemas import ServiceStatus, WeightsOffer
+from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.registration import NewService, add_service
+from preceptor_clients.sdk import openapi
+
+app = typer.Typer(help=__doc__, no_args_is_help=True)
+app.command("serve")(serve)
+
+
+@app.command("new")
+def new_expert(
+    name: Annotated[str, typer.Argument(help="Lower-case words joined by hyphens.")],
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to write; a new folder of that name by default.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Where the service will listen.")] = 8101,
+) -> None:
+    """Writes a working expert: class, TOML, Dockerfile, compose block, test."""
+    target = Path(name) if folder is None else folder
+    try:
+        written = write_expert(name, target, port)
+    except ValueError as error:
+        raise fail_with(str(error)) from None
+    for path in written:
+        typer.echo(path)
+    module = name.replace("-", "_")
+    use = f"{module}:{''.join(word.capitalize() for word in module.split('_'))}"
+    typer.echo(
+        f"\ncd {target} && preceptor expert serve {use} --port {port}\n"
+        f"preceptor expert check http://127.0.0.1:{port}"
+    )
+
+
+@app.command("check")
+def check(
+    url: Annotated[str, typer.Argument(help="Address of the service.")],
+    key_file: Annotated[Path | None, typer.Option(help="File with the service's key.")] = None,
+    known: Annotated[
+        Path | None, typer.Option(help="JSON file of known answers; see docs/plug-in-an-expert.md.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="JSON file (WeightsOffer) of versions that it may load.")
+    ] = None,
+    vocab_fingerprint: Annotated[
+        str | None, typer.Option(help="The vocabulary that it should have.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="Largest difference, in nats, of what should be equal.")
+    ] = 0.15,
+    max_tokens: Annotated[int, typer.Option(help="Longest context that is asked.")] = 4096,
+    timeout: Annotated[float, typer.Option(help="Deadline of one call, in seconds.")] = 60.0,
+    only: Annotated[list[str] | None, typer.Option(help="Make this check alone.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
+) -> None:
+    """Checks the expert at URL; exits with 1 where a check failed, 2 where nothing answers."""
+    try:
+        options = CheckOptions(
+            key=None if key_file is None else read_key(key_file),
+            known=_known(known),
+            weights=_weights(weights),
+            vocab_fingerprint=vocab_fingerprint,
+            tolerance=tolerance,
+            max_tokens=max_tokens,
+            timeout_s=timeout,
+        )
+        report = asyncio.run(check_expert(url, options, only=only or ()))
+    except (ValueError, OSError) as error:
+        raise fail_with(str(error)) from None
+    except PreceptorError as error:
+        raise fail_with(f"{url} is no expert that can be checked: {error.detail}") from None
+    typer.echo(report.as_json() if as_json else report.as_text())
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command("add")
+def add(
+    name: Annotated[str, typer.Argument(help="What the deployment calls it.")],
+    url: Annotated[str, typer.Argument(help="Where the gateway reaches it.")],
+    gateway: Annotated[str, typer.Option(help="Address of the gateway.")],
+    key_file: Annotated[Path, typer.Option(help="File with a gateway's key of scope `admin`.")],
+    service_key: Annotated[
+        str | None,
+        typer.Option(help="Name of the file with its key, beside the gateway's; NAME.key else."),
+    ] = None,
+    cost: Annotated[float, typer.Option(help="Price of an answer that names none.")] = 0.0,
+    known: Annotated[
+        Path | None, typer.Option(help="JSON file of known answers, asked now and then.")
+    ] = None,
+    self_test: Annotated[
+        bool, typer.Option(help="Whether the gateway asks it questions of its own first.")
+    ] = True,
+    replaces: Annotated[
+        bool, typer.Option("--replaces", help="Move the one that was added under this name.")
+    ] = False,
+    wait: Annotated[float, typer.Option(help="Seconds until it must have answered.")] = 60.0,
+) -> None:
+    """Adds the expert at URL to a gateway that runs; exits with 1 where it is not ready."""
+    try:
+        new = NewService(
+            name=name,
+            url=url,
+            key_file=service_key or f"{name}.key",
+            cost=cost,
+            self_test=self_test,
+            known=_known(known),
+            replaces=replaces,
+        )
+        status = asyncio.run(_add(gateway, read_key(key_file), new, wait))
+    except ValidationError as error:
+        raise fail_with(from_validation(error).detail) from None
+    except (ValueError, OSError) as error:
+        raise fail_with(str(error)) from None
+    except PreceptorError as error:
+        fields = "".join(f"{one.field}: " for one in error.errors[:1] if one.field)
+        raise fail_with(f"{gateway} does not take it: {fields}{error.detail}") from None
+    if status.state == "ready" and status.info is not None:
+        typer.echo(f"{name} is ready, version {status.info.version}")
+        return
+    typer.echo(f"{name} is {status.state}: {status.detail}")
+    raise typer.Exit(1)
+
+
+async def _add(url: str, key: str, new: NewService, wait_s: float) -> ServiceStatus:
+    async with GatewayClient(url, key) as gateway:
+        return await add_service(gateway, new, wait_s=wait_s)
+
+
+@app.command("vocabulary")
+def vocabulary(
+    folder: Annotated[Path, typer.Argument(help="Hugging Face folder with the tokenizer.")],
+) -> None:
+    """Prints size and fingerprint of a tokenizer's vocabulary, which experts declare."""
+    if importlib.util.find_spec("transformers") is None:
+        raise fail_with("`preceptor expert vocabulary` needs transformers")
+    library: Any = importlib.import_module("transformers")
+    try:
+        tokenizer = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise fail_with(f"folder: {folder}: {error}") from None
+    pieces: dict[str, int] = tokenizer.get_vocab()
+    typer.echo(f"vocab_size = {1 + max(pieces.values())}")
+    typer.echo(f'fingerprint = "{tokenizer_fingerprint(tokenizer)}"')
+
+
+@app.command("openapi")
+def print_openapi() -> None:
+    """Prints the OpenAPI document that an expert in any language is written from."""
+    typer.echo(openapi.as_text(), nl=False)
+
+
+def _known(path: Path | None) -> KnownAnswers | None:
+    return None if path is None else load_known(path)
+
+
+def _weights(path: Path | None) -> WeightsOffer | None:
+    if path is None:
+        return None
+    try:
+        return WeightsOffer.model_validate_json(path.read_text())
+    except ValidationError as error:
+        raise ValueError(f"weights: {path}: {from_validation(error).detail}") from None

@@ -1,0 +1,206 @@
+"""The `preceptor` command.
+
+Each package adds its sub-commands by entry points in the group `preceptor.commands`: the entry's
+name is the command's, its value a `typer.Typer` or a function. An entry is imported only when its
+command is asked for, so that `preceptor version` needs no torch; one whose package is missing
+names the extra that brings it.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
+from typing import Annotated, Any, Final, cast
+
+import typer
+from rich.console import Console
+
+from preceptor_clients.sdk.service import ExpertService, SourceService, service_app
+
+GROUP: Final = "preceptor.commands"
+_EXTRAS: Final = {"preceptor_services": "services", "preceptor_trainer": "trainer"}
+_errors = Console(stderr=True)
+
+app = typer.Typer(
+    name="preceptor",
+    help="Train language models from rich feedback.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command line, with the sub-commands of every installed package."""
+    # Trainer and experts share cores and work in turn: OpenMP threads that spin while they wait
+    # would take them from whoever works. Read once, when a library loads; children inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    words = sys.argv[1:] if argv is None else argv
+    asked = next((word for word in words if not word.startswith("-")), None)
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+        add_command(app, entry, load=entry.name == asked)
+    app(args=words, prog_name="preceptor")
+
+
+def add_command(to: typer.Typer, entry: EntryPoint, *, load: bool) -> None:
+    """Adds one package's command; if `load` is false only for the help: its name and first line."""
+    if not load:
+        to.command(entry.name, help=_first_line(entry))(_not_loaded)
+        return
+    try:
+        command = entry.load()
+    except ModuleNotFoundError as error:
+        to.command(entry.name)(_missing(entry, error))
+        return
+    if isinstance(command, typer.Typer):
+        to.add_typer(command, name=entry.name)
+    else:
+        to.command(entry.name)(cast("Callable[..., Any]", command))
+
+
+def _not_loaded() -> None:
+    raise AssertionError("only listed in the help")
+
+
+def _first_line(entry: EntryPoint) -> str:
+    """What the command's docstring says first, read without importing it."""
+    try:
+        spec = importlib.util.find_spec(entry.module)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None:
+        return f"(needs preceptor\\[{_extra(entry)}])"
+    module = ast.parse(Path(spec.origin).read_text())
+    functions = (node for node in module.body if isinstance(node, ast.FunctionDef))
+    named = next((node for node in functions if node.name == entry.attr), module)
+    return (ast.get_docstring(named) or "").partition("\n")[0]
+
+
+def _extra(entry: EntryPoint) -> str:
+    return _EXTRAS.get(entry.module.partition(".")[0], "services")
+
+
+def _missing(entry: EntryPoint, error: ModuleNotFoundError) -> Callable[[typer.Context], None]:
+    extra = _extra(entry)
+
+    def fail(ctx: typer.Context) -> None:
+        _errors.print(
+            f"`preceptor {entry.name}` needs preceptor[{extra}] ({error.name} is not installed): "
+            f"pip install 'preceptor[{extra}]'",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(2)
+
+    return fail
+
+
+@app.command("version")
+def print_version() -> None:
+    """Prints the installed version."""
+    typer.echo(version("preceptor"))
+
+
+@app.command()
+def serve(
+    use: Annotated[str, typer.Argument(metavar="MODULE:CLASS", help="The service's class.")],
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8700,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE of the class's constructor; VALUE is JSON, else text."),
+    ] = None,
+    options_file: Annotated[
+        Path | None, typer.Option(help="JSON object with options; --option wins.")
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="File with the key that callers must send.")
+    ] = None,
+) -> None:
+    """Serves a Python class as an expert or feedback source."""
+    if importlib.util.find_spec("uvicorn") is None:
+        raise fail_with("`preceptor serve` needs preceptor[serve]: pip install 'preceptor[serve]'")
+    import uvicorn
+
+    sys.path.insert(0, str(Path.cwd()))  # where a newcomer's own module lies
+    try:
+        service = build_service(use, read_options(options_file, option or []))
+        key = None if key_file is None else read_key(key_file)
+    except ValueError as error:
+        raise fail_with(str(error)) from None
+    typer.echo(f"{use} starts, and will listen at http://{host}:{port}", err=True)
+    uvicorn.run(
+        service_app(service, key=key),
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_graceful_shutdown=10,
+    )
+
+
+def fail_with(message: str) -> typer.Exit:
+    """Prints `message` as an error; raise what it returns."""
+    _errors.print(message, markup=False, soft_wrap=True)
+    return typer.Exit(2)
+
+
+def build_service(use: str, options: Mapping[str, Any]) -> ExpertService | SourceService:
+    """The service named `module:Class`, built with `options`.
+
+    Raises:
+        ValueError: there is no such class, it refuses the options, or it is no service.
+    """
+    module_name, _, class_name = use.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"use: {use!r} cannot be imported: {error}") from error
+    try:
+        service = cls(**options)
+    except TypeError as error:
+        raise ValueError(f"options: {use} does not take them: {error}") from error
+    if not isinstance(service, (ExpertService, SourceService)):
+        raise ValueError(f"use: {use} has neither `logprobs` nor `feedback` beside `info`")
+    return service
+
+
+def read_options(path: Path | None, pairs: list[str]) -> dict[str, Any]:
+    """Options of a JSON file and of KEY=VALUE pairs, which win; a VALUE that is no JSON is text.
+
+    Raises:
+        ValueError: the file holds no JSON object, or a pair has no `=`.
+    """
+    options: dict[str, Any] = {}
+    if path is not None:
+        loaded = json.loads(path.read_text())
+        if not isinstance(loaded, dict):
+            raise ValueError(f"options_file: {path} holds no JSON object")
+        options.update(cast("dict[str, Any]", loaded))
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"option: {pair!r} is not KEY=VALUE")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def read_key(path: Path) -> str:
+    """The key in a file, without the white space around it.
+
+    Raises:
+        ValueError: the file is empty: no key at all must be asked for by leaving the file out.
+    """
+    key = path.read_text().strip()
+    if not key:
+        raise ValueError(f"key_file: {path} is empty")
+    return key

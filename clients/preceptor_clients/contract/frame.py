@@ -1,0 +1,301 @@
+"""The frame: one binary rendering for every message that carries arrays.
+
+A message is JSON in which some values are numpy arrays. As JSON text the arrays become nested
+lists; as a frame they stay raw bytes, and the JSON holds a reference `{"$array": n}` to the n-th of
+them. Layout, all integers little-endian:
+
+    offset  size  field
+    0       4     magic "PCF1"
+    4       1     body encoding: 0 raw, 1 zstd
+    5       3     zero
+    8       4     H, length of the header in bytes; 20 + H is a multiple of 8
+    12      8     B, length of the body in bytes once decompressed
+    20      H     header: UTF-8 JSON {"message": ..., "arrays": [["i4", [2, 3]], ...]}, then spaces
+    20+H    rest  body: the arrays in order, row-major, each with zeros up to a multiple of 8
+
+Element types: `b1` bool (one byte, 0 or 1), `i4` int32, `i8` int64, `f4` float32, and `q2`: a
+log-prob as a u16 code of `grid.py`. Every array is referenced exactly once. A key of the message
+that itself begins with `$` is written with one `$` more. `docs/wire-format.md` has the
+specification and `tests/contract/vectors/` the test vectors.
+
+A decoder checks every length against what is there, or against a limit, before it allocates. Left
+out on purpose: pickled objects, strings inside arrays, big-endian data.
+
+Example:
+    data = encode({"ids": np.arange(3, dtype=np.int32)})
+    decode(data)["ids"]          # a read-only view into `data`
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from typing import Any, Final, NamedTuple, cast
+
+import numpy as np
+import zstandard
+from pydantic_core import from_json
+
+from preceptor_clients.contract import grid
+from preceptor_clients.contract.errors import MalformedFrame
+
+MEDIA_TYPE: Final = "application/vnd.preceptor.frame"
+MAGIC: Final = b"PCF1"
+_PREFIX: Final = struct.Struct("<4sB3xIQ")
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {
+    "b1": np.dtype("u1"),
+    "i4": np.dtype("<i4"),
+    "i8": np.dtype("<i8"),
+    "f4": np.dtype("<f4"),
+    "q2": np.dtype("<u2"),
+}
+_TAGS: Final = {"b1": "b1", "i4": "i4", "i8": "i8", "f4": "f4"}
+_MAX_DIMS: Final = 4
+_FREE_BYTES: Final = 1 << 20
+_MAX_EXPANSION: Final = 1000
+"""A compressed body may hold `_FREE_BYTES` plus so many times its own size; a bomb holds more."""
+
+
+class Limits(NamedTuple):
+    """What a decoder accepts; checked before anything is allocated."""
+
+    header_bytes: int = 16 << 20
+    body_bytes: int = 512 << 20
+    arrays: int = 200_000
+    depth: int = 64
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+
+class _Spec(NamedTuple):
+    tag: str
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return _DTYPES[self.tag].itemsize * math.prod(self.shape)
+
+    @property
+    def padded(self) -> int:
+        return -(-self.num_bytes // 8) * 8
+
+
+def encode(
+    message: Any, *, compress: bool = False, quantised: frozenset[str] = frozenset()
+) -> bytes:
+    """Renders `message` as a frame; nothing is lost.
+
+    Args:
+        message: JSON values, with numpy arrays of bool, int32, int64 or float32 anywhere inside.
+        compress: zstd for the body; taken only when it is smaller.
+        quantised: Names of keys whose float32 arrays go as `q2` if all their values are on its
+            grid (`grid.quantise`).
+
+    Raises:
+        ValueError: an array holds NaN or infinity, or has another element type; or a text has half
+            a surrogate pair.
+    """
+    arrays: list[tuple[str, np.ndarray]] = []
+    stripped = _strip(message, "", arrays, quantised)
+    specs = [[tag, list(array.shape)] for tag, array in arrays]
+    header = json.dumps(
+        {"message": stripped, "arrays": specs},
+        separators=(",", ":"),
+        allow_nan=False,
+        ensure_ascii=False,
+    ).encode()
+    header += b" " * (-(_PREFIX.size + len(header)) % 8)
+    pieces: list[bytes] = []
+    for _, array in arrays:
+        pieces += [array.tobytes(), bytes(-array.nbytes % 8)]
+    body = b"".join(pieces)
+    length, encoding = len(body), 0
+    if compress and length:
+        packed = zstandard.ZstdCompressor(level=1).compress(body)
+        if len(packed) < length <= _most_from(len(packed)):
+            body, encoding = packed, 1
+    return _PREFIX.pack(MAGIC, encoding, len(header), length) + header + body
+
+
+def _most_from(packed: int) -> int:
+    return _FREE_BYTES + _MAX_EXPANSION * packed
+
+
+def _strip(
+    value: Any, key: str, arrays: list[tuple[str, np.ndarray]], quantised: frozenset[str]
+) -> Any:
+    if isinstance(value, np.ndarray):
+        arrays.append(_wire(cast("np.ndarray", value), key, quantised))
+        return {"$array": len(arrays) - 1}
+    if isinstance(value, dict):
+        items = cast("dict[str, Any]", value).items()
+        return {_escaped(k): _strip(v, k, arrays, quantised) for k, v in items}
+    if isinstance(value, (list, tuple)):
+        return [_strip(v, key, arrays, quantised) for v in cast("list[Any]", value)]
+    return value
+
+
+def _escaped(key: str) -> str:
+    """Somebody's own `$array` must not read as one of ours."""
+    return "$" + key if key.startswith("$") else key
+
+
+def _wire(array: np.ndarray, key: str, quantised: frozenset[str]) -> tuple[str, np.ndarray]:
+    tag = _TAGS.get(f"{array.dtype.kind}{array.dtype.itemsize}")
+    if tag is None:
+        raise ValueError(
+            f"{key}: arrays of {array.dtype} do not travel; use bool, int32, int64 or float32"
+        )
+    if tag == "f4":
+        if not np.isfinite(array).all():
+            raise ValueError(f"{key}: NaN or infinity is never encoded; mask the position instead")
+        if key in quantised:
+            codes = grid.codes(array)
+            if np.array_equal(grid.values(codes), array):
+                return "q2", codes
+    return tag, array.astype(_DTYPES[tag], copy=False)
+
+
+def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS) -> Any:
+    """Reads a frame back into JSON values and numpy arrays.
+
+    Arrays are read-only, and views into `data` unless they were compressed or `q2`.
+
+    Raises:
+        MalformedFrame: anything is off: magic, lengths, an unknown element type, an array that is
+            not referenced once, a bool that is neither 0 nor 1, a non-finite number, or a size over
+            `limits`.
+    """
+    view = memoryview(data)
+    if len(view) < _PREFIX.size:
+        raise _malformed("prefix", f"{len(view)} bytes are too few for a frame")
+    magic, encoding, header_len, body_len = _PREFIX.unpack_from(view)
+    if magic != MAGIC or encoding not in (0, 1) or any(view[5:8]):
+        raise _malformed("prefix", "magic or body encoding is not ours")
+    if header_len > limits.header_bytes or body_len > limits.body_bytes:
+        raise _malformed("prefix", f"{header_len} and {body_len} bytes are over the limit")
+    start = _PREFIX.size + header_len
+    if start % 8 or len(view) < start:
+        raise _malformed("header", "is cut off, or does not end on a multiple of 8")
+    message, described = _parse_header(bytes(view[_PREFIX.size : start]), limits)
+    specs = [_parse_spec(spec, body_len) for spec in described]
+    expected = sum(spec.padded for spec in specs)
+    if expected != body_len:
+        raise _malformed("arrays", f"need {expected} bytes, the body has {body_len}")
+    body = _body(view[start:], encoding, body_len)
+    arrays: list[np.ndarray | None] = []
+    offset = 0
+    for spec in specs:
+        arrays.append(_array(body[offset : offset + spec.padded], spec))
+        offset += spec.padded
+    filled = _fill(message, arrays, limits.depth)
+    if any(array is not None for array in arrays):
+        raise _malformed("arrays", "has one that the message does not refer to")
+    return filled
+
+
+def _malformed(part: str, detail: str) -> MalformedFrame:
+    return MalformedFrame(f"{part}: {detail}", field=f"frame.{part}")
+
+
+def _parse_header(header: bytes, limits: Limits) -> tuple[Any, list[Any]]:
+    try:
+        # Not `json.loads`: that lets half surrogate pairs pass, which nothing could write again.
+        parsed = from_json(header, allow_inf_nan=False)
+    except ValueError as error:
+        raise _malformed("header", f"is not JSON: {error}") from None
+    match parsed:
+        case {"message": message, "arrays": [*specs]} if len(parsed) == 2:
+            if len(specs) <= limits.arrays:
+                return message, specs
+            raise _malformed("arrays", f"are over {limits.arrays}")
+        case _:
+            raise _malformed("header", "needs `message` and a list `arrays`, no more")
+
+
+def _parse_spec(spec: Any, body_len: int) -> _Spec:
+    match spec:
+        case [str(tag), [*shape]] if tag in _DTYPES and len(shape) <= _MAX_DIMS:
+            # An empty array may not have a huge side either: numpy could not hold its shape.
+            if all(type(n) is int and 0 <= n <= max(body_len, 1 << 31) for n in shape):
+                return _Spec(tag, tuple(shape))
+        case _:
+            pass
+    raise _malformed("arrays", f"{spec!r:.80} describes none")
+
+
+def _body(rest: memoryview, encoding: int, length: int) -> memoryview:
+    if encoding == 0:
+        if len(rest) != length:
+            raise _malformed("body", f"has {len(rest)} bytes instead of {length}")
+        return rest
+    if length > _most_from(len(rest)):
+        raise _malformed("body", f"{len(rest)} bytes cannot honestly hold {length}")
+    try:
+        # The zstd frame states its own size; a larger one would be allocated before it is refused.
+        if zstandard.get_frame_parameters(rest).content_size != length:
+            raise _malformed("body", "states another size inside")
+        body = zstandard.ZstdDecompressor().decompress(
+            rest, max_output_size=length, allow_extra_data=False
+        )
+    except zstandard.ZstdError as error:
+        raise _malformed("body", f"is not zstd: {error}") from None
+    if len(body) != length:
+        raise _malformed("body", "is cut off")
+    return memoryview(body)
+
+
+def _array(padded: memoryview, spec: _Spec) -> np.ndarray:
+    if any(padded[spec.num_bytes :]):
+        raise _malformed("body", "has something else than zeros between arrays")
+    raw = np.frombuffer(padded[: spec.num_bytes], _DTYPES[spec.tag])
+    try:
+        array = raw.reshape(spec.shape)
+    except ValueError as error:
+        raise _malformed("arrays", f"{spec.shape} is no shape: {error}") from None
+    if spec.tag == "q2":
+        array = grid.values(array)
+        array.setflags(write=False)
+    elif spec.tag == "b1":
+        if array.size and int(array.max()) > 1:
+            raise _malformed("body", "has a bool that is neither 0 nor 1")
+        array = array.view(np.bool_)
+    elif spec.tag == "f4" and not np.isfinite(array).all():
+        raise _malformed("body", "has NaN or infinity in an array")
+    return array
+
+
+def _fill(value: Any, arrays: list[np.ndarray | None], depth: int) -> Any:
+    """The message with its references replaced; each array is taken out of `arrays` once."""
+    if depth == 0:
+        raise _malformed("header", "the message is nested too deeply")
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        if "$array" in fields:
+            return _take(fields, arrays)
+        return {_unescaped(k): _fill(v, arrays, depth - 1) for k, v in fields.items()}
+    if isinstance(value, list):
+        return [_fill(v, arrays, depth - 1) for v in cast("list[Any]", value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _malformed("header", "has a number that no float holds")
+    return value
+
+
+def _unescaped(key: str) -> str:
+    if not key.startswith("$"):
+        return key
+    if not key.startswith("$$"):
+        raise _malformed("header", f"has the reserved key {key!r:.40}")
+    return key[1:]
+
+
+def _take(reference: dict[str, Any], arrays: list[np.ndarray | None]) -> np.ndarray:
+    index = reference["$array"]
+    if len(reference) == 1 and type(index) is int and 0 <= index < len(arrays):
+        array = arrays[index]
+        if array is not None:
+            arrays[index] = None
+            return array
+    raise _malformed("header", f"refers to array {index!r:.40}, which is not there or was taken")

@@ -1,0 +1,66 @@
+"""Answers known from elsewhere: what the model's own library says about some text.
+
+Some faults leave no trace in the answers alone: a temperature applied twice, old weights, ids of
+another vocabulary all give perfectly good distributions, of the wrong model. Only a number that
+came another way can tell. A file of known answers is JSON:
+
+    {"vocab_fingerprint": "...",
+     "cases": [{"prompt_ids": [5, 6], "response_ids": [1, 2, 3], "logprobs": [-0.4, -2.1, -0.9]}]}
+
+`logprobs[t]` is the natural log-prob of `response_ids[t]` given everything before it, in float32 at
+temperature 1. A case without `logprobs` is text that the model finds ordinary; from enough of it a
+temperature can still be told.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from preceptor_clients.contract.errors import from_validation
+from preceptor_clients.contract.schemas import Sha256
+
+_TokenId = Annotated[int, Field(ge=0)]
+
+
+class KnownCase(BaseModel):
+    """One piece of text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    prompt_ids: Annotated[tuple[_TokenId, ...], Field(min_length=1)]
+    response_ids: Annotated[tuple[_TokenId, ...], Field(min_length=1)]
+    logprobs: tuple[Annotated[float, Field(le=0)], ...] | None = None
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        if self.logprobs is not None and len(self.logprobs) != len(self.response_ids):
+            raise ValueError(
+                f"logprobs: has {len(self.logprobs)} entries for {len(self.response_ids)} tokens"
+            )
+        return self
+
+
+class KnownAnswers(BaseModel):
+    """A file of known answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    vocab_fingerprint: Sha256
+    cases: Annotated[tuple[KnownCase, ...], Field(min_length=1)]
+    tolerance: Annotated[float, Field(gt=0)] = 0.15
+    """Largest difference of a log-prob; the default allows for bf16."""
+
+
+def load_known(path: Path) -> KnownAnswers:
+    """The known answers in a file.
+
+    Raises:
+        ValueError: the file is not as this page says; the field at fault is named.
+    """
+    try:
+        return KnownAnswers.model_validate_json(path.read_text())
+    except ValidationError as error:
+        raise ValueError(f"known: {path}: {from_validation(error).detail}") from None

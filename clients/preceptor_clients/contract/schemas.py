@@ -1,0 +1,709 @@
+"""The wire contract: every message between trainer, gateway, dispatcher, experts and sources.
+
+**Index convention.** Entry t is the distribution over response token t given everything before t:
+the prompt, the feedback in view and the response tokens before t. Only response positions travel.
+Ids travel, not text.
+
+Arrays end in their dimensions: `T` response positions, `P` positions asked (a subset of T, in
+order), `K` entries per position, `C` candidates per position. A missing log-prob is masked: never
+0.0, never dropped silently. Each message has two renderings: JSON (arrays are nested lists, missing
+numbers null) and the frame (`frame.py`).
+
+Requests refuse unknown fields; answers ignore them, so that an older client survives a newer
+service.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+
+from preceptor_clients.contract.arrays import (
+    ArrayTree,
+    Bools1,
+    Bools2,
+    Floats1,
+    Floats2,
+    Ints1,
+    Ints2,
+)
+from preceptor_clients.contract.errors import Problem
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+WeightVersion = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,9}$"
+    ),
+]
+"""`{policy}/{lineage}/{step}`."""
+Key = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Request(BaseModel):
+    """What a caller sends: unknown fields are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )
+
+
+class Answer(BaseModel):
+    """What a service returns: unknown fields are ignored."""
+
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )
+
+
+# ---------------------------------------------------------------- prompts and feedback
+
+
+class Message(Request):
+    """One chat turn."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class Prompt(Request):
+    """What the student was asked: chat messages and, where known, the exact ids it saw."""
+
+    messages: tuple[Message, ...] = ()
+    ids: Ints1 | None = None
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if not self.messages and (self.ids is None or not self.ids.size):
+            raise ValueError("needs messages or ids")
+        return self
+
+
+FeedbackKind = Literal[
+    "execution", "verdict", "judge", "demonstration", "reference", "correction", "comment"
+]
+
+
+class FeedbackItem(Answer):
+    """One thing that somebody or something knows about an attempt.
+
+    A failed judgement has `error`, never a score of 0.
+    """
+
+    id: Key
+    kind: FeedbackKind
+    score: float | None = None
+    text: str | None = None
+    error: str | None = None
+    expert_may_see: bool = True
+    source: Name
+    version: str
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+    """What the source wants remembered, such as the isolation that a program ran under."""
+    cost: float | None = None
+
+    def content_hash(self) -> str:
+        """SHA-256 of what an expert sees of this item: kind and text, not its id."""
+        return hashlib.sha256(f"{self.kind}\0{self.text}".encode()).hexdigest()
+
+
+# ---------------------------------------------------------------- experts
+
+
+class WantedWeights(Request):
+    """Which version of a policy an expert must answer with. Experts without versions ignore it."""
+
+    mode: Literal["exact", "at_least", "latest"]
+    version: WeightVersion | None = None
+    policy: Name | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.mode == "latest":
+            if self.policy is None or self.version is not None:
+                raise ValueError("`latest` needs `policy` and no `version`")
+        elif self.version is None or self.policy is not None:
+            raise ValueError(f"`{self.mode}` needs `version` and no `policy`")
+        return self
+
+
+class PrefixQuery(Request):
+    """What would you have said at these positions of the student's own attempt?"""
+
+    prompt: Prompt
+    response_ids: Ints1
+    """`[T]` the student's tokens, the end token included."""
+    owned: Bools1 | None = None
+    """`[T]` which tokens the student itself wrote; all where absent."""
+    positions: tuple[tuple[int, int], ...] | None = None
+    """Half-open ranges of response positions, ascending and disjoint; all where absent."""
+    feedback: tuple[FeedbackItem, ...] = ()
+    """What the expert may use, in order; it renders every item and chooses none."""
+    vocab_fingerprint: Sha256
+    top_k: Annotated[int, Field(ge=1)] = 64
+    candidate_ids: Ints2 | None = None
+    """`[P, C]` ids to score beside the expert's own top-k; -1 pads."""
+    entropy_P: Floats1 | None = None
+    """The student's own entropy in nats, for experts that can ask about a few positions only."""
+    weights: WantedWeights | None = None
+    group_id: Key | None = None
+    """Queries of one group share their prompt; a group is asked as one batch."""
+    draw: Annotated[int, Field(ge=0)] = 0
+    """Number of the draw, for experts that sample."""
+    priority: Annotated[int, Field(ge=0, le=9)] = 5
+    """0 is first."""
+    timeout_ms: Annotated[int, Field(ge=1, le=86_400_000)] = 60_000
+    rollout_id: Key | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        num_tokens = len(self.response_ids)
+        if num_tokens == 0:
+            raise ValueError("response_ids: is empty")
+        if self.response_ids.min() < 0:
+            raise ValueError("response_ids: has a negative id")
+        if self.prompt.ids is not None and self.prompt.ids.size and self.prompt.ids.min() < 0:
+            raise ValueError("prompt.ids: has a negative id")
+        if self.owned is not None and len(self.owned) != num_tokens:
+            raise ValueError(f"owned: has {len(self.owned)} entries for {num_tokens} tokens")
+        end = 0
+        for start, stop in self.positions or ():
+            if not end <= start < stop <= num_tokens:
+                raise ValueError(f"positions: [{start}, {stop}) is empty, unordered or outside")
+            end = stop
+        if self.positions == ():
+            raise ValueError("positions: is empty")
+        if self.candidate_ids is not None and len(self.candidate_ids) != self.num_positions:
+            raise ValueError(
+                f"candidate_ids: has {len(self.candidate_ids)} rows "
+                f"for {self.num_positions} positions"
+            )
+        if self.entropy_P is not None and (
+            len(self.entropy_P) != self.num_positions or self.entropy_P.min() < 0
+        ):
+            raise ValueError(f"entropy_P: is no {self.num_positions} values of 0 or more")
+        return self
+
+    @property
+    def num_positions(self) -> int:
+        """P."""
+        if self.positions is None:
+            return len(self.response_ids)
+        return sum(stop - start for start, stop in self.positions)
+
+    def position_ids(self) -> np.ndarray:
+        """`[P]` the positions asked, as int64 indices into the response."""
+        if self.positions is None:
+            return np.arange(len(self.response_ids))
+        return np.concatenate([np.arange(start, stop) for start, stop in self.positions])
+
+
+AnswerKind = Literal["topk", "empirical", "point"]
+
+
+class PrefixAnswer(Answer):
+    """An expert's next-token distributions at the positions asked.
+
+    Build it with `answers.build_answer`.
+    """
+
+    kind: AnswerKind
+    token_ids_P: Ints1
+    """The student's token at each position, echoed: an answer shifted by one cannot pass."""
+    mask_P: Bools1
+    """False where the expert has no opinion; nothing else in that row means anything."""
+    num_entries_P: Ints1
+    """How many of the K cells are filled: the first ones, in descending order of log-prob."""
+    ids_PK: Ints2
+    """-1 in empty cells."""
+    logprobs_PK: Floats2
+    """Normalised over the whole vocabulary at temperature 1; `MISSING` in empty cells."""
+    tail_P: Floats1
+    """Probability outside the entries: 1 minus the sum of their decoded probabilities."""
+    own_logprobs_P: Floats1
+    own_mask_P: Bools1
+    """False where the log-prob of the student's own token is not known."""
+    candidate_logprobs_PC: Floats2 | None = None
+    candidate_mask_PC: Bools2 | None = None
+    renormalised_P: Bools1 | None = None
+    """True where rounding had brought a row above 1 and it was scaled back."""
+    num_draws: int | None = None
+    """How many samples an `empirical` answer counts."""
+    inclusion_P: Floats1 | None = None
+    """Chance, in (0, 1], that the expert asked itself about this position; absent where it took all
+    of them. Costs divided by it are unbiased over positions that were not drawn."""
+    vocab_fingerprint: Sha256
+    expert: Name
+    expert_version: str
+    weights_before: WeightVersion | None = None
+    weights_after: WeightVersion | None = None
+    """Must equal `weights_before`: the weights must not change while a batch runs."""
+    template_version: str | None = None
+    context_hash: Sha256 | None = None
+    """SHA-256 of the ids of the context that the expert put before the response."""
+    used_feedback: tuple[Key, ...] = ()
+    """Ids of the items really in view."""
+    truncated: tuple[str, ...] = ()
+    """What did not fit, in words."""
+    temperature: float = 1.0
+    latency_ms: float | None = None
+    cost: float | None = None
+
+    def filled_PK(self) -> np.ndarray:
+        """`[P, K]` True in the cells that hold an entry; none in a masked row."""
+        K: int = self.ids_PK.shape[1]
+        return (np.arange(K) < self.num_entries_P[:, None]) & self.mask_P[:, None]
+
+
+# ---------------------------------------------------------------- feedback sources
+
+
+class FeedbackQuery(Request):
+    """How did this attempt go?"""
+
+    rollout_id: Key
+    prompt: Prompt
+    response_ids: Ints1
+    response_text: str
+    finish_reason: Literal["stop", "length"]
+    payload_sha256: Sha256
+    """The task's private data (tests, reference), put once as a blob."""
+    payload: JsonValue = None
+    """The same, filled in on the way to the source; callers leave it out."""
+    priority: Annotated[int, Field(ge=0, le=9)] = 5
+    timeout_ms: Annotated[int, Field(ge=1, le=86_400_000)] = 60_000
+    group_id: Key | None = None
+
+
+class FeedbackAnswer(Answer):
+    """What a source found. An item that failed carries `error`."""
+
+    items: tuple[FeedbackItem, ...]
+    source: Name
+    source_version: str
+    latency_ms: float | None = None
+    cost: float | None = None
+
+
+# ---------------------------------------------------------------- service routes
+
+
+class Capabilities(Answer):
+    """What an expert or source can do; the gateway refuses what it cannot before it queues."""
+
+    kinds: tuple[AnswerKind, ...] = ("topk",)
+    max_top_k: int | None = None
+    candidates: bool = False
+    weights: bool = False
+    """Answers with versioned weights and serves `PUT /v1/weights`."""
+    needs_feedback: bool = False
+    """A rollout without feedback in view has no teacher here."""
+    tokenizer: bool = False
+    """Serves `POST /v1/tokenize`; the SDK says it for a class with `tokenize`."""
+    cacheable: Literal["true", "per_draw", "until_revised"] = "true"
+    vocab_fingerprint: Sha256 | None = None
+    vocab_size: int | None = None
+    max_context: int | None = None
+    """Tokens of context and response together."""
+    cost_per_token: float | None = None
+    """Price of one response token, in the deployment's unit; None where it is not known."""
+
+
+class ServiceLimits(Answer):
+    """How much a service takes at once; the dispatcher keeps inside."""
+
+    max_batch: int = 64
+    """Items in one call."""
+    max_batch_tokens: int = 65_536
+    """Tokens of prompts and responses in one call."""
+    enough_tokens: int | None = None
+    """A call of so many is given no further job: larger ones are no quicker, and their answers
+    come later. None where larger is always better."""
+    max_concurrency: int = 1
+    """Calls at a time."""
+
+
+class ServiceInfo(Answer):
+    """`GET /v1/info` of every service."""
+
+    name: Name
+    role: Literal["expert", "source", "gateway"]
+    version: str
+    """Changes whenever answers may: code, configuration, template."""
+    capabilities: Capabilities = Capabilities()
+    limits: ServiceLimits = ServiceLimits()
+    frames: bool = False
+    """Reads and writes frames as well as JSON."""
+
+
+class ServiceStatus(Answer):
+    """One service as the gateway sees it."""
+
+    name: Name
+    role: Literal["expert", "source"]
+    state: Literal["ready", "unreachable", "refused"]
+    """`refused`: it answers, but not as the contract wants it."""
+    detail: str | None = None
+    """Why it is not ready."""
+    info: ServiceInfo | None = None
+    """What it last said of itself."""
+
+
+class Services(Answer):
+    """Reply to `GET /v1/experts`: every expert and source that the gateway names; no addresses."""
+
+    services: tuple[ServiceStatus, ...]
+
+
+class LogprobsCall(Request):
+    """`POST /v1/logprobs` of an expert."""
+
+    queries: tuple[PrefixQuery, ...]
+    answer_keys: tuple[Sha256, ...] = ()
+    """Where an expert that answers later puts each answer: `PUT /v1/answers/{answer_key}`."""
+
+
+class FeedbackCall(Request):
+    """`POST /v1/feedback` of a source."""
+
+    queries: tuple[FeedbackQuery, ...]
+
+
+class PrefixResult(Answer):
+    """One item of an expert's reply: an answer, a problem, or a promise to answer later."""
+
+    answer: PrefixAnswer | None = None
+    problem: Problem | None = None
+    accepted: bool = False
+    """True: the answer will be put to its answer key when it is there."""
+
+
+class FeedbackResult(Answer):
+    """One item of a source's reply: an answer or a problem."""
+
+    answer: FeedbackAnswer | None = None
+    problem: Problem | None = None
+
+
+class LogprobsReply(Answer):
+    """Reply to `LogprobsCall`: one result per query, in order."""
+
+    results: tuple[PrefixResult, ...]
+
+
+class FeedbackReply(Answer):
+    """Reply to `FeedbackCall`: one result per query, in order."""
+
+    results: tuple[FeedbackResult, ...]
+
+
+class WeightManifest(Request):
+    """One immutable version of a policy's weights."""
+
+    version: WeightVersion
+    parent: WeightVersion | None = None
+    """What one optimiser step turned into this version, perhaps on another lineage; None for the
+    first."""
+    uri: str
+    """`file:` URI of a folder under an allow-listed root."""
+    files: dict[str, Sha256]
+    """File name to SHA-256; `model.safetensors` is among them."""
+    vocab_fingerprint: Sha256
+    checkpoint: bool = False
+    """True where a checkpoint stands on it: derived state, such as an EMA, is kept beside it."""
+
+
+class WeightsOffer(Request):
+    """`PUT /v1/weights` of a service: versions it may load, ancestors first."""
+
+    manifests: tuple[WeightManifest, ...]
+
+
+# ---------------------------------------------------------------- the gateway's routes
+
+
+class PrefixSubmission(Request):
+    """A query under the caller's own key: the same key with the same query is the same ticket."""
+
+    idempotency_key: Key
+    query: PrefixQuery
+
+
+class FeedbackSubmission(Request):
+    """A query under the caller's own key: the same key with the same query is the same ticket."""
+
+    idempotency_key: Key
+    query: FeedbackQuery
+
+
+class LogprobsRequest(Request):
+    """`POST /v1/logprobs` of the gateway.
+
+    With `wait_ms` the reply is held until all are done or it is over.
+    """
+
+    expert: Name
+    submissions: tuple[PrefixSubmission, ...]
+    run: Name | None = None
+    batching: Literal["merge", "group"] = "merge"
+    """`group`: each group is one call of the expert by itself, in the order given
+    (deterministic)."""
+    wait_ms: Annotated[int, Field(ge=0, le=300_000)] = 0
+
+
+class FeedbackRequest(Request):
+    """`POST /v1/feedback` of the gateway.
+
+    With `wait_ms` the reply is held until all are done or it is over.
+    """
+
+    source: Name
+    submissions: tuple[FeedbackSubmission, ...]
+    run: Name | None = None
+    wait_ms: Annotated[int, Field(ge=0, le=300_000)] = 0
+
+
+class CollectRequest(Request):
+    """`POST /v1/tickets/collect`: what has become of these tickets?
+
+    The tickets of one call are all an expert's or all a source's; the reply is `LogprobsOutcomes`
+    or `FeedbackOutcomes` accordingly.
+    """
+
+    tickets: tuple[Key, ...]
+    wait_ms: Annotated[int, Field(ge=0, le=300_000)] = 0
+
+
+TicketState = Literal["queued", "running", "waiting", "done", "failed", "cancelled"]
+
+
+class Ticket(Answer):
+    """One submission on its way."""
+
+    id: Key
+    state: TicketState
+    answer_key: Sha256
+    """Names the answer: equal questions share it."""
+    answer_id: Key | None = None
+    """Provenance id of the answer once it is stored."""
+    cached: bool = False
+
+
+class PrefixOutcome(Answer):
+    """What became of one submission."""
+
+    ticket: Ticket | None = None
+    answer: PrefixAnswer | None = None
+    problem: Problem | None = None
+
+
+class FeedbackOutcome(Answer):
+    """What became of one submission."""
+
+    ticket: Ticket | None = None
+    answer: FeedbackAnswer | None = None
+    problem: Problem | None = None
+
+
+class LogprobsOutcomes(Answer):
+    """One outcome per submission, in order."""
+
+    outcomes: tuple[PrefixOutcome, ...]
+
+
+class FeedbackOutcomes(Answer):
+    """One outcome per submission, in order."""
+
+    outcomes: tuple[FeedbackOutcome, ...]
+
+
+class Arrival(Answer):
+    """A late answer that has come."""
+
+    ticket: Key
+    answer_key: Sha256
+    idempotency_key: Key
+    answer_id: Key | None = None
+    rollout_id: Key | None = None
+
+
+class Arrivals(Answer):
+    """Reply to `GET /v1/arrivals?run=...&after=CURSOR&limit=...`, oldest first."""
+
+    cursor: int
+    """Ask again with this one; it is part of a checkpoint."""
+    arrivals: tuple[Arrival, ...]
+
+
+class RunRecord(Request):
+    """`POST /v1/runs`: one training run; its resolved configuration and versions."""
+
+    run: Name
+    config: dict[str, JsonValue]
+    seed: int
+    versions: dict[str, str]
+
+
+class LineageRecord(Request):
+    """`POST /v1/lineages`: a run's first life, or its continuation from a checkpoint of another."""
+
+    run: Name
+    lineage: Name
+    parent: Name | None = None
+    from_step: int = 0
+    """The first step of this lineage; the parent's steps from here on are superseded."""
+
+
+class RolloutRecord(Request):
+    """One attempt of the student."""
+
+    rollout_id: Key
+    run: Name
+    lineage: Name
+    step: int
+    problem_id: Key
+    group_id: Key
+    prompt: Prompt
+    response_ids: Ints1
+    response_text: str
+    behaviour_logprobs: Floats1
+    """`[T]`"""
+    owned: Bools1
+    weights: WeightVersion
+    finish_reason: Literal["stop", "length"]
+    sampling: dict[str, JsonValue]
+
+
+class TargetRecord(Request):
+    """One rollout times one builder run: arrays and where each component came from."""
+
+    target_id: Key
+    rollout_id: Key
+    builder_version: str
+    settings: dict[str, JsonValue]
+    answer_ids: tuple[Key, ...]
+    """Answers of the components, in order."""
+    feedback_ids: tuple[Key, ...]
+    """Feedback that the answers had in view."""
+    arrays: ArrayTree
+    """The target's arrays, as `targets.Target.to_wire` gives them."""
+    content_hash: Sha256
+
+
+class Credit(Request):
+    """What one optimiser step did with one rollout: costs and credit per token."""
+
+    rollout_id: Key
+    target_id: Key | None = None
+    costs: Floats1
+    """`[T]` cross-entropy to the target at each position, in nats; `MISSING` where unlabelled."""
+    advantages: Floats1
+    """`[T]` future cost credited to each token, after baseline."""
+    logprobs: Floats1
+    """`[T]` the student's log-prob of each token when the step began."""
+
+
+class StepRecord(Request):
+    """`POST /v1/steps`: one optimiser step and every rollout that it consumed."""
+
+    run: Name
+    lineage: Name
+    step: int
+    loss: float
+    metrics: dict[str, float]
+    consumed: tuple[Credit, ...]
+    weights_before: WeightVersion
+    weights_after: WeightVersion
+
+
+class Records(Request):
+    """`POST /v1/records`: provenance rows, written in one transaction; idempotent by their ids."""
+
+    rollouts: tuple[RolloutRecord, ...] = ()
+    targets: tuple[TargetRecord, ...] = ()
+
+
+class Accepted(Answer):
+    """How many rows were new."""
+
+    new: int
+
+
+class TraceSource(Answer):
+    """One component of a target at one position, back to its sources."""
+
+    answer_id: Key
+    expert: str
+    expert_version: str
+    weights: str | None = None
+    template_version: str | None = None
+    context_hash: str | None = None
+    kind: AnswerKind
+    weight: float
+    inclusion: float | None = None
+    """Chance that the expert asked itself about this position; None where it took all of them."""
+    entries: tuple[tuple[int, float], ...]
+    """(token id, probability), best first."""
+    tail: float
+    feedback: tuple[FeedbackItem, ...]
+
+
+class Trace(Answer):
+    """`GET /v1/targets/{id}/trace?position=t`: student token, expert answers, their feedback."""
+
+    target_id: Key
+    rollout_id: Key
+    run: Name
+    lineage: Name
+    step: int
+    problem_id: Key
+    position: int
+    token_id: int
+    student_weights: str
+    student_logprob: float
+    owned: bool
+    consumed_by: tuple[str, ...]
+    """Steps on which this target was used, as `lineage/step`."""
+    cost: float | None = None
+    advantage: float | None = None
+    sources: tuple[TraceSource, ...]
+
+
+class TargetPlace(Answer):
+    """One target."""
+
+    id: Key
+    num_tokens: int
+
+
+class TargetPage(Answer):
+    """`GET /v1/runs/{run}/targets?after=ID&limit=n`: in the order of their ids."""
+
+    targets: tuple[TargetPlace, ...]
+    after: str | None = None
+    """Ask again with this one; None at the end."""
+
+
+class Accounting(Answer):
+    """`GET /v1/runs/{run}/accounting`, from SQL."""
+
+    run: Name
+    lineage: Name | None = None
+    """The newest life, on which the counts below stand."""
+    lineages: int
+    steps: int
+    """Surviving."""
+    superseded_steps: int
+    rollouts: int
+    """Of all lives."""
+    targets: int
+    """Of all lives."""
+    consumed: int
+    """Rollouts that surviving steps used."""
+    consumed_twice: int
+    """Of these, how many more than once; anything but 0 is a fault."""

@@ -1,0 +1,88 @@
+"""Messages to bytes and back, in either rendering: JSON or the frame.
+
+Which one is said by media types. A body has `Content-Type: application/json` or
+`application/vnd.preceptor.frame`. A reply comes as a frame where `Accept` names the frame, else as
+JSON; the frame's parameters ask for more: `;logprobs=f32` for log-probs that are not rounded to the
+u16 grid, `;body=zstd` for a compressed body.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from preceptor_clients.contract import frame
+from preceptor_clients.contract.errors import MalformedFrame, UnsupportedMediaType, from_validation
+
+JSON: Final = "application/json"
+FRAME: Final = frame.MEDIA_TYPE
+QUANTISED: Final = frozenset({"logprobs_PK", "candidate_logprobs_PC"})
+"""Arrays that travel as u16 where that loses nothing; their builders have rounded them already
+(`answers.build_answer`)."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Rendering(NamedTuple):
+    """How a reply is wanted."""
+
+    media_type: str = JSON
+    exact: bool = False
+    """Log-probs as float32, not rounded."""
+    compress: bool = False
+
+
+def accepted(accept: str | None) -> Rendering:
+    """The rendering that an `Accept` header asks for: the frame where it is named, else JSON."""
+    for part in (accept or "").lower().split(","):
+        media_type, *parameters = (word.strip() for word in part.split(";"))
+        if media_type == FRAME:
+            return Rendering(FRAME, "logprobs=f32" in parameters, "body=zstd" in parameters)
+    return Rendering()
+
+
+def render(
+    message: BaseModel, media_type: str = FRAME, *, exact: bool = False, compress: bool = False
+) -> bytes:
+    """`message` as bytes of `media_type`; nothing is lost.
+
+    `exact` keeps even rounded log-probs as float32.
+    """
+    if media_type == JSON:
+        return message.model_dump_json(exclude_none=True).encode()
+    quantised = frozenset[str]() if exact else QUANTISED
+    return frame.encode(
+        message.model_dump(exclude_none=True), compress=compress, quantised=quantised
+    )
+
+
+def parse(
+    cls: type[M],
+    body: bytes,
+    media_type: str | None,
+    *,
+    limits: frame.Limits = frame.DEFAULT_LIMITS,
+) -> M:
+    """The message of type `cls` in `body`; no media type means JSON.
+
+    Raises:
+        UnsupportedMediaType: `media_type` is neither JSON nor the frame.
+        MalformedFrame: the bytes are not what `media_type` says they are.
+        Invalid: they are, but fields are missing, unknown or wrong; each is named.
+    """
+    base = (media_type or JSON).partition(";")[0].strip().lower()
+    if base not in (FRAME, JSON):
+        raise UnsupportedMediaType(f"{base!r} is neither {JSON} nor {FRAME}", field="content-type")
+    if base == FRAME:
+        fields = frame.decode(body, limits=limits)
+    else:
+        try:
+            fields = from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise MalformedFrame(f"the body is not JSON: {error}", field="body") from None
+    try:
+        return cls.model_validate(fields)
+    except ValidationError as error:
+        raise from_validation(error) from None

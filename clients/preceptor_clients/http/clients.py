@@ -1,0 +1,458 @@
+"""The clients: of the gateway, for trainers, dispatchers and tools; of a service, for dispatchers.
+
+Deadlines, retries and cancellation are those of `connection.py`.
+
+Example:
+    async with GatewayClient(url, key) as gateway:
+        outcomes = await gateway.logprobs("self-teacher", submissions, run="demo", timeout_s=60)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, Literal, TypeVar
+
+from preceptor_clients.contract import wire
+from preceptor_clients.contract.errors import DeadlineExceeded, ServiceFailed
+from preceptor_clients.contract.generation import GenerateCall, GenerateReply
+from preceptor_clients.contract.schemas import (
+    Accepted,
+    Accounting,
+    Arrivals,
+    CollectRequest,
+    FeedbackCall,
+    FeedbackOutcome,
+    FeedbackOutcomes,
+    FeedbackReply,
+    FeedbackRequest,
+    FeedbackSubmission,
+    LineageRecord,
+    LogprobsCall,
+    LogprobsOutcomes,
+    LogprobsReply,
+    LogprobsRequest,
+    PrefixOutcome,
+    PrefixSubmission,
+    Records,
+    RunRecord,
+    ServiceInfo,
+    Services,
+    StepRecord,
+    TargetPage,
+    TargetPlace,
+    Trace,
+    WeightManifest,
+    WeightsOffer,
+)
+from preceptor_clients.contract.tokenization import TokenIds, TokenizeCall
+from preceptor_clients.http.connection import (
+    CALL_TIMEOUT_S,
+    DEFAULT_RETRY,
+    NO_RETRY,
+    HttpClient,
+    RetryPolicy,
+)
+
+__all__ = ["DEFAULT_RETRY", "NO_RETRY", "GatewayClient", "RetryPolicy", "ServiceClient"]
+
+CHUNK_SUBMISSIONS: Final = 64
+CHUNK_TOKENS: Final = 131_072
+"""A call holds at most so many submissions and tokens, unless one group alone has more."""
+_LONGEST_WAIT_S: Final = 30.0
+_SHORTEST_POLL_S: Final = 0.05
+_PENDING: Final = frozenset({"queued", "running"})
+
+_Submission = TypeVar("_Submission", PrefixSubmission, FeedbackSubmission)
+_Outcome = TypeVar("_Outcome", PrefixOutcome, FeedbackOutcome)
+_Outcomes = TypeVar("_Outcomes", LogprobsOutcomes, FeedbackOutcomes)
+_Reply = TypeVar("_Reply", LogprobsReply, FeedbackReply, GenerateReply)
+_T = TypeVar("_T")
+
+
+class GatewayClient(HttpClient):
+    """Everything that a trainer or a tool asks of the gateway."""
+
+    async def logprobs(
+        self,
+        expert: str,
+        submissions: Sequence[PrefixSubmission],
+        *,
+        run: str | None = None,
+        batching: Literal["merge", "group"] = "merge",
+        timeout_s: float,
+    ) -> list[PrefixOutcome]:
+        """Asks an expert and waits for what comes in time.
+
+        Big lists go in several calls, a group always in one; with `batching="group"` the calls are
+        posted one after the other, so that the expert sees the groups in the order given.
+
+        Args:
+            expert: Its name at the gateway.
+            submissions: Queries, each under a key of the caller's.
+            run: The run that asks.
+            batching: `group` for one expert call per group, in order.
+            timeout_s: When to return with what there is.
+
+        Returns:
+            One outcome per submission, in order: `answer`, or `problem`, or neither for a ticket
+            that waits for a late answer (`waiting`). What was still on its way at the deadline has
+            the problem `deadline-exceeded` beside its ticket and can be collected later.
+
+        Raises:
+            PreceptorError: a whole call failed; nothing of it was answered.
+        """
+
+        async def post(chunk: Sequence[PrefixSubmission], wait_s: float) -> list[PrefixOutcome]:
+            return await self.submit_logprobs(
+                expert, chunk, run=run, batching=batching, wait_s=wait_s
+            )
+
+        return await _ask(
+            submissions,
+            post,
+            self.collect_logprobs,
+            in_order=batching == "group",
+            timeout_s=timeout_s,
+        )
+
+    async def feedback(
+        self,
+        source: str,
+        submissions: Sequence[FeedbackSubmission],
+        *,
+        run: str | None = None,
+        timeout_s: float,
+    ) -> list[FeedbackOutcome]:
+        """Asks a feedback source and waits for what comes in time; as `logprobs`."""
+
+        async def post(chunk: Sequence[FeedbackSubmission], wait_s: float) -> list[FeedbackOutcome]:
+            return await self.submit_feedback(source, chunk, run=run, wait_s=wait_s)
+
+        return await _ask(
+            submissions, post, self.collect_feedback, in_order=False, timeout_s=timeout_s
+        )
+
+    async def submit_logprobs(
+        self,
+        expert: str,
+        submissions: Sequence[PrefixSubmission],
+        *,
+        run: str | None = None,
+        batching: Literal["merge", "group"] = "merge",
+        wait_s: float = 0.0,
+        timeout_s: float | None = None,
+    ) -> list[PrefixOutcome]:
+        """Posts one call; with `wait_s` the reply is held until all are done or it is over."""
+        request = LogprobsRequest(
+            expert=expert,
+            submissions=tuple(submissions),
+            run=run,
+            batching=batching,
+            wait_ms=_wait_ms(wait_s),
+        )
+        return await self._outcomes(
+            "/v1/logprobs", request, LogprobsOutcomes, len(submissions), wait_s, timeout_s
+        )
+
+    async def submit_feedback(
+        self,
+        source: str,
+        submissions: Sequence[FeedbackSubmission],
+        *,
+        run: str | None = None,
+        wait_s: float = 0.0,
+        timeout_s: float | None = None,
+    ) -> list[FeedbackOutcome]:
+        """Posts one call; with `wait_s` the reply is held until all are done or it is over."""
+        request = FeedbackRequest(
+            source=source, submissions=tuple(submissions), run=run, wait_ms=_wait_ms(wait_s)
+        )
+        return await self._outcomes(
+            "/v1/feedback", request, FeedbackOutcomes, len(submissions), wait_s, timeout_s
+        )
+
+    async def collect_logprobs(
+        self, tickets: Sequence[str], wait_s: float = 0.0, timeout_s: float | None = None
+    ) -> list[PrefixOutcome]:
+        """What has become of these expert tickets, in order."""
+        request = CollectRequest(tickets=tuple(tickets), wait_ms=_wait_ms(wait_s))
+        return await self._outcomes(
+            "/v1/tickets/collect", request, LogprobsOutcomes, len(tickets), wait_s, timeout_s
+        )
+
+    async def collect_feedback(
+        self, tickets: Sequence[str], wait_s: float = 0.0, timeout_s: float | None = None
+    ) -> list[FeedbackOutcome]:
+        """What has become of these feedback tickets, in order."""
+        request = CollectRequest(tickets=tuple(tickets), wait_ms=_wait_ms(wait_s))
+        return await self._outcomes(
+            "/v1/tickets/collect", request, FeedbackOutcomes, len(tickets), wait_s, timeout_s
+        )
+
+    async def cancel(self, ticket_id: str) -> None:
+        """Gives a ticket up; its answer is dropped unless somebody else wants it."""
+        await self.call("DELETE", f"/v1/tickets/{ticket_id}")
+
+    async def arrivals(self, run: str, after: int = 0, limit: int = 1000) -> Arrivals:
+        """Late answers of a run since cursor `after`, oldest first."""
+        params = {"run": run, "after": after, "limit": limit}
+        return await self.call("GET", "/v1/arrivals", params=params, reply=Arrivals)
+
+    async def put_blob(self, content: bytes, timeout_s: float = 120.0) -> str:
+        """Stores `content` under its SHA-256, which is returned."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        await self.exchange(
+            "PUT",
+            f"/v1/blobs/{sha256}",
+            content=content,
+            content_type="application/octet-stream",
+            timeout_s=timeout_s,
+        )
+        return sha256
+
+    async def get_blob(self, sha256: str, timeout_s: float = 120.0) -> bytes:
+        """The bytes of that hash, verified."""
+        received = await self.exchange("GET", f"/v1/blobs/{sha256}", timeout_s=timeout_s)
+        if hashlib.sha256(received.body).hexdigest() != sha256:
+            raise ServiceFailed(f"the gateway sent other bytes than those of {sha256}")
+        return received.body
+
+    async def register_weights(self, manifest: WeightManifest) -> None:
+        """Makes a version of a policy's weights known; it never changes again."""
+        await self.call("POST", "/v1/weights", body=manifest)
+
+    async def weights(self, version: str) -> WeightManifest:
+        """The manifest of a version."""
+        return await self.call("GET", f"/v1/weights/{version}", reply=WeightManifest)
+
+    async def weight_lineage(self, version: str) -> list[WeightManifest]:
+        """A version and all its ancestors, ancestors first."""
+        offer = await self.call("GET", f"/v1/weights/{version}/lineage", reply=WeightsOffer)
+        return list(offer.manifests)
+
+    async def start_run(self, record: RunRecord) -> None:
+        """Writes down that a run exists."""
+        await self.call("POST", "/v1/runs", body=record)
+
+    async def start_lineage(self, record: LineageRecord) -> None:
+        """Writes down a run's first life or its continuation from a checkpoint."""
+        await self.call("POST", "/v1/lineages", body=record)
+
+    async def record(self, records: Records, timeout_s: float = 120.0) -> Accepted:
+        """Writes rollouts and targets, all or none."""
+        return await self.call(
+            "POST", "/v1/records", body=records, reply=Accepted, timeout_s=timeout_s
+        )
+
+    async def record_step(self, record: StepRecord, timeout_s: float = 120.0) -> None:
+        """Writes one optimiser step and every rollout that it consumed."""
+        await self.call("POST", "/v1/steps", body=record, timeout_s=timeout_s)
+
+    async def experts(self) -> Services:
+        """Every expert and source that the gateway names, with its state."""
+        return await self.call("GET", "/v1/experts", reply=Services)
+
+    async def targets(self, run: str) -> list[TargetPlace]:
+        """Every target of a run with its number of tokens, in the order of their ids."""
+        places: list[TargetPlace] = []
+        after: str | None = ""
+        while after is not None:
+            page = await self.call(
+                "GET", f"/v1/runs/{run}/targets", params={"after": after}, reply=TargetPage
+            )
+            places += page.targets
+            after = page.after
+        return places
+
+    async def accounting(self, run: str) -> Accounting:
+        """What the surviving lineage of a run has used."""
+        return await self.call("GET", f"/v1/runs/{run}/accounting", reply=Accounting)
+
+    async def trace(self, target_id: str, position: int) -> Trace:
+        """Where the target of one token came from."""
+        return await self.call(
+            "GET", f"/v1/targets/{target_id}/trace", params={"position": position}, reply=Trace
+        )
+
+    async def _outcomes(
+        self,
+        path: str,
+        request: LogprobsRequest | FeedbackRequest | CollectRequest,
+        reply: type[_Outcomes],
+        num_asked: int,
+        wait_s: float,
+        timeout_s: float | None,
+    ) -> list[Any]:
+        if timeout_s is None:
+            timeout_s = wait_s + CALL_TIMEOUT_S
+        received = await self.call("POST", path, body=request, reply=reply, timeout_s=timeout_s)
+        if len(received.outcomes) != num_asked:
+            raise ServiceFailed(f"{path}: {len(received.outcomes)} outcomes for {num_asked} asked")
+        return list(received.outcomes)
+
+
+def _wait_ms(wait_s: float) -> int:
+    return max(0, int(wait_s * 1000))
+
+
+async def _ask(
+    submissions: Sequence[_Submission],
+    post: Callable[[Sequence[_Submission], float], Coroutine[Any, Any, list[_Outcome]]],
+    collect: Callable[[Sequence[str], float], Coroutine[Any, Any, list[_Outcome]]],
+    *,
+    in_order: bool,
+    timeout_s: float,
+) -> list[_Outcome]:
+    """Posts all chunks, then collects what is still on its way until the deadline."""
+    end = asyncio.get_running_loop().time() + timeout_s
+    chunks = _chunks(submissions)
+    outcomes: dict[int, _Outcome] = {}
+
+    async def post_chunk(chunk: list[int]) -> None:
+        # One chunk waits for its answers at once; several are all posted before any is waited for.
+        wait_s = _wait_s(end) if len(chunks) == 1 else 0.0
+        async with asyncio.timeout_at(end):
+            posted = await post([submissions[i] for i in chunk], wait_s)
+        outcomes.update(zip(chunk, posted, strict=True))
+
+    try:
+        if in_order:
+            for chunk in chunks:
+                await post_chunk(chunk)
+        else:
+            await _all([post_chunk(chunk) for chunk in chunks])
+    except TimeoutError:
+        raise DeadlineExceeded(f"the questions were not posted within {timeout_s:g} s") from None
+    await _all([_await_chunk(chunk, outcomes, collect, end) for chunk in chunks])
+    return [_settled(outcomes[i], timeout_s) for i in range(len(submissions))]
+
+
+async def _await_chunk(
+    chunk: list[int],
+    outcomes: dict[int, _Outcome],
+    collect: Callable[[Sequence[str], float], Coroutine[Any, Any, list[_Outcome]]],
+    end: float,
+) -> None:
+    """Collects the chunk's tickets again and again, into `outcomes`, until none is pending."""
+    clock = asyncio.get_running_loop().time
+    while pending := {i: t for i in chunk if (t := _pending_ticket(outcomes[i])) is not None}:
+        asked_at = clock()
+        if asked_at >= end:
+            return
+        try:
+            async with asyncio.timeout_at(end):
+                collected = await collect(list(pending.values()), _wait_s(end))
+                outcomes.update(zip(pending, collected, strict=True))
+                # A gateway that does not hold its reply must not be asked in a tight loop.
+                await asyncio.sleep(max(0.0, _SHORTEST_POLL_S - (clock() - asked_at)))
+        except (TimeoutError, DeadlineExceeded):
+            return
+
+
+def _pending_ticket(outcome: PrefixOutcome | FeedbackOutcome) -> str | None:
+    ticket = outcome.ticket
+    return ticket.id if ticket is not None and ticket.state in _PENDING else None
+
+
+def _settled(outcome: _Outcome, timeout_s: float) -> _Outcome:
+    if _pending_ticket(outcome) is None:
+        return outcome
+    late = DeadlineExceeded(f"no answer within {timeout_s:g} s")
+    return outcome.model_copy(update={"problem": late.problem()})
+
+
+def _wait_s(end: float) -> float:
+    """How long the gateway may hold a reply so that it still arrives in time."""
+    left_s = end - asyncio.get_running_loop().time()
+    return max(0.0, min(_LONGEST_WAIT_S, left_s - min(2.0, left_s / 10)))
+
+
+def _chunks(
+    submissions: Sequence[PrefixSubmission | FeedbackSubmission],
+) -> list[list[int]]:
+    """Indices of the submissions of each call, in order of first appearance; groups stay whole."""
+    groups: dict[str | int, list[int]] = {}
+    for index, submission in enumerate(submissions):
+        groups.setdefault(submission.query.group_id or index, []).append(index)
+    chunks: list[list[int]] = []
+    room_submissions = room_tokens = 0
+    for group in groups.values():
+        num_tokens = sum(len(submissions[i].query.response_ids) for i in group)
+        if len(group) > room_submissions or num_tokens > room_tokens:
+            chunks.append([])
+            room_submissions, room_tokens = CHUNK_SUBMISSIONS, CHUNK_TOKENS
+        chunks[-1].extend(group)
+        room_submissions -= len(group)
+        room_tokens -= num_tokens
+    return chunks
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """All results in order; the first failure cancels the rest and is raised by itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in work]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+class ServiceClient(HttpClient):
+    """Calls one expert or feedback source, as the dispatcher does."""
+
+    _frames: bool | None = None
+
+    async def info(self, timeout_s: float = CALL_TIMEOUT_S) -> ServiceInfo:
+        """What the service says of itself."""
+        info = await self.call("GET", "/v1/info", reply=ServiceInfo, timeout_s=timeout_s)
+        self._frames = info.frames
+        return info
+
+    async def logprobs(self, call: LogprobsCall, timeout_s: float) -> LogprobsReply:
+        """One result per query, in order."""
+        return await self._ask("/v1/logprobs", call, LogprobsReply, timeout_s)
+
+    async def feedback(self, call: FeedbackCall, timeout_s: float) -> FeedbackReply:
+        """One result per query, in order."""
+        return await self._ask("/v1/feedback", call, FeedbackReply, timeout_s)
+
+    async def generate(self, call: GenerateCall, timeout_s: float) -> GenerateReply:
+        """One result per query, in order."""
+        return await self._ask("/v1/generate", call, GenerateReply, timeout_s)
+
+    async def tokenize(self, call: TokenizeCall, timeout_s: float) -> TokenIds:
+        """Ids of a text or a chat, by a service that says `tokenizer` among its capabilities."""
+        return await self.call(
+            "POST",
+            "/v1/tokenize",
+            body=call,
+            reply=TokenIds,
+            timeout_s=timeout_s,
+            media_type=wire.JSON,
+        )
+
+    async def offer_weights(self, offer: WeightsOffer, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        """Tells the service of versions that it may load, ancestors first."""
+        await self.call("PUT", "/v1/weights", body=offer, timeout_s=timeout_s, media_type=wire.JSON)
+
+    async def _ask(
+        self,
+        path: str,
+        call: LogprobsCall | FeedbackCall | GenerateCall,
+        reply: type[_Reply],
+        timeout_s: float,
+    ) -> _Reply:
+        # Services in other languages may know JSON only; they say so once.
+        if self._frames is None:
+            await self.info(timeout_s)
+        media_type = wire.FRAME if self._frames else wire.JSON
+        answer = await self.call(
+            "POST", path, body=call, reply=reply, timeout_s=timeout_s, media_type=media_type
+        )
+        if len(answer.results) != len(call.queries):
+            raise ServiceFailed(
+                f"{path}: {len(answer.results)} results for {len(call.queries)} queries"
+            )
+        return answer

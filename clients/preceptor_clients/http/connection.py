@@ -1,0 +1,397 @@
+"""HTTP calls with deadlines and safe retries; the only module that touches the HTTP library.
+
+Every call has a deadline that covers its retries and its wait for a free connection. Retries are
+safe because every request of the contract is idempotent: by its key, by its content hash, or by
+nature. What is retried: no connection, a broken connection, 429 and 503 (after `Retry-After` where
+it is given). Everything else comes back at once as a typed error. Cancelling a call closes its
+connection, which the other side takes as "nobody wants this any more". Redirects are not followed:
+a key must not travel to an address that nobody configured.
+
+The httpx API runs on aiohttp's connections, which carry more than twice the requests of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, cast, overload
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+from pydantic import BaseModel, ValidationError
+
+from preceptor_clients.contract import wire
+from preceptor_clients.contract.errors import (
+    DeadlineExceeded,
+    PreceptorError,
+    Problem,
+    ServiceFailed,
+    ServiceUnavailable,
+    TooLarge,
+    from_problem,
+)
+
+M = TypeVar("M", bound=BaseModel)
+MAX_REPLY_BYTES: Final = 1 << 30
+CALL_TIMEOUT_S: Final = 30.0
+_CONNECT_TIMEOUT_S: Final = 10.0
+_KEEPALIVE_S: Final = 4.0
+"""Below the five seconds after which common servers close an idle connection."""
+_OFF_LOOP_BYTES: Final = 64 << 10
+_RETRIED_STATUS: Final = frozenset({429, 503})
+_ACCEPT: Final = f"{wire.FRAME}, {wire.JSON};q=0.9"
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """Certificates to trust, read once: 20 ms that a client made for one call need not spend."""
+    return httpx.create_ssl_context()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """When a call is tried again: after a delay that doubles, drawn from its upper half."""
+
+    attempts: int = 10
+    """Tries without any reply before the call is given up; 1 means none again. A server that says
+    that it is busy is asked until the deadline."""
+    first_delay_s: float = 0.1
+    max_delay_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"attempts: {self.attempts} is below 1")
+        if not 0 < self.first_delay_s <= self.max_delay_s:
+            raise ValueError(f"first_delay_s: {self.first_delay_s} is not in (0, max_delay_s]")
+
+    def delay_s(self, attempt: int) -> float:
+        """How long to wait after failed try number `attempt`, counted from 0."""
+        ceiling = min(self.max_delay_s, self.first_delay_s * 2 ** min(attempt, 30))
+        return random.uniform(ceiling / 2, ceiling)
+
+
+DEFAULT_RETRY: Final = RetryPolicy()
+NO_RETRY: Final = RetryPolicy(attempts=1)
+
+
+class HttpClient:
+    """Typed calls to one base address; an async context manager."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        max_concurrency: int = 16,
+        retry: RetryPolicy = DEFAULT_RETRY,
+        transport: httpx.AsyncBaseTransport | None = None,
+        max_reply_bytes: int = MAX_REPLY_BYTES,
+    ) -> None:
+        limits = httpx.Limits(max_connections=max_concurrency, keepalive_expiry=_KEEPALIVE_S)
+        headers = {"accept": _ACCEPT, "accept-encoding": "identity"}
+        if key is not None:
+            headers["authorization"] = f"Bearer {key}"
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            headers=headers,
+            timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
+            transport=transport or AiohttpTransport(verify=_trusted(), limits=limits),
+            follow_redirects=False,
+        )
+        self._slots = asyncio.Semaphore(max_concurrency)
+        self._retry = retry
+        self._max_reply_bytes = max_reply_bytes
+        self._url = url
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the connections; calls under way fail."""
+        await self._http.aclose()
+
+    @overload
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        reply: type[M],
+        body: BaseModel | None = None,
+        params: Mapping[str, str | int] | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+        media_type: str = wire.FRAME,
+    ) -> M: ...
+    @overload
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        reply: None = None,
+        body: BaseModel | None = None,
+        params: Mapping[str, str | int] | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+        media_type: str = wire.FRAME,
+    ) -> None: ...
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        reply: type[M] | None = None,
+        body: BaseModel | None = None,
+        params: Mapping[str, str | int] | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+        media_type: str = wire.FRAME,
+    ) -> M | None:
+        """One call, tried again where that is safe.
+
+        Args:
+            method: HTTP method.
+            path: Path below the base address, with its leading slash.
+            reply: Type of the reply; None where its body means nothing.
+            body: What is sent.
+            params: Query parameters.
+            timeout_s: Deadline of the whole call, retries and waiting included.
+            media_type: Rendering of `body`.
+
+        Raises:
+            PreceptorError: the problem that came back, `DeadlineExceeded`, `ServiceUnavailable`
+                when there was no connection, or `ServiceFailed` when the reply was no reply of
+                ours.
+        """
+        content = None if body is None else await asyncio.to_thread(wire.render, body, media_type)
+        received = await self.exchange(
+            method,
+            path,
+            content=content,
+            content_type=None if body is None else media_type,
+            params=params,
+            timeout_s=timeout_s,
+        )
+        if reply is None:
+            return None
+        try:
+            if len(received.body) < _OFF_LOOP_BYTES:
+                return wire.parse(reply, received.body, received.content_type)
+            return await asyncio.to_thread(wire.parse, reply, received.body, received.content_type)
+        except PreceptorError as error:
+            raise ServiceFailed(
+                f"{method} {self._url}{path} answered with something else than "
+                f"{reply.__name__}: {error.detail}"
+            ) from error
+
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        content_type: str | None = None,
+        params: Mapping[str, str | int] | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> Received:
+        """The same for plain bytes, such as blobs."""
+        request = self._http.build_request(
+            method,
+            path,
+            content=content,
+            params=params,
+            headers=None if content_type is None else {"content-type": content_type},
+        )
+        last: PreceptorError | None = None
+        try:
+            async with asyncio.timeout(timeout_s) as deadline:
+                for attempt in itertools.count():
+                    try:
+                        async with self._slots:
+                            return await self._once(request)
+                    except _Retried as failure:
+                        last = failure.error
+                        delay_s = max(self._retry.delay_s(attempt), last.retry_after_s or 0.0)
+                        left_s = (deadline.when() or 0.0) - asyncio.get_running_loop().time()
+                        unreachable = not failure.answered and attempt + 1 >= self._retry.attempts
+                        if unreachable or delay_s >= left_s:
+                            raise last from failure.__cause__
+                    await asyncio.sleep(delay_s)
+        except TimeoutError:
+            why = "" if last is None else f"; the last try: {last.detail}"
+            raise DeadlineExceeded(
+                f"{method} {self._url}{path} took more than {timeout_s:g} s{why}"
+            ) from last
+        raise AssertionError("the loop ends by returning or raising")
+
+    async def _once(self, request: httpx.Request) -> Received:
+        try:
+            response = await self._http.send(request, stream=True)
+            try:
+                received = await self._read(response)
+            finally:
+                await response.aclose()
+        except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            unavailable = ServiceUnavailable(f"no reply from {self._url}: {reason}")
+            raise _Retried(unavailable, answered=False) from error
+        if 200 <= response.status_code < 300:
+            return received
+        error = _error_of(response, received.body, f"{request.method} {request.url}")
+        if response.status_code in _RETRIED_STATUS:
+            raise _Retried(error, answered=True)
+        raise error
+
+    async def _read(self, response: httpx.Response) -> Received:
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in response.aiter_bytes():
+            size += len(chunk)
+            if size > self._max_reply_bytes:
+                raise TooLarge(f"the reply is over {self._max_reply_bytes} bytes")
+            chunks.append(chunk)
+        return Received(b"".join(chunks), response.headers.get("content-type"))
+
+    async def raw(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> RawReply:
+        """One try, and whatever status comes back; for looking at a service from outside.
+
+        Raises:
+            DeadlineExceeded: nothing came in time.
+            ServiceUnavailable: there was no connection.
+        """
+        request = self._http.build_request(method, path, content=content, headers=headers)
+        try:
+            async with asyncio.timeout(timeout_s), self._slots:
+                response = await self._http.send(request, stream=True)
+                try:
+                    received = await self._read(response)
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            raise DeadlineExceeded(f"{method} {path} took more than {timeout_s:g} s") from None
+        except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
+            raise ServiceUnavailable(f"no reply from {self._url}: {error}") from error
+        return RawReply(response.status_code, received.content_type, received.body)
+
+    async def ready(self, timeout_s: float = 2.0) -> bool:
+        """Whether the other side says that it is ready."""
+        try:
+            request = self._http.build_request("GET", "/readyz")
+            async with asyncio.timeout(timeout_s), self._slots:
+                await self._once(request)
+        except (PreceptorError, _Retried, TimeoutError):
+            return False
+        return True
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Returns as soon as the other side is ready.
+
+        Raises:
+            DeadlineExceeded: it was not within `timeout_s`.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not await self.ready():
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise DeadlineExceeded(f"{self._url} was not ready within {timeout_s:g} s") from None
+
+
+@dataclass(frozen=True)
+class Received:
+    """The body of a reply."""
+
+    body: bytes
+    content_type: str | None
+
+
+@dataclass(frozen=True)
+class RawReply:
+    """A reply of any status."""
+
+    status: int
+    content_type: str | None
+    body: bytes
+
+
+class _Retried(Exception):
+    """A failure that may pass; `error` is what the caller gets if it does not."""
+
+    def __init__(self, error: PreceptorError, *, answered: bool) -> None:
+        super().__init__(error.detail)
+        self.error = error
+        self.answered = answered
+
+
+def _error_of(response: httpx.Response, body: bytes, what: str) -> PreceptorError:
+    """The typed error of a reply that is no success, whatever its body is."""
+    status = response.status_code
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    problem = None
+    if media_type.endswith("json"):
+        try:
+            problem = Problem.model_validate_json(body)
+        except ValidationError:
+            problem = None
+    words = _foreign_words(body)
+    if problem is None:
+        problem = Problem(detail=words or f"{what} answered {status} without details")
+    elif words is not None and not problem.detail:
+        problem = problem.model_copy(update={"detail": words})
+    if "status" not in problem.model_fields_set:
+        problem = problem.model_copy(update={"status": status})
+    error = from_problem(problem)
+    if error.retry_after_s is None:
+        error.retry_after_s = _retry_after_s(response.headers.get("retry-after"))
+    return error
+
+
+def _foreign_words(body: bytes) -> str | None:
+    """What an error of an OpenAI-compatible API says: `message`, or `error.message`."""
+    try:
+        found: Any = json.loads(body)
+    except ValueError:
+        return None
+    outer = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    inner = outer.get("error")
+    for part in (outer, cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}):
+        message = part.get("message")
+        if isinstance(message, str) and message:
+            return message[:500]
+    return None
+
+
+def _retry_after_s(value: str | None) -> float | None:
+    """Seconds of a `Retry-After` header, which gives a number or a date."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,138 @@
+"""Which versions of a policy's weights a service may load, and reading one of them safely.
+
+A version is immutable, so its manifest is too. An offer is checked for what costs nothing (address,
+names, vocabulary, that it contradicts no earlier one); the bytes are read once and hashed when a
+version is loaded, and it is those bytes that are used: a file changed in between cannot pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from preceptor_clients.contract.errors import Conflict, Invalid, ServiceFailed, WeightsNotHere
+from preceptor_clients.contract.schemas import WantedWeights, WeightManifest
+
+WEIGHTS_FILE: Final = "model.safetensors"
+
+
+class OfferedWeights:
+    """The versions offered so far, each with its parent."""
+
+    def __init__(self, roots: Sequence[Path], vocab_fingerprint: str) -> None:
+        self._roots = [root.resolve() for root in roots]
+        self._vocab_fingerprint = vocab_fingerprint
+        self._manifests: dict[str, WeightManifest] = {}
+
+    def offer(self, manifests: Sequence[WeightManifest]) -> None:
+        """Takes note of versions; all of them or, on an error, none.
+
+        Raises:
+            Invalid: An address outside the allowed roots, no weights file, another vocabulary.
+            Conflict: A version that is known with other files or another parent.
+        """
+        for index, manifest in enumerate(manifests):
+            self._check(manifest, f"manifests[{index}]")
+        self._manifests.update({manifest.version: manifest for manifest in manifests})
+
+    def get(self, version: str) -> WeightManifest | None:
+        """The manifest of `version`, where it was offered."""
+        return self._manifests.get(version)
+
+    def resolve(self, wanted: WantedWeights) -> str:
+        """The version that `wanted` means now.
+
+        `at_least v` is the newest version that descends from v, `latest` the newest of the policy;
+        the newest is the one that was offered last.
+
+        Raises:
+            WeightsNotHere: There is none.
+        """
+        newest_first = list(reversed(self._manifests))
+        if wanted.mode == "latest":
+            name = f"any of policy {wanted.policy}"
+            found = [v for v in newest_first if v.startswith(f"{wanted.policy}/")]
+        else:
+            name = str(wanted.version)
+            exact = wanted.mode == "exact"
+            found = [
+                v for v in newest_first if v == name or (not exact and name in self.ancestors(v))
+            ]
+        if not found:
+            raise WeightsNotHere(f"{name} was not offered to this replica", field="weights")
+        return found[0]
+
+    def ancestors(self, version: str) -> list[str]:
+        """Known and named ancestors of `version`, its parent first."""
+        found: list[str] = []
+        manifest = self._manifests.get(version)
+        while manifest is not None and manifest.parent is not None:
+            if manifest.parent in found or manifest.parent == version:
+                raise Invalid(f"{version} descends from itself", field="manifests")
+            found.append(manifest.parent)
+            manifest = self._manifests.get(manifest.parent)
+        return found
+
+    def content(self, manifest: WeightManifest) -> bytes:
+        """The bytes of a version's weights file.
+
+        Raises:
+            WeightsNotHere: They are gone.
+            ServiceFailed: They are not the ones that were offered.
+        """
+        folder = self.folder(manifest, "weights")
+        try:
+            content = _read_regular(folder / WEIGHTS_FILE)
+        except OSError as error:
+            raise WeightsNotHere(
+                f"{manifest.version}: {WEIGHTS_FILE} cannot be read: {error.strerror}",
+                field="weights",
+            ) from error
+        if hashlib.sha256(content).hexdigest() != manifest.files[WEIGHTS_FILE]:
+            raise ServiceFailed(
+                f"{manifest.version}: {WEIGHTS_FILE} has another SHA-256 than its manifest says",
+                field="weights",
+            )
+        return content
+
+    def folder(self, manifest: WeightManifest, field: str) -> Path:
+        """The local folder of a version, with every symbolic link followed and still allowed.
+
+        Raises:
+            Invalid: It is no `file:` address, or leads outside the allowed roots.
+        """
+        uri = urlsplit(manifest.uri)
+        path = Path(unquote(uri.path))
+        if uri.scheme != "file" or uri.netloc not in ("", "localhost") or not path.is_absolute():
+            raise Invalid(f"{manifest.uri!r} is not a local file: URI", field=f"{field}.uri")
+        real = path.resolve()
+        if not any(real.is_relative_to(root) for root in self._roots):
+            raise Invalid(f"{manifest.uri!r} is under no allowed root", field=f"{field}.uri")
+        return real
+
+    def _check(self, manifest: WeightManifest, field: str) -> None:
+        self.folder(manifest, field)
+        if set(manifest.files) != {WEIGHTS_FILE}:
+            raise Invalid(f"must name {WEIGHTS_FILE} alone", field=f"{field}.files")
+        if manifest.vocab_fingerprint != self._vocab_fingerprint:
+            raise Invalid("is not this expert's", field=f"{field}.vocab_fingerprint")
+        known = self._manifests.get(manifest.version)
+        if known is not None and (known.files, known.parent) != (manifest.files, manifest.parent):
+            raise Conflict(
+                f"{manifest.version} is known with other files or another parent",
+                field=f"{field}.version",
+            )
+
+
+def _read_regular(path: Path) -> bytes:
+    """The bytes of a regular file that is no symbolic link."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(0, "is no regular file")
+        return file.read()

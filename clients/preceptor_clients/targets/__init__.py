@@ -1,0 +1,1 @@
+"""From experts' answers, and from people's edits, to targets: pure functions over numpy arrays."""

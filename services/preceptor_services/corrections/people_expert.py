@@ -1,0 +1,268 @@
+"""People as an expert: the same question as to any other, answered when somebody has worked.
+
+    [experts.people]
+    url = "http://127.0.0.1:8105"
+    key_file = "keys/people.key"
+    use = "preceptor_services.corrections.people_expert:People"
+    [experts.people.options]
+    config = "preceptor.toml"
+    model = "path/to/student"
+
+A query becomes a question at the gateway's queue and a promise to answer later. Settled items come
+back as due answers: their edits are compiled to points on the student's own states and put to the
+gateway as late answers. The service keeps nothing; what is open stands in the gateway's SQL, so it
+may be restarted, or run twice, at any time. A crash between an answer and the note of its version
+repeats both, and the second time changes nothing.
+
+A query about a corrected text itself, the take-over, is answered at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from preceptor_clients.contract.corrections import Asked, Due, NewItem
+from preceptor_clients.contract.errors import Conflict, Invalid, NotFound, PreceptorError
+from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
+from preceptor_clients.contract.schemas import (
+    Capabilities,
+    PrefixAnswer,
+    PrefixQuery,
+    ServiceInfo,
+    ServiceLimits,
+)
+from preceptor_clients.http.corrections import CorrectionsClient
+from preceptor_clients.sdk.service import AnswerLater, PrefixReply
+from preceptor_clients.targets.edits import (
+    COMPILER_VERSION,
+    EditRules,
+    compile_edit,
+    edit_answer,
+    spelled,
+)
+from preceptor_clients.targets.spelling import TokenizerSpelling
+from preceptor_services.corrections.expert_view import pieces_as_text
+from preceptor_services.dispatcher.process import gateway_url
+from preceptor_services.kit.settings import load_settings, read_secret
+
+NAME: Final = "people"
+_POLL_S: Final = 1.0
+_log = logging.getLogger("preceptor.people")
+
+Connect = Callable[[], CorrectionsClient]
+
+
+class People:
+    """The service; see the module's text."""
+
+    def __init__(
+        self,
+        model: str,
+        config: str | None = None,
+        url: str | None = None,
+        key_file: str | None = None,
+        smoothing: float = 0.0,
+        accepted: bool = False,
+        rejoin_tokens: int = 3,
+        poll_s: float = _POLL_S,
+        connect: Connect | None = None,
+    ) -> None:
+        """Builds the service.
+
+        Args:
+            model: Folder of the student, for its tokenizer.
+            config: The deployment's TOML file, which names the gateway and a key with the scope
+                `expert`; or else:
+            url: Where the gateway listens, and
+            key_file: the file with such a key.
+            smoothing: Probability left to other tokens at each label.
+            accepted: Whether tokens that people left as they were are labels too.
+            rejoin_tokens: So many equal tokens in a row before texts have run together again.
+            poll_s: How often to look for settled items.
+            connect: Makes the gateway's client; for tests.
+        """
+        self._rules = EditRules(smoothing=smoothing, accepted=accepted, rejoin_tokens=rejoin_tokens)
+        tokenizer: Any = cast("Any", AutoTokenizer).from_pretrained(model, local_files_only=True)
+        self._spelling = TokenizerSpelling.of(tokenizer)
+        self._vocab = tokenizer_fingerprint(tokenizer)
+        self._vocab_size = 1 + max(self._spelling.pieces)
+        self._connect = connect or _connector(config, url, key_file)
+        self._poll_s = poll_s
+        self._gateway: CorrectionsClient
+        self._task: asyncio.Task[None] | None = None
+
+    def info(self) -> ServiceInfo:
+        """An expert of points that answers late."""
+        return ServiceInfo(
+            name=NAME,
+            role="expert",
+            version=version_of(self._rules),
+            capabilities=Capabilities(
+                kinds=("point",),
+                cacheable="until_revised",
+                vocab_fingerprint=self._vocab,
+                vocab_size=self._vocab_size,
+            ),
+            limits=ServiceLimits(max_batch=64, max_concurrency=4),
+        )
+
+    async def start(self) -> None:
+        """Begins to look for settled items."""
+        self._gateway = self._connect()
+        self._task = asyncio.create_task(self._answer_forever(), name="people")
+
+    async def stop(self) -> None:
+        """Ends; nothing is lost."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._gateway.aclose()
+
+    # ------------------------------------------------------------ asked
+
+    async def logprobs(
+        self, queries: Sequence[PrefixQuery], answer_keys: Sequence[str]
+    ) -> Sequence[PrefixReply]:
+        """A promise for each query, or an answer where a take-over asks about a settled edit."""
+        if len(answer_keys) != len(queries):
+            raise Invalid("people answer later: each query needs a key", field="answer_keys")
+        texts = [spelled(self._spelling, query.response_ids) for query in queries]
+        replies: list[PrefixReply] = []
+        asked: list[Asked] = []
+        made_of: dict[str, str | None] = {}
+        for query, text, key in zip(queries, texts, answer_keys, strict=True):
+            found = await self._takeover(query, text)
+            if found is None:
+                asked.append(Asked(answer_key=key, item=self._item(query, text)))
+                replies.append(AnswerLater())
+            else:
+                answer, made_of[key] = found
+                replies.append(answer)
+        if asked:
+            await self._gateway.ask(asked)
+        if made_of:
+            await self._gateway.given(made_of)
+        return replies
+
+    async def _takeover(
+        self, query: PrefixQuery, text: str
+    ) -> tuple[PrefixAnswer, str | None] | None:
+        for due in await self._gateway.lookup(query.prompt, text):
+            if due.text is None or not due.base_ids:
+                continue
+            edit = compile_edit(self._spelling, np.array(due.base_ids), due.text, self._rules)
+            if np.array_equal(edit.takeover_ids, query.response_ids):
+                labels = edit.takeover_labels(accepted=self._rules.accepted)
+                return self._answer(query, labels, self._rules), due.version
+        return None
+
+    def _item(self, query: PrefixQuery, text: str) -> NewItem:
+        ended = int(query.response_ids[-1]) == self._spelling.eos_id
+        return NewItem(
+            prompt=query.prompt,
+            response_text=text,
+            response_ids=query.response_ids,
+            finish_reason="stop" if ended else "length",
+            vocab_fingerprint=self._vocab,
+            feedback=query.feedback,
+            rollout_id=query.rollout_id,
+        )
+
+    # ------------------------------------------------------------ answering
+
+    async def _answer_forever(self) -> None:
+        spelled_out = False
+        while True:
+            try:
+                if not spelled_out:
+                    pieces = pieces_as_text(self._spelling.pieces, self._vocab_size)
+                    await self._gateway.put_vocabulary(self._vocab, pieces)
+                    spelled_out = True
+                await self.answer_due()
+            except PreceptorError as error:
+                # The boundary of a background task: it must outlive a gateway that is away.
+                _log.warning("due answers: %s", error)
+            await asyncio.sleep(self._poll_s)
+
+    async def answer_due(self) -> int:
+        """Answers what can be answered now; how many that were."""
+        due = await self._gateway.due()
+        made_of: dict[str, str | None] = {}
+        for one in due:
+            if await self._put(one):
+                made_of[one.answer_key] = one.version
+        if made_of:
+            await self._gateway.given(made_of)
+        return len(made_of)
+
+    async def _put(self, due: Due) -> bool:
+        """Gives one answer. True when the question is done with, answered or not."""
+        rules = rules_of(due.expert_version or "")
+        if rules is None:
+            _log.error("%s asked %s, which is not known here", due.answer_key, due.expert_version)
+            return True
+        base = np.array(due.base_ids, np.int32)
+        query = PrefixQuery(
+            prompt=due.prompt,
+            response_ids=base,
+            positions=due.positions,
+            vocab_fingerprint=self._vocab,
+        )
+        answer = self._answer(query, self._labels(due, base, rules), rules)
+        try:
+            await self._gateway.call("PUT", f"/v1/answers/{due.answer_key}", body=answer)
+        except (Conflict, Invalid, NotFound) as error:
+            # Nobody waits any more, or another answer stands: there is nothing left to do.
+            _log.warning("answer %s: %s", due.answer_key, error)
+        return True
+
+    def _labels(self, due: Due, base: np.ndarray, rules: EditRules) -> np.ndarray:
+        """`[T]` labels; none where people only remarked, or ended the item without a version."""
+        if due.decision == "accept" and rules.accepted:
+            return base
+        if due.text is None:
+            return np.full(len(base), -1, np.int32)
+        edit = compile_edit(self._spelling, base, due.text, rules)
+        return edit.base_labels(accepted=rules.accepted)
+
+    def _answer(self, query: PrefixQuery, labels_T: np.ndarray, rules: EditRules) -> PrefixAnswer:
+        return edit_answer(query, labels_T, rules, expert=NAME, expert_version=version_of(rules))
+
+
+def version_of(rules: EditRules) -> str:
+    """Compiler and rules by name, so that a later process can still answer by them."""
+    accepted = "accepted" if rules.accepted else "departures"
+    return f"{COMPILER_VERSION}/{accepted}/{rules.rejoin_tokens}/{rules.smoothing!r}"
+
+
+def rules_of(version: str) -> EditRules | None:
+    """The rules that a version names; None for another compiler's."""
+    compiler, *rest = version.split("/")
+    if compiler != COMPILER_VERSION or len(rest) != 3:
+        return None
+    accepted, rejoin_tokens, smoothing = rest
+    return EditRules(
+        accepted=accepted == "accepted",
+        rejoin_tokens=int(rejoin_tokens),
+        smoothing=float(smoothing),
+    )
+
+
+def _connector(config: str | None, url: str | None, key_file: str | None) -> Connect:
+    if config is not None:
+        settings = load_settings(Path(config))
+        place, key = gateway_url(settings), read_secret(settings.key_for("expert"))
+    elif url is not None and key_file is not None:
+        place, key = url, read_secret(Path(key_file))
+    else:
+        raise ValueError("config: is missing, and so are url and key_file")
+    return lambda: CorrectionsClient(place, key)

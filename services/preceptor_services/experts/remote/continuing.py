@@ -1,0 +1,77 @@
+"""Continuations of a text, from an OpenAI-compatible API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+from preceptor_clients.contract.errors import ServiceFailed
+from preceptor_services.experts.remote.retokenising import Drawn
+from preceptor_services.experts.remote.upstream import Upstream, member
+
+_CONTINUE: Final = {"continue_final_message": True, "add_generation_prompt": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """One model of one API, and how it is asked to go on."""
+
+    upstream: Upstream
+    model: str
+    api: Literal["chat", "completions"]
+    message_fields: dict[str, Any]
+    body_fields: dict[str, Any] | None
+    draw_tokens: int
+
+    async def draw(self, turns: list[dict[str, str]] | str, prefix: str, num: int) -> list[Drawn]:
+        """`num` continuations at temperature 1.
+
+        Args:
+            turns: Messages, or a text for plain completions.
+            prefix: What the assistant has written so far.
+            num: How many.
+
+        Raises:
+            ServiceFailed: the reply has not as many texts.
+        """
+        body: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": self.draw_tokens,
+            "temperature": 1.0,
+            "top_p": 1.0,
+        }
+        if num > 1:
+            body["n"] = num
+        if isinstance(turns, str):
+            path, body = "/v1/completions", body | {"prompt": turns + prefix}
+            body |= self.body_fields or {}
+        else:
+            path, body = "/v1/chat/completions", body | self._chat(turns, prefix)
+        choices = member(await self.upstream.post(path, body), "choices")
+        found = [_drawn(choice) for choice in cast("list[Any]", choices or [])]
+        if len(found) != num:
+            raise ServiceFailed(
+                f"{num} draws were asked for, {len(found)} came; an API that knows no `n` wants "
+                "draws_per_call = 1"
+            )
+        return found
+
+    def _chat(self, turns: list[dict[str, str]], prefix: str) -> dict[str, Any]:
+        if not prefix:
+            return {"messages": turns}
+        begun = {"role": "assistant", "content": prefix} | self.message_fields
+        fields = _CONTINUE if self.body_fields is None else self.body_fields
+        return {"messages": [*turns, begun]} | fields
+
+
+def _drawn(choice: Any) -> Drawn:
+    text = member(choice, "message", "content")
+    if text is None:
+        text = member(choice, "text")
+    reason = member(choice, "finish_reason")
+    # Some APIs write null where the model ended at once.
+    if text is None and reason == "stop":
+        text = ""
+    if not isinstance(text, str):
+        raise ServiceFailed("choices: a continuation has no text")
+    return Drawn(text, reason == "stop")

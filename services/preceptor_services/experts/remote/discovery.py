@@ -1,0 +1,169 @@
+"""What a server can do, found by asking it: which model, which way of asking, how many entries.
+
+Nothing is guessed from names alone: a way of asking counts once a short prompt has come back with
+rows that are about its tokens. The cap is the largest number of entries that the server gave, so a
+server that refuses more and one that silently gives fewer end at the same figure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
+
+from preceptor_clients.contract.errors import PreceptorError, ServiceFailed
+from preceptor_services.experts.remote.dialects import DIALECTS, Dialect
+from preceptor_services.experts.remote.rows import Row
+from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
+from preceptor_services.experts.remote.upstream import Refused, Upstream, member
+
+_PROBE: Final = "Two and two are 4; nobody knows why."
+
+
+class Wanted(Protocol):
+    """What a deployment says about the server; None is found out."""
+
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def dialect(self) -> str | None: ...
+    @property
+    def max_top_k(self) -> int: ...
+    @property
+    def max_context(self) -> int | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A server that can score a prompt."""
+
+    model: str
+    dialect: Dialect
+    max_top_k: int
+    max_context: int | None
+    server_version: str | None
+
+
+async def discover(upstream: Upstream, wanted: Wanted, tokenizer: StudentTokenizer) -> Found:
+    """What the server is and can do.
+
+    Raises:
+        ServiceFailed: it has not the model, has another tokenizer, or gives no log-probs of a
+            prompt in any way known; the reason is named for each way.
+    """
+    card = await find_model(upstream, wanted.model)
+    model = str(card["id"])
+    await _check_tokenizer(upstream, model, tokenizer)
+    probe = _Probe(upstream, model, tokenizer)
+    dialect = await _find_dialect(probe, wanted.dialect, str(card.get("owned_by", "")))
+    cap = await _find_cap(probe, dialect, min(wanted.max_top_k, tokenizer.vocab_size))
+    return Found(
+        model=model,
+        dialect=dialect,
+        max_top_k=cap,
+        max_context=_context(wanted.max_context, card.get("max_model_len"), dialect.generates),
+        server_version=await _version(upstream),
+    )
+
+
+async def find_model(upstream: Upstream, wanted: str | None) -> dict[str, Any]:
+    """What the server says of the model wanted, or of the only one it has."""
+    try:
+        listed = member(await upstream.get("/v1/models"), "data")
+    except Refused:
+        listed = None
+    cards = [c for c in cast("list[Any]", listed or []) if isinstance(member(c, "id"), str)]
+    if wanted is None:
+        if len(cards) != 1:
+            raise ServiceFailed(
+                f"model: name one; the server has {[c['id'] for c in cards] or 'no list'}"
+            )
+        return cards[0]
+    if not cards:
+        return {"id": wanted}
+    for card in cards:
+        if card["id"] == wanted:
+            return card
+    raise ServiceFailed(f"model: {wanted!r} is not served; there are {[c['id'] for c in cards]}")
+
+
+@dataclass(frozen=True)
+class _Probe:
+    upstream: Upstream
+    model: str
+    tokenizer: StudentTokenizer
+
+    async def rows(self, dialect: Dialect, top_k: int) -> list[Row]:
+        ids = self.tokenizer.encode(_PROBE)
+        reply = await self.upstream.post(dialect.path, dialect.request(self.model, ids, 1, top_k))
+        return dialect.rows(reply, ids, 1, top_k)
+
+
+async def _find_dialect(probe: _Probe, wanted: str | None, owner: str) -> Dialect:
+    names = [d.name for d in DIALECTS]
+    if wanted is not None:
+        names = [wanted]
+    elif owner in names:
+        names = [owner, *(n for n in names if n != owner)]
+    reasons = list[str]()
+    for name in names:
+        dialect = next(d for d in DIALECTS if d.name == name)(probe.tokenizer)
+        try:
+            await probe.rows(dialect, 1)
+        except ServiceFailed as error:
+            reasons.append(f"{name}: {error.detail}")
+        else:
+            return dialect
+    raise ServiceFailed(
+        "the server gives no log-probs of a prompt; "
+        + "; ".join(reasons)
+        + ". An API that returns text only can be sampled: see SampleOnly"
+    )
+
+
+async def _find_cap(probe: _Probe, dialect: Dialect, wanted: int) -> int:
+    """The most entries that are given, by bisection below `wanted`."""
+    works, fails = 1, wanted + 1
+    asked = wanted
+    while fails - works > 1:
+        given = await _given(probe, dialect, asked)
+        if given >= asked:
+            works = asked
+        else:
+            works, fails = max(works, given), asked
+        asked = (works + fails) // 2
+    return works
+
+
+async def _given(probe: _Probe, dialect: Dialect, top_k: int) -> int:
+    try:
+        return max(row.num_given for row in await probe.rows(dialect, top_k))
+    except Refused:
+        return 0
+
+
+async def _check_tokenizer(upstream: Upstream, model: str, tokenizer: StudentTokenizer) -> None:
+    """Ids of the same text, where the server says them (vLLM and SGLang do)."""
+    body = {"model": model, "prompt": _PROBE, "add_special_tokens": False}
+    try:
+        theirs = member(await upstream.post("/tokenize", body), "tokens")
+    except Refused:
+        return
+    ours = tokenizer.encode(_PROBE)
+    if isinstance(theirs, list) and theirs != ours:
+        raise ServiceFailed(
+            f"the server's tokenizer is another: {_PROBE!r} has ids {theirs[:8]}... there, "
+            f"{ours[:8]}... here"
+        )
+
+
+def _context(wanted: int | None, served: Any, generates: int) -> int | None:
+    limits = [limit - generates for limit in (served,) if isinstance(limit, int)]
+    return min([*limits, *([] if wanted is None else [wanted])], default=None)
+
+
+async def _version(upstream: Upstream) -> str | None:
+    try:
+        found = member(await upstream.get("/version"), "version")
+    except PreceptorError:
+        return None
+    return found if isinstance(found, str) else None

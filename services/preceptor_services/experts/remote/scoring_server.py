@@ -1,0 +1,106 @@
+"""A server that gives log-probs of a prompt, from the moment it has shown that it does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from preceptor_clients.contract.errors import ServiceUnavailable
+from preceptor_clients.contract.schemas import Capabilities, ServiceInfo, ServiceLimits
+from preceptor_services.experts.remote.discovery import Found, discover
+from preceptor_services.experts.remote.options import ScoringOptions
+from preceptor_services.experts.remote.rows import Row
+from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
+from preceptor_services.experts.remote.upstream import Upstream
+from preceptor_services.experts.remote.waiting import when_there
+
+_log: Final = logging.getLogger("preceptor.expert")
+
+
+class ScoringServer:
+    """The server of `options`, whose ids are those of `tokenizer`."""
+
+    def __init__(self, options: ScoringOptions, tokenizer: StudentTokenizer) -> None:
+        self._options = options
+        self._tokenizer = tokenizer
+        self._upstream = Upstream(
+            options.url,
+            options.key_file,
+            max_concurrency=options.max_concurrency,
+            timeout_s=options.timeout_s,
+        )
+        self._found: Found | None = None
+
+    async def start(self) -> None:
+        """Waits for the server, then finds out what it can do.
+
+        Raises:
+            ServiceFailed: it cannot do what an expert must; the reason is named.
+        """
+        self._found = found = await when_there(
+            lambda: discover(self._upstream, self._options, self._tokenizer),
+            self._options.start_timeout_s,
+        )
+        _log.info("%s: %s, top %d", self._options.url, found.model, found.max_top_k)
+
+    async def stop(self) -> None:
+        """Closes the connections."""
+        await self._upstream.aclose()
+
+    def ready(self) -> bool:
+        """Whether the server has shown what it can do."""
+        return self._found is not None
+
+    @property
+    def found(self) -> Found:
+        """What it can do.
+
+        Raises:
+            ServiceUnavailable: it has not answered yet.
+        """
+        if self._found is None:
+            raise ServiceUnavailable("the server has not answered yet", retry_after_s=1)
+        return self._found
+
+    def info(
+        self, version: str, student: StudentTokenizer, *, max_context: int | None
+    ) -> ServiceInfo:
+        """What an expert in front of this server can do.
+
+        Args:
+            version: The expert's.
+            student: The tokenizer whose ids the expert answers with.
+            max_context: The student's tokens of context and response, where that is known.
+        """
+        options = self._options
+        return ServiceInfo(
+            name=options.name,
+            role="expert",
+            version=version,
+            capabilities=Capabilities(
+                kinds=("topk",),
+                max_top_k=self.found.max_top_k,
+                vocab_fingerprint=student.vocab_fingerprint,
+                vocab_size=student.vocab_size,
+                max_context=max_context,
+                cost_per_token=options.cost_per_token,
+            ),
+            limits=ServiceLimits(
+                max_batch=options.max_batch, max_concurrency=options.max_concurrency
+            ),
+        )
+
+    async def rows(
+        self, ids: Sequence[int], first: int, top_k: int, *, timeout_s: float
+    ) -> list[Row]:
+        """The distributions over the tokens of `ids` from index `first` on, checked.
+
+        Raises:
+            ServiceFailed: the reply is not about these tokens, or of no distribution.
+        """
+        dialect = self.found.dialect
+        body = dialect.request(self.found.model, ids, first, top_k)
+        reply = await self._upstream.post(dialect.path, body, timeout_s=timeout_s)
+        return await asyncio.to_thread(dialect.rows, reply, ids, first, top_k)

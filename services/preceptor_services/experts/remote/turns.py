@@ -1,0 +1,34 @@
+"""What an API of chats reads before the response."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from preceptor_clients.contract.errors import Invalid
+from preceptor_clients.contract.schemas import PrefixQuery
+from preceptor_clients.sdk.templates import FeedbackTemplate
+
+
+class Turns(NamedTuple):
+    """Messages, and the feedback items that are in them."""
+
+    messages: list[dict[str, str]]
+    used_feedback: tuple[str, ...]
+
+
+def turns_of(query: PrefixQuery, template: FeedbackTemplate, *, reads_feedback: bool) -> Turns:
+    """The chat of a query, with its feedback if that is wanted.
+
+    Raises:
+        Invalid: the prompt is of ids only, which another tokenizer cannot read; or the feedback
+            cannot be rendered.
+    """
+    if not query.prompt.messages:
+        raise Invalid("is empty; this expert reads texts, not ids", field="prompt.messages")
+    items = [item for item in query.feedback if item.text] if reads_feedback else []
+    messages = [message.model_dump() for message in query.prompt.messages]
+    try:
+        rendered = template.render(messages, items)
+    except ValueError as error:
+        raise Invalid(str(error), field="feedback") from error
+    return Turns(rendered, tuple(item.id for item in items))

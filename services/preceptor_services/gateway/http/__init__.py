@@ -1,0 +1,1 @@
+"""What every route shares: keys, bodies, problem details, middleware and the page of routes."""

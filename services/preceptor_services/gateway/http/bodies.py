@@ -1,0 +1,54 @@
+"""Request bodies and replies in either rendering, and never more of a body than the limit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from fastapi import Request, Response
+from pydantic import BaseModel
+
+from preceptor_clients.contract import wire
+from preceptor_clients.contract.frame import Limits
+from preceptor_clients.contract.schemas import FeedbackOutcomes, LogprobsOutcomes
+from preceptor_services.kit.threads import ITEM, UNKNOWN, off_loop
+
+_OFF_LOOP_BYTES: Final = 64 << 10
+M = TypeVar("M", bound=BaseModel)
+
+
+def body_of(cls: type[M]) -> Callable[[Request], Awaitable[M]]:
+    """A dependency that reads a `cls` from the body, as its `Content-Type` says."""
+
+    async def read(request: Request) -> M:
+        body = await request.body()
+        media_type = request.headers.get("content-type")
+        # A small compressed body may claim to be huge; what it may become is bounded as well.
+        limits = Limits(body_bytes=request.app.state.gateway.settings.gateway.max_body_bytes)
+        if len(body) < _OFF_LOOP_BYTES:
+            return wire.parse(cls, body, media_type, limits=limits)
+        return await asyncio.to_thread(wire.parse, cls, body, media_type, limits=limits)
+
+    return read
+
+
+async def reply(request: Request, message: BaseModel, *, size: int = UNKNOWN) -> Response:
+    """`message` as the caller's `Accept` asks for it.
+
+    Args:
+        request: What is replied to.
+        message: The reply.
+        size: About how many numbers are in it; what is long, or may be, is rendered in a thread.
+    """
+    media_type, exact, compress = wire.accepted(request.headers.get("accept"))
+    body = await off_loop(size, wire.render, message, media_type, exact=exact, compress=compress)
+    return Response(body, media_type=media_type)
+
+
+def size_of(outcomes: LogprobsOutcomes | FeedbackOutcomes) -> int:
+    """About how many numbers outcomes hold."""
+    size = ITEM * len(outcomes.outcomes)
+    if isinstance(outcomes, LogprobsOutcomes):
+        size += sum(2 * o.answer.ids_PK.size for o in outcomes.outcomes if o.answer is not None)
+    return size

@@ -1,0 +1,104 @@
+"""Pure ASGI middleware: refuses bodies over the limit while they arrive, announced or chunked.
+
+Pure ASGI middleware: counts requests by route and status, and the time to the reply.
+"""
+
+from __future__ import annotations
+
+import time
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from preceptor_clients.contract.errors import PreceptorError, TooLarge, UnsupportedMediaType
+from preceptor_clients.sdk.asgi import header
+from preceptor_services.gateway.http.problems import problem_response
+from preceptor_services.kit.metrics import Metrics
+
+
+class _OverLimit(Exception):
+    """The body went over the limit while the application read it."""
+
+
+class BodyLimit:
+    """Wraps an application."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        error = self._announced(scope)
+        if error is not None:
+            await problem_response(error, Request(scope).url.path)(scope, receive, send)
+            return
+        started = False
+
+        async def note_start(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, self._counted(receive), note_start)
+        except _OverLimit:
+            if started:
+                raise
+            response = problem_response(self._too_large(), Request(scope).url.path)
+            await response(scope, receive, send)
+
+    def _announced(self, scope: Scope) -> PreceptorError | None:
+        encoding = header(scope, "content-encoding")
+        if encoding not in (None, "identity"):
+            return UnsupportedMediaType(
+                f"bodies come plain, not as {encoding}", field="content-encoding"
+            )
+        length = header(scope, "content-length")
+        if length is not None and length.isdigit() and int(length) > self._max_bytes:
+            return self._too_large()
+        return None
+
+    def _counted(self, receive: Receive) -> Receive:
+        seen = 0
+
+        async def read() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max_bytes:
+                raise _OverLimit
+            return message
+
+        return read
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the body is over {self._max_bytes} bytes", field="body")
+
+
+class Counting:
+    """Wraps an application."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+
+        async def note(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # The route's pattern, not its path: a path has ids in it, and metrics no end.
+                route = getattr(scope.get("route"), "path", "unknown")
+                self._metrics.requests.labels(scope["method"], route, message["status"]).inc()
+                self._metrics.seconds.labels(route).observe(time.monotonic() - began)
+            await send(message)
+
+        await self._app(scope, receive, note)

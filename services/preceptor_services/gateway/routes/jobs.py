@@ -1,0 +1,51 @@
+"""What dispatchers call; see `preceptor_services.jobs.messages`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from preceptor_services.gateway.http.auth import Dispatcher
+from preceptor_services.gateway.http.bodies import body_of, reply
+from preceptor_services.gateway.http.openapi import takes
+from preceptor_services.gateway.parts import Parts
+from preceptor_services.jobs.messages import (
+    ClaimRequest,
+    Claims,
+    Directory,
+    ReportReply,
+    ReportRequest,
+)
+from preceptor_services.kit.threads import ITEM
+
+router = APIRouter(tags=["internal"])
+
+
+@router.post("/v1/internal/claims", response_model=Claims, openapi_extra=takes(ClaimRequest))
+async def claim(
+    request: Request,
+    caller: Dispatcher,
+    parts: Parts,
+    asked: Annotated[ClaimRequest, Depends(body_of(ClaimRequest))],
+) -> Response:
+    """Takes jobs and their questions."""
+    claims = await parts.claiming.claim(asked)
+    return await reply(request, claims, size=ITEM * sum(len(job.items) for job in claims.jobs))
+
+
+@router.post("/v1/internal/reports", response_model=ReportReply, openapi_extra=takes(ReportRequest))
+async def report(
+    request: Request,
+    caller: Dispatcher,
+    parts: Parts,
+    sent: Annotated[ReportRequest, Depends(body_of(ReportRequest))],
+) -> Response:
+    """Hands in the results of a call, or gives its jobs back."""
+    return await reply(request, await parts.reporting.report(sent), size=ITEM)
+
+
+@router.get("/v1/internal/services", response_model=Directory)
+async def list_addresses(request: Request, caller: Dispatcher, parts: Parts) -> Response:
+    """Where every service listens."""
+    return await reply(request, Directory(services=parts.registry.addresses()))

@@ -1,0 +1,48 @@
+"""Questions to experts and feedback sources."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from preceptor_clients.contract.schemas import (
+    FeedbackOutcomes,
+    FeedbackRequest,
+    LogprobsOutcomes,
+    LogprobsRequest,
+)
+from preceptor_services.gateway.http.auth import Trainer
+from preceptor_services.gateway.http.bodies import body_of, reply, size_of
+from preceptor_services.gateway.http.openapi import takes
+from preceptor_services.gateway.parts import Parts
+
+router = APIRouter(tags=["asking"])
+
+
+@router.post("/v1/logprobs", response_model=LogprobsOutcomes, openapi_extra=takes(LogprobsRequest))
+async def ask_expert(
+    request: Request,
+    caller: Trainer,
+    parts: Parts,
+    asked: Annotated[LogprobsRequest, Depends(body_of(LogprobsRequest))],
+) -> Response:
+    """What would the expert have said at these positions?"""
+    with parts.notifier.watch() as watch:
+        posted = await parts.submissions.logprobs(caller.name, asked, watch)
+        outcomes = await parts.outcomes.of_prefixes(caller.name, posted, asked.wait_ms, watch)
+    return await reply(request, outcomes, size=size_of(outcomes))
+
+
+@router.post("/v1/feedback", response_model=FeedbackOutcomes, openapi_extra=takes(FeedbackRequest))
+async def ask_source(
+    request: Request,
+    caller: Trainer,
+    parts: Parts,
+    asked: Annotated[FeedbackRequest, Depends(body_of(FeedbackRequest))],
+) -> Response:
+    """How did these attempts go?"""
+    with parts.notifier.watch() as watch:
+        posted = await parts.submissions.feedback(caller.name, asked, watch)
+        outcomes = await parts.outcomes.of_feedback(caller.name, posted, asked.wait_ms, watch)
+    return await reply(request, outcomes, size=size_of(outcomes))

@@ -1,0 +1,344 @@
+"""An expert as a vLLM server, for trainers that ask one for `prompt_logprobs`.
+
+The base address is `/vllm/NAME` of the gateway; below it lie `/health`, `/v1/models`,
+`/v1/completions` and `/tokenize`, as far as scoring clients use them:
+https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html. A sequence of ids is asked as
+a prompt of its first id and a response of the others, so that every position is scored. Clients
+that know no keys carry one in their address: `http://any:KEY@gateway/vllm/NAME`.
+
+Text needs an expert with a tokenizer (`tokenizer` among its capabilities), which is asked for the
+ids; the gateway has none.
+
+Only answers that are there are given: a position without an opinion, or one that comes later, fails
+the request. Left out: generation, texts of the ids, and ranks beyond the entries asked: a token
+outside them has the first rank that it may have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import time
+import uuid
+from typing import Annotated, Any, Final, cast
+
+import numpy as np
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from preceptor_clients.contract.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    ServiceUnavailable,
+    from_problem,
+    from_validation,
+)
+from preceptor_clients.contract.schemas import (
+    LogprobsRequest,
+    Message,
+    PrefixAnswer,
+    PrefixOutcome,
+    PrefixQuery,
+    PrefixSubmission,
+    Prompt,
+)
+from preceptor_clients.contract.tokenization import Text, TokenizeCall
+from preceptor_clients.sdk.answers import rounded
+from preceptor_services.gateway.http.auth import Caller
+from preceptor_services.gateway.http.bodies import body_of
+from preceptor_services.gateway.http.openapi import takes
+from preceptor_services.gateway.parts import Gateway, Parts
+from preceptor_services.kit.threads import ITEM, off_loop
+
+router = APIRouter(prefix="/vllm/{expert}", tags=["vllm"])
+_WAIT_MS: Final = 120_000
+_TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+_Sequence = Annotated[list[_TokenId], Field(min_length=2)]
+_Several = Field(min_length=1, max_length=256)
+
+
+class NotAnswered(Conflict):
+    """Not every position has an answer within the request's time."""
+
+    code, title = "not-answered", "Some positions have no answer"
+
+
+class Completion(BaseModel):
+    """As much of a completion request as scoring needs; samplers' other settings mean nothing."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+    prompt: (
+        _Sequence | Annotated[list[_Sequence], _Several] | Text | Annotated[list[Text], _Several]
+    )
+    prompt_logprobs: Annotated[int, Field(ge=0)]
+    add_special_tokens: bool = True
+    model: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+    stream: bool | None = None
+
+    def prompts(self) -> list[list[int] | str]:
+        """What is to be scored, each as ids or as a text."""
+        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
+            return [cast("list[int] | str", self.prompt)]
+        return cast("list[list[int] | str]", self.prompt)
+
+
+class Tokenization(BaseModel):
+    """A text or a chat; what would give other ids is refused rather than overlooked."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    prompt: Text | None = None
+    messages: tuple[Message, ...] = ()
+    add_special_tokens: bool | None = None
+    """On for a text and off for a chat, where absent."""
+    add_generation_prompt: bool = True
+    model: str | None = None
+    continue_final_message: bool = False
+    return_token_strs: bool | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[Any] | None = None
+
+    def call(self) -> TokenizeCall:
+        """The same for the expert.
+
+        Raises:
+            Invalid: a field that is not served, both a text and a chat, or neither.
+        """
+        for field in _NOT_SERVED:
+            if getattr(self, field):
+                raise Invalid("is not served here", field=field)
+        special = self.add_special_tokens
+        try:
+            return TokenizeCall(
+                prompt=self.prompt,
+                messages=self.messages,
+                add_special_tokens=not self.messages if special is None else special,
+                add_generation_prompt=self.add_generation_prompt,
+            )
+        except ValidationError as error:
+            raise from_validation(error) from None
+
+
+_NOT_SERVED: Final = (
+    *("continue_final_message", "return_token_strs"),
+    *("chat_template", "chat_template_kwargs", "tools"),
+)
+
+
+async def _caller(request: Request) -> Caller:
+    """Who asks: a bearer key, or the password of an address."""
+    sent = request.headers.get("authorization") or ""
+    scheme, _, coded = sent.partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            password = base64.b64decode(coded, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            password = ""
+        sent = f"Bearer {password}"
+    caller: Caller = request.app.state.gateway.keyring.caller(sent)
+    if not caller.may(frozenset({"trainer"})):
+        raise Forbidden(f"{caller.name} may not ask experts", field="authorization")
+    return caller
+
+
+Asking = Annotated[Caller, Depends(_caller)]
+
+
+@router.get("/health")
+async def health(expert: str, caller: Asking, parts: Parts) -> Response:
+    """200 once the expert can be asked."""
+    entry = parts.registry.get(expert, "expert", field="expert")
+    if entry.state != "ready":
+        raise ServiceUnavailable(f"{expert} is {entry.state}", retry_after_s=1.0)
+    return Response(status_code=200)
+
+
+@router.get("/v1/models")
+async def models(expert: str, caller: Asking, parts: Parts) -> dict[str, Any]:
+    """The one model that this server has."""
+    info = parts.registry.get(expert, "expert", field="expert").known_info()
+    model = {
+        "id": expert,
+        "object": "model",
+        "owned_by": "preceptor",
+        "root": info.version,
+        "max_model_len": info.capabilities.max_context,
+    }
+    return {"object": "list", "data": [model]}
+
+
+@router.post("/v1/completions", openapi_extra=takes(Completion))
+async def completions(
+    expert: str,
+    caller: Asking,
+    parts: Parts,
+    asked: Annotated[Completion, Depends(body_of(Completion))],
+) -> Response:
+    """Log-probs of the prompt's own tokens; nothing is generated."""
+    _check_supported(asked, expert)
+    sequences = await _sequences(asked, expert, parts)
+    fingerprint = (
+        parts.registry.get(expert, "expert", field="expert")
+        .known_info()
+        .capabilities.vocab_fingerprint
+    )
+    if fingerprint is None:
+        raise Invalid(f"{expert} declares no vocabulary", field="model")
+    submissions = tuple(
+        PrefixSubmission(
+            idempotency_key=uuid.uuid4().hex,
+            query=_query(ids, max(1, asked.prompt_logprobs), fingerprint),
+        )
+        for ids in sequences
+    )
+    request = LogprobsRequest(expert=expert, submissions=submissions, wait_ms=_WAIT_MS)
+    with parts.notifier.watch() as watch:
+        posted = await parts.submissions.logprobs(caller.name, request, watch)
+        outcomes = await parts.outcomes.of_prefixes(caller.name, posted, _WAIT_MS, watch)
+    answers = [_answer(outcome, i) for i, outcome in enumerate(outcomes.outcomes)]
+    size = ITEM * len(answers) + sum(2 * a.ids_PK.size for a in answers)
+    body = await off_loop(size, _body, expert, sequences, answers, asked.prompt_logprobs)
+    return Response(body, media_type="application/json")
+
+
+@router.post("/tokenize", openapi_extra=takes(Tokenization))
+async def tokenize(
+    expert: str,
+    caller: Asking,
+    parts: Parts,
+    asked: Annotated[Tokenization, Depends(body_of(Tokenization))],
+) -> Response:
+    """Ids of a text or a chat, by the expert's tokenizer."""
+    _check_model(asked.model, expert)
+    ids = await parts.tokenising.ids(expert, asked.call())
+    info = parts.registry.get(expert, "expert", field="expert").known_info()
+    page = {"count": len(ids), "max_model_len": info.capabilities.max_context, "tokens": ids}
+    body = await off_loop(len(ids), json.dumps, page, separators=(",", ":"))
+    return Response(body, media_type="application/json")
+
+
+async def _sequences(asked: Completion, expert: str, parts: Gateway) -> list[list[int]]:
+    """The ids to be scored, in order."""
+
+    async def ids_of(prompt: list[int] | str, field: str) -> list[int]:
+        if not isinstance(prompt, str):
+            return prompt
+        call = TokenizeCall(prompt=prompt, add_special_tokens=asked.add_special_tokens)
+        ids = await parts.tokenising.ids(expert, call)
+        if len(ids) < 2:
+            raise Invalid(f"has {len(ids)} tokens, and the first is not scored", field=field)
+        return ids
+
+    prompts = asked.prompts()
+    return await asyncio.gather(*(ids_of(p, f"prompt[{i}]") for i, p in enumerate(prompts)))
+
+
+def _check_model(model: str | None, expert: str) -> None:
+    if model not in (None, expert):
+        raise Invalid(f"{model!r} is not {expert!r}, which this address has", field="model")
+
+
+def _check_supported(asked: Completion, expert: str) -> None:
+    if asked.temperature not in (None, 1.0):
+        raise Invalid("experts answer at temperature 1 only", field="temperature")
+    if asked.n not in (None, 1):
+        raise Invalid("nothing is generated here, so `n` is 1", field="n")
+    if asked.max_tokens not in (None, 0, 1):
+        raise Invalid("nothing is generated here; ask for at most 1", field="max_tokens")
+    if asked.stream:
+        raise Invalid("scores do not stream", field="stream")
+    _check_model(asked.model, expert)
+
+
+def _query(ids: list[int], top_k: int, fingerprint: str) -> PrefixQuery:
+    return PrefixQuery(
+        prompt=Prompt(ids=np.array(ids[:1], np.int32)),
+        response_ids=np.array(ids[1:], np.int32),
+        vocab_fingerprint=fingerprint,
+        top_k=top_k,
+        timeout_ms=_WAIT_MS,
+    )
+
+
+def _answer(outcome: PrefixOutcome, index: int) -> PrefixAnswer:
+    """The answer, if it has all positions.
+
+    Raises:
+        NotAnswered: it is late, or a position is masked, or the own token's log-prob is missing.
+        PreceptorError: whatever else became of the question.
+    """
+    field = f"prompt[{index}]"
+    if outcome.problem is not None:
+        error = from_problem(outcome.problem)
+        if error.status == 504:
+            raise NotAnswered(error.detail, field=field, retry_after_s=1.0)
+        raise error
+    answer = outcome.answer
+    if answer is None:
+        state = "unknown" if outcome.ticket is None else outcome.ticket.state
+        raise NotAnswered(
+            f"the answer is {state}; ask again when every position is answered",
+            field=field,
+            retry_after_s=5.0,
+        )
+    known = answer.mask_P if answer.kind != "topk" else answer.mask_P & answer.own_mask_P
+    if not known.all():
+        position = int(np.flatnonzero(~known)[0]) + 1
+        raise NotAnswered(f"position {position} has no answer", field=field)
+    return rounded(answer)
+
+
+def _body(
+    expert: str, sequences: list[list[int]], answers: list[PrefixAnswer], num_logprobs: int
+) -> bytes:
+    choices = [
+        {
+            "index": index,
+            "text": "",
+            "logprobs": None,
+            "finish_reason": "length",
+            "stop_reason": None,
+            "prompt_token_ids": ids,
+            "prompt_logprobs": [
+                None,
+                *(_row(answer, t, num_logprobs) for t in range(len(ids) - 1)),
+            ],
+        }
+        for index, (ids, answer) in enumerate(zip(sequences, answers, strict=True))
+    ]
+    tokens = sum(map(len, sequences))
+    page = {
+        "id": f"cmpl-{uuid.uuid4().hex}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": expert,
+        "choices": choices,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
+    }
+    return json.dumps(page, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _row(answer: PrefixAnswer, t: int, num_logprobs: int) -> dict[str, dict[str, Any]]:
+    """One position: the best entries by id, and the token that came."""
+    n = int(answer.num_entries_P[t])
+    ids, logprobs = answer.ids_PK[t, :n].tolist(), answer.logprobs_PK[t, :n].tolist()
+    ranked = {
+        str(token): {"logprob": logprob, "rank": rank, "decoded_token": None}
+        for rank, (token, logprob) in enumerate(zip(ids, logprobs, strict=True), start=1)
+    }
+    own = str(int(answer.token_ids_P[t]))
+    row = dict(list(ranked.items())[:num_logprobs])
+    if own in ranked:
+        row[own] = ranked[own]
+    elif answer.own_mask_P[t]:
+        logprob = float(answer.own_logprobs_P[t])
+        row[own] = {"logprob": logprob, "rank": n + 1, "decoded_token": None}
+    return row

@@ -1,0 +1,70 @@
+"""Packs: blobs that map ids to arrays, one per request.
+
+A synced file per answer would cost more than the answer. What was written or read lately is kept in
+memory, because answers are usually fetched within seconds of their arrival.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, cast
+
+import numpy as np
+
+from preceptor_clients.contract import frame
+from preceptor_clients.contract.wire import QUANTISED
+from preceptor_services.kit.blobs import BlobStore
+from preceptor_services.kit.threads import ITEM, off_loop
+
+_MEMORY_BYTES: Final = 64 << 20
+
+Entries = dict[str, dict[str, Any]]
+
+
+class Written(NamedTuple):
+    """A pack's name and size."""
+
+    sha256: str
+    size: int
+
+
+class Packs:
+    """Reads and writes packs."""
+
+    def __init__(self, blobs: BlobStore, *, memory_bytes: int = _MEMORY_BYTES) -> None:
+        self._blobs = blobs
+        self._room = memory_bytes
+        self._recent: OrderedDict[str, tuple[int, Entries]] = OrderedDict()
+
+    async def write(self, entries: Mapping[str, dict[str, Any]]) -> Written:
+        """Writes a pack; its blob stands when this returns."""
+        size = ITEM * len(entries) + sum(_num_numbers(entry) for entry in entries.values())
+        data = await off_loop(size, frame.encode, dict(entries), quantised=QUANTISED)
+        sha256 = await self._blobs.put(data)
+        self._remember(sha256, len(data), dict(entries))
+        return Written(sha256, len(data))
+
+    async def read(self, sha256: str) -> Entries:
+        """The entries of a pack, by their ids."""
+        if sha256 in self._recent:
+            self._recent.move_to_end(sha256)
+            return self._recent[sha256][1]
+        data = await self._blobs.get(sha256)
+        entries = cast("Entries", await off_loop(len(data), frame.decode, data))
+        self._remember(sha256, len(data), entries)
+        return entries
+
+    def _remember(self, sha256: str, size: int, entries: Entries) -> None:
+        if sha256 in self._recent or size > _MEMORY_BYTES:
+            return
+        self._recent[sha256] = (size, entries)
+        self._room -= size
+        while self._room < 0:
+            _, (freed, _) = self._recent.popitem(last=False)
+            self._room += freed
+
+
+def _num_numbers(entry: Mapping[str, Any]) -> int:
+    """In the arrays at the top of it, which are the long ones."""
+    return sum(value.size for value in entry.values() if isinstance(value, np.ndarray))

@@ -1,0 +1,112 @@
+"""Content-addressed blobs on a local folder: named by the SHA-256 of their bytes, written once.
+
+A blob is written before the row that names it: to a file of its own, synced, then renamed, so that
+no row ever names half a blob; an orphan is harmless. Frames are stored as zstd; the name is the
+hash of the bytes before compression, and reading checks it.
+
+Example:
+    sha = await blobs.put(data)
+    await blobs.get(sha)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Final, Protocol
+
+import zstandard
+
+from preceptor_clients.contract.errors import NotFound, TooLarge
+
+_COMPRESSED: Final = ".zst"
+_WORTH_COMPRESSING: Final = 256
+
+
+class BlobStore(Protocol):
+    """Where arrays and payloads lie; a local folder here, an object store elsewhere."""
+
+    async def put(self, data: bytes) -> str:
+        """Writes `data` and returns its SHA-256; a second time does nothing."""
+        ...
+
+    async def get(self, sha256: str) -> bytes:
+        """The bytes, checked against their name.
+
+        Raises:
+            NotFound: they were never written, or have been dropped.
+        """
+        ...
+
+
+class BlobDamaged(Exception):
+    """The bytes of a blob are not those that its name says."""
+
+
+class LocalBlobs:
+    """Blobs in a folder, two levels deep."""
+
+    def __init__(self, root: Path, *, max_bytes: int = 1 << 30) -> None:
+        self._root = root
+        self._max_bytes = max_bytes
+
+    async def put(self, data: bytes) -> str:
+        """See `BlobStore.put`."""
+        if len(data) > self._max_bytes:
+            raise TooLarge(f"a blob of {len(data)} bytes is over {self._max_bytes}", field="body")
+        return await asyncio.to_thread(self._put, data)
+
+    async def get(self, sha256: str) -> bytes:
+        """See `BlobStore.get`."""
+        return await asyncio.to_thread(self._get, sha256)
+
+    def _put(self, data: bytes) -> str:
+        sha256 = hashlib.sha256(data).hexdigest()
+        plain = self._path(sha256)
+        packed = plain.with_name(plain.name + _COMPRESSED)
+        if plain.exists() or packed.exists():
+            return sha256
+        body = data if len(data) < _WORTH_COMPRESSING else _compress(data)
+        target = plain if len(body) >= len(data) else packed
+        _write_synced(target, data if target is plain else body)
+        return sha256
+
+    def _get(self, sha256: str) -> bytes:
+        plain = self._path(sha256)
+        packed = plain.with_name(plain.name + _COMPRESSED)
+        try:
+            data = _decompress(packed, self._max_bytes) if packed.exists() else plain.read_bytes()
+        except FileNotFoundError:
+            raise NotFound(f"no blob {sha256}", field="sha256") from None
+        except zstandard.ZstdError as error:
+            raise BlobDamaged(f"blob {sha256}: {error}") from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise BlobDamaged(f"blob {sha256}: its bytes have another hash")
+        return data
+
+    def _path(self, sha256: str) -> Path:
+        return self._root / sha256[:2] / sha256
+
+
+def _compress(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=1).compress(data)
+
+
+def _decompress(path: Path, max_bytes: int) -> bytes:
+    return zstandard.ZstdDecompressor().decompress(path.read_bytes(), max_output_size=max_bytes)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise

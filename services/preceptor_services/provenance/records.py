@@ -1,0 +1,145 @@
+"""Takes provenance in: runs, lineages, rollouts, targets, steps. Each is idempotent by its id.
+
+A record that refers to what is not there is refused, because a target that cannot be traced is
+worth nothing; so is a step that would train on a rollout twice on its surviving lineage.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from preceptor_clients.contract.errors import NotFound
+from preceptor_clients.contract.fingerprint import content_hash
+from preceptor_clients.contract.schemas import (
+    Accepted,
+    Accounting,
+    LineageRecord,
+    Records,
+    RunRecord,
+    StepRecord,
+)
+from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.kit.clock import Clock
+from preceptor_services.provenance.lineages import newest, survives, surviving_ends
+from preceptor_services.provenance.rows import (
+    check_step,
+    check_targets,
+    consumed_rows,
+    credit_arrays,
+    new_rollouts,
+    new_targets,
+    rollout_arrays,
+    same,
+    step_row,
+    target_answers,
+)
+from preceptor_services.store import services
+from preceptor_services.store.database import Database
+from preceptor_services.store.provenance import runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordKeeper:
+    """Writes the provenance of runs."""
+
+    database: Database
+    packs: Packs
+    clock: Clock
+
+    async def start_run(self, record: RunRecord) -> Accepted:
+        """Writes a run down."""
+        document = record.model_dump(mode="json")
+        async with self.database.write() as conn:
+            known = await runs.find_run(conn, record.run)
+            if known is not None:
+                same(known, document, f"run {record.run}", "run")
+                return Accepted(new=0)
+            row = {"name": record.run, "document": document, "created_at": self.clock.now()}
+            await runs.add_run(conn, row)
+        return Accepted(new=1)
+
+    async def start_lineage(self, record: LineageRecord) -> Accepted:
+        """Writes one life of a run down."""
+        async with self.database.write() as conn:
+            if await runs.find_run(conn, record.run) is None:
+                raise NotFound(f"no run {record.run}", field="run")
+            lineages = await runs.lineages(conn, record.run)
+            known = lineages.get(record.lineage)
+            if known is not None:
+                was = (known.parent, known.from_step)
+                same(was, (record.parent, record.from_step), record.lineage, "lineage")
+                return Accepted(new=0)
+            if record.parent is not None and record.parent not in lineages:
+                raise NotFound(f"run {record.run} has no lineage {record.parent}", field="parent")
+            await runs.add_lineage(
+                conn,
+                {
+                    "run": record.run,
+                    "name": record.lineage,
+                    "serial": len(lineages),
+                    "parent": record.parent,
+                    "from_step": record.from_step,
+                    "created_at": self.clock.now(),
+                },
+            )
+        return Accepted(new=1)
+
+    async def add(self, records: Records) -> Accepted:
+        """Writes rollouts and targets, all or none."""
+        check_targets(records.targets)
+        entries = {r.rollout_id: rollout_arrays(r) for r in records.rollouts}
+        entries |= {t.target_id: t.arrays for t in records.targets}
+        if not entries:
+            return Accepted(new=0)
+        pack = await self.packs.write(entries)
+        now = self.clock.now()
+        async with self.database.write() as conn:
+            rollouts = await new_rollouts(conn, records.rollouts, pack, now)
+            targets = await new_targets(conn, records, pack, now)
+            await services.add_blobs(conn, {pack.sha256: pack.size}, now)
+            await runs.add_rollouts(conn, rollouts)
+            await runs.add_targets(conn, targets, target_answers(records.targets, targets))
+        return Accepted(new=len(rollouts) + len(targets))
+
+    async def add_step(self, record: StepRecord) -> Accepted:
+        """Writes one optimiser step and what it consumed."""
+        document = record.model_dump()
+        digest = content_hash(document)
+        pack = await self.packs.write(credit_arrays(record))
+        now = self.clock.now()
+        async with self.database.write() as conn:
+            known = await runs.step_hash(conn, record.run, record.lineage, record.step)
+            if known is not None:
+                same(known, digest, f"step {record.lineage}/{record.step}", "step")
+                return Accepted(new=0)
+            await check_step(conn, record)
+            await services.add_blobs(conn, {pack.sha256: pack.size}, now)
+            row = step_row(record, digest, pack, now)
+            await runs.add_step(conn, row, consumed_rows(record))
+        return Accepted(new=1)
+
+    async def accounting(self, run: str) -> Accounting:
+        """What the surviving lineage of a run has used."""
+        async with self.database.read() as conn:
+            if await runs.find_run(conn, run) is None:
+                raise NotFound(f"no run {run}", field="run")
+            lineages = await runs.lineages(conn, run)
+            steps = await runs.steps(conn, run)
+            places = await runs.rollout_places(conn, run)
+            uses = await runs.uses(conn, run)
+            num_targets = await runs.count_targets(conn, run)
+        tip = newest(lineages)
+        ends = {} if tip is None else surviving_ends(lineages, tip)
+        used = Counter(u.rollout_id for u in uses if survives(ends, u.lineage, u.step))
+        return Accounting(
+            run=run,
+            lineage=tip,
+            lineages=len(lineages),
+            steps=sum(survives(ends, lineage, step) for lineage, step in steps),
+            superseded_steps=sum(not survives(ends, lineage, step) for lineage, step in steps),
+            rollouts=len(places),
+            targets=num_targets,
+            consumed=len(used),
+            consumed_twice=sum(count > 1 for count in used.values()),
+        )

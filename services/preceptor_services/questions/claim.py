@@ -1,0 +1,127 @@
+"""Hands jobs to dispatchers: the first half of `internal.py`.
+
+Each claim raises the job's fence, and only the last claimant may report. All jobs of a claim are
+one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import JsonValue
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from preceptor_clients.contract.errors import NotFound, Problem, ServiceFailed
+from preceptor_clients.contract.schemas import FeedbackQuery, PrefixQuery
+from preceptor_services.jobs.messages import ClaimedItem, ClaimedJob, ClaimRequest, Claims, JobKind
+from preceptor_services.jobs.queue import MAX_DELIVERIES
+from preceptor_services.kit.blobs import BlobDamaged, BlobStore
+from preceptor_services.kit.clock import Clock
+from preceptor_services.kit.metrics import Metrics
+from preceptor_services.questions.notifier import Notifier
+from preceptor_services.questions.question import unpack_query
+from preceptor_services.questions.settle import document, fail_questions
+from preceptor_services.store.database import Database
+from preceptor_services.store.questions import answers, jobs, tickets
+from preceptor_services.store.questions.answers import WantedQuestion
+from preceptor_services.store.questions.jobs import JobRow
+from preceptor_services.store.questions.tickets import Settled
+
+_log = logging.getLogger("preceptor.gateway")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claiming:
+    """Serves dispatchers that want work."""
+
+    database: Database
+    blobs: BlobStore
+    notifier: Notifier
+    clock: Clock
+    metrics: Metrics
+
+    async def claim(self, request: ClaimRequest) -> Claims:
+        """Gives jobs to a dispatcher."""
+        now = self.clock.now()
+        ids = list(dict.fromkeys(request.job_ids))
+        async with self.database.write() as conn:
+            claimed = await jobs.claim(conn, ids, now)
+            settled = await _bury(conn, [job for job in claimed if job.attempts > MAX_DELIVERIES])
+            alive = {job.id: job for job in claimed if job.attempts <= MAX_DELIVERIES}
+            wanted = await answers.wanted(conn, list(alive), now) if alive else []
+            given = {question.job_id for question in wanted}
+            await jobs.drop_unwanted(conn, [job_id for job_id in alive if job_id not in given])
+            await jobs.add_attempts(
+                conn, [_attempt_row(alive[i], request.dispatcher, now) for i in ids if i in given]
+            )
+            await tickets.mark_running(conn, [question.answer_key for question in wanted])
+        self.notifier.notify(ticket.id for ticket in settled)
+        self._observe([alive[job_id] for job_id in given], now)
+        return Claims(
+            jobs=tuple(
+                [
+                    await self._claimed_job(alive[i], [q for q in wanted if q.job_id == i], now)
+                    for i in ids
+                    if i in given
+                ]
+            ),
+            dropped=tuple(i for i in ids if i not in given),
+        )
+
+    def _observe(self, given: Sequence[JobRow], now: float) -> None:
+        for job in given:
+            if job.put_at is not None:
+                self.metrics.queued_seconds.labels(job.service).observe(now - job.put_at)
+
+    async def _claimed_job(
+        self, job: JobRow, questions: Sequence[WantedQuestion], now: float
+    ) -> ClaimedJob:
+        kind: JobKind = "logprobs" if job.kind == "logprobs" else "feedback"
+        left_s = max(question.deadline_at for question in questions) - now
+        return ClaimedJob(
+            job_id=job.id,
+            service=job.service,
+            kind=kind,
+            fence=job.fence,
+            timeout_ms=max(1, int(left_s * 1000)),
+            exclusive=job.exclusive,
+            items=tuple([await self._claimed_item(kind, question) for question in questions]),
+        )
+
+    async def _claimed_item(self, kind: JobKind, question: WantedQuestion) -> ClaimedItem:
+        query = unpack_query(kind, question.frame)
+        if isinstance(query, PrefixQuery):
+            return ClaimedItem(answer_key=question.answer_key, prefix=query)
+        filled = query.model_copy(update={"payload": await self._payload(query)})
+        return ClaimedItem(answer_key=question.answer_key, feedback=filled)
+
+    async def _payload(self, query: FeedbackQuery) -> JsonValue:
+        try:
+            return json.loads(await self.blobs.get(query.payload_sha256))
+        except (NotFound, BlobDamaged, ValueError) as error:
+            # One lost blob must not hold up the other jobs; the source says what it misses.
+            _log.error("payload of %s is lost: %s", query.rollout_id, error)
+            return None
+
+
+async def _bury(conn: AsyncConnection, spent: Sequence[JobRow]) -> list[Settled]:
+    """Jobs that were handed out too often are dead; the reason is their tickets' problem."""
+    if not spent:
+        return []
+    reasons = {job.id: _gave_up(job) for job in spent}
+    await jobs.set_states(conn, [(i, "dead", document(reasons[i])) for i in reasons])
+    pending = await answers.pending_keys(conn, list(reasons))
+    return await fail_questions(conn, {key: reasons[job_id] for key, job_id in pending.items()})
+
+
+def _gave_up(job: JobRow) -> Problem:
+    last = "" if job.reason is None else f"; the last reason: {job.reason.get('detail')}"
+    return ServiceFailed(f"given up after {MAX_DELIVERIES} deliveries{last}").problem()
+
+
+def _attempt_row(job: JobRow, dispatcher: str, now: float) -> dict[str, Any]:
+    return {"job_id": job.id, "fence": job.fence, "dispatcher": dispatcher, "claimed_at": now}

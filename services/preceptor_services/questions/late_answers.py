@@ -1,0 +1,82 @@
+"""Takes answers that an expert had promised: they settle their tickets and arrive at their runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from preceptor_clients.contract.checks import check_answer
+from preceptor_clients.contract.errors import Conflict, Invalid, NotFound
+from preceptor_clients.contract.schemas import PrefixAnswer, PrefixQuery
+from preceptor_services.jobs.messages import ItemResult
+from preceptor_services.kit.array_blobs import Packs, Written
+from preceptor_services.kit.clock import Clock
+from preceptor_services.kit.metrics import Metrics
+from preceptor_services.questions.accept import Evidence, Verdict, judge_prefix
+from preceptor_services.questions.notifier import Notifier
+from preceptor_services.questions.question import unpack_query
+from preceptor_services.questions.report import visible_items
+from preceptor_services.questions.settle import write_verdict
+from preceptor_services.registry.services import Registry
+from preceptor_services.store.database import Database
+from preceptor_services.store.questions import answers, tickets
+
+
+@dataclass(frozen=True, kw_only=True)
+class LateAnswers:
+    """Serves experts that answer late."""
+
+    database: Database
+    packs: Packs
+    registry: Registry
+    notifier: Notifier
+    clock: Clock
+    metrics: Metrics
+
+    async def put(self, answer_key: str, answer: PrefixAnswer) -> None:
+        """Takes a promised answer.
+
+        Raises:
+            NotFound: nobody asked for it.
+            AnswerRefused: it cannot be what was asked.
+            Conflict: another answer stands already, or the promise was given up.
+        """
+        async with self.database.read() as conn:
+            state = (await answers.find(conn, [answer_key])).get(answer_key)
+            packed = await answers.question_frame(conn, answer_key)
+        if state is None or packed is None or state.kind != "logprobs":
+            raise NotFound(f"nobody asked for {answer_key}", field="answer_key")
+        query = unpack_query("logprobs", packed)
+        assert isinstance(query, PrefixQuery), "its kind is logprobs"
+        entry = self.registry.get(state.service, "expert", field="answer_key")
+        check_answer(query, answer, entry.known_info().capabilities)
+        pack = await self.packs.write({answer_key: answer.model_dump(exclude_none=True)})
+        await self._store(answer_key, answer, pack)
+
+    async def _store(self, answer_key: str, answer: PrefixAnswer, pack: Written) -> None:
+        now = self.clock.now()
+        async with self.database.write() as conn:
+            states = await answers.find(conn, [answer_key])
+            state = states[answer_key]
+            if state.state == "done":
+                stored = (await answers.stored(conn, [answer_key]))[answer_key]
+                if stored.pack_sha256 != pack.sha256:
+                    raise Conflict("another answer stands already", field="answer_key")
+                return
+            if state.state == "failed":
+                raise Conflict("the promise was given up", field="answer_key")
+            result = ItemResult(answer_key=answer_key, prefix=answer)
+            evidence = Evidence(
+                states=states,
+                visible_items=await visible_items(conn, [result]),
+                pack_sha256=pack.sha256,
+                cost=self.registry.cost,
+                now=now,
+            )
+            verdict = Verdict()
+            judge_prefix(verdict, evidence, state, answer)
+            for problem in verdict.failed.values():
+                raise Invalid(problem.detail, errors=problem.errors)
+            settled = await write_verdict(conn, verdict, pack, now)
+            await tickets.add_arrivals(conn, settled)
+        self.metrics.count_answers(verdict.tally(states))
+        self.notifier.notify(ticket.id for ticket in settled)

@@ -1,0 +1,163 @@
+"""What has become of tickets: states, problems and answers, waited for on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from preceptor_clients.contract.errors import Cancelled, Invalid, NotFound, Problem
+from preceptor_clients.contract.schemas import (
+    FeedbackAnswer,
+    FeedbackItem,
+    FeedbackOutcome,
+    FeedbackOutcomes,
+    LogprobsOutcomes,
+    PrefixAnswer,
+    PrefixOutcome,
+    Ticket,
+    TicketState,
+)
+from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.kit.group_commit import GroupCommit
+from preceptor_services.kit.threads import ITEM, off_loop
+from preceptor_services.questions.notifier import Watch
+from preceptor_services.questions.submit import Posted
+from preceptor_services.store.database import Database
+from preceptor_services.store.provenance import feedback
+from preceptor_services.store.provenance.feedback import ItemRow
+from preceptor_services.store.questions import tickets
+from preceptor_services.store.questions.answers import StoredAnswer
+from preceptor_services.store.questions.states import ASKED
+from preceptor_services.store.questions.tickets import TicketRow
+
+Row = tuple[TicketRow, StoredAnswer | None]
+"""A ticket, with its answer where it is done."""
+
+
+class Outcomes:
+    """Reads outcomes; requests that are woken at once share a query."""
+
+    def __init__(self, database: Database, packs: Packs) -> None:
+        self.database = database
+        self._packs = packs
+        self._read = GroupCommit(self._read_all)
+
+    async def of_prefixes(
+        self, caller: str, posted: Sequence[Posted], wait_ms: int, watch: Watch
+    ) -> LogprobsOutcomes:
+        """One outcome per submission, in order, when all are settled or the wait is over."""
+        await watch.wait(wait_ms / 1000)
+        rows = await self._rows(caller, [p.ticket_id for p in posted if p.ticket_id is not None])
+        found = await self._prefix_answers([stored for _, stored in rows.values()])
+        return LogprobsOutcomes(
+            outcomes=tuple(
+                PrefixOutcome(problem=p.problem)
+                if p.ticket_id is None
+                else PrefixOutcome(
+                    ticket=_ticket(row := rows[p.ticket_id]),
+                    problem=_problem(row[0]),
+                    answer=None if row[1] is None else found.get(row[1].answer_key),
+                )
+                for p in posted
+            )
+        )
+
+    async def of_feedback(
+        self, caller: str, posted: Sequence[Posted], wait_ms: int, watch: Watch
+    ) -> FeedbackOutcomes:
+        """As `of_prefixes`, for sources."""
+        await watch.wait(wait_ms / 1000)
+        rows = await self._rows(caller, [p.ticket_id for p in posted if p.ticket_id is not None])
+        found = await self._feedback_answers([stored for _, stored in rows.values()])
+        return FeedbackOutcomes(
+            outcomes=tuple(
+                FeedbackOutcome(problem=p.problem)
+                if p.ticket_id is None
+                else FeedbackOutcome(
+                    ticket=_ticket(row := rows[p.ticket_id]),
+                    problem=_problem(row[0]),
+                    answer=None if row[1] is None else found.get(row[1].answer_key),
+                )
+                for p in posted
+            )
+        )
+
+    async def kind_of(self, caller: str, ticket_ids: Sequence[str], watch: Watch) -> str:
+        """`logprobs` or `feedback`, which all of these tickets must be; settles the watch.
+
+        Raises:
+            NotFound: one of them is not the caller's.
+            Invalid: they are of both kinds.
+        """
+        rows = await self._rows(caller, ticket_ids)
+        watch.settle(i for i, (ticket, _) in rows.items() if ticket.state not in ASKED)
+        kinds = {ticket.kind for ticket, _ in rows.values()}
+        if len(kinds) > 1:
+            raise Invalid("are of both kinds; collect each by itself", field="tickets")
+        return kinds.pop() if kinds else "logprobs"
+
+    async def ticket(self, caller: str, ticket_id: str) -> Ticket:
+        """One ticket."""
+        return _ticket((await self._rows(caller, [ticket_id]))[ticket_id])
+
+    async def _rows(self, caller: str, ids: Sequence[str]) -> dict[str, Row]:
+        """Tickets of `caller`."""
+        rows = await self._read(ids)
+        for ticket_id in ids:
+            if ticket_id not in rows or rows[ticket_id][0].caller != caller:
+                raise NotFound(f"no ticket {ticket_id!r} of yours", field="ticket")
+        return rows
+
+    async def _read_all(self, wanted: Sequence[Sequence[str]]) -> list[dict[str, Row] | Exception]:
+        async with self.database.read() as conn:
+            rows = await tickets.outcomes(conn, {i for ids in wanted for i in ids})
+        return [{i: rows[i] for i in ids if i in rows} for ids in wanted]
+
+    async def _prefix_answers(
+        self, stored: Sequence[StoredAnswer | None]
+    ) -> dict[str, PrefixAnswer]:
+        places = {a.answer_key: a.pack_sha256 for a in stored if a is not None and a.pack_sha256}
+        packs = {sha: await self._packs.read(sha) for sha in set(places.values())}
+        entries = {key: packs[sha][key] for key, sha in places.items()}
+        return await off_loop(ITEM * len(entries), _parsed, entries)
+
+    async def _feedback_answers(
+        self, stored: Sequence[StoredAnswer | None]
+    ) -> dict[str, FeedbackAnswer]:
+        done = {answer.answer_key: answer for answer in stored if answer is not None}
+        if not done:
+            return {}
+        async with self.database.read() as conn:
+            items = await feedback.of_answers(conn, list(done))
+        return {key: _feedback_answer(answer, items.get(key, [])) for key, answer in done.items()}
+
+
+def _parsed(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, PrefixAnswer]:
+    return {key: PrefixAnswer.model_validate(entry) for key, entry in entries.items()}
+
+
+def _feedback_answer(stored: StoredAnswer, items: Sequence[ItemRow]) -> FeedbackAnswer:
+    return FeedbackAnswer(
+        items=tuple(FeedbackItem.model_validate(item.document) for item in items),
+        source=stored.expert or stored.service,
+        source_version=stored.version,
+        latency_ms=stored.latency_ms,
+        cost=stored.cost,
+    )
+
+
+def _ticket(row: Row) -> Ticket:
+    ticket, answer = row
+    return Ticket(
+        id=ticket.id,
+        state=cast("TicketState", ticket.state),
+        answer_key=ticket.answer_key,
+        answer_id=None if answer is None else answer.answer_id,
+        cached=ticket.cached,
+    )
+
+
+def _problem(row: TicketRow) -> Problem | None:
+    if row.state == "cancelled":
+        return Cancelled(f"ticket {row.id} was cancelled").problem()
+    return None if row.problem is None else Problem.model_validate(row.problem)

@@ -1,0 +1,301 @@
+"""What requests add to what is there. Pure: rows come in as values and go out as values.
+
+A ticket whose answer is there is done at once; one whose question is on its way joins it; the rest
+become jobs. Requests that are committed together are planned one after the other, each on what
+those before it add, so that they end as if each had been alone.
+
+What a submission adds, as rows. Pure.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from preceptor_clients.contract.errors import (
+    Conflict,
+    FieldError,
+    KeyReused,
+    PreceptorError,
+    QueueFull,
+)
+from preceptor_clients.contract.schemas import FeedbackItem
+from preceptor_services.questions.bundle import bundle
+from preceptor_services.questions.keys import answer_id
+from preceptor_services.questions.question import Asker, Question, at_submission
+
+_RETRY_AFTER_S: Final = 1.0
+_JOINED_STATE: Final = {"done": "done", "waiting": "waiting", "pending": "queued"}
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admission:
+    """One request, of which `questions` passed the door and `errors` did not."""
+
+    asker: Asker
+    kind: str
+    num_submissions: int
+    questions: Sequence[Question]
+    errors: Mapping[int, PreceptorError]
+    run: str | None
+    exclusive: bool
+
+
+class KnownTicket(NamedTuple):
+    """What matters of a ticket whose key is used again."""
+
+    payload_hash: str
+    state: str
+
+
+@dataclass(kw_only=True)
+class Standing:
+    """What is there, as far as some requests touch it."""
+
+    tickets: dict[str, KnownTicket]
+    """By id."""
+    items: dict[str, str]
+    """Content hash of feedback items, by id."""
+    answers: dict[str, str]
+    """State by answer key."""
+    unfinished: dict[str, int]
+    """Jobs by service."""
+
+    def add(self, plan: Plan) -> None:
+        """`plan` is going to be written."""
+        self.tickets |= {r["id"]: KnownTicket(r["payload_hash"], r["state"]) for r in plan.tickets}
+        self.items |= {row["id"]: row["content_hash"] for row in plan.items}
+        for row in (*plan.answers, *plan.reopened):
+            self.answers[row["answer_key"]] = "pending"
+        for row in plan.jobs:
+            self.unfinished[row["service"]] = self.unfinished.get(row["service"], 0) + 1
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """What one request adds, and what its submissions get."""
+
+    accepted: dict[int, str] = field(default_factory=dict[int, str])
+    """Ticket of each submission that was taken."""
+    states: dict[str, str] = field(default_factory=dict[str, str])
+    """Of these tickets."""
+    errors: dict[int, PreceptorError] = field(default_factory=dict[int, PreceptorError])
+    items: Rows = field(default_factory=Rows)
+    tickets: Rows = field(default_factory=Rows)
+    answers: Rows = field(default_factory=Rows)
+    questions: Rows = field(default_factory=Rows)
+    reopened: Rows = field(default_factory=Rows)
+    jobs: Rows = field(default_factory=Rows)
+
+
+def plan_admission(request: Admission, standing: Standing, max_queue: int, now: float) -> Plan:
+    """What `request` adds to what stands.
+
+    Raises:
+        PreceptorError: nothing of the request could go on, or the queue is full.
+    """
+    plan = Plan(errors=dict(request.errors))
+    fresh = _tell_new(plan, request.questions, standing)
+    fresh = _add_items(plan, fresh, standing, now)
+    _raise_if_none_left(request.num_submissions, plan.errors)
+    _add_jobs(plan, request, fresh, standing, now)
+    _check_room(request.asker.service, len(plan.jobs), standing, max_queue)
+    for question in fresh:
+        # What failed before is asked again.
+        state = _JOINED_STATE.get(standing.answers.get(question.answer_key, "pending"), "queued")
+        row = ticket_row(request.asker, request.kind, question, state, now, request.run)
+        plan.tickets.append(row)
+        plan.states[question.ticket_id] = state
+    return plan
+
+
+def _tell_new(plan: Plan, questions: Sequence[Question], standing: Standing) -> list[Question]:
+    """The questions whose key was not used before; every ticket goes into the plan."""
+    payloads: dict[str, str] = {}
+    fresh: list[Question] = []
+    for question in questions:
+        known = standing.tickets.get(question.ticket_id)
+        is_first = known is None and question.ticket_id not in payloads
+        payload = payloads.setdefault(
+            question.ticket_id, question.payload_hash if known is None else known.payload_hash
+        )
+        if payload != question.payload_hash:
+            plan.errors[question.index] = KeyReused(
+                f"{question.idempotency_key!r} was used with another query",
+                field=f"submissions[{question.index}].idempotency_key",
+            )
+            continue
+        if known is not None:
+            plan.states[question.ticket_id] = known.state
+        if is_first:
+            fresh.append(question)
+        plan.accepted[question.index] = question.ticket_id
+    return fresh
+
+
+def _add_items(
+    plan: Plan, fresh: Sequence[Question], standing: Standing, now: float
+) -> list[Question]:
+    """Writes down feedback that callers bring themselves, so that every answer can be traced to it.
+
+    An id means one text for good: a question that uses a known id for another text is refused.
+    """
+    new: dict[str, FeedbackItem] = {}
+    hashes: dict[str, str] = {}
+    known = ChainMap(hashes, standing.items)
+    kept: list[Question] = []
+    for question in fresh:
+        clash = _clashing_item(question, known)
+        if clash is not None:
+            place, item = clash
+            problem = Conflict(
+                f"{item.id!r} names another text already", field=f"feedback[{place}].id"
+            )
+            plan.errors[question.index] = at_submission(problem, question.index)
+            continue
+        kept.append(question)
+        for item in question.feedback:
+            if item.id not in known:
+                hashes[item.id] = item.content_hash()
+                new[item.id] = item
+    plan.items += [item_row(item, now) for item in new.values()]
+    return kept
+
+
+def _clashing_item(
+    question: Question, hashes: Mapping[str, str]
+) -> tuple[int, FeedbackItem] | None:
+    for place, item in enumerate(question.feedback):
+        known = hashes.get(item.id)
+        if known is not None and known != item.content_hash():
+            return place, item
+    return None
+
+
+def _raise_if_none_left(num_submissions: int, errors: Mapping[int, PreceptorError]) -> None:
+    """Where nothing can go on the request itself fails, with every field at fault."""
+    if not num_submissions or len(errors) < num_submissions:
+        return
+    first = errors[min(errors)]
+    fields: list[FieldError] = [e for i in sorted(errors) for e in errors[i].errors]
+    raise type(first)(first.detail, errors=tuple(fields))
+
+
+def _add_jobs(
+    plan: Plan, request: Admission, fresh: Sequence[Question], standing: Standing, now: float
+) -> None:
+    asker, kind = request.asker, request.kind
+    to_ask = {
+        q.answer_key: q for q in fresh if standing.answers.get(q.answer_key, "failed") == "failed"
+    }
+    limits = asker.info.limits
+    for job in bundle(list(to_ask.values()), limits, exclusive=request.exclusive):
+        job_id = f"j-{uuid.uuid4().hex}"
+        plan.jobs.append(job_row(asker, kind, job_id, job, now, request.exclusive))
+        for ordinal, question in enumerate(job):
+            key = question.answer_key
+            if key in standing.answers:
+                place = {"answer_key": key, "job_id": job_id, "ordinal": ordinal}
+                plan.reopened.append(place)
+            else:
+                plan.answers.append(answer_row(asker, kind, key, job_id, ordinal, now))
+                plan.questions.append(question_row(question))
+
+
+def _check_room(service: str, num_jobs: int, standing: Standing, max_queue: int) -> None:
+    unfinished = standing.unfinished.get(service, 0)
+    if num_jobs and unfinished + num_jobs > max_queue:
+        raise QueueFull(
+            f"{service} has {unfinished} unfinished jobs of at most {max_queue}",
+            retry_after_s=_RETRY_AFTER_S,
+        )
+
+
+def item_row(item: FeedbackItem, now: float) -> dict[str, Any]:
+    """Feedback that a caller brought along."""
+    return {
+        "id": item.id,
+        "answer_key": None,
+        "ordinal": 0,
+        "content_hash": item.content_hash(),
+        "document": item.model_dump(mode="json", exclude_none=True),
+        "created_at": now,
+    }
+
+
+def job_row(
+    asker: Asker,
+    kind: str,
+    job_id: str,
+    questions: Sequence[Question],
+    now: float,
+    exclusive: bool,
+) -> dict[str, Any]:
+    """One job."""
+    return {
+        "id": job_id,
+        "service": asker.service,
+        "kind": kind,
+        "state": "queued",
+        "priority": min(q.priority for q in questions),
+        "num_tokens": sum(q.num_tokens for q in questions),
+        "exclusive": exclusive,
+        "fence": 0,
+        "attempts": 0,
+        "created_at": now,
+        "put_at": now,
+        "claimed_at": None,
+        "reason": None,
+    }
+
+
+def answer_row(
+    asker: Asker, kind: str, key: str, job_id: str, ordinal: int, now: float
+) -> dict[str, Any]:
+    """An answer that is still to come."""
+    return {
+        "answer_key": key,
+        "answer_id": answer_id(key),
+        "kind": kind,
+        "service": asker.service,
+        "version": asker.info.version,
+        "state": "pending",
+        "job_id": job_id,
+        "ordinal": ordinal,
+        "created_at": now,
+    }
+
+
+def question_row(question: Question) -> dict[str, Any]:
+    """What was asked."""
+    return {
+        "answer_key": question.answer_key,
+        "frame": question.frame,
+        "num_tokens": question.num_tokens,
+    }
+
+
+def ticket_row(
+    asker: Asker, kind: str, question: Question, state: str, now: float, run: str | None
+) -> dict[str, Any]:
+    """One ticket."""
+    return {
+        "id": question.ticket_id,
+        "caller": asker.caller,
+        "idempotency_key": question.idempotency_key,
+        "payload_hash": question.payload_hash,
+        "answer_key": question.answer_key,
+        "kind": kind,
+        "state": state,
+        "run": run,
+        "rollout_id": question.rollout_id,
+        "cached": state == "done",
+        "created_at": now,
+        "deadline_at": now + question.timeout_s,
+        "problem": None,
+    }

@@ -1,0 +1,186 @@
+"""Questions at the door: checked one by one, and given their keys, before anything is written.
+
+What concerns one submission becomes its problem and the rest goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import zstandard
+
+from preceptor_clients.contract import frame
+from preceptor_clients.contract.checks import check_query
+from preceptor_clients.contract.errors import FieldError, Invalid, PreceptorError
+from preceptor_clients.contract.schemas import (
+    FeedbackItem,
+    FeedbackQuery,
+    FeedbackSubmission,
+    PrefixQuery,
+    PrefixSubmission,
+    ServiceInfo,
+    WantedWeights,
+)
+from preceptor_services.questions.bundle import num_tokens
+from preceptor_services.questions.keys import (
+    feedback_answer_key,
+    payload_hash,
+    prefix_answer_key,
+    ticket_id,
+)
+
+_DEFAULT_PRIORITY = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One submission that passed the door."""
+
+    index: int
+    """Its place in the request."""
+    idempotency_key: str
+    ticket_id: str
+    payload_hash: str
+    answer_key: str
+    frame: bytes
+    """The query as a compressed frame."""
+    num_tokens: int
+    group_id: str | None
+    rollout_id: str | None
+    priority: int
+    timeout_s: float
+    feedback: tuple[FeedbackItem, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asker:
+    """Who asks whom."""
+
+    caller: str
+    service: str
+    info: ServiceInfo
+    priority: int
+
+
+def at_submission(error: PreceptorError, index: int) -> PreceptorError:
+    """`error` with its fields as seen from the whole request."""
+    place = f"submissions[{index}].query"
+    error.errors = tuple(
+        FieldError(field=f"{place}.{e.field}", detail=e.detail) for e in error.errors
+    ) or (FieldError(field=place, detail=error.detail),)
+    return error
+
+
+def prepare_prefixes(
+    asker: Asker,
+    submissions: Sequence[PrefixSubmission],
+    weights: Mapping[str, str | PreceptorError],
+) -> tuple[list[Question], dict[int, PreceptorError]]:
+    """Checks queries against what the expert can do.
+
+    Args:
+        asker: Caller and expert.
+        submissions: What was sent.
+        weights: The exact version, or the reason why there is none, of every wish among them, by
+            `wish_key`.
+
+    Returns:
+        The questions that pass, and the error of each that does not, by its index.
+    """
+    questions: list[Question] = []
+    errors: dict[int, PreceptorError] = {}
+    for index, submission in enumerate(submissions):
+        query = submission.query
+        try:
+            check_query(query, asker.info.capabilities)
+            exact = _exact_weights(query, asker.info, weights)
+        except PreceptorError as error:
+            errors[index] = at_submission(error, index)
+            continue
+        key = prefix_answer_key(asker.service, asker.info.version, exact, query)
+        resolved = query
+        if exact is not None:
+            wanted = WantedWeights(mode="exact", version=exact)
+            resolved = query.model_copy(update={"weights": wanted})
+        questions.append(
+            _question(asker, index, submission, key, _packed(resolved), query.feedback)
+        )
+    return questions, errors
+
+
+def wish_key(wanted: WantedWeights) -> str:
+    """Equal wishes have equal keys."""
+    return wanted.model_dump_json()
+
+
+def prepare_feedback(
+    asker: Asker, submissions: Sequence[FeedbackSubmission], known_payloads: set[str]
+) -> tuple[list[Question], dict[int, PreceptorError]]:
+    """Checks feedback queries; `known_payloads` are the blobs among those that they name."""
+    questions: list[Question] = []
+    errors: dict[int, PreceptorError] = {}
+    for index, submission in enumerate(submissions):
+        query = submission.query.model_copy(update={"payload": None})
+        if query.payload_sha256 not in known_payloads:
+            missing = Invalid(
+                f"no blob {query.payload_sha256}; put it first", field="payload_sha256"
+            )
+            errors[index] = at_submission(missing, index)
+            continue
+        key = feedback_answer_key(asker.service, asker.info.version, query)
+        questions.append(_question(asker, index, submission, key, _packed(query), ()))
+    return questions, errors
+
+
+def unpack_query(kind: str, packed: bytes) -> PrefixQuery | FeedbackQuery:
+    """The query that a question stored."""
+    message = frame.decode(zstandard.ZstdDecompressor().decompress(packed))
+    if kind == "logprobs":
+        return PrefixQuery.model_validate(message)
+    return FeedbackQuery.model_validate(message)
+
+
+def _packed(query: PrefixQuery | FeedbackQuery) -> bytes:
+    # The whole frame, not only its body: prompts and feedback are text in its header.
+    data = frame.encode(query.model_dump(exclude_none=True))
+    return zstandard.ZstdCompressor(level=1).compress(data)
+
+
+def _exact_weights(
+    query: PrefixQuery, info: ServiceInfo, weights: Mapping[str, str | PreceptorError]
+) -> str | None:
+    if not info.capabilities.weights:
+        return None
+    if query.weights is None:
+        raise Invalid("is missing; this expert answers with versioned weights", field="weights")
+    exact = weights[wish_key(query.weights)]
+    if isinstance(exact, PreceptorError):
+        raise type(exact)(exact.detail, field="weights")
+    return exact
+
+
+def _question(
+    asker: Asker,
+    index: int,
+    submission: PrefixSubmission | FeedbackSubmission,
+    answer_key: str,
+    packed: bytes,
+    feedback: tuple[FeedbackItem, ...],
+) -> Question:
+    query = submission.query
+    priority = asker.priority if query.priority == _DEFAULT_PRIORITY else query.priority
+    return Question(
+        index=index,
+        idempotency_key=submission.idempotency_key,
+        ticket_id=ticket_id(asker.caller, submission.idempotency_key),
+        payload_hash=payload_hash(asker.service, query),
+        answer_key=answer_key,
+        frame=packed,
+        num_tokens=num_tokens(query),
+        group_id=query.group_id,
+        rollout_id=query.rollout_id,
+        priority=priority,
+        timeout_s=query.timeout_ms / 1000,
+        feedback=feedback,
+    )

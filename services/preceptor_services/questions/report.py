@@ -1,0 +1,188 @@
+"""Takes what dispatchers report: the second half of `internal.py`.
+
+One report holds all jobs of one call of a service, and is one blob and one transaction. Each job is
+taken or refused by itself: one whose fence is stale, or whose results make no sense, does not touch
+its neighbours. What a dispatcher says nothing about fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from preceptor_clients.contract.errors import Invalid, NotFound, Problem, ServiceFailed, StaleFence
+from preceptor_services.jobs.messages import (
+    ItemResult,
+    JobReport,
+    RefusedReport,
+    ReportReply,
+    ReportRequest,
+)
+from preceptor_services.jobs.queue import MAX_DELIVERIES, JobQueue, put_jobs
+from preceptor_services.kit.array_blobs import Packs, Written
+from preceptor_services.kit.clock import Clock
+from preceptor_services.kit.metrics import Metrics
+from preceptor_services.questions.accept import Evidence, Verdict, judge
+from preceptor_services.questions.notifier import Notifier
+from preceptor_services.questions.settle import document, write_verdict
+from preceptor_services.registry.services import Registry
+from preceptor_services.store.database import Database
+from preceptor_services.store.provenance import feedback
+from preceptor_services.store.questions import answers, jobs, tickets
+from preceptor_services.store.questions.jobs import JobRow
+
+_NO_REASON = ServiceFailed("no reason was given").problem()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reporting:
+    """Serves dispatchers that have worked."""
+
+    database: Database
+    queue: JobQueue
+    packs: Packs
+    registry: Registry
+    notifier: Notifier
+    clock: Clock
+    metrics: Metrics
+
+    async def report(self, request: ReportRequest) -> ReportReply:
+        """Takes the results of a call; the jobs of it that are refused."""
+        # Written before the fences are looked at: stale reports are rare, an orphan is harmless.
+        pack = await self._write_pack([r for report in request.jobs for r in report.results])
+        now = self.clock.now()
+        async with self.database.write() as conn:
+            rows = await jobs.find(conn, [report.job_id for report in request.jobs])
+            held, refused = _sort_out(request.jobs, rows)
+            evidence = await self._evidence(conn, held, pack, now)
+            verdict = Verdict()
+            taken = _judge_all(verdict, evidence, held, rows, refused)
+            ends = [_end(report, rows[report.job_id]) for report in taken]
+            for report, (job_id, state, _) in zip(taken, ends, strict=True):
+                if state != "queued":
+                    verdict.fail(evidence.pending([job_id]), _silence(report, request.dispatcher))
+            settled = await write_verdict(conn, verdict, pack, now)
+            await jobs.set_states(conn, ends)
+            await jobs.end_attempts(conn, [_ended(report, request, now) for report in taken])
+            again = [rows[job_id] for job_id, state, _ in ends if state == "queued"]
+            if again:
+                await tickets.mark_queued(conn, evidence.pending(job.id for job in again))
+        self._observe(request, taken, rows)
+        self.metrics.count_answers(verdict.tally(evidence.states))
+        self.notifier.notify(ticket.id for ticket in settled)
+        await self._put_again(again, now)
+        return ReportReply(
+            refused=tuple(RefusedReport(job_id=i, problem=p) for i, p in refused.items())
+        )
+
+    async def _write_pack(self, results: Sequence[ItemResult]) -> Written | None:
+        entries = {
+            r.answer_key: r.prefix.model_dump(exclude_none=True)
+            for r in results
+            if r.prefix is not None
+        }
+        return await self.packs.write(entries) if entries else None
+
+    async def _evidence(
+        self, conn: AsyncConnection, held: Sequence[JobReport], pack: Written | None, now: float
+    ) -> Evidence:
+        results = [result for report in held for result in report.results]
+        keys = [result.answer_key for result in results]
+        return Evidence(
+            states=await answers.find_with_jobs(conn, keys, [report.job_id for report in held]),
+            visible_items=await visible_items(conn, results),
+            pack_sha256=None if pack is None else pack.sha256,
+            cost=self.registry.cost,
+            now=now,
+        )
+
+    async def _put_again(self, given_back: Sequence[JobRow], now: float) -> None:
+        if not given_back:
+            return
+        refused = set(await put_jobs(self.queue, given_back))
+        async with self.database.write() as conn:
+            await jobs.mark_put(conn, [j.id for j in given_back if j.id not in refused], now)
+
+    def _observe(
+        self, request: ReportRequest, taken: Sequence[JobReport], rows: Mapping[str, JobRow]
+    ) -> None:
+        final = [report for report in taken if report.final]
+        if final:
+            service = rows[final[0].job_id].service
+            num_questions = sum(len(report.results) for report in final)
+            self.metrics.call_questions.labels(service).observe(num_questions)
+            self.metrics.call_seconds.labels(service).observe(request.latency_ms / 1000)
+
+
+async def visible_items(conn: AsyncConnection, results: Iterable[ItemResult]) -> frozenset[str]:
+    """The feedback items among those that answers name which somebody has sent."""
+    ids = {item for r in results if r.prefix is not None for item in r.prefix.used_feedback}
+    return frozenset(await feedback.content_hashes(conn, ids)) if ids else frozenset()
+
+
+def _sort_out(
+    reports: Sequence[JobReport], rows: Mapping[str, JobRow]
+) -> tuple[list[JobReport], dict[str, Problem]]:
+    """Reports of jobs that are the reporter's, and the problem of each that is not."""
+    held: dict[str, JobReport] = {}
+    refused: dict[str, Problem] = {}
+    for report in reports:
+        job = rows.get(report.job_id)
+        if job is None:
+            error = NotFound(f"no job {report.job_id}", field="job_id")
+            refused[report.job_id] = error.problem()
+        elif job.fence != report.fence or job.state != "running":
+            stale = f"job {job.id} is {job.state} under fence {job.fence}, not {report.fence}"
+            refused[job.id] = StaleFence(stale, field="fence").problem()
+        else:
+            # A job that is named twice ends once, as it was said first.
+            held.setdefault(job.id, report)
+    return list(held.values()), refused
+
+
+def _judge_all(
+    verdict: Verdict,
+    evidence: Evidence,
+    held: Sequence[JobReport],
+    rows: Mapping[str, JobRow],
+    refused: dict[str, Problem],
+) -> list[JobReport]:
+    """The reports that are taken; adds to `refused` those that make no sense."""
+    taken: list[JobReport] = []
+    for report in held:
+        try:
+            if report.final:
+                judge(verdict, evidence, rows[report.job_id].service, report.results)
+            taken.append(report)
+        except Invalid as error:
+            refused[report.job_id] = error.problem()
+    return taken
+
+
+def _end(report: JobReport, job: JobRow) -> tuple[str, str, dict[str, Any] | None]:
+    """The job, its new state and the reason: done, or queued again, or dead."""
+    if report.final:
+        return job.id, "done", None
+    dead = job.attempts >= MAX_DELIVERIES
+    return job.id, "dead" if dead else "queued", document(report.reason or _NO_REASON)
+
+
+def _silence(report: JobReport, dispatcher: str) -> Problem:
+    """Why the questions of an ended job fail of which nothing was said."""
+    if not report.final:
+        return report.reason or _NO_REASON
+    return ServiceFailed(f"nothing was reported about it by {dispatcher}").problem()
+
+
+def _ended(report: JobReport, request: ReportRequest, now: float) -> dict[str, Any]:
+    return {
+        "job_id": report.job_id,
+        "fence": report.fence,
+        "ended_at": now,
+        "outcome": "done" if report.final else "given back",
+        "latency_ms": request.latency_ms,
+        "reason": None if report.reason is None else document(report.reason),
+    }

@@ -1,0 +1,218 @@
+"""Takes questions in: one transaction writes tickets, questions and their jobs, or nothing.
+
+Requests that come at once share a transaction. Only when it is committed do the jobs go on the
+stream. Where the broker does not take them the tickets stand all the same, and `upkeep.py` puts the
+jobs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from preceptor_clients.contract.errors import PreceptorError, Problem
+from preceptor_clients.contract.schemas import FeedbackRequest, LogprobsRequest
+from preceptor_services.jobs.queue import JobQueue, put_jobs
+from preceptor_services.kit.clock import Clock
+from preceptor_services.kit.group_commit import GroupCommit
+from preceptor_services.kit.metrics import Metrics
+from preceptor_services.kit.threads import ITEM, off_loop
+from preceptor_services.questions.notifier import Watch
+from preceptor_services.questions.plan import (
+    Admission,
+    KnownTicket,
+    Plan,
+    Rows,
+    Standing,
+    plan_admission,
+)
+from preceptor_services.questions.question import (
+    Asker,
+    prepare_feedback,
+    prepare_prefixes,
+    wish_key,
+)
+from preceptor_services.questions.sweep import Upkeep
+from preceptor_services.registry.services import Registry, ServiceEntry
+from preceptor_services.registry.weights import resolve
+from preceptor_services.store import services
+from preceptor_services.store.database import Database
+from preceptor_services.store.provenance import feedback
+from preceptor_services.store.questions import answers, jobs, tickets
+from preceptor_services.store.questions.jobs import JobRow
+from preceptor_services.store.questions.states import ASKED
+
+_PREPARING: Final = 2 * ITEM
+"""Keys and the compressed frame of one question."""
+
+
+class Posted(NamedTuple):
+    """What became of one submission: exactly one of the two."""
+
+    ticket_id: str | None = None
+    problem: Problem | None = None
+
+
+class Submissions:
+    """Takes requests of callers."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        queue: JobQueue,
+        registry: Registry,
+        upkeep: Upkeep,
+        clock: Clock,
+        metrics: Metrics,
+        max_queue: int,
+    ) -> None:
+        self._database = database
+        self._queue = queue
+        self._registry = registry
+        self._upkeep = upkeep
+        self._clock = clock
+        self._metrics = metrics
+        self._max_queue = max_queue
+        self._commit = GroupCommit(self._commit_all)
+
+    async def logprobs(self, caller: str, request: LogprobsRequest, watch: Watch) -> list[Posted]:
+        """Takes questions to an expert; what stays open of them is pending in `watch`.
+
+        Raises:
+            PreceptorError: the expert is unknown, its queue is full, or no submission could go on.
+        """
+        entry = self._registry.get(request.expert, "expert", field="expert")
+        asker = _asker(caller, entry)
+        weights: dict[str, str | PreceptorError] = {}
+        if asker.info.capabilities.weights:
+            wishes = {wish_key(w): w for s in request.submissions if (w := s.query.weights)}
+            async with self._database.read() as conn:
+                weights = {key: await resolve(conn, wish) for key, wish in wishes.items()}
+        num_ids = sum(len(s.query.response_ids) for s in request.submissions)
+        questions, errors = await off_loop(
+            num_ids + _PREPARING * len(request.submissions),
+            prepare_prefixes,
+            asker,
+            request.submissions,
+            weights,
+        )
+        admission = Admission(
+            asker=asker,
+            kind="logprobs",
+            num_submissions=len(request.submissions),
+            questions=questions,
+            errors=errors,
+            run=request.run,
+            exclusive=request.batching == "group",
+        )
+        return await self._submit(admission, watch)
+
+    async def feedback(self, caller: str, request: FeedbackRequest, watch: Watch) -> list[Posted]:
+        """Takes questions to a feedback source; as `logprobs`."""
+        entry = self._registry.get(request.source, "source", field="source")
+        asker = _asker(caller, entry)
+        payloads = list({s.query.payload_sha256 for s in request.submissions})
+        async with self._database.read() as conn:
+            known = await services.known_blobs(conn, payloads)
+        questions, errors = await off_loop(
+            _PREPARING * len(request.submissions),
+            prepare_feedback,
+            asker,
+            request.submissions,
+            known,
+        )
+        admission = Admission(
+            asker=asker,
+            kind="feedback",
+            num_submissions=len(request.submissions),
+            questions=questions,
+            errors=errors,
+            run=request.run,
+            exclusive=False,
+        )
+        return await self._submit(admission, watch)
+
+    async def _submit(self, admission: Admission, watch: Watch) -> list[Posted]:
+        # Before they are written: a ticket that joins a question may be settled at once.
+        watch.add(question.ticket_id for question in admission.questions)
+        plan = await self._commit(admission)
+        watch.settle(q.ticket_id for q in admission.questions if not _is_asked(plan, q.ticket_id))
+        await self._put(plan.jobs)
+        self._upkeep.expect(row["deadline_at"] for row in plan.tickets)
+        self._count(admission.asker.service, plan)
+        return [
+            Posted(problem=plan.errors[i].problem())
+            if i in plan.errors
+            else Posted(ticket_id=plan.accepted[i])
+            for i in range(admission.num_submissions)
+        ]
+
+    async def _commit_all(self, admissions: Sequence[Admission]) -> list[Plan | Exception]:
+        """Each request's plan, written; or why nothing of it was."""
+        now = self._clock.now()
+        outcomes: list[Plan | Exception] = []
+        async with self._database.write() as conn:
+            standing = await _standing(conn, admissions)
+            for admission in admissions:
+                try:
+                    plan = plan_admission(admission, standing, self._max_queue, now)
+                except PreceptorError as error:
+                    outcomes.append(error)
+                    continue
+                standing.add(plan)
+                outcomes.append(plan)
+            await _write(conn, [plan for plan in outcomes if isinstance(plan, Plan)])
+        return outcomes
+
+    async def _put(self, rows: Rows) -> None:
+        if not rows:
+            return
+        put = [JobRow(**{name: row[name] for name in JobRow._fields}) for row in rows]
+        refused = await put_jobs(self._queue, put)
+        if refused:
+            async with self._database.write() as conn:
+                await jobs.mark_put(conn, refused, None)
+
+    def _count(self, service: str, plan: Plan) -> None:
+        count = self._metrics.tickets
+        num_cached = sum(row["cached"] for row in plan.tickets)
+        count.labels(service, "refused").inc(len(plan.errors))
+        count.labels(service, "cached").inc(num_cached)
+        count.labels(service, "queued").inc(len(plan.tickets) - num_cached)
+
+
+def _asker(caller: str, entry: ServiceEntry) -> Asker:
+    return Asker(
+        caller=caller, service=entry.name, info=entry.known_info(), priority=entry.priority
+    )
+
+
+def _is_asked(plan: Plan, ticket_id: str) -> bool:
+    return plan.states.get(ticket_id) in ASKED
+
+
+async def _standing(conn: AsyncConnection, admissions: Sequence[Admission]) -> Standing:
+    questions = [question for admission in admissions for question in admission.questions]
+    known = await tickets.find(conn, {q.ticket_id for q in questions})
+    items = {item.id for question in questions for item in question.feedback}
+    asked = await answers.find(conn, {q.answer_key for q in questions})
+    return Standing(
+        tickets={i: KnownTicket(row.payload_hash, row.state) for i, row in known.items()},
+        items=await feedback.content_hashes(conn, items) if items else {},
+        answers={key: answer.state for key, answer in asked.items()},
+        unfinished=await jobs.count_unfinished(conn),
+    )
+
+
+async def _write(conn: AsyncConnection, plans: Sequence[Plan]) -> None:
+    def together(part: str) -> list[dict[str, Any]]:
+        return [row for plan in plans for row in getattr(plan, part)]
+
+    await feedback.add_items(conn, together("items"))
+    await jobs.add(conn, together("jobs"))
+    await answers.add(conn, together("answers"), together("questions"))
+    await answers.reopen(conn, together("reopened"))
+    await tickets.add(conn, together("tickets"))

@@ -1,0 +1,142 @@
+"""What runs beside the requests: deadlines, and jobs that the broker has lost.
+
+Deadlines: the sweeper sleeps until the next one, and fails what is over it.
+
+Lost jobs: the stream is only a list of reminders, so whatever SQL calls unfinished must stand on
+it. A job whose `put` failed is put again. Where the stream of a service is shorter than SQL says,
+twice in a row, the broker has lost entries, nobody knows which: every job that is not freshly put
+or claimed is put again. A duplicate costs a computation at worst, since only the last claim may
+report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final
+
+from preceptor_clients.contract.errors import Cancelled, DeadlineExceeded, PreceptorError
+from preceptor_services.jobs.queue import JobQueue, announce_cancel, put_jobs
+from preceptor_services.kit.clock import Clock
+from preceptor_services.questions.notifier import Notifier
+from preceptor_services.store.database import Database
+from preceptor_services.store.questions import answers, jobs, tickets
+from preceptor_services.store.questions.tickets import Settled
+
+_log = logging.getLogger("preceptor.gateway")
+_IDLE_S: Final = 1.0
+_RECONCILE_S: Final = 2.0
+_FRESH_S: Final = 2.0
+_LEASE_S: Final = 30.0
+_NEVER: Final = float("inf")
+
+
+class Upkeep:
+    """Keeps tickets and jobs moving when nothing else does."""
+
+    def __init__(
+        self, database: Database, queue: JobQueue, notifier: Notifier, clock: Clock
+    ) -> None:
+        self._database = database
+        self._queue = queue
+        self._notifier = notifier
+        self._clock = clock
+        self._next_deadline = _NEVER
+        self._sooner = asyncio.Event()
+        self._short: set[str] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begins."""
+        self._next_deadline = 0.0
+        for name, work in (("sweep", self._sweep_when_due), ("reconcile", self._reconcile_later)):
+            self._tasks.append(asyncio.create_task(_forever(name, work), name=name))
+
+    async def stop(self) -> None:
+        """Ends; nothing is left half done."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def expect(self, deadlines: Iterable[float]) -> None:
+        """New deadlines, of which the sweeper may have to know."""
+        earliest = min(deadlines, default=_NEVER)
+        if earliest < self._next_deadline:
+            self._next_deadline = earliest
+            self._sooner.set()
+
+    async def _sweep_when_due(self) -> None:
+        left_s = self._next_deadline - self._clock.now()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, min(left_s, _IDLE_S))):
+                await self._sooner.wait()
+        self._sooner.clear()
+        if self._clock.now() >= self._next_deadline:
+            await self.sweep()
+
+    async def sweep(self) -> None:
+        """Fails every ticket that is over its deadline."""
+        problem = DeadlineExceeded("no answer came before the deadline").problem()
+        document = problem.model_dump(mode="json", exclude_none=True)
+        async with self._database.write() as conn:
+            over = await tickets.expire(conn, self._clock.now(), document)
+            affected = await answers.abandon(conn, [t.answer_key for t in over], document)
+            unwanted = await jobs.drop_unwanted(conn, list(affected))
+            following = await tickets.next_deadline(conn)
+        self._next_deadline = _NEVER if following is None else following
+        await self._tell(over, unwanted)
+
+    async def cancel(self, ticket_id: str) -> None:
+        """Gives one ticket up, and its question if nobody else wants it."""
+        document = Cancelled("nobody wants it any more").problem().model_dump(mode="json")
+        async with self._database.write() as conn:
+            cancelled = await tickets.cancel(conn, ticket_id)
+            affected = await answers.abandon(conn, [t.answer_key for t in cancelled], document)
+            unwanted = await jobs.drop_unwanted(conn, list(affected))
+        await self._tell(cancelled, unwanted)
+
+    async def _tell(self, settled: Sequence[Settled], unwanted: Sequence[str]) -> None:
+        self._notifier.notify(t.id for t in settled)
+        await announce_cancel(self._queue, unwanted)
+
+    async def _reconcile_later(self) -> None:
+        await self.reconcile()
+        await self._database.copy_log()
+        await asyncio.sleep(_RECONCILE_S)
+
+    async def reconcile(self) -> None:
+        """Puts again what does not stand on the stream."""
+        now = self._clock.now()
+        async with self._database.read() as conn:
+            missing = await jobs.never_put(conn)
+            standing = await jobs.count_standing(conn, now - _FRESH_S)
+        try:
+            short = {s for s, n in standing.items() if await self._queue.depth(s) < n}
+        except PreceptorError:
+            return  # The broker is down: there is nothing to compare with.
+        lost, self._short = short & self._short, short
+        if lost:
+            async with self._database.read() as conn:
+                for service in sorted(lost):
+                    missing += await jobs.perhaps_lost(
+                        conn, service, now - _FRESH_S, now - _LEASE_S
+                    )
+        if not missing:
+            return
+        refused = set(await put_jobs(self._queue, missing))
+        put = [job.id for job in missing if job.id not in refused]
+        _log.warning("%d jobs put again", len(put))
+        async with self._database.write() as conn:
+            await jobs.mark_put(conn, put, now)
+
+
+async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await work()
+        except Exception:
+            # The boundary of a background task: it must outlive a database that is away.
+            _log.exception("%s failed", name)
+            await asyncio.sleep(_IDLE_S)

@@ -1,0 +1,153 @@
+"""The registry's own questions to experts: a self-test of each version, and a canary.
+
+An expert that says it is ready may still be wrong: shifted by one, normalised over what it sends,
+its answers swapped within a batch. So a version that was not heard before is asked a few questions
+before anybody else may ask it, and one that fails is refused with the reason. The canary is a file
+of known answers, asked now and then: it finds what changes under a version that says it has not,
+such as weights that were exchanged.
+
+An expert with versioned weights is asked without naming a version, about those that it came with;
+one that has none then is not asked. Nor are people, and samplers whose every draw costs a call.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from preceptor_clients.conformance.subject import CheckOptions, Subject
+from preceptor_clients.conformance.suite import CHECKS, make_subject
+from preceptor_clients.conformance.verdict import Failed, Skipped
+from preceptor_clients.contract.errors import (
+    DeadlineExceeded,
+    PreceptorError,
+    ServiceFailed,
+    ServiceUnavailable,
+    WeightsNotHere,
+)
+from preceptor_clients.contract.known import KnownAnswers, load_known
+from preceptor_clients.contract.schemas import ServiceInfo
+from preceptor_clients.http.clients import ServiceClient
+
+_log = logging.getLogger("preceptor.gateway")
+SELF_TEST: Final = ("door", "index", "normalisation", "candidates", "batch")
+CANARY: Final = ("known",)
+_CALL_S: Final = 60.0
+ASKED_AGAIN_S: Final = 30.0
+"""How long a finding stands before the expert is asked again."""
+
+
+class SelfTestFailed(ServiceFailed):
+    """The expert answers, but wrongly; nobody may train on it."""
+
+    code, title = "self-test-failed", "The expert failed the registry's own questions"
+
+
+@dataclass(kw_only=True)
+class _Seen:
+    """What is known of one expert."""
+
+    version: str | None = None
+    """The last that passed."""
+    canary_at: float = float("-inf")
+    finding: SelfTestFailed | None = None
+    found_version: str | None = None
+    found_at: float = 0.0
+
+
+class Inspector:
+    """Asks experts what they must know."""
+
+    def __init__(
+        self, *, canary_every_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._canary_every_s = canary_every_s
+        self._clock = clock
+        self._seen: dict[str, _Seen] = {}
+
+    def forget(self, name: str) -> None:
+        """Whoever has this name from now on is another."""
+        self._seen.pop(name, None)
+
+    async def inspect(
+        self,
+        name: str,
+        client: object,
+        info: ServiceInfo,
+        *,
+        self_test: bool,
+        known: KnownAnswers | Path | None,
+    ) -> None:
+        """Asks what is due.
+
+        Raises:
+            SelfTestFailed: an answer was wrong; the reason says which and how to mend it.
+            ServiceUnavailable: the expert did not answer in time.
+        """
+        # A client that only asks who is there has nothing to be tested with.
+        if not isinstance(client, ServiceClient) or not _answers_at_once(info):
+            return
+        seen = self._seen.setdefault(name, _Seen())
+        now = self._clock()
+        if seen.finding is not None:
+            if seen.found_version == info.version and now - seen.found_at < ASKED_AGAIN_S:
+                raise seen.finding
+            seen.version, seen.canary_at, seen.finding = None, float("-inf"), None
+        try:
+            if self_test and seen.version != info.version:
+                await _run(SELF_TEST, client, info, None)
+                seen.version = info.version
+            if known is not None and now - seen.canary_at >= self._canary_every_s:
+                await _run(CANARY, client, info, _read(known))
+                seen.canary_at = now
+        except SelfTestFailed as failure:
+            seen.finding, seen.found_version, seen.found_at = failure, info.version, now
+            _log.error("%s %s is refused: %s", name, info.version, failure.detail)
+            raise
+
+
+def _answers_at_once(info: ServiceInfo) -> bool:
+    capabilities = info.capabilities
+    return (
+        info.role == "expert" and "topk" in capabilities.kinds and capabilities.cacheable == "true"
+    )
+
+
+def _read(known: KnownAnswers | Path) -> KnownAnswers:
+    if isinstance(known, KnownAnswers):
+        return known
+    try:
+        return load_known(known)
+    except (OSError, ValueError) as error:
+        raise SelfTestFailed(f"the canary cannot be read: {error}") from error
+
+
+async def _run(
+    names: Sequence[str], client: ServiceClient, info: ServiceInfo, known: KnownAnswers | None
+) -> None:
+    options = CheckOptions(known=known, timeout_s=_CALL_S)
+    subject = await make_subject(client, client, info, options)
+    for name in names:
+        await _check(name, subject)
+
+
+async def _check(name: str, subject: Subject) -> None:
+    try:
+        await CHECKS[name](subject)
+    except Skipped:
+        return
+    except Failed as failure:
+        cause = failure.__cause__
+        if isinstance(cause, WeightsNotHere):
+            return
+        if isinstance(cause, (DeadlineExceeded, ServiceUnavailable)):
+            raise ServiceUnavailable(f"did not answer the self-test: {cause.detail}") from failure
+        raise SelfTestFailed(
+            f"{name}: expected {failure.expected}; came {failure.found}; mend: {failure.mend}"
+        ) from failure
+    except PreceptorError as error:
+        raise ServiceUnavailable(f"did not answer the self-test: {error.detail}") from error

@@ -1,0 +1,290 @@
+"""Experts and sources by name, and what each last said of itself.
+
+One task per service asks it for `/v1/info`: often until it answers, then now and then, because a
+new version means new answer keys. A service that is down keeps what it said: questions to it are
+taken and wait. An expert whose answers are found wrong (`registry_inspection.py`) is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+from preceptor_clients.contract.errors import (
+    Conflict,
+    NotFound,
+    PreceptorError,
+    ServiceFailed,
+    ServiceUnavailable,
+)
+from preceptor_clients.contract.known import KnownAnswers
+from preceptor_clients.contract.schemas import ServiceInfo, ServiceStatus
+from preceptor_services.jobs.messages import ServiceAddress
+from preceptor_services.kit.clock import Clock
+from preceptor_services.kit.settings import Settings, read_secret
+from preceptor_services.registry.inspection import ASKED_AGAIN_S, Inspector, SelfTestFailed
+from preceptor_services.store import services
+from preceptor_services.store.database import Database
+from preceptor_services.store.services import ServiceRow
+
+_log = logging.getLogger("preceptor.gateway")
+_STARTING_S: Final = 0.2
+_READY_S: Final = 5.0
+_DOWN_S: Final = 1.0
+_CALL_S: Final = 5.0
+
+Role = Literal["expert", "source"]
+State = Literal["ready", "unreachable", "refused"]
+
+
+class InfoClient(Protocol):
+    """As much of a service's client as the registry needs."""
+
+    async def info(self, timeout_s: float = ...) -> ServiceInfo: ...
+
+    async def aclose(self) -> None: ...
+
+
+Connect = Callable[[str, str], InfoClient]
+"""Address and key to client."""
+
+
+@dataclass(kw_only=True)
+class ServiceEntry:
+    """One service as the gateway knows it."""
+
+    name: str
+    role: Role
+    url: str
+    key_file: Path
+    cost: float
+    priority: int
+    state: State = "unreachable"
+    detail: str | None = "it has not answered yet"
+    info: ServiceInfo | None = None
+    self_test: bool = True
+    added_at_runtime: bool = False
+    known: KnownAnswers | Path | None = None
+    """The canary's answers, or a file of them."""
+    broken: bool = False
+    """It answers, but its answers were found wrong."""
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def known_info(self) -> ServiceInfo:
+        """What it last said of itself.
+
+        Raises:
+            ServiceUnavailable: it has never answered, or its answers were found wrong.
+        """
+        if self.info is None or self.broken:
+            # A finding stands for a while: who cannot wait as long hears the reason at once.
+            retry_after_s = ASKED_AGAIN_S if self.broken else 1.0
+            raise ServiceUnavailable(
+                f"{self.name} is not ready: {self.detail}",
+                field=self.role,
+                retry_after_s=retry_after_s,
+            )
+        return self.info
+
+    def status(self) -> ServiceStatus:
+        """For callers; no address."""
+        return ServiceStatus(
+            name=self.name, role=self.role, state=self.state, detail=self.detail, info=self.info
+        )
+
+
+class Registry:
+    """All services of a deployment."""
+
+    def __init__(
+        self, database: Database, connect: Connect, clock: Clock, settings: Settings
+    ) -> None:
+        self._database = database
+        self._connect = connect
+        self._clock = clock
+        self._inspector = Inspector(canary_every_s=settings.gateway.canary_every_s)
+        self._entries: dict[str, ServiceEntry] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        roles: tuple[Role, Role] = ("expert", "source")
+        for role, named in zip(roles, (settings.experts, settings.sources), strict=True):
+            for name, service in named.items():
+                self._entries[name] = ServiceEntry(
+                    name=name,
+                    role=role,
+                    url=service.url,
+                    key_file=service.key_file,
+                    cost=service.cost,
+                    priority=service.priority,
+                    self_test=service.self_test,
+                    known=service.known,
+                )
+
+    async def start(self) -> None:
+        """Writes the settings' services down, recalls the others, and begins to ask."""
+        async with self._database.write() as conn:
+            for entry in self._entries.values():
+                await services.put_service(conn, _row(entry))
+            for row in await services.runtime_services(conn):
+                self._entries.setdefault(row.name, _entry(row))
+            for entry in self._entries.values():
+                known = await services.last_info(conn, entry.name)
+                entry.info = None if known is None else ServiceInfo.model_validate(known)
+        for entry in self._entries.values():
+            self._watch(entry)
+
+    async def stop(self) -> None:
+        """Stops asking."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def get(self, name: str, role: Role, *, field: str) -> ServiceEntry:
+        """The service of that name.
+
+        Raises:
+            NotFound: there is none in this role; `field` is what named it.
+        """
+        entry = self._entries.get(name)
+        if entry is None or entry.role != role:
+            raise NotFound(f"no {role} is named {name!r}", field=field)
+        return entry
+
+    def cost(self, name: str, num_tokens: int) -> float:
+        """Price of an answer about so many tokens, where the answer names none.
+
+        The deployment's price of an answer; without one, the service's own of a token.
+        """
+        entry = self._entries.get(name)
+        if entry is None:
+            return 0.0
+        if entry.cost or entry.info is None:
+            return entry.cost
+        return num_tokens * (entry.info.capabilities.cost_per_token or 0.0)
+
+    def names(self) -> tuple[str, ...]:
+        """Of every service."""
+        return tuple(self._entries)
+
+    def statuses(self) -> tuple[ServiceStatus, ...]:
+        """Every service."""
+        return tuple(self._entries[name].status() for name in sorted(self._entries))
+
+    def addresses(self) -> tuple[ServiceAddress, ...]:
+        """Where every service listens."""
+        return tuple(
+            ServiceAddress(name=entry.name, url=entry.url, key_file=str(entry.key_file))
+            for entry in self._entries.values()
+        )
+
+    async def add(self, entry: ServiceEntry, *, replaces: bool = False) -> None:
+        """Adds a service for good, or moves one that was added at run time.
+
+        Raises:
+            Conflict: the name is another's.
+        """
+        there = self._entries.get(entry.name)
+        if there is not None:
+            if not replaces:
+                raise Conflict(f"{entry.name!r} is named already", field="name")
+            if not there.added_at_runtime or there.role != entry.role:
+                raise Conflict(
+                    f"{entry.name!r} is a {there.role} of the settings, or of another role",
+                    field="name",
+                )
+        async with self._database.write() as conn:
+            await services.put_service(conn, _row(entry))
+        if entry.name in self._tasks:
+            self._tasks[entry.name].cancel()
+            self._inspector.forget(entry.name)
+        self._entries[entry.name] = entry
+        self._watch(entry)
+
+    def _watch(self, entry: ServiceEntry) -> None:
+        self._tasks[entry.name] = asyncio.create_task(
+            self._ask_forever(entry), name=f"registry {entry.name}"
+        )
+
+    async def _ask_forever(self, entry: ServiceEntry) -> None:
+        try:
+            client = self._connect(entry.url, read_secret(entry.key_file))
+        except (OSError, ValueError) as error:
+            entry.state, entry.detail = "refused", str(error)
+            _log.error("no key for %s: %s", entry.name, error)
+            return
+        try:
+            while True:
+                await self._ask(entry, client)
+                await asyncio.sleep(
+                    _READY_S
+                    if entry.state == "ready"
+                    else (_DOWN_S if entry.heard.is_set() else _STARTING_S)
+                )
+        finally:
+            await client.aclose()
+
+    async def _ask(self, entry: ServiceEntry, client: InfoClient) -> None:
+        try:
+            info = await client.info(timeout_s=_CALL_S)
+            if info.role != entry.role:
+                raise ServiceFailed(f"says that it is a {info.role}, not a {entry.role}")
+            await self._inspector.inspect(
+                entry.name, client, info, self_test=entry.self_test, known=entry.known
+            )
+        except PreceptorError as error:
+            entry.broken = isinstance(error, SelfTestFailed)
+            entry.state = "unreachable" if error.retryable else "refused"
+            entry.detail = error.detail
+            return
+        await self._hear(entry, info)
+
+    async def _hear(self, entry: ServiceEntry, info: ServiceInfo) -> None:
+        if entry.info != info:
+            async with self._database.write() as conn:
+                await services.add_version(
+                    conn,
+                    {
+                        "service": entry.name,
+                        "version": info.version,
+                        "info": info.model_dump(mode="json"),
+                        "seen_at": self._clock.now(),
+                    },
+                )
+            _log.info("%s is there, version %s", entry.name, info.version)
+        entry.info, entry.state, entry.detail = info, "ready", None
+        entry.broken = False
+        entry.heard.set()
+
+
+def _row(entry: ServiceEntry) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        "role": entry.role,
+        "url": entry.url,
+        "key_file": str(entry.key_file),
+        "cost": entry.cost,
+        "priority": entry.priority,
+        "added_at_runtime": entry.added_at_runtime,
+        "self_test": entry.self_test,
+        # A file is read anew each time; what came by a call is nowhere else.
+        "known": entry.known.model_dump(mode="json")
+        if isinstance(entry.known, KnownAnswers)
+        else None,
+    }
+
+
+def _entry(row: ServiceRow) -> ServiceEntry:
+    return ServiceEntry(
+        name=row.name,
+        role="expert" if row.role == "expert" else "source",
+        url=row.url,
+        key_file=Path(row.key_file),
+        cost=row.cost,
+        priority=row.priority,
+        added_at_runtime=True,
+        self_test=row.self_test,
+        known=None if row.known is None else KnownAnswers.model_validate(row.known),
+    )

@@ -1,0 +1,117 @@
+"""Weight versions: registered once, checked against their hashes, never changed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from preceptor_clients.contract.errors import Conflict, Invalid, NotFound, PreceptorError
+from preceptor_clients.contract.schemas import WantedWeights, WeightManifest
+from preceptor_services.kit.clock import Clock
+from preceptor_services.store.database import Database
+from preceptor_services.store.provenance import weights
+
+
+async def register(
+    database: Database, clock: Clock, roots: Sequence[Path], manifest: WeightManifest
+) -> int:
+    """Makes a version known; 1 if it is new, 0 if the same was registered before.
+
+    Raises:
+        Conflict: the version has another content.
+        Invalid: the folder is not under an allow-listed root, or a file is not what it says.
+    """
+    async with database.read() as conn:
+        known = await weights.find(conn, manifest.version)
+    if known is not None:
+        return _same_or_conflict(manifest, known)
+    folder = allowed_folder(manifest.uri, roots)
+    await asyncio.to_thread(_check_files, folder, manifest.files)
+    policy, lineage, step = manifest.version.split("/")
+    row = {
+        "version": manifest.version,
+        "policy": policy,
+        "lineage": lineage,
+        "step": int(step),
+        "parent": manifest.parent,
+        "manifest": manifest.model_dump(mode="json"),
+        "created_at": clock.now(),
+    }
+    async with database.write() as conn:
+        if manifest.parent is not None and not await weights.known(conn, manifest.parent):
+            raise Invalid(f"{manifest.parent} is not registered", field="parent")
+        known = await weights.find(conn, manifest.version)
+        if known is not None:
+            return _same_or_conflict(manifest, known)
+        await weights.add(conn, row)
+    return 1
+
+
+def _same_or_conflict(manifest: WeightManifest, known: dict[str, object]) -> int:
+    if WeightManifest.model_validate(known) != manifest:
+        raise Conflict(f"{manifest.version} has another content", field="version")
+    return 0
+
+
+def allowed_folder(uri: str, roots: Sequence[Path]) -> Path:
+    """The folder of a `file:` URI, links resolved, if it lies under one of `roots`."""
+    parts = urlsplit(uri)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        raise Invalid(f"{uri!r} is not a local file: URI", field="uri")
+    folder = Path(unquote(parts.path)).resolve()
+    if not any(folder.is_relative_to(root.resolve()) for root in roots):
+        raise Invalid(f"{uri!r} is under none of the allowed folders", field="uri")
+    return folder
+
+
+def _check_files(folder: Path, files: dict[str, str]) -> None:
+    if "model.safetensors" not in files:
+        raise Invalid("lacks model.safetensors", field="files")
+    for name, sha256 in files.items():
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder) or not path.is_file():
+            raise Invalid("is no file of the folder", field=f"files.{name}")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            raise Invalid(f"has SHA-256 {found}", field=f"files.{name}")
+
+
+async def resolve(conn: AsyncConnection, wanted: WantedWeights) -> str | PreceptorError:
+    """The exact version that a wish means now, or why there is none."""
+    if wanted.mode == "latest":
+        assert wanted.policy is not None, "checked when the wish was built"
+        found = await weights.latest(conn, wanted.policy)
+        return found or NotFound(f"no weights of policy {wanted.policy} are registered")
+    version = wanted.version
+    assert version is not None, "checked when the wish was built"
+    if wanted.mode == "exact":
+        if await weights.known(conn, version):
+            return version
+        return NotFound(f"weights {version} are not registered")
+    policy, lineage, step = version.split("/")
+    found = await weights.newest_of_lineage(conn, policy, lineage, int(step))
+    return found or NotFound(f"no weights at or after {version} are registered")
+
+
+async def find(database: Database, version: str) -> WeightManifest:
+    """One version."""
+    async with database.read() as conn:
+        known = await weights.find(conn, version)
+    if known is None:
+        raise NotFound(f"weights {version} are not registered", field="version")
+    return WeightManifest.model_validate(known)
+
+
+async def ancestry(database: Database, version: str) -> tuple[WeightManifest, ...]:
+    """A version and its ancestors, the first ancestor first."""
+    async with database.read() as conn:
+        chain = await weights.ancestry(conn, version)
+    if not chain:
+        raise NotFound(f"weights {version} are not registered", field="version")
+    return tuple(WeightManifest.model_validate(manifest) for manifest in chain)

@@ -1,0 +1,1 @@
+"""Queries about where targets came from: runs, weights, feedback, traces."""

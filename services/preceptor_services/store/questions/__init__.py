@@ -1,0 +1,1 @@
+"""Queries about the way of an answer: tickets, questions and their answers, jobs."""

@@ -1,0 +1,170 @@
+"""Queries about jobs: bundles of questions that dispatchers claim under a rising fence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import bindparam, exists, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from preceptor_services.store.tables.questions import AnswerRow, Attempt, Job
+
+UNFINISHED: Final = ("queued", "running")
+
+
+class JobRow(NamedTuple):
+    """One job."""
+
+    id: str
+    service: str
+    kind: str
+    state: str
+    priority: int
+    num_tokens: int
+    exclusive: bool
+    fence: int
+    attempts: int
+    put_at: float | None
+    reason: dict[str, Any] | None
+
+
+_COLUMNS: Final = (
+    Job.id,
+    Job.service,
+    Job.kind,
+    Job.state,
+    Job.priority,
+    Job.num_tokens,
+    Job.exclusive,
+    Job.fence,
+    Job.attempts,
+    Job.put_at,
+    Job.reason,
+)
+
+
+_ADD: Final = insert(Job)
+_FIND: Final = select(*_COLUMNS).where(Job.id.in_(bindparam("ids")))
+_COUNT_UNFINISHED: Final = (
+    select(Job.service, func.count()).where(Job.state.in_(UNFINISHED)).group_by(Job.service)
+)
+_CLAIM: Final = (
+    update(Job)
+    .where(Job.id.in_(bindparam("ids")), Job.state.in_(UNFINISHED))
+    .values(
+        state="running",
+        fence=Job.fence + 1,
+        attempts=Job.attempts + 1,
+        claimed_at=bindparam("b_now"),
+    )
+    .returning(*_COLUMNS)
+)
+_ADD_ATTEMPTS: Final = insert(Attempt)
+_SET_STATES: Final = (
+    update(Job)
+    .where(Job.id == bindparam("b_id"))
+    .values(state=bindparam("b_state"), reason=bindparam("b_reason"), put_at=None)
+)
+
+
+async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
+    """New jobs."""
+    if rows:
+        await conn.execute(_ADD, list(rows))
+
+
+async def find(conn: AsyncConnection, job_ids: Sequence[str]) -> dict[str, JobRow]:
+    """Those of the jobs that exist."""
+    rows = await conn.execute(_FIND, {"ids": list(job_ids)})
+    return {row.id: JobRow(*row) for row in rows}
+
+
+async def count_unfinished(conn: AsyncConnection) -> dict[str, int]:
+    """Unfinished jobs by service."""
+    return {row[0]: row[1] for row in await conn.execute(_COUNT_UNFINISHED)}
+
+
+async def count_standing(conn: AsyncConnection, put_before: float) -> dict[str, int]:
+    """Unfinished jobs by service that were put on the stream before `put_before`."""
+    query = (
+        select(Job.service, func.count())
+        .where(Job.state.in_(UNFINISHED), Job.put_at < put_before)
+        .group_by(Job.service)
+    )
+    return {row[0]: row[1] for row in await conn.execute(query)}
+
+
+async def claim(conn: AsyncConnection, job_ids: Sequence[str], now: float) -> list[JobRow]:
+    """Raises the fence of each unfinished job; whoever held an older one has lost it."""
+    changed = await conn.execute(_CLAIM, {"ids": list(job_ids), "b_now": now})
+    return [JobRow(*row) for row in changed]
+
+
+async def add_attempts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
+    """Claims that were granted."""
+    if rows:
+        await conn.execute(_ADD_ATTEMPTS, list(rows))
+
+
+async def end_attempts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
+    """How claims ended: `job_id`, `fence` and every column that an end fills, of each."""
+    if not rows:
+        return
+    columns = [name for name in rows[0] if name not in ("job_id", "fence")]
+    await conn.execute(
+        update(Attempt)
+        .where(Attempt.job_id == bindparam("b_job_id"), Attempt.fence == bindparam("b_fence"))
+        .values(**{name: bindparam(f"b_{name}") for name in columns}),
+        [{f"b_{name}": value for name, value in row.items()} for row in rows],
+    )
+
+
+async def set_states(
+    conn: AsyncConnection, ends: Iterable[tuple[str, str, dict[str, Any] | None]]
+) -> None:
+    """Moves each job to its state, with the reason of its last failure."""
+    rows = [{"b_id": i, "b_state": state, "b_reason": reason} for i, state, reason in ends]
+    if rows:
+        await conn.execute(_SET_STATES, rows)
+
+
+async def drop_unwanted(conn: AsyncConnection, job_ids: Sequence[str]) -> list[str]:
+    """Ends those of the jobs that have nothing left to ask; their ids."""
+    if not job_ids:
+        return []
+    has_work = exists().where(AnswerRow.job_id == Job.id, AnswerRow.state == "pending")
+    changed = await conn.execute(
+        update(Job)
+        .where(Job.id.in_(job_ids), Job.state.in_(UNFINISHED), ~has_work)
+        .values(state="dropped", fence=Job.fence + 1)
+        .returning(Job.id)
+    )
+    return list(changed.scalars())
+
+
+async def mark_put(conn: AsyncConnection, job_ids: Sequence[str], now: float | None) -> None:
+    """These stand on the stream since `now`; None: they do not."""
+    if not job_ids:
+        return
+    await conn.execute(update(Job).where(Job.id.in_(job_ids)).values(put_at=now))
+
+
+async def never_put(conn: AsyncConnection) -> list[JobRow]:
+    """Queued jobs that never reached the stream, oldest first."""
+    query = select(*_COLUMNS).where(Job.state == "queued", Job.put_at.is_(None))
+    return [JobRow(*row) for row in await conn.execute(query.order_by(Job.created_at))]
+
+
+async def perhaps_lost(
+    conn: AsyncConnection, service: str, put_before: float, claimed_before: float
+) -> list[JobRow]:
+    """Unfinished jobs of a service whose entry the broker may have lost, oldest first."""
+    query = select(*_COLUMNS).where(
+        Job.service == service,
+        or_(
+            (Job.state == "queued") & (Job.put_at < put_before),
+            (Job.state == "running") & (Job.claimed_at < claimed_before),
+        ),
+    )
+    return [JobRow(*row) for row in await conn.execute(query.order_by(Job.created_at))]

@@ -1,0 +1,195 @@
+"""Queries about tickets and arrivals.
+
+Statements on the way of an answer are built once: building one takes longer than SQLite takes to
+execute it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from preceptor_services.store.questions.answers import STORED_COLUMNS, StoredAnswer
+from preceptor_services.store.questions.states import ASKED, LIVE
+from preceptor_services.store.tables.questions import AnswerRow, Arrival, Ticket
+
+
+class TicketRow(NamedTuple):
+    """One ticket."""
+
+    id: str
+    caller: str
+    payload_hash: str
+    answer_key: str
+    kind: str
+    state: str
+    cached: bool
+    problem: dict[str, Any] | None
+
+
+class Settled(NamedTuple):
+    """A ticket whose state has just changed for good."""
+
+    id: str
+    answer_key: str
+    run: str | None
+
+
+class ArrivalRow(NamedTuple):
+    """One entry of the arrivals of a run."""
+
+    cursor: int
+    ticket_id: str
+    answer_key: str
+    idempotency_key: str
+    answer_id: str | None
+    rollout_id: str | None
+
+
+_COLUMNS: Final = (
+    Ticket.id,
+    Ticket.caller,
+    Ticket.payload_hash,
+    Ticket.answer_key,
+    Ticket.kind,
+    Ticket.state,
+    Ticket.cached,
+    Ticket.problem,
+)
+
+
+_FIND: Final = select(*_COLUMNS).where(Ticket.id.in_(bindparam("ids")))
+_OUTCOMES: Final = (
+    select(*_COLUMNS, *STORED_COLUMNS, AnswerRow.state.label("answer_state"))
+    .join(AnswerRow, AnswerRow.answer_key == Ticket.answer_key)
+    .where(Ticket.id.in_(bindparam("ids")))
+)
+_MARK_RUNNING: Final = (
+    update(Ticket)
+    .where(Ticket.answer_key.in_(bindparam("keys")), Ticket.state == "queued")
+    .values(state="running")
+)
+_SETTLE: Final = (
+    update(Ticket)
+    .where(Ticket.answer_key.in_(bindparam("keys")), Ticket.state.in_(LIVE))
+    .values(state=bindparam("b_state"), problem=bindparam("b_problem"))
+    .returning(Ticket.id, Ticket.answer_key, Ticket.run)
+)
+_ADD: Final = insert(Ticket)
+
+
+async def find(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, TicketRow]:
+    """Those of `ids` that exist."""
+    rows = await conn.execute(_FIND, {"ids": list(ids)})
+    return {row.id: TicketRow(*row) for row in rows}
+
+
+async def outcomes(
+    conn: AsyncConnection, ids: Iterable[str]
+) -> dict[str, tuple[TicketRow, StoredAnswer | None]]:
+    """Those of `ids` that exist, each with its answer where it is done."""
+    width = len(_COLUMNS)
+    found: dict[str, tuple[TicketRow, StoredAnswer | None]] = {}
+    for row in await conn.execute(_OUTCOMES, {"ids": list(ids)}):
+        ticket = TicketRow._make(row[:width])
+        done = ticket.state == row.answer_state == "done"
+        found[ticket.id] = (ticket, StoredAnswer._make(row[width:-1]) if done else None)
+    return found
+
+
+async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
+    """New tickets."""
+    if rows:
+        await conn.execute(_ADD, list(rows))
+
+
+async def mark_running(conn: AsyncConnection, answer_keys: Sequence[str]) -> None:
+    """A dispatcher has claimed these questions."""
+    if answer_keys:
+        await conn.execute(_MARK_RUNNING, {"keys": list(answer_keys)})
+
+
+async def mark_queued(conn: AsyncConnection, answer_keys: Sequence[str]) -> None:
+    """The claim on these questions was given back."""
+    if not answer_keys:
+        return
+    await conn.execute(
+        update(Ticket)
+        .where(Ticket.answer_key.in_(answer_keys), Ticket.state == "running")
+        .values(state="queued")
+    )
+
+
+async def settle(
+    conn: AsyncConnection,
+    answer_keys: Sequence[str],
+    state: str,
+    problem: dict[str, Any] | None = None,
+) -> list[Settled]:
+    """Moves every live ticket of these answers to `state`."""
+    values = {"keys": list(answer_keys), "b_state": state, "b_problem": problem}
+    return [Settled(*row) for row in await conn.execute(_SETTLE, values)]
+
+
+async def expire(conn: AsyncConnection, now: float, problem: dict[str, Any]) -> list[Settled]:
+    """Fails the tickets whose deadline has passed; a promised late answer has none."""
+    changed = await conn.execute(
+        update(Ticket)
+        .where(Ticket.state.in_(ASKED), Ticket.deadline_at <= now)
+        .values(state="failed", problem=problem)
+        .returning(Ticket.id, Ticket.answer_key, Ticket.run)
+    )
+    return [Settled(*row) for row in changed]
+
+
+async def cancel(conn: AsyncConnection, ticket_id: str) -> list[Settled]:
+    """Cancels one ticket if it is live."""
+    changed = await conn.execute(
+        update(Ticket)
+        .where(Ticket.id == ticket_id, Ticket.state.in_(LIVE))
+        .values(state="cancelled")
+        .returning(Ticket.id, Ticket.answer_key, Ticket.run)
+    )
+    return [Settled(*row) for row in changed]
+
+
+async def next_deadline(conn: AsyncConnection) -> float | None:
+    """The earliest deadline of all tickets that wait for a service."""
+    query = select(func.min(Ticket.deadline_at)).where(Ticket.state.in_(ASKED))
+    return (await conn.execute(query)).scalar_one()
+
+
+async def add_arrivals(conn: AsyncConnection, settled: Sequence[Settled]) -> None:
+    """Tells each run. Its cursor can rely on the order, since one transaction writes at a time."""
+    rows = [{"run": t.run, "ticket_id": t.id} for t in settled if t.run is not None]
+    if rows:
+        await conn.execute(insert(Arrival), rows)
+
+
+async def arrivals(
+    conn: AsyncConnection, run: str, caller: str, after: int, limit: int
+) -> list[ArrivalRow]:
+    """What has arrived for `run` after the cursor `after`, oldest first."""
+    query = (
+        select(
+            Arrival.cursor,
+            Arrival.ticket_id,
+            Ticket.answer_key,
+            Ticket.idempotency_key,
+            AnswerRow.answer_id,
+            Ticket.rollout_id,
+            Ticket.state,
+        )
+        .join(Ticket, Ticket.id == Arrival.ticket_id)
+        .join(AnswerRow, AnswerRow.answer_key == Ticket.answer_key)
+        .where(Arrival.run == run, Ticket.caller == caller, Arrival.cursor > after)
+        .order_by(Arrival.cursor)
+        .limit(limit)
+    )
+    return [
+        ArrivalRow(*row[:4], row.answer_id if row.state == "done" else None, row.rollout_id)
+        for row in await conn.execute(query)
+    ]

@@ -1,0 +1,284 @@
+"""The check at the door refuses every answer that cannot be right, and names the reason."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from preceptor_clients.contract.arrays import MISSING
+from preceptor_clients.contract.checks import check_answer, check_feedback, check_query
+from preceptor_clients.contract.errors import (
+    AnswerRefused,
+    ContextTooLong,
+    Invalid,
+    PreceptorError,
+    VocabularyMismatch,
+)
+from preceptor_clients.contract.schemas import (
+    Capabilities,
+    FeedbackAnswer,
+    FeedbackItem,
+    FeedbackQuery,
+    PrefixAnswer,
+    PrefixQuery,
+    Prompt,
+    WantedWeights,
+)
+from preceptor_clients.sdk.answers import build_answer
+
+VOCAB = 12
+CAPABILITIES = Capabilities(vocab_size=VOCAB, candidates=True)
+CANDIDATES = np.array([[0, 1], [2, -1], [3, 4], [5, 6], [7, 8]], np.int32)
+
+Change = Callable[[PrefixAnswer], dict[str, Any]]
+
+
+def edited(array: np.ndarray | None, at: Any, value: Any) -> np.ndarray:
+    assert array is not None
+    copy = array.copy()
+    copy[at] = value
+    return copy
+
+
+def logprobs(at: Any, value: Any) -> Change:
+    return lambda a: {"logprobs_PK": edited(a.logprobs_PK, at, value)}
+
+
+def rolled(*names: str) -> Change:
+    return lambda a: {name: np.roll(getattr(a, name), 1, axis=0) for name in names}
+
+
+def over_one(a: PrefixAnswer) -> dict[str, Any]:
+    flat = np.full_like(a.logprobs_PK, -1.0)
+    return {"logprobs_PK": flat, "tail_P": np.zeros_like(a.tail_P)}
+
+
+CORRUPTIONS: dict[str, tuple[str, Change]] = {
+    "another vocabulary": ("vocab_fingerprint", lambda a: {"vocab_fingerprint": "cd" * 32}),
+    "an undeclared kind": ("kind", lambda a: {"kind": "point"}),
+    "temperature 0.7": ("temperature", lambda a: {"temperature": 0.7}),
+    "weights that changed": (
+        "weights",
+        lambda a: {"weights_before": "p/l/1", "weights_after": "p/l/2"},
+    ),
+    "a row too few": ("mask_P", lambda a: {"mask_P": a.mask_P[:-1]}),
+    "a row of ids too many": ("ids_PK", lambda a: {"ids_PK": np.repeat(a.ids_PK, 2, axis=0)}),
+    "ids without log-probs": ("logprobs_PK", lambda a: {"logprobs_PK": a.logprobs_PK[:, :-1]}),
+    "tails cut off": ("tail_P", lambda a: {"tail_P": a.tail_P[:2]}),
+    "own tokens shifted by one": ("token_ids_P", rolled("token_ids_P")),
+    "another sibling's tokens": ("token_ids_P", lambda a: {"token_ids_P": a.token_ids_P[::-1]}),
+    "more entries than cells": (
+        "num_entries_P",
+        lambda a: {"num_entries_P": edited(a.num_entries_P, 0, 9)},
+    ),
+    "a negative count": (
+        "num_entries_P",
+        lambda a: {"num_entries_P": edited(a.num_entries_P, 0, -1)},
+    ),
+    "no entry in a row with an opinion": (
+        "num_entries_P",
+        lambda a: {"num_entries_P": edited(a.num_entries_P, 1, 0)},
+    ),
+    "an id beyond the vocabulary": (
+        "ids_PK",
+        lambda a: {"ids_PK": edited(a.ids_PK, (0, 0), VOCAB)},
+    ),
+    "an empty cell counted as filled": (
+        "ids_PK",
+        lambda a: {"ids_PK": edited(a.ids_PK, (0, -1), -1)},
+    ),
+    "an id twice": ("ids_PK", lambda a: {"ids_PK": edited(a.ids_PK, (0, 1), a.ids_PK[0, 0])}),
+    "a missing log-prob in a filled cell": ("logprobs_PK", logprobs((0, -1), MISSING)),
+    "a positive log-prob": ("logprobs_PK", logprobs((0, 0), 0.5)),
+    "entries in rising order": (
+        "logprobs_PK",
+        lambda a: {"logprobs_PK": a.logprobs_PK[:, ::-1], "ids_PK": a.ids_PK[:, ::-1]},
+    ),
+    "mass above one": ("mass", over_one),
+    "log-probs all filled with 0.0": ("mass", lambda a: {"logprobs_PK": 0 * a.logprobs_PK}),
+    "a negative tail": ("tail_P", lambda a: {"tail_P": edited(a.tail_P, 0, -0.1)}),
+    "a tail of zero though mass is missing": ("tail_P", lambda a: {"tail_P": 0 * a.tail_P}),
+    "probabilities at temperature 2": (
+        "tail_P",
+        lambda a: {"logprobs_PK": a.logprobs_PK / 2 - 3},
+    ),
+    "entries of the position before": ("own_logprobs_P", rolled("logprobs_PK", "ids_PK", "tail_P")),
+    "own log-prob in a masked row": (
+        "own_mask_P",
+        lambda a: {"mask_P": edited(a.mask_P, 0, False)},
+    ),
+    "own log-prob missing": (
+        "own_logprobs_P",
+        lambda a: {"own_logprobs_P": edited(a.own_logprobs_P, 0, MISSING)},
+    ),
+    "own log-prob positive": (
+        "own_logprobs_P",
+        lambda a: {"own_logprobs_P": edited(a.own_logprobs_P, 0, 0.3)},
+    ),
+    "own log-probs filled with 0.0": (
+        "own_logprobs_P",
+        lambda a: {"own_logprobs_P": 0 * a.own_logprobs_P},
+    ),
+    "candidates of another shape": (
+        "candidate_logprobs_PC",
+        lambda a: {"candidate_logprobs_PC": np.repeat(CANDIDATES, 2, axis=1).astype(np.float32)},
+    ),
+    "candidates without a mask": ("candidate_logprobs_PC", lambda a: {"candidate_mask_PC": None}),
+    "a positive candidate": (
+        "candidate_logprobs_PC",
+        lambda a: {"candidate_logprobs_PC": edited(a.candidate_logprobs_PC, (0, 0), 0.2)},
+    ),
+    "a candidate nobody asked for": (
+        "candidate_mask_PC",
+        lambda a: {
+            "candidate_mask_PC": edited(a.candidate_mask_PC, (1, 1), True),
+            "candidate_logprobs_PC": edited(a.candidate_logprobs_PC, (1, 1), -1.0),
+        },
+    ),
+    "feedback that was not sent": ("used_feedback", lambda a: {"used_feedback": ("other",)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_corrupted_answer_is_refused_by_its_own_check(name, make_query, make_answer):
+    check, change = CORRUPTIONS[name]
+    query = make_query(candidate_ids=CANDIDATES)
+    honest = make_answer(query)
+    check_answer(query, honest, CAPABILITIES)
+
+    with pytest.raises(AnswerRefused) as refused:
+        check_answer(query, honest.model_copy(update=change(honest)), CAPABILITIES)
+
+    assert refused.value.check == check
+
+
+def test_more_entries_than_asked_are_refused(make_query, make_answer):
+    answer = make_answer(make_query(top_k=5))
+
+    with pytest.raises(AnswerRefused, match="over the 4 asked"):
+        check_answer(make_query(top_k=4), answer, CAPABILITIES)
+
+
+def test_answers_swapped_within_a_batch_are_refused(make_query, make_answer):
+    one, other = make_query([1, 2, 3]), make_query([3, 2, 1])
+
+    with pytest.raises(AnswerRefused, match="token_ids_P"):
+        check_answer(one, make_answer(other), CAPABILITIES)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fits", "does_not"),
+    [
+        (WantedWeights(mode="exact", version="p/l/3"), "p/l/3", "p/l/2"),
+        (WantedWeights(mode="at_least", version="p/l/3"), "p/m/4", "q/l/3"),
+        (WantedWeights(mode="latest", policy="p"), "p/l/1", "q/l/1"),
+        (WantedWeights(mode="latest", policy="p"), "p/l/1", None),
+    ],
+)
+def test_stale_or_foreign_weights_are_refused(wanted, fits, does_not, make_query, make_answer):
+    query = make_query(weights=wanted)
+    capabilities = Capabilities(weights=True)
+    answered = make_answer(query)
+
+    def said(version: str | None) -> PrefixAnswer:
+        return answered.model_copy(update={"weights_before": version, "weights_after": version})
+
+    check_answer(query, said(fits), capabilities)
+    with pytest.raises(AnswerRefused, match="weights"):
+        check_answer(query, said(does_not), capabilities)
+
+
+def test_an_expert_that_needs_feedback_may_only_abstain_without(make_query, make_distributions):
+    query, capabilities = make_query(), Capabilities(needs_feedback=True)
+
+    def said(mask: bool) -> PrefixAnswer:
+        return build_answer(
+            query,
+            make_distributions(query),
+            expert="e",
+            expert_version="1",
+            mask_P=np.full(query.num_positions, mask),
+        )
+
+    check_answer(query, said(False), capabilities)
+    with pytest.raises(AnswerRefused, match="used_feedback"):
+        check_answer(query, said(True), capabilities)
+
+
+def test_an_own_token_outside_the_entries_cannot_beat_the_last_of_them(
+    make_query, make_distributions
+):
+    query = make_query([0])
+    honest = make_distributions(query)
+    token = next(i for i in range(VOCAB) if i not in honest.ids_PK[0])
+    query = make_query([token])
+
+    def said(own: float) -> PrefixAnswer:
+        distributions = replace(honest, own_logprobs_P=np.array([own]))
+        return build_answer(query, distributions, expert="e", expert_version="1")
+
+    check_answer(query, said(-9.0), CAPABILITIES)
+    with pytest.raises(AnswerRefused, match="own_logprobs_P"):
+        check_answer(query, said(-0.1), CAPABILITIES)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "field"),
+    [
+        ({"vocab_fingerprint": "cd" * 32}, VocabularyMismatch, "vocab_fingerprint"),
+        ({"response_ids": np.array([VOCAB])}, Invalid, "response_ids"),
+        ({"prompt": Prompt(ids=np.array([VOCAB]))}, Invalid, "prompt.ids"),
+        ({"candidate_ids": np.full((5, 1), VOCAB)}, Invalid, "candidate_ids"),
+        ({"top_k": 9}, Invalid, "top_k"),
+        ({"response_ids": np.ones(15, np.int32)}, ContextTooLong, "response_ids"),
+    ],
+)
+def test_a_query_the_expert_cannot_answer_is_refused(fields, error, field, make_query):
+    capabilities = Capabilities(
+        vocab_fingerprint="ab" * 32, vocab_size=VOCAB, max_top_k=8, max_context=16, candidates=True
+    )
+    check_query(make_query(), capabilities)
+
+    with pytest.raises(error) as refused:
+        check_query(make_query(**fields), capabilities)
+
+    assert [e.field for e in refused.value.errors] == [field]
+
+
+def test_candidates_are_refused_where_they_are_not_scored(make_query):
+    query: PrefixQuery = make_query(candidate_ids=CANDIDATES)
+
+    with pytest.raises(PreceptorError, match="no candidates"):
+        check_query(query, Capabilities())
+
+
+FEEDBACK_QUERY = FeedbackQuery(
+    rollout_id="r",
+    prompt=Prompt(ids=np.array([1])),
+    response_ids=np.array([1]),
+    response_text="x",
+    finish_reason="stop",
+    payload_sha256="0" * 64,
+)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [{"id": "a", "score": 1.0}, {"id": "a", "score": 0.0}],
+        [{"id": "a", "score": 0.0, "error": "the judge timed out"}],
+        [{"id": "a"}],
+    ],
+    ids=["an id twice", "a failure with a score", "an item that says nothing"],
+)
+def test_feedback_that_cannot_be_right_is_refused(items):
+    answer = FeedbackAnswer(
+        items=tuple(FeedbackItem(kind="judge", source="s", version="1", **item) for item in items),
+        source="s",
+        source_version="1",
+    )
+
+    with pytest.raises(AnswerRefused, match="items"):
+        check_feedback(FEEDBACK_QUERY, answer)

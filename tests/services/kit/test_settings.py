@@ -1,0 +1,75 @@
+"""The settings file: checked as a whole, paths relative to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from preceptor_services.kit.settings import load_settings, read_secret
+
+GOOD = """
+[gateway]
+port = 9000
+weights_roots = ["w", "/absolute"]
+[keys.trainer]
+file = "keys/t.key"
+scopes = ["trainer"]
+[experts.teacher]
+url = "http://127.0.0.1:1"
+key_file = "keys/e.key"
+use = "a.module:Class"
+[experts.teacher.options]
+depth = 3
+"""
+
+
+def _load(folder: Path, text: str, **env: str):
+    file = folder / "preceptor.toml"
+    file.write_text(text)
+    return load_settings(file, env=env)
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    settings = _load(tmp_path, GOOD)
+
+    assert settings.gateway.database == f"sqlite+aiosqlite:///{tmp_path}/preceptor.db"
+    assert settings.gateway.weights_roots == (tmp_path / "w", Path("/absolute"))
+    assert settings.key_for("trainer") == tmp_path / "keys/t.key"
+    assert settings.experts["teacher"].key_file == tmp_path / "keys/e.key"
+    assert settings.experts["teacher"].options == {"depth": 3}
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    settings = _load(
+        tmp_path, GOOD, PRECEPTOR_DATABASE="postgresql+asyncpg://x/y", PRECEPTOR_BROKER="redis://b"
+    )
+
+    assert settings.gateway.database == "postgresql+asyncpg://x/y"
+    assert settings.gateway.broker == "redis://b"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[gateway]\nprot = 1", "gateway.prot"),
+        ("[gateway]\nport = 70000", "gateway.port"),
+        ("[keys.x]\nfile = 'k'\nscopes = ['root']", "keys.x.scopes"),
+        ("[keys.x]\nfile = 'k'\nscopes = []", "keys.x.scopes"),
+        ("[experts.'a b']\nurl = 'u'\nkey_file = 'k'", "experts.a b"),
+        ("[experts.e]\nurl = 'u'\nkey_file = 'k'\n[sources.e]\nurl = 'u'\nkey_file = 'k'", "e"),
+        ("[gateway", "is not TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ValueError, match=r"preceptor\.toml") as refused:
+        _load(tmp_path, text)
+
+    assert named in str(refused.value)
+
+
+def test_a_short_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "k").write_text("short\n")
+
+    with pytest.raises(ValueError, match="at least 32"):
+        read_secret(tmp_path / "k")

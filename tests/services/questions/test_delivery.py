@@ -1,0 +1,346 @@
+"""Claims and reports: fences, lost dispatchers, deadlines, late answers, lost brokers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from preceptor_clients.contract.errors import (
+    AnswerRefused,
+    Conflict,
+    Forbidden,
+    NotFound,
+    Problem,
+    StaleFence,
+)
+from preceptor_clients.contract.schemas import PrefixAnswer
+from preceptor_services.jobs.messages import ItemResult
+from preceptor_services.registry.services import ServiceEntry
+
+
+async def _ask(world: Any, *keys: str, **fields: Any) -> list[str]:
+    """Tickets of different questions in one group."""
+    submissions = [
+        world.submission(key, (1, 2 + n), group_id="g", **fields) for n, key in enumerate(keys)
+    ]
+    outcomes = await world.trainer.submit_logprobs("uniform", submissions, run="r")
+    return [outcome.ticket.id for outcome in outcomes]
+
+
+async def _states(world: Any, tickets: list[str]) -> list[str]:
+    return [o.ticket.state for o in await world.trainer.collect_logprobs(tickets)]
+
+
+async def test_a_claim_shows_in_the_ticket(world: Any) -> None:
+    tickets = await _ask(world, "a")
+
+    await world.claim(world.queue.take())
+
+    assert await _states(world, tickets) == ["running"]
+
+
+async def test_the_report_of_an_older_claim_is_refused(world: Any) -> None:
+    tickets = await _ask(world, "a")
+    job_ids = world.queue.take()
+    [slow] = (await world.claim(job_ids, "slow")).jobs
+    [fast] = (await world.claim(job_ids, "fast")).jobs
+
+    with pytest.raises(StaleFence):
+        await world.report(slow, [world.result(slow, slow.items[0])])
+    await world.report(fast, [world.result(fast, fast.items[0])])
+    with pytest.raises(StaleFence):
+        await world.report(fast, [world.result(fast, fast.items[0])])
+
+    assert fast.fence == slow.fence + 1
+    assert await _states(world, tickets) == ["done"]
+
+
+async def test_a_finished_job_is_dropped_when_it_is_claimed_again(world: Any) -> None:
+    await _ask(world, "a")
+    job_ids = list(world.queue.take())
+    world.queue.entries = [("uniform", job_ids[0])]
+    await world.work()
+
+    claims = await world.claim([*job_ids, "j-unknown"])
+
+    assert claims.jobs == ()
+    assert claims.dropped == (*job_ids, "j-unknown")
+
+
+async def test_a_job_given_back_is_queued_again_and_dead_after_three_deliveries(
+    world: Any,
+) -> None:
+    tickets = await _ask(world, "a")
+    reason = Problem(status=503, code="unavailable", detail="connection refused")
+
+    for delivery in range(3):
+        [job] = (await world.claim(world.queue.take())).jobs
+        assert job.fence == delivery + 1
+        await world.report(job, final=False, reason=reason)
+    [outcome] = await world.trainer.collect_logprobs(tickets)
+
+    assert world.queue.entries == []
+    assert outcome.ticket.state == "failed"
+    assert outcome.problem.detail == "connection refused"
+
+
+async def test_a_job_that_kills_its_dispatchers_is_dead_after_three_deliveries(
+    world: Any,
+) -> None:
+    tickets = await _ask(world, "a")
+    job_ids = world.queue.take()
+
+    for _ in range(3):
+        assert len((await world.claim(job_ids)).jobs) == 1
+    last = await world.claim(job_ids)
+    [outcome] = await world.trainer.collect_logprobs(tickets)
+
+    assert last.dropped == tuple(job_ids)
+    assert outcome.ticket.state == "failed"
+    assert "3 deliveries" in outcome.problem.detail
+
+
+async def test_a_failed_question_is_asked_anew_under_a_new_key(world: Any) -> None:
+    await _ask(world, "a")
+    [job] = (await world.claim(world.queue.take())).jobs
+    nonsense = AnswerRefused("mass", "of a row is 1.2").problem()
+    await world.report(job, [ItemResult(answer_key=job.items[0].answer_key, problem=nonsense)])
+
+    [ticket] = await _ask(world, "b")
+    await world.work()
+
+    assert await _states(world, [ticket]) == ["done"]
+
+
+async def test_each_item_of_a_report_has_its_own_fate(world: Any) -> None:
+    tickets = await _ask(world, "a", "b", "c")
+    [job] = (await world.claim(world.queue.take())).jobs
+    first, second, _ = job.items
+    nonsense = AnswerRefused("ids_PK", "names an id twice").problem()
+
+    await world.report(
+        job,
+        [
+            world.result(job, first),
+            ItemResult(answer_key=second.answer_key, problem=nonsense),
+        ],
+    )
+    outcomes = await world.trainer.collect_logprobs(tickets)
+
+    assert [o.ticket.state for o in outcomes] == ["done", "failed", "failed"]
+    assert outcomes[1].problem.errors[0].field == "answer.ids_PK"
+    assert "nothing was reported" in outcomes[2].problem.detail
+
+
+async def test_an_answer_of_another_version_is_refused(world: Any) -> None:
+    tickets = await _ask(world, "a")
+    [job] = (await world.claim(world.queue.take())).jobs
+    answer = world.uniform(job.items[0].prefix).model_copy(update={"expert_version": "2"})
+
+    await world.report(job, [ItemResult(answer_key=job.items[0].answer_key, prefix=answer)])
+    [outcome] = await world.trainer.collect_logprobs(tickets)
+
+    assert outcome.problem.code == "answer-refused"
+    assert outcome.problem.errors[0].field == "answer.version"
+
+
+async def test_a_cancelled_question_never_starts(world: Any) -> None:
+    tickets = await _ask(world, "a", "b")
+    job_ids = world.queue.take()
+
+    for ticket in tickets:
+        await world.trainer.cancel(ticket)
+    claims = await world.claim(job_ids)
+
+    assert await _states(world, tickets) == ["cancelled", "cancelled"]
+    assert world.queue.cancelled == job_ids
+    assert claims.dropped == tuple(job_ids)
+
+
+async def test_cancelling_one_of_two_drops_only_its_question(world: Any) -> None:
+    cancelled, wanted = await _ask(world, "a", "b")
+
+    await world.trainer.cancel(cancelled)
+    [job] = (await world.claim(world.queue.take())).jobs
+
+    assert len(job.items) == 1
+    assert world.queue.cancelled == []
+    assert await _states(world, [wanted]) == ["running"]
+
+
+async def test_a_question_that_somebody_else_wants_survives_a_cancellation(world: Any) -> None:
+    [mine] = await _ask(world, "a")
+    [also] = await _ask(world, "b")
+
+    await world.trainer.cancel(mine)
+    await world.work()
+
+    assert await _states(world, [mine, also]) == ["cancelled", "done"]
+
+
+async def test_callers_cannot_see_or_cancel_each_others_tickets(world: Any) -> None:
+    [ticket] = await _ask(world, "a")
+
+    with pytest.raises(NotFound):
+        await world.clients["other"].cancel(ticket)
+    with pytest.raises(NotFound):
+        await world.clients["other"].collect_logprobs([ticket])
+
+
+async def test_a_ticket_past_its_deadline_fails_and_its_job_is_dropped(world: Any) -> None:
+    [posted] = await world.trainer.submit_logprobs(
+        "uniform", [world.submission("a", timeout_ms=50)], wait_s=30
+    )
+
+    claims = await world.claim(world.queue.take())
+
+    assert posted.ticket.state == "failed"
+    assert posted.problem.code == "deadline-exceeded"
+    assert claims.jobs == ()
+
+
+async def _pass_time(world: Any, seconds: float) -> None:
+    world.clock.moved_s += seconds
+    await world.app.state.gateway.upkeep.sweep()
+
+
+async def test_a_report_after_the_deadline_is_refused(world: Any) -> None:
+    tickets = await _ask(world, "a", timeout_ms=60_000)
+    [job] = (await world.claim(world.queue.take())).jobs
+    await _pass_time(world, 61.0)
+
+    with pytest.raises(StaleFence):
+        await world.report(job, [world.result(job, job.items[0])])
+
+    assert await _states(world, tickets) == ["failed"]
+    assert world.queue.cancelled == [job.job_id]
+
+
+# ---------------------------------------------------------------- late answers
+
+
+async def _promise(world: Any, **fields: Any) -> tuple[str, Any]:
+    [ticket] = await _ask(world, "a", **fields)
+    [job] = (await world.claim(world.queue.take())).jobs
+    item = job.items[0]
+    await world.report(job, [ItemResult(answer_key=item.answer_key, accepted=True)])
+    return ticket, item
+
+
+async def _put(world: Any, key: str, answer: PrefixAnswer, client: str = "expert") -> None:
+    await world.clients[client].call("PUT", f"/v1/answers/{key}", body=answer)
+
+
+async def test_a_late_answer_arrives(world: Any) -> None:
+    ticket, item = await _promise(world)
+    assert await _states(world, [ticket]) == ["waiting"]
+    before = await world.trainer.arrivals("r")
+
+    await _put(world, item.answer_key, world.uniform(item.prefix))
+    await _put(world, item.answer_key, world.uniform(item.prefix))
+    after = await world.trainer.arrivals("r", after=before.cursor)
+
+    assert before.arrivals == ()
+    assert [a.ticket for a in after.arrivals] == [ticket]
+    assert after.arrivals[0].idempotency_key == "a"
+    assert (await world.trainer.arrivals("r", after=after.cursor)).arrivals == ()
+    assert await _states(world, [ticket]) == ["done"]
+
+
+async def test_a_promise_outlives_the_deadline(world: Any) -> None:
+    ticket, _ = await _promise(world, timeout_ms=60_000)
+
+    await _pass_time(world, 61.0)
+
+    assert await _states(world, [ticket]) == ["waiting"]
+
+
+async def test_a_late_answer_is_checked_at_the_door(world: Any) -> None:
+    ticket, item = await _promise(world)
+    wrong = world.uniform(item.prefix)
+    shifted = wrong.model_copy(update={"token_ids_P": np.roll(wrong.token_ids_P, 1)})
+
+    with pytest.raises(AnswerRefused):
+        await _put(world, item.answer_key, shifted)
+    with pytest.raises(NotFound):
+        await _put(world, "0" * 64, wrong)
+    with pytest.raises(Forbidden):
+        await _put(world, item.answer_key, wrong, client="trainer")
+
+    assert await _states(world, [ticket]) == ["waiting"]
+
+
+async def test_a_second_late_answer_does_not_replace_the_first(world: Any) -> None:
+    _, item = await _promise(world)
+    await _put(world, item.answer_key, world.uniform(item.prefix))
+
+    with pytest.raises(Conflict):
+        await _put(world, item.answer_key, world.uniform(item.prefix, cost=3.0))
+
+
+# ---------------------------------------------------------------- the broker
+
+
+async def test_tickets_stand_while_the_broker_is_down(world: Any) -> None:
+    world.queue.down = True
+    tickets = await _ask(world, "a")
+    world.queue.down = False
+
+    await world.app.state.gateway.upkeep.reconcile()
+    await world.work()
+
+    assert await _states(world, tickets) == ["done"]
+
+
+async def test_a_broker_that_forgot_everything_is_told_again(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("preceptor_services.questions.sweep._FRESH_S", -1.0)
+    tickets = await _ask(world, "a")
+    world.queue.entries.clear()
+
+    await world.app.state.gateway.upkeep.reconcile()
+    await world.app.state.gateway.upkeep.reconcile()
+    await world.work()
+
+    assert await _states(world, tickets) == ["done"]
+
+
+async def test_jobs_that_stand_on_the_stream_are_not_put_twice(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("preceptor_services.questions.sweep._FRESH_S", -1.0)
+    await _ask(world, "a")
+
+    for _ in range(3):
+        await world.app.state.gateway.upkeep.reconcile()
+
+    assert len(world.queue.entries) == 1
+
+
+# ---------------------------------------------------------------- the registry
+
+
+async def test_a_service_that_never_answered_cannot_be_asked(world: Any) -> None:
+    registry = world.app.state.gateway.registry
+    registry._entries["late"] = ServiceEntry(
+        name="late",
+        role="expert",
+        url="http://nowhere",
+        key_file=world.folder,
+        cost=0.0,
+        priority=5,
+    )
+
+    with pytest.raises(Exception, match="late is not ready"):
+        await world.trainer.submit_logprobs("late", [world.submission("a")])
+    statuses = {s.name: s.state for s in (await world.trainer.experts()).services}
+
+    assert statuses == {
+        "executor": "ready",
+        "late": "unreachable",
+        "teacher": "ready",
+        "uniform": "ready",
+    }

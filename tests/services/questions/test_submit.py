@@ -1,0 +1,177 @@
+"""A question's way: asked once, answered once, found again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+
+from preceptor_clients.contract.errors import KeyReused, QueueFull
+from preceptor_clients.contract.schemas import FeedbackItem
+
+
+async def test_a_question_is_answered_through_the_queue(world: Any) -> None:
+    [posted] = await world.trainer.submit_logprobs("uniform", [world.submission("a")])
+
+    await world.work()
+    [outcome] = await world.trainer.collect_logprobs([posted.ticket.id])
+
+    assert posted.ticket.state == "queued"
+    assert outcome.ticket.state == "done"
+    assert outcome.ticket.answer_id is not None
+    assert outcome.answer.token_ids_P.tolist() == [1, 2, 3]
+    np.testing.assert_allclose(outcome.answer.tail_P, 0.75, atol=1e-3)
+
+
+async def test_waiting_reply_holds_until_the_answer_comes(world: Any) -> None:
+    asked = asyncio.create_task(
+        world.trainer.submit_logprobs("uniform", [world.submission("a")], wait_s=30)
+    )
+    while not world.queue.entries:
+        await asyncio.sleep(0.01)
+
+    await world.work()
+    [outcome] = await asked
+
+    assert outcome.answer is not None
+
+
+async def test_same_key_and_query_are_the_same_ticket(world: Any) -> None:
+    [first] = await world.trainer.submit_logprobs("uniform", [world.submission("a")])
+    [again] = await world.trainer.submit_logprobs(
+        "uniform", [world.submission("a", timeout_ms=5000)]
+    )
+
+    assert again.ticket.id == first.ticket.id
+    assert len(world.queue.entries) == 1
+
+
+async def test_same_key_with_another_query_is_refused(world: Any) -> None:
+    await world.trainer.submit_logprobs("uniform", [world.submission("a")])
+
+    outcomes = await world.trainer.submit_logprobs(
+        "uniform", [world.submission("a", (3, 2)), world.submission("b")]
+    )
+    with pytest.raises(KeyReused) as alone:
+        await world.trainer.submit_logprobs("uniform", [world.submission("a", (3, 2))])
+
+    assert outcomes[0].problem.code == "idempotency-key-reused"
+    assert outcomes[1].ticket is not None
+    assert alone.value.errors[0].field == "submissions[0].idempotency_key"
+
+
+async def test_keys_of_two_callers_do_not_meet(world: Any) -> None:
+    [mine] = await world.trainer.submit_logprobs("uniform", [world.submission("a")])
+    [theirs] = await world.clients["other"].submit_logprobs(
+        "uniform", [world.submission("a", (3, 2))]
+    )
+
+    assert mine.ticket.id != theirs.ticket.id
+
+
+async def test_a_hundred_equal_questions_are_asked_once(world: Any) -> None:
+    posted = await asyncio.gather(
+        *(world.trainer.submit_logprobs("uniform", [world.submission(f"k{i}")]) for i in range(100))
+    )
+    tickets = [outcome.ticket.id for [outcome] in posted]
+
+    claims = await world.work()
+    outcomes = await world.trainer.collect_logprobs(tickets)
+
+    assert len(set(tickets)) == 100
+    assert sum(len(job.items) for job in claims.jobs) == 1
+    assert {o.ticket.answer_id for o in outcomes} == {outcomes[0].ticket.answer_id}
+    assert all(o.answer is not None for o in outcomes)
+
+
+async def test_an_answer_that_is_there_is_not_asked_for_again(world: Any) -> None:
+    await world.trainer.submit_logprobs("uniform", [world.submission("a")])
+    await world.work()
+
+    [outcome] = await world.trainer.submit_logprobs("uniform", [world.submission("b")])
+
+    assert outcome.ticket.cached
+    assert outcome.answer is not None
+    assert world.queue.entries == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"response": (1, 2, 4)},
+        {"top_k": 5},
+        {"positions": ((0, 2),)},
+        {"draw": 1},
+        {"feedback": (FeedbackItem(id="f", kind="comment", text="no", source="me", version="1"),)},
+    ],
+)
+async def test_a_different_question_has_another_answer_key(world: Any, change: Any) -> None:
+    [plain, changed] = await world.trainer.submit_logprobs(
+        "uniform", [world.submission("a"), world.submission("b", **change)]
+    )
+
+    assert plain.ticket.answer_key != changed.ticket.answer_key
+
+
+async def test_groups_become_jobs_within_the_limits_of_the_expert(world: Any) -> None:
+    group = [world.submission(f"g{i}", (1, i), group_id="g") for i in range(6)]
+    other = [world.submission("h", (2, 2), group_id="h")]
+
+    await world.trainer.submit_logprobs("uniform", group + other, batching="group")
+    claims = await world.claim(world.queue.take())
+
+    assert [len(job.items) for job in claims.jobs] == [4, 2, 1]
+    assert all(job.exclusive for job in claims.jobs)
+    first = [item.prefix.response_ids[1] for item in claims.jobs[0].items]
+    assert first == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("gateway_options", [{"max_queue": 2}])
+async def test_a_full_queue_takes_nothing_of_a_request(world: Any) -> None:
+    many = [world.submission(f"g{i}", (1, i), group_id=f"g{i}") for i in range(3)]
+
+    with pytest.raises(QueueFull) as refused:
+        await world.trainer.submit_logprobs("uniform", many)
+    accepted = await world.trainer.submit_logprobs("uniform", many[:2])
+
+    assert refused.value.retry_after_s == 1.0
+    assert [o.ticket.state for o in accepted] == ["queued", "queued"]
+    assert len(world.queue.entries) == 2
+
+
+async def test_a_source_gets_the_payload_and_its_items_get_unique_ids(world: Any) -> None:
+    submissions = [
+        await world.feedback_submission("a", "x"),
+        await world.feedback_submission("b", "y"),
+    ]
+    posted = await world.trainer.submit_feedback("executor", submissions)
+
+    await world.work()
+    outcomes = await world.trainer.collect_feedback([p.ticket.id for p in posted])
+
+    items = [outcome.answer.items[0] for outcome in outcomes]
+    assert [i.text for i in items] == [
+        "x is wrong, tests {'tests': [1, 2]}",
+        "y is wrong, tests {'tests': [1, 2]}",
+    ]
+    assert items[0].id != items[1].id
+    assert items[0].details == {"isolation": "none at all"}
+
+
+async def test_json_is_answered_as_json(world: Any) -> None:
+    body = (
+        '{"expert": "uniform", "submissions": [{"idempotency_key": "a", "query": {"prompt": '
+        '{"messages": [{"role": "user", "content": "hi"}]}, "response_ids": [1, 2], '
+        '"top_k": 4, "vocab_fingerprint": "' + "ab" * 32 + '"}}]}'
+    )
+    key = world.settings.keys["trainer"].file.read_text()
+    async with world.client(key) as client:
+        client._http.headers["accept"] = "application/json"
+        received = await client.exchange(
+            "POST", "/v1/logprobs", content=body.encode(), content_type="application/json"
+        )
+
+    assert received.content_type == "application/json"
+    assert b'"state":"queued"' in received.body

@@ -1,0 +1,43 @@
+"""Boxes that run programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from preceptor_services.sandbox.isolation import Attempt, Limits, Outcome
+from preceptor_services.sandbox.process import ProcessIsolation
+
+RunProgram = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[ProcessIsolation]:
+    isolation = ProcessIsolation()
+    isolation.start()
+    yield isolation
+    isolation.stop()
+
+
+@pytest.fixture
+def run_program(box: ProcessIsolation) -> RunProgram:
+    def run(program: str, *inputs: Any, **limits: Any) -> Outcome:
+        attempt = Attempt(program=program, entry="x", inputs=inputs or ([3, 1],))
+        return box.run(attempt, Limits(**limits))
+
+    return run
+
+
+def descendants(pid: int | None) -> list[psutil.Process]:
+    """Every process below the box."""
+    assert pid is not None
+    return psutil.Process(pid).children(recursive=True)
+
+
+@pytest.fixture
+def as_user_script() -> Path:
+    return Path(__file__).with_name("run_restricted.py")

@@ -1,0 +1,230 @@
+"""The supervisor: what it decides, what it says when a process fails, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preceptor_services.kit.settings import load_settings
+from preceptor_services.supervisor.plan import make_plan
+from preceptor_services.supervisor.toml_text import to_toml
+
+MOODY_FOLDER = Path(__file__).parents[1] / "dispatcher"
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 90.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "preceptor.toml"
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def moody_settings(folder: Path) -> Path:
+    return write(
+        folder,
+        f"""
+        [gateway]
+        port = 0
+        [experts.moody]
+        url = "http://127.0.0.1:0"
+        key_file = "keys/moody.key"
+        self_test = false
+        use = "moody:Moody"
+        [experts.moody.options]
+        log = "{folder}/moody.txt"
+        """,
+    )
+
+
+# ---------------------------------------------------------------- decisions
+
+
+scalars = st.one_of(
+    st.booleans(),
+    st.integers(-(2**60), 2**60),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(st.characters(exclude_categories=["Cs"])),
+)
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3), max_leaves=5)
+tables = st.recursive(
+    st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), values, max_size=3),
+    lambda inner: st.dictionaries(st.text("abc. \"'", min_size=1), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(tables)
+def test_toml_text_reads_back_as_it_was(table: dict[str, object]) -> None:
+    assert tomllib.loads(to_toml(table)) == table
+
+
+def test_null_has_no_place_in_toml() -> None:
+    with pytest.raises(ValueError, match="None"):
+        to_toml({"a": None})
+
+
+def test_the_plan_fills_in_ports_keys_and_the_broker(tmp_path: Path) -> None:
+    settings = load_settings(moody_settings(tmp_path), env={})
+
+    plan = make_plan(settings, tmp_path)
+
+    assert [spec.name for spec in plan.specs] == ["broker", "gateway", "moody", "dispatcher"]
+    resolved = load_settings(tmp_path / "resolved.toml", env={})
+    assert resolved == plan.settings
+    assert resolved.gateway.port > 0
+    assert resolved.gateway.broker.startswith("redis://127.0.0.1:")
+    assert not resolved.experts["moody"].url.endswith(":0")
+    for scope in ("trainer", "dispatcher"):
+        file = resolved.key_for(scope)
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert len(file.read_text().strip()) >= 32
+
+
+def test_keys_that_are_there_are_kept(tmp_path: Path) -> None:
+    config = moody_settings(tmp_path)
+    make_plan(load_settings(config, env={}), tmp_path)
+    before = {path.name: path.read_text() for path in (tmp_path / "keys").iterdir()}
+
+    make_plan(load_settings(config, env={}), tmp_path)
+
+    assert {path.name: path.read_text() for path in (tmp_path / "keys").iterdir()} == before
+
+
+def test_a_named_broker_and_services_without_class_are_not_started(tmp_path: Path) -> None:
+    config = write(
+        tmp_path,
+        """
+        [gateway]
+        broker = "redis://127.0.0.1:6379/0"
+        [experts.elsewhere]
+        url = "http://127.0.0.1:9999"
+        key_file = "keys/elsewhere.key"
+        """,
+    )
+
+    plan = make_plan(load_settings(config, env={}), tmp_path)
+
+    assert [spec.name for spec in plan.specs] == ["gateway", "dispatcher"]
+    assert not (tmp_path / "keys" / "elsewhere.key").exists()
+
+
+# ---------------------------------------------------------------- processes
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(MOODY_FOLDER)}
+
+
+def up_command(config: Path, *more: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "preceptor_clients.cli.main",
+        "up",
+        "--config",
+        str(config),
+        *more,
+    ]
+
+
+@pytest.mark.e2e
+def test_a_service_that_does_not_start_is_named_with_its_last_words(tmp_path: Path) -> None:
+    config = moody_settings(tmp_path)
+    config.write_text(config.read_text().replace('log = "', 'log_typo = "'))
+
+    ended = subprocess.run(
+        up_command(config), env=environment(), capture_output=True, text=True, timeout=120
+    )
+
+    assert ended.returncode == 1
+    assert "moody ended with exit code 2" in ended.stderr
+    assert "log_typo" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.e2e
+def test_a_bad_settings_file_is_named_with_its_field(tmp_path: Path) -> None:
+    config = write(tmp_path, "[gateway]\nprot = 1\n")
+
+    ended = subprocess.run(up_command(config), capture_output=True, text=True, timeout=60)
+
+    assert ended.returncode == 1
+    assert "gateway.prot" in ended.stderr
+
+
+@pytest.mark.e2e
+def test_a_crashed_expert_is_restarted_and_all_ends_with_the_caller(tmp_path: Path) -> None:
+    config = moody_settings(tmp_path)
+    ready_file = tmp_path / "ready.json"
+    # A caller in between, because the deployment must end when its caller is killed.
+    words = up_command(config, "--ready-file", str(ready_file))
+    source = f"import subprocess; subprocess.run({words!r})"
+    caller = subprocess.Popen(
+        [sys.executable, "-c", source], env=environment(), stdout=subprocess.DEVNULL
+    )
+    try:
+        until(ready_file.exists)
+        first = json.loads(ready_file.read_text())["pids"]
+
+        os.kill(first["moody"], signal.SIGKILL)
+        until(lambda: pids(ready_file)["moody"] != first["moody"])
+        second = pids(ready_file)
+
+        assert {n: p for n, p in second.items() if n != "moody"} == {
+            n: p for n, p in first.items() if n != "moody"
+        }
+        caller.kill()
+        until(lambda: not any(psutil.pid_exists(pid) for pid in second.values()), 60.0)
+        until(lambda: not ready_file.exists())
+    finally:
+        caller.kill()
+        caller.wait()
+
+
+def pids(ready_file: Path) -> dict[str, int]:
+    return json.loads(ready_file.read_text())["pids"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends orphans on Linux only")
+def test_no_child_outlives_a_killed_supervisor(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    source = f"""
+    import time
+    from pathlib import Path
+    from preceptor_services.supervisor.child import Child, ChildSpec
+    async def ready(): return True
+    child = Child(ChildSpec(name="c", command=("sleep", "600"), log=Path("{tmp_path}/c.log"),
+                            url=None, is_ready=ready, stop_rank=0))
+    child.start()
+    Path("{pid_file}").write_text(str(child.pid))
+    time.sleep(600)
+    """
+    supervisor = subprocess.Popen([sys.executable, "-c", textwrap.dedent(source)])
+    until(lambda: pid_file.exists() and pid_file.read_text() != "")
+    child = int(pid_file.read_text())
+    assert psutil.pid_exists(child)
+
+    supervisor.kill()
+    supervisor.wait()
+
+    until(lambda: not psutil.pid_exists(child), 10.0)

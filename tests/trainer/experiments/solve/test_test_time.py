@@ -1,0 +1,213 @@
+"""A question is trained on until its first success, across interruptions, and no longer.
+
+Student, optimiser, weights, checkpoints and metrics are real; a gateway of a few lines judges.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from rich.console import Console
+
+from preceptor_clients.contract.schemas import (
+    FeedbackAnswer,
+    FeedbackItem,
+    FeedbackOutcome,
+    FeedbackSubmission,
+    StepRecord,
+)
+from preceptor_clients.http.clients import GatewayClient
+from preceptor_trainer.experiments.solve.test_time import (
+    QuestionTrainer,
+    SelfDistillation,
+    first_success,
+)
+from preceptor_trainer.experiments.solve.trajectory import Trajectory
+from preceptor_trainer.loop import Collected
+from preceptor_trainer.objectives.grpo import GRPO
+from preceptor_trainer.run.metrics_log import METRICS_FILE, read_metrics
+from preceptor_trainer.run.progress import Progress
+from preceptor_trainer.sampling.local import SamplingParams
+from preceptor_trainer.student import STUDENT_DIR
+from preceptor_trainer.tasks.programming_by_example.problems import Problem, sample_problems
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+GROUP = 4
+
+
+class Judge:
+    """A gateway that judges attempts, and may be lost while a step is recorded.
+
+    Failures get different scores, so that a reward-only objective learns from them.
+    """
+
+    def __init__(self, *, success: tuple[int, int] | None = None, lost_at: int | None = None):
+        self.success = success  # step, and place in its group
+        self.lost_at = lost_at
+        self.judged: dict[int, list[tuple[int, ...]]] = {}  # responses by step
+        self.trained: list[int] = []
+
+    async def feedback(
+        self, source: str, submissions: Sequence[FeedbackSubmission], **_: object
+    ) -> list[FeedbackOutcome]:
+        return [self._judge(source, submission) for submission in submissions]
+
+    def _judge(self, source: str, submission: FeedbackSubmission) -> FeedbackOutcome:
+        query = submission.query
+        *_, step, _, place = query.rollout_id.split("-")
+        self.judged.setdefault(int(step), []).append(tuple(query.response_ids.tolist()))
+        is_right = (int(step), int(place) + 1) == self.success
+        item = FeedbackItem(
+            id=query.rollout_id,
+            kind="execution",
+            score=1.0 if is_right else 0.1 * int(place),
+            source=source,
+            version="1",
+        )
+        return FeedbackOutcome(
+            answer=FeedbackAnswer(items=(item,), source=source, source_version="1")
+        )
+
+    async def record_step(self, record: StepRecord) -> None:
+        if record.step == self.lost_at:
+            raise ConnectionError("the gateway is gone")
+        self.trained.append(record.step)
+
+    async def put_blob(self, content: bytes) -> str:
+        return "0" * 64
+
+    async def record(self, records: Any) -> None: ...
+    async def start_run(self, record: Any) -> None: ...
+    async def start_lineage(self, record: Any) -> None: ...
+    async def register_weights(self, manifest: Any) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    (problem,) = sample_problems("train", count=1, seed=0)
+    return problem
+
+
+async def discover(problem: Problem, run_dir: Path, judge: Judge, attempts: int) -> Trajectory:
+    settings = SelfDistillation(objective=GRPO(), lr=1e-2, group=GROUP)
+    config = settings.config(
+        problem, name="tt-q-0", seed=0, max_attempts=attempts, model=STUDENT_DIR
+    )
+    config = replace(
+        config,
+        experts=(),
+        sampling=SamplingParams(max_new_tokens=4),
+        checkpoint_every=2,
+        threads=1,
+    )
+    run_dir.mkdir(exist_ok=True)
+    progress = Progress(Console(quiet=True))
+    trainer = QuestionTrainer(config, run_dir, cast(GatewayClient, judge), progress)
+    return await trainer.discover(max_attempts=attempts)
+
+
+async def test_a_question_ends_with_its_first_success(problem: Problem, tmp_path: Path) -> None:
+    judge = Judge(success=(1, 2))
+
+    found = await discover(problem, tmp_path, judge, attempts=5 * GROUP)
+
+    assert (found.method, found.problem_id, found.seed) == ("test-time", problem.id, 0)
+    assert (found.solved_at, found.attempts) == (GROUP + 2, GROUP + 2)
+    assert sorted(judge.judged) == [0, 1]
+    assert judge.trained == [0]
+    assert found.tokens == sum(len(r) for group in judge.judged.values() for r in group)
+
+
+async def test_a_success_beyond_the_last_attempt_does_not_count(
+    problem: Problem, tmp_path: Path
+) -> None:
+    judge = Judge(success=(1, 3))
+
+    found = await discover(problem, tmp_path, judge, attempts=GROUP + 2)
+
+    assert (found.solved_at, found.attempts) == (None, GROUP + 2)
+    assert judge.trained == [0], "nobody attempts it after the last group"
+
+
+async def test_an_interrupted_question_goes_on_from_its_last_checkpoint(
+    problem: Problem, tmp_path: Path
+) -> None:
+    whole, lost, again = (Judge(success=(4, 2), lost_at=at) for at in (None, 3, None))
+    expected = await discover(problem, tmp_path / "whole", whole, attempts=6 * GROUP)
+
+    with pytest.raises(ConnectionError, match="gateway is gone"):
+        await discover(problem, tmp_path / "lost", lost, attempts=6 * GROUP)
+    _wait_in_every_step(tmp_path / "lost", seconds=1000.0)
+    found = await discover(problem, tmp_path / "lost", again, attempts=6 * GROUP)
+
+    assert again.trained == [2, 3]
+    assert again.judged == {step: whole.judged[step] for step in (2, 3, 4)}
+    assert (found.solved_at, found.attempts) == (4 * GROUP + 2, 4 * GROUP + 2)
+    assert found.tokens == expected.tokens
+    assert [line["step"] for line in read_metrics(tmp_path / "lost")] == [0, 1, 2, 3]
+    assert 2000 < found.seconds < 3000, "of the steps before the checkpoint, not of the one lost"
+
+
+async def test_attempts_before_an_interruption_count(problem: Problem, tmp_path: Path) -> None:
+    attempts = 3 * GROUP + 2
+    with pytest.raises(ConnectionError):
+        await discover(problem, tmp_path, Judge(lost_at=2), attempts)
+
+    found = await discover(problem, tmp_path, Judge(success=(3, 3)), attempts)
+
+    assert (found.solved_at, found.attempts) == (None, attempts)
+
+
+def _wait_in_every_step(run_dir: Path, *, seconds: float) -> None:
+    path = run_dir / METRICS_FILE
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    waited = [line | {"seconds/waiting": seconds} for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in waited))
+
+
+def _group(*scores: float | None) -> Collected:
+    rows = [
+        SimpleNamespace(
+            attempt=SimpleNamespace(
+                score=score, items=(), rollout=SimpleNamespace(rollout_id=f"r{place}")
+            )
+        )
+        for place, score in enumerate(scores, start=1)
+    ]
+    return cast(Collected, SimpleNamespace(labelled=rows))
+
+
+@pytest.mark.parametrize(
+    ("scores", "limit", "place"),
+    [
+        ((1.0, 0.0), 2, 1),
+        ((0.0, 0.4, 1.0, 1.0), 4, 3),
+        ((0.0, 0.5), 2, 2),
+        ((0.0, 1.0), 1, None),
+        ((0.0, 0.0), 2, None),
+        ((0.0, 1.0, None), 3, 2),
+        ((0.0, 1.0, None), 1, None),
+    ],
+)
+def test_the_first_success_has_its_place_among_the_attempts_that_count(
+    scores: Sequence[float | None], limit: int, place: int | None
+) -> None:
+    assert first_success(_group(*scores), limit=limit) == place
+
+
+def test_an_attempt_that_nobody_judged_is_no_failure() -> None:
+    with pytest.raises(RuntimeError, match="r2 was not judged: no source answered"):
+        first_success(_group(0.0, None, 1.0), limit=3)
+
+
+@pytest.mark.parametrize(("field", "value"), [("lr", 0.0), ("group", 0)])
+def test_settings_that_cannot_train_are_named(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{field}: must be"):
+        SelfDistillation(**{field: value})  # type: ignore[arg-type]

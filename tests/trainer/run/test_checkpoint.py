@@ -1,0 +1,90 @@
+"""Checkpoints and published weights: complete or absent."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from preceptor_trainer.learner.policy import WeightFolder, load_tensors
+from preceptor_trainer.run.checkpoint import (
+    Position,
+    latest_checkpoint,
+    load_checkpoint,
+    remove_old_checkpoints,
+    save_checkpoint,
+)
+
+
+def position(step: int) -> Position:
+    return Position(step=step, lineage="l0", weights=f"p/l0/{step}", cursor=3)
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path):
+    state = {"optimiser": {"m": torch.arange(3.0)}, "num_steps": 4}
+
+    path = save_checkpoint(tmp_path, position(4), state)
+    loaded, learner = load_checkpoint(path)
+
+    assert loaded == position(4)
+    assert torch.equal(learner["optimiser"]["m"], state["optimiser"]["m"])
+
+
+def test_an_interrupted_save_is_not_taken_for_a_checkpoint(tmp_path: Path):
+    save_checkpoint(tmp_path, position(4), {})
+    (tmp_path / ".00000008.partial").mkdir()
+
+    assert latest_checkpoint(tmp_path) == tmp_path / "00000004"
+
+
+def test_old_checkpoints_go_and_the_last_two_stay(tmp_path: Path):
+    for step in (2, 4, 6):
+        save_checkpoint(tmp_path, position(step), {})
+
+    remove_old_checkpoints(tmp_path)
+
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000004", "00000006"]
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(2, 2, bias=False)
+        self.head = nn.Linear(2, 2, bias=False)
+        self.head.weight = self.embed.weight
+
+
+def test_tied_weights_are_written_once_and_read_back(tmp_path: Path):
+    folder, model = WeightFolder(tmp_path, "p", "0" * 64), Tied()
+    folder.write(model, "p/l0/0", parent=None, checkpoint=True)
+    expected = model.embed.weight.detach().clone()
+
+    nn.init.zeros_(model.embed.weight)
+    folder.read(model, "p/l0/0")
+
+    assert torch.equal(model.head.weight, expected)
+
+
+def test_a_published_version_is_never_written_again(tmp_path: Path):
+    folder, model = WeightFolder(tmp_path, "p", "0" * 64), Tied()
+    first = folder.write(model, "p/l0/0", parent=None, checkpoint=False)
+
+    nn.init.zeros_(model.embed.weight)
+    second = folder.write(model, "p/l0/0", parent=None, checkpoint=False)
+
+    assert second == first
+
+
+def test_pruning_keeps_checkpoints_and_what_came_after(tmp_path: Path):
+    folder, model = WeightFolder(tmp_path, "p", "0" * 64), Tied()
+    for step in range(5):
+        folder.write(model, f"p/l0/{step}", parent=None, checkpoint=False)
+
+    folder.prune("l0", before_step=3, keep=[1])
+
+    assert sorted(p.name for p in (tmp_path / "p" / "l0").iterdir()) == ["1", "3", "4"]
+
+
+def test_missing_weights_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"missing \['embed.weight', 'head.weight'\]"):
+        load_tensors(Tied(), {})

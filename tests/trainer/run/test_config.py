@@ -1,0 +1,42 @@
+"""What a run's configuration refuses when it is built."""
+
+from dataclasses import replace
+
+import pytest
+
+from preceptor_trainer.collect.dynamic_sampling import DynamicSampling
+from preceptor_trainer.collect.people.people import PeopleConfig
+from preceptor_trainer.collect.rollout_sources import References
+from preceptor_trainer.recipes.quickstart import quickstart
+
+
+def test_a_rate_that_is_zero_before_the_run_ends_is_refused():
+    config = quickstart(steps=10, held_out=4)
+    falling = replace(config.optimiser, decay_until=9)
+
+    with pytest.raises(ValueError, match="decay_until: 9 leaves a rate of zero"):
+        replace(config, optimiser=falling)
+
+
+@pytest.mark.parametrize("field", ["steps", "rollouts_per_problem", "checkpoint_every"])
+def test_counts_below_one_are_refused(field):
+    config = quickstart(steps=10, held_out=4)
+
+    with pytest.raises(ValueError, match=f"{field}: must be at least 1, not 0"):
+        replace(config, **{field: 0})
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"sources": ()}, "needs sources that score"),
+        ({"rollouts_per_problem": 1}, "1 of a group's 1 rollouts are sampled"),
+        ({"source": References(texts_of=lambda problem: ["x"])}, "0 of a group's 4 rollouts"),
+        ({"people": PeopleConfig()}, "not together with people"),
+    ],
+)
+def test_dynamic_sampling_is_refused_where_it_cannot_work(fields, reason):
+    config = quickstart(steps=10, held_out=4)
+
+    with pytest.raises(ValueError, match=f"dynamic_sampling: .*{reason}"):
+        replace(config, dynamic_sampling=DynamicSampling(groups=2), **fields)

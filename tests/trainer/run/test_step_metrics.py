@@ -1,0 +1,58 @@
+"""What a step says about itself, with groups that dynamic sampling discarded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+
+from preceptor_clients.contract.schemas import FeedbackItem
+from preceptor_trainer.collect.context import InView
+from preceptor_trainer.collect.dynamic_sampling import Judged
+from preceptor_trainer.collect.labelling import Asker, Labelled
+from preceptor_trainer.collect.rollouts import Attempt, Rollout
+from preceptor_trainer.learner.learner import StepResult
+from preceptor_trainer.run.step_metrics import collect_metrics
+
+
+def attempt(group: int, score: float, length: int = 2) -> Attempt:
+    rollout = SimpleNamespace(
+        group=group, response_ids=np.zeros(length, np.int32), finish_reason="stop", given=False
+    )
+    item = SimpleNamespace(score=score)
+    return Attempt(rollout=cast(Rollout, rollout), items=(cast(FeedbackItem, item),))
+
+
+def metrics_of(trained: list[Attempt], discarded: list[Attempt], missing: int) -> dict[str, float]:
+    asker: Any = SimpleNamespace(dropped=Counter[str]())
+    view = InView((), frozenset())
+    return collect_metrics(
+        [Labelled(attempt=row, in_view=view, target=None) for row in trained],
+        Judged(attempts=trained, discarded=discarded, missing_groups=missing),
+        StepResult(loss=0.0, metrics={}, grad_norm=0.0, lr=1e-4, skipped=False),
+        cast(Asker, asker),
+        {},
+    )
+
+
+def test_reward_and_solved_groups_count_groups_that_were_discarded():
+    trained = [attempt(0, 1.0), attempt(0, 0.0)]
+    failed = [attempt(group, 0.0) for group in (1, 1, 2, 2, 3, 3)]
+
+    metrics = metrics_of(trained, failed, missing=0)
+
+    assert (metrics["reward"], metrics["solved_groups"]) == (1 / 8, 1 / 4)
+
+
+def test_what_was_discarded_and_not_found_is_told_apart_from_what_trains():
+    metrics = metrics_of(
+        [attempt(0, 1.0, length=4), attempt(0, 0.0, length=6)],
+        [attempt(1, 0.0, length=9), attempt(1, 0.0, length=9)],
+        missing=1,
+    )
+
+    assert (metrics["rollouts"], metrics["response_length"]) == (2, 5)
+    assert (metrics["discarded_rollouts"], metrics["discarded_tokens"]) == (2, 18)
+    assert metrics["missing_groups"] == 1

@@ -1,0 +1,323 @@
+"""The local sampler against plain forward passes."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from preceptor_trainer.sampling.local import (
+    MAX_ROWS,
+    Generation,
+    LocalSampler,
+    SamplingParams,
+    draw,
+    truncate,
+)
+
+EOS, PAD, VOCAB = 1, 0, 23
+PROMPTS = [[5, 6, 7], [4], [9, 3, 8, 2, 11, 12], [5, 6, 7], [2, 2]]
+
+
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "tie_word_embeddings": True,
+    "initializer_range": 0.3,
+    "eos_token_id": EOS,
+    "pad_token_id": PAD,
+    "bos_token_id": None,
+}
+
+
+def _make_model(seed: int = 0) -> Qwen3ForCausalLM:
+    torch.manual_seed(seed)
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES)).eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> Qwen3ForCausalLM:
+    return _make_model()
+
+
+@pytest.fixture(scope="module")
+def sampler(model: Qwen3ForCausalLM) -> LocalSampler:
+    return LocalSampler(model, eos_id=EOS, pad_id=PAD)
+
+
+def _seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _logits(model: PreTrainedModel, prompt: list[int], response: np.ndarray) -> torch.Tensor:
+    """Logits `[T, V]` of each response token, from one plain pass."""
+    ids = torch.tensor([prompt + response.tolist()])
+    with torch.no_grad():
+        return model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
+
+
+def _same(first: list[Generation], second: list[Generation]) -> bool:
+    return all(
+        np.array_equal(a.response_ids, b.response_ids)
+        and np.allclose(a.logprobs, b.logprobs, atol=1e-5)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(),
+        SamplingParams(temperature=0.7),
+        SamplingParams(top_k=5),
+        SamplingParams(top_p=0.8),
+        SamplingParams(temperature=1.3, top_k=9, top_p=0.9),
+    ],
+)
+def test_logprobs_are_those_of_a_plain_pass(
+    model: Qwen3ForCausalLM, sampler: LocalSampler, params: SamplingParams
+) -> None:
+    prompts = PROMPTS * 4
+
+    drawn = sampler.sample(prompts, params, _seeded())
+
+    for prompt, generation in zip(prompts, drawn, strict=True):
+        logits = _logits(model, prompt, generation.response_ids)
+        expected = truncate((logits / params.temperature).log_softmax(-1), params)
+        ids = torch.tensor(generation.response_ids).long()[:, None]
+        assert np.allclose(generation.logprobs, expected.gather(1, ids)[:, 0], atol=1e-4)
+
+
+def test_a_response_does_not_depend_on_its_batch(sampler: LocalSampler) -> None:
+    greedy = SamplingParams(top_k=1)
+
+    together = sampler.sample(PROMPTS, greedy, _seeded())
+    alone = [sampler.sample([prompt], greedy, _seeded())[0] for prompt in PROMPTS]
+
+    assert _same(together, alone)
+    assert all((generation.logprobs == 0).all() for generation in together)
+
+
+def test_a_drawn_response_depends_on_its_own_random_numbers_only(sampler: LocalSampler) -> None:
+    params = SamplingParams()
+
+    first = sampler.sample([PROMPTS[0], PROMPTS[1], PROMPTS[2]], params, _seeded())
+    others = sampler.sample([PROMPTS[3], PROMPTS[4], PROMPTS[2]], params, _seeded())
+
+    assert _same(first[2:], others[2:])
+
+
+def test_the_same_seed_gives_the_same_responses(sampler: LocalSampler) -> None:
+    first = sampler.sample(PROMPTS * 3, SamplingParams(), _seeded(4))
+    again = sampler.sample(PROMPTS * 3, SamplingParams(), _seeded(4))
+    other = sampler.sample(PROMPTS * 3, SamplingParams(), _seeded(5))
+
+    assert all(np.array_equal(a.logprobs, b.logprobs) for a, b in zip(first, again, strict=True))
+    assert _same(first, again)
+    assert not _same(first, other)
+
+
+def test_a_prompt_of_many_responses_does_not_depend_on_prompts_of_few(
+    sampler: LocalSampler,
+) -> None:
+    singles = [[*PROMPTS[1], 3 + index] for index in range(12)]
+
+    mixed = sampler.sample([PROMPTS[0]] * 9 + singles, SamplingParams(), _seeded())
+    alone = sampler.sample([PROMPTS[0]] * 9, SamplingParams(), _seeded())
+
+    assert _same(mixed[:9], alone)
+
+
+def test_more_rows_than_fit_are_drawn_in_turn(sampler: LocalSampler) -> None:
+    half = MAX_ROWS // 2 + 40
+    params = SamplingParams(max_new_tokens=3)
+
+    both = sampler.sample([PROMPTS[0]] * half + [PROMPTS[1]] * half, params, _seeded())
+    alone = sampler.sample([PROMPTS[0]] * half, params, _seeded())
+
+    # the longer prompt comes last, so that it is the one whose responses are cut in two
+    assert half < MAX_ROWS < 2 * half
+    assert len(PROMPTS[1]) < len(PROMPTS[0])
+    assert _same(both[:half], alone)
+
+
+def test_a_single_token_is_drawn_from_the_prompt_alone(model: Qwen3ForCausalLM) -> None:
+    prompts, end = PROMPTS * 30, PROMPTS[0][-1]
+
+    # a token that this model likes to repeat ends the response, so that some end at once
+    drawn = LocalSampler(model, eos_id=end, pad_id=PAD).sample(
+        prompts, SamplingParams(max_new_tokens=1), _seeded()
+    )
+
+    assert {generation.finish_reason for generation in drawn} == {"stop", "length"}
+    for prompt, generation in zip(prompts, drawn, strict=True):
+        (token,) = generation.response_ids
+        logprobs = _logits(model, prompt, generation.response_ids).log_softmax(-1)
+        assert np.allclose(generation.logprobs, logprobs[0, token], atol=1e-4)
+        assert (generation.finish_reason == "stop") == (token == end)
+
+
+def test_equal_prompts_get_responses_of_their_own(sampler: LocalSampler) -> None:
+    drawn = sampler.sample([PROMPTS[0]] * 16, SamplingParams(), _seeded())
+
+    assert len({generation.response_ids.tobytes() for generation in drawn}) > 8
+
+
+def test_the_end_token_stops_a_response_and_belongs_to_it(sampler: LocalSampler) -> None:
+    drawn = sampler.sample(PROMPTS * 20, SamplingParams(max_new_tokens=12), _seeded())
+    stopped = [generation for generation in drawn if generation.finish_reason == "stop"]
+    cut = [generation for generation in drawn if generation.finish_reason == "length"]
+
+    assert stopped
+    assert cut
+    for generation in stopped:
+        assert generation.response_ids[-1] == EOS
+        assert EOS not in generation.response_ids[:-1]
+    assert all(len(generation.response_ids) == 12 for generation in cut)
+    assert all(EOS not in generation.response_ids for generation in cut)
+
+
+def test_a_forced_prefix_leads_the_response_with_its_logprobs(
+    model: Qwen3ForCausalLM, sampler: LocalSampler
+) -> None:
+    forced = [[3, 4], [], [6]]
+
+    drawn = sampler.sample(PROMPTS[:3], SamplingParams(max_new_tokens=5), _seeded(), forced)
+
+    for prompt, prefix, generation in zip(PROMPTS, forced, drawn, strict=False):
+        ids = generation.response_ids
+        logprobs = _logits(model, prompt, ids).log_softmax(-1)
+        expected = logprobs.gather(1, torch.tensor(ids).long()[:, None])[:, 0]
+        assert generation.num_forced == len(prefix)
+        assert ids[: len(prefix)].tolist() == prefix
+        assert len(ids) <= len(prefix) + 5
+        assert np.allclose(generation.logprobs, expected, atol=1e-4)
+
+
+def test_equal_prompts_with_different_prefixes_are_different_contexts(
+    model: Qwen3ForCausalLM, sampler: LocalSampler
+) -> None:
+    # among them prefixes of one length, one that begins another, and one given twice
+    forced = [[3, 4], [3], [], [6, 2], [3, 4]]
+    params = SamplingParams(max_new_tokens=6)
+
+    drawn = sampler.sample([PROMPTS[0]] * 5, params, _seeded(), forced)
+
+    for prefix, generation in zip(forced, drawn, strict=True):
+        ids = generation.response_ids
+        logprobs = _logits(model, PROMPTS[0], ids).log_softmax(-1)
+        expected = logprobs.gather(1, torch.tensor(ids).long()[:, None])[:, 0]
+        assert ids[: generation.num_forced].tolist() == prefix
+        assert np.allclose(generation.logprobs, expected, atol=1e-4)
+
+
+def test_a_step_of_the_optimiser_is_seen_at_once() -> None:
+    model = _make_model(1)
+    sampler = LocalSampler(model, eos_id=EOS, pad_id=PAD)
+
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(0.0)
+    drawn = sampler.sample([PROMPTS[0]], SamplingParams(), _seeded())
+
+    assert np.allclose(drawn[0].logprobs, -np.log(VOCAB), atol=1e-5)
+
+
+def test_the_callers_model_keeps_its_attention(model: Qwen3ForCausalLM) -> None:
+    before = model.config._attn_implementation
+
+    LocalSampler(model, eos_id=EOS, pad_id=PAD)
+
+    assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=5)),
+            "sliding_window: 5 is less than the 6 tokens",
+        ),
+        (
+            lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES)),
+            "softcap: the model's attention asks for it",
+        ),
+    ],
+    ids=["a window", "soft-capped scores"],
+)
+def test_a_model_of_other_attention_is_refused(
+    make: Callable[[], PreTrainedModel], words: str
+) -> None:
+    sampler = LocalSampler(make(), eos_id=EOS, pad_id=PAD)
+
+    with pytest.raises(ValueError, match=words):
+        sampler.sample([PROMPTS[2]], SamplingParams(), _seeded())
+
+
+def test_a_window_that_is_never_full_is_no_obstacle() -> None:
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=9)).eval()
+    sampler = LocalSampler(model, eos_id=EOS, pad_id=PAD)
+
+    (drawn,) = sampler.sample([PROMPTS[0]], SamplingParams(max_new_tokens=6), _seeded())
+
+    logprobs = _logits(model, PROMPTS[0], drawn.response_ids).log_softmax(-1)
+    ids = torch.tensor(drawn.response_ids).long()[:, None]
+    assert np.allclose(drawn.logprobs, logprobs.gather(1, ids)[:, 0], atol=1e-4)
+
+
+def test_tokens_come_as_often_as_their_probability_says() -> None:
+    probabilities = torch.tensor([0.5, 0.2, 0.3])
+    uniforms = torch.arange(1000, dtype=torch.float64) / 1000
+
+    tokens, _ = draw(probabilities.log().repeat(1000, 1), SamplingParams(), uniforms)
+
+    assert torch.bincount(tokens, minlength=3).tolist() == pytest.approx([500, 200, 300], abs=1)
+
+
+def test_truncation_keeps_the_smallest_sufficient_set() -> None:
+    logprobs = torch.tensor([[0.5, 0.1, 0.3, 0.1]]).log()
+
+    kept = truncate(logprobs, SamplingParams(top_p=0.6)).exp()
+    top = truncate(logprobs, SamplingParams(top_k=1)).exp()
+
+    assert kept[0].tolist() == pytest.approx([0.625, 0, 0.375, 0])
+    assert top[0].tolist() == pytest.approx([1, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"top_k": -1}, "top_k"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+    ],
+)
+def test_a_senseless_parameter_is_named(fields: dict[str, float], field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} must"):
+        SamplingParams(**fields)  # type: ignore[arg-type]
+
+
+def test_an_empty_prompt_is_refused(sampler: LocalSampler) -> None:
+    with pytest.raises(ValueError, match=r"prompts\[1\] is empty"):
+        sampler.sample([[3], []], SamplingParams(), _seeded())
+
+
+def test_prefixes_must_match_the_prompts(sampler: LocalSampler) -> None:
+    with pytest.raises(ValueError, match="forced_prefixes: 1 for 2"):
+        sampler.sample([[3], [4]], SamplingParams(), _seeded(), [[5]])

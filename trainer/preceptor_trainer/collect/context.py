@@ -1,0 +1,109 @@
+"""Context policies: which feedback each expert query may use. Pure functions of a group.
+
+The experts only render what they are given; the choice is made here, so that it is the same for
+every expert and stands in the trainer's configuration. The failed attempt itself is never in view:
+the rollout is scored as the answer, and shown beside its own feedback it lowers entropy and
+accuracy (arXiv 2601.20802, table 6).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from preceptor_clients.contract.schemas import FeedbackItem
+from preceptor_trainer.collect.rollouts import Attempt
+
+_THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+
+
+class InView(NamedTuple):
+    """What one rollout's expert may see."""
+
+    items: tuple[FeedbackItem, ...]
+    uses: frozenset[str]
+    """Rollouts whose text or outcome these items depend on."""
+
+
+class ContextPolicy(Protocol):
+    """A group of attempts at one problem in, what each one's expert may see out, in order."""
+
+    def __call__(self, group: Sequence[Attempt]) -> list[InView]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PapersContext:
+    """Sibling demonstration, else own feedback (arXiv 2601.20802 section 2 and arXiv 2606.05152).
+
+    A rollout with neither has no teacher and is masked. Which sibling: the next successful one in
+    the group's order, cyclically, because always taking the first makes one lucky attempt the
+    teacher of all.
+    """
+
+    success_threshold: float = 0.5
+    """A rollout whose scores sum to at least this is a demonstration for its siblings."""
+    demonstrations: bool = True
+    """Whether a successful sibling may be shown."""
+    own_solution: bool = False
+    """Whether a successful rollout is shown its own response, whatever its siblings did.
+
+    As in table 2 of arXiv 2601.20802; its released code shows a sibling's or nothing, as here when
+    off. On, every rollout has a teacher: without demonstrations it is what keeps a policy at what
+    it does well while its failures are mended.
+    """
+    own_feedback: bool = True
+    """Whether the rollout's own feedback may be shown where there is no demonstration."""
+
+    def __call__(self, group: Sequence[Attempt]) -> list[InView]:
+        successes = [i for i, a in enumerate(group) if (a.score or 0.0) >= self.success_threshold]
+        return [self._in_view(group, i, successes) for i in range(len(group))]
+
+    def _in_view(self, group: Sequence[Attempt], i: int, successes: Sequence[int]) -> InView:
+        if self.own_solution and i in successes:
+            return InView((demonstration(group[i]),), frozenset({group[i].rollout.rollout_id}))
+        others = sorted((j for j in successes if j != i), key=lambda j: (j - i) % len(group))
+        if self.demonstrations and others:
+            sibling = group[others[0]]
+            # Whether this sibling is the one depends on the outcomes of those it was preferred to.
+            return InView((demonstration(sibling),), _judged(group, i, others[0]))
+        if not self.own_feedback:
+            return InView((), frozenset())
+        own = tuple(item for item in group[i].items if item.text and item.expert_may_see)
+        uses = (
+            frozenset(a.rollout.rollout_id for a in group)
+            if self.demonstrations
+            else frozenset[str]()
+        )
+        return InView(own, uses | {group[i].rollout.rollout_id})
+
+
+def _judged(group: Sequence[Attempt], i: int, chosen: int) -> frozenset[str]:
+    """Siblings whose success or failure led to `chosen`.
+
+    It, and those before it in the cyclic order.
+    """
+    distance = (chosen - i) % len(group)
+    return frozenset(group[(i + d) % len(group)].rollout.rollout_id for d in range(1, distance + 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NothingInView:
+    """No feedback at all: the control arm, in which the expert is the policy's own average."""
+
+    def __call__(self, group: Sequence[Attempt]) -> list[InView]:
+        return [InView((), frozenset()) for _ in group]
+
+
+def demonstration(attempt: Attempt) -> FeedbackItem:
+    """A successful attempt as a feedback item, without its thinking."""
+    rollout = attempt.rollout
+    return FeedbackItem(
+        id=f"demo-{rollout.rollout_id}",
+        kind="demonstration",
+        text=_THINKING.sub("", rollout.response_text).strip(),
+        source="rollout",
+        version=rollout.weights,
+        details={"rollout_id": rollout.rollout_id, "verdicts": [i.id for i in attempt.items]},
+    )

@@ -1,0 +1,236 @@
+"""Asks feedback sources and experts about rollouts, through the gateway, and builds the targets.
+
+The trainer never branches on who answered: an expert that did not answer leaves its place to the
+others, and a rollout without any answer has no target. What went missing is counted, not hidden.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Literal, cast
+
+import numpy as np
+from pydantic import JsonValue
+
+from preceptor_clients.contract.fingerprint import content_hash
+from preceptor_clients.contract.schemas import (
+    AnswerKind,
+    FeedbackItem,
+    FeedbackSubmission,
+    PrefixAnswer,
+    PrefixQuery,
+    PrefixSubmission,
+    TargetRecord,
+    WantedWeights,
+)
+from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.targets.builder import (
+    BUILDER_VERSION,
+    Target,
+    WeightedAnswer,
+    build_target,
+    inclusion,
+)
+from preceptor_clients.targets.token_weights import TokenWeights
+from preceptor_trainer.collect.context import ContextPolicy, InView
+from preceptor_trainer.collect.rollouts import Attempt, Rollout
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertUse:
+    """How a run uses one expert."""
+
+    name: str
+    """Its name at the gateway."""
+    weight: float = 1.0
+    """Its share of each position's target, before scaling over the experts that answered."""
+    per_token: TokenWeights | None = None
+    """How much of that weight each position gets, by its answer; all of it where absent."""
+    top_k: int = 32
+    """Entries per position."""
+    needs_feedback: bool = True
+    """Rollouts without feedback in view are not sent to it."""
+    kind: AnswerKind = "topk"
+    """`empirical` for an expert that only samples, `point` for one that names a single token."""
+    own_logprobs: bool = True
+    """Whether it says how probable it finds the student's own tokens."""
+    scores_candidates: bool = True
+    """Whether it scores ids that it is given."""
+    wants_entropy: bool = False
+    """Whether it chooses positions by the student's entropy, which then goes with each query."""
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"weight of expert {self.name!r} must be positive, not {self.weight}")
+        if self.top_k < 1:
+            raise ValueError(f"top_k of expert {self.name!r} must be at least 1, not {self.top_k}")
+
+    def weight_of(self, query: PrefixQuery, answer: PrefixAnswer) -> float | np.ndarray:
+        """The weight of an answer, or `[P]` of its positions."""
+        return (
+            self.weight if self.per_token is None else self.weight * self.per_token(query, answer)
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Labelled:
+    """An attempt, what its experts could see, and the target that came of it."""
+
+    attempt: Attempt
+    in_view: InView
+    target: Target | None
+    inclusion_T: np.ndarray | None = None
+    """`[T]` chance that any expert was asked; None where they took all positions."""
+
+    def record(self) -> TargetRecord | None:
+        """The target's provenance row, if there is a target."""
+        if self.target is None:
+            return None
+        weights = {c.answer_id: float(c.weight_T.max(initial=0.0)) for c in self.target.components}
+        return TargetRecord(
+            target_id=self.target.id,
+            rollout_id=self.target.rollout_id,
+            builder_version=BUILDER_VERSION,
+            settings={"weights": cast("dict[str, JsonValue]", weights)},
+            answer_ids=tuple(c.answer_id for c in self.target.components),
+            feedback_ids=tuple(item.id for item in self.in_view.items),
+            arrays=self.target.to_wire(),
+            content_hash=self.target.content_hash(),
+        )
+
+
+@dataclass(kw_only=True)
+class Asker:
+    """One run's questions to its sources and experts."""
+
+    gateway: GatewayClient
+    run: str
+    sources: Sequence[str]
+    experts: Sequence[ExpertUse]
+    context: ContextPolicy
+    vocab_fingerprint: str
+    batching: Literal["merge", "group"]
+    timeout_s: float = 120.0
+    dropped: Counter[str] = field(default_factory=Counter[str])
+    """Answers that did not come, by the problem's code; whoever reports them takes and clears."""
+    _payloads: dict[str, str] = field(default_factory=dict[str, str])
+
+    async def put_payload(self, payload: object) -> str:
+        """Puts a task's private data once; returns its SHA-256."""
+        key = content_hash(payload)
+        if key not in self._payloads:
+            self._payloads[key] = await self.gateway.put_blob(
+                json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()
+            )
+        return self._payloads[key]
+
+    async def feedback(self, rollouts: Sequence[Rollout]) -> list[Attempt]:
+        """Asks every source about every rollout."""
+        answers = await asyncio.gather(*(self._ask_source(s, rollouts) for s in self.sources))
+        return [
+            Attempt(rollout=rollout, items=tuple(item for items in per_source for item in items))
+            for rollout, *per_source in zip(rollouts, *answers, strict=True)
+        ]
+
+    async def _ask_source(
+        self, source: str, rollouts: Sequence[Rollout]
+    ) -> list[tuple[FeedbackItem, ...]]:
+        submissions = [
+            FeedbackSubmission(
+                idempotency_key=f"{self.run}/{r.rollout_id}/{source}",
+                query=r.feedback_query(self._timeout_ms),
+            )
+            for r in rollouts
+        ]
+        outcomes = await self.gateway.feedback(
+            source, submissions, run=self.run, timeout_s=self.timeout_s
+        )
+        self._count([o.problem.code for o in outcomes if o.problem])
+        return [() if o.answer is None else o.answer.items for o in outcomes]
+
+    async def targets(self, attempts: Sequence[Attempt]) -> list[Labelled]:
+        """Chooses what is in view, asks every expert, and builds one target per rollout."""
+        in_view = [
+            view
+            for _, group in groupby(attempts, key=lambda a: a.rollout.group)
+            for view in self.context(list(group))
+        ]
+        per_expert = await asyncio.gather(
+            *(self._ask_expert(expert, attempts, in_view) for expert in self.experts)
+        )
+        return [
+            _labelled(attempt, view, [answer for answer in answers if answer is not None])
+            for attempt, view, *answers in zip(attempts, in_view, *per_expert, strict=True)
+        ]
+
+    async def _ask_expert(
+        self, expert: ExpertUse, attempts: Sequence[Attempt], in_view: Sequence[InView]
+    ) -> list[WeightedAnswer | None]:
+        asked = [
+            (i, self._prefix_query(expert, a.rollout, view))
+            for i, (a, view) in enumerate(zip(attempts, in_view, strict=True))
+            if view.items or not expert.needs_feedback
+        ]
+        submissions = [
+            PrefixSubmission(
+                idempotency_key=f"{self.run}/{attempts[i].rollout.rollout_id}/{expert.name}",
+                query=query,
+            )
+            for i, query in asked
+        ]
+        outcomes = await self.gateway.logprobs(
+            expert.name,
+            submissions,
+            run=self.run,
+            batching=self.batching,
+            timeout_s=self.timeout_s,
+        )
+        self._count([o.problem.code for o in outcomes if o.problem])
+        answers: list[WeightedAnswer | None] = [None] * len(attempts)
+        for (i, query), outcome in zip(asked, outcomes, strict=True):
+            if outcome.answer is not None and outcome.ticket is not None:
+                assert outcome.ticket.answer_id is not None
+                weight = expert.weight_of(query, outcome.answer)
+                answers[i] = WeightedAnswer(outcome.ticket.answer_id, query, outcome.answer, weight)
+        return answers
+
+    def _prefix_query(self, expert: ExpertUse, rollout: Rollout, view: InView) -> PrefixQuery:
+        return PrefixQuery(
+            prompt=rollout.prompt,
+            response_ids=rollout.response_ids,
+            owned=rollout.owned,
+            feedback=view.items,
+            vocab_fingerprint=self.vocab_fingerprint,
+            top_k=expert.top_k,
+            candidate_ids=rollout.candidate_ids,
+            entropy_P=rollout.entropy_T if expert.wants_entropy else None,
+            weights=WantedWeights(mode="exact", version=rollout.weights),
+            group_id=rollout.group_id,
+            timeout_ms=self._timeout_ms,
+            rollout_id=rollout.rollout_id,
+        )
+
+    @property
+    def _timeout_ms(self) -> int:
+        return int(self.timeout_s * 1000)
+
+    def _count(self, codes: Sequence[str]) -> None:
+        self.dropped.update(codes)
+
+
+def _labelled(attempt: Attempt, view: InView, answers: Sequence[WeightedAnswer]) -> Labelled:
+    rollout = attempt.rollout
+    came = [item for item in answers if item.weight_P.any()]
+    owned = np.asarray(rollout.owned, np.bool_)
+    return Labelled(
+        attempt=attempt,
+        in_view=view,
+        target=build_target(rollout.rollout_id, owned, came) if came else None,
+        # Also of the answers without an opinion: their chances count, whatever the draw gave.
+        inclusion_T=inclusion(len(owned), answers),
+    )

@@ -1,0 +1,1 @@
+"""People take part in a run: what goes to them, and what their corrections become."""

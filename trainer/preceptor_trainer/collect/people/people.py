@@ -1,0 +1,409 @@
+"""People as experts of a run: which rollouts go to them, and what their late answers become.
+
+    RunConfig(..., people=PeopleConfig(select=Failed(), per_round=40, round_steps=10))
+
+Nothing waits for people. Each step sends what the policy chose to the correction queue, asks the
+people's expert about it (which promises to answer later), and joins what has arrived since. A
+correction labels fixed states, so it does not expire with the policy: all of them are kept, over
+all rounds, and each step draws some of them again, as DAgger aggregates (arXiv 1011.0686). They
+train by the local term alone.
+
+Each use is a rollout of its own in the records, in a group named after the original one, since a
+rollout is consumed at most once. What stands at the gateway is read from the beginning when a run
+is resumed, so the checkpoint holds nothing of it.
+
+Files: `people_selection.py` chooses, `people_labels.py` makes rollouts and targets, this one keeps
+the set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import torch
+from pydantic import JsonValue
+
+from preceptor_clients.contract.corrections import (
+    NewItem,
+    NewItems,
+    Result,
+    Results,
+    Round,
+    RoundSettings,
+    TakenItems,
+)
+from preceptor_clients.contract.schemas import PrefixQuery, PrefixSubmission
+from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.targets.edits import spelled
+from preceptor_clients.targets.spelling import TokenizerSpelling
+from preceptor_trainer.collect.labelling import Asker, Labelled
+from preceptor_trainer.collect.people.labels import (
+    Answered,
+    base_query,
+    corrected_attempt,
+    forced_prefix,
+    labelled_by_people,
+    prompt_ids,
+    repeated,
+    rolled_on,
+    takeover_query,
+)
+from preceptor_trainer.collect.people.selection import Failed, Selection
+from preceptor_trainer.collect.rollouts import Attempt, Rollout
+from preceptor_trainer.collect.sampler import SamplerStage
+from preceptor_trainer.kit.seeding import generator
+from preceptor_trainer.sampling.local import SamplingParams
+
+_PAGE: Final = 1000
+_ASK_S: Final = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeopleConfig:
+    """How a run works with people."""
+
+    select: Selection = field(default_factory=Failed)
+    """Which rollouts go to them."""
+    expert: str = "people"
+    """The people's expert, by name at the gateway."""
+    round_steps: int = 10
+    """Steps to a round of corrections."""
+    per_round: int = 50
+    """Items that one round takes."""
+    double_share: float = 0.1
+    """Share of items that two people work on blindly."""
+    guidelines: str = ""
+    """What people are told beside each item."""
+    per_step: int = 16
+    """Corrected sequences in one step, drawn from all that there are."""
+    labels: bool = True
+    """Token targets at the departures, on the student's own sequence; with `takeover`, where it has
+    labels that the take-over does not repeat in the same state."""
+    takeover: bool = True
+    """The corrected text as a second sequence, on which the person carries on."""
+    feedback: bool = False
+    """The corrected text in the experts' view: dense targets on the student's own sequence."""
+    forced: int = 0
+    """Rollouts in one step that begin with a correction and go on by the student: its own tokens
+    after the change are judged and labelled like any others."""
+    weight: float = 1.0
+    """Of a person's label beside a position of the run's other targets."""
+    accepted_weight: float = 0.0
+    """Of a token that a person left as it was, where the people's expert labels those at all."""
+
+    def __post_init__(self) -> None:
+        for name in ("round_steps", "per_round", "per_step"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1, not {getattr(self, name)}")
+        if self.forced < 0:
+            raise ValueError(f"forced: {self.forced} is below 0")
+        if not self.weight > 0 or not 0 <= self.accepted_weight <= 1:
+            raise ValueError(
+                f"weight: {self.weight} must be positive, accepted_weight "
+                f"{self.accepted_weight} in [0, 1]"
+            )
+        if not (self.labels or self.takeover or self.feedback):
+            raise ValueError("labels: with takeover and feedback off too, nothing would be learnt")
+
+
+@dataclass(kw_only=True)
+class People:
+    """One run's corrections."""
+
+    config: PeopleConfig
+    gateway: GatewayClient
+    asker: Asker
+    run: str
+    seed: int
+    spelling: TokenizerSpelling
+    vocab_fingerprint: str
+    results_cursor: int = 0
+    arrivals_cursor: int = 0
+    corrections: dict[str, Result] = field(default_factory=dict[str, Result])
+    """What counts now, by rollout."""
+    answered: dict[str, Answered] = field(default_factory=dict[str, Answered])
+    """Labels on the student's own sequences, by rollout."""
+    taken_over: dict[str, Answered] = field(default_factory=dict[str, Answered])
+    """Labels on the corrected texts, by rollout."""
+    _asked: set[str] = field(default_factory=set[str])
+    _at_once: dict[str, str] = field(default_factory=dict[str, str])
+    """Tickets that were answered when they were posted, by rollout: they never arrive."""
+    _rounds: set[str] = field(default_factory=set[str])
+
+    async def step(
+        self, step: int, labelled: Sequence[Labelled], *, prefix: str, weights: str
+    ) -> list[Labelled]:
+        """Sends some of `labelled` to people; returns what is to be trained on of theirs.
+
+        Args:
+            step: Of the run.
+            labelled: What the student has just written.
+            prefix: Of the ids of the rollouts that are made here.
+            weights: The version that the experts are asked with.
+        """
+        await self._send(step, labelled)
+        await self._join()
+        return await self._draw(step, prefix, weights)
+
+    def roll_on(
+        self, stage: SamplerStage, step: int, *, prefix: str, params: SamplingParams
+    ) -> list[Rollout]:
+        """Rollouts that begin with a correction, up to and with its change, and go on by `stage`.
+
+        Call it before `step`: they go to the feedback sources and experts beside the others.
+        """
+        edited = sorted(r for r, c in self.corrections.items() if c.text is not None)
+        if not edited or not self.config.forced:
+            return []
+        draw = generator(self.seed, "people-forced", step)
+        chosen = torch.randint(len(edited), (self.config.forced,), generator=draw)
+        corrections = [self.corrections[edited[int(n)]] for n in chosen]
+        generations = stage.continuations(
+            [prompt_ids(c) for c in corrections],
+            [forced_prefix(c, self.spelling) for c in corrections],
+            params=params,
+            generator=draw,
+        )
+        return [
+            rolled_on(
+                correction,
+                generation,
+                spelled(self.spelling, generation.response_ids),
+                f"{prefix}-forced-{n}",
+                n,
+                step=step,
+                weights=stage.version,
+            )
+            for n, (correction, generation) in enumerate(zip(corrections, generations, strict=True))
+        ]
+
+    @property
+    def answered_at_once(self) -> frozenset[str]:
+        """Rollouts whose question had an answer when it was asked; the next step joins it."""
+        return frozenset(self._at_once)
+
+    # ------------------------------------------------------------ out
+
+    async def _send(self, step: int, labelled: Sequence[Labelled]) -> None:
+        wishes = self.config.select(labelled, generator(self.seed, "people", step))
+        chosen = [
+            (row, wish) for row, wish in zip(labelled, wishes, strict=True) if wish is not None
+        ]
+        if not chosen:
+            return
+        chosen.sort(key=lambda pair: -pair[1].priority)
+        round_name = f"{self.run}-{step // self.config.round_steps}"
+        await self._open_round(round_name)
+        items = [
+            _item(row, wish.priority, wish.reason, self.run, self.vocab_fingerprint)
+            for row, wish in chosen
+        ]
+        taken = await self.gateway.call(
+            "POST",
+            "/v1/corrections/items",
+            body=NewItems(round=round_name, items=tuple(items)),
+            reply=TakenItems,
+        )
+        rows = [
+            row for (row, _), place in zip(chosen, taken.items, strict=True) if place.id is not None
+        ]
+        await self._ask([base_query(row, self.vocab_fingerprint) for row in rows], how="chosen")
+        self._asked.update(row.attempt.rollout.rollout_id for row in rows)
+
+    async def _open_round(self, name: str) -> None:
+        if name in self._rounds:
+            return
+        settings = RoundSettings(
+            budget=self.config.per_round,
+            double_share=self.config.double_share,
+            guidelines=self.config.guidelines,
+        )
+        await self.gateway.call("PUT", f"/v1/corrections/rounds/{name}", body=settings, reply=Round)
+        self._rounds.add(name)
+
+    async def _ask(self, queries: Sequence[PrefixQuery], *, how: str) -> None:
+        """Posts questions to the people's expert; their tickets wait as long as people need.
+
+        Where another run had asked the same, the answer stands already.
+        """
+        submissions = [
+            PrefixSubmission(idempotency_key=f"{self.run}/{query.rollout_id}/{how}", query=query)
+            for query in queries
+        ]
+        if not submissions:
+            return
+        outcomes = await self.gateway.submit_logprobs(self.config.expert, submissions, run=self.run)
+        for query, outcome in zip(queries, outcomes, strict=True):
+            ticket = outcome.ticket
+            if query.rollout_id and ticket is not None and ticket.answer_id is not None:
+                self._at_once[query.rollout_id] = ticket.id
+
+    # ------------------------------------------------------------ in
+
+    async def _join(self) -> None:
+        # Arrivals first: an answer that is seen here has its result among those read next.
+        arrived: dict[str, str] = {}
+        while True:
+            page = await self.gateway.arrivals(self.run, self.arrivals_cursor, _PAGE)
+            self.arrivals_cursor = page.cursor
+            arrived |= {a.rollout_id: a.ticket for a in page.arrivals if a.rollout_id is not None}
+            if len(page.arrivals) < _PAGE:
+                break
+        for result in await self._new_results():
+            self._count(result)
+        await self._ask_about(r for r in self.corrections if r not in arrived)
+        answered = self._at_once | arrived
+        await self._collect({r: t for r, t in answered.items() if r in self.corrections})
+        self._at_once = {r: t for r, t in self._at_once.items() if r not in self.corrections}
+        if self.config.takeover:
+            await self._take_over()
+
+    async def _ask_about(self, rollout_ids: Iterable[str]) -> None:
+        """Asks about corrections that nobody had asked for: those of rollouts chosen by hand."""
+        new = [r for r in rollout_ids if r not in self._asked and r not in self.answered]
+        queries = [
+            _query(result := self.corrections[r], result.response_ids or (), self.vocab_fingerprint)
+            for r in new
+        ]
+        await self._ask(queries, how="by-hand")
+        self._asked.update(new)
+
+    async def _new_results(self) -> list[Result]:
+        found: list[Result] = []
+        while True:
+            page = await self.gateway.call(
+                "GET",
+                "/v1/corrections/results",
+                params={"run": self.run, "after": self.results_cursor, "limit": _PAGE},
+                reply=Results,
+            )
+            self.results_cursor = page.cursor
+            found += page.results
+            if len(page.results) < _PAGE:
+                return found
+
+    def _count(self, result: Result) -> None:
+        """What counts of one rollout has changed: labels of before are no longer its."""
+        if result.rollout_id is None or result.response_ids is None:
+            return
+        self.answered.pop(result.rollout_id, None)
+        self.taken_over.pop(result.rollout_id, None)
+        self.corrections.pop(result.rollout_id, None)
+        if result.kind != "retired" and result.decision in ("edit", "accept"):
+            self.corrections[result.rollout_id] = result
+
+    async def _collect(self, tickets: dict[str, str]) -> None:
+        if not tickets:
+            return
+        outcomes = await self.gateway.collect_logprobs(list(tickets.values()))
+        for rollout_id, outcome in zip(tickets, outcomes, strict=True):
+            result = self.corrections[rollout_id]
+            query = _query(result, result.response_ids or (), self.vocab_fingerprint)
+            answered = Answered.of(outcome, query)
+            if answered is not None and answered.answer.mask_P.any():
+                self.answered[rollout_id] = answered
+
+    async def _take_over(self) -> None:
+        """Asks about the corrected texts, which the people's expert answers at once."""
+        new = [
+            (rollout_id, query)
+            for rollout_id, result in self.corrections.items()
+            if rollout_id not in self.taken_over
+            and (query := takeover_query(result, self.spelling, self.vocab_fingerprint)) is not None
+        ]
+        if not new:
+            return
+        outcomes = await self.gateway.logprobs(
+            self.config.expert,
+            [
+                PrefixSubmission(idempotency_key=f"{self.run}/{query.rollout_id}", query=query)
+                for _, query in new
+            ],
+            run=self.run,
+            timeout_s=_ASK_S,
+        )
+        for (rollout_id, query), outcome in zip(new, outcomes, strict=True):
+            answered = Answered.of(outcome, query)
+            if answered is not None and answered.answer.mask_P.any():
+                self.taken_over[rollout_id] = answered
+
+    # ------------------------------------------------------------ drawn
+
+    async def _draw(self, step: int, prefix: str, weights: str) -> list[Labelled]:
+        pool: list[tuple[str, str]] = []
+        if self.config.labels:
+            pool += [("labels", r) for r in sorted(self.answered) if not self._repeated(r)]
+        if self.config.takeover:
+            pool += [("takeover", r) for r in sorted(self.taken_over)]
+        if self.config.feedback:
+            edited = (r for r, c in self.corrections.items() if c.text is not None)
+            pool += [("feedback", r) for r in sorted(edited)]
+        if not pool:
+            return []
+        drawn = torch.randperm(len(pool), generator=generator(self.seed, "people-draw", step))
+        rows: list[Labelled] = []
+        asked: list[Attempt] = []
+        for n, place in enumerate(drawn[: self.config.per_step]):
+            kind, rollout_id = pool[int(place)]
+            result = self.corrections[rollout_id]
+            name = f"{prefix}-people-{n}"
+            if kind == "feedback":
+                asked.append(corrected_attempt(result, name, n, step=step, weights=weights))
+                continue
+            answered = (self.answered if kind == "labels" else self.taken_over)[rollout_id]
+            rows.append(
+                labelled_by_people(
+                    result,
+                    answered,
+                    name,
+                    n,
+                    step=step,
+                    weights=weights,
+                    weight=self.config.weight,
+                    accepted_weight=self.config.accepted_weight,
+                )
+            )
+        if asked:
+            rows += await self.asker.targets(asked)
+        return rows
+
+    def _repeated(self, rollout_id: str) -> bool:
+        """Whether its labels are trained with the take-over already, which is drawn as often."""
+        takeover = self.taken_over.get(rollout_id)
+        return takeover is not None and repeated(self.answered[rollout_id], takeover)
+
+
+def _item(row: Labelled, priority: float, reason: str, run: str, vocab_fingerprint: str) -> NewItem:
+    rollout = row.attempt.rollout
+    details: dict[str, JsonValue] = {
+        "weights": rollout.weights,
+        "score": row.attempt.score,
+        "payload_sha256": rollout.payload_sha256,
+    }
+    return NewItem(
+        prompt=rollout.prompt,
+        response_text=rollout.response_text,
+        response_ids=np.asarray(rollout.response_ids, np.int32),
+        finish_reason=rollout.finish_reason,
+        vocab_fingerprint=vocab_fingerprint,
+        feedback=row.attempt.items,
+        rollout_id=rollout.rollout_id,
+        problem_id=rollout.problem.id,
+        run=run,
+        step=rollout.step,
+        reason=reason,
+        priority=priority,
+        details=details,
+    )
+
+
+def _query(result: Result, ids: Sequence[int], vocab_fingerprint: str) -> PrefixQuery:
+    return PrefixQuery(
+        prompt=result.prompt,
+        response_ids=np.asarray(ids, np.int32),
+        vocab_fingerprint=vocab_fingerprint,
+        rollout_id=result.rollout_id,
+    )

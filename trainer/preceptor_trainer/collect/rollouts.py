@@ -1,0 +1,107 @@
+"""A rollout: one attempt of the student, with everything that later stages may ask about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from preceptor_clients.contract.schemas import (
+    FeedbackItem,
+    FeedbackQuery,
+    Message,
+    Prompt,
+    RolloutRecord,
+)
+from preceptor_trainer.sampling.local import SamplingParams
+
+
+class Problem(Protocol):
+    """What the loop needs of an environment's problem."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def messages(self) -> Sequence[dict[str, str]]: ...
+    @property
+    def payload(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rollout:
+    """One attempt. Arrays are over its `T` response tokens, the end token included."""
+
+    rollout_id: str
+    group_id: str
+    group: int
+    problem: Problem
+    payload_sha256: str
+    prompt_ids: Sequence[int]
+    response_ids: np.ndarray
+    response_text: str
+    behaviour_logprobs: np.ndarray
+    owned: np.ndarray
+    finish_reason: Literal["stop", "length"]
+    step: int
+    weights: str
+    """The policy version that sampled it."""
+    candidate_ids: np.ndarray | None = None
+    """`[T, C]` the student's own most probable ids, where experts are to score them."""
+    entropy_T: np.ndarray | None = None
+    """`[T]` the student's entropy in nats, where an expert chooses positions by it."""
+    given: bool = False
+    """True for a right answer put in its place: trained as a forced sequence."""
+
+    @property
+    def prompt(self) -> Prompt:
+        """Messages and the ids that the student saw."""
+        messages = tuple(Message.model_validate(m) for m in self.problem.messages)
+        return Prompt(messages=messages, ids=np.asarray(self.prompt_ids, np.int32))
+
+    def feedback_query(self, timeout_ms: int) -> FeedbackQuery:
+        """What the feedback sources are asked."""
+        return FeedbackQuery(
+            rollout_id=self.rollout_id,
+            prompt=self.prompt,
+            response_ids=self.response_ids,
+            response_text=self.response_text,
+            finish_reason=self.finish_reason,
+            payload_sha256=self.payload_sha256,
+            group_id=self.group_id,
+            timeout_ms=timeout_ms,
+        )
+
+    def record(self, run: str, lineage: str, sampling: SamplingParams) -> RolloutRecord:
+        """The provenance row."""
+        return RolloutRecord(
+            rollout_id=self.rollout_id,
+            run=run,
+            lineage=lineage,
+            step=self.step,
+            problem_id=self.problem.id,
+            group_id=self.group_id,
+            prompt=self.prompt,
+            response_ids=self.response_ids,
+            response_text=self.response_text,
+            behaviour_logprobs=self.behaviour_logprobs,
+            owned=self.owned,
+            weights=self.weights,
+            finish_reason=self.finish_reason,
+            sampling=asdict(sampling),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attempt:
+    """A rollout and what its feedback sources said."""
+
+    rollout: Rollout
+    items: tuple[FeedbackItem, ...]
+
+    @property
+    def score(self) -> float | None:
+        """The sum of the scores; None where no source gave one."""
+        scores = [item.score for item in self.items if item.score is not None]
+        return sum(scores) if scores else None

@@ -1,0 +1,1 @@
+"""A deployment of one run's own."""

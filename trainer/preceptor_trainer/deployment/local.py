@@ -1,0 +1,158 @@
+"""A deployment of one run's own: settings on disk, and `preceptor up` as a child process.
+
+The trainer knows the services by their settings file and their HTTP routes only.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+
+from preceptor_trainer.student import STUDENT_DIR
+
+_READY_TIMEOUT_S = 300.0
+"""A cold disk and two busy cores take minutes to import torch once per process."""
+_STOP_TIMEOUT_S = 30.0
+
+_SETTINGS = """\
+# One run's own deployment, started by `preceptor up --config {path}`. Ports 0 are chosen when it
+# starts.
+[gateway]
+port = 0
+broker = "embedded"
+database = "sqlite+aiosqlite:///preceptor.db"
+blobs = "blobs"
+weights_roots = ["weights"]
+hash_key_file = "keys/hash.key"
+
+[keys.trainer]
+file = "keys/trainer.key"
+scopes = ["trainer"]
+
+[keys.dispatcher]
+file = "keys/dispatcher.key"
+scopes = ["dispatcher"]
+
+[experts.self-teacher]
+url = "http://127.0.0.1:0"
+key_file = "keys/self-teacher.key"
+use = "preceptor_services.experts.self_teacher:SelfTeacher"
+
+[experts.self-teacher.options]
+model = {model}
+template = "compact"
+ema_rate = 0.05
+weights_roots = [{weights}]
+needs_feedback = {needs_feedback}
+threads = 2
+
+[sources.executor]
+url = "http://127.0.0.1:0"
+key_file = "keys/executor.key"
+use = "preceptor_services.feedback.executor:Executor"
+"""
+
+
+def write_settings(run_dir: Path, *, needs_feedback: bool) -> Path:
+    """Writes the run's `preceptor.toml`, unless it is there already."""
+    path = run_dir / "preceptor.toml"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        text = _SETTINGS.format(
+            path=path,
+            model=json.dumps(str(STUDENT_DIR)),
+            weights=json.dumps(str((run_dir / "weights").resolve())),
+            needs_feedback=json.dumps(needs_feedback),
+        )
+        path.write_text(text)
+    return path
+
+
+class DeploymentFailed(Exception):
+    """The services did not start; the message has the reason and their last words."""
+
+
+class LocalDeployment:
+    """`preceptor up` for the time of a `with` block."""
+
+    def __init__(self, run_dir: Path, console: Console) -> None:
+        self._run_dir = run_dir
+        self._console = console
+        self.gateway_url = ""
+        self.key = ""
+
+    def __enter__(self) -> Self:
+        ready_file = self._run_dir / "ready.json"
+        ready_file.unlink(missing_ok=True)
+        (self._run_dir / "weights").mkdir(exist_ok=True)
+        (self._run_dir / "logs").mkdir(exist_ok=True)
+        self._log = (self._run_dir / "logs" / "up.log").open("ab")
+        self._log_start = self._log.tell()
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "preceptor_clients.cli", "up"),
+                *("--config", str(self._run_dir / "preceptor.toml")),
+                *("--ready-file", str(ready_file)),
+            ],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        with self._console.status("starting the services") as status:
+            ready = self._wait(ready_file, status)
+        self.gateway_url = ready["gateway"]
+        self.key = Path(ready["keys"]["trainer"]).read_text().strip()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def _wait(self, ready_file: Path, status: Status) -> dict[str, Any]:
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while not ready_file.exists():
+            if self._process.poll() is not None:
+                self._fail(f"`preceptor up` ended with {self._process.returncode}")
+            if time.monotonic() > deadline:
+                self._fail(f"not ready within {_READY_TIMEOUT_S:g} s")
+            if words := self._last_words(1):
+                status.update(f"starting the services: {escape(words)}")
+            time.sleep(0.05)
+        return json.loads(ready_file.read_text())
+
+    def _stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._log.close()
+
+    def _fail(self, reason: str) -> NoReturn:
+        self._stop()
+        raise DeploymentFailed(
+            f"the services did not start: {reason}. Each has a log in {self._run_dir / 'logs'}; "
+            f"the last words of {self._log.name}:\n{self._last_words(20)}"
+        )
+
+    def _last_words(self, num_lines: int) -> str:
+        """What this start has written to its log; an earlier one's words are left out."""
+        with Path(self._log.name).open(errors="replace") as log:
+            log.seek(self._log_start)
+            return "\n".join(log.read().splitlines()[-num_lines:])

@@ -1,0 +1,1 @@
+"""Experiments over many runs: comparing methods, and spending attempts on single questions."""

@@ -1,0 +1,90 @@
+"""What every run of a comparison may spend on training: steps, seconds, or sampled tokens.
+
+Seconds are those of the phases of surviving steps (sampling, feedback, experts, targets, update,
+publishing), without evaluations and without starting up, so that a run which was interrupted has
+spent no more than one that was not. Tokens are response tokens of all rollouts, those too that
+dynamic sampling discards. A run ends before the first step that begins with the budget spent, so it
+may exceed it by a part of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, TypeVar
+
+from preceptor_trainer.run.metrics_log import MetricsLine, read_metrics
+from preceptor_trainer.run.schedules import Schedule
+
+B = TypeVar("B")
+Unit: TypeAlias = Literal["steps", "seconds", "tokens"]
+_MOST_STEPS: Final = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """So much of one thing."""
+
+    unit: Unit
+    amount: float
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("steps", "seconds", "tokens"):
+            raise ValueError(f"unit must be steps, seconds or tokens, not {self.unit!r}")
+        if not self.amount > 0:
+            raise ValueError(f"amount must be positive, not {self.amount}")
+        if self.unit == "steps" and self.amount != int(self.amount):
+            raise ValueError(f"amount must be a whole number of steps, not {self.amount}")
+
+    @property
+    def most_steps(self) -> int:
+        """Steps of a run that this budget alone would end."""
+        return int(self.amount) if self.unit == "steps" else _MOST_STEPS
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.unit}"
+
+
+def spent(lines: Iterable[MetricsLine], unit: Unit) -> float:
+    """What steps have cost, by their metrics."""
+    return sum(cost_of(line, unit) for line in lines)
+
+
+def cost_of(line: MetricsLine, unit: Unit) -> float:
+    """What one step has cost."""
+    if unit == "steps":
+        return 1.0
+    if unit == "tokens":
+        return line["rollouts"] * line["response_length"] + line.get("discarded_tokens", 0.0)
+    return sum(value or 0.0 for name, value in line.items() if name.startswith("seconds/"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithinBudget:
+    """A schedule that takes no further step once the budget is spent."""
+
+    inner: Schedule
+    budget: Budget
+    run_dir: Path
+    """Whose metrics say what was spent, earlier lives of the run included."""
+
+    @property
+    def batching(self) -> Literal["merge", "group"]:
+        """As the inner schedule."""
+        return self.inner.batching
+
+    async def drive(
+        self,
+        steps: Iterable[int],
+        collect: Callable[[int], Awaitable[B]],
+        train: Callable[[B], Awaitable[None]],
+    ) -> None:
+        """Drives the steps that can be paid for."""
+        await self.inner.drive(self._affordable(steps), collect, train)
+
+    def _affordable(self, steps: Iterable[int]) -> Iterator[int]:
+        for step in steps:
+            if spent(read_metrics(self.run_dir), self.budget.unit) >= self.budget.amount:
+                return
+            yield step

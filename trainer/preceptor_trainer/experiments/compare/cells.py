@@ -1,0 +1,179 @@
+"""Finished cells: one JSON file each, with everything that the report is made of.
+
+FOLDER/cells/{stage}-{method}-{lr}-{seed}.json
+
+A cell also says what it was made with. One that belongs to another configuration, another student
+or another budget is refused, not mixed in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from preceptor_trainer.evaluation.held_out import Evaluation
+from preceptor_trainer.experiments.compare.method import Service
+from preceptor_trainer.experiments.compare.plan import Cell, Comparison
+from preceptor_trainer.run.config import describe
+
+METRICS: Final = (
+    "reward", "response_length", "entropy", "with_teacher", "with_demonstration", "with_feedback",
+    "loss", "kl", "grad_norm", "rollouts", "targets", "dropped_answers",
+    "discarded_rollouts", "discarded_tokens", "missing_groups",
+)  # fmt: skip
+"""What is kept of every step."""
+
+
+class MadeOtherwise(ValueError):
+    """What is there belongs to another configuration, student or budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """An evaluation, down to counts: all that pass@k needs."""
+
+    problem_ids: tuple[str, ...]
+    successes_P: tuple[int, ...]
+    num_samples: int
+    mean_length: float
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Outcomes:
+        """The counts of an evaluation."""
+        return cls(
+            problem_ids=evaluation.problem_ids,
+            successes_P=tuple(int(count) for count in evaluation.successes_PN.sum(1)),
+            num_samples=evaluation.successes_PN.shape[1],
+            mean_length=float(evaluation.lengths_PN.mean()),
+        )
+
+    @classmethod
+    def read(cls, value: Mapping[str, Any]) -> Outcomes:
+        """What `asdict` made."""
+        return cls(
+            problem_ids=tuple(value["problem_ids"]),
+            successes_P=tuple(value["successes_P"]),
+            num_samples=value["num_samples"],
+            mean_length=value["mean_length"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult:
+    """One finished cell."""
+
+    cell: Cell
+    made_with: dict[str, Any]
+    """Configuration, student and budget: `identity`."""
+    before: Outcomes
+    after: Outcomes
+    probes: list[dict[str, float]]
+    """In step order: `step`, `pass@1`, `length`, `seconds`, `tokens`."""
+    metrics: list[dict[str, Any]]
+    """`METRICS` of every step."""
+    observed: dict[str, int]
+    """Counts of what rollouts and targets were made of."""
+    steps: int
+    seconds: float
+    """Of training, as budgets count them."""
+    tokens: float
+    versions: dict[str, str]
+    wall_seconds: float | None = None
+    """Of the whole run, loading and evaluations included; None where it was interrupted, and for
+    cells of versions that did not measure it."""
+
+
+class CellStore:
+    """The folder of finished cells."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "cells"
+
+    def save(self, result: CellResult) -> None:
+        """Writes a cell; an interrupted write leaves none."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(result.cell)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(result), allow_nan=False) + "\n")
+        partial.replace(path)
+
+    def load(self, cell: Cell, made_with: Mapping[str, Any]) -> CellResult | None:
+        """A finished cell, or None.
+
+        Raises:
+            MadeOtherwise: it was made with something else than is planned now.
+        """
+        path = self._path(cell)
+        if not path.exists():
+            return None
+        value = json.loads(path.read_text())
+        other = difference(value["made_with"], made_with)
+        if other:
+            raise MadeOtherwise(
+                f"{path}: was made with {other}; remove it, or compare in another folder"
+            )
+        fields: dict[str, Any] = {
+            **value,
+            "cell": Cell(**value["cell"]),
+            "before": Outcomes.read(value["before"]),
+            "after": Outcomes.read(value["after"]),
+        }
+        return CellResult(**fields)
+
+    def _path(self, cell: Cell) -> Path:
+        return self._folder / f"{cell.name}.json"
+
+
+def identity(comparison: Comparison, cell: Cell) -> dict[str, Any]:
+    """Everything that a cell's numbers depend on, as JSON values.
+
+    Models go by their bytes and problems by their ids: folders move, and a world may change under a
+    name.
+    """
+    method = comparison.method(cell.method)
+    config = method.build(comparison.trial(cell))
+    described = describe(config)
+    described["model"] = _sha256(config.model / "model.safetensors")
+    ids = "\n".join(problem.id for problem in config.evaluation.problems)
+    described["evaluation"]["problems"] = hashlib.sha256(ids.encode()).hexdigest()[:16]
+    services = {name: describe_service(service) for name, service in method.services.items()}
+    made_with = {"config": described, "services": services, "budget": asdict(comparison.budget)}
+    return json.loads(json.dumps(made_with))  # as it reads from a file: lists, not tuples
+
+
+def describe_service(service: Service) -> dict[str, Any]:
+    """A service as JSON values; a model of its own by its bytes."""
+    options = dict(service.options)
+    if "model" in options:
+        weights = Path(options["model"], "model.safetensors")
+        if weights.is_file():
+            options["model"] = _sha256(weights)
+    return {"use": service.use, "options": options}
+
+
+def difference(old: Any, new: Any, where: str = "") -> str | None:
+    """The first place where two JSON values differ, in words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]
+            found = difference(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))  # pyright: ignore[reportUnknownArgumentType,reportUnknownMemberType]
+            if found:
+                return found
+        return None
+    return None if old == new else f"{where} = {old!r}, not {new!r}"
+
+
+def _sha256(path: Path) -> str:
+    stat = path.stat()
+    return _sha256_of_version(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _sha256_of_version(path: Path, size: int, mtime_ns: int) -> str:
+    """Read once for all cells; size and time are what tells that the file has changed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,59 @@
+"""Best-of-k: independent attempts, none of which learns of another.
+
+All k attempts are drawn even when an early one succeeds: independent draws allow the unbiased
+`1 - C(n-c, k) / C(n, k)`, which wastes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from preceptor_trainer.collect.rollouts import Problem
+from preceptor_trainer.evaluation.held_out import evaluate
+from preceptor_trainer.experiments.solve.session import Session
+from preceptor_trainer.experiments.solve.trajectory import Trajectory
+from preceptor_trainer.run.config import EvaluationConfig
+
+
+async def best_of_k(
+    session: Session, problems: Sequence[Problem], *, seed: int, max_attempts: int
+) -> list[Trajectory]:
+    """`max_attempts` fresh attempts at every question.
+
+    Args:
+        session: of the student.
+        problems: the questions.
+        seed: another one than that of the samples which chose the questions.
+        max_attempts: of each.
+    """
+    outcome = await evaluate(
+        EvaluationConfig(
+            problems=problems,
+            num_samples=max_attempts,
+            ks=(1,),
+            batch_problems=max(1, 2048 // max_attempts),
+        ),
+        session.stage,
+        session.asker,
+        weights=f"best-of-k/{seed}",
+        seed=seed,
+        on_progress=lambda done, total: None,
+    )
+    rows: list[Trajectory] = []
+    for i, problem in enumerate(problems):
+        successes_N = outcome.successes_PN[i]
+        rows.append(
+            Trajectory(
+                method="best-of-k",
+                problem_id=problem.id,
+                seed=seed,
+                attempts=max_attempts,
+                solved_at=int(np.argmax(successes_N)) + 1 if successes_N.any() else None,
+                successes=int(successes_N.sum()),
+                tokens=int(outcome.lengths_PN[i].sum()),
+                seconds=outcome.seconds / len(problems),
+            )
+        )
+    return rows

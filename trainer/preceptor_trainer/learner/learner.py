@@ -1,0 +1,246 @@
+"""One optimiser step. The only module that touches the optimiser.
+
+    learner = Learner(model, OptimiserConfig(lr=2e-4, warmup_steps=5))
+    result = learner.step(make_batches(rollouts, token_budget=8192), DistIL())
+
+A step is: statistics without gradient for the costs-to-go and old log-probs, one denominator over
+all batches, then batch by batch loss and backward, clip, step. When no group is split over batches,
+each batch is its own world and the first pass is saved: the same statistics serve both ends.
+
+The learner leaves train/eval mode alone. Dropout would make the two passes disagree: policies here
+have none.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from preceptor_clients.contract.arrays import MISSING
+from preceptor_trainer.model.batch import TrainBatch
+from preceptor_trainer.model.credit import cross_entropy
+from preceptor_trainer.model.heads.dense import Head, dense_head, student_statistics
+from preceptor_trainer.model.statistics import StudentStatistics
+from preceptor_trainer.model.trunk import CausalModel, Trunk, padded
+from preceptor_trainer.objectives import Advantages, Objective
+from preceptor_trainer.objectives.metrics import Mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """AdamW with linear warm-up, then a constant rate or one that falls."""
+
+    lr: float
+    """Learning rate after warm-up."""
+    weight_decay: float = 0.0
+    """Decoupled decay of matrices; norms and biases have none."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of the moment estimates; a short second memory suits runs of a few hundred steps."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    max_grad_norm: float | None = 1.0
+    """Gradients are scaled down to this global norm; None leaves them."""
+    warmup_steps: int = 0
+    """Steps until the full learning rate."""
+    decay_until: int | None = None
+    """After the warm-up the rate falls linearly, to zero at this step; None keeps it."""
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"lr must be positive, not {self.lr}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, not {self.weight_decay}")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be positive, not {self.max_grad_norm}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, not {self.warmup_steps}")
+        if self.decay_until is not None and self.decay_until <= self.warmup_steps:
+            raise ValueError(
+                f"decay_until={self.decay_until} is not after the warm-up of "
+                f"{self.warmup_steps} steps"
+            )
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        if self.decay_until is None:
+            return self.lr * warm
+        left = (self.decay_until - step) / (self.decay_until - self.warmup_steps)
+        return self.lr * min(warm, max(left, 0.0))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RolloutCredit:
+    """What one step did with one rollout, over its `T` tokens: kept for provenance and pictures."""
+
+    rollout_id: str
+    cost_T: NDArray[np.float32]
+    """Cross-entropy to the target in nats; `MISSING` where unlabelled."""
+    advantage_T: NDArray[np.float32]
+    """Future cost that the token was charged with, after the baseline; 0 without a score term."""
+    old_logprob_T: NDArray[np.float32]
+    """The student's log-prob of its own token before the step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What one optimiser step did."""
+
+    loss: float
+    metrics: dict[str, float]
+    """Means over the step; a metric over nothing is absent."""
+    grad_norm: float
+    """Before clipping."""
+    lr: float
+    skipped: bool
+    """True when a gradient was not finite and the weights were left alone."""
+    credits: tuple[RolloutCredit, ...] = ()
+    """One per rollout of the step."""
+
+
+class Learner:
+    """Owns the optimiser of one model."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: OptimiserConfig,
+        *,
+        trunk: Trunk = padded,
+        head: Head = dense_head,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.num_steps = 0
+        self.num_skipped = 0
+        self._trunk = trunk
+        self._head = head
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._optimiser = torch.optim.AdamW(
+            _decay_groups(self._parameters, config.weight_decay),
+            lr=config.lr,
+            betas=config.betas,
+            eps=config.eps,
+        )
+
+    def step(self, batches: Sequence[TrainBatch], objective: Objective) -> StepResult:
+        """Take one optimiser step on all batches together.
+
+        Raises:
+            ValueError: no batches, or targets that the objective refuses.
+        """
+        if not batches:
+            raise ValueError("batches is empty")
+        device = self._parameters[0].device
+        batches = [batch.to(device) for batch in batches]
+        self._optimiser.zero_grad(set_to_none=True)
+        loss, metrics, credits = self._accumulate(batches, objective)
+        grad_norm = nn.utils.clip_grad_norm_(
+            self._parameters, self.config.max_grad_norm or float("inf")
+        )
+        lr = self._set_lr()
+        skipped = not bool(torch.isfinite(grad_norm))
+        if skipped:
+            self.num_skipped += 1
+        else:
+            cast(Any, self._optimiser).step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self.num_steps += 1
+        means = {name: value for name, m in metrics.items() if (value := m.value()) is not None}
+        return StepResult(
+            loss=float(loss),
+            metrics=means,
+            grad_norm=float(grad_norm),
+            lr=lr,
+            skipped=skipped,
+            credits=tuple(credits),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimiser moments and counters; the model's weights are saved by their owner."""
+        return {
+            "optimiser": self._optimiser.state_dict(),
+            "num_steps": self.num_steps,
+            "num_skipped": self.num_skipped,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken; the schedule follows from the step count."""
+        self._optimiser.load_state_dict(state["optimiser"])
+        self.num_steps = int(state["num_steps"])
+        self.num_skipped = int(state["num_skipped"])
+
+    def _accumulate(
+        self, batches: Sequence[TrainBatch], objective: Objective
+    ) -> tuple[Tensor, dict[str, Mean], list[RolloutCredit]]:
+        """Leave the step's gradient in the parameters."""
+        denominator = objective.denominator(batches)
+        prepared = self._prepare(batches, objective) if _groups_are_split(batches) else None
+        loss, metrics = torch.zeros((), device=batches[0].input_ids_BL.device), dict[str, Mean]()
+        credits: list[RolloutCredit] = []
+        for i, batch in enumerate(batches):
+            stats = self._statistics(batch, objective)
+            if prepared is None:
+                (advantages,) = objective.advantages([stats], [batch])
+            else:
+                advantages = prepared[i]
+            share, reported = objective(stats, batch, advantages, denominator)
+            cast(Any, share).backward()
+            loss = loss + share.detach()
+            for name, mean in reported.items():
+                metrics[name] = metrics[name] + mean if name in metrics else mean
+            credits += _credits(batch, stats.detach(), advantages)
+        return loss, metrics, credits
+
+    @torch.no_grad()
+    def _prepare(self, batches: Sequence[TrainBatch], objective: Objective) -> list[Advantages]:
+        statistics = [self._statistics(batch, objective) for batch in batches]
+        return objective.advantages(statistics, batches)
+
+    def _statistics(self, batch: TrainBatch, objective: Objective) -> StudentStatistics:
+        model = cast(CausalModel, self.model)
+        return student_statistics(model, batch, objective.needs, trunk=self._trunk, head=self._head)
+
+    def _set_lr(self) -> float:
+        rate = self.config.rate_at(self.num_steps)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        return rate
+
+
+def _credits(
+    batch: TrainBatch, stats: StudentStatistics, advantages: Advantages
+) -> list[RolloutCredit]:
+    cost_BT = torch.full_like(advantages.advantage_BT, MISSING)
+    if stats.target_logprobs_BTEK is not None:
+        cost_BT = torch.where(batch.labelled_BT, cross_entropy(stats, batch.targets), cost_BT)
+    rows = [
+        tensor_BT.float().cpu().numpy()
+        for tensor_BT in (cost_BT, advantages.advantage_BT, advantages.old_logprobs_BT)
+    ]
+    lengths = [int(length) for length in batch.response_mask_BT.sum(-1)]
+    return [
+        RolloutCredit(
+            rollout_id=name, cost_T=cost[:T], advantage_T=advantage[:T], old_logprob_T=old[:T]
+        )
+        for name, T, cost, advantage, old in zip(batch.rollout_ids, lengths, *rows, strict=True)
+    ]
+
+
+def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    matrices = [p for p in parameters if p.ndim >= 2]
+    vectors = [p for p in parameters if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _groups_are_split(batches: Sequence[TrainBatch]) -> bool:
+    homes = [{int(group) for group in batch.group_B} for batch in batches]
+    return sum(map(len, homes)) > len(set[int]().union(*homes))

@@ -1,0 +1,137 @@
+"""The student as files: loading it, and publishing its weights as immutable versions.
+
+A version is `{policy}/{lineage}/{step}`: the weights that begin step `step`. Its files are written
+under a temporary name and renamed, so that a reader never meets half a file, and an existing
+version is never written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
+from preceptor_clients.contract.schemas import WeightManifest
+from preceptor_trainer.model.trunk import trunk_of
+
+
+class Policy:
+    """Model, tokenizer and vocabulary fingerprint of one student, in float32."""
+
+    def __init__(self, folder: Path) -> None:
+        disable_progress_bar()  # it would draw over the live progress
+        self.folder = folder
+        self.tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(folder)
+        self.model = self.new_model()
+        self.trunk = trunk_of(self.model)
+        self.vocab_fingerprint = tokenizer_fingerprint(self.tokenizer)
+        vocabulary: dict[str, int] = self.tokenizer.get_vocab()
+        self.vocab_size = 1 + max(vocabulary.values())
+
+    def new_model(self) -> nn.Module:
+        """The student as it was shipped; a fresh copy at every call."""
+        model = cast(Any, AutoModelForCausalLM).from_pretrained(self.folder, dtype=torch.float32)
+        return cast(nn.Module, model.eval())
+
+    def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """A chat as the ids that the student continues."""
+        text = self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True
+        )
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Response ids as text, without special tokens."""
+        return str(
+            self.tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def decode_token(self, ids: list[int]) -> str:
+        """Ids as text, special tokens by their names."""
+        return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
+class WeightFolder:
+    """Where a run's versions lie: `ROOT/{policy}/{lineage}/{step}/model.safetensors`."""
+
+    def __init__(self, root: Path, policy: str, vocab_fingerprint: str) -> None:
+        self.root = root.resolve()
+        self.policy = policy
+        self.vocab_fingerprint = vocab_fingerprint
+
+    def version(self, lineage: str, step: int) -> str:
+        """The name of a version."""
+        return f"{self.policy}/{lineage}/{step}"
+
+    def write(
+        self, model: nn.Module, version: str, *, parent: str | None, checkpoint: bool
+    ) -> WeightManifest:
+        """Writes the weights of `version`, or finds them written, and describes them."""
+        folder = self.root / version
+        if not folder.exists():
+            partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+            partial.mkdir(parents=True, exist_ok=True)
+            save_file(_tensors(model), partial / "model.safetensors")
+            os.replace(partial, folder)
+        return WeightManifest(
+            version=version,
+            parent=parent,
+            uri=folder.as_uri(),
+            files={"model.safetensors": _sha256(folder / "model.safetensors")},
+            vocab_fingerprint=self.vocab_fingerprint,
+            checkpoint=checkpoint,
+        )
+
+    def read(self, model: nn.Module, version: str) -> None:
+        """Loads `version` into `model`."""
+        load_tensors(model, load_file(self.root / version / "model.safetensors"))
+
+    def prune(self, lineage: str, *, before_step: int, keep: Sequence[int]) -> None:
+        """Removes the bytes of versions before `before_step`, except those of the steps in `keep`.
+
+        Their manifests stay. Callers keep what an expert may still need to restore its average:
+        everything since the last but one checkpoint.
+        """
+        lineage_folder = self.root / self.policy / lineage
+        for folder in lineage_folder.iterdir() if lineage_folder.exists() else ():
+            step = int(folder.name) if folder.name.isdigit() else before_step
+            if step < before_step and step not in keep:
+                shutil.rmtree(folder)
+
+
+def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Copies tensors into a model whose tied weights may be stored once.
+
+    Raises:
+        ValueError: a tensor is missing or unknown.
+    """
+    mismatch: Any = model.load_state_dict(tensors, strict=False)
+    missing: list[str] = mismatch.missing_keys
+    unexpected: list[str] = mismatch.unexpected_keys
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    given = {id(parameters[name]) for name in tensors if name in parameters}
+    absent = [n for n, p in parameters.items() if n in missing and id(p) not in given]
+    if absent or unexpected:
+        raise ValueError(f"weights: missing {absent[:3]}, unexpected {unexpected[:3]}")
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters by name, each once: tied ones would be refused by the file format."""
+    return {name: p.detach().contiguous() for name, p in model.named_parameters()}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

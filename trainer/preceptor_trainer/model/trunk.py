@@ -1,0 +1,168 @@
+"""From a batch to the hidden states that predict its response tokens.
+
+    hidden_NH = trunk_of(model)(model, batch)
+
+Rollouts of a group continue one prompt. `shared_contexts` reads every different prompt once and
+lets all its responses attend to its keys and values; gradients flow back through them. What comes
+out is what `padded` gives, up to the order of summation, from a fraction of the tokens: a group of
+8 responses of 25 tokens to a prompt of 80 is 280 instead of 840.
+
+Dimensions: B rows, U different prompts, P positions of the longest prompt, T response positions, N
+real ones, H of a hidden state.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final, Protocol, cast
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from preceptor_trainer.model.batch import TrainBatch, TrainRollout, collate
+
+_log = logging.getLogger(__name__)
+_TRIAL_TOLERANCE: Final = {torch.float32: 1e-3, torch.float64: 1e-3}
+"""Of the largest hidden value. In 16 bits two orders of summation differ by far more than in 32,
+and still by far less than a model that mixes its rows."""
+
+
+class CausalModel(Protocol):
+    """The part of a Hugging Face causal language model that the trainer uses."""
+
+    def get_decoder(self) -> Any:
+        """Called with `input_ids`; answers an object with `last_hidden_state` [B, L, H]."""
+        ...
+
+    def get_output_embeddings(self) -> Any:
+        """The module from hidden states [..., H] to logits [..., V]."""
+        ...
+
+
+class Trunk(Protocol):
+    """All of a model but its head, on a batch."""
+
+    def __call__(self, model: CausalModel, batch: TrainBatch) -> Tensor:
+        """`[N, H]`: what predicts each real response token, row by row."""
+        ...
+
+
+def padded(model: CausalModel, batch: TrainBatch) -> Tensor:
+    """Every row whole, its prompt included. For any causal model.
+
+    No attention mask is passed: rows are padded on the right, which a causal model cannot see, and
+    without a mask attention takes its fast path.
+    """
+    hidden_BLH: Tensor = model.get_decoder()(
+        input_ids=batch.input_ids_BL, use_cache=False
+    ).last_hidden_state
+    row_N, position_N = batch.response_mask_BT.nonzero(as_tuple=True)
+    return hidden_BLH[row_N, batch.predictor_BT[row_N, position_N]]
+
+
+def shared_contexts(model: CausalModel, batch: TrainBatch) -> Tensor:
+    """Every different prompt once, then all responses. For models that `trunk_of` has tried."""
+    prompt_lengths_B = batch.predictor_BT[:, 0] + 1
+    places_P = torch.arange(int(prompt_lengths_B.max()), device=prompt_lengths_B.device)
+    inside_BP = places_P < prompt_lengths_B[:, None]
+    prompts_BP = batch.input_ids_BL[:, : len(places_P)].masked_fill(~inside_BP, -1)
+    found: tuple[Tensor, Tensor] = cast(Any, prompts_BP).unique(dim=0, return_inverse=True)
+    contexts_UP, context_of_B = found
+    if len(contexts_UP) == batch.num_rollouts:
+        return padded(model, batch)
+
+    decoder = model.get_decoder()
+    cache = DynamicCache(config=decoder.config)
+    # Prompts are padded on the right, and need no mask: see `padded`.
+    hidden_UPH: Tensor = decoder(
+        input_ids=contexts_UP.clamp(min=0), past_key_values=cache, use_cache=True
+    ).last_hidden_state
+    ends_U = (contexts_UP >= 0).sum(1) - 1
+    last_UH = hidden_UPH[torch.arange(len(ends_U), device=ends_U.device), ends_U]
+    hidden_BTH = last_UH.index_select(0, context_of_B)[:, None]
+    inputs_BT = batch.response_ids_BT[:, :-1]  # the last token predicts nothing
+    if inputs_BT.shape[1]:
+        _repeat(cache, context_of_B)
+        steps_T = torch.arange(inputs_BT.shape[1], device=inputs_BT.device)
+        responses_BTH: Tensor = decoder(
+            input_ids=inputs_BT,
+            attention_mask=_mask(inside_BP, len(steps_T), hidden_BTH.dtype),
+            position_ids=prompt_lengths_B[:, None] + steps_T,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        hidden_BTH = torch.cat([hidden_BTH, responses_BTH], dim=1)
+    return hidden_BTH[batch.response_mask_BT]
+
+
+def _repeat(cache: DynamicCache, context_of_B: Tensor) -> None:
+    """Gives every row the keys and values of its context.
+
+    By `index_select`, whose backward pass adds in a fixed order: on a CPU that of plain indexing
+    adds from several threads at once, and the same seed would not give the same weights.
+    """
+    layers: Any = cache.layers
+    for layer in layers:
+        layer.keys = layer.keys.index_select(0, context_of_B)
+        layer.values = layer.values.index_select(0, context_of_B)
+
+
+def _mask(inside_BP: Tensor, num_steps: int, dtype: torch.dtype) -> Tensor:
+    """`[B, 1, T, P + T]`, to be added to scores: the row's prompt, and its response so far."""
+    seen_TT = torch.ones(num_steps, num_steps, dtype=torch.bool, device=inside_BP.device).tril()
+    seen = torch.cat(
+        [
+            inside_BP[:, None].expand(-1, num_steps, -1),
+            seen_TT.expand(len(inside_BP), -1, -1),
+        ],
+        dim=-1,
+    )
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def trunk_of(model: Any) -> Trunk:
+    """`shared_contexts` where a trial shows that the model then says the same, else `padded`.
+
+    Args:
+        model: A causal language model of transformers, in `eval` mode.
+    """
+    try:
+        _check_layers(model)
+        _check_trial(model)
+    except Exception as error:  # whatever an unknown architecture makes of a cache it did not fill
+        _log.warning("%s reads every prompt anew: %s", type(model).__name__, error)
+        return padded
+    return shared_contexts
+
+
+def _check_layers(model: Any) -> None:
+    """A trial is too short to notice a window."""
+    kinds = {type(layer) for layer in DynamicCache(config=model.get_decoder().config).layers}
+    if kinds != {DynamicLayer}:
+        raise ValueError(f"its layers keep {sorted(kind.__name__ for kind in kinds)}")
+
+
+@torch.no_grad()
+def _check_trial(model: Any) -> None:
+    num_ids = model.get_output_embeddings().weight.shape[0]
+    ids = [i * 7 % num_ids for i in range(24)]
+    shapes = ((0, 9, 5), (0, 9, 1), (4, 16, 3), (4, 16, 8))
+    batch = collate(
+        [
+            TrainRollout(
+                rollout_id=f"trial-{row}",
+                group=first,
+                prompt_ids=ids[first:last],
+                response_ids=ids[row : row + length],
+            )
+            for row, (first, last, length) in enumerate(shapes)
+        ]
+    ).to(next(model.parameters()).device)
+    wanted, found = padded(model, batch).float(), shared_contexts(model, batch).float()
+    dtype = next(model.parameters()).dtype
+    allowed = _TRIAL_TOLERANCE.get(dtype, 2**-4) * max(1.0, wanted.abs().max().item())
+    gap = (wanted - found).abs().max().item()
+    if not gap <= allowed:
+        raise ValueError(f"prompts read once change its hidden states by {gap:.1e}")

@@ -1,0 +1,1 @@
+"""A run: its configuration and schedule, its records, checkpoints and published versions."""

@@ -1,0 +1,146 @@
+"""A run as a value: what to train, on what, with whom, and how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from preceptor_trainer.collect.context import ContextPolicy
+from preceptor_trainer.collect.dynamic_sampling import DynamicSampling
+from preceptor_trainer.collect.labelling import ExpertUse
+from preceptor_trainer.collect.people.people import PeopleConfig
+from preceptor_trainer.collect.rollout_sources import OnPolicy, RolloutSource
+from preceptor_trainer.collect.rollouts import Problem
+from preceptor_trainer.learner.learner import OptimiserConfig
+from preceptor_trainer.objectives import Objective
+from preceptor_trainer.run.schedules import Deterministic, Schedule
+from preceptor_trainer.sampling.local import SamplingParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How the held-out problems are answered, before and after."""
+
+    problems: Sequence[Problem]
+    """None of them is trained on."""
+    num_samples: int = 16
+    """Samples of each problem."""
+    ks: tuple[int, ...] = (1, 8)
+    """The k of pass@k."""
+    sampling: SamplingParams = SamplingParams()
+    """As in training, unless there is a reason."""
+    batch_problems: int = 32
+    """Problems answered at a time."""
+
+    def __post_init__(self) -> None:
+        if not self.problems:
+            raise ValueError("problems: is empty")
+        if max(self.ks) > self.num_samples:
+            raise ValueError(f"ks: pass@{max(self.ks)} needs more than {self.num_samples} samples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run.
+
+    Recipes build it; the resolved value is written beside the run's outputs.
+    """
+
+    name: str
+    """Also the policy's name space for weights."""
+    seed: int
+    """Decides problems, their order, and every sample."""
+    model: Path
+    """Folder of the student, in Hugging Face format."""
+    problems: Callable[[int], Sequence[Problem]]
+    """Step to that step's problems, a pure function."""
+    evaluation: EvaluationConfig
+    """Held-out problems and how they are answered."""
+    objective: Objective
+    """What is minimised."""
+    optimiser: OptimiserConfig
+    """How."""
+    experts: tuple[ExpertUse, ...]
+    """Who says what they would have written; empty for objectives that learn from rewards, or from
+    given answers, alone."""
+    sources: tuple[str, ...]
+    """Who says how an attempt went, by name at the gateway."""
+    context: ContextPolicy
+    """What each expert may see."""
+    steps: int = 40
+    """Optimiser steps."""
+    rollouts_per_problem: int = 8
+    """Size of a group."""
+    source: RolloutSource = OnPolicy()
+    """Who writes the rollouts: the student, or in part right answers given to it."""
+    dynamic_sampling: DynamicSampling | None = None
+    """Goes on to further of a step's problems in the place of groups without signal; None trains on
+    all of them. What `GRPO.dynamic_sampling` leaves out of a count is another thing."""
+    people: PeopleConfig | None = None
+    """Which rollouts go to people, and what their corrections become; None for a run without."""
+    sampling: SamplingParams = SamplingParams()
+    """Temperature 1 and no truncation, or the exact objective refuses."""
+    token_budget: int = 4_096
+    """Padded tokens per forward and backward pass."""
+    schedule: Schedule = Deterministic()
+    """How collecting and training interleave."""
+    checkpoint_every: int = 10
+    """Steps between checkpoints."""
+    timeout_s: float = 300.0
+    """Longest wait for feedback, and for experts."""
+    threads: int = 2
+    """Threads of torch; part of what makes a run repeatable."""
+
+    def __post_init__(self) -> None:
+        self.objective.check(self)
+        for field, value in (
+            ("steps", self.steps),
+            ("rollouts_per_problem", self.rollouts_per_problem),
+            ("checkpoint_every", self.checkpoint_every),
+        ):
+            if value < 1:
+                raise ValueError(f"{field}: must be at least 1, not {value}")
+        if self.dynamic_sampling is not None:
+            self._check_dynamic_sampling()
+        decay_until = self.optimiser.decay_until
+        if decay_until is not None and decay_until < self.steps:
+            raise ValueError(
+                f"optimiser.decay_until: {decay_until} leaves a rate of zero for the rest of "
+                f"{self.steps} steps"
+            )
+
+    def _check_dynamic_sampling(self) -> None:
+        if not self.sources:
+            raise ValueError("dynamic_sampling: needs sources that score, and there are none")
+        num_given = math.ceil(self.source.given_share * self.rollouts_per_problem)
+        num_sampled = self.rollouts_per_problem - num_given
+        if num_sampled < 2:
+            raise ValueError(
+                f"dynamic_sampling: {num_sampled} of a group's {self.rollouts_per_problem} "
+                "rollouts are sampled, and only scores of two can differ"
+            )
+        if self.people is not None:
+            raise ValueError(
+                "dynamic_sampling: not together with people, whose rollouts are of earlier steps "
+                "and stand in no group"
+            )
+
+
+def describe(value: Any) -> Any:
+    """A configuration as JSON values: dataclasses with their class, long lists by their length."""
+    if is_dataclass(value) and not isinstance(value, type):
+        named = {f.name: describe(getattr(value, f.name)) for f in fields(value)}
+        return {"class": type(value).__name__, **named}
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Sequence):
+        items = cast("Sequence[Any]", value)
+        return [describe(v) for v in items] if len(items) <= 16 else f"{len(items)} items"
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__name__)
+    return repr(value)

@@ -1,0 +1,178 @@
+"""What a run leaves behind: provenance at the gateway, and the files that its report is made of.
+
+RUN/config.json             the resolved configuration
+RUN/evaluations/*.json      raw outcomes of every held-out sample
+RUN/metrics.jsonl           one line a step
+RUN/worked_rollout.json     one rollout with its target and credit, token by token
+RUN/summary.json            the result, for machines
+RUN/report.html             the result, for people
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from preceptor_clients.contract.schemas import Credit, LineageRecord, Records, RunRecord, StepRecord
+from preceptor_clients.http.clients import GatewayClient
+from preceptor_trainer.collect.labelling import Labelled
+from preceptor_trainer.collect.rollouts import Rollout
+from preceptor_trainer.evaluation.held_out import Evaluation
+from preceptor_trainer.evaluation.pass_at_k import paired_difference, pass_at_k
+from preceptor_trainer.learner.learner import StepResult
+from preceptor_trainer.report import write_report
+from preceptor_trainer.run.config import RunConfig, describe
+from preceptor_trainer.run.metrics_log import read_metrics
+from preceptor_trainer.run.worked_rollout import choose, describe_rollout
+
+
+class Journal:
+    """Writes a run's records."""
+
+    def __init__(
+        self,
+        gateway: GatewayClient,
+        config: RunConfig,
+        run_dir: Path,
+        decode: Callable[[list[int]], str],
+    ) -> None:
+        self._gateway = gateway
+        self._config = config
+        self._run_dir = run_dir
+        self._decode = decode
+
+    async def start(self, lineage: LineageRecord) -> None:
+        """Names the run and this life of it."""
+        described = describe(self._config)
+        self._write("config.json", described)
+        await self._gateway.start_run(
+            RunRecord(
+                run=self._config.name,
+                config=described,
+                seed=self._config.seed,
+                versions=versions(),
+            )
+        )
+        await self._gateway.start_lineage(lineage)
+
+    async def record_rollouts(self, rollouts: Sequence[Rollout], lineage: str) -> None:
+        """Before anybody is asked about them, so that an answer always has its rollout."""
+        rows = [r.record(self._config.name, lineage, self._config.sampling) for r in rollouts]
+        await self._gateway.record(Records(rollouts=tuple(rows)))
+
+    async def record_step(
+        self,
+        step: int,
+        labelled: Sequence[Labelled],
+        result: StepResult,
+        before: str,
+        after: str,
+    ) -> None:
+        """One optimiser step with what it consumed."""
+        targets = {row.attempt.rollout.rollout_id: row.target for row in labelled}
+        _, lineage, _ = after.split("/")
+        consumed = tuple(
+            Credit(
+                rollout_id=c.rollout_id,
+                target_id=target.id if (target := targets[c.rollout_id]) else None,
+                costs=c.cost_T,
+                advantages=c.advantage_T,
+                logprobs=c.old_logprob_T,
+            )
+            for c in result.credits
+        )
+        metrics = result.metrics | {"grad_norm": result.grad_norm}
+        await self._gateway.record_step(
+            StepRecord(
+                run=self._config.name,
+                lineage=lineage,
+                step=step,
+                loss=result.loss,
+                metrics=metrics,
+                consumed=consumed,
+                weights_before=before,
+                weights_after=after,
+            )
+        )
+
+    def write_worked_rollout(self, labelled: Sequence[Labelled], result: StepResult) -> None:
+        """Keeps the run's first rollout that is worth drawing."""
+        chosen = choose(labelled)
+        if chosen is None or (self._run_dir / "worked_rollout.json").exists():
+            return
+        credits = {c.rollout_id: c for c in result.credits}
+        credit = credits[chosen.attempt.rollout.rollout_id]
+        self._write("worked_rollout.json", describe_rollout(chosen, credit, self._decode))
+
+    def finish(self, before: Evaluation, after: Evaluation) -> dict[str, Any]:
+        """Writes the summary and the report; returns the summary."""
+        config, lines = self._config, read_metrics(self._run_dir)
+        phases = _phases(lines) | {"evaluation": before.seconds + after.seconds}
+        summary = {
+            "run": config.name,
+            "seed": config.seed,
+            "steps": config.steps,
+            "before": before.summary(config.evaluation.ks, config.seed),
+            "after": after.summary(config.evaluation.ks, config.seed),
+            "gain": {f"pass@{k}": self._gain(before, after, k) for k in config.evaluation.ks},
+            "seconds": sum(phases.values()),
+            "phases": phases,
+            "rollouts": int(sum(line["rollouts"] for line in lines)),
+            "targets": int(sum(line["targets"] for line in lines)),
+            "versions": versions(),
+            "config": describe(config),
+            "trace_command": self._trace_command(),
+        }
+        self._write("summary.json", summary)
+        write_report(self._run_dir)
+        return summary
+
+    def _trace_command(self) -> str | None:
+        path = self._run_dir / "worked_rollout.json"
+        if not path.exists():
+            return None
+        worked = json.loads(path.read_text())
+        return f"preceptor trace {worked['target_id']}:{worked['focus']} --run-dir {self._run_dir}"
+
+    def _gain(self, before: Evaluation, after: Evaluation, k: int) -> dict[str, float]:
+        difference = paired_difference(
+            pass_at_k(before.successes_PN, k),
+            pass_at_k(after.successes_PN, k),
+            seed=self._config.seed,
+        )
+        return asdict(difference)
+
+    def _write(self, name: str, value: Any) -> None:
+        path = self._run_dir / name
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+        partial.replace(path)
+
+
+def versions() -> dict[str, str]:
+    """What the numbers of a run depend on."""
+    packages = ("preceptor", "torch", "transformers", "numpy", "tokenizers")
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def _phases(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Seconds per phase over the surviving steps."""
+    totals: dict[str, float] = {}
+    for line in lines:
+        for key, value in line.items():
+            if key.startswith("seconds/"):
+                name = key.removeprefix("seconds/")
+                totals[name] = totals.get(name, 0.0) + value
+    return totals

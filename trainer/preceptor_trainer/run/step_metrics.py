@@ -1,0 +1,58 @@
+"""What one step says about itself, in numbers.
+
+`reward` and `solved_groups` are over all that was judged, groups that dynamic sampling discards
+included: how the student does, not which groups were chosen. The others are over what trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from preceptor_trainer.collect.dynamic_sampling import Judged
+from preceptor_trainer.collect.labelling import Asker, Labelled
+from preceptor_trainer.learner.learner import StepResult
+
+
+def collect_metrics(
+    labelled: Sequence[Labelled],
+    judged: Judged,
+    result: StepResult,
+    asker: Asker,
+    seconds: dict[str, float],
+) -> dict[str, float]:
+    """The step's metrics; takes and clears the asker's counts of answers that did not come."""
+    discarded = judged.discarded
+    attempts = [*(row.attempt for row in labelled), *discarded]
+    scores = [attempt.score for attempt in attempts if attempt.score is not None]
+    solved_groups = {attempt.rollout.group for attempt in attempts if attempt.score}
+    groups = {attempt.rollout.group for attempt in attempts}
+    kinds = [{item.kind for item in row.in_view.items} for row in labelled]
+    dropped = {f"dropped/{code}": float(n) for code, n in asker.dropped.items()}
+    num_dropped = float(sum(asker.dropped.values()))
+    asker.dropped.clear()
+    return {
+        **result.metrics,
+        "loss": result.loss,
+        "grad_norm": result.grad_norm,
+        "lr": result.lr,
+        "skipped": float(result.skipped),
+        "rollouts": float(len(labelled)),
+        "discarded_rollouts": float(len(discarded)),
+        "discarded_tokens": float(sum(len(a.rollout.response_ids) for a in discarded)),
+        "missing_groups": float(judged.missing_groups),
+        "targets": float(sum(row.target is not None for row in labelled)),
+        "reward": _mean(scores),
+        "solved_groups": len(solved_groups) / len(groups),
+        "with_teacher": _mean([row.target is not None for row in labelled]),
+        "with_demonstration": _mean(["demonstration" in k for k in kinds]),
+        "with_feedback": _mean(["execution" in k for k in kinds]),
+        "response_length": _mean([len(row.attempt.rollout.response_ids) for row in labelled]),
+        "cut_off": _mean([row.attempt.rollout.finish_reason == "length" for row in labelled]),
+        "dropped_answers": num_dropped,
+        **dropped,
+        **{f"seconds/{phase}": value for phase, value in seconds.items()},
+    }
+
+
+def _mean(values: Sequence[float | bool]) -> float:
+    return sum(values) / len(values) if values else 0.0

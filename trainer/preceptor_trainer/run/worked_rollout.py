@@ -1,0 +1,83 @@
+"""One rollout worth showing.
+
+What the student wrote, what the expert would have written, and what each token was charged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from preceptor_trainer.collect.labelling import Labelled
+from preceptor_trainer.learner.learner import RolloutCredit
+
+NUM_ENTRIES = 4
+
+
+def choose(labelled: Sequence[Labelled]) -> Labelled | None:
+    """A failed attempt with a target: rather with its own trace in view, and not the shortest."""
+    shown = [row for row in labelled if row.target is not None and row.in_view.items]
+    return max(shown, key=_interest, default=None)
+
+
+def _interest(row: Labelled) -> tuple[bool, bool, int]:
+    failed = row.attempt.score is not None and row.attempt.score < 0.5
+    traced = any(item.kind == "execution" for item in row.in_view.items)
+    return failed, traced, min(len(row.attempt.rollout.response_ids), 24)
+
+
+def describe_rollout(
+    row: Labelled, credit: RolloutCredit, decode: Callable[[list[int]], str]
+) -> dict[str, Any]:
+    """`row` as the report draws it.
+
+    Args:
+        row: A rollout with a target.
+        credit: Its costs and advantages in the step that consumed it.
+        decode: Token ids to text, special tokens included.
+    """
+    assert row.target is not None
+    rollout, component = row.attempt.rollout, row.target.components[0]
+    labelled_T = row.target.labelled_T()
+    tokens = [
+        {
+            "id": int(token),
+            "text": decode([int(token)]),
+            "student_logprob": float(credit.old_logprob_T[t]),
+            "owned": bool(rollout.owned[t]),
+            "labelled": bool(labelled_T[t]),
+            "cost": float(credit.cost_T[t]) if labelled_T[t] else None,
+            "advantage": float(credit.advantage_T[t]),
+            "entries": [
+                [decode([int(i)]), float(p)]
+                for i, p in zip(
+                    component.ids_TK[t, :NUM_ENTRIES],
+                    component.probs_TK[t, :NUM_ENTRIES],
+                    strict=True,
+                )
+                if i >= 0
+            ],
+            "tail": float(component.tail_T[t]),
+            "own_prob": float(np.exp(component.own_logprobs_T[t]))
+            if component.own_mask_T[t]
+            else None,
+        }
+        for t, token in enumerate(rollout.response_ids)
+    ]
+    costs = [token["cost"] or 0.0 for token in tokens]
+    return {
+        "target_id": row.target.id,
+        "rollout_id": rollout.rollout_id,
+        "step": rollout.step,
+        "prompt": "\n".join(m["content"] for m in rollout.problem.messages),
+        "response": rollout.response_text,
+        "solved": (row.attempt.score or 0.0) >= 0.5,
+        "focus": int(np.argmax(costs)),
+        "feedback": [
+            {"kind": i.kind, "text": i.text, "source": i.source, "details": i.details}
+            for i in row.in_view.items
+        ],
+        "tokens": tokens,
+    }
