@@ -1,1 +1,1 @@
-"""Tools that know no domain: settings, clock, blobs, metrics, transactions shared by many callers."""
+"""Tools that know no domain: settings, clock, blobs, metrics, shared transactions."""

@@ -1,1 +1,1 @@
-"""Where every target came from: runs, lineages, rollouts, targets, optimiser steps, and the trace."""
+"""Where every target came from: runs, lineages, rollouts, targets, steps, and the trace."""

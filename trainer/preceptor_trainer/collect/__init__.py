@@ -1,1 +1,1 @@
-"""Collecting a step: problems are attempted, judged, shown to experts, and become labelled rollouts."""
+"""Collecting a step: problems are attempted, judged, shown to experts, and labelled."""
