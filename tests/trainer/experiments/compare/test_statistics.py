@@ -73,6 +73,25 @@ def test_the_standard_error_is_the_textbook_s_where_only_seeds_differ():
     assert found.standard_error == pytest.approx(seeds.std(ddof=1) / np.sqrt(5), rel=0.02)
 
 
+@pytest.mark.parametrize(("level", "printed"), [(0.95, 2.776), (0.99, 4.604), (0.999, 8.610)])
+def test_five_seeds_reach_as_far_as_the_printed_table_of_student_s_t_says(level, printed):
+    values = np.repeat([[0.1], [0.2], [0.4], [0.5], [0.8]], 30, axis=1)
+
+    found = estimate(values, seed=0)
+
+    low, high = found.at_level(level)
+    assert (high - low) / 2 / found.standard_error == pytest.approx(printed, abs=5e-4)
+
+
+def test_p_of_two_degrees_of_freedom_has_a_closed_form():
+    values = np.repeat([[0.1], [0.2], [0.4]], 30, axis=1)
+
+    found = estimate(values, seed=0)
+
+    t = found.mean / found.standard_error
+    assert found.p == pytest.approx(1 - t / np.sqrt(2 + t * t), abs=1e-12)
+
+
 def test_one_seed_has_the_degrees_of_freedom_of_its_problems():
     values = np.random.default_rng(0).normal(size=(1, 25))
 
