@@ -22,7 +22,8 @@ publishes nothing, so that processes with folders of their own can share the wor
 and the files `never-solved-*.json` in one folder are then the whole. `--validation` measures on
 the validation split, with seeds of its own: what a setting is chosen by. Writes
 `benchmarks/results/corrections.json`, `docs/figures/corrections-experiment.png` and
-`docs/corrections-experiment.md`; with `--tiny` one seed of a toy size, into the folder alone.
+`docs/explanation/corrections-experiment.md`; with `--tiny` one seed of a toy size, into the folder
+alone.
 """
 
 from __future__ import annotations

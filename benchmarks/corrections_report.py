@@ -6,6 +6,7 @@ python benchmarks/corrections_report.py        # page and picture again, from th
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ HERE: Final = Path(__file__).parent
 RESULT: Final = HERE / "results" / "corrections.json"
 DOCS: Final = HERE.parent / "docs"
 PLANNED_SEEDS: Final = 5
-PAGE: Final = "corrections-experiment.md"
+PAGE: Final = Path("explanation", "corrections-experiment.md")
 FIGURE: Final = "corrections-experiment.png"
 COMMAND: Final = "python benchmarks/corrections.py"
 TITLES: Final = {
@@ -182,15 +183,15 @@ def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def publish(summary: Mapping[str, Any], folder: Path | None = None) -> None:
     """Writes JSON, picture and page; into one folder where it is given."""
     result = RESULT if folder is None else folder / "corrections.json"
-    docs = DOCS if folder is None else folder
-    figure = (docs / "figures" if folder is None else docs) / FIGURE
+    page_file = (DOCS / PAGE) if folder is None else folder / PAGE.name
+    figure = (DOCS / "figures" if folder is None else folder) / FIGURE
     result.parent.mkdir(exist_ok=True)
     result.write_text(json.dumps(summary, indent=1) + "\n")
     draw(summary, figure)
-    (docs / PAGE).write_text(page(summary, str(figure.relative_to(docs))))
+    page_file.write_text(page(summary, os.path.relpath(figure, page_file.parent)))
     for name, found in summary["comparisons"].items():
         print(f"{name:20} {_interval(found['estimate'])}  Holm p {_p(found['p_holm'])}")
-    print(f"wrote {result} and {docs / PAGE}")
+    print(f"wrote {result} and {page_file}")
 
 
 def draw(summary: Mapping[str, Any], path: Path) -> None:

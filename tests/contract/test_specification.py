@@ -1,4 +1,4 @@
-"""A decoder written from docs/wire-format.md alone reads every vector as its JSON says.
+"""A decoder written from docs/reference/wire-format.md alone reads every vector as its JSON says.
 
 It uses the standard library only, no code of ours: what it knows is what the page says.
 """

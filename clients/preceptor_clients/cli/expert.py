@@ -56,7 +56,8 @@ def check(
     url: Annotated[str, typer.Argument(help="Address of the service.")],
     key_file: Annotated[Path | None, typer.Option(help="File with the service's key.")] = None,
     known: Annotated[
-        Path | None, typer.Option(help="JSON file of known answers; see docs/plug-in-an-expert.md.")
+        Path | None,
+        typer.Option(help="JSON file of known answers; see docs/how-to/plug-in-an-expert.md."),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="JSON file (WeightsOffer) of versions that it may load.")

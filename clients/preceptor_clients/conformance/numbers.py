@@ -53,9 +53,9 @@ async def check_door(subject: Subject) -> str:
             check_answer(query, answer, capabilities)
         except AnswerRefused as refused:
             raise Failed(
-                expected=f"`{refused.check}` as docs/wire-format.md has it",
+                expected=f"`{refused.check}` as docs/reference/wire-format.md has it",
                 found=refused.detail,
-                mend=_MENDS.get(refused.check, "see docs/wire-format.md"),
+                mend=_MENDS.get(refused.check, "see docs/reference/wire-format.md"),
             ) from refused
     if not any(answer.mask_P.any() for answer in answers):
         raise Failed(

@@ -206,7 +206,7 @@ def _expect_problem(raw: RawReply, status: int, code: str | None, what: str) -> 
         found=f"status {raw.status}, {media_type or 'no content type'}: "
         f"{raw.body[:200].decode(errors='replace')}",
         mend="answer with the object of RFC 9457 and our members; codes stand in "
-        "docs/wire-format.md",
+        "docs/reference/wire-format.md",
     )
 
 

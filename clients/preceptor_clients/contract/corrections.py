@@ -3,7 +3,7 @@
 A **round** is a queue with guidelines, a budget and rules. An **item** is one response that people
 are asked about; a **claim** is one person's lease on it; a **version** is what one person handed
 in, and is never changed; a **review** marks one version as authoritative. Routes and flow stand in
-`docs/corrections.md`.
+`docs/how-to/corrections.md`.
 
 Times are seconds since the epoch in the gateway's clock; a page computes what is left of a lease
 from `now`, never from its own clock.

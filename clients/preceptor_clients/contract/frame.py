@@ -15,7 +15,7 @@ them. Layout, all integers little-endian:
 
 Element types: `b1` bool (one byte, 0 or 1), `i4` int32, `i8` int64, `f4` float32, and `q2`: a
 log-prob as a u16 code of `grid.py`. Every array is referenced exactly once. A key of the message
-that itself begins with `$` is written with one `$` more. `docs/wire-format.md` has the
+that itself begins with `$` is written with one `$` more. `docs/reference/wire-format.md` has the
 specification and `tests/contract/vectors/` the test vectors.
 
 A decoder checks every length against what is there, or against a limit, before it allocates. Left

@@ -1,7 +1,8 @@
 """The routes of an expert as an OpenAPI document, made from the schemas.
 
 It describes the JSON rendering, which is all that a service in another language needs; the frame is
-described in docs/wire-format.md. `docs/openapi.json` is this document, and a test keeps it so.
+described in docs/reference/wire-format.md. `docs/openapi.json` is this document, and a test keeps
+it so.
 """
 
 from __future__ import annotations

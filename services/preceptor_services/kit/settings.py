@@ -96,7 +96,7 @@ class ServiceSettings(_Settings):
     self_test: bool = True
     """Whether the gateway asks a new version questions of its own before anybody else may."""
     known: Path | None = None
-    """JSON file of known answers, asked now and then; see docs/plug-in-an-expert.md."""
+    """JSON file of known answers, asked now and then; see docs/how-to/plug-in-an-expert.md."""
 
 
 class Settings(_Settings):

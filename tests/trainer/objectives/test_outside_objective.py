@@ -25,10 +25,9 @@ FILE = DOCS / "examples" / "skewed_kl.py"
 
 
 def shown() -> list[str]:
-    """The Python blocks of the documentation's section on an objective of one's own."""
-    page = (DOCS / "objectives.md").read_text()
-    section = page.split("## One of your own\n")[1].split("\n## ")[0]
-    return re.findall(r"^```python\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE)
+    """The Python blocks of the page on an objective of one's own."""
+    page = (DOCS / "how-to" / "plug-in-an-objective.md").read_text()
+    return re.findall(r"^```python\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")

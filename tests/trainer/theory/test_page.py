@@ -23,17 +23,17 @@ def test_data_of_the_figures_is_what_the_code_finds_now(found, committed, name):
 
 
 def test_tables_of_the_page_are_the_committed_numbers(docs, committed):
-    page = (docs / "theory.md").read_text()
+    page = (docs / "explanation" / "theory.md").read_text()
 
     assert page == with_tables(page, committed)
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_page_shows_a_figure_drawn_from_the_committed_numbers(docs, committed, name):
-    page = (docs / "theory.md").read_text()
+    page = (docs / "explanation" / "theory.md").read_text()
     figure = (docs / "figures" / "theory" / f"{name}.svg").read_text()
 
-    assert f"(figures/theory/{name}.svg)" in page
+    assert f"(../figures/theory/{name}.svg)" in page
     assert committed[name].chart_hash() in figure
 
 

@@ -1,6 +1,6 @@
 """Theory made executable: small worlds in which a statement about DistIL is a number.
 
-    python -m preceptor_trainer.theory docs      # docs/theory.md's tables, docs/figures/theory
+    python -m preceptor_trainer.theory docs    # tables of explanation/theory.md, figures/theory
 
 One module per idea, each with a `finding()`: the numbers of its table and the lines of its figure.
 Statements about the objective itself run the trainer's own `DistIL`, not a second derivation.

@@ -8,8 +8,10 @@ import typer
 from preceptor_trainer.theory.page import find, write
 
 
-def main(docs: Annotated[Path, typer.Argument(help="Folder of theory.md.")] = Path("docs")) -> None:
-    """Computes every number of docs/theory.md again; writes its tables and figures."""
+def main(
+    docs: Annotated[Path, typer.Argument(help="Folder of the documentation.")] = Path("docs"),
+) -> None:
+    """Computes every number of docs/explanation/theory.md again; writes its tables and figures."""
     write(find(), docs)
 
 

@@ -58,7 +58,7 @@ def write(findings: Mapping[str, Finding], docs: Path) -> None:
     (folder / "numbers.json").write_text(json.dumps(stored, indent=1) + "\n")
     for name, finding in findings.items():
         draw(finding, folder / f"{name}.svg")
-    page = docs / "theory.md"
+    page = docs / "explanation" / "theory.md"
     if page.exists():
         page.write_text(with_tables(page.read_text(), findings))
 

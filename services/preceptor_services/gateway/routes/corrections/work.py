@@ -1,4 +1,4 @@
-"""The correction queue, for people at work: see `docs/corrections.md`."""
+"""The correction queue, for people at work: see `docs/how-to/corrections.md`."""
 
 from __future__ import annotations
 
