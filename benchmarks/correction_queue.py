@@ -39,9 +39,9 @@ from preceptor_clients.contract.corrections import NewItem, RoundSettings, Submi
 from preceptor_clients.contract.schemas import Message, Prompt
 from preceptor_clients.http.corrections import AnnotatorClient, CorrectionsClient
 from preceptor_services.corrections.intake import Intake
-from preceptor_services.corrections.work import Queue
+from preceptor_services.corrections.work import Work
 from preceptor_services.gateway.__main__ import keep_what_is_loaded
-from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.kit.clock import ServerClock
 from preceptor_services.store.corrections import people as people
@@ -78,7 +78,7 @@ class Desk(Protocol):
 class QueueDesk:
     """At the queue itself."""
 
-    def __init__(self, queue: Queue, name: str) -> None:
+    def __init__(self, queue: Work, name: str) -> None:
         self._queue, self._name = queue, name
 
     async def claim(self) -> str | None:
@@ -137,14 +137,16 @@ async def at_queue(
     """A filled queue in this process."""
     database, clock = Database.open(url), ServerClock()
     await database.migrate()
-    intake = Intake(database=database, clock=clock, packs=Packs(LocalBlobs(folder / "blobs")))
+    intake = Intake(
+        database=database, clock=clock, array_blobs=ArrayBlobs(LocalBlobs(folder / "blobs"))
+    )
     await intake.put_round(ROUND, RULES)
     await intake.add(ROUND, [_item(i) for i in range(num_items)])
     names = [f"p{n}" for n in range(num_people)]
     async with database.write() as conn:
         for name in names:
             await people.add(conn, people.new_row(name, "annotator", name, clock.now()))
-    queue = Queue(database=database, clock=clock)
+    queue = Work(database=database, clock=clock)
     keep_what_is_loaded()  # As a gateway does before it listens.
     yield [QueueDesk(queue, name) for name in names]
     await database.aclose()

@@ -213,7 +213,7 @@ class Experiment:
         return results
 
     def _write_deployment(self) -> None:
-        use = "preceptor_services.corrections.people_expert:People"
+        use = "preceptor_services.corrections.people_expert:PeopleExpert"
         options = {
             "config": str((self.folder / "resolved.toml").resolve()),
             "model": str(STUDENT_DIR),

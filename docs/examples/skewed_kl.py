@@ -15,7 +15,7 @@ from torch import Tensor
 
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.model.statistics import Needs, StudentStatistics
-from preceptor_trainer.objectives import Advantages, Plan
+from preceptor_trainer.objectives import Advantages, PlannedRun
 from preceptor_trainer.objectives.checks import require_distributions, require_experts
 from preceptor_trainer.objectives.token_objective import TokenObjective, taught
 
@@ -37,7 +37,7 @@ class SkewedKL(TokenObjective):
         """The student's log-probs on the experts' ids."""
         return Needs(target_logprobs=True, entropy=True)
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: PlannedRun) -> None:
         """Refuse a run without experts, or with one that gives draws instead of probabilities."""
         require_experts(plan)
         require_distributions(plan, "skewed KL")

@@ -211,7 +211,7 @@ async def seed(app: FastAPI, jobs: Jobs, settings: Settings, folder: Path, has_d
         key = settings.keys[scope].file.read_text()
         return cls("http://g", key, transport=httpx.ASGITransport(app=app), retry=NO_RETRY)
 
-    for entry in app.state.gateway.registry._entries.values():
+    for entry in app.state.registry._entries.values():
         await entry.heard.wait()
     admin, trainer = client(CorrectionsClient, "admin"), client(GatewayClient, "trainer")
     dispatcher = client(GatewayClient, "dispatcher")

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from preceptor_clients.contract import checks, frame, schemas, wire
-from preceptor_clients.contract.errors import FieldError, MalformedFrame, Problem
+from preceptor_clients.contract.errors import FieldError, MalformedFrame, ProblemDetails
 
 HERE = Path(__file__).parent
 
@@ -79,7 +79,7 @@ def test_no_message_of_the_contract_is_without_a_vector():
 
     shown = {type(part) for message in MESSAGES.values() for part in _inside(message)}
 
-    assert declared == shown - {Problem, FieldError}
+    assert declared == shown - {ProblemDetails, FieldError}
 
 
 def test_the_answers_among_the_vectors_pass_the_check_at_the_door():

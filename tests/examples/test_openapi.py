@@ -18,4 +18,4 @@ def test_every_reference_resolves():
     names = set(re.findall(r"#/components/schemas/([^'\"]+)", str(page)))
 
     assert names <= set(page["components"]["schemas"])
-    assert {"LogprobsCall", "PrefixQuery", "PrefixAnswer", "Problem"} <= names
+    assert {"LogprobsCall", "PrefixQuery", "PrefixAnswer", "ProblemDetails"} <= names

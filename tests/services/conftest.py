@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from preceptor_services.jobs.embedded_broker import Broker, running_broker
-from preceptor_services.jobs.streams import JobQueue
+from preceptor_services.jobs.streams import JobStreams
 from preceptor_services.store.database import Database
 
 from .world import gateway_options, sqlite_url, world
@@ -26,9 +26,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 
 @pytest.fixture
-async def queue(broker: Broker) -> AsyncIterator[JobQueue]:
+async def queue(broker: Broker) -> AsyncIterator[JobStreams]:
     """An empty queue on the shared broker."""
-    queue = JobQueue.connect(broker.url, max_length=1000)
+    queue = JobStreams.connect(broker.url, max_length=1000)
     await queue._redis.flushall()
     yield queue
     await queue.aclose()

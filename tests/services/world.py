@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from preceptor_clients.contract.errors import Problem, ServiceUnavailable, from_problem
+from preceptor_clients.contract.errors import ProblemDetails, ServiceUnavailable, from_problem
 from preceptor_clients.contract.schemas import (
     Capabilities,
     FeedbackAnswer,
@@ -203,7 +203,7 @@ class World:
         if problem is not None:
             raise from_problem(problem)
 
-    async def report_jobs(self, *reports: Any, name: str = "d1") -> list[Problem | None]:
+    async def report_jobs(self, *reports: Any, name: str = "d1") -> list[ProblemDetails | None]:
         """One call's report: a job, its results and other fields of each; what is refused."""
         request = ReportRequest(
             dispatcher=name,
@@ -327,7 +327,7 @@ async def world(
     )
     world = World(app, settings, database, queue, clock, tmp_path)
     async with app.router.lifespan_context(app):
-        for entry in app.state.gateway.registry._entries.values():
+        for entry in app.state.registry._entries.values():
             await entry.heard.wait()
         for name, key in settings.keys.items():
             world.clients[name] = world.client(key.file.read_text())

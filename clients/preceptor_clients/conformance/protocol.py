@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from preceptor_clients.conformance.subject import Subject, not_answered
 from preceptor_clients.conformance.verdict import Failed, Skipped
 from preceptor_clients.contract import wire
-from preceptor_clients.contract.errors import PROBLEM_MEDIA_TYPE, Problem
+from preceptor_clients.contract.errors import PROBLEM_MEDIA_TYPE, ProblemDetails
 from preceptor_clients.contract.schemas import LogprobsCall, PrefixQuery, PrefixResult
 from preceptor_clients.contract.tokenization import TokenizeCall
 from preceptor_clients.http.connection import RawReply
@@ -187,7 +187,7 @@ async def _post(subject: Subject, queries: list[PrefixQuery]) -> RawReply:
     )
 
 
-def _expect_problem(raw: RawReply, status: int, code: str | None, what: str) -> Problem:
+def _expect_problem(raw: RawReply, status: int, code: str | None, what: str) -> ProblemDetails:
     """The problem details of a whole call that must fail."""
     expected = f"{what}: status {status} with {PROBLEM_MEDIA_TYPE}"
     expected += "" if code is None else f", code `{code}`"
@@ -195,7 +195,7 @@ def _expect_problem(raw: RawReply, status: int, code: str | None, what: str) -> 
     problem = None
     if media_type == PROBLEM_MEDIA_TYPE:
         try:
-            problem = Problem.model_validate_json(raw.body)
+            problem = ProblemDetails.model_validate_json(raw.body)
         except ValidationError:
             problem = None
     right = problem is not None and problem.status == status and code in (None, problem.code)

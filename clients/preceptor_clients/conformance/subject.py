@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from preceptor_clients.conformance.verdict import Failed, Skipped
 from preceptor_clients.contract import wire
-from preceptor_clients.contract.errors import PreceptorError, Problem, from_problem
+from preceptor_clients.contract.errors import PreceptorError, ProblemDetails, from_problem
 from preceptor_clients.contract.known import KnownAnswers
 from preceptor_clients.contract.schemas import (
     FeedbackItem,
@@ -197,7 +197,7 @@ class Subject:
 def _problem_of(raw: RawReply) -> PreceptorError | None:
     """The error that a refused call names, if it names one."""
     try:
-        return from_problem(Problem.model_validate_json(raw.body))
+        return from_problem(ProblemDetails.model_validate_json(raw.body))
     except ValidationError:
         return None
 
@@ -220,7 +220,7 @@ def _answered(query: PrefixQuery, result: PrefixResult) -> PrefixAnswer:
     return result.answer
 
 
-def not_answered(problem: Problem | None) -> Failed:
+def not_answered(problem: ProblemDetails | None) -> Failed:
     """A query that should have been answered was not."""
     found = "neither answer nor problem" if problem is None else f"{problem.code}: {problem.detail}"
     mend = "the query is inside what `/v1/info` declares: answer it, or declare less"

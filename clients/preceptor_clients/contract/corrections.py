@@ -76,7 +76,7 @@ class IssuedKey(Answer):
     key: str
 
 
-class People(Answer):
+class PersonList(Answer):
     """`GET /v1/corrections/people`."""
 
     people: tuple[Person, ...]
@@ -582,7 +582,7 @@ class ExportPage(Answer):
 class ImportLines(Request):
     """`POST /v1/corrections/import`, for admins: items and versions that are not there yet.
 
-    People who are unknown are made, without a key.
+    PersonList who are unknown are made, without a key.
     """
 
     round: Name

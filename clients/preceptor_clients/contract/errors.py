@@ -48,7 +48,7 @@ class FieldError(BaseModel):
     detail: str
 
 
-class Problem(BaseModel):
+class ProblemDetails(BaseModel):
     """RFC 9457 problem details, with our members `code`, `errors` and `retry_after_s`."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -84,9 +84,9 @@ class PreceptorError(Exception):
         self.errors = errors or ((FieldError(field=field, detail=detail),) if field else ())
         self.retry_after_s = retry_after_s
 
-    def problem(self, instance: str | None = None) -> Problem:
+    def problem(self, instance: str | None = None) -> ProblemDetails:
         """This error as problem details."""
-        return Problem(
+        return ProblemDetails(
             type=_TYPE_PREFIX + self.code,
             title=self.title,
             status=self.status,
@@ -196,7 +196,7 @@ def _tree(root: type[PreceptorError]) -> dict[str, type[PreceptorError]]:
     return found
 
 
-def from_problem(problem: Problem) -> PreceptorError:
+def from_problem(problem: ProblemDetails) -> PreceptorError:
     """The error that `problem` describes: by its code, else by its status."""
     detail = problem.detail or problem.title
     known = _tree(PreceptorError)

@@ -15,7 +15,12 @@ from typing import Annotated, Literal, Protocol, runtime_checkable
 from pydantic import Field
 
 from preceptor_clients.contract.arrays import Floats1, Ints1
-from preceptor_clients.contract.errors import Invalid, PreceptorError, Problem, VocabularyMismatch
+from preceptor_clients.contract.errors import (
+    Invalid,
+    PreceptorError,
+    ProblemDetails,
+    VocabularyMismatch,
+)
 from preceptor_clients.contract.schemas import (
     Answer,
     Capabilities,
@@ -87,7 +92,7 @@ class GenerateResult(Answer):
     """One item of the reply: an answer or a problem."""
 
     answer: GenerateAnswer | None = None
-    problem: Problem | None = None
+    problem: ProblemDetails | None = None
 
 
 class GenerateReply(Answer):

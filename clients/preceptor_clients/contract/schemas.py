@@ -30,7 +30,7 @@ from preceptor_clients.contract.arrays import (
     Ints1,
     Ints2,
 )
-from preceptor_clients.contract.errors import Problem
+from preceptor_clients.contract.errors import ProblemDetails
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -378,7 +378,7 @@ class PrefixResult(Answer):
     """One item of an expert's reply: an answer, a problem, or a promise to answer later."""
 
     answer: PrefixAnswer | None = None
-    problem: Problem | None = None
+    problem: ProblemDetails | None = None
     accepted: bool = False
     """True: the answer will be put to its answer key when it is there."""
 
@@ -387,7 +387,7 @@ class FeedbackResult(Answer):
     """One item of a source's reply: an answer or a problem."""
 
     answer: FeedbackAnswer | None = None
-    problem: Problem | None = None
+    problem: ProblemDetails | None = None
 
 
 class LogprobsReply(Answer):
@@ -499,7 +499,7 @@ class PrefixOutcome(Answer):
 
     ticket: Ticket | None = None
     answer: PrefixAnswer | None = None
-    problem: Problem | None = None
+    problem: ProblemDetails | None = None
 
 
 class FeedbackOutcome(Answer):
@@ -507,7 +507,7 @@ class FeedbackOutcome(Answer):
 
     ticket: Ticket | None = None
     answer: FeedbackAnswer | None = None
-    problem: Problem | None = None
+    problem: ProblemDetails | None = None
 
 
 class LogprobsOutcomes(Answer):

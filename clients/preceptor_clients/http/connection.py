@@ -34,7 +34,7 @@ from preceptor_clients.contract import wire
 from preceptor_clients.contract.errors import (
     DeadlineExceeded,
     PreceptorError,
-    Problem,
+    ProblemDetails,
     ServiceFailed,
     ServiceUnavailable,
     TooLarge,
@@ -354,12 +354,12 @@ def _error_of(response: httpx.Response, body: bytes, what: str) -> PreceptorErro
     problem = None
     if media_type.endswith("json"):
         try:
-            problem = Problem.model_validate_json(body)
+            problem = ProblemDetails.model_validate_json(body)
         except ValidationError:
             problem = None
     words = _foreign_words(body)
     if problem is None:
-        problem = Problem(detail=words or f"{what} answered {status} without details")
+        problem = ProblemDetails(detail=words or f"{what} answered {status} without details")
     elif words is not None and not problem.detail:
         problem = problem.model_copy(update={"detail": words})
     if "status" not in problem.model_fields_set:

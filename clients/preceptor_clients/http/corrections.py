@@ -42,8 +42,8 @@ from preceptor_clients.contract.corrections import (
     NewItem,
     NewItems,
     NewPerson,
-    People,
     Person,
+    PersonList,
     Questions,
     Results,
     Retire,
@@ -173,7 +173,7 @@ class CorrectionsClient(HttpClient):
 
     async def people(self) -> tuple[Person, ...]:
         """Everybody."""
-        return (await self.call("GET", f"{_ROOT}/people", reply=People)).people
+        return (await self.call("GET", f"{_ROOT}/people", reply=PersonList)).people
 
     async def add_person(self, name: str, role: Role = "annotator") -> IssuedKey:
         """Lets somebody in; the key is shown this once."""

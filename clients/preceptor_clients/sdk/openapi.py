@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from preceptor_clients.contract import wire
-from preceptor_clients.contract.errors import PROBLEM_MEDIA_TYPE, Problem
+from preceptor_clients.contract.errors import PROBLEM_MEDIA_TYPE, ProblemDetails
 from preceptor_clients.contract.schemas import (
     LogprobsCall,
     LogprobsReply,
@@ -41,7 +41,7 @@ def expert_openapi() -> dict[str, Any]:
         (TokenIds, "validation"),
         (LogprobsReply, "validation"),
         (ServiceInfo, "validation"),
-        (Problem, "validation"),
+        (ProblemDetails, "validation"),
     ]
     _, schemas = models_json_schema(models, ref_template=_REFS)
     return {
@@ -108,8 +108,8 @@ def _responses(status: str, cls: type[BaseModel] | None) -> dict[str, Any]:
     if cls is not None:
         good["content"] = {wire.JSON: {"schema": _ref(cls)}}
     problem = {
-        "description": "Problem details (RFC 9457) that name the field at fault.",
-        "content": {PROBLEM_MEDIA_TYPE: {"schema": _ref(Problem)}},
+        "description": "ProblemDetails details (RFC 9457) that name the field at fault.",
+        "content": {PROBLEM_MEDIA_TYPE: {"schema": _ref(ProblemDetails)}},
     }
     return {status: good, "default": problem}
 

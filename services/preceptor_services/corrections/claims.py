@@ -14,8 +14,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from preceptor_clients.contract.corrections import RoundSettings
 from preceptor_clients.contract.errors import Conflict, NotFound
 from preceptor_services.kit.clock import Clock
@@ -23,7 +21,7 @@ from preceptor_services.kit.group_commit import GroupCommit
 from preceptor_services.store.corrections import claims as claims
 from preceptor_services.store.corrections import people as people
 from preceptor_services.store.corrections.claims import ClaimRow, HeldRow
-from preceptor_services.store.database import Database
+from preceptor_services.store.database import Connection, Database
 
 MAX_HELD: Final = 20
 """Claims in force of one person."""
@@ -41,7 +39,7 @@ class Wish(NamedTuple):
     item_id: str | None
 
 
-class Claiming:
+class ItemClaims:
     """Gives items out under leases."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
@@ -84,7 +82,7 @@ def _alike(wishes: Sequence[Wish]) -> list[dict[int, Wish]]:
 
 
 async def _share_out(
-    conn: AsyncConnection, wishes: Mapping[int, Wish], held: Counter[str], now: float
+    conn: Connection, wishes: Mapping[int, Wish], held: Counter[str], now: float
 ) -> dict[int, Given]:
     """Gives the first free items of one round, or of all, to several, each the first they may have.
 
@@ -118,7 +116,7 @@ async def _share_out(
     return given
 
 
-async def _take_one(conn: AsyncConnection, wish: Wish, held: Counter[str], now: float) -> Given:
+async def _take_one(conn: Connection, wish: Wish, held: Counter[str], now: float) -> Given:
     if held[wish.person] >= MAX_HELD:
         return _too_many()
     found = await claims.take(conn, wish.person, round_name=wish.round_name, item_id=wish.item_id)
@@ -149,7 +147,7 @@ def _claim(item_id: str, settings: dict[str, Any], person: str, now: float) -> C
     )
 
 
-async def own(conn: AsyncConnection, person: str, claim_id: str) -> HeldRow:
+async def own(conn: Connection, person: str, claim_id: str) -> HeldRow:
     """The claim with its item locked.
 
     Raises:
@@ -172,7 +170,7 @@ def must_hold(claim: ClaimRow) -> None:
         raise Conflict(f"the claim is {claim.state}", field="claim")
 
 
-async def revive(conn: AsyncConnection, held: HeldRow) -> None:
+async def revive(conn: Connection, held: HeldRow) -> None:
     """Makes an expired claim active again where its place is still free.
 
     Raises:

@@ -25,7 +25,7 @@ from preceptor_clients.contract.corrections import (
 )
 from preceptor_clients.contract.errors import NotFound
 from preceptor_clients.targets.builder import Target, TargetComponent
-from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.blobs import BlobStore
 from preceptor_services.kit.clock import Clock
 from preceptor_services.store import services
@@ -50,7 +50,7 @@ class ExpertViews:
 
     database: Database
     clock: Clock
-    packs: Packs
+    array_blobs: ArrayBlobs
     blobs: BlobStore
     _pieces: dict[str, Pieces] = field(default_factory=dict[str, Pieces])
 
@@ -83,7 +83,7 @@ class ExpertViews:
         components = await self._components(rollout_id, placed, len(item.response_ids))
         student = None
         if recorded is not None:
-            arrays = (await self.packs.read(recorded.pack_sha256))[rollout_id]
+            arrays = (await self.array_blobs.read(recorded.pack_sha256))[rollout_id]
             student = _same_length(arrays["behaviour_logprobs"], len(item.response_ids))
         ids = [int(i) for i in item.response_ids]
         spans = spans_of([_piece(pieces, i) for i in ids])
@@ -108,7 +108,7 @@ class ExpertViews:
         """Each answer's component once, people's own left out: they must not see one another."""
         found: dict[str, TargetComponent] = {}
         for target_id, pack in placed:
-            arrays: Any = (await self.packs.read(pack))[target_id]
+            arrays: Any = (await self.array_blobs.read(pack))[target_id]
             for component in Target.from_wire(rollout_id, arrays).components:
                 if component.kind != "point" and len(component.weight_T) == num_tokens:
                     found[component.answer_id] = component

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_clients.contract.corrections import (
     Asked,
@@ -20,12 +19,12 @@ from preceptor_clients.contract.corrections import (
 )
 from preceptor_clients.contract.errors import NotFound
 from preceptor_clients.contract.schemas import Prompt
-from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.clock import Clock
 from preceptor_services.store.corrections import items as items
 from preceptor_services.store.corrections import results as results
 from preceptor_services.store.corrections.results import RolloutRow
-from preceptor_services.store.database import Database
+from preceptor_services.store.database import Connection, Database
 from preceptor_services.store.provenance import weights
 
 OUTSIDE: Final = "outside"
@@ -39,7 +38,7 @@ class Intake:
 
     database: Database
     clock: Clock
-    packs: Packs
+    array_blobs: ArrayBlobs
 
     async def put_round(self, name: str, settings: RoundSettings) -> None:
         """Makes a round, or changes its rules."""
@@ -89,7 +88,7 @@ class Intake:
     async def _recorded(
         self, row: RolloutRow, manifests: Mapping[str, dict[str, Any] | None], priority: float
     ) -> NewItem:
-        arrays: dict[str, Any] = (await self.packs.read(row.pack_sha256))[row.id]
+        arrays: dict[str, Any] = (await self.array_blobs.read(row.pack_sha256))[row.id]
         manifest = manifests[row.weights]
         return NewItem(
             prompt=Prompt.model_validate(arrays["prompt"]),
@@ -127,7 +126,7 @@ class Intake:
 
     async def _add(
         self,
-        conn: AsyncConnection,
+        conn: Connection,
         round_name: str,
         new: Sequence[NewItem],
         *,

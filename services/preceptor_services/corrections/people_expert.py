@@ -1,9 +1,9 @@
-"""People as an expert: the same question as to any other, answered when somebody has worked.
+"""PeopleExpert as an expert: the same question as to any other, answered when somebody has worked.
 
     [experts.people]
     url = "http://127.0.0.1:8105"
     key_file = "keys/people.key"
-    use = "preceptor_services.corrections.people_expert:People"
+    use = "preceptor_services.corrections.people_expert:PeopleExpert"
     [experts.people.options]
     config = "preceptor.toml"
     model = "path/to/student"
@@ -60,7 +60,7 @@ _log = logging.getLogger("preceptor.people")
 Connect = Callable[[], CorrectionsClient]
 
 
-class People:
+class PeopleExpert:
     """The service; see the module's text."""
 
     def __init__(

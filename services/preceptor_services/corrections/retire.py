@@ -11,14 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from preceptor_clients.contract.corrections import RetiredTarget, Retirement
 from preceptor_clients.contract.errors import NotFound
 from preceptor_clients.contract.fingerprint import content_hash
 from preceptor_clients.targets.builder import Target, without_answers
 from preceptor_services.corrections.settle import unsettle
-from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.clock import Clock
 from preceptor_services.store import services
 from preceptor_services.store.corrections import claims as claims
@@ -28,7 +26,7 @@ from preceptor_services.store.corrections import results as results
 from preceptor_services.store.corrections import versions as versions
 from preceptor_services.store.corrections.results import Change, UsedRow
 from preceptor_services.store.corrections.versions import VersionRow
-from preceptor_services.store.database import Database
+from preceptor_services.store.database import Connection, Database
 from preceptor_services.store.provenance import runs
 
 
@@ -38,7 +36,7 @@ class Retiring:
 
     database: Database
     clock: Clock
-    packs: Packs
+    array_blobs: ArrayBlobs
 
     async def retire(self, person: str, reason: str) -> Retirement:
         """Retires every version of `person`; a second time lists the same again.
@@ -71,7 +69,7 @@ class Retiring:
         )
 
     async def _reopen(
-        self, conn: AsyncConnection, person: str, fresh: Sequence[VersionRow], now: float
+        self, conn: Connection, person: str, fresh: Sequence[VersionRow], now: float
     ) -> int:
         """Frees the places that the person takes, and unsettles what theirs had settled."""
         held = await claims.live_by(conn, person)
@@ -101,7 +99,7 @@ class Retiring:
         rebuilt: dict[str, tuple[UsedRow, Target, list[str]]] = {}
         for target_id in dict.fromkeys(row.target_id for row in used):
             rows = [row for row in used if row.target_id == target_id]
-            arrays: Any = (await self.packs.read(rows[0].pack_sha256))[target_id]
+            arrays: Any = (await self.array_blobs.read(rows[0].pack_sha256))[target_id]
             retired = [row.answer_id for row in rows]
             left = without_answers(Target.from_wire(rows[0].rollout_id, arrays), retired)
             if left is not None:
@@ -113,7 +111,7 @@ class Retiring:
     async def _write(
         self, rebuilt: Mapping[str, tuple[UsedRow, Target, list[str]]], now: float
     ) -> None:
-        pack = await self.packs.write({t.id: t.to_wire() for _, t, _ in rebuilt.values()})
+        pack = await self.array_blobs.write({t.id: t.to_wire() for _, t, _ in rebuilt.values()})
         async with self.database.write() as conn:
             known = await runs.target_hashes(conn, [t.id for _, t, _ in rebuilt.values()])
             await services.add_blobs(conn, {pack.sha256: pack.size}, now)
@@ -126,7 +124,7 @@ class Retiring:
                 )
 
 
-async def _ask_elsewhere(conn: AsyncConnection, fresh: Sequence[VersionRow], now: float) -> None:
+async def _ask_elsewhere(conn: Connection, fresh: Sequence[VersionRow], now: float) -> None:
     """Where another run got a retired version's answer, its own item's version answers instead.
 
     That run is told of its item again, so that it drops the label at once; the items are locked.

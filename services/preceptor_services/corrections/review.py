@@ -5,8 +5,6 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from preceptor_clients.contract.corrections import Decide
 from preceptor_clients.contract.errors import Conflict, NotFound
 from preceptor_services.corrections.settle import end, overrule, unsettle
@@ -17,7 +15,7 @@ from preceptor_services.store.corrections import items as items
 from preceptor_services.store.corrections import versions as versions
 from preceptor_services.store.corrections.items import ItemRow
 from preceptor_services.store.corrections.versions import ReviewRow, VersionRow
-from preceptor_services.store.database import Database
+from preceptor_services.store.database import Connection, Database
 
 _TRIED = ("submitted", "skipped", "flagged")
 
@@ -61,7 +59,7 @@ class Reviewing:
                 await unsettle(conn, item, state="open", reviewer=reviewer, now=now)
 
     async def _chosen(
-        self, conn: AsyncConnection, reviewer: str, item: ItemRow, sent: Decide, now: float
+        self, conn: Connection, reviewer: str, item: ItemRow, sent: Decide, now: float
     ) -> VersionRow | None:
         if sent.submission is not None:
             version = new_version(item.id, None, reviewer, sent.submission, now)

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from preceptor_clients.contract.corrections import ReviewRule
 from preceptor_services.store.corrections import claims as claims
 from preceptor_services.store.corrections import items as items
@@ -19,10 +17,11 @@ from preceptor_services.store.corrections import versions as versions
 from preceptor_services.store.corrections.items import ItemRow
 from preceptor_services.store.corrections.results import Change
 from preceptor_services.store.corrections.versions import VersionRow
+from preceptor_services.store.database import Connection
 
 
 async def conclude(
-    conn: AsyncConnection, locked: Sequence[ItemRow], rules: Mapping[str, ReviewRule], now: float
+    conn: Connection, locked: Sequence[ItemRow], rules: Mapping[str, ReviewRule], now: float
 ) -> dict[str, str]:
     """After versions came in: settles the items where their rounds' rules can; states by item."""
     every = await versions.standing(conn, [item.id for item in locked])
@@ -43,7 +42,7 @@ async def conclude(
     return states
 
 
-async def _differ(conn: AsyncConnection, item_id: str, standing: Sequence[VersionRow]) -> bool:
+async def _differ(conn: Connection, item_id: str, standing: Sequence[VersionRow]) -> bool:
     if len(standing) < 2:
         return False
     return not agree(standing, (await items.documents(conn, [item_id]))[item_id])
@@ -62,7 +61,7 @@ def final_text(version: VersionRow, document: dict[str, Any]) -> str | None:
 
 
 async def settle(
-    conn: AsyncConnection,
+    conn: Connection,
     settled: Sequence[tuple[ItemRow, VersionRow]],
     *,
     reviewer: str | None,
@@ -85,19 +84,19 @@ async def settle(
 
 
 async def overrule(
-    conn: AsyncConnection, item: ItemRow, version: VersionRow, *, reviewer: str, now: float
+    conn: Connection, item: ItemRow, version: VersionRow, *, reviewer: str, now: float
 ) -> None:
     """A reviewer's word: the version counts, and whoever is still at work may stop."""
     await _withdraw(conn, item, now)
     await settle(conn, [(item, version)], reviewer=reviewer, now=now)
 
 
-async def _withdraw(conn: AsyncConnection, item: ItemRow, now: float) -> None:
+async def _withdraw(conn: Connection, item: ItemRow, now: float) -> None:
     await claims.end_all(conn, [item.id], ("active",), "withdrawn", now)
     await claims.recount(conn, [item.id])
 
 
-async def end(conn: AsyncConnection, item: ItemRow, *, reviewer: str, now: float) -> None:
+async def end(conn: Connection, item: ItemRow, *, reviewer: str, now: float) -> None:
     """Closes the item without a version."""
     await _withdraw(conn, item, now)
     await items.change(conn, item.id, state="ended", authoritative=None, updated_at=now)
@@ -107,7 +106,7 @@ async def end(conn: AsyncConnection, item: ItemRow, *, reviewer: str, now: float
 
 
 async def unsettle(
-    conn: AsyncConnection, item: ItemRow, *, state: str, reviewer: str | None, now: float
+    conn: Connection, item: ItemRow, *, state: str, reviewer: str | None, now: float
 ) -> None:
     """Sends the item back, to the queue (`open`) or to reviewers (`review`)."""
     await items.change(conn, item.id, state=state, authoritative=None, updated_at=now)

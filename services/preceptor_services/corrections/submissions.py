@@ -10,8 +10,6 @@ import uuid
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from preceptor_clients.contract.corrections import (
     ReviewRule,
     RoundSettings,
@@ -27,7 +25,7 @@ from preceptor_services.store.corrections import claims as claims
 from preceptor_services.store.corrections import versions as versions
 from preceptor_services.store.corrections.claims import HeldRow
 from preceptor_services.store.corrections.versions import DraftRow, VersionRow
-from preceptor_services.store.database import Database
+from preceptor_services.store.database import Connection, Database
 
 Taken = tuple[VersionRow, str]
 """A version, and its item's state then."""
@@ -114,7 +112,7 @@ class HandingIn:
             await versions.save_draft(conn, claim.item_id, sent.person, row)
 
 
-async def _known(conn: AsyncConnection, held: HeldRow, sent: Sent) -> VersionRow | None:
+async def _known(conn: Connection, held: HeldRow, sent: Sent) -> VersionRow | None:
     """The version that says the same already; None where this one is new and may be taken."""
     if held.claim.state == "submitted":
         last = await versions.last_of(conn, sent.claim_id)
@@ -128,7 +126,7 @@ async def _known(conn: AsyncConnection, held: HeldRow, sent: Sent) -> VersionRow
 
 
 async def _write(
-    conn: AsyncConnection, new: Sequence[tuple[HeldRow, VersionRow]], now: float
+    conn: Connection, new: Sequence[tuple[HeldRow, VersionRow]], now: float
 ) -> dict[str, str]:
     """Writes versions of different items, and concludes those items; their states by id."""
     await versions.add(conn, [row for _, row in new])

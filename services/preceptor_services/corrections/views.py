@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from preceptor_clients.contract.corrections import (
     Claim,
     ClaimEvent,
@@ -40,7 +38,7 @@ from preceptor_services.store.corrections.claims import ClaimRow
 from preceptor_services.store.corrections.items import ItemRow
 from preceptor_services.store.corrections.people import PersonRow
 from preceptor_services.store.corrections.versions import ReviewRow, VersionRow
-from preceptor_services.store.database import Database
+from preceptor_services.store.database import Connection, Database
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +61,7 @@ class Views:
                 now=now,
             )
 
-    async def _progress(self, conn: AsyncConnection, name: str, now: float) -> Progress:
+    async def _progress(self, conn: Connection, name: str, now: float) -> Progress:
         states = await claims.count_by_state(conn, name)
         decisions = await versions.count_decisions(conn, name)
         by_state = await items.count_by_state(conn)
@@ -147,7 +145,7 @@ class Views:
 
 
 async def _item(
-    conn: AsyncConnection, item_id: str, person: str, role: Role
+    conn: Connection, item_id: str, person: str, role: Role
 ) -> tuple[ItemView, RoundSettings]:
     found = await items.whole(conn, item_id)
     if found is None:
@@ -190,12 +188,12 @@ def length_of(view: ItemView) -> int:
     return sum(map(len, texts))
 
 
-async def _reviews(conn: AsyncConnection, item_id: str) -> tuple[Review, ...]:
+async def _reviews(conn: Connection, item_id: str) -> tuple[Review, ...]:
     rows = (await versions.reviews(conn, [item_id]))[item_id]
     return tuple(review_of(row) for row in rows)
 
 
-async def _history(conn: AsyncConnection, item_id: str) -> tuple[ClaimEvent, ...]:
+async def _history(conn: Connection, item_id: str) -> tuple[ClaimEvent, ...]:
     return tuple(
         ClaimEvent(
             id=row.id,

@@ -6,11 +6,9 @@ Nothing is left to the page.
 
 from __future__ import annotations
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from preceptor_clients.contract.corrections import Draft, DraftSave, RoundSettings, Submission
 from preceptor_clients.contract.errors import Conflict, NotFound
-from preceptor_services.corrections.claims import Claiming, Wish, must_hold, own, revive
+from preceptor_services.corrections.claims import ItemClaims, Wish, must_hold, own, revive
 from preceptor_services.corrections.submissions import HandingIn, Sent, Taken
 from preceptor_services.kit.clock import Clock
 from preceptor_services.store.corrections import claims as claims
@@ -18,16 +16,16 @@ from preceptor_services.store.corrections import items as items
 from preceptor_services.store.corrections import versions as versions
 from preceptor_services.store.corrections.claims import ClaimRow, HeldRow
 from preceptor_services.store.corrections.versions import DraftRow
-from preceptor_services.store.database import Database
+from preceptor_services.store.database import Connection, Database
 
 
-class Queue:
+class Work:
     """What people do with items."""
 
     def __init__(self, *, database: Database, clock: Clock) -> None:
         self.database = database
         self.clock = clock
-        self._claiming = Claiming(database, clock)
+        self._claiming = ItemClaims(database, clock)
         self._handing_in = HandingIn(database, clock)
 
     # ------------------------------------------------------------ leases
@@ -86,7 +84,7 @@ class Queue:
                 now = self.clock.now()
                 await items.change(conn, held.item.id, state="review", updated_at=now)
 
-    async def _end(self, conn: AsyncConnection, held: HeldRow, to: str, reason: str | None) -> None:
+    async def _end(self, conn: Connection, held: HeldRow, to: str, reason: str | None) -> None:
         now = self.clock.now()
         await claims.change(conn, held.claim.id, state=to, ended_at=now, reason=reason)
         await claims.count_places(conn, {held.item.id: -1})

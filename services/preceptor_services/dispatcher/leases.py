@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 
 from preceptor_clients.contract.errors import ServiceUnavailable
-from preceptor_services.jobs.streams import Delivery, JobQueue
+from preceptor_services.jobs.streams import Delivery, JobStreams
 
 _log = logging.getLogger("preceptor.dispatcher")
 
@@ -21,7 +21,7 @@ _log = logging.getLogger("preceptor.dispatcher")
 class Leases:
     """Entries taken and not yet acknowledged."""
 
-    def __init__(self, queue: JobQueue, consumer: str, lease_s: float) -> None:
+    def __init__(self, queue: JobStreams, consumer: str, lease_s: float) -> None:
         self._queue = queue
         self._consumer = consumer
         self._lease_s = lease_s

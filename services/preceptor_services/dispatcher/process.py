@@ -20,7 +20,7 @@ from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.http.clients import NO_RETRY, GatewayClient, ServiceClient
 from preceptor_services.dispatcher.worker import ServiceWorker, WorkerConfig
 from preceptor_services.jobs.messages import Directory, ServiceAddress
-from preceptor_services.jobs.streams import JobQueue
+from preceptor_services.jobs.streams import JobStreams
 from preceptor_services.kit.settings import Settings, read_secret
 
 _DIRECTORY_S: Final = 5.0
@@ -34,7 +34,7 @@ class Dispatcher:
     """Serves every service of one gateway."""
 
     gateway: GatewayClient
-    queue: JobQueue
+    queue: JobStreams
     name: str
     config: WorkerConfig
     _workers: dict[str, ServiceWorker] = field(default_factory=dict[str, ServiceWorker])
@@ -139,7 +139,7 @@ async def run_dispatcher(settings: Settings, config: WorkerConfig, url: str | No
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     key = read_secret(settings.key_for("dispatcher"))
-    queue = JobQueue.connect(settings.gateway.broker)
+    queue = JobStreams.connect(settings.gateway.broker)
     name = f"{socket.gethostname()}-{os.getpid()}"
     async with GatewayClient(url or gateway_url(settings), key, max_concurrency=32) as gateway:
         try:

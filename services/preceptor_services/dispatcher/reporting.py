@@ -16,7 +16,7 @@ from preceptor_clients.contract.errors import (
     DeadlineExceeded,
     NotFound,
     PreceptorError,
-    Problem,
+    ProblemDetails,
     ServiceFailed,
     ServiceUnavailable,
     StaleFence,
@@ -97,7 +97,7 @@ class Reporter:
         await self._report(jobs, reports, latency_ms)
 
     async def give_back(
-        self, jobs: Sequence[HeldJob], reason: Problem, latency_ms: float = 0.0
+        self, jobs: Sequence[HeldJob], reason: ProblemDetails, latency_ms: float = 0.0
     ) -> None:
         """Puts jobs back on the stream; the gateway gives up those that were there too often."""
         reports = {
@@ -130,7 +130,9 @@ class Reporter:
             delivery for job_id, delivery in deliveries.items() if job_id not in refused
         )
 
-    async def _send(self, reports: Sequence[JobReport], latency_ms: float) -> dict[str, Problem]:
+    async def _send(
+        self, reports: Sequence[JobReport], latency_ms: float
+    ) -> dict[str, ProblemDetails]:
         """The jobs that are no longer ours; what is refused for its content becomes problems."""
         try:
             refused = await self._post(reports, latency_ms)
@@ -152,7 +154,9 @@ class Reporter:
                 refused |= await self._post([_as_problems(report, problem)], latency_ms)
         return refused
 
-    async def _post(self, reports: Sequence[JobReport], latency_ms: float) -> dict[str, Problem]:
+    async def _post(
+        self, reports: Sequence[JobReport], latency_ms: float
+    ) -> dict[str, ProblemDetails]:
         """Problems of the jobs whose report was refused."""
         request = ReportRequest(
             dispatcher=self._dispatcher, latency_ms=latency_ms, jobs=tuple(reports)
@@ -167,12 +171,12 @@ class Reporter:
         return {refused.job_id: refused.problem for refused in reply.refused}
 
 
-def _as_problems(report: JobReport, refused: Problem) -> JobReport:
+def _as_problems(report: JobReport, refused: ProblemDetails) -> JobReport:
     """The report with every result failed, so that nobody waits for them."""
     reason = ServiceFailed(f"the gateway refused the results: {refused.detail}").problem()
     problems = (ItemResult(answer_key=r.answer_key, problem=reason) for r in report.results)
     return report.model_copy(update={"results": tuple(problems)})
 
 
-def _is_stale(problem: Problem) -> bool:
+def _is_stale(problem: ProblemDetails) -> bool:
     return problem.code in (StaleFence.code, NotFound.code)

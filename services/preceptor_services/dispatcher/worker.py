@@ -26,7 +26,7 @@ from preceptor_services.dispatcher.calls import STOPPING, Calls
 from preceptor_services.dispatcher.leases import Leases
 from preceptor_services.dispatcher.reporting import HeldJob, Reporter
 from preceptor_services.jobs.messages import Claims
-from preceptor_services.jobs.streams import Delivery, JobQueue
+from preceptor_services.jobs.streams import Delivery, JobStreams
 
 _BLOCK_S: Final = 0.5
 _LINGER_S: Final = 0.003
@@ -61,7 +61,7 @@ class ServiceWorker:
         self,
         service: str,
         *,
-        queue: JobQueue,
+        queue: JobStreams,
         gateway: GatewayClient,
         client: ServiceClient,
         dispatcher: str,

@@ -47,12 +47,12 @@ from preceptor_clients.contract.schemas import (
     ServiceLimits,
 )
 from preceptor_services.sandbox.isolation import (
-    Attempt,
     CaseResult,
     Isolation,
     IsolationFailed,
     Limits,
     Outcome,
+    ProgramRun,
 )
 from preceptor_services.sandbox.process import MAX_SLOTS, ProcessIsolation
 
@@ -250,7 +250,7 @@ def examine(
         error = CUT_OFF if query.finish_reason == "length" else EMPTY
         return ExecutionReport(program_error=error, isolation=isolation)
     cases = task.cases()
-    attempt = Attempt(
+    attempt = ProgramRun(
         program=program, entry=task.entry, inputs=tuple(case.input for _, case in cases)
     )
     outcome = box.run(attempt, limits)
@@ -333,7 +333,7 @@ def _self_test(box: Isolation, limits: Limits) -> str | None:
         ("x[2]", wrong),
         ("sum(0 for _ in iter(int,1))", endless),
     ):
-        found = box.run(Attempt(program=program, entry="x", inputs=([3, 1],)), quick)
+        found = box.run(ProgramRun(program=program, entry="x", inputs=([3, 1],)), quick)
         if found != expected:
             return f"self-test: {program} gave {found}, wants {expected}"
     return None

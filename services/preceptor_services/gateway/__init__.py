@@ -1,6 +1,6 @@
 """The gateway: the one door to experts and feedback sources, and the only writer of SQL and blobs.
 
-`app.py` puts it together; `routes/` has one thin file per area; what the routes do lies beside
-them: `submission.py` (question in), `delivery.py` (job out, result in), `outcomes.py` (answer out),
-`weights.py`, `records.py`, `tracing.py`, `registry.py`, `upkeep.py`.
+`app.py` is the application, `parts.py` what it is made of, `routes/` one thin file per area, and
+`http/` what all routes share. What the routes do lies in rooms of its own: `questions`, `registry`,
+`provenance`, `corrections`.
 """

@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from preceptor_services.gateway.app import create_app
-from preceptor_services.jobs.streams import JobQueue
+from preceptor_services.jobs.streams import JobStreams
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.kit.settings import Settings, load_settings
 from preceptor_services.store.database import Database
@@ -34,7 +34,7 @@ class _Server(uvicorn.Server):
         self._app = app
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._app.state.ready = False
+        self._app.state.readiness.started = False
         super().handle_exit(sig, frame)
 
 
@@ -67,7 +67,7 @@ async def serve(settings: Settings) -> None:
     """Serves until it is told to end."""
     g = settings.gateway
     database = Database.open(g.database)
-    queue = JobQueue.connect(g.broker, max_length=g.max_queue)
+    queue = JobStreams.connect(g.broker, max_length=g.max_queue)
     try:
         app = create_app(settings, database, LocalBlobs(g.blobs), queue)
         server = _Server(

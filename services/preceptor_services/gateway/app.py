@@ -10,10 +10,10 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from preceptor_clients.http.clients import NO_RETRY, ServiceClient
-from preceptor_services.gateway.http.middleware import BodyLimit, Counting
+from preceptor_services.gateway.http.middleware import BodyLimit, CountRequests
 from preceptor_services.gateway.http.openapi import describe
 from preceptor_services.gateway.http.problems import add_handlers
-from preceptor_services.gateway.parts import Gateway
+from preceptor_services.gateway.parts import Parts
 from preceptor_services.gateway.routes import blobs, health, services, tickets, weights
 from preceptor_services.gateway.routes import jobs as internal
 from preceptor_services.gateway.routes import provenance as records
@@ -59,17 +59,15 @@ def create_app(
         connect: Makes clients of services.
         clock: Server time.
     """
-    gateway = Gateway.build(settings, database, blob_store, queue, connect, clock or ServerClock())
+    parts = Parts.build(settings, database, blob_store, queue, connect, clock or ServerClock())
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        await gateway.start()
-        app.state.ready = True
+        await parts.start()
         try:
             yield
         finally:
-            app.state.ready = False
-            await gateway.stop()
+            await parts.stop()
 
     app = FastAPI(
         title="preceptor gateway",
@@ -78,12 +76,11 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.gateway = gateway
-    app.state.ready = False
+    parts.attach(app)
     app.openapi = partial(describe, app)
     add_handlers(app)
     for area in _AREAS:
         app.include_router(area.router)
     app.add_middleware(BodyLimit, max_bytes=settings.gateway.max_body_bytes)
-    app.add_middleware(Counting, metrics=gateway.metrics)
+    app.add_middleware(CountRequests, metrics=parts.metrics)
     return app

@@ -1,54 +1,45 @@
-"""The gateway's parts, built once per process."""
+"""The gateway's parts, built once a process; each route sees the one that it is about."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Self
 
-from fastapi import Depends, Request
+from fastapi import FastAPI
 
-from preceptor_services.gateway.http.auth import Keyring
+from preceptor_services.corrections.parts import Corrections
+from preceptor_services.gateway.readiness import Readiness
 from preceptor_services.jobs.queue import JobQueue
-from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.blobs import BlobStore
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.metrics import Metrics
 from preceptor_services.kit.settings import Settings, read_secret
 from preceptor_services.provenance.records import RecordKeeper
-from preceptor_services.questions.claim import Claiming
-from preceptor_services.questions.late_answers import LateAnswers
-from preceptor_services.questions.notifier import Notifier
-from preceptor_services.questions.outcomes import Outcomes
-from preceptor_services.questions.report import Reporting
-from preceptor_services.questions.submit import Submissions
-from preceptor_services.questions.sweep import Upkeep
+from preceptor_services.questions.parts import Questions
+from preceptor_services.registry.keyring import Keyring
 from preceptor_services.registry.services import Connect, Registry
-from preceptor_services.registry.tokenizers import Tokenising
+from preceptor_services.registry.tokenizers import Tokenizers
+from preceptor_services.registry.weights import WeightVersions
 from preceptor_services.store.database import Database
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gateway:
-    """Everything that a route may need."""
+class Parts:
+    """Everything that runs in a gateway process."""
 
-    settings: Settings
     database: Database
-    blobs: BlobStore
-    queue: JobQueue
     clock: Clock
     metrics: Metrics
+    max_body_bytes: int
+    readiness: Readiness
     keyring: Keyring
-    packs: Packs
     registry: Registry
-    tokenising: Tokenising
-    upkeep: Upkeep
-    submissions: Submissions
-    outcomes: Outcomes
-    claiming: Claiming
-    reporting: Reporting
-    late_answers: LateAnswers
-    notifier: Notifier
+    tokenizers: Tokenizers
+    weights: WeightVersions
+    questions: Questions
     records: RecordKeeper
+    corrections: Corrections
 
     @classmethod
     def build(
@@ -61,58 +52,48 @@ class Gateway:
         clock: Clock,
     ) -> Self:
         """Puts the parts together; nothing runs yet."""
-        metrics, notifier, packs = Metrics(), Notifier(), Packs(blobs)
+        hash_key = read_secret(settings.gateway.hash_key_file)
+        metrics, array_blobs = Metrics(), ArrayBlobs(blobs)
         registry = Registry(database, connect, clock, settings)
-        upkeep = Upkeep(database, queue, notifier, clock)
         return cls(
-            settings=settings,
             database=database,
-            blobs=blobs,
-            queue=queue,
             clock=clock,
             metrics=metrics,
-            keyring=Keyring(read_secret(settings.gateway.hash_key_file), settings.keys),
-            packs=packs,
+            max_body_bytes=settings.gateway.max_body_bytes,
+            readiness=Readiness(database=database, queue=queue, registry=registry, metrics=metrics),
+            keyring=Keyring(hash_key, settings.keys),
             registry=registry,
-            tokenising=Tokenising(registry),
-            upkeep=upkeep,
-            submissions=Submissions(
+            tokenizers=Tokenizers(registry),
+            weights=WeightVersions(
+                database=database, clock=clock, roots=settings.gateway.weights_roots
+            ),
+            questions=Questions.build(
                 database=database,
+                blobs=blobs,
+                array_blobs=array_blobs,
                 queue=queue,
                 registry=registry,
-                upkeep=upkeep,
                 clock=clock,
                 metrics=metrics,
                 max_queue=settings.gateway.max_queue,
             ),
-            outcomes=Outcomes(database, packs),
-            claiming=Claiming(
+            records=RecordKeeper(database=database, array_blobs=array_blobs, clock=clock),
+            corrections=Corrections.build(
                 database=database,
                 blobs=blobs,
-                notifier=notifier,
+                array_blobs=array_blobs,
                 clock=clock,
-                metrics=metrics,
+                hash_key=hash_key,
             ),
-            reporting=Reporting(
-                database=database,
-                queue=queue,
-                packs=packs,
-                registry=registry,
-                notifier=notifier,
-                clock=clock,
-                metrics=metrics,
-            ),
-            late_answers=LateAnswers(
-                database=database,
-                packs=packs,
-                registry=registry,
-                notifier=notifier,
-                clock=clock,
-                metrics=metrics,
-            ),
-            notifier=notifier,
-            records=RecordKeeper(database=database, packs=packs, clock=clock),
         )
+
+    def attach(self, app: FastAPI) -> None:
+        """Puts each part where the routes' dependencies find it."""
+        for name in (
+            *("readiness", "keyring", "registry", "tokenizers", "weights"),
+            *("questions", "records", "corrections", "max_body_bytes"),
+        ):
+            setattr(app.state, name, getattr(self, name))
 
     async def start(self) -> None:
         """Brings the tables up to date and begins the background work."""
@@ -120,17 +101,12 @@ class Gateway:
         await self.database.connect_all()
         await self.keyring.store(self.database, self.clock.now())
         await self.registry.start()
-        self.upkeep.start()
+        self.questions.sweeper.start()
+        self.readiness.started = True
 
     async def stop(self) -> None:
         """Ends the background work."""
-        await self.upkeep.stop()
+        self.readiness.started = False
+        await self.questions.sweeper.stop()
         await self.registry.stop()
-        await self.tokenising.stop()
-
-
-async def _gateway(request: Request) -> Gateway:
-    return request.app.state.gateway
-
-
-Parts = Annotated[Gateway, Depends(_gateway)]
+        await self.tokenizers.stop()

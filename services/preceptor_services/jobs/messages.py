@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from preceptor_clients.contract.errors import Problem
+from preceptor_clients.contract.errors import ProblemDetails
 from preceptor_clients.contract.schemas import (
     Answer,
     FeedbackAnswer,
@@ -77,7 +77,7 @@ class ItemResult(Answer):
     answer_key: Sha256
     prefix: PrefixAnswer | None = None
     feedback: FeedbackAnswer | None = None
-    problem: Problem | None = None
+    problem: ProblemDetails | None = None
     accepted: bool = False
 
 
@@ -89,7 +89,7 @@ class JobReport(Request):
     results: tuple[ItemResult, ...] = ()
     final: bool = True
     """False: the job goes back to the stream for another attempt, with the reason, not results."""
-    reason: Problem | None = None
+    reason: ProblemDetails | None = None
 
 
 class ReportRequest(Request):
@@ -104,7 +104,7 @@ class RefusedReport(Answer):
     """A job whose report counts for nothing: `stale-fence`, or what is wrong with it."""
 
     job_id: Key
-    problem: Problem
+    problem: ProblemDetails
 
 
 class ReportReply(Answer):

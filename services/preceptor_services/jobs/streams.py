@@ -85,7 +85,7 @@ class Delivery:
     """How often it was handed out, this time included."""
 
 
-class JobQueue:
+class JobStreams:
     """The streams of all services on one broker."""
 
     def __init__(self, redis: Any, *, max_length: int) -> None:
@@ -98,7 +98,7 @@ class JobQueue:
         self._cursors: dict[str, str] = {}
 
     @classmethod
-    def connect(cls, url: str, *, max_length: int = 10_000) -> JobQueue:
+    def connect(cls, url: str, *, max_length: int = 10_000) -> JobStreams:
         """A queue on the broker at `url`; nothing is sent yet.
 
         Args:

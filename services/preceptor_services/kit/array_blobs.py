@@ -1,4 +1,4 @@
-"""Packs: blobs that map ids to arrays, one per request.
+"""ArrayBlobs: blobs that map ids to arrays, one per request.
 
 A synced file per answer would cost more than the answer. What was written or read lately is kept in
 memory, because answers are usually fetched within seconds of their arrival.
@@ -29,8 +29,8 @@ class Written(NamedTuple):
     size: int
 
 
-class Packs:
-    """Reads and writes packs."""
+class ArrayBlobs:
+    """Reads and writes array_blobs."""
 
     def __init__(self, blobs: BlobStore, *, memory_bytes: int = _MEMORY_BYTES) -> None:
         self._blobs = blobs

@@ -22,7 +22,7 @@ from rich.tree import Tree
 from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.contract.schemas import FeedbackItem, Trace, TraceSource
 from preceptor_clients.http.clients import GatewayClient
-from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.kit.settings import load_settings, read_secret
 from preceptor_services.provenance.trace import trace
@@ -85,7 +85,7 @@ async def _read(
     """The trace, and the folder of the student where the run's record names it."""
     database = Database.open(database_url)
     try:
-        found = await trace(database, Packs(LocalBlobs(blobs)), target_id, position)
+        found = await trace(database, ArrayBlobs(LocalBlobs(blobs)), target_id, position)
         async with database.read() as conn:
             record = await find_run(conn, found.run)
     finally:

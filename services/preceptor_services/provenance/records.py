@@ -18,8 +18,11 @@ from preceptor_clients.contract.schemas import (
     Records,
     RunRecord,
     StepRecord,
+    TargetPage,
+    TargetPlace,
+    Trace,
 )
-from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.clock import Clock
 from preceptor_services.provenance.lineages import newest, survives, surviving_ends
 from preceptor_services.provenance.rows import (
@@ -34,6 +37,7 @@ from preceptor_services.provenance.rows import (
     step_row,
     target_answers,
 )
+from preceptor_services.provenance.trace import trace
 from preceptor_services.store import services
 from preceptor_services.store.database import Database
 from preceptor_services.store.provenance import runs
@@ -44,7 +48,7 @@ class RecordKeeper:
     """Writes the provenance of runs."""
 
     database: Database
-    packs: Packs
+    array_blobs: ArrayBlobs
     clock: Clock
 
     async def start_run(self, record: RunRecord) -> Accepted:
@@ -92,7 +96,7 @@ class RecordKeeper:
         entries |= {t.target_id: t.arrays for t in records.targets}
         if not entries:
             return Accepted(new=0)
-        pack = await self.packs.write(entries)
+        pack = await self.array_blobs.write(entries)
         now = self.clock.now()
         async with self.database.write() as conn:
             rollouts = await new_rollouts(conn, records.rollouts, pack, now)
@@ -106,7 +110,7 @@ class RecordKeeper:
         """Writes one optimiser step and what it consumed."""
         document = record.model_dump()
         digest = content_hash(document)
-        pack = await self.packs.write(credit_arrays(record))
+        pack = await self.array_blobs.write(credit_arrays(record))
         now = self.clock.now()
         async with self.database.write() as conn:
             known = await runs.step_hash(conn, record.run, record.lineage, record.step)
@@ -143,3 +147,15 @@ class RecordKeeper:
             consumed=len(used),
             consumed_twice=sum(count > 1 for count in used.values()),
         )
+
+    async def targets(self, run: str, after: str, limit: int) -> TargetPage:
+        """The run's targets after the id `after`, a page at a time."""
+        async with self.database.read() as conn:
+            rows = await runs.target_ids(conn, run, after, limit)
+        places = tuple(TargetPlace(id=target, num_tokens=length) for target, length in rows)
+        following = places[-1].id if len(places) == limit else None
+        return TargetPage(targets=places, after=following)
+
+    async def trace(self, target_id: str, position: int) -> Trace:
+        """Where the target of one token came from."""
+        return await trace(self.database, self.array_blobs, target_id, position)

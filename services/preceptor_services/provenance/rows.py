@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from preceptor_clients.contract.errors import Conflict, Invalid, NotFound
 from preceptor_clients.contract.fingerprint import content_hash
 from preceptor_clients.contract.schemas import Records, RolloutRecord, StepRecord, TargetRecord
 from preceptor_services.kit.array_blobs import Written
 from preceptor_services.provenance.lineages import survives, surviving_ends
+from preceptor_services.store.database import Connection
 from preceptor_services.store.provenance import feedback, runs
 from preceptor_services.store.provenance.runs import LineageRow
 from preceptor_services.store.questions import answers
@@ -47,7 +46,7 @@ def rollout_arrays(record: RolloutRecord) -> dict[str, Any]:
 
 
 async def new_rollouts(
-    conn: AsyncConnection, records: Sequence[RolloutRecord], pack: Written, now: float
+    conn: Connection, records: Sequence[RolloutRecord], pack: Written, now: float
 ) -> list[dict[str, Any]]:
     """Rows of the rollouts that are new."""
     known = await runs.rollout_hashes(conn, [r.rollout_id for r in records])
@@ -93,7 +92,7 @@ def _rollout_row(record: RolloutRecord, digest: str, pack: Written, now: float) 
 
 
 async def new_targets(
-    conn: AsyncConnection, records: Records, pack: Written, now: float
+    conn: Connection, records: Records, pack: Written, now: float
 ) -> list[dict[str, Any]]:
     """Rows of the targets that are new."""
     targets = records.targets
@@ -161,7 +160,7 @@ def credit_arrays(record: StepRecord) -> dict[str, dict[str, Any]]:
     }
 
 
-async def check_step(conn: AsyncConnection, record: StepRecord) -> None:
+async def check_step(conn: Connection, record: StepRecord) -> None:
     """What a step consumed must be there, and not consumed on its surviving lineage before."""
     lineages = await runs.lineages(conn, record.run)
     if record.lineage not in lineages:
@@ -179,7 +178,7 @@ async def check_step(conn: AsyncConnection, record: StepRecord) -> None:
 
 
 async def _refuse_second_use(
-    conn: AsyncConnection, record: StepRecord, lineages: Mapping[str, LineageRow]
+    conn: Connection, record: StepRecord, lineages: Mapping[str, LineageRow]
 ) -> None:
     ends = surviving_ends(lineages, record.lineage)
     used = {

@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import Any, cast
 
 import numpy as np
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_clients.contract.arrays import MISSING
 from preceptor_clients.contract.errors import Invalid, NotFound
 from preceptor_clients.contract.schemas import AnswerKind, FeedbackItem, Trace, TraceSource
 from preceptor_services.corrections.results import provenance
-from preceptor_services.kit.array_blobs import Packs
-from preceptor_services.store.database import Database
+from preceptor_services.kit.array_blobs import ArrayBlobs
+from preceptor_services.store.database import Connection, Database
 from preceptor_services.store.provenance import feedback, traces
 from preceptor_services.store.provenance.traces import SourceRow, UseRow
 
 
-async def trace(database: Database, packs: Packs, target_id: str, position: int) -> Trace:
+async def trace(
+    database: Database, array_blobs: ArrayBlobs, target_id: str, position: int
+) -> Trace:
     """Traces the target at one response position.
 
     Raises:
@@ -33,10 +34,10 @@ async def trace(database: Database, packs: Packs, target_id: str, position: int)
         answered = await traces.sources(conn, target_id)
         used = await traces.uses(conn, target_id)
         seen = [await _feedback(conn, source.answer_id) for source in answered]
-    rollout = (await packs.read(row.rollout_pack))[row.rollout_id]
-    target = (await packs.read(row.target_pack))[target_id]
+    rollout = (await array_blobs.read(row.rollout_pack))[row.rollout_id]
+    target = (await array_blobs.read(row.target_pack))[target_id]
     components = cast("list[dict[str, Any]]", target["components"])
-    credit = await _credit(packs, used, row.rollout_id)
+    credit = await _credit(array_blobs, used, row.rollout_id)
     return Trace(
         target_id=target_id,
         rollout_id=row.rollout_id,
@@ -59,7 +60,7 @@ async def trace(database: Database, packs: Packs, target_id: str, position: int)
     )
 
 
-async def _feedback(conn: AsyncConnection, answer_id: str) -> tuple[FeedbackItem, ...]:
+async def _feedback(conn: Connection, answer_id: str) -> tuple[FeedbackItem, ...]:
     """Items in view; each says in its details which answer of its source it comes from."""
     items: list[FeedbackItem] = []
     for row, source_answer in await feedback.used_by(conn, answer_id):
@@ -71,11 +72,13 @@ async def _feedback(conn: AsyncConnection, answer_id: str) -> tuple[FeedbackItem
     return (*items, correction) if correction is not None else tuple(items)
 
 
-async def _credit(packs: Packs, used: list[UseRow], rollout_id: str) -> dict[str, Any] | None:
+async def _credit(
+    array_blobs: ArrayBlobs, used: list[UseRow], rollout_id: str
+) -> dict[str, Any] | None:
     """Costs and credit of the last step that consumed the rollout."""
     if not used:
         return None
-    return (await packs.read(used[-1].pack_sha256))[rollout_id]
+    return (await array_blobs.read(used[-1].pack_sha256))[rollout_id]
 
 
 def _known(credit: dict[str, Any] | None, name: str, position: int) -> float | None:

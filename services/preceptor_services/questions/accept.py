@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from preceptor_clients.contract.errors import AnswerRefused, Invalid, PreceptorError, Problem
+from preceptor_clients.contract.errors import AnswerRefused, Invalid, PreceptorError, ProblemDetails
 from preceptor_clients.contract.schemas import FeedbackAnswer, PrefixAnswer
 from preceptor_services.jobs.messages import ItemResult
 from preceptor_services.store.questions.answers import AnswerState
@@ -39,7 +39,7 @@ class Evidence:
 
 
 @dataclass(kw_only=True)
-class Verdict:
+class Acceptance:
     """What is to be written."""
 
     done: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
@@ -47,9 +47,9 @@ class Verdict:
     items: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     used: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     promised: dict[str, None] = field(default_factory=dict[str, None])
-    failed: dict[str, Problem] = field(default_factory=dict[str, Problem])
+    failed: dict[str, ProblemDetails] = field(default_factory=dict[str, ProblemDetails])
 
-    def fail(self, keys: Iterable[str], problem: Problem) -> None:
+    def fail(self, keys: Iterable[str], problem: ProblemDetails) -> None:
         """These fail, unless something has been said of them."""
         for key in keys:
             if key not in self.done and key not in self.promised:
@@ -61,8 +61,8 @@ class Verdict:
         return Counter((states[key].service, end) for end, keys in ends for key in keys)
 
 
-def judge(
-    verdict: Verdict, evidence: Evidence, service: str, results: Sequence[ItemResult]
+def accept(
+    acceptance: Acceptance, evidence: Evidence, service: str, results: Sequence[ItemResult]
 ) -> None:
     """Adds what one job of `service` came to.
 
@@ -80,57 +80,57 @@ def judge(
     for result in results:
         state = evidence.states[result.answer_key]
         # The first answer stands, be it of an earlier report or of a neighbour in this one.
-        if state.state != "done" and result.answer_key not in verdict.done:
-            _judge_one(verdict, evidence, state, result)
+        if state.state != "done" and result.answer_key not in acceptance.done:
+            _accept_one(acceptance, evidence, state, result)
 
 
-def _judge_one(
-    verdict: Verdict, evidence: Evidence, state: AnswerState, result: ItemResult
+def _accept_one(
+    acceptance: Acceptance, evidence: Evidence, state: AnswerState, result: ItemResult
 ) -> None:
     if result.prefix is not None:
-        judge_prefix(verdict, evidence, state, result.prefix)
+        accept_prefix(acceptance, evidence, state, result.prefix)
     elif result.feedback is not None:
-        _judge_feedback(verdict, evidence, state, result.feedback)
+        _accept_feedback(acceptance, evidence, state, result.feedback)
     elif result.accepted:
-        verdict.promised[state.answer_key] = None
+        acceptance.promised[state.answer_key] = None
     elif result.problem is not None:
-        verdict.failed[state.answer_key] = result.problem
+        acceptance.failed[state.answer_key] = result.problem
 
 
-def judge_prefix(
-    verdict: Verdict, evidence: Evidence, state: AnswerState, answer: PrefixAnswer
+def accept_prefix(
+    acceptance: Acceptance, evidence: Evidence, state: AnswerState, answer: PrefixAnswer
 ) -> None:
     """Adds an expert's answer, or why it is refused."""
     refused = _version_changed(answer.expert_version, state)
     if refused is None and not evidence.visible_items.issuperset(answer.used_feedback):
         refused = AnswerRefused("used_feedback", "names an item that nobody sent")
     if refused is not None:
-        verdict.failed[state.answer_key] = refused.problem()
+        acceptance.failed[state.answer_key] = refused.problem()
         return
     assert evidence.pack_sha256 is not None, "a pack is written before its answers are judged"
     key, cost = state.answer_key, evidence.cost(state.service, len(answer.token_ids_P))
-    _done(verdict, answer_values(key, answer, evidence.pack_sha256, cost, evidence.now))
-    verdict.used += used_rows(key, answer)
+    _done(acceptance, answer_values(key, answer, evidence.pack_sha256, cost, evidence.now))
+    acceptance.used += used_rows(key, answer)
 
 
-def _judge_feedback(
-    verdict: Verdict, evidence: Evidence, state: AnswerState, answer: FeedbackAnswer
+def _accept_feedback(
+    acceptance: Acceptance, evidence: Evidence, state: AnswerState, answer: FeedbackAnswer
 ) -> None:
     refused = _version_changed(answer.source_version, state)
     if refused is not None:
-        verdict.failed[state.answer_key] = refused.problem()
+        acceptance.failed[state.answer_key] = refused.problem()
         return
     key, cost = state.answer_key, evidence.cost(state.service, 0)
-    _done(verdict, feedback_values(key, answer, cost, evidence.now))
-    verdict.items += item_rows(key, answer, evidence.now)
+    _done(acceptance, feedback_values(key, answer, cost, evidence.now))
+    acceptance.items += item_rows(key, answer, evidence.now)
 
 
-def _done(verdict: Verdict, values: dict[str, Any]) -> None:
+def _done(acceptance: Acceptance, values: dict[str, Any]) -> None:
     key = values["answer_key"]
-    verdict.done[key] = values
+    acceptance.done[key] = values
     # One question can be in two jobs of a call, asked again after it failed: the answer counts.
-    verdict.failed.pop(key, None)
-    verdict.promised.pop(key, None)
+    acceptance.failed.pop(key, None)
+    acceptance.promised.pop(key, None)
 
 
 def _version_changed(version: str, state: AnswerState) -> PreceptorError | None:

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from preceptor_clients.contract.errors import NotFound, Problem, ServiceFailed
+from preceptor_clients.contract.errors import NotFound, ProblemDetails, ServiceFailed
 from preceptor_clients.contract.schemas import FeedbackQuery, PrefixQuery
 from preceptor_services.jobs.messages import ClaimedItem, ClaimedJob, ClaimRequest, Claims, JobKind
 from preceptor_services.jobs.queue import MAX_DELIVERIES
@@ -25,7 +24,7 @@ from preceptor_services.kit.metrics import Metrics
 from preceptor_services.questions.notifier import Notifier
 from preceptor_services.questions.question import unpack_query
 from preceptor_services.questions.settle import document, fail_questions
-from preceptor_services.store.database import Database
+from preceptor_services.store.database import Connection, Database
 from preceptor_services.store.questions import answers, jobs, tickets
 from preceptor_services.store.questions.answers import WantedQuestion
 from preceptor_services.store.questions.jobs import JobRow
@@ -35,7 +34,7 @@ _log = logging.getLogger("preceptor.gateway")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claiming:
+class JobClaims:
     """Serves dispatchers that want work."""
 
     database: Database
@@ -108,7 +107,7 @@ class Claiming:
             return None
 
 
-async def _bury(conn: AsyncConnection, spent: Sequence[JobRow]) -> list[Settled]:
+async def _bury(conn: Connection, spent: Sequence[JobRow]) -> list[Settled]:
     """Jobs that were handed out too often are dead; the reason is their tickets' problem."""
     if not spent:
         return []
@@ -118,7 +117,7 @@ async def _bury(conn: AsyncConnection, spent: Sequence[JobRow]) -> list[Settled]
     return await fail_questions(conn, {key: reasons[job_id] for key, job_id in pending.items()})
 
 
-def _gave_up(job: JobRow) -> Problem:
+def _gave_up(job: JobRow) -> ProblemDetails:
     last = "" if job.reason is None else f"; the last reason: {job.reason.get('detail')}"
     return ServiceFailed(f"given up after {MAX_DELIVERIES} deliveries{last}").problem()
 

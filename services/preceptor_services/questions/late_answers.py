@@ -6,16 +6,21 @@ from dataclasses import dataclass
 
 from preceptor_clients.contract.checks import check_answer
 from preceptor_clients.contract.errors import Conflict, Invalid, NotFound
-from preceptor_clients.contract.schemas import PrefixAnswer, PrefixQuery
+from preceptor_clients.contract.schemas import (
+    Arrival,
+    Arrivals,
+    PrefixAnswer,
+    PrefixQuery,
+)
 from preceptor_services.jobs.messages import ItemResult
-from preceptor_services.kit.array_blobs import Packs, Written
+from preceptor_services.kit.array_blobs import ArrayBlobs, Written
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.metrics import Metrics
-from preceptor_services.questions.accept import Evidence, Verdict, judge_prefix
+from preceptor_services.questions.accept import Acceptance, Evidence, accept_prefix
 from preceptor_services.questions.notifier import Notifier
 from preceptor_services.questions.question import unpack_query
 from preceptor_services.questions.report import visible_items
-from preceptor_services.questions.settle import write_verdict
+from preceptor_services.questions.settle import write_acceptance
 from preceptor_services.registry.services import Registry
 from preceptor_services.store.database import Database
 from preceptor_services.store.questions import answers, tickets
@@ -26,7 +31,7 @@ class LateAnswers:
     """Serves experts that answer late."""
 
     database: Database
-    packs: Packs
+    array_blobs: ArrayBlobs
     registry: Registry
     notifier: Notifier
     clock: Clock
@@ -49,7 +54,7 @@ class LateAnswers:
         assert isinstance(query, PrefixQuery), "its kind is logprobs"
         entry = self.registry.get(state.service, "expert", field="answer_key")
         check_answer(query, answer, entry.known_info().capabilities)
-        pack = await self.packs.write({answer_key: answer.model_dump(exclude_none=True)})
+        pack = await self.array_blobs.write({answer_key: answer.model_dump(exclude_none=True)})
         await self._store(answer_key, answer, pack)
 
     async def _store(self, answer_key: str, answer: PrefixAnswer, pack: Written) -> None:
@@ -72,11 +77,29 @@ class LateAnswers:
                 cost=self.registry.cost,
                 now=now,
             )
-            verdict = Verdict()
-            judge_prefix(verdict, evidence, state, answer)
-            for problem in verdict.failed.values():
+            acceptance = Acceptance()
+            accept_prefix(acceptance, evidence, state, answer)
+            for problem in acceptance.failed.values():
                 raise Invalid(problem.detail, errors=problem.errors)
-            settled = await write_verdict(conn, verdict, pack, now)
+            settled = await write_acceptance(conn, acceptance, pack, now)
             await tickets.add_arrivals(conn, settled)
-        self.metrics.count_answers(verdict.tally(states))
+        self.metrics.count_answers(acceptance.tally(states))
         self.notifier.notify(ticket.id for ticket in settled)
+
+    async def arrivals(self, run: str, caller: str, after: int, limit: int) -> Arrivals:
+        """Late answers of a run since the cursor `after`, oldest first."""
+        async with self.database.read() as conn:
+            rows = await tickets.arrivals(conn, run, caller, after, limit)
+        return Arrivals(
+            cursor=rows[-1].cursor if rows else after,
+            arrivals=tuple(
+                Arrival(
+                    ticket=row.ticket_id,
+                    answer_key=row.answer_key,
+                    idempotency_key=row.idempotency_key,
+                    answer_id=row.answer_id,
+                    rollout_id=row.rollout_id,
+                )
+                for row in rows
+            ),
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from preceptor_clients.contract.errors import Cancelled, Invalid, NotFound, Problem
+from preceptor_clients.contract.errors import Cancelled, Invalid, NotFound, ProblemDetails
 from preceptor_clients.contract.schemas import (
     FeedbackAnswer,
     FeedbackItem,
@@ -17,7 +17,7 @@ from preceptor_clients.contract.schemas import (
     Ticket,
     TicketState,
 )
-from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.group_commit import GroupCommit
 from preceptor_services.kit.threads import ITEM, off_loop
 from preceptor_services.questions.notifier import Watch
@@ -37,9 +37,9 @@ Row = tuple[TicketRow, StoredAnswer | None]
 class Outcomes:
     """Reads outcomes; requests that are woken at once share a query."""
 
-    def __init__(self, database: Database, packs: Packs) -> None:
+    def __init__(self, database: Database, array_blobs: ArrayBlobs) -> None:
         self.database = database
-        self._packs = packs
+        self._array_blobs = array_blobs
         self._read = GroupCommit(self._read_all)
 
     async def of_prefixes(
@@ -117,8 +117,8 @@ class Outcomes:
         self, stored: Sequence[StoredAnswer | None]
     ) -> dict[str, PrefixAnswer]:
         places = {a.answer_key: a.pack_sha256 for a in stored if a is not None and a.pack_sha256}
-        packs = {sha: await self._packs.read(sha) for sha in set(places.values())}
-        entries = {key: packs[sha][key] for key, sha in places.items()}
+        read = {sha: await self._array_blobs.read(sha) for sha in set(places.values())}
+        entries = {key: read[sha][key] for key, sha in places.items()}
         return await off_loop(ITEM * len(entries), _parsed, entries)
 
     async def _feedback_answers(
@@ -157,7 +157,7 @@ def _ticket(row: Row) -> Ticket:
     )
 
 
-def _problem(row: TicketRow) -> Problem | None:
+def _problem(row: TicketRow) -> ProblemDetails | None:
     if row.state == "cancelled":
         return Cancelled(f"ticket {row.id} was cancelled").problem()
-    return None if row.problem is None else Problem.model_validate(row.problem)
+    return None if row.problem is None else ProblemDetails.model_validate(row.problem)

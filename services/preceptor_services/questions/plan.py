@@ -25,7 +25,7 @@ from preceptor_clients.contract.errors import (
 from preceptor_clients.contract.schemas import FeedbackItem
 from preceptor_services.questions.bundle import bundle
 from preceptor_services.questions.keys import answer_id
-from preceptor_services.questions.question import Asker, Question, at_submission
+from preceptor_services.questions.question import Addressee, Question, at_submission
 
 _RETRY_AFTER_S: Final = 1.0
 _JOINED_STATE: Final = {"done": "done", "waiting": "waiting", "pending": "queued"}
@@ -37,7 +37,7 @@ Rows = list[dict[str, Any]]
 class Admission:
     """One request, of which `questions` passed the door and `errors` did not."""
 
-    asker: Asker
+    addressee: Addressee
     kind: str
     num_submissions: int
     questions: Sequence[Question]
@@ -66,7 +66,7 @@ class Standing:
     unfinished: dict[str, int]
     """Jobs by service."""
 
-    def add(self, plan: Plan) -> None:
+    def add(self, plan: SubmissionPlan) -> None:
         """`plan` is going to be written."""
         self.tickets |= {r["id"]: KnownTicket(r["payload_hash"], r["state"]) for r in plan.tickets}
         self.items |= {row["id"]: row["content_hash"] for row in plan.items}
@@ -77,7 +77,7 @@ class Standing:
 
 
 @dataclass(kw_only=True)
-class Plan:
+class SubmissionPlan:
     """What one request adds, and what its submissions get."""
 
     accepted: dict[int, str] = field(default_factory=dict[int, str])
@@ -93,28 +93,32 @@ class Plan:
     jobs: Rows = field(default_factory=Rows)
 
 
-def plan_admission(request: Admission, standing: Standing, max_queue: int, now: float) -> Plan:
+def plan_admission(
+    request: Admission, standing: Standing, max_queue: int, now: float
+) -> SubmissionPlan:
     """What `request` adds to what stands.
 
     Raises:
         PreceptorError: nothing of the request could go on, or the queue is full.
     """
-    plan = Plan(errors=dict(request.errors))
+    plan = SubmissionPlan(errors=dict(request.errors))
     fresh = _tell_new(plan, request.questions, standing)
     fresh = _add_items(plan, fresh, standing, now)
     _raise_if_none_left(request.num_submissions, plan.errors)
     _add_jobs(plan, request, fresh, standing, now)
-    _check_room(request.asker.service, len(plan.jobs), standing, max_queue)
+    _check_room(request.addressee.service, len(plan.jobs), standing, max_queue)
     for question in fresh:
         # What failed before is asked again.
         state = _JOINED_STATE.get(standing.answers.get(question.answer_key, "pending"), "queued")
-        row = ticket_row(request.asker, request.kind, question, state, now, request.run)
+        row = ticket_row(request.addressee, request.kind, question, state, now, request.run)
         plan.tickets.append(row)
         plan.states[question.ticket_id] = state
     return plan
 
 
-def _tell_new(plan: Plan, questions: Sequence[Question], standing: Standing) -> list[Question]:
+def _tell_new(
+    plan: SubmissionPlan, questions: Sequence[Question], standing: Standing
+) -> list[Question]:
     """The questions whose key was not used before; every ticket goes into the plan."""
     payloads: dict[str, str] = {}
     fresh: list[Question] = []
@@ -139,7 +143,7 @@ def _tell_new(plan: Plan, questions: Sequence[Question], standing: Standing) -> 
 
 
 def _add_items(
-    plan: Plan, fresh: Sequence[Question], standing: Standing, now: float
+    plan: SubmissionPlan, fresh: Sequence[Question], standing: Standing, now: float
 ) -> list[Question]:
     """Writes down feedback that callers bring themselves, so that every answer can be traced to it.
 
@@ -187,23 +191,27 @@ def _raise_if_none_left(num_submissions: int, errors: Mapping[int, PreceptorErro
 
 
 def _add_jobs(
-    plan: Plan, request: Admission, fresh: Sequence[Question], standing: Standing, now: float
+    plan: SubmissionPlan,
+    request: Admission,
+    fresh: Sequence[Question],
+    standing: Standing,
+    now: float,
 ) -> None:
-    asker, kind = request.asker, request.kind
+    addressee, kind = request.addressee, request.kind
     to_ask = {
         q.answer_key: q for q in fresh if standing.answers.get(q.answer_key, "failed") == "failed"
     }
-    limits = asker.info.limits
+    limits = addressee.info.limits
     for job in bundle(list(to_ask.values()), limits, exclusive=request.exclusive):
         job_id = f"j-{uuid.uuid4().hex}"
-        plan.jobs.append(job_row(asker, kind, job_id, job, now, request.exclusive))
+        plan.jobs.append(job_row(addressee, kind, job_id, job, now, request.exclusive))
         for ordinal, question in enumerate(job):
             key = question.answer_key
             if key in standing.answers:
                 place = {"answer_key": key, "job_id": job_id, "ordinal": ordinal}
                 plan.reopened.append(place)
             else:
-                plan.answers.append(answer_row(asker, kind, key, job_id, ordinal, now))
+                plan.answers.append(answer_row(addressee, kind, key, job_id, ordinal, now))
                 plan.questions.append(question_row(question))
 
 
@@ -229,7 +237,7 @@ def item_row(item: FeedbackItem, now: float) -> dict[str, Any]:
 
 
 def job_row(
-    asker: Asker,
+    addressee: Addressee,
     kind: str,
     job_id: str,
     questions: Sequence[Question],
@@ -239,7 +247,7 @@ def job_row(
     """One job."""
     return {
         "id": job_id,
-        "service": asker.service,
+        "service": addressee.service,
         "kind": kind,
         "state": "queued",
         "priority": min(q.priority for q in questions),
@@ -255,15 +263,15 @@ def job_row(
 
 
 def answer_row(
-    asker: Asker, kind: str, key: str, job_id: str, ordinal: int, now: float
+    addressee: Addressee, kind: str, key: str, job_id: str, ordinal: int, now: float
 ) -> dict[str, Any]:
     """An answer that is still to come."""
     return {
         "answer_key": key,
         "answer_id": answer_id(key),
         "kind": kind,
-        "service": asker.service,
-        "version": asker.info.version,
+        "service": addressee.service,
+        "version": addressee.info.version,
         "state": "pending",
         "job_id": job_id,
         "ordinal": ordinal,
@@ -281,12 +289,12 @@ def question_row(question: Question) -> dict[str, Any]:
 
 
 def ticket_row(
-    asker: Asker, kind: str, question: Question, state: str, now: float, run: str | None
+    addressee: Addressee, kind: str, question: Question, state: str, now: float, run: str | None
 ) -> dict[str, Any]:
     """One ticket."""
     return {
         "id": question.ticket_id,
-        "caller": asker.caller,
+        "caller": addressee.caller,
         "idempotency_key": question.idempotency_key,
         "payload_hash": question.payload_hash,
         "answer_key": question.answer_key,

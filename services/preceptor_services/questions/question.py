@@ -54,7 +54,7 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asker:
+class Addressee:
     """Who asks whom."""
 
     caller: str
@@ -73,14 +73,14 @@ def at_submission(error: PreceptorError, index: int) -> PreceptorError:
 
 
 def prepare_prefixes(
-    asker: Asker,
+    addressee: Addressee,
     submissions: Sequence[PrefixSubmission],
     weights: Mapping[str, str | PreceptorError],
 ) -> tuple[list[Question], dict[int, PreceptorError]]:
     """Checks queries against what the expert can do.
 
     Args:
-        asker: Caller and expert.
+        addressee: Caller and expert.
         submissions: What was sent.
         weights: The exact version, or the reason why there is none, of every wish among them, by
             `wish_key`.
@@ -93,18 +93,18 @@ def prepare_prefixes(
     for index, submission in enumerate(submissions):
         query = submission.query
         try:
-            check_query(query, asker.info.capabilities)
-            exact = _exact_weights(query, asker.info, weights)
+            check_query(query, addressee.info.capabilities)
+            exact = _exact_weights(query, addressee.info, weights)
         except PreceptorError as error:
             errors[index] = at_submission(error, index)
             continue
-        key = prefix_answer_key(asker.service, asker.info.version, exact, query)
+        key = prefix_answer_key(addressee.service, addressee.info.version, exact, query)
         resolved = query
         if exact is not None:
             wanted = WantedWeights(mode="exact", version=exact)
             resolved = query.model_copy(update={"weights": wanted})
         questions.append(
-            _question(asker, index, submission, key, _packed(resolved), query.feedback)
+            _question(addressee, index, submission, key, _packed(resolved), query.feedback)
         )
     return questions, errors
 
@@ -115,7 +115,7 @@ def wish_key(wanted: WantedWeights) -> str:
 
 
 def prepare_feedback(
-    asker: Asker, submissions: Sequence[FeedbackSubmission], known_payloads: set[str]
+    addressee: Addressee, submissions: Sequence[FeedbackSubmission], known_payloads: set[str]
 ) -> tuple[list[Question], dict[int, PreceptorError]]:
     """Checks feedback queries; `known_payloads` are the blobs among those that they name."""
     questions: list[Question] = []
@@ -128,8 +128,8 @@ def prepare_feedback(
             )
             errors[index] = at_submission(missing, index)
             continue
-        key = feedback_answer_key(asker.service, asker.info.version, query)
-        questions.append(_question(asker, index, submission, key, _packed(query), ()))
+        key = feedback_answer_key(addressee.service, addressee.info.version, query)
+        questions.append(_question(addressee, index, submission, key, _packed(query), ()))
     return questions, errors
 
 
@@ -161,7 +161,7 @@ def _exact_weights(
 
 
 def _question(
-    asker: Asker,
+    addressee: Addressee,
     index: int,
     submission: PrefixSubmission | FeedbackSubmission,
     answer_key: str,
@@ -169,12 +169,12 @@ def _question(
     feedback: tuple[FeedbackItem, ...],
 ) -> Question:
     query = submission.query
-    priority = asker.priority if query.priority == _DEFAULT_PRIORITY else query.priority
+    priority = addressee.priority if query.priority == _DEFAULT_PRIORITY else query.priority
     return Question(
         index=index,
         idempotency_key=submission.idempotency_key,
-        ticket_id=ticket_id(asker.caller, submission.idempotency_key),
-        payload_hash=payload_hash(asker.service, query),
+        ticket_id=ticket_id(addressee.caller, submission.idempotency_key),
+        payload_hash=payload_hash(addressee.service, query),
         answer_key=answer_key,
         frame=packed,
         num_tokens=num_tokens(query),

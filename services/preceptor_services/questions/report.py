@@ -11,9 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from preceptor_clients.contract.errors import Invalid, NotFound, Problem, ServiceFailed, StaleFence
+from preceptor_clients.contract.errors import (
+    Invalid,
+    NotFound,
+    ProblemDetails,
+    ServiceFailed,
+    StaleFence,
+)
 from preceptor_services.jobs.messages import (
     ItemResult,
     JobReport,
@@ -22,14 +26,14 @@ from preceptor_services.jobs.messages import (
     ReportRequest,
 )
 from preceptor_services.jobs.queue import MAX_DELIVERIES, JobQueue, put_jobs
-from preceptor_services.kit.array_blobs import Packs, Written
+from preceptor_services.kit.array_blobs import ArrayBlobs, Written
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.metrics import Metrics
-from preceptor_services.questions.accept import Evidence, Verdict, judge
+from preceptor_services.questions.accept import Acceptance, Evidence, accept
 from preceptor_services.questions.notifier import Notifier
-from preceptor_services.questions.settle import document, write_verdict
+from preceptor_services.questions.settle import document, write_acceptance
 from preceptor_services.registry.services import Registry
-from preceptor_services.store.database import Database
+from preceptor_services.store.database import Connection, Database
 from preceptor_services.store.provenance import feedback
 from preceptor_services.store.questions import answers, jobs, tickets
 from preceptor_services.store.questions.jobs import JobRow
@@ -38,12 +42,12 @@ _NO_REASON = ServiceFailed("no reason was given").problem()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reporting:
+class JobReports:
     """Serves dispatchers that have worked."""
 
     database: Database
     queue: JobQueue
-    packs: Packs
+    array_blobs: ArrayBlobs
     registry: Registry
     notifier: Notifier
     clock: Clock
@@ -58,20 +62,22 @@ class Reporting:
             rows = await jobs.find(conn, [report.job_id for report in request.jobs])
             held, refused = _sort_out(request.jobs, rows)
             evidence = await self._evidence(conn, held, pack, now)
-            verdict = Verdict()
-            taken = _judge_all(verdict, evidence, held, rows, refused)
+            acceptance = Acceptance()
+            taken = _accept_all(acceptance, evidence, held, rows, refused)
             ends = [_end(report, rows[report.job_id]) for report in taken]
             for report, (job_id, state, _) in zip(taken, ends, strict=True):
                 if state != "queued":
-                    verdict.fail(evidence.pending([job_id]), _silence(report, request.dispatcher))
-            settled = await write_verdict(conn, verdict, pack, now)
+                    acceptance.fail(
+                        evidence.pending([job_id]), _silence(report, request.dispatcher)
+                    )
+            settled = await write_acceptance(conn, acceptance, pack, now)
             await jobs.set_states(conn, ends)
             await jobs.end_attempts(conn, [_ended(report, request, now) for report in taken])
             again = [rows[job_id] for job_id, state, _ in ends if state == "queued"]
             if again:
                 await tickets.mark_queued(conn, evidence.pending(job.id for job in again))
         self._observe(request, taken, rows)
-        self.metrics.count_answers(verdict.tally(evidence.states))
+        self.metrics.count_answers(acceptance.tally(evidence.states))
         self.notifier.notify(ticket.id for ticket in settled)
         await self._put_again(again, now)
         return ReportReply(
@@ -84,10 +90,10 @@ class Reporting:
             for r in results
             if r.prefix is not None
         }
-        return await self.packs.write(entries) if entries else None
+        return await self.array_blobs.write(entries) if entries else None
 
     async def _evidence(
-        self, conn: AsyncConnection, held: Sequence[JobReport], pack: Written | None, now: float
+        self, conn: Connection, held: Sequence[JobReport], pack: Written | None, now: float
     ) -> Evidence:
         results = [result for report in held for result in report.results]
         keys = [result.answer_key for result in results]
@@ -117,7 +123,7 @@ class Reporting:
             self.metrics.call_seconds.labels(service).observe(request.latency_ms / 1000)
 
 
-async def visible_items(conn: AsyncConnection, results: Iterable[ItemResult]) -> frozenset[str]:
+async def visible_items(conn: Connection, results: Iterable[ItemResult]) -> frozenset[str]:
     """The feedback items among those that answers name which somebody has sent."""
     ids = {item for r in results if r.prefix is not None for item in r.prefix.used_feedback}
     return frozenset(await feedback.content_hashes(conn, ids)) if ids else frozenset()
@@ -125,10 +131,10 @@ async def visible_items(conn: AsyncConnection, results: Iterable[ItemResult]) ->
 
 def _sort_out(
     reports: Sequence[JobReport], rows: Mapping[str, JobRow]
-) -> tuple[list[JobReport], dict[str, Problem]]:
+) -> tuple[list[JobReport], dict[str, ProblemDetails]]:
     """Reports of jobs that are the reporter's, and the problem of each that is not."""
     held: dict[str, JobReport] = {}
-    refused: dict[str, Problem] = {}
+    refused: dict[str, ProblemDetails] = {}
     for report in reports:
         job = rows.get(report.job_id)
         if job is None:
@@ -143,19 +149,19 @@ def _sort_out(
     return list(held.values()), refused
 
 
-def _judge_all(
-    verdict: Verdict,
+def _accept_all(
+    acceptance: Acceptance,
     evidence: Evidence,
     held: Sequence[JobReport],
     rows: Mapping[str, JobRow],
-    refused: dict[str, Problem],
+    refused: dict[str, ProblemDetails],
 ) -> list[JobReport]:
     """The reports that are taken; adds to `refused` those that make no sense."""
     taken: list[JobReport] = []
     for report in held:
         try:
             if report.final:
-                judge(verdict, evidence, rows[report.job_id].service, report.results)
+                accept(acceptance, evidence, rows[report.job_id].service, report.results)
             taken.append(report)
         except Invalid as error:
             refused[report.job_id] = error.problem()
@@ -170,7 +176,7 @@ def _end(report: JobReport, job: JobRow) -> tuple[str, str, dict[str, Any] | Non
     return job.id, "dead" if dead else "queued", document(report.reason or _NO_REASON)
 
 
-def _silence(report: JobReport, dispatcher: str) -> Problem:
+def _silence(report: JobReport, dispatcher: str) -> ProblemDetails:
     """Why the questions of an ended job fail of which nothing was said."""
     if not report.final:
         return report.reason or _NO_REASON

@@ -1,7 +1,7 @@
 """Takes questions in: one transaction writes tickets, questions and their jobs, or nothing.
 
 Requests that come at once share a transaction. Only when it is committed do the jobs go on the
-stream. Where the broker does not take them the tickets stand all the same, and `upkeep.py` puts the
+stream. Where the broker does not take them the tickets stand all the same, and `sweep.py` puts the
 jobs again.
 """
 
@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from preceptor_clients.contract.errors import PreceptorError, Problem
+from preceptor_clients.contract.errors import PreceptorError, ProblemDetails
 from preceptor_clients.contract.schemas import FeedbackRequest, LogprobsRequest
 from preceptor_services.jobs.queue import JobQueue, put_jobs
 from preceptor_services.kit.clock import Clock
@@ -23,22 +21,22 @@ from preceptor_services.questions.notifier import Watch
 from preceptor_services.questions.plan import (
     Admission,
     KnownTicket,
-    Plan,
     Rows,
     Standing,
+    SubmissionPlan,
     plan_admission,
 )
 from preceptor_services.questions.question import (
-    Asker,
+    Addressee,
     prepare_feedback,
     prepare_prefixes,
     wish_key,
 )
-from preceptor_services.questions.sweep import Upkeep
+from preceptor_services.questions.sweep import Sweeper
 from preceptor_services.registry.services import Registry, ServiceEntry
 from preceptor_services.registry.weights import resolve
 from preceptor_services.store import services
-from preceptor_services.store.database import Database
+from preceptor_services.store.database import Connection, Database
 from preceptor_services.store.provenance import feedback
 from preceptor_services.store.questions import answers, jobs, tickets
 from preceptor_services.store.questions.jobs import JobRow
@@ -52,7 +50,7 @@ class Posted(NamedTuple):
     """What became of one submission: exactly one of the two."""
 
     ticket_id: str | None = None
-    problem: Problem | None = None
+    problem: ProblemDetails | None = None
 
 
 class Submissions:
@@ -64,7 +62,7 @@ class Submissions:
         database: Database,
         queue: JobQueue,
         registry: Registry,
-        upkeep: Upkeep,
+        sweeper: Sweeper,
         clock: Clock,
         metrics: Metrics,
         max_queue: int,
@@ -72,7 +70,7 @@ class Submissions:
         self._database = database
         self._queue = queue
         self._registry = registry
-        self._upkeep = upkeep
+        self._sweeper = sweeper
         self._clock = clock
         self._metrics = metrics
         self._max_queue = max_queue
@@ -85,9 +83,9 @@ class Submissions:
             PreceptorError: the expert is unknown, its queue is full, or no submission could go on.
         """
         entry = self._registry.get(request.expert, "expert", field="expert")
-        asker = _asker(caller, entry)
+        addressee = _addressee(caller, entry)
         weights: dict[str, str | PreceptorError] = {}
-        if asker.info.capabilities.weights:
+        if addressee.info.capabilities.weights:
             wishes = {wish_key(w): w for s in request.submissions if (w := s.query.weights)}
             async with self._database.read() as conn:
                 weights = {key: await resolve(conn, wish) for key, wish in wishes.items()}
@@ -95,12 +93,12 @@ class Submissions:
         questions, errors = await off_loop(
             num_ids + _PREPARING * len(request.submissions),
             prepare_prefixes,
-            asker,
+            addressee,
             request.submissions,
             weights,
         )
         admission = Admission(
-            asker=asker,
+            addressee=addressee,
             kind="logprobs",
             num_submissions=len(request.submissions),
             questions=questions,
@@ -113,19 +111,19 @@ class Submissions:
     async def feedback(self, caller: str, request: FeedbackRequest, watch: Watch) -> list[Posted]:
         """Takes questions to a feedback source; as `logprobs`."""
         entry = self._registry.get(request.source, "source", field="source")
-        asker = _asker(caller, entry)
+        addressee = _addressee(caller, entry)
         payloads = list({s.query.payload_sha256 for s in request.submissions})
         async with self._database.read() as conn:
             known = await services.known_blobs(conn, payloads)
         questions, errors = await off_loop(
             _PREPARING * len(request.submissions),
             prepare_feedback,
-            asker,
+            addressee,
             request.submissions,
             known,
         )
         admission = Admission(
-            asker=asker,
+            addressee=addressee,
             kind="feedback",
             num_submissions=len(request.submissions),
             questions=questions,
@@ -141,8 +139,8 @@ class Submissions:
         plan = await self._commit(admission)
         watch.settle(q.ticket_id for q in admission.questions if not _is_asked(plan, q.ticket_id))
         await self._put(plan.jobs)
-        self._upkeep.expect(row["deadline_at"] for row in plan.tickets)
-        self._count(admission.asker.service, plan)
+        self._sweeper.expect(row["deadline_at"] for row in plan.tickets)
+        self._count(admission.addressee.service, plan)
         return [
             Posted(problem=plan.errors[i].problem())
             if i in plan.errors
@@ -150,10 +148,12 @@ class Submissions:
             for i in range(admission.num_submissions)
         ]
 
-    async def _commit_all(self, admissions: Sequence[Admission]) -> list[Plan | Exception]:
+    async def _commit_all(
+        self, admissions: Sequence[Admission]
+    ) -> list[SubmissionPlan | Exception]:
         """Each request's plan, written; or why nothing of it was."""
         now = self._clock.now()
-        outcomes: list[Plan | Exception] = []
+        outcomes: list[SubmissionPlan | Exception] = []
         async with self._database.write() as conn:
             standing = await _standing(conn, admissions)
             for admission in admissions:
@@ -164,7 +164,7 @@ class Submissions:
                     continue
                 standing.add(plan)
                 outcomes.append(plan)
-            await _write(conn, [plan for plan in outcomes if isinstance(plan, Plan)])
+            await _write(conn, [plan for plan in outcomes if isinstance(plan, SubmissionPlan)])
         return outcomes
 
     async def _put(self, rows: Rows) -> None:
@@ -176,7 +176,7 @@ class Submissions:
             async with self._database.write() as conn:
                 await jobs.mark_put(conn, refused, None)
 
-    def _count(self, service: str, plan: Plan) -> None:
+    def _count(self, service: str, plan: SubmissionPlan) -> None:
         count = self._metrics.tickets
         num_cached = sum(row["cached"] for row in plan.tickets)
         count.labels(service, "refused").inc(len(plan.errors))
@@ -184,17 +184,17 @@ class Submissions:
         count.labels(service, "queued").inc(len(plan.tickets) - num_cached)
 
 
-def _asker(caller: str, entry: ServiceEntry) -> Asker:
-    return Asker(
+def _addressee(caller: str, entry: ServiceEntry) -> Addressee:
+    return Addressee(
         caller=caller, service=entry.name, info=entry.known_info(), priority=entry.priority
     )
 
 
-def _is_asked(plan: Plan, ticket_id: str) -> bool:
+def _is_asked(plan: SubmissionPlan, ticket_id: str) -> bool:
     return plan.states.get(ticket_id) in ASKED
 
 
-async def _standing(conn: AsyncConnection, admissions: Sequence[Admission]) -> Standing:
+async def _standing(conn: Connection, admissions: Sequence[Admission]) -> Standing:
     questions = [question for admission in admissions for question in admission.questions]
     known = await tickets.find(conn, {q.ticket_id for q in questions})
     items = {item.id for question in questions for item in question.feedback}
@@ -207,7 +207,7 @@ async def _standing(conn: AsyncConnection, admissions: Sequence[Admission]) -> S
     )
 
 
-async def _write(conn: AsyncConnection, plans: Sequence[Plan]) -> None:
+async def _write(conn: Connection, plans: Sequence[SubmissionPlan]) -> None:
     def together(part: str) -> list[dict[str, Any]]:
         return [row for plan in plans for row in getattr(plan, part)]
 

@@ -33,7 +33,7 @@ _LEASE_S: Final = 30.0
 _NEVER: Final = float("inf")
 
 
-class Upkeep:
+class Sweeper:
     """Keeps tickets and jobs moving when nothing else does."""
 
     def __init__(

@@ -2,7 +2,7 @@
 
 One task per service asks it for `/v1/info`: often until it answers, then now and then, because a
 new version means new answer keys. A service that is down keeps what it said: questions to it are
-taken and wait. An expert whose answers are found wrong (`registry_inspection.py`) is refused.
+taken and wait. An expert whose answers are found wrong (`inspection.py`) is refused.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final, Literal, Protocol
 
 from preceptor_clients.contract.errors import (
     Conflict,
+    Invalid,
     NotFound,
     PreceptorError,
     ServiceFailed,
@@ -23,6 +24,7 @@ from preceptor_clients.contract.errors import (
 )
 from preceptor_clients.contract.known import KnownAnswers
 from preceptor_clients.contract.schemas import ServiceInfo, ServiceStatus
+from preceptor_clients.http.registration import NewService
 from preceptor_services.jobs.messages import ServiceAddress
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.settings import Settings, read_secret
@@ -106,6 +108,7 @@ class Registry:
         self._database = database
         self._connect = connect
         self._clock = clock
+        self._key_folder = settings.gateway.hash_key_file.parent
         self._inspector = Inspector(canary_every_s=settings.gateway.canary_every_s)
         self._entries: dict[str, ServiceEntry] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -179,6 +182,42 @@ class Registry:
             ServiceAddress(name=entry.name, url=entry.url, key_file=str(entry.key_file))
             for entry in self._entries.values()
         )
+
+    async def versions(self, name: str) -> list[tuple[ServiceInfo, float]]:
+        """Every version of a service, the last one first, and when it was last heard anew.
+
+        Raises:
+            NotFound: there is no such service.
+        """
+        if name not in self._entries:
+            raise NotFound(f"no service is named {name!r}", field="name")
+        async with self._database.read() as conn:
+            rows = await services.versions(conn, name)
+        return [(ServiceInfo.model_validate(row.info), row.seen_at) for row in rows]
+
+    async def add_new(self, new: NewService) -> ServiceStatus:
+        """Adds what a caller of the gateway describes.
+
+        Raises:
+            Invalid: its key file does not lie in the folder of the gateway's keys.
+            Conflict: the name is another's.
+        """
+        key_file = self._key_folder / new.key_file
+        if not key_file.is_file():
+            raise Invalid("is no file beside the gateway's keys", field="key_file")
+        entry = ServiceEntry(
+            name=new.name,
+            role=new.role,
+            url=new.url,
+            key_file=key_file,
+            cost=new.cost,
+            priority=new.priority,
+            added_at_runtime=True,
+            self_test=new.self_test,
+            known=new.known,
+        )
+        await self.add(entry, replaces=new.replaces)
+        return entry.status()
 
     async def add(self, entry: ServiceEntry, *, replaces: bool = False) -> None:
         """Adds a service for good, or moves one that was added at run time.

@@ -30,7 +30,7 @@ _MAX_REPLY_BYTES: Final = 16 << 20
 _RETRY: Final = RetryPolicy(attempts=2)
 
 
-class Tokenising:
+class Tokenizers:
     """Asks experts for the ids of a text."""
 
     def __init__(self, registry: Registry) -> None:

@@ -5,51 +5,73 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
-
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_clients.contract.errors import Conflict, Invalid, NotFound, PreceptorError
 from preceptor_clients.contract.schemas import WantedWeights, WeightManifest
 from preceptor_services.kit.clock import Clock
-from preceptor_services.store.database import Database
+from preceptor_services.store.database import Connection, Database
 from preceptor_services.store.provenance import weights
 
 
-async def register(
-    database: Database, clock: Clock, roots: Sequence[Path], manifest: WeightManifest
-) -> int:
-    """Makes a version known; 1 if it is new, 0 if the same was registered before.
+@dataclass(frozen=True, kw_only=True)
+class WeightVersions:
+    """The versions of all policies."""
 
-    Raises:
-        Conflict: the version has another content.
-        Invalid: the folder is not under an allow-listed root, or a file is not what it says.
-    """
-    async with database.read() as conn:
-        known = await weights.find(conn, manifest.version)
-    if known is not None:
-        return _same_or_conflict(manifest, known)
-    folder = allowed_folder(manifest.uri, roots)
-    await asyncio.to_thread(_check_files, folder, manifest.files)
-    policy, lineage, step = manifest.version.split("/")
-    row = {
-        "version": manifest.version,
-        "policy": policy,
-        "lineage": lineage,
-        "step": int(step),
-        "parent": manifest.parent,
-        "manifest": manifest.model_dump(mode="json"),
-        "created_at": clock.now(),
-    }
-    async with database.write() as conn:
-        if manifest.parent is not None and not await weights.known(conn, manifest.parent):
-            raise Invalid(f"{manifest.parent} is not registered", field="parent")
-        known = await weights.find(conn, manifest.version)
+    database: Database
+    clock: Clock
+    roots: Sequence[Path]
+    """Folders under which weights may lie."""
+
+    async def register(self, manifest: WeightManifest) -> int:
+        """Makes a version known; 1 if it is new, 0 if the same was registered before.
+
+        Raises:
+            Conflict: the version has another content.
+            Invalid: the folder is not under an allow-listed root, or a file is not what it says.
+        """
+        async with self.database.read() as conn:
+            known = await weights.find(conn, manifest.version)
         if known is not None:
             return _same_or_conflict(manifest, known)
-        await weights.add(conn, row)
-    return 1
+        folder = allowed_folder(manifest.uri, self.roots)
+        await asyncio.to_thread(_check_files, folder, manifest.files)
+        policy, lineage, step = manifest.version.split("/")
+        row = {
+            "version": manifest.version,
+            "policy": policy,
+            "lineage": lineage,
+            "step": int(step),
+            "parent": manifest.parent,
+            "manifest": manifest.model_dump(mode="json"),
+            "created_at": self.clock.now(),
+        }
+        async with self.database.write() as conn:
+            if manifest.parent is not None and not await weights.known(conn, manifest.parent):
+                raise Invalid(f"{manifest.parent} is not registered", field="parent")
+            known = await weights.find(conn, manifest.version)
+            if known is not None:
+                return _same_or_conflict(manifest, known)
+            await weights.add(conn, row)
+        return 1
+
+    async def find(self, version: str) -> WeightManifest:
+        """One version."""
+        async with self.database.read() as conn:
+            known = await weights.find(conn, version)
+        if known is None:
+            raise NotFound(f"weights {version} are not registered", field="version")
+        return WeightManifest.model_validate(known)
+
+    async def ancestry(self, version: str) -> tuple[WeightManifest, ...]:
+        """A version and its ancestors, the first ancestor first."""
+        async with self.database.read() as conn:
+            chain = await weights.ancestry(conn, version)
+        if not chain:
+            raise NotFound(f"weights {version} are not registered", field="version")
+        return tuple(WeightManifest.model_validate(manifest) for manifest in chain)
 
 
 def _same_or_conflict(manifest: WeightManifest, known: dict[str, object]) -> int:
@@ -82,7 +104,7 @@ def _check_files(folder: Path, files: dict[str, str]) -> None:
             raise Invalid(f"has SHA-256 {found}", field=f"files.{name}")
 
 
-async def resolve(conn: AsyncConnection, wanted: WantedWeights) -> str | PreceptorError:
+async def resolve(conn: Connection, wanted: WantedWeights) -> str | PreceptorError:
     """The exact version that a wish means now, or why there is none."""
     if wanted.mode == "latest":
         assert wanted.policy is not None, "checked when the wish was built"
@@ -97,21 +119,3 @@ async def resolve(conn: AsyncConnection, wanted: WantedWeights) -> str | Precept
     policy, lineage, step = version.split("/")
     found = await weights.newest_of_lineage(conn, policy, lineage, int(step))
     return found or NotFound(f"no weights at or after {version} are registered")
-
-
-async def find(database: Database, version: str) -> WeightManifest:
-    """One version."""
-    async with database.read() as conn:
-        known = await weights.find(conn, version)
-    if known is None:
-        raise NotFound(f"weights {version} are not registered", field="version")
-    return WeightManifest.model_validate(known)
-
-
-async def ancestry(database: Database, version: str) -> tuple[WeightManifest, ...]:
-    """A version and its ancestors, the first ancestor first."""
-    async with database.read() as conn:
-        chain = await weights.ancestry(conn, version)
-    if not chain:
-        raise NotFound(f"weights {version} are not registered", field="version")
-    return tuple(WeightManifest.model_validate(manifest) for manifest in chain)

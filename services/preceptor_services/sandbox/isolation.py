@@ -43,7 +43,7 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt:
+class ProgramRun:
     """A Python expression, and the values that `entry` is bound to, one case each."""
 
     program: str
@@ -87,7 +87,7 @@ class Isolation(Protocol):
         """What protects the machine, for the record; `level` names it."""
         ...
 
-    def run(self, attempt: Attempt, limits: Limits) -> Outcome:
+    def run(self, attempt: ProgramRun, limits: Limits) -> Outcome:
         """Runs one attempt; nothing of it is left afterwards.
 
         Raises:

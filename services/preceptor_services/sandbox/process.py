@@ -24,12 +24,12 @@ from typing import Any, Final, cast
 from pydantic import JsonValue
 
 from preceptor_services.sandbox.isolation import (
-    Attempt,
     CaseResult,
     Ended,
     IsolationFailed,
     Limits,
     Outcome,
+    ProgramRun,
 )
 
 FIRST_UID: Final = 65_520
@@ -97,7 +97,7 @@ class ProcessIsolation:
         """What the fork server got when it locked itself in."""
         return dict(self._description)
 
-    def run(self, attempt: Attempt, limits: Limits) -> Outcome:
+    def run(self, attempt: ProgramRun, limits: Limits) -> Outcome:
         """Runs one attempt.
 
         Raises:

@@ -17,17 +17,21 @@ import time
 from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import URL, Connection, Dialect, event, make_url, text
+from sqlalchemy import URL, Dialect, event, make_url, text
+from sqlalchemy import Connection as SyncConnection
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from preceptor_services.store.sqlite_driver import connect, copy_log
+
+Connection: TypeAlias = AsyncConnection
+"""What a transaction gives: domains pass it on to the queries of the store."""
 
 _log = logging.getLogger("preceptor.database")
 
@@ -98,6 +102,11 @@ class Database:
                 refused[0],
             )
 
+    async def ping(self) -> None:
+        """Returns where the database answers."""
+        async with self.read() as conn:
+            await conn.execute(text("SELECT 1"))
+
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncGenerator[AsyncConnection]:
         """For reading. On SQLite everything that is read here is of one moment."""
@@ -163,7 +172,7 @@ def _ping_after_idling(
         raise DisconnectionError("the server has closed this connection") from error
 
 
-def alembic_config(conn: Connection) -> Config:
+def alembic_config(conn: SyncConnection) -> Config:
     """Alembic's configuration over an open connection."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
@@ -171,10 +180,10 @@ def alembic_config(conn: Connection) -> Config:
     return config
 
 
-def _upgrade(conn: Connection, revision: str) -> None:
+def _upgrade(conn: SyncConnection, revision: str) -> None:
     command.upgrade(alembic_config(conn), revision)
 
 
-def _begin(conn: Connection) -> None:
+def _begin(conn: SyncConnection) -> None:
     writes = conn.get_execution_options().get(_WRITES, False)
     conn.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -29,7 +29,7 @@ _DISPATCHER_GRACE_S: Final = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ProcessPlan:
     """A deployment, ready to be started."""
 
     folder: Path
@@ -39,7 +39,7 @@ class Plan:
     """In the order in which they are started; the broker, if there is one, is the first."""
 
 
-def make_plan(settings: Settings, folder: Path) -> Plan:
+def make_plan(settings: Settings, folder: Path) -> ProcessPlan:
     """Decides what is open, makes missing keys and folders, and writes `resolved.toml`.
 
     Args:
@@ -63,7 +63,7 @@ def make_plan(settings: Settings, folder: Path) -> Plan:
     specs.append(_dispatcher_spec(folder, path))
     if embedded:
         specs.insert(0, _broker_spec(resolved, folder))
-    return Plan(folder=folder, settings=resolved, specs=tuple(specs))
+    return ProcessPlan(folder=folder, settings=resolved, specs=tuple(specs))
 
 
 def make_key(path: Path) -> None:

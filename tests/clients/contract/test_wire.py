@@ -17,7 +17,7 @@ from preceptor_clients.contract.errors import (
     MalformedFrame,
     NotFound,
     PreceptorError,
-    Problem,
+    ProblemDetails,
     ServiceFailed,
     StaleFence,
     UnsupportedMediaType,
@@ -238,8 +238,8 @@ def test_no_two_errors_share_a_code():
 
 
 def test_a_foreign_problem_is_read_by_its_status():
-    assert type(from_problem(Problem(status=404))) is NotFound
-    assert type(from_problem(Problem(status=409))) not in (VocabularyMismatch, StaleFence)
-    assert type(from_problem(Problem(status=502))) is ServiceFailed
-    assert type(from_problem(Problem(status=418, detail="tea"))) is ServiceFailed
-    assert type(from_problem(Problem())) is PreceptorError
+    assert type(from_problem(ProblemDetails(status=404))) is NotFound
+    assert type(from_problem(ProblemDetails(status=409))) not in (VocabularyMismatch, StaleFence)
+    assert type(from_problem(ProblemDetails(status=502))) is ServiceFailed
+    assert type(from_problem(ProblemDetails(status=418, detail="tea"))) is ServiceFailed
+    assert type(from_problem(ProblemDetails())) is PreceptorError

@@ -13,7 +13,7 @@ from preceptor_clients.contract import wire
 from preceptor_clients.contract.errors import (
     DeadlineExceeded,
     NotFound,
-    Problem,
+    ProblemDetails,
     QueueFull,
     ServiceFailed,
     Unauthorised,
@@ -378,7 +378,7 @@ async def test_a_lineage_comes_ancestors_first():
 async def test_a_trace_that_is_not_there_is_not_found():
     problem = NotFound("no target t-1").problem()
     handle = httpx.MockTransport(
-        lambda r: httpx.Response(404, json=Problem.model_dump(problem, mode="json"))
+        lambda r: httpx.Response(404, json=ProblemDetails.model_dump(problem, mode="json"))
     )
     async with GatewayClient("http://gateway", "k", transport=handle) as client:
         with pytest.raises(NotFound, match="t-1"):

@@ -12,7 +12,7 @@ import pytest
 
 from preceptor_clients.contract import wire
 from preceptor_clients.contract.checks import check_answer
-from preceptor_clients.contract.errors import ContextTooLong, Problem, WeightsNotHere
+from preceptor_clients.contract.errors import ContextTooLong, ProblemDetails, WeightsNotHere
 from preceptor_clients.contract.schemas import (
     FeedbackCall,
     FeedbackQuery,
@@ -46,10 +46,10 @@ def reply_of(response: httpx.Response) -> LogprobsReply:
     return wire.parse(LogprobsReply, response.content, response.headers["content-type"])
 
 
-def problem_of(response: httpx.Response, status: int) -> Problem:
+def problem_of(response: httpx.Response, status: int) -> ProblemDetails:
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
-    return Problem.model_validate_json(response.content)
+    return ProblemDetails.model_validate_json(response.content)
 
 
 @RENDERINGS

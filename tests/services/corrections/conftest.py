@@ -34,7 +34,7 @@ from preceptor_clients.contract.schemas import (
 from preceptor_clients.http.clients import NO_RETRY, GatewayClient
 from preceptor_clients.http.corrections import AnnotatorClient, CorrectionsClient
 from preceptor_clients.targets.builder import BUILDER_VERSION, WeightedAnswer, build_target
-from preceptor_services.corrections.people_expert import People
+from preceptor_services.corrections.people_expert import PeopleExpert
 from preceptor_services.gateway.app import create_app
 from preceptor_services.jobs.messages import (
     ClaimRequest,
@@ -210,7 +210,7 @@ def ids_of(text: str) -> np.ndarray:
 class Direct:
     """The registry's client of a service that runs in this process."""
 
-    def __init__(self, people: People) -> None:
+    def __init__(self, people: PeopleExpert) -> None:
         self._people = people
 
     async def info(self, timeout_s: float = 1.0) -> ServiceInfo:
@@ -223,7 +223,7 @@ class Direct:
 class Town:
     """A gateway, its people's expert, and a run whose rollout went to people."""
 
-    def __init__(self, office: Any, people: People) -> None:
+    def __init__(self, office: Any, people: PeopleExpert) -> None:
         self.office, self.people = office, people
         self.trainer = office.gateway_client("trainer")
         self.dispatcher = office.gateway_client("dispatcher")
@@ -370,12 +370,12 @@ async def town(tmp_path: Path, people_options: dict[str, Any]) -> AsyncIterator[
         transport = httpx.ASGITransport(app=apps[0])
         return CorrectionsClient("http://g", key, transport=transport, retry=NO_RETRY)
 
-    people = People(model=str(STUDENT), connect=connect, poll_s=3600.0, **people_options)
+    people = PeopleExpert(model=str(STUDENT), connect=connect, poll_s=3600.0, **people_options)
     url = f"sqlite+aiosqlite:///{tmp_path}/store.db"
     parts: dict[str, Any] = {"settings": settings, "connect": lambda url, key: Direct(people)}
     async with open_office(tmp_path, url, **parts) as office:
         apps.append(office.app)
-        for entry in office.app.state.gateway.registry._entries.values():
+        for entry in office.app.state.registry._entries.values():
             await entry.heard.wait()
         await people.start()
         yield Town(office, people)

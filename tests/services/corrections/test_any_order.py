@@ -27,8 +27,8 @@ from preceptor_services.corrections.intake import Intake
 from preceptor_services.corrections.results import Outcome
 from preceptor_services.corrections.retire import Retiring
 from preceptor_services.corrections.review import Reviewing
-from preceptor_services.corrections.work import Queue
-from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.corrections.work import Work
+from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.store.corrections import claims as claims
 from preceptor_services.store.corrections import items as items
@@ -53,12 +53,12 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.clock = StillClock()
         self.database = Database.open(f"sqlite+aiosqlite:///{folder}/store.db")
-        packs = Packs(LocalBlobs(folder / "blobs"))
+        array_blobs = ArrayBlobs(LocalBlobs(folder / "blobs"))
         shared: dict[str, Any] = {"database": self.database, "clock": self.clock}
-        self.queue = Queue(**shared)
+        self.queue = Work(**shared)
         self.reviewing = Reviewing(**shared)
-        self.intake = Intake(**shared, packs=packs)
-        self.retiring = Retiring(**shared, packs=packs)
+        self.intake = Intake(**shared, array_blobs=array_blobs)
+        self.retiring = Retiring(**shared, array_blobs=array_blobs)
         self.outcome = Outcome(**shared, intake=self.intake)
 
     async def open(self, double_share: float, review: Any) -> None:

@@ -12,8 +12,8 @@ from preceptor_clients.contract.corrections import RoundSettings, Submission
 from preceptor_clients.contract.errors import Conflict, NotFound
 from preceptor_services.corrections.claims import MAX_HELD
 from preceptor_services.corrections.intake import Intake
-from preceptor_services.corrections.work import Queue
-from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.corrections.work import Work
+from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.kit.clock import ServerClock
 from preceptor_services.store.corrections import claims as claims
@@ -43,17 +43,17 @@ def counted(database: Database) -> CountedDatabase:
 
 
 @pytest.fixture
-def queue(counted: Any) -> Queue:
-    return Queue(database=counted, clock=ServerClock())
+def queue(counted: Any) -> Work:
+    return Work(database=counted, clock=ServerClock())
 
 
 @pytest.fixture
-def fill(database: Database, queue: Queue, tmp_path: Any, new_items: Any) -> Any:
+def fill(database: Database, queue: Work, tmp_path: Any, new_items: Any) -> Any:
     """Makes a round of so many items, with three people."""
 
     async def filled(count: int, **rules: Any) -> Sequence[str]:
-        packs = Packs(LocalBlobs(tmp_path / "blobs"))
-        intake = Intake(database=database, clock=queue.clock, packs=packs)
+        array_blobs = ArrayBlobs(LocalBlobs(tmp_path / "blobs"))
+        intake = Intake(database=database, clock=queue.clock, array_blobs=array_blobs)
         await intake.put_round("r", RoundSettings(**({"double_share": 0.0} | rules)))
         taken = await intake.add("r", [new_items(i) for i in range(count)])
         async with database.write() as conn:
@@ -69,7 +69,7 @@ def edit(text: str) -> Submission:
 
 
 async def test_who_asks_at_once_gets_different_items_in_few_transactions(
-    queue: Queue, counted: CountedDatabase, fill: Any
+    queue: Work, counted: CountedDatabase, fill: Any
 ) -> None:
     await fill(12)
 
@@ -80,7 +80,7 @@ async def test_who_asks_at_once_gets_different_items_in_few_transactions(
 
 
 async def test_one_person_who_asks_twice_at_once_gets_one_place_of_a_double(
-    queue: Queue, database: Database, fill: Any
+    queue: Work, database: Database, fill: Any
 ) -> None:
     [item_id] = await fill(1, double_share=1.0)
 
@@ -94,7 +94,7 @@ async def test_one_person_who_asks_twice_at_once_gets_one_place_of_a_double(
     assert (item.num_live, sorted(c.person for c in history)) == (2, ["ann", "bob"])
 
 
-async def test_a_refused_wish_takes_nothing_from_the_others(queue: Queue, fill: Any) -> None:
+async def test_a_refused_wish_takes_nothing_from_the_others(queue: Work, fill: Any) -> None:
     ids = await fill(MAX_HELD + 2)
     for _ in range(MAX_HELD - 1):
         await queue.claim("ann")
@@ -113,7 +113,7 @@ async def test_a_refused_wish_takes_nothing_from_the_others(queue: Queue, fill: 
 
 
 async def test_versions_of_one_item_that_come_at_once_settle_it_once(
-    queue: Queue, database: Database, fill: Any
+    queue: Work, database: Database, fill: Any
 ) -> None:
     await fill(3, double_share=1.0)
     held = [(name, await queue.claim(name)) for name in ("ann", "bob") for _ in range(3)]
@@ -126,7 +126,7 @@ async def test_versions_of_one_item_that_come_at_once_settle_it_once(
     assert [row.kind for row in told] == ["settled"] * 3
 
 
-async def test_handing_the_same_in_twice_at_once_is_one_version(queue: Queue, fill: Any) -> None:
+async def test_handing_the_same_in_twice_at_once_is_one_version(queue: Work, fill: Any) -> None:
     await fill(1)
     claim = await queue.claim("ann")
     assert claim is not None
@@ -136,7 +136,7 @@ async def test_handing_the_same_in_twice_at_once_is_one_version(queue: Queue, fi
     assert twice[0] == twice[1]
 
 
-async def test_a_refused_version_takes_nothing_from_the_others(queue: Queue, fill: Any) -> None:
+async def test_a_refused_version_takes_nothing_from_the_others(queue: Work, fill: Any) -> None:
     await fill(2)
     first, second = await queue.claim("ann"), await queue.claim("bob")
     assert first is not None

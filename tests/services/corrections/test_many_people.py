@@ -16,8 +16,8 @@ import pytest
 
 from preceptor_clients.contract.corrections import RoundSettings, Submission
 from preceptor_services.corrections.intake import Intake
-from preceptor_services.corrections.work import Queue
-from preceptor_services.kit.array_blobs import Packs
+from preceptor_services.corrections.work import Work
+from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.store.corrections import claims as claims
 from preceptor_services.store.corrections import items as items
@@ -40,16 +40,16 @@ class StillClock:
 @pytest.fixture
 async def offices(
     database: Database, database_url: str, tmp_path: Any
-) -> AsyncIterator[list[Queue]]:
+) -> AsyncIterator[list[Work]]:
     """The queue of two gateways over one database."""
     clock, other = StillClock(), Database.open(database_url)
-    yield [Queue(database=each, clock=clock) for each in (database, other)]
+    yield [Work(database=each, clock=clock) for each in (database, other)]
     await other.aclose()
 
 
-async def fill(queue: Queue, folder: Any, new_item: Any, count: int, names: list[str]) -> None:
-    packs = Packs(LocalBlobs(folder / "blobs"))
-    intake = Intake(database=queue.database, clock=queue.clock, packs=packs)
+async def fill(queue: Work, folder: Any, new_item: Any, count: int, names: list[str]) -> None:
+    array_blobs = ArrayBlobs(LocalBlobs(folder / "blobs"))
+    intake = Intake(database=queue.database, clock=queue.clock, array_blobs=array_blobs)
     rules = RoundSettings(double_share=0.25, lease_s=LEASE_S, review="never")
     await intake.put_round("r", rules)
     await intake.add("r", [new_item(i) for i in range(count)])
@@ -58,7 +58,7 @@ async def fill(queue: Queue, folder: Any, new_item: Any, count: int, names: list
             await people.add(conn, people.new_row(name, "annotator", name, 0.0))
 
 
-async def work(queue: Queue, name: str, draw: random.Random, held: Counter[str]) -> None:
+async def work(queue: Work, name: str, draw: random.Random, held: Counter[str]) -> None:
     """Claims and hands in until nothing is left; now and then crashes with a claim in hand."""
     while (claim := await queue.claim(name)) is not None:
         held[claim.item_id] += 1
@@ -74,12 +74,12 @@ async def work(queue: Queue, name: str, draw: random.Random, held: Counter[str])
         await queue.submit(name, claim.id, Submission(decision="edit", text=f"by {name}"))
 
 
-async def _item(queue: Queue, item_id: str) -> Any:
+async def _item(queue: Work, item_id: str) -> Any:
     async with queue.database.read() as conn:
         return await items.find(conn, item_id)
 
 
-async def all_end(queues: list[Queue], num_people: int, seed: int) -> None:
+async def all_end(queues: list[Work], num_people: int, seed: int) -> None:
     """Lets everybody work until every item is done, leases of the crashed running out between."""
     clock: Any = queues[0].clock
     names = [f"p{n}" for n in range(num_people)]
@@ -97,7 +97,7 @@ async def all_end(queues: list[Queue], num_people: int, seed: int) -> None:
     raise AssertionError(f"items are left: {states}")
 
 
-async def check_rows(queue: Queue, count: int) -> None:
+async def check_rows(queue: Work, count: int) -> None:
     """Every item has exactly the versions that were wanted, each by somebody else."""
     async with queue.database.read() as conn:
         rows = await items.page(
@@ -118,7 +118,7 @@ async def check_rows(queue: Queue, count: int) -> None:
 
 
 async def test_no_item_is_given_twice_and_every_item_ends(
-    offices: list[Queue], tmp_path: Any, new_items: Any
+    offices: list[Work], tmp_path: Any, new_items: Any
 ) -> None:
     await fill(offices[0], tmp_path, new_items, 24, [f"p{n}" for n in range(8)])
 
@@ -129,7 +129,7 @@ async def test_no_item_is_given_twice_and_every_item_ends(
 
 @pytest.mark.gauntlet
 async def test_sixteen_people_end_four_hundred_items(
-    offices: list[Queue], tmp_path: Any, new_items: Any
+    offices: list[Work], tmp_path: Any, new_items: Any
 ) -> None:
     await fill(offices[0], tmp_path, new_items, 400, [f"p{n}" for n in range(16)])
 

@@ -23,7 +23,7 @@ from preceptor_services.dispatcher.process import Dispatcher
 from preceptor_services.dispatcher.worker import WorkerConfig
 from preceptor_services.gateway.app import create_app
 from preceptor_services.jobs.embedded_broker import Broker, free_port, running_broker
-from preceptor_services.jobs.streams import JobQueue
+from preceptor_services.jobs.streams import JobStreams
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.kit.settings import Settings
 from preceptor_services.store.database import Database
@@ -63,7 +63,7 @@ class Deployment:
 
     settings: Settings
     file: Path
-    queue: JobQueue
+    queue: JobStreams
     database: Database
     client: GatewayClient
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Deployment:
         """A dispatcher in this process; setting the event asks it to stop."""
         stopping = asyncio.Event()
         key = self.settings.key_for("dispatcher").read_text().strip()
-        queue = JobQueue.connect(self.settings.gateway.broker)
+        queue = JobStreams.connect(self.settings.gateway.broker)
         config = WorkerConfig(lease_s=lease_s, grace_s=grace_s)
         url = f"http://127.0.0.1:{self.settings.gateway.port}"
         async with GatewayClient(url, key, retry=_PATIENT) as gateway:
@@ -177,7 +177,7 @@ def make_deployment(
         (tmp_path / "preceptor.toml").write_text(to_toml(raw))
         settings = Settings.model_validate(raw)
         database = Database.open(settings.gateway.database)
-        queue = JobQueue.connect(broker_url)
+        queue = JobStreams.connect(broker_url)
         url = f"http://127.0.0.1:{settings.gateway.port}"
         key = settings.key_for("trainer").read_text().strip()
         async with (

@@ -130,7 +130,7 @@ async def test_R10_five_minutes_at_a_steady_rate_leave_nothing_behind(
             await asyncio.sleep(max(0.0, 0.5 - (time.monotonic() - began)))
         await _until_empty(gateway)
 
-    # The first quarter fills caches that have a limit (64 MB of packs).
+    # The first quarter fills caches that have a limit (64 MB of array_blobs).
     quarter = len(sizes) // 4
     assert max(fds for _, fds in sizes[quarter:]) <= max(fds for _, fds in sizes[:quarter]) + 20
     assert sizes[-1][0] - sizes[quarter][0] < 80 * _MB

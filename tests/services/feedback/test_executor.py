@@ -21,7 +21,7 @@ from preceptor_clients.contract.schemas import (
 )
 from preceptor_clients.sdk.service import service_app
 from preceptor_services.feedback.executor import CUT_OFF, EMPTY, Executor, ExecutorConfig
-from preceptor_services.sandbox.isolation import Attempt, IsolationFailed, Limits, Outcome
+from preceptor_services.sandbox.isolation import IsolationFailed, Limits, Outcome, ProgramRun
 from preceptor_services.sandbox.process import ProcessIsolation
 from preceptor_trainer.tasks.programming_by_example.problems import evaluate, sample_problems
 
@@ -246,7 +246,7 @@ class BrokenBox(ProcessIsolation):
 
     tests_left = 3
 
-    def run(self, attempt: Attempt, limits: Limits) -> Outcome:
+    def run(self, attempt: ProgramRun, limits: Limits) -> Outcome:
         self.tests_left -= 1
         if self.tests_left < 0:
             raise IsolationFailed("no process could be had")
@@ -267,7 +267,7 @@ async def test_a_box_that_fails_gives_an_error_and_never_a_score(make_query: Mak
 class LenientBox(ProcessIsolation):
     """A box that stops nothing, and calls an endless program finished."""
 
-    def run(self, attempt: Attempt, limits: Limits) -> Outcome:
+    def run(self, attempt: ProgramRun, limits: Limits) -> Outcome:
         outcome = super().run(attempt, limits)
         return Outcome(results=outcome.results, ended="finished")
 

@@ -231,7 +231,7 @@ async def test_a_small_body_that_unpacks_to_more_than_the_limit_is_refused(world
 
 
 async def test_a_fault_of_ours_is_a_problem_that_gives_nothing_away(world: Any) -> None:
-    world.app.state.gateway.outcomes.__dict__["database"] = None
+    world.app.state.questions.outcomes.__dict__["database"] = None
 
     response = await _raw(world, "GET", "/v1/tickets/x")
 

@@ -97,7 +97,7 @@ async def test_versions_of_an_expert_are_kept_and_one_that_comes_back_is_the_las
 
 
 async def test_an_answer_without_a_price_costs_what_its_expert_says_of_a_token(world: Any) -> None:
-    registry = world.app.state.gateway.registry
+    registry = world.app.state.registry
     entry = registry.get("uniform", "expert", field="expert")
     priced = EXPERT.capabilities.model_copy(update={"cost_per_token": 0.5})
 

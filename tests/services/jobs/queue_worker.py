@@ -9,11 +9,11 @@ import asyncio
 import os
 import sys
 
-from preceptor_services.jobs.streams import JobQueue
+from preceptor_services.jobs.streams import JobStreams
 
 
 async def main(url: str, service: str, name: str, out: str, seconds: float) -> None:
-    queue = JobQueue.connect(url)
+    queue = JobStreams.connect(url)
     fd = os.open(out, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     while True:
         jobs = await queue.reclaim(service, name, min_idle_s=0.4, count=8)

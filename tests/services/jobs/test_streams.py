@@ -14,17 +14,17 @@ import pytest
 
 from preceptor_clients.contract.errors import QueueFull, ServiceUnavailable
 from preceptor_services.jobs.embedded_broker import Broker, running_broker
-from preceptor_services.jobs.streams import JobQueue
+from preceptor_services.jobs.streams import JobStreams
 
 WORKER = Path(__file__).with_name("queue_worker.py")
 
 
-async def put(queue: JobQueue, *job_ids: str, priority: int = 5) -> None:
+async def put(queue: JobStreams, *job_ids: str, priority: int = 5) -> None:
     for job_id in job_ids:
         await queue.put("teacher", job_id, priority=priority, tokens=7, exclusive=False)
 
 
-async def take(queue: JobQueue, consumer: str = "one", count: int = 100):
+async def take(queue: JobStreams, consumer: str = "one", count: int = 100):
     return await queue.take("teacher", consumer, count=count, block_s=0.0)
 
 
@@ -38,7 +38,7 @@ async def until(condition, timeout_s: float = 15.0) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_jobs_come_in_order_and_urgent_ones_first(queue: JobQueue) -> None:
+async def test_jobs_come_in_order_and_urgent_ones_first(queue: JobStreams) -> None:
     await put(queue, "a", "b")
     await put(queue, "c", priority=0)
 
@@ -48,7 +48,7 @@ async def test_jobs_come_in_order_and_urgent_ones_first(queue: JobQueue) -> None
     assert [(d.tokens, d.exclusive, d.deliveries) for d in taken] == [(7, False, 1)] * 3
 
 
-async def test_concurrent_puts_keep_their_order(queue: JobQueue) -> None:
+async def test_concurrent_puts_keep_their_order(queue: JobStreams) -> None:
     names = [str(number) for number in range(200)]
 
     await asyncio.gather(*(put(queue, name) for name in names))
@@ -56,20 +56,20 @@ async def test_concurrent_puts_keep_their_order(queue: JobQueue) -> None:
     assert job_ids(await take(queue, count=200)) == names
 
 
-async def test_jobs_put_before_anybody_reads_are_delivered(queue: JobQueue) -> None:
+async def test_jobs_put_before_anybody_reads_are_delivered(queue: JobStreams) -> None:
     await put(queue, "early")
 
     assert job_ids(await take(queue)) == ["early"]
 
 
-async def test_a_taken_job_is_not_given_to_another(queue: JobQueue) -> None:
+async def test_a_taken_job_is_not_given_to_another(queue: JobStreams) -> None:
     await put(queue, "a")
     await take(queue, "one")
 
     assert await take(queue, "two") == []
 
 
-async def test_a_waiting_take_wakes_at_once(queue: JobQueue) -> None:
+async def test_a_waiting_take_wakes_at_once(queue: JobStreams) -> None:
     await take(queue)
     waiting = asyncio.create_task(queue.take("teacher", "one", count=1, block_s=5.0))
     await asyncio.sleep(0.05)
@@ -79,7 +79,7 @@ async def test_a_waiting_take_wakes_at_once(queue: JobQueue) -> None:
     assert job_ids(await asyncio.wait_for(waiting, 2.0)) == ["a"]
 
 
-async def test_a_take_without_block_does_not_wait(queue: JobQueue) -> None:
+async def test_a_take_without_block_does_not_wait(queue: JobStreams) -> None:
     await take(queue)
     asked = asyncio.gather(*(take(queue) for _ in range(50)))
 
@@ -87,8 +87,8 @@ async def test_a_take_without_block_does_not_wait(queue: JobQueue) -> None:
     assert await asyncio.wait_for(asked, 2.0) == [[]] * 50
 
 
-async def test_a_full_stream_refuses_and_forgets_nothing(broker: Broker, queue: JobQueue) -> None:
-    small = JobQueue.connect(broker.url, max_length=3)
+async def test_a_full_stream_refuses_and_forgets_nothing(broker: Broker, queue: JobStreams) -> None:
+    small = JobStreams.connect(broker.url, max_length=3)
     await put(small, "a", "b", "c")
 
     with pytest.raises(QueueFull, match="teacher"):
@@ -104,8 +104,10 @@ async def test_a_full_stream_refuses_and_forgets_nothing(broker: Broker, queue: 
     await small.aclose()
 
 
-async def test_callers_at_once_do_not_overshoot_the_bound(broker: Broker, queue: JobQueue) -> None:
-    callers = [JobQueue.connect(broker.url, max_length=5) for _ in range(10)]
+async def test_callers_at_once_do_not_overshoot_the_bound(
+    broker: Broker, queue: JobStreams
+) -> None:
+    callers = [JobStreams.connect(broker.url, max_length=5) for _ in range(10)]
 
     results = await asyncio.gather(
         *(put(caller, f"{i}") for i, caller in enumerate(callers)), return_exceptions=True
@@ -116,7 +118,7 @@ async def test_callers_at_once_do_not_overshoot_the_bound(broker: Broker, queue:
     await asyncio.gather(*(caller.aclose() for caller in callers))
 
 
-async def test_done_jobs_leave_the_stream(queue: JobQueue) -> None:
+async def test_done_jobs_leave_the_stream(queue: JobStreams) -> None:
     await put(queue, "a", "b")
     await put(queue, "c", priority=1)
 
@@ -126,7 +128,7 @@ async def test_done_jobs_leave_the_stream(queue: JobQueue) -> None:
     assert await queue.reclaim("teacher", "two", min_idle_s=0.0, count=10) == []
 
 
-async def test_an_idle_job_is_reclaimed_with_its_count(queue: JobQueue) -> None:
+async def test_an_idle_job_is_reclaimed_with_its_count(queue: JobStreams) -> None:
     await put(queue, "a")
     await take(queue, "one")
     assert await queue.reclaim("teacher", "two", min_idle_s=30.0, count=10) == []
@@ -137,7 +139,7 @@ async def test_an_idle_job_is_reclaimed_with_its_count(queue: JobQueue) -> None:
     assert [d.deliveries for d in second + third] == [2, 3]
 
 
-async def test_reclaiming_walks_through_everything_pending(queue: JobQueue) -> None:
+async def test_reclaiming_walks_through_everything_pending(queue: JobStreams) -> None:
     names = [str(number) for number in range(25)]
     await put(queue, *names)
     await take(queue, "one")
@@ -149,7 +151,7 @@ async def test_reclaiming_walks_through_everything_pending(queue: JobQueue) -> N
     assert set(found) == set(names)
 
 
-async def test_a_renewed_job_is_not_reclaimed_and_counts_no_delivery(queue: JobQueue) -> None:
+async def test_a_renewed_job_is_not_reclaimed_and_counts_no_delivery(queue: JobStreams) -> None:
     await put(queue, "a")
     [job] = await take(queue, "one")
     await asyncio.sleep(0.3)
@@ -161,7 +163,7 @@ async def test_a_renewed_job_is_not_reclaimed_and_counts_no_delivery(queue: JobQ
     assert again.deliveries == 2
 
 
-async def test_R4_a_flushed_broker_gets_its_group_again(queue: JobQueue) -> None:
+async def test_R4_a_flushed_broker_gets_its_group_again(queue: JobStreams) -> None:
     await put(queue, "a")
     [lost] = await take(queue)
     await queue._redis.flushall()
@@ -174,7 +176,7 @@ async def test_R4_a_flushed_broker_gets_its_group_again(queue: JobQueue) -> None
     assert job_ids(await take(queue)) == ["a"]
 
 
-async def test_R4_a_flush_does_not_crash_somebody_who_waits(queue: JobQueue) -> None:
+async def test_R4_a_flush_does_not_crash_somebody_who_waits(queue: JobStreams) -> None:
     await take(queue)
     waiting = asyncio.create_task(queue.take("teacher", "one", count=1, block_s=3.0))
     await asyncio.sleep(0.05)
@@ -186,8 +188,8 @@ async def test_R4_a_flush_does_not_crash_somebody_who_waits(queue: JobQueue) -> 
     assert job_ids(await take(queue)) == ["a"]
 
 
-async def test_cancellations_reach_every_listener(broker: Broker, queue: JobQueue) -> None:
-    other = JobQueue.connect(broker.url)
+async def test_cancellations_reach_every_listener(broker: Broker, queue: JobStreams) -> None:
+    other = JobStreams.connect(broker.url)
     listeners = [queue.cancels(), other.cancels()]
     heard = [asyncio.ensure_future(anext(listener)) for listener in listeners]
 
@@ -204,7 +206,7 @@ async def test_cancellations_reach_every_listener(broker: Broker, queue: JobQueu
 
 
 async def test_an_absent_broker_is_a_clear_error() -> None:
-    queue = JobQueue.connect("redis://127.0.0.1:1/0")
+    queue = JobStreams.connect("redis://127.0.0.1:1/0")
 
     assert not await queue.ping()
     with pytest.raises(ServiceUnavailable, match="broker"):
@@ -213,7 +215,7 @@ async def test_an_absent_broker_is_a_clear_error() -> None:
 
 
 async def test_many_callers_of_an_absent_broker_wait_no_longer_than_one() -> None:
-    queue = JobQueue.connect("redis://127.0.0.1:1/0")
+    queue = JobStreams.connect("redis://127.0.0.1:1/0")
     tries = []
     original = queue._put_script
 
@@ -236,7 +238,7 @@ async def test_R2_accepted_jobs_survive_the_kill_of_the_broker(broker_folder: Pa
     accepted: list[str] = []
     with running_broker(broker_folder) as first:
         port = int(first.url.rsplit(":", 1)[1].partition("/")[0])
-        queue = JobQueue.connect(first.url)
+        queue = JobStreams.connect(first.url)
 
         async def keep_putting() -> None:
             for number in range(100_000):
@@ -262,7 +264,7 @@ async def test_R2_accepted_jobs_survive_the_kill_of_the_broker(broker_folder: Pa
 async def test_R2_a_listener_comes_back_after_the_broker_restarted(broker_folder: Path) -> None:
     with running_broker(broker_folder) as first:
         port = int(first.url.rsplit(":", 1)[1].partition("/")[0])
-        queue = JobQueue.connect(first.url)
+        queue = JobStreams.connect(first.url)
         listener = queue.cancels()
         heard = asyncio.ensure_future(anext(listener))
         await asyncio.sleep(0.2)
@@ -281,7 +283,7 @@ async def test_R2_a_listener_comes_back_after_the_broker_restarted(broker_folder
 
 
 async def test_R1_jobs_of_killed_workers_are_finished_by_others(
-    broker: Broker, queue: JobQueue, tmp_path: Path
+    broker: Broker, queue: JobStreams, tmp_path: Path
 ) -> None:
     names = [str(number) for number in range(300)]
     out = tmp_path / "done.txt"

@@ -12,7 +12,7 @@ from preceptor_clients.contract.errors import (
     Conflict,
     Forbidden,
     NotFound,
-    Problem,
+    ProblemDetails,
     StaleFence,
 )
 from preceptor_clients.contract.schemas import PrefixAnswer
@@ -73,7 +73,7 @@ async def test_a_job_given_back_is_queued_again_and_dead_after_three_deliveries(
     world: Any,
 ) -> None:
     tickets = await _ask(world, "a")
-    reason = Problem(status=503, code="unavailable", detail="connection refused")
+    reason = ProblemDetails(status=503, code="unavailable", detail="connection refused")
 
     for delivery in range(3):
         [job] = (await world.claim(world.queue.take())).jobs
@@ -203,7 +203,7 @@ async def test_a_ticket_past_its_deadline_fails_and_its_job_is_dropped(world: An
 
 async def _pass_time(world: Any, seconds: float) -> None:
     world.clock.moved_s += seconds
-    await world.app.state.gateway.upkeep.sweep()
+    await world.app.state.questions.sweeper.sweep()
 
 
 async def test_a_report_after_the_deadline_is_refused(world: Any) -> None:
@@ -288,7 +288,7 @@ async def test_tickets_stand_while_the_broker_is_down(world: Any) -> None:
     tickets = await _ask(world, "a")
     world.queue.down = False
 
-    await world.app.state.gateway.upkeep.reconcile()
+    await world.app.state.questions.sweeper.reconcile()
     await world.work()
 
     assert await _states(world, tickets) == ["done"]
@@ -301,8 +301,8 @@ async def test_a_broker_that_forgot_everything_is_told_again(
     tickets = await _ask(world, "a")
     world.queue.entries.clear()
 
-    await world.app.state.gateway.upkeep.reconcile()
-    await world.app.state.gateway.upkeep.reconcile()
+    await world.app.state.questions.sweeper.reconcile()
+    await world.app.state.questions.sweeper.reconcile()
     await world.work()
 
     assert await _states(world, tickets) == ["done"]
@@ -315,7 +315,7 @@ async def test_jobs_that_stand_on_the_stream_are_not_put_twice(
     await _ask(world, "a")
 
     for _ in range(3):
-        await world.app.state.gateway.upkeep.reconcile()
+        await world.app.state.questions.sweeper.reconcile()
 
     assert len(world.queue.entries) == 1
 
@@ -324,7 +324,7 @@ async def test_jobs_that_stand_on_the_stream_are_not_put_twice(
 
 
 async def test_a_service_that_never_answered_cannot_be_asked(world: Any) -> None:
-    registry = world.app.state.gateway.registry
+    registry = world.app.state.registry
     registry._entries["late"] = ServiceEntry(
         name="late",
         role="expert",

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import event, text
 
-from preceptor_clients.contract.errors import Problem
+from preceptor_clients.contract.errors import ProblemDetails
 from preceptor_services.jobs.messages import ItemResult
 
 
@@ -57,7 +57,7 @@ async def test_results_that_make_no_sense_do_not_touch_the_neighbours(world: Any
 
 async def test_answers_and_jobs_given_back_travel_together(world: Any) -> None:
     tickets, jobs = await _jobs(world, 2)
-    busy = Problem(status=503, code="unavailable", detail="busy")
+    busy = ProblemDetails(status=503, code="unavailable", detail="busy")
 
     problems = await world.report_jobs(
         _answered(world, jobs[0]), (jobs[1], [], {"final": False, "reason": busy})
@@ -70,7 +70,7 @@ async def test_answers_and_jobs_given_back_travel_together(world: Any) -> None:
 
 async def test_a_job_named_twice_in_one_report_ends_once(world: Any) -> None:
     tickets, [job] = await _jobs(world, 1)
-    nothing = Problem(status=502, code="service-failed", detail="no answer")
+    nothing = ProblemDetails(status=502, code="service-failed", detail="no answer")
 
     await world.report_jobs(
         _answered(world, job), (job, [], {"final": False, "reason": nothing}), name="d1"
@@ -88,10 +88,10 @@ async def test_a_question_in_two_jobs_of_a_report_gets_the_answer(world: Any) ->
     outcomes = await world.trainer.submit_logprobs("uniform", asked)
     [old] = (await world.claim(world.queue.take())).jobs
     world.clock.moved_s = 2.0
-    await world.app.state.gateway.upkeep.sweep()
+    await world.app.state.questions.sweeper.sweep()
     outcomes += await world.trainer.submit_logprobs("uniform", [world.submission("again", (1, 2))])
     [new] = (await world.claim(world.queue.take())).jobs
-    no = Problem(status=502, code="service-failed", detail="no")
+    no = ProblemDetails(status=502, code="service-failed", detail="no")
     failed = ItemResult(answer_key=new.items[0].answer_key, problem=no)
 
     await world.report_jobs(

@@ -55,7 +55,7 @@ def client_of(expert: Any) -> ServiceClient:
 
 async def settled(world: Any, expert: Any, **fields: Any) -> ServiceEntry:
     """The expert's entry after the gateway has heard of it."""
-    registry = world.app.state.gateway.registry
+    registry = world.app.state.registry
     registry._connect = lambda url, key: client_of(expert)
     key_file = world.folder / "keys" / "service.key"
     entry = ServiceEntry(
@@ -238,7 +238,7 @@ def gateway_options() -> dict[str, Any]:
 
 async def add(world: Any, outside: Outside, **fields: Any) -> None:
     """Adds the expert as an administrator does."""
-    world.app.state.gateway.registry._connect = lambda url, key: ServiceClient(
+    world.app.state.registry._connect = lambda url, key: ServiceClient(
         "http://expert", retry=NO_RETRY, transport=httpx.MockTransport(outside)
     )
     new = NewService(name="later", url="http://expert", key_file="service.key", **fields)

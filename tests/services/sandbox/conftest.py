@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from preceptor_services.sandbox.isolation import Attempt, Limits, Outcome
+from preceptor_services.sandbox.isolation import Limits, Outcome, ProgramRun
 from preceptor_services.sandbox.process import ProcessIsolation
 
 RunProgram = Callable[..., Outcome]
@@ -26,7 +26,7 @@ def box() -> Iterator[ProcessIsolation]:
 @pytest.fixture
 def run_program(box: ProcessIsolation) -> RunProgram:
     def run(program: str, *inputs: Any, **limits: Any) -> Outcome:
-        attempt = Attempt(program=program, entry="x", inputs=inputs or ([3, 1],))
+        attempt = ProgramRun(program=program, entry="x", inputs=inputs or ([3, 1],))
         return box.run(attempt, Limits(**limits))
 
     return run

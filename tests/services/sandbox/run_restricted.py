@@ -16,7 +16,7 @@ import platform
 import struct
 import sys
 
-from preceptor_services.sandbox.isolation import Attempt, Limits
+from preceptor_services.sandbox.isolation import Limits, ProgramRun
 from preceptor_services.sandbox.process import ProcessIsolation
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -63,7 +63,7 @@ def main() -> None:
     box.start()
     outcomes = [
         dataclasses.asdict(
-            box.run(Attempt(program=p, entry="x", inputs=([3, 1],)), Limits(cpu_seconds=0.3))
+            box.run(ProgramRun(program=p, entry="x", inputs=([3, 1],)), Limits(cpu_seconds=0.3))
         )
         for p in programs
     ]

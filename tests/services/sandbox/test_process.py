@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from preceptor_services.sandbox.isolation import (
-    Attempt,
     CaseResult,
     IsolationFailed,
     Limits,
     Outcome,
+    ProgramRun,
 )
 from preceptor_services.sandbox.process import ProcessIsolation
 
@@ -242,7 +242,7 @@ def test_x5_boxes_side_by_side_do_not_mix_their_answers() -> None:
 
     def work(slot: int) -> None:
         found[slot] = [
-            boxes[slot].run(Attempt(program="x", entry="x", inputs=([slot, i],)), Limits())
+            boxes[slot].run(ProgramRun(program="x", entry="x", inputs=([slot, i],)), Limits())
             for i in range(25)
         ]
 
@@ -271,12 +271,12 @@ def test_stopping_a_box_ends_all_its_processes(tmp_path: Path) -> None:
 def test_a_box_whose_server_was_killed_fails_once_and_comes_back() -> None:
     box = ProcessIsolation()
     box.start()
-    attempt = Attempt(program="x", entry="x", inputs=(1,))
+    attempt = ProgramRun(program="x", entry="x", inputs=(1,))
     timer = threading.Timer(0.3, os.kill, (descendants(box.pid)[-1].pid, signal.SIGKILL))
     timer.start()
 
     with pytest.raises(IsolationFailed, match="did not answer"):
-        box.run(Attempt(program="__import__('time').sleep(9)", entry="x", inputs=(1,)), Limits())
+        box.run(ProgramRun(program="__import__('time').sleep(9)", entry="x", inputs=(1,)), Limits())
 
     assert box.run(attempt, Limits()) == values(1)
     box.stop()

@@ -89,7 +89,7 @@ class Source(Protocol):
         ...
 
 
-class Plan(Protocol):
+class PlannedRun(Protocol):
     """What an objective may ask about the run that it is for; a `RunConfig` is one."""
 
     @property
@@ -122,7 +122,7 @@ class Objective(Protocol):
         """The student statistics to compute, and the candidate ids to ask experts about."""
         ...
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: PlannedRun) -> None:
         """Refuse a run in which this objective cannot work, or is not what it says.
 
         Raises:

@@ -5,7 +5,7 @@ abilities are those that the recipe declares (`ExpertUse`); a service that canno
 declared refuses the first query.
 """
 
-from preceptor_trainer.objectives import Plan
+from preceptor_trainer.objectives import PlannedRun
 
 
 def one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -26,13 +26,13 @@ def within_0_1(field: str, value: float) -> None:
         raise ValueError(f"{field} must be in [0, 1], not {value}")
 
 
-def require_experts(plan: Plan) -> None:
+def require_experts(plan: PlannedRun) -> None:
     """Some expert must say what it would have written."""
     if not plan.experts:
         raise ValueError("experts: is empty, and this objective learns from nothing else")
 
 
-def require_rewards(plan: Plan) -> None:
+def require_rewards(plan: PlannedRun) -> None:
     """Rewards are compared with those of siblings."""
     if not plan.sources:
         raise ValueError("sources: is empty, so that no rollout has a reward to learn from")
@@ -43,7 +43,7 @@ def require_rewards(plan: Plan) -> None:
         )
 
 
-def require_policy_samples(plan: Plan, remedy: str) -> None:
+def require_policy_samples(plan: PlannedRun, remedy: str) -> None:
     """The rollouts must be the policy's own, where an expectation over them is differentiated."""
     sampling = plan.sampling
     if sampling.temperature != 1:
@@ -57,7 +57,7 @@ def require_policy_samples(plan: Plan, remedy: str) -> None:
         raise ValueError(f"top_k={sampling.top_k} truncates the policy: {remedy}")
 
 
-def require_distributions(plan: Plan, wanted: str) -> None:
+def require_distributions(plan: PlannedRun, wanted: str) -> None:
     """Every expert must give probabilities, not draws: their logarithm is taken."""
     for expert in plan.experts:
         if expert.kind != "topk":
@@ -68,7 +68,7 @@ def require_distributions(plan: Plan, wanted: str) -> None:
             )
 
 
-def require_entropies(plan: Plan) -> None:
+def require_entropies(plan: PlannedRun) -> None:
     """Every expert's entropy must be readable off its answer."""
     for expert in plan.experts:
         if expert.kind == "empirical":
@@ -78,7 +78,7 @@ def require_entropies(plan: Plan) -> None:
             )
 
 
-def require_candidates(plan: Plan, wanted: str) -> None:
+def require_candidates(plan: PlannedRun, wanted: str) -> None:
     """Every expert must score ids that it is given."""
     for expert in plan.experts:
         if not expert.scores_candidates:
@@ -88,7 +88,7 @@ def require_candidates(plan: Plan, wanted: str) -> None:
             )
 
 
-def require_own_logprobs(plan: Plan, wanted: str) -> None:
+def require_own_logprobs(plan: PlannedRun, wanted: str) -> None:
     """Every expert must say how probable it finds the sampled tokens."""
     for expert in plan.experts:
         if not expert.own_logprobs:
@@ -98,7 +98,7 @@ def require_own_logprobs(plan: Plan, wanted: str) -> None:
             )
 
 
-def require_given_answers(plan: Plan) -> None:
+def require_given_answers(plan: PlannedRun) -> None:
     """Some rollouts must be given, where only given ones are imitated."""
     if plan.source.given_share <= 0:
         raise ValueError(

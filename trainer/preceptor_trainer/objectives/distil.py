@@ -63,7 +63,7 @@ from preceptor_trainer.model.credit import (
     target_entropy,
 )
 from preceptor_trainer.model.statistics import Needs, StudentStatistics
-from preceptor_trainer.objectives import Advantages, Plan
+from preceptor_trainer.objectives import Advantages, PlannedRun
 from preceptor_trainer.objectives.checks import (
     one_of,
     positive,
@@ -127,7 +127,7 @@ class DistIL:
         """Log-probs on the experts' supports; entropy is for the metrics."""
         return Needs(target_logprobs=True, entropy=True)
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: PlannedRun) -> None:
         """Refuse samplers whose rollouts are not the policy's, unless they are re-weighted.
 
         Raises:

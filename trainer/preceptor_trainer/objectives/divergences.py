@@ -36,7 +36,7 @@ from preceptor_trainer.model.statistics import (
     StudentStatistics,
     log_tail_mass,
 )
-from preceptor_trainer.objectives import Plan
+from preceptor_trainer.objectives import PlannedRun
 from preceptor_trainer.objectives.checks import (
     one_of,
     positive,
@@ -84,7 +84,7 @@ class Divergence:
             return Needs(num_candidates=self.num_ids, entropy=True)
         return Needs(target_logprobs=True, entropy=True)
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: PlannedRun) -> None:
         """Refuse experts that do not answer what this divergence is made of.
 
         Raises:

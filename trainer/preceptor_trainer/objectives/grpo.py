@@ -35,7 +35,7 @@ from torch import Tensor
 
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.model.statistics import StudentStatistics
-from preceptor_trainer.objectives import Advantages, Plan
+from preceptor_trainer.objectives import Advantages, PlannedRun
 from preceptor_trainer.objectives.checks import require_policy_samples, require_rewards
 from preceptor_trainer.objectives.clipping import Clip
 from preceptor_trainer.objectives.group_rewards import SoftOverlong, group_advantages, has_signal
@@ -70,7 +70,7 @@ class GRPO(TokenObjective):
             divide_by="tokens", clip=Clip(high=0.28), overlong=overlong, dynamic_sampling=True
         )
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: PlannedRun) -> None:
         """Refuse runs without rewards to compare, and samplers that are not the policy.
 
         Raises:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.model.statistics import Needs, StudentStatistics
-from preceptor_trainer.objectives import Advantages, Plan
+from preceptor_trainer.objectives import Advantages, PlannedRun
 from preceptor_trainer.objectives.checks import within_0_1
 from preceptor_trainer.objectives.grpo import GRPO
 from preceptor_trainer.objectives.metrics import Mean, mean_over
@@ -54,7 +54,7 @@ class Hybrid(TokenObjective):
         """What the distillation needs."""
         return self.distillation.needs
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: PlannedRun) -> None:
         """Refuse what either part refuses."""
         self.reward.check(plan)
         self.distillation.check(plan)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.model.statistics import StudentStatistics
-from preceptor_trainer.objectives import Advantages, Plan
+from preceptor_trainer.objectives import Advantages, PlannedRun
 from preceptor_trainer.objectives.checks import (
     positive,
     require_distributions,
@@ -50,7 +50,7 @@ class OnPolicyDistillation(TokenObjective):
         if self.max_log_ratio is not None:
             positive("max_log_ratio", self.max_log_ratio)
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: PlannedRun) -> None:
         """Refuse experts that do not score the sampled tokens, and samplers not the policy.
 
         Raises:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.model.statistics import Needs, StudentStatistics
-from preceptor_trainer.objectives import Advantages, Plan
+from preceptor_trainer.objectives import Advantages, PlannedRun
 from preceptor_trainer.objectives.divergences import Divergence
 from preceptor_trainer.objectives.metrics import Mean
 from preceptor_trainer.objectives.token_objective import DivideBy, TokenObjective, taught
@@ -45,7 +45,7 @@ class OPSD(TokenObjective):
         """The divergence's ids."""
         return self.divergence.needs
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: PlannedRun) -> None:
         """Refuse experts that do not answer what the divergence is made of."""
         self.divergence.check(plan)
 

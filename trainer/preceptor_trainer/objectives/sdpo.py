@@ -34,7 +34,7 @@ from torch import Tensor
 
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.model.statistics import Needs, StudentStatistics
-from preceptor_trainer.objectives import Advantages, Plan
+from preceptor_trainer.objectives import Advantages, PlannedRun
 from preceptor_trainer.objectives.checks import (
     one_of,
     require_distributions,
@@ -69,7 +69,7 @@ class SDPO(TokenObjective):
         """The divergence's ids, or nothing beside the sampled tokens."""
         return self.divergence.needs if self.form == "distribution" else Needs(entropy=True)
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: PlannedRun) -> None:
         """Refuse experts that do not answer what this form is made of.
 
         Raises:

@@ -22,7 +22,7 @@ from torch import Tensor
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.model.credit import cross_entropy
 from preceptor_trainer.model.statistics import Needs, StudentStatistics
-from preceptor_trainer.objectives import Advantages, Plan
+from preceptor_trainer.objectives import Advantages, PlannedRun
 from preceptor_trainer.objectives.checks import (
     require_experts,
     require_given_answers,
@@ -47,7 +47,7 @@ class SFT(TokenObjective):
         """The experts' ids where they have a share."""
         return Needs(target_logprobs=self.soft > 0, entropy=True)
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: PlannedRun) -> None:
         """Refuse a run that gives nothing to imitate, or no teacher for a soft loss.
 
         Raises:

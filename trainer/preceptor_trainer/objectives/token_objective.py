@@ -26,7 +26,7 @@ from torch import Tensor
 
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.model.statistics import Needs, StudentStatistics
-from preceptor_trainer.objectives import Advantages, Plan
+from preceptor_trainer.objectives import Advantages, PlannedRun
 from preceptor_trainer.objectives.checks import one_of, positive
 from preceptor_trainer.objectives.metrics import Mean, batch_metrics, mean_over
 
@@ -52,7 +52,7 @@ class TokenObjective(ABC):
         return Needs(entropy=True)
 
     @abstractmethod
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: PlannedRun) -> None:
         """Refuse a run in which this objective cannot work."""
 
     @abstractmethod

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.model.statistics import StudentStatistics
-from preceptor_trainer.objectives import Advantages, Plan
+from preceptor_trainer.objectives import Advantages, PlannedRun
 from preceptor_trainer.objectives.checks import (
     positive,
     require_distributions,
@@ -64,7 +64,7 @@ class TRRD(GRPO):
         within_0_1("alpha", self.alpha)
         positive("max_log_ratio", self.max_log_ratio)
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: PlannedRun) -> None:
         """Refuse what GRPO refuses, and experts that do not score the sampled tokens.
 
         Raises:

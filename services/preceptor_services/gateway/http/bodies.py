@@ -25,7 +25,7 @@ def body_of(cls: type[M]) -> Callable[[Request], Awaitable[M]]:
         body = await request.body()
         media_type = request.headers.get("content-type")
         # A small compressed body may claim to be huge; what it may become is bounded as well.
-        limits = Limits(body_bytes=request.app.state.gateway.settings.gateway.max_body_bytes)
+        limits = Limits(body_bytes=request.app.state.max_body_bytes)
         if len(body) < _OFF_LOOP_BYTES:
             return wire.parse(cls, body, media_type, limits=limits)
         return await asyncio.to_thread(wire.parse, cls, body, media_type, limits=limits)

@@ -1,6 +1,7 @@
-"""Pure ASGI middleware: refuses bodies over the limit while they arrive, announced or chunked.
+"""Pure ASGI middleware of the gateway.
 
-Pure ASGI middleware: counts requests by route and status, and the time to the reply.
+`BodyLimit` refuses bodies over the limit while they arrive, announced or chunked. `CountRequests`
+counts requests by route and status, and the time to the reply.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class _OverLimit(Exception):
 
 
 class BodyLimit:
-    """Wraps an application."""
+    """Refuses bodies of more than `max_bytes`."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -79,8 +80,8 @@ class BodyLimit:
         return TooLarge(f"the body is over {self._max_bytes} bytes", field="body")
 
 
-class Counting:
-    """Wraps an application."""
+class CountRequests:
+    """Counts what an application is asked."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app

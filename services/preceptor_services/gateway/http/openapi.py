@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from preceptor_clients.contract import wire
-from preceptor_clients.contract.errors import PROBLEM_MEDIA_TYPE, Problem
+from preceptor_clients.contract.errors import PROBLEM_MEDIA_TYPE, ProblemDetails
 
 _REFS: Final = "#/components/schemas/{model}"
 _DEFINITIONS: Final = "$defs"
@@ -40,7 +40,9 @@ def describe(app: FastAPI) -> dict[str, Any]:
         schemas: dict[str, Any] = page.setdefault("components", {}).setdefault("schemas", {})
         for name in _FRAMEWORK_ERRORS:
             schemas.pop(name, None)
-        schemas["Problem"] = _lifted(Problem.model_json_schema(ref_template=_REFS), schemas)
+        schemas["ProblemDetails"] = _lifted(
+            ProblemDetails.model_json_schema(ref_template=_REFS), schemas
+        )
         for methods in page["paths"].values():
             for operation in methods.values():
                 _complete(operation, schemas)
@@ -53,7 +55,7 @@ def _complete(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
     responses.pop("422", None)  # The framework's own, which is never sent.
     responses["default"] = {
         "description": "Problem details (RFC 9457) that name the field at fault.",
-        "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": _REFS.format(model="Problem")}}},
+        "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": _REFS.format(model="ProblemDetails")}}},
     }
     body = operation.get("requestBody", {}).get("content", {}).get(wire.JSON)
     if body is not None:

@@ -15,7 +15,7 @@ from preceptor_clients.contract.errors import (
     MethodNotAllowed,
     NotFound,
     PreceptorError,
-    Problem,
+    ProblemDetails,
 )
 
 _log = logging.getLogger("preceptor.gateway")
@@ -39,7 +39,7 @@ def problem_response(error: PreceptorError, instance: str | None = None) -> Resp
     return _response(error.problem(instance), headers)
 
 
-def _response(problem: Problem, headers: dict[str, str] | None = None) -> Response:
+def _response(problem: ProblemDetails, headers: dict[str, str] | None = None) -> Response:
     return Response(
         problem.model_dump_json(exclude_none=True),
         status_code=problem.status,
@@ -64,7 +64,9 @@ def _framework(request: Request, error: Exception) -> Response:
         )
         response.headers.update(error.headers or {})
         return response
-    return _response(Problem(status=error.status_code, detail=str(error.detail), instance=path))
+    return _response(
+        ProblemDetails(status=error.status_code, detail=str(error.detail), instance=path)
+    )
 
 
 def _parameters(request: Request, error: Exception) -> Response:

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from preceptor_clients.contract.errors import Invalid
 from preceptor_clients.contract.schemas import Sha256
 from preceptor_services.gateway.http.auth import Reader, Trainer
-from preceptor_services.gateway.parts import Parts
-from preceptor_services.store import services
+from preceptor_services.gateway.http.depends import QuestionsDep
 
 router = APIRouter(tags=["blobs"])
 
 
 @router.put("/v1/blobs/{sha256}", status_code=204)
-async def put_blob(request: Request, sha256: Sha256, caller: Trainer, parts: Parts) -> None:
+async def put_blob(
+    request: Request, sha256: Sha256, caller: Trainer, questions: QuestionsDep
+) -> None:
     """Stores the body, whose hash must be `sha256`."""
     data = await request.body()
-    found = await parts.blobs.put(data)
-    if found != sha256:
-        raise Invalid(f"the body has SHA-256 {found}", field="sha256")
-    async with parts.database.write() as conn:
-        await services.add_blobs(conn, {sha256: len(data)}, parts.clock.now())
+    await questions.payloads.put(sha256, data)
 
 
 @router.get("/v1/blobs/{sha256}")
-async def get_blob(sha256: Sha256, caller: Reader, parts: Parts) -> Response:
+async def get_blob(sha256: Sha256, caller: Reader, questions: QuestionsDep) -> Response:
     """The bytes of that hash."""
-    return Response(await parts.blobs.get(sha256), media_type="application/octet-stream")
+    return Response(await questions.payloads.get(sha256), media_type="application/octet-stream")

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from preceptor_services.gateway.http.auth import Dispatcher
 from preceptor_services.gateway.http.bodies import body_of, reply
+from preceptor_services.gateway.http.depends import QuestionsDep, RegistryDep
 from preceptor_services.gateway.http.openapi import takes
-from preceptor_services.gateway.parts import Parts
 from preceptor_services.jobs.messages import (
     ClaimRequest,
     Claims,
@@ -26,11 +26,11 @@ router = APIRouter(tags=["internal"])
 async def claim(
     request: Request,
     caller: Dispatcher,
-    parts: Parts,
+    questions: QuestionsDep,
     asked: Annotated[ClaimRequest, Depends(body_of(ClaimRequest))],
 ) -> Response:
     """Takes jobs and their questions."""
-    claims = await parts.claiming.claim(asked)
+    claims = await questions.claims.claim(asked)
     return await reply(request, claims, size=ITEM * sum(len(job.items) for job in claims.jobs))
 
 
@@ -38,14 +38,14 @@ async def claim(
 async def report(
     request: Request,
     caller: Dispatcher,
-    parts: Parts,
+    questions: QuestionsDep,
     sent: Annotated[ReportRequest, Depends(body_of(ReportRequest))],
 ) -> Response:
     """Hands in the results of a call, or gives its jobs back."""
-    return await reply(request, await parts.reporting.report(sent), size=ITEM)
+    return await reply(request, await questions.reports.report(sent), size=ITEM)
 
 
 @router.get("/v1/internal/services", response_model=Directory)
-async def list_addresses(request: Request, caller: Dispatcher, parts: Parts) -> Response:
+async def list_addresses(request: Request, caller: Dispatcher, registry: RegistryDep) -> Response:
     """Where every service listens."""
-    return await reply(request, Directory(services=parts.registry.addresses()))
+    return await reply(request, Directory(services=registry.addresses()))

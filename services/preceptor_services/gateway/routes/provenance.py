@@ -15,15 +15,12 @@ from preceptor_clients.contract.schemas import (
     RunRecord,
     StepRecord,
     TargetPage,
-    TargetPlace,
     Trace,
 )
 from preceptor_services.gateway.http.auth import Reader, Trainer
 from preceptor_services.gateway.http.bodies import body_of, reply
+from preceptor_services.gateway.http.depends import RecordsDep
 from preceptor_services.gateway.http.openapi import takes
-from preceptor_services.gateway.parts import Parts
-from preceptor_services.provenance.trace import trace
-from preceptor_services.store.provenance import runs
 
 router = APIRouter(tags=["provenance"])
 
@@ -32,50 +29,50 @@ router = APIRouter(tags=["provenance"])
 async def start_run(
     request: Request,
     caller: Trainer,
-    parts: Parts,
+    records: RecordsDep,
     record: Annotated[RunRecord, Depends(body_of(RunRecord))],
 ) -> Response:
     """Writes down that a run exists."""
-    return await reply(request, await parts.records.start_run(record))
+    return await reply(request, await records.start_run(record))
 
 
 @router.post("/v1/lineages", response_model=Accepted, openapi_extra=takes(LineageRecord))
 async def start_lineage(
     request: Request,
     caller: Trainer,
-    parts: Parts,
+    records: RecordsDep,
     record: Annotated[LineageRecord, Depends(body_of(LineageRecord))],
 ) -> Response:
     """Writes down one life of a run."""
-    return await reply(request, await parts.records.start_lineage(record))
+    return await reply(request, await records.start_lineage(record))
 
 
 @router.post("/v1/records", response_model=Accepted, openapi_extra=takes(Records))
 async def add_records(
     request: Request,
     caller: Trainer,
-    parts: Parts,
-    records: Annotated[Records, Depends(body_of(Records))],
+    records: RecordsDep,
+    new: Annotated[Records, Depends(body_of(Records))],
 ) -> Response:
     """Writes rollouts and targets, all or none."""
-    return await reply(request, await parts.records.add(records))
+    return await reply(request, await records.add(new))
 
 
 @router.post("/v1/steps", response_model=Accepted, openapi_extra=takes(StepRecord))
 async def add_step(
     request: Request,
     caller: Trainer,
-    parts: Parts,
+    records: RecordsDep,
     record: Annotated[StepRecord, Depends(body_of(StepRecord))],
 ) -> Response:
     """Writes one optimiser step and every rollout that it consumed."""
-    return await reply(request, await parts.records.add_step(record))
+    return await reply(request, await records.add_step(record))
 
 
 @router.get("/v1/runs/{run}/accounting", response_model=Accounting)
-async def accounting(request: Request, run: Name, caller: Reader, parts: Parts) -> Response:
+async def accounting(request: Request, run: Name, caller: Reader, records: RecordsDep) -> Response:
     """What the surviving lineage of a run has used."""
-    return await reply(request, await parts.records.accounting(run))
+    return await reply(request, await records.accounting(run))
 
 
 @router.get("/v1/runs/{run}/targets", response_model=TargetPage)
@@ -83,21 +80,17 @@ async def list_targets(
     request: Request,
     run: Name,
     caller: Reader,
-    parts: Parts,
+    records: RecordsDep,
     after: str = "",
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> Response:
     """The run's targets, a page at a time."""
-    async with parts.database.read() as conn:
-        rows = await runs.target_ids(conn, run, after, limit)
-    places = tuple(TargetPlace(id=target, num_tokens=length) for target, length in rows)
-    following = places[-1].id if len(places) == limit else None
-    return await reply(request, TargetPage(targets=places, after=following))
+    return await reply(request, await records.targets(run, after, limit))
 
 
 @router.get("/v1/targets/{target_id}/trace", response_model=Trace)
 async def get_trace(
-    request: Request, target_id: str, position: int, caller: Reader, parts: Parts
+    request: Request, target_id: str, position: int, caller: Reader, records: RecordsDep
 ) -> Response:
     """Where the target of one token came from."""
-    return await reply(request, await trace(parts.database, parts.packs, target_id, position))
+    return await reply(request, await records.trace(target_id, position))

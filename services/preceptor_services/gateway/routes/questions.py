@@ -14,8 +14,8 @@ from preceptor_clients.contract.schemas import (
 )
 from preceptor_services.gateway.http.auth import Trainer
 from preceptor_services.gateway.http.bodies import body_of, reply, size_of
+from preceptor_services.gateway.http.depends import QuestionsDep
 from preceptor_services.gateway.http.openapi import takes
-from preceptor_services.gateway.parts import Parts
 
 router = APIRouter(tags=["asking"])
 
@@ -24,13 +24,13 @@ router = APIRouter(tags=["asking"])
 async def ask_expert(
     request: Request,
     caller: Trainer,
-    parts: Parts,
+    questions: QuestionsDep,
     asked: Annotated[LogprobsRequest, Depends(body_of(LogprobsRequest))],
 ) -> Response:
     """What would the expert have said at these positions?"""
-    with parts.notifier.watch() as watch:
-        posted = await parts.submissions.logprobs(caller.name, asked, watch)
-        outcomes = await parts.outcomes.of_prefixes(caller.name, posted, asked.wait_ms, watch)
+    with questions.notifier.watch() as watch:
+        posted = await questions.submissions.logprobs(caller.name, asked, watch)
+        outcomes = await questions.outcomes.of_prefixes(caller.name, posted, asked.wait_ms, watch)
     return await reply(request, outcomes, size=size_of(outcomes))
 
 
@@ -38,11 +38,11 @@ async def ask_expert(
 async def ask_source(
     request: Request,
     caller: Trainer,
-    parts: Parts,
+    questions: QuestionsDep,
     asked: Annotated[FeedbackRequest, Depends(body_of(FeedbackRequest))],
 ) -> Response:
     """How did these attempts go?"""
-    with parts.notifier.watch() as watch:
-        posted = await parts.submissions.feedback(caller.name, asked, watch)
-        outcomes = await parts.outcomes.of_feedback(caller.name, posted, asked.wait_ms, watch)
+    with questions.notifier.watch() as watch:
+        posted = await questions.submissions.feedback(caller.name, asked, watch)
+        outcomes = await questions.outcomes.of_feedback(caller.name, posted, asked.wait_ms, watch)
     return await reply(request, outcomes, size=size_of(outcomes))

@@ -7,15 +7,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from preceptor_clients.contract.errors import Invalid, NotFound
 from preceptor_clients.contract.schemas import Answer, ServiceInfo, Services, ServiceStatus
 from preceptor_clients.http.registration import NewService
 from preceptor_services.gateway.http.auth import Admin, Anyone
 from preceptor_services.gateway.http.bodies import body_of, reply
+from preceptor_services.gateway.http.depends import RegistryDep
 from preceptor_services.gateway.http.openapi import takes
-from preceptor_services.gateway.parts import Parts
-from preceptor_services.registry.services import ServiceEntry
-from preceptor_services.store import services as stored
 
 router = APIRouter(tags=["services"])
 
@@ -35,47 +32,30 @@ class ServiceVersions(Answer):
 
 
 @router.get("/v1/experts", response_model=Services)
-async def list_services(request: Request, caller: Anyone, parts: Parts) -> Response:
+async def list_services(request: Request, caller: Anyone, registry: RegistryDep) -> Response:
     """Every expert and source, with its state."""
-    return await reply(request, Services(services=parts.registry.statuses()))
+    return await reply(request, Services(services=registry.statuses()))
 
 
 @router.post("/v1/experts", response_model=ServiceStatus, openapi_extra=takes(NewService))
 async def add_service(
     request: Request,
     caller: Admin,
-    parts: Parts,
+    registry: RegistryDep,
     new: Annotated[NewService, Depends(body_of(NewService))],
 ) -> Response:
     """Adds a service, or moves one; it is asked for what it can do at once."""
-    key_file = parts.settings.gateway.hash_key_file.parent / new.key_file
-    if not key_file.is_file():
-        raise Invalid("is no file beside the gateway's keys", field="key_file")
-    entry = ServiceEntry(
-        name=new.name,
-        role=new.role,
-        url=new.url,
-        key_file=key_file,
-        cost=new.cost,
-        priority=new.priority,
-        added_at_runtime=True,
-        self_test=new.self_test,
-        known=new.known,
-    )
-    await parts.registry.add(entry, replaces=new.replaces)
-    return await reply(request, entry.status())
+    return await reply(request, await registry.add_new(new))
 
 
 @router.get("/v1/experts/{name}/versions", response_model=ServiceVersions)
-async def list_versions(request: Request, name: str, caller: Anyone, parts: Parts) -> Response:
+async def list_versions(
+    request: Request, name: str, caller: Anyone, registry: RegistryDep
+) -> Response:
     """Every version that a service has had here."""
-    if name not in parts.registry.names():
-        raise NotFound(f"no service is named {name!r}", field="name")
-    async with parts.database.read() as conn:
-        rows = await stored.versions(conn, name)
     versions = tuple(
-        ServiceVersion(info=ServiceInfo.model_validate(row.info), seen_at=row.seen_at)
-        for row in rows
+        ServiceVersion(info=info, seen_at=seen_at)
+        for info, seen_at in await registry.versions(name)
     )
     return await reply(request, ServiceVersions(versions=versions))
 

@@ -7,7 +7,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from preceptor_clients.contract.schemas import (
-    Arrival,
     Arrivals,
     CollectRequest,
     FeedbackOutcomes,
@@ -19,10 +18,9 @@ from preceptor_clients.contract.schemas import (
 )
 from preceptor_services.gateway.http.auth import Expert, Trainer
 from preceptor_services.gateway.http.bodies import body_of, reply, size_of
+from preceptor_services.gateway.http.depends import QuestionsDep
 from preceptor_services.gateway.http.openapi import takes
-from preceptor_services.gateway.parts import Parts
 from preceptor_services.questions.submit import Posted
-from preceptor_services.store.questions import tickets
 
 router = APIRouter(tags=["tickets"])
 
@@ -35,68 +33,59 @@ router = APIRouter(tags=["tickets"])
 async def collect(
     request: Request,
     caller: Trainer,
-    parts: Parts,
+    questions: QuestionsDep,
     asked: Annotated[CollectRequest, Depends(body_of(CollectRequest))],
 ) -> Response:
     """Outcomes of tickets, in order."""
     posted = [Posted(ticket_id=ticket_id) for ticket_id in asked.tickets]
-    with parts.notifier.watch(asked.tickets) as watch:
-        kind = await parts.outcomes.kind_of(caller.name, asked.tickets, watch)
-        read = parts.outcomes.of_prefixes if kind == "logprobs" else parts.outcomes.of_feedback
+    with questions.notifier.watch(asked.tickets) as watch:
+        kind = await questions.outcomes.kind_of(caller.name, asked.tickets, watch)
+        read = (
+            questions.outcomes.of_prefixes if kind == "logprobs" else questions.outcomes.of_feedback
+        )
         outcomes = await read(caller.name, posted, asked.wait_ms, watch)
     return await reply(request, outcomes, size=size_of(outcomes))
 
 
 @router.get("/v1/tickets/{ticket_id}", response_model=Ticket)
-async def get_ticket(request: Request, ticket_id: str, caller: Trainer, parts: Parts) -> Response:
+async def get_ticket(
+    request: Request, ticket_id: str, caller: Trainer, questions: QuestionsDep
+) -> Response:
     """One ticket's state."""
-    return await reply(request, await parts.outcomes.ticket(caller.name, ticket_id))
+    return await reply(request, await questions.outcomes.ticket(caller.name, ticket_id))
 
 
 @router.delete("/v1/tickets/{ticket_id}", response_model=Ticket)
-async def cancel(request: Request, ticket_id: str, caller: Trainer, parts: Parts) -> Response:
+async def cancel(
+    request: Request, ticket_id: str, caller: Trainer, questions: QuestionsDep
+) -> Response:
     """Gives a ticket up; one that is settled stays as it is."""
-    await parts.outcomes.ticket(caller.name, ticket_id)
-    await parts.upkeep.cancel(ticket_id)
-    return await reply(request, await parts.outcomes.ticket(caller.name, ticket_id))
+    await questions.outcomes.ticket(caller.name, ticket_id)
+    await questions.sweeper.cancel(ticket_id)
+    return await reply(request, await questions.outcomes.ticket(caller.name, ticket_id))
 
 
 @router.put("/v1/answers/{answer_key}", status_code=204, openapi_extra=takes(PrefixAnswer))
 async def put_answer(
     answer_key: Sha256,
     caller: Expert,
-    parts: Parts,
+    questions: QuestionsDep,
     answer: Annotated[PrefixAnswer, Depends(body_of(PrefixAnswer))],
 ) -> None:
     """An answer that was promised; the same one a second time changes nothing."""
-    await parts.late_answers.put(answer_key, answer)
+    await questions.late_answers.put(answer_key, answer)
 
 
 @router.get("/v1/arrivals", response_model=Arrivals)
 async def arrivals(
     request: Request,
     caller: Trainer,
-    parts: Parts,
+    questions: QuestionsDep,
     run: Name,
     after: Annotated[int, Query(ge=0)] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> Response:
     """Late answers of a run since the cursor `after`, oldest first."""
-    async with parts.database.read() as conn:
-        rows = await tickets.arrivals(conn, run, caller.name, after, limit)
     return await reply(
-        request,
-        Arrivals(
-            cursor=rows[-1].cursor if rows else after,
-            arrivals=tuple(
-                Arrival(
-                    ticket=row.ticket_id,
-                    answer_key=row.answer_key,
-                    idempotency_key=row.idempotency_key,
-                    answer_id=row.answer_id,
-                    rollout_id=row.rollout_id,
-                )
-                for row in rows
-            ),
-        ),
+        request, await questions.late_answers.arrivals(run, caller.name, after, limit)
     )

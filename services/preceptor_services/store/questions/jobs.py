@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import bindparam, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from preceptor_services.store.tables.questions import AnswerRow, Attempt, Job
+from preceptor_services.store.tables.questions import AnswerRow, Job, JobAttempt
 
 UNFINISHED: Final = ("queued", "running")
 
@@ -60,7 +60,7 @@ _CLAIM: Final = (
     )
     .returning(*_COLUMNS)
 )
-_ADD_ATTEMPTS: Final = insert(Attempt)
+_ADD_ATTEMPTS: Final = insert(JobAttempt)
 _SET_STATES: Final = (
     update(Job)
     .where(Job.id == bindparam("b_id"))
@@ -113,8 +113,8 @@ async def end_attempts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) ->
         return
     columns = [name for name in rows[0] if name not in ("job_id", "fence")]
     await conn.execute(
-        update(Attempt)
-        .where(Attempt.job_id == bindparam("b_job_id"), Attempt.fence == bindparam("b_fence"))
+        update(JobAttempt)
+        .where(JobAttempt.job_id == bindparam("b_job_id"), JobAttempt.fence == bindparam("b_fence"))
         .values(**{name: bindparam(f"b_{name}") for name in columns}),
         [{f"b_{name}": value for name, value in row.items()} for row in rows],
     )

@@ -170,7 +170,7 @@ class Job(Base):
     __table_args__ = (Index(None, "state", "service"),)
 
 
-class Attempt(Base):
+class JobAttempt(Base):
     """One claim of a job and how it ended."""
 
     __tablename__ = "attempts"

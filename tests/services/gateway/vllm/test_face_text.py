@@ -16,7 +16,7 @@ from preceptor_clients.contract.schemas import Capabilities, ServiceInfo
 from preceptor_clients.contract.tokenization import MAX_CHARACTERS, TokenIds, TokenizeCall
 from preceptor_clients.sdk.service import service_app
 from preceptor_services.gateway.app import connect_service
-from preceptor_services.registry import tokenizers as tokenising
+from preceptor_services.registry import tokenizers
 from preceptor_services.registry.services import ServiceEntry
 
 KEY = f"trainer-{'k' * 40}"
@@ -60,7 +60,7 @@ async def letters(world: Any) -> AsyncIterator[Letters]:
     task = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
-    registry = world.app.state.gateway.registry
+    registry = world.app.state.registry
     registry._connect = connect_service
     port = server.servers[0].sockets[0].getsockname()[1]
     entry = ServiceEntry(
@@ -161,7 +161,7 @@ async def test_the_same_keys_open_it_as_open_scores(world, letters):
 
 
 async def test_an_expert_that_is_gone_is_a_503_and_its_address_stays_unsaid(world, letters):
-    world.app.state.gateway.registry._entries["letters"].url = "http://127.0.0.1:1"
+    world.app.state.registry._entries["letters"].url = "http://127.0.0.1:1"
 
     response = await post(world, prompt="a")
 
@@ -170,7 +170,7 @@ async def test_an_expert_that_is_gone_is_a_503_and_its_address_stays_unsaid(worl
 
 
 async def test_an_expert_that_takes_too_long_is_a_504(world, letters, monkeypatch):
-    monkeypatch.setattr(tokenising, "_ANSWER_S", 0.2)
+    monkeypatch.setattr(tokenizers, "_ANSWER_S", 0.2)
     letters.slow = True
 
     problem = refusal(await post(world, prompt="a"), 504)
@@ -189,7 +189,7 @@ async def test_ids_outside_the_vocabulary_are_the_experts_fault(world, letters):
 async def test_a_key_that_the_expert_refuses_is_not_the_callers(world, letters):
     key_file = world.folder / "keys" / "old.key"
     key_file.write_text("another-" + "k" * 40)
-    world.app.state.gateway.registry._entries["letters"].key_file = key_file
+    world.app.state.registry._entries["letters"].key_file = key_file
 
     problem = refusal(await post(world, prompt="a"), 502)
 

@@ -28,42 +28,43 @@ from preceptor_clients.contract.corrections import (
     WithReason,
 )
 from preceptor_clients.contract.schemas import Name
-from preceptor_services.corrections.parts import NO_BODY, Annotator, Parts, Reviewer
 from preceptor_services.corrections.views import length_of, version_of
 from preceptor_services.gateway.http.bodies import body_of, reply
+from preceptor_services.gateway.http.depends import CorrectionsDep
 from preceptor_services.gateway.http.openapi import takes
-from preceptor_services.store.corrections import people as people
+from preceptor_services.gateway.http.people import NO_BODY, Annotator, Reviewer
 
 router = APIRouter(prefix="/v1/corrections", tags=["corrections"])
 
 
 @router.get("/me", response_model=Me)
-async def me(request: Request, actor: Annotator, parts: Parts) -> Response:
+async def me(request: Request, actor: Annotator, corrections: CorrectionsDep) -> Response:
     """Who I am, how far I have come, and what my page keeps."""
-    return await reply(request, await parts.views.me(actor.name))
+    return await reply(request, await corrections.views.me(actor.name))
 
 
 @router.put("/me/settings", status_code=204, openapi_extra=takes(PageSettings))
 async def put_settings(
     actor: Annotator,
-    parts: Parts,
+    corrections: CorrectionsDep,
     sent: Annotated[PageSettings, Depends(body_of(PageSettings))],
 ) -> None:
     """Keeps what the page wants to find again."""
-    async with parts.database.write() as conn:
-        await people.change(conn, actor.name, settings=dict(sent.settings))
+    await corrections.people.keep_settings(actor.name, sent.settings)
 
 
 @router.get("/rounds", response_model=Rounds)
-async def rounds(request: Request, actor: Annotator, parts: Parts) -> Response:
+async def rounds(request: Request, actor: Annotator, corrections: CorrectionsDep) -> Response:
     """Every round, with its counts."""
-    return await reply(request, Rounds(rounds=await parts.intake.rounds()))
+    return await reply(request, Rounds(rounds=await corrections.intake.rounds()))
 
 
 @router.get("/rounds/{round_name}/agreement", response_model=Agreement)
-async def agreement(request: Request, round_name: Name, actor: Reviewer, parts: Parts) -> Response:
+async def agreement(
+    request: Request, round_name: Name, actor: Reviewer, corrections: CorrectionsDep
+) -> Response:
     """How far people agree who worked on the same item blindly."""
-    return await reply(request, await parts.outcome.agreement(round_name))
+    return await reply(request, await corrections.outcome.agreement(round_name))
 
 
 # ---------------------------------------------------------------- claims
@@ -73,59 +74,61 @@ async def agreement(request: Request, round_name: Name, actor: Reviewer, parts: 
 async def claim(
     request: Request,
     actor: Annotator,
-    parts: Parts,
+    corrections: CorrectionsDep,
     wish: Annotated[ClaimWish, Depends(body_of(ClaimWish))],
 ) -> Response:
     """The next item under a lease."""
-    row = await parts.queue.claim(actor.name, round_name=wish.round, item_id=wish.item)
-    claimed = None if row is None else await parts.views.claim(actor.role, row)
+    row = await corrections.work.claim(actor.name, round_name=wish.round, item_id=wish.item)
+    claimed = None if row is None else await corrections.views.claim(actor.role, row)
     size = 0 if claimed is None else length_of(claimed.item)
     return await reply(request, Claimed(claim=claimed), size=size)
 
 
 @router.get("/claims", response_model=Claims)
-async def my_claims(request: Request, actor: Annotator, parts: Parts) -> Response:
+async def my_claims(request: Request, actor: Annotator, corrections: CorrectionsDep) -> Response:
     """What I hold."""
-    held: tuple[Claim, ...] = await parts.views.held(actor.name, actor.role)
+    held: tuple[Claim, ...] = await corrections.views.held(actor.name, actor.role)
     return await reply(request, Claims(claims=held))
 
 
 @router.post("/claims/{claim_id}/renew", response_model=Lease, openapi_extra=NO_BODY)
-async def renew(request: Request, claim_id: str, actor: Annotator, parts: Parts) -> Response:
+async def renew(
+    request: Request, claim_id: str, actor: Annotator, corrections: CorrectionsDep
+) -> Response:
     """A full lease from now on."""
-    row = await parts.queue.renew(actor.name, claim_id)
-    now = parts.queue.clock.now()
+    row = await corrections.work.renew(actor.name, claim_id)
+    now = corrections.work.clock.now()
     return await reply(
         request, Lease(id=row.id, state="active", lease_until=row.lease_until, now=now), size=0
     )
 
 
 @router.post("/claims/{claim_id}/release", status_code=204, openapi_extra=NO_BODY)
-async def release(claim_id: str, actor: Annotator, parts: Parts) -> None:
+async def release(claim_id: str, actor: Annotator, corrections: CorrectionsDep) -> None:
     """Gives the item back."""
-    await parts.queue.release(actor.name, claim_id)
+    await corrections.work.release(actor.name, claim_id)
 
 
 @router.post("/claims/{claim_id}/skip", status_code=204, openapi_extra=takes(WithReason))
 async def skip(
     claim_id: str,
     actor: Annotator,
-    parts: Parts,
+    corrections: CorrectionsDep,
     sent: Annotated[WithReason, Depends(body_of(WithReason))],
 ) -> None:
     """Leaves the item to others."""
-    await parts.queue.skip(actor.name, claim_id, sent.reason)
+    await corrections.work.skip(actor.name, claim_id, sent.reason)
 
 
 @router.post("/claims/{claim_id}/flag", status_code=204, openapi_extra=takes(WithReason))
 async def flag(
     claim_id: str,
     actor: Annotator,
-    parts: Parts,
+    corrections: CorrectionsDep,
     sent: Annotated[WithReason, Depends(body_of(WithReason))],
 ) -> None:
     """Says that something is wrong with the item."""
-    await parts.queue.flag(actor.name, claim_id, sent.reason)
+    await corrections.work.flag(actor.name, claim_id, sent.reason)
 
 
 @router.post("/claims/{claim_id}/submit", response_model=Submitted, openapi_extra=takes(Submission))
@@ -133,11 +136,11 @@ async def submit(
     request: Request,
     claim_id: str,
     actor: Annotator,
-    parts: Parts,
+    corrections: CorrectionsDep,
     sent: Annotated[Submission, Depends(body_of(Submission))],
 ) -> Response:
     """Hands a version in."""
-    row, state = await parts.queue.submit(actor.name, claim_id, sent)
+    row, state = await corrections.work.submit(actor.name, claim_id, sent)
     version = version_of(row, row.id if state == "done" else None)
     submitted = Submitted(version=version, item_state=state)  # type: ignore[arg-type]  a column of states
     return await reply(request, submitted, size=len(version.text or ""))
@@ -150,7 +153,7 @@ async def submit(
 async def list_items(
     request: Request,
     actor: Annotator,
-    parts: Parts,
+    corrections: CorrectionsDep,
     round: Name | None = None,
     state: ItemState | None = None,
     run: Name | None = None,
@@ -159,7 +162,7 @@ async def list_items(
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> Response:
     """Items, a page at a time."""
-    page = await parts.views.page(
+    page = await corrections.views.page(
         actor.name,
         actor.role,
         round_name=round,
@@ -173,9 +176,11 @@ async def list_items(
 
 
 @router.get("/items/{item_id}", response_model=ItemView)
-async def get_item(request: Request, item_id: str, actor: Annotator, parts: Parts) -> Response:
+async def get_item(
+    request: Request, item_id: str, actor: Annotator, corrections: CorrectionsDep
+) -> Response:
     """One item."""
-    return await reply(request, await parts.views.item(item_id, actor.name, actor.role))
+    return await reply(request, await corrections.views.item(item_id, actor.name, actor.role))
 
 
 @router.get("/items/{item_id}/experts", response_model=ExpertsView)
@@ -183,13 +188,13 @@ async def get_experts(
     request: Request,
     item_id: str,
     actor: Annotator,
-    parts: Parts,
+    corrections: CorrectionsDep,
     start: Annotated[int, Query(ge=0)] = 0,
     stop: Annotated[int, Query(ge=0)] = 2000,
 ) -> Response:
     """The response token by token, with what each expert would have said."""
-    await parts.views.item(item_id, actor.name, actor.role)
-    view = await parts.expert_views.tokens(item_id, start, min(stop, start + 5000))
+    await corrections.views.item(item_id, actor.name, actor.role)
+    view = await corrections.expert_views.tokens(item_id, start, min(stop, start + 5000))
     return await reply(request, view)
 
 
@@ -198,18 +203,18 @@ async def save_draft(
     request: Request,
     item_id: str,
     actor: Annotator,
-    parts: Parts,
+    corrections: CorrectionsDep,
     sent: Annotated[DraftSave, Depends(body_of(DraftSave))],
 ) -> Response:
     """Keeps unfinished work."""
-    draft = await parts.queue.save_draft(actor.name, item_id, sent)
+    draft = await corrections.work.save_draft(actor.name, item_id, sent)
     return await reply(request, draft, size=len(draft.text or ""))
 
 
 @router.delete("/items/{item_id}/draft", status_code=204)
-async def drop_draft(item_id: str, actor: Annotator, parts: Parts) -> None:
+async def drop_draft(item_id: str, actor: Annotator, corrections: CorrectionsDep) -> None:
     """Forgets unfinished work."""
-    await parts.queue.drop_draft(actor.name, item_id)
+    await corrections.work.drop_draft(actor.name, item_id)
 
 
 @router.post("/items/{item_id}/review", response_model=ItemView, openapi_extra=takes(Decide))
@@ -217,9 +222,9 @@ async def review(
     request: Request,
     item_id: str,
     actor: Reviewer,
-    parts: Parts,
+    corrections: CorrectionsDep,
     sent: Annotated[Decide, Depends(body_of(Decide))],
 ) -> Response:
     """Decides what counts."""
-    await parts.reviewing.decide(actor.name, item_id, sent)
-    return await reply(request, await parts.views.item(item_id, actor.name, actor.role))
+    await corrections.reviewing.decide(actor.name, item_id, sent)
+    return await reply(request, await corrections.views.item(item_id, actor.name, actor.role))

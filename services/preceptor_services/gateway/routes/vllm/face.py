@@ -47,11 +47,12 @@ from preceptor_clients.contract.schemas import (
 )
 from preceptor_clients.contract.tokenization import Text, TokenizeCall
 from preceptor_clients.sdk.answers import rounded
-from preceptor_services.gateway.http.auth import Caller
 from preceptor_services.gateway.http.bodies import body_of
+from preceptor_services.gateway.http.depends import QuestionsDep, RegistryDep, TokenizersDep
 from preceptor_services.gateway.http.openapi import takes
-from preceptor_services.gateway.parts import Gateway, Parts
 from preceptor_services.kit.threads import ITEM, off_loop
+from preceptor_services.registry.keyring import Caller, Keyring
+from preceptor_services.registry.tokenizers import Tokenizers
 
 router = APIRouter(prefix="/vllm/{expert}", tags=["vllm"])
 _WAIT_MS: Final = 120_000
@@ -143,7 +144,8 @@ async def _caller(request: Request) -> Caller:
         except (binascii.Error, UnicodeDecodeError):
             password = ""
         sent = f"Bearer {password}"
-    caller: Caller = request.app.state.gateway.keyring.caller(sent)
+    keyring: Keyring = request.app.state.keyring
+    caller = keyring.caller(sent)
     if not caller.may(frozenset({"trainer"})):
         raise Forbidden(f"{caller.name} may not ask experts", field="authorization")
     return caller
@@ -153,18 +155,18 @@ Asking = Annotated[Caller, Depends(_caller)]
 
 
 @router.get("/health")
-async def health(expert: str, caller: Asking, parts: Parts) -> Response:
+async def health(expert: str, caller: Asking, registry: RegistryDep) -> Response:
     """200 once the expert can be asked."""
-    entry = parts.registry.get(expert, "expert", field="expert")
+    entry = registry.get(expert, "expert", field="expert")
     if entry.state != "ready":
         raise ServiceUnavailable(f"{expert} is {entry.state}", retry_after_s=1.0)
     return Response(status_code=200)
 
 
 @router.get("/v1/models")
-async def models(expert: str, caller: Asking, parts: Parts) -> dict[str, Any]:
+async def models(expert: str, caller: Asking, registry: RegistryDep) -> dict[str, Any]:
     """The one model that this server has."""
-    info = parts.registry.get(expert, "expert", field="expert").known_info()
+    info = registry.get(expert, "expert", field="expert").known_info()
     model = {
         "id": expert,
         "object": "model",
@@ -179,16 +181,16 @@ async def models(expert: str, caller: Asking, parts: Parts) -> dict[str, Any]:
 async def completions(
     expert: str,
     caller: Asking,
-    parts: Parts,
+    questions: QuestionsDep,
+    registry: RegistryDep,
+    tokenizers: TokenizersDep,
     asked: Annotated[Completion, Depends(body_of(Completion))],
 ) -> Response:
     """Log-probs of the prompt's own tokens; nothing is generated."""
     _check_supported(asked, expert)
-    sequences = await _sequences(asked, expert, parts)
+    sequences = await _sequences(asked, expert, tokenizers)
     fingerprint = (
-        parts.registry.get(expert, "expert", field="expert")
-        .known_info()
-        .capabilities.vocab_fingerprint
+        registry.get(expert, "expert", field="expert").known_info().capabilities.vocab_fingerprint
     )
     if fingerprint is None:
         raise Invalid(f"{expert} declares no vocabulary", field="model")
@@ -200,9 +202,9 @@ async def completions(
         for ids in sequences
     )
     request = LogprobsRequest(expert=expert, submissions=submissions, wait_ms=_WAIT_MS)
-    with parts.notifier.watch() as watch:
-        posted = await parts.submissions.logprobs(caller.name, request, watch)
-        outcomes = await parts.outcomes.of_prefixes(caller.name, posted, _WAIT_MS, watch)
+    with questions.notifier.watch() as watch:
+        posted = await questions.submissions.logprobs(caller.name, request, watch)
+        outcomes = await questions.outcomes.of_prefixes(caller.name, posted, _WAIT_MS, watch)
     answers = [_answer(outcome, i) for i, outcome in enumerate(outcomes.outcomes)]
     size = ITEM * len(answers) + sum(2 * a.ids_PK.size for a in answers)
     body = await off_loop(size, _body, expert, sequences, answers, asked.prompt_logprobs)
@@ -213,26 +215,27 @@ async def completions(
 async def tokenize(
     expert: str,
     caller: Asking,
-    parts: Parts,
+    registry: RegistryDep,
+    tokenizers: TokenizersDep,
     asked: Annotated[Tokenization, Depends(body_of(Tokenization))],
 ) -> Response:
     """Ids of a text or a chat, by the expert's tokenizer."""
     _check_model(asked.model, expert)
-    ids = await parts.tokenising.ids(expert, asked.call())
-    info = parts.registry.get(expert, "expert", field="expert").known_info()
+    ids = await tokenizers.ids(expert, asked.call())
+    info = registry.get(expert, "expert", field="expert").known_info()
     page = {"count": len(ids), "max_model_len": info.capabilities.max_context, "tokens": ids}
     body = await off_loop(len(ids), json.dumps, page, separators=(",", ":"))
     return Response(body, media_type="application/json")
 
 
-async def _sequences(asked: Completion, expert: str, parts: Gateway) -> list[list[int]]:
+async def _sequences(asked: Completion, expert: str, tokenizers: Tokenizers) -> list[list[int]]:
     """The ids to be scored, in order."""
 
     async def ids_of(prompt: list[int] | str, field: str) -> list[int]:
         if not isinstance(prompt, str):
             return prompt
         call = TokenizeCall(prompt=prompt, add_special_tokens=asked.add_special_tokens)
-        ids = await parts.tokenising.ids(expert, call)
+        ids = await tokenizers.ids(expert, call)
         if len(ids) < 2:
             raise Invalid(f"has {len(ids)} tokens, and the first is not scored", field=field)
         return ids

@@ -1,0 +1,48 @@
+"""Whether the gateway can do its work now, and the figures that it shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from preceptor_clients.contract.errors import ServiceUnavailable
+from preceptor_services.jobs.queue import JobQueue
+from preceptor_services.kit.metrics import Metrics
+from preceptor_services.registry.services import Registry
+from preceptor_services.store.database import Database
+
+
+@dataclass(kw_only=True)
+class Readiness:
+    """Asks what the gateway stands on."""
+
+    database: Database
+    queue: JobQueue
+    registry: Registry
+    metrics: Metrics
+    started: bool = False
+    """False before the start has finished and from the moment that the process is told to end."""
+
+    async def check(self) -> None:
+        """Returns where database and broker answer.
+
+        Raises:
+            ServiceUnavailable: one does not, or the process is starting or ending.
+        """
+        if not self.started:
+            raise ServiceUnavailable("the gateway is starting or ending", retry_after_s=1.0)
+        await self.database.ping()
+        if not await self.queue.ping():
+            raise ServiceUnavailable(
+                "the broker does not answer", field="broker", retry_after_s=1.0
+            )
+
+    async def figures(self) -> bytes:
+        """All metrics in Prometheus' text format, with the queues' depths as they are now."""
+        for service in self.registry.names():
+            # A broker that is away must not hide the other figures, nor leave an old one standing.
+            try:
+                depth = float(await self.queue.depth(service))
+            except ServiceUnavailable:
+                depth = float("nan")
+            self.metrics.queue_depth.labels(service).set(depth)
+        return self.metrics.render()

@@ -1,0 +1,88 @@
+"""What the life of a question is made of, put together once a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from preceptor_services.jobs.queue import JobQueue
+from preceptor_services.kit.array_blobs import ArrayBlobs
+from preceptor_services.kit.blobs import BlobStore
+from preceptor_services.kit.clock import Clock
+from preceptor_services.kit.metrics import Metrics
+from preceptor_services.questions.claim import JobClaims
+from preceptor_services.questions.late_answers import LateAnswers
+from preceptor_services.questions.notifier import Notifier
+from preceptor_services.questions.outcomes import Outcomes
+from preceptor_services.questions.payloads import Payloads
+from preceptor_services.questions.report import JobReports
+from preceptor_services.questions.submit import Submissions
+from preceptor_services.questions.sweep import Sweeper
+from preceptor_services.registry.services import Registry
+from preceptor_services.store.database import Database
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """Everything that a route about questions may need."""
+
+    notifier: Notifier
+    payloads: Payloads
+    submissions: Submissions
+    outcomes: Outcomes
+    claims: JobClaims
+    reports: JobReports
+    late_answers: LateAnswers
+    sweeper: Sweeper
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        database: Database,
+        blobs: BlobStore,
+        array_blobs: ArrayBlobs,
+        queue: JobQueue,
+        registry: Registry,
+        clock: Clock,
+        metrics: Metrics,
+        max_queue: int,
+    ) -> Self:
+        """Puts the parts together; nothing runs yet."""
+        notifier = Notifier()
+        sweeper = Sweeper(database, queue, notifier, clock)
+        return cls(
+            notifier=notifier,
+            payloads=Payloads(database=database, blobs=blobs, clock=clock),
+            submissions=Submissions(
+                database=database,
+                queue=queue,
+                registry=registry,
+                sweeper=sweeper,
+                clock=clock,
+                metrics=metrics,
+                max_queue=max_queue,
+            ),
+            outcomes=Outcomes(database, array_blobs),
+            claims=JobClaims(
+                database=database, blobs=blobs, notifier=notifier, clock=clock, metrics=metrics
+            ),
+            reports=JobReports(
+                database=database,
+                queue=queue,
+                array_blobs=array_blobs,
+                registry=registry,
+                notifier=notifier,
+                clock=clock,
+                metrics=metrics,
+            ),
+            late_answers=LateAnswers(
+                database=database,
+                array_blobs=array_blobs,
+                registry=registry,
+                notifier=notifier,
+                clock=clock,
+                metrics=metrics,
+            ),
+            sweeper=sweeper,
+        )

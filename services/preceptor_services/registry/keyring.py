@@ -1,0 +1,72 @@
+"""Callers of the gateway: bearer keys, known by a keyed hash of theirs, each with scopes.
+
+A key is 256 random bits, so a fast keyed hash is enough: a slow one would be a lever for denial of
+service. The database holds the hash only, and without the server's own key it is worth nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from preceptor_clients.contract.errors import Unauthorised
+from preceptor_services.kit.settings import KeySettings, read_secret
+from preceptor_services.store import services
+from preceptor_services.store.database import Database
+
+
+class Caller(NamedTuple):
+    """Whose key it is and what it opens."""
+
+    name: str
+    scopes: frozenset[str]
+
+    def may(self, scopes: frozenset[str]) -> bool:
+        """Whether the key has one of `scopes`."""
+        return bool(scopes & self.scopes) or "admin" in self.scopes
+
+
+class Keyring:
+    """The valid keys of this process."""
+
+    def __init__(self, hash_key: str, keys: Mapping[str, KeySettings]) -> None:
+        self._hash_key = hash_key.encode()
+        self._callers: dict[str, Caller] = {}
+        for name, key in keys.items():
+            digest = self._digest(read_secret(key.file))
+            if digest in self._callers:
+                raise ValueError(f"keys.{name}: has the same token as {self._callers[digest].name}")
+            self._callers[digest] = Caller(name, frozenset(key.scopes))
+
+    def caller(self, authorization: str | None) -> Caller:
+        """Who sent this header.
+
+        Raises:
+            Unauthorised: it carries no key, or one that is not valid.
+        """
+        scheme, _, token = (authorization or "").partition(" ")
+        # Looked up by its hash, so that time tells nothing about the tokens that are valid.
+        caller = self._callers.get(self._digest(token.strip()))
+        if scheme.lower() != "bearer" or caller is None:
+            raise Unauthorised("send `Authorization: Bearer KEY`", field="authorization")
+        return caller
+
+    async def store(self, database: Database, now: float) -> None:
+        """Writes the hashes down; keys that are gone from the settings are revoked."""
+        rows: list[dict[str, Any]] = [
+            {
+                "name": caller.name,
+                "token_hmac": digest,
+                "scopes": sorted(caller.scopes),
+                "created_at": now,
+                "revoked_at": None,
+            }
+            for digest, caller in self._callers.items()
+        ]
+        async with database.write() as conn:
+            await services.replace_keys(conn, rows, now)
+
+    def _digest(self, token: str) -> str:
+        return hmac.new(self._hash_key, token.encode(), hashlib.sha256).hexdigest()
