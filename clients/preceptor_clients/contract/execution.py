@@ -10,8 +10,8 @@ The task is JSON, in the payload of a feedback query:
      "hidden": [{"input": [], "expected": []}]}
 
 In mode `expression` the response text, stripped of white space around it, is one Python expression;
-each case binds its `input` to the name `entry`, evaluates the expression, and passes when
-`compact(value) == compact(expected)`. Comparing the written form keeps `True` apart from `1`.
+each case binds its `input` to the name `entry`, evaluates the expression, and passes when the
+value is the expected one (`comparison.py`).
 
 The feedback text is short because small students read bytes: one line a failing case,
 `INPUT->EXPECTED not GOT`, as in `[3,1]->[1,3] not [3,1]`. Hidden cases come first, since the
@@ -25,6 +25,8 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+
+from preceptor_clients.contract.comparison import compact, same_value
 
 MAX_VALUE_CHARS = 48
 MAX_ERROR_CHARS = 80
@@ -97,23 +99,25 @@ class ExecutionReport(_Wire):
         )
 
 
-def compact(value: object) -> str:
-    """The written form of a value without the spaces after commas and colons."""
-    return repr(value).replace(", ", ",").replace(": ", ":")
+def valued_case(visibility: Visibility, case: ExecutionCase, value: object) -> CaseReport:
+    """Reports a case that gave a value."""
+    passed = same_value(value, case.expected)
+    return ended_case(visibility, case, "passed" if passed else "wrong", got=compact(value))
 
 
-def answered_case(
-    visibility: Visibility, case: ExecutionCase, *, got: str | None = None, error: str | None = None
+def ended_case(
+    visibility: Visibility,
+    case: ExecutionCase,
+    outcome: Outcome,
+    *,
+    got: str | None = None,
+    error: str | None = None,
 ) -> CaseReport:
-    """Reports a case that ended by itself, with a value (`got`, compact) or an exception line."""
-    expected = compact(case.expected)
-    outcome: Outcome = (
-        "exception" if error is not None else "passed" if got == expected else "wrong"
-    )
+    """Reports a case whose outcome is known; `got` is compact, `error` an exception's line."""
     return CaseReport(
         visibility=visibility,
         input=compact(case.input),
-        expected=expected,
+        expected=compact(case.expected),
         outcome=outcome,
         got=got,
         error=error,

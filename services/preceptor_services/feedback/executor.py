@@ -1,8 +1,8 @@
 """The executor: runs the student's program on the task's cases, and says what happened.
 
 The program runs in a box (`isolation.py`) that never holds an expected value; verdicts are made
-here, from the values that came back, by their exact written form: `True` is not `1`. Score 1 means
-that every case passed, shown and hidden; else 0, with the text that an expert may read
+here, from the values that came back (`preceptor_clients.contract.comparison`). Score 1 means that
+every case passed, shown and hidden; else 0, with the text that an expert may read
 (`preceptor_clients.contract.execution`). Where the box itself fails the item carries an error and
 no score.
 
@@ -24,6 +24,11 @@ from typing import Any, Final
 
 from pydantic import JsonValue, ValidationError
 
+from preceptor_clients.contract.comparison import (
+    allow_long_integers,
+    compact,
+    without_spaces,
+)
 from preceptor_clients.contract.errors import (
     Invalid,
     PreceptorError,
@@ -32,12 +37,14 @@ from preceptor_clients.contract.errors import (
 )
 from preceptor_clients.contract.execution import (
     CaseReport,
+    ExecutionCase,
     ExecutionReport,
     ExecutionTask,
-    answered_case,
+    Visibility,
     clip,
-    compact,
+    ended_case,
     feedback_text,
+    valued_case,
 )
 from preceptor_clients.contract.schemas import (
     FeedbackAnswer,
@@ -56,7 +63,7 @@ from preceptor_services.sandbox.isolation import (
 )
 from preceptor_services.sandbox.process import MAX_SLOTS, ProcessIsolation
 
-CODE_VERSION: Final = "1"
+CODE_VERSION: Final = "2"
 """Raised whenever the same response and task may get another answer."""
 MAX_RECORDED_CHARS: Final = 200
 CUT_OFF: Final = "the response was cut off at the length limit"
@@ -108,6 +115,7 @@ class Executor:
         self, *, make_isolation: Callable[[int], Isolation] = ProcessIsolation, **options: Any
     ) -> None:
         self._config = ExecutorConfig(**options)
+        allow_long_integers()
         self._boxes: queue.SimpleQueue[Isolation] = queue.SimpleQueue()
         self._all_boxes = [make_isolation(slot) for slot in range(self._config.workers)]
         self._threads = ThreadPoolExecutor(self._config.workers, thread_name_prefix="executor")
@@ -263,29 +271,23 @@ def _case_reports(task: ExecutionTask, outcome: Outcome) -> tuple[CaseReport, ..
     reports: list[CaseReport] = []
     for index, (visibility, case) in enumerate(task.cases()):
         if index < len(outcome.results):
-            told = _told(outcome.results[index], compact(case.expected))
-            reports.append(answered_case(visibility, case, **told))
+            reports.append(_case_report(visibility, case, outcome.results[index]))
         else:
             assert outcome.ended != "finished"
-            reports.append(
-                CaseReport(
-                    visibility=visibility,
-                    input=compact(case.input),
-                    expected=compact(case.expected),
-                    outcome=outcome.ended,
-                )
-            )
+            reports.append(ended_case(visibility, case, outcome.ended))
     return tuple(reports)
 
 
-def _told(result: CaseResult, expected: str) -> dict[str, str]:
+def _case_report(visibility: Visibility, case: ExecutionCase, result: CaseResult) -> CaseReport:
     if result.error is not None:
-        return {"error": result.error}
+        return ended_case(visibility, case, "exception", error=result.error)
     if result.other is None:
-        return {"got": compact(result.value)}
+        return valued_case(visibility, case, result.value)
     # An object may call itself what it likes; only a real JSON value can be the expected one.
-    written = result.other.replace(", ", ",").replace(": ", ":")
-    return {"got": written if written != expected else f"an object that looks like {written}"}
+    written = without_spaces(result.other)
+    looks_right = written == compact(case.expected)
+    got = f"an object that looks like {written}" if looks_right else written
+    return ended_case(visibility, case, "wrong", got=got)
 
 
 def _record(report: ExecutionReport) -> dict[str, JsonValue]:

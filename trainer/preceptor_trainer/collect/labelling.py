@@ -7,6 +7,7 @@ others, and a rollout without any answer has no target. What went missing is cou
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +18,6 @@ from typing import Literal, cast
 import numpy as np
 from pydantic import JsonValue
 
-from preceptor_clients.contract.fingerprint import content_hash
 from preceptor_clients.contract.schemas import (
     AnswerKind,
     FeedbackItem,
@@ -118,16 +118,15 @@ class Asker:
     timeout_s: float = 120.0
     dropped: Counter[str] = field(default_factory=Counter[str])
     """Answers that did not come, by the problem's code; whoever reports them takes and clears."""
-    _payloads: dict[str, str] = field(default_factory=dict[str, str])
+    _payloads: set[str] = field(default_factory=set[str])
 
     async def put_payload(self, payload: object) -> str:
-        """Puts a task's private data once; returns its SHA-256."""
-        key = content_hash(payload)
-        if key not in self._payloads:
-            self._payloads[key] = await self.gateway.put_blob(
-                json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()
-            )
-        return self._payloads[key]
+        """Puts a task's private data once, its keys in the task's order; returns its SHA-256."""
+        body = json.dumps(payload, separators=(",", ":"), allow_nan=False).encode()
+        sha256 = hashlib.sha256(body).hexdigest()
+        if sha256 not in self._payloads:
+            self._payloads.add(await self.gateway.put_blob(body))
+        return sha256
 
     async def feedback(self, rollouts: Sequence[Rollout]) -> list[Attempt]:
         """Asks every source about every rollout."""

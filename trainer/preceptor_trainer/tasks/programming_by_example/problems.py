@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from preceptor_clients.contract.comparison import compact
 from preceptor_clients.contract.execution import (
+    CaseReport,
     ExecutionCase,
     ExecutionReport,
     ExecutionTask,
-    answered_case,
-    compact,
+    Visibility,
+    ended_case,
+    valued_case,
 )
 from preceptor_trainer.tasks.programming_by_example.behaviour import (
     Split,
@@ -216,18 +219,19 @@ def evaluate(text: str, problem: Problem) -> ExecutionReport:
     except (SyntaxError, ValueError) as error:
         return ExecutionReport(program_error=last_line(error), isolation=ISOLATION_IN_PROCESS)
     reports = [
-        answered_case(visibility, case, **_outcome(function, case.input))
-        for visibility, case in problem.task.cases()
+        _case_report(visibility, case, function) for visibility, case in problem.task.cases()
     ]
     return ExecutionReport(cases=tuple(reports), isolation=ISOLATION_IN_PROCESS)
 
 
-def _outcome(function: Any, given: Any) -> dict[str, str]:
+def _case_report(visibility: Visibility, case: ExecutionCase, function: Any) -> CaseReport:
+    given: Any = case.input
     try:
-        return {"got": compact(function(list(given)))}
+        value = function(list(given))
     except Exception as error:
         # the program's own failure is the report
-        return {"error": last_line(error)}
+        return ended_case(visibility, case, "exception", error=last_line(error))
+    return valued_case(visibility, case, value)
 
 
 def last_line(error: BaseException) -> str:
