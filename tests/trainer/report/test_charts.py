@@ -1,6 +1,7 @@
 import pytest
 
-from preceptor_trainer.report.charts import SOLVE_RATE, draw, moving_mean, series, ticks
+from preceptor_trainer.report.axis import Axis, enclosing
+from preceptor_trainer.report.charts import SOLVE_RATE, draw, moving_mean, series
 
 
 def lines(values: list[float | None]) -> list[dict[str, object]]:
@@ -16,16 +17,35 @@ def lines(values: list[float | None]) -> list[dict[str, object]]:
         (1e-7, 3e-7, [1e-7, 2e-7, 3e-7]),
     ],
 )
-def test_ticks_are_round_and_enclose_the_values(
+def test_marks_are_round_and_enclose_the_values(
     low: float, high: float, expected: list[float]
 ) -> None:
-    assert ticks(low, high, 3) == pytest.approx(expected)
+    assert enclosing(low, high, 3).marks == pytest.approx(tuple(expected))
 
 
-def test_a_constant_curve_still_has_an_axis() -> None:
-    found = ticks(2.0, 2.0, 3)
+@pytest.mark.parametrize("value", [2.0, 0.0, -0.3])
+def test_a_constant_curve_still_has_an_axis(value: float) -> None:
+    marks = enclosing(value, value, 3).marks
 
-    assert found[0] < 2.0 < found[-1]
+    assert marks[0] < value < marks[-1]
+
+
+@pytest.mark.parametrize("reach", [0.3, 0.6, 0.7, 2.1])
+def test_a_mark_at_zero_is_zero_and_not_a_trace_of_rounding(reach: float) -> None:
+    marks = enclosing(-reach, reach, 5).marks
+
+    assert 0.0 in marks
+    assert not any(0 < abs(mark) < 1e-6 for mark in marks)
+
+
+def test_a_doubling_axis_gives_each_doubling_the_same_room() -> None:
+    axis = Axis(marks=(1.0, 64.0), logarithmic=True)
+
+    assert [axis.at(k) for k in (1, 8, 64)] == pytest.approx([0.0, 50.0, 100.0])
+
+
+def test_an_axis_of_one_value_puts_it_at_the_beginning() -> None:
+    assert Axis(marks=(5.0, 5.0)).at(5.0) == 0.0
 
 
 def test_the_moving_mean_looks_back_and_never_ahead() -> None:

@@ -4,7 +4,8 @@
     console.print(terminal_summary(summary), soft_wrap=True)
 
 Data flows one way: `run_files` reads and checks the run's folder; `wording`, `charts` and `tokens`
-turn it into words and geometry; `page` fills the template; `figures` draws with matplotlib.
+turn it into words and geometry (`axis` has every scale); `page` fills the template; `figures` draws
+with matplotlib, by `drawing`. Other reports take `axis`, `charts` and `drawing` from here.
 """
 
 from preceptor_trainer.report.page import REPORT_FILE, write_report

@@ -1,4 +1,4 @@
-"""Geometry of the page's line charts, in per cent of the plotting area.
+"""The line charts of the pages: what is drawn of a run, and the shapes that a template fills in.
 
 A chart is drawn as a stretched SVG (strokes do not scale) with its labels as ordinary text around
 it, so that the text keeps its size from a phone to a wide screen.
@@ -6,10 +6,10 @@ it, so that the text keeps its size from a phone to a wide screen.
 Dimensions: N steps.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from preceptor_trainer.report.axis import Axis, Tick, enclosing, path
 from preceptor_trainer.report.wording import percent
 from preceptor_trainer.run.metrics_log import MetricsLine
 
@@ -17,25 +17,27 @@ LEAST_WINDOW = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tick:
-    """A label and where it stands, in per cent."""
+class Line:
+    """A line of a chart."""
 
-    label: str
-    at: float
+    path: str
+    """SVG path."""
+    title: str = ""
+    place: int | None = None
+    """Among the methods of a comparison: decides the line's colour in every chart."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """One curve over the steps."""
+    """One or more lines over a common axis."""
 
     title: str
     note: str
     alternative: str
     """The picture in a sentence, for those who do not see it."""
-    dots: str
-    """SVG path of the single steps."""
-    line: str
-    """SVG path of the moving mean."""
+    lines: tuple[Line, ...]
+    dots: str = ""
+    """SVG path of single values."""
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
 
@@ -108,41 +110,22 @@ def draw(curve: Curve, metrics: Sequence[MetricsLine]) -> Chart | None:
     if len(values) < 2:
         return None
     means = moving_mean(values)
-    y_ticks = ticks(*(curve.bounds or (min(values), max(values))), curve.num_intervals)
-    low, high = y_ticks[0], y_ticks[-1]
-    across = [100 * (s - steps[0]) / (steps[-1] - steps[0]) for s in steps]
-    down = [_down(v, low, high) for v in values]
+    x_axis = Axis(marks=(steps[0], steps[-1]))
+    y_axis = enclosing(*(curve.bounds or (min(values), max(values))), curve.num_intervals)
     return Chart(
         title=curve.title,
         note=curve.note,
         alternative=_alternative(curve, steps, means),
-        # a line of no length with a round cap is a dot that does not stretch
-        dots=" ".join(f"M{x:.2f} {y:.2f}h0" for x, y in zip(across, down, strict=True)),
-        line="M"
-        + "L".join(
-            f"{x:.2f} {_down(m, low, high):.2f}" for x, m in zip(across, means, strict=True)
-        ),
-        x_ticks=(
-            Tick(label=str(steps[0]), at=0),
-            Tick(label=f"step {steps[-1]}", at=100),
-        ),
-        y_ticks=tuple(Tick(label=curve.show(t), at=100 - _down(t, low, high)) for t in y_ticks),
+        lines=(Line(path=path(zip(steps, means, strict=True), x_axis, y_axis)),),
+        dots=_dots(zip(steps, values, strict=True), x_axis, y_axis),
+        x_ticks=x_axis.ticks(lambda step: f"step {step}" if step == steps[-1] else str(step)),
+        y_ticks=y_axis.ticks(curve.show),
     )
 
 
-def ticks(low: float, high: float, num_intervals: int) -> list[float]:
-    """Round values that enclose `low` and `high`, in about `num_intervals` equal parts."""
-    if high - low <= 1e-12 * max(abs(low), abs(high), 1.0):
-        low, high = low - 0.5, high + 0.5
-    rough = (high - low) / num_intervals
-    magnitude = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
-
-
-def _down(value: float, low: float, high: float) -> float:
-    return 100 * (high - value) / (high - low)
+def _dots(points: Iterable[tuple[float, float]], x_axis: Axis, y_axis: Axis) -> str:
+    # a line of no length with a round cap is a dot that does not stretch with the picture
+    return " ".join(f"M{x_axis.at(x):.2f} {100 - y_axis.at(y):.2f}h0" for x, y in points)
 
 
 def _alternative(curve: Curve, steps: Sequence[int], means: Sequence[float]) -> str:

@@ -3,29 +3,32 @@
     figures/training_curve.png      solve rate, loss, length, entropy over the steps
     figures/worked_rollout.png      one rollout: credit, tokens, costs, what the expert would write
 
-Drawn with matplotlib's objects, without pyplot, so that no global state and no display is needed.
 Model output is drawn literally: matplotlib would read `$...$` as mathematics.
 """
 
 import unicodedata
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from preceptor_trainer.report.charts import SMALL_CURVES, SOLVE_RATE, Curve, moving_mean, series
+from preceptor_trainer.report.drawing import (
+    COLOURS,
+    GRID,
+    INK,
+    MUTED,
+    new_figure,
+    save,
+    without_frame,
+)
 from preceptor_trainer.report.run_files import Run, WorkedRollout
 from preceptor_trainer.report.tokens import Cell, cells
 from preceptor_trainer.run.metrics_log import MetricsLine
 
-INK, MUTED, GRID = "#1b1f24", "#667079", "#e4e7eb"
-BLUE, ORANGE, COST = "#0b63b0", "#b8500b", "#6d5aa8"
+BLUE, ORANGE, COST = COLOURS[0], COLOURS[1], COLOURS[3]
 MOST_TOKENS, PER_ROW = 48, 24
-DPI = 160
 
 
 def write_figures(run: Run, folder: Path) -> list[Path]:
@@ -33,28 +36,14 @@ def write_figures(run: Run, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     if len(series(run.metrics, SOLVE_RATE.metric)[0]) > 1:
-        written.append(_save(_training_curve(run.metrics), folder / "training_curve.png"))
+        written.append(save(_training_curve(run.metrics), folder / "training_curve.png"))
     if run.worked and run.worked.tokens:
-        written.append(_save(_worked_rollout(run.worked), folder / "worked_rollout.png"))
+        written.append(save(_worked_rollout(run.worked), folder / "worked_rollout.png"))
     return written
 
 
-def _save(figure: Any, path: Path) -> Path:
-    with warnings.catch_warnings():
-        # a script that the font lacks is drawn as boxes; that is no reason to lose the picture
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": None})
-    return path
-
-
-def _new_figure(width: float, height: float) -> Any:
-    figure: Any = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _training_curve(metrics: Sequence[MetricsLine]) -> Any:
-    figure = _new_figure(9, 5.6)
+    figure = new_figure(9, 5.6)
     grid = figure.add_gridspec(
         2, 4, height_ratios=(2.1, 1), hspace=0.55, wspace=0.42, left=0.07, right=0.98,
         top=0.91, bottom=0.09,
@@ -75,11 +64,8 @@ def _curve(axes: Any, curve: Curve, metrics: Sequence[MetricsLine], size: int) -
     axes.yaxis.get_major_locator().set_params(nbins=4)
     axes.xaxis.get_major_locator().set_params(nbins=4, integer=True)
     axes.set_title(f"{curve.title}\n{curve.note}", loc="left", fontsize=size - 1, color=INK)
-    axes.tick_params(labelsize=size - 2, colors=MUTED, length=0)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    axes.tick_params(labelsize=size - 2, colors=MUTED)
+    without_frame(axes, grid="y")
 
 
 def _shown_by(curve: Curve) -> Callable[[float, int | None], str]:
@@ -90,7 +76,7 @@ def _worked_rollout(worked: WorkedRollout) -> Any:
     drawn = cells(worked)[:MOST_TOKENS]
     rows = [drawn[start : start + PER_ROW] for start in range(0, len(drawn), PER_ROW)]
     columns = min(PER_ROW, len(drawn))
-    figure = _new_figure(max(7.0, 0.52 * columns + 1.5), 2.3 * len(rows) + 0.6)
+    figure = new_figure(max(7.0, 0.52 * columns + 1.5), 2.3 * len(rows) + 0.6)
     top = 1 - 0.5 / figure.get_figheight()
     grid = figure.add_gridspec(
         len(rows), 1, left=0.1, right=0.99, top=top, bottom=0.02, hspace=0.06

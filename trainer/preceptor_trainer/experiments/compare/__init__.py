@@ -13,6 +13,6 @@
 | `runner.py` | runs what is missing |
 | `statistics.py` | paired bootstrap over seeds and problems, Holm's correction |
 | `analysis.py` | cells to numbers |
-| `page.py`, `charts.py`, `tables.py` | numbers to a page, its figures and Markdown |
+| `page.py`, `charts.py`, `tables.py` | numbers to a page, its charts and Markdown |
 | `pictures.py` | gains and curves as pictures |
 """

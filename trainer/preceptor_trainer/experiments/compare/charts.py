@@ -1,39 +1,16 @@
-"""Geometry of the comparison's charts: one line per method, in per cent of the plotting area."""
+"""The comparison's charts: one line per method, and the gains with their intervals."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from preceptor_trainer.report.charts import Tick, ticks
+from preceptor_trainer.report.axis import Axis, Tick, enclosing, path
+from preceptor_trainer.report.charts import Chart, Line
 from preceptor_trainer.report.wording import percent
 
 Points: TypeAlias = Sequence[tuple[float, float]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """One method's line."""
-
-    title: str
-    place: int
-    """Of the method in the comparison: decides its colour in every chart."""
-    path: str
-    """SVG path."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MultiChart:
-    """Several lines over one axis."""
-
-    title: str
-    note: str
-    alternative: str
-    lines: tuple[Line, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +18,6 @@ class Bar:
     """An interval around 0, in per cent of a common axis."""
 
     title: str
-    place: int
     at: float
     left: float
     width: float
@@ -49,54 +25,55 @@ class Bar:
     text: str
 
 
-def multi_chart(
+@dataclass(frozen=True, kw_only=True)
+class Forest:
+    """The gains in one number."""
+
+    bars: tuple[Bar, ...]
+    ticks: tuple[Tick, ...]
+    zero: float
+    """Place of no gain, in per cent."""
+
+
+def method_chart(
     title: str,
     note: str,
     series: Mapping[str, Points],
     *,
     show_x: Callable[[float], str],
     show_y: Callable[[float], str],
+    bounds: tuple[float, float] | None = None,
     logarithmic: bool = False,
-) -> MultiChart | None:
+) -> Chart | None:
     """A chart of all methods that have at least two points; None where none has."""
     drawn = {name: points for name, points in series.items() if len(points) > 1}
     if not drawn:
         return None
-    scale = math.log2 if logarithmic else float
     xs = [x for points in drawn.values() for x, _ in points]
     ys = [y for points in drawn.values() for _, y in points]
-    y_ticks = ticks(min(ys), max(ys), 4)
-    left, right = scale(min(xs)), scale(max(xs))
-    low, high = y_ticks[0], y_ticks[-1]
-    places = {name: place for place, name in enumerate(series)}
-    return MultiChart(
+    x_axis = Axis(marks=(min(xs), max(xs)), logarithmic=logarithmic)
+    y_axis = enclosing(*(bounds or (min(ys), max(ys))), 4)
+    return Chart(
         title=title,
         note=note,
         alternative=_alternative(title, drawn, show_y),
+        # the place is counted over all methods: one without a line leaves its colour unused
         lines=tuple(
-            Line(
-                title=name,
-                place=places[name],
-                path="M"
-                + "L".join(
-                    f"{100 * (scale(x) - left) / ((right - left) or 1):.2f} "
-                    f"{100 * (high - y) / (high - low):.2f}"
-                    for x, y in points
-                ),
-            )
-            for name, points in drawn.items()
+            Line(title=name, place=place, path=path(series[name], x_axis, y_axis))
+            for place, name in enumerate(series)
+            if name in drawn
         ),
-        x_ticks=(Tick(label=show_x(min(xs)), at=0), Tick(label=show_x(max(xs)), at=100)),
-        y_ticks=tuple(Tick(label=show_y(t), at=100 * (t - low) / (high - low)) for t in y_ticks),
+        x_ticks=x_axis.ticks(show_x),
+        y_ticks=y_axis.ticks(show_y),
     )
 
 
-def charts(analysis: Mapping[str, Any]) -> list[MultiChart]:
+def charts(analysis: Mapping[str, Any]) -> list[Chart]:
     """Pass@k, learning curves against steps, time and tokens, and what training looked like."""
     methods = {values["title"]: values for values in analysis["methods"].values()}
     curves = {title: values["curve"] for title, values in methods.items()}
     drawn = [
-        multi_chart(
+        method_chart(
             "Pass@k after training",
             "share of held-out problems solved in k tries; k doubles from left to right",
             {t: _zip(m["pass_at_k"]["k"], m["pass_at_k"]["after"]) for t, m in methods.items()},
@@ -105,7 +82,7 @@ def charts(analysis: Mapping[str, Any]) -> list[MultiChart]:
             logarithmic=True,
         ),
         *(
-            multi_chart(
+            method_chart(
                 f"Learning curve against {unit}",
                 "pass@1 on the probe problems, mean over seeds",
                 {t: [(p[key], p["pass@1"]) for p in c] for t, c in curves.items()},
@@ -119,46 +96,42 @@ def charts(analysis: Mapping[str, Any]) -> list[MultiChart]:
             )
         ),
         *(
-            multi_chart(
+            method_chart(
                 title,
                 note,
                 {t: _steps(m["training"][name]) for t, m in methods.items()},
                 show_x=_step,
                 show_y=show_y,
+                bounds=bounds,
             )
-            for name, title, note, show_y in (
-                ("response_length", "Response length", "tokens", _three_digits),
-                ("entropy", "Entropy", "nats a token", _two_digits),
-                ("with_teacher", "With a teacher", "share of rollouts", _share),
+            for name, title, note, show_y, bounds in (
+                ("response_length", "Response length", "tokens", _three_digits, None),
+                ("entropy", "Entropy", "nats a token", _two_digits, None),
+                ("with_teacher", "With a teacher", "share of rollouts", _share, (0.0, 1.0)),
             )
         ),
     ]
     return [chart for chart in drawn if chart is not None]
 
 
-def bars(analysis: Mapping[str, Any], name: str) -> tuple[list[Bar], list[Tick]]:
+def forest(analysis: Mapping[str, Any], name: str) -> Forest:
     """Gains of all methods on one axis, with their corrected intervals."""
     gains = analysis["gains"][name]
     bounds = [gains[m][b] for m in gains for b in ("low", "high")]
-    y_ticks = ticks(min(0.0, *bounds), max(0.0, *bounds), 5)
-    low, high = y_ticks[0], y_ticks[-1]
-
-    def at(value: float) -> float:
-        return 100 * (value - low) / (high - low)
-
-    rows = [
+    axis = enclosing(min(0.0, *bounds), max(0.0, *bounds), 5)
+    bars = tuple(
         Bar(
             title=analysis["methods"][method]["title"],
-            place=place,
-            at=at(gain["estimate"]["mean"]),
-            left=at(gain["low"]),
-            width=at(gain["high"]) - at(gain["low"]),
+            at=axis.at(gain["estimate"]["mean"]),
+            left=axis.at(gain["low"]),
+            width=axis.at(gain["high"]) - axis.at(gain["low"]),
             claimed=gain["claimed"],
             text=f"{gain['estimate']['mean'] * 100:+.1f}",
         )
-        for place, (method, gain) in enumerate(gains.items())
-    ]
-    return rows, [Tick(label=f"{t * 100:+.0f}" if t else "0", at=at(t)) for t in y_ticks]
+        for method, gain in gains.items()
+    )
+    ticks = axis.ticks(lambda value: f"{value * 100:+.0f}" if value else "0")
+    return Forest(bars=bars, ticks=ticks, zero=axis.at(0.0))
 
 
 def _share(value: float) -> str:

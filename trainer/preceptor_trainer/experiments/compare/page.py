@@ -12,9 +12,10 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from preceptor_trainer.experiments.compare.charts import bars, charts
-from preceptor_trainer.experiments.compare.pictures import COLOURS, draw_curves, draw_gains
+from preceptor_trainer.experiments.compare.charts import charts, forest
+from preceptor_trainer.experiments.compare.pictures import draw_curves, draw_gains
 from preceptor_trainer.experiments.compare.tables import claims, markdown, tables
+from preceptor_trainer.report.drawing import COLOURS
 
 
 def write_comparison(analysis: Mapping[str, Any], folder: Path) -> Path:
@@ -42,11 +43,11 @@ def render(analysis: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    forest = {f"pass@{k}": bars(analysis, f"pass@{k}") for k in analysis["ks"]}
+    names = [f"pass@{k}" for k in analysis["ks"]]
     return environment.get_template("compare.html.j2").render(
         analysis=analysis,
         claims=claims(analysis),
-        forest=forest,
+        forests={name: forest(analysis, name) for name in names},
         charts=charts(analysis),
         tables=tables(analysis),
         colours=COLOURS,

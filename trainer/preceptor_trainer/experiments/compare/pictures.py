@@ -11,24 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from preceptor_trainer.report.axis import ROUND
+from preceptor_trainer.report.drawing import COLOURS, DPI, new_figure, save, without_frame
 
 Points: TypeAlias = Sequence[tuple[float, float]]
 
-COLOURS: Final = (
-    "#0b63b0", "#b8500b", "#2e7d32", "#6d5aa8", "#c2185b", "#00838f",
-    "#8d6e00", "#5d4037", "#546e7a", "#d32f2f", "#7cb342", "#000000",
-)  # fmt: skip
-"""Of the methods, in the comparison's order."""
-GAINS_DPI: Final = 160
 CURVES_DPI: Final = 96
 GREY: Final = "#9aa5af"
-GRID: Final = "#e4e7eb"
 OTHERS: Final = "#d3d9de"
-_ROUND: Final = (1, 2, 2.5, 5, 10)
-"""Distances between marks, but for powers of ten."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +47,7 @@ def draw_gains(analysis: Mapping[str, Any], path: Path) -> None:
         _forest(axis, name, analysis["gains"][name])
     axes[0][0].set_yticks(range(len(titles)), titles, parse_math=False)
     axes[0][0].invert_yaxis()
-    _save(figure, path, GAINS_DPI)
+    _save(figure, path, DPI)
 
 
 def draw_curves(analysis: Mapping[str, Any], path: Path) -> None:
@@ -147,11 +139,11 @@ def _panel(axis: Any, panel: Panel, own: str, colour: str) -> None:
     if panel.doubling:
         _double(axis, [k for k, _ in panel.lines[own]])
     else:
-        axis.xaxis.set_major_locator(MaxNLocator(4, steps=_ROUND, integer=True))
-    axis.yaxis.set_major_locator(MaxNLocator(3, steps=_ROUND))
+        axis.xaxis.set_major_locator(MaxNLocator(4, steps=ROUND, integer=True))
+    axis.yaxis.set_major_locator(MaxNLocator(3, steps=ROUND))
     if panel.shares:
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    _plain(axis, grid="both")
+    without_frame(axis, grid="both")
     axis.tick_params(labelsize=7.5)
 
 
@@ -174,16 +166,8 @@ def _forest(axis: Any, name: str, gains: Mapping[str, Any]) -> None:
         axis.plot([low, high], [place, place], color=colour, linewidth=2, alpha=0.7)
         axis.plot([mean], [place], "o", color=colour, markersize=6)
     axis.set_title(f"gain in {name}, points", loc="left", fontsize=10)
-    _plain(axis, grid="x")
+    without_frame(axis, grid="x")
     axis.tick_params(labelsize=9)
-
-
-def _plain(axis: Any, *, grid: str) -> None:
-    axis.grid(axis=grid, color=GRID, linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.tick_params(length=0, which="both")
-    for side in axis.spines.values():
-        side.set_visible(False)
 
 
 def _figure(width: float, height: float, rows: int, columns: int) -> tuple[Any, Any]:
@@ -191,12 +175,11 @@ def _figure(width: float, height: float, rows: int, columns: int) -> tuple[Any, 
 
     A column has its axes in common; a single row has the one that goes up.
     """
-    figure: Any = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
     share_y = "row" if rows == 1 else "col"
     return figure, figure.subplots(rows, columns, sharex="col", sharey=share_y, squeeze=False)
 
 
 def _save(figure: Any, path: Path, dpi: int) -> None:
     figure.tight_layout()
-    figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None})
+    save(figure, path, dpi)

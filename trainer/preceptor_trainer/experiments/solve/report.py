@@ -6,22 +6,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from preceptor_trainer.experiments.compare.pictures import COLOURS
 from preceptor_trainer.experiments.compare.tables import Table, level, to_markdown
 from preceptor_trainer.experiments.solve.base_rates import BaseRates
 from preceptor_trainer.experiments.solve.discovery import discovery
 from preceptor_trainer.experiments.solve.experiment import Experiment
 from preceptor_trainer.experiments.solve.trajectory import Trajectory
+from preceptor_trainer.report.drawing import COLOURS, GRID, hide_sides, new_figure, save
 from preceptor_trainer.report.wording import duration, points
 from preceptor_trainer.run.journal import versions
-
-DPI: Final = 160
 
 
 def analyse(
@@ -132,8 +128,7 @@ def _difference(found: Mapping[str, Any]) -> str:
 
 
 def _draw(analysis: Mapping[str, Any], path: Path) -> None:
-    figure: Any = Figure(figsize=(7.5, 4.4))
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.5, 4.4)
     axes: Any = figure.subplots()
     for colour, (name, curve) in zip(COLOURS, analysis["discovery"].items(), strict=False):
         levels = curve["levels"]
@@ -145,9 +140,8 @@ def _draw(analysis: Mapping[str, Any], path: Path) -> None:
     axes.set_xlabel("attempts k")
     axes.set_ylabel("discovery@k, %")
     axes.set_ylim(bottom=0)
-    axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.legend(frameon=False, loc="upper left")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    hide_sides(axes)
     figure.tight_layout()
-    figure.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": None})
+    save(figure, path)
