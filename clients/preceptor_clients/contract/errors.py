@@ -84,6 +84,11 @@ class PreceptorError(Exception):
         self.errors = errors or ((FieldError(field=field, detail=detail),) if field else ())
         self.retry_after_s = retry_after_s
 
+    @property
+    def blames_request(self) -> bool:
+        """Whether the same request would be refused again."""
+        return 400 <= self.status < 500 and not self.retryable
+
     def problem(self, instance: str | None = None) -> ProblemDetails:
         """This error as problem details."""
         return ProblemDetails(

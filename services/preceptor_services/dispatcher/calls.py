@@ -151,7 +151,7 @@ class Calls:
         self, jobs: Sequence[HeldJob], error: PreceptorError, latency_ms: float
     ) -> None:
         _log.warning("%s: a call failed: %s", self.service, error.detail)
-        refused = 400 <= error.status < 500 and not error.retryable
+        refused = error.blames_request
         if not refused:
             self.breaker.failed()
         if refused and len(jobs) == 1:

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from preceptor_clients.contract.errors import (
-    DeadlineExceeded,
     NotFound,
     PreceptorError,
     ProblemDetails,
     ServiceFailed,
-    ServiceUnavailable,
     StaleFence,
 )
 from preceptor_clients.http.clients import GatewayClient
@@ -118,7 +116,8 @@ class Reporter:
         deliveries = {job.job_id: job.delivery for job in jobs}
         try:
             refused = await self._send(list(reports.values()), latency_ms)
-        except (ServiceUnavailable, DeadlineExceeded) as error:
+        except PreceptorError as error:
+            # Its fault or its store's, not the answer's: the jobs come again, to be reported then.
             _log.error("%s: results not reported: %s", service, error.detail)
             self._leases.forget(deliveries.values())
             return
@@ -136,9 +135,9 @@ class Reporter:
         """The jobs that are no longer ours; what is refused for its content becomes problems."""
         try:
             refused = await self._post(reports, latency_ms)
-        except (ServiceUnavailable, DeadlineExceeded):
-            raise
         except PreceptorError as error:
+            if not error.blames_request:
+                raise
             # Of the whole, so nobody knows of which job: too large, perhaps.
             refused = {report.job_id: error.problem() for report in reports}
         blamed = [r for r in reports if r.job_id in refused and not _is_stale(refused[r.job_id])]

@@ -124,7 +124,7 @@ class JobStreams:
 
         Raises:
             QueueFull: the stream holds as many as it may.
-            ServiceUnavailable: the broker does not answer. The job may stand on the stream.
+            ServiceUnavailable: the broker is away or refuses. The job may stand on the stream.
         """
         if not await self.put_all(service, [Entry(job_id, priority, tokens, exclusive)]):
             raise QueueFull(f"{service} has {self._max_length} jobs waiting", retry_after_s=1.0)
@@ -133,7 +133,7 @@ class JobStreams:
         """Appends jobs in order; how many of them, the first ones, had room.
 
         Raises:
-            ServiceUnavailable: the broker does not answer. Some jobs may stand on the stream.
+            ServiceUnavailable: the broker is away or refuses. Some jobs may stand on the stream.
         """
         taken = 0
         async with self._putting:
@@ -256,7 +256,7 @@ class JobStreams:
                     message = await pubsub.get_message(timeout=MAX_BLOCK_S)
                     for job_id in str(message["data"]).split("\n") if message else []:
                         yield job_id
-            except (BrokerConnectionError, BrokerTimeoutError):
+            except RedisError:
                 await asyncio.sleep(0.5)
             finally:
                 with contextlib.suppress(RedisError):
@@ -287,8 +287,11 @@ class JobStreams:
                 if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                     raise
             for stream in _streams(service):
-                with contextlib.suppress(ResponseError):  # BUSYGROUP: another one was faster
+                try:
                     await self._command("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
+                except ResponseError as error:
+                    if not str(error).startswith("BUSYGROUP"):  # another one was faster
+                        raise
             return await command()
 
 
@@ -298,6 +301,9 @@ async def _broker_errors() -> AsyncGenerator[None]:
         yield
     except (BrokerConnectionError, BrokerTimeoutError) as error:
         raise ServiceUnavailable(f"the broker does not answer: {error}", retry_after_s=1) from error
+    except RedisError as error:
+        # Read-only, out of memory, without replicas: it answers, and yet cannot serve.
+        raise ServiceUnavailable(f"the broker refuses: {error}", retry_after_s=1) from error
 
 
 def _stream(service: str, *, urgent: bool) -> str:

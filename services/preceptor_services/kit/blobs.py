@@ -12,16 +12,20 @@ Example:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import logging
 import os
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 from typing import Final, Protocol
 
 import zstandard
 
-from preceptor_clients.contract.errors import NotFound, TooLarge
+from preceptor_clients.contract.errors import NotFound, ServiceUnavailable, TooLarge
 
+_log = logging.getLogger("preceptor.gateway")
 _COMPRESSED: Final = ".zst"
 _WORTH_COMPRESSING: Final = 256
 
@@ -38,6 +42,7 @@ class BlobStore(Protocol):
 
         Raises:
             NotFound: they were never written, or have been dropped.
+            ServiceUnavailable: the disk is full, read-only or failing.
         """
         ...
 
@@ -57,11 +62,13 @@ class LocalBlobs:
         """See `BlobStore.put`."""
         if len(data) > self._max_bytes:
             raise TooLarge(f"a blob of {len(data)} bytes is over {self._max_bytes}", field="body")
-        return await asyncio.to_thread(self._put, data)
+        with _disk_errors():
+            return await asyncio.to_thread(self._put, data)
 
     async def get(self, sha256: str) -> bytes:
         """See `BlobStore.get`."""
-        return await asyncio.to_thread(self._get, sha256)
+        with _disk_errors():
+            return await asyncio.to_thread(self._get, sha256)
 
     def _put(self, data: bytes) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
@@ -89,6 +96,20 @@ class LocalBlobs:
 
     def _path(self, sha256: str) -> Path:
         return self._root / sha256[:2] / sha256
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        # Full, read-only or failing; its words name paths, which are for the log.
+        _log.warning("the blob store does not serve: %s", error)
+        raise ServiceUnavailable(
+            "the blob store does not serve at the moment; the gateway's log says why",
+            field="blobs",
+            retry_after_s=1.0,
+        ) from error
 
 
 def _compress(data: bytes) -> bytes:

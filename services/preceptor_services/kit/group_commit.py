@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 
+from preceptor_clients.contract.errors import ServiceUnavailable
+
 _MOST: Final = 64
 """Requests in one transaction."""
 
@@ -50,8 +52,10 @@ class GroupCommit(Generic[T, R]):
         try:
             results = await self._run([item for item, _ in group])
         except Exception as error:
-            if len(group) == 1:
-                _tell(group[0][1], error)
+            if len(group) == 1 or isinstance(error, ServiceUnavailable):
+                # One after the other, each would wait for the same lock.
+                for _, future in group:
+                    _tell(future, error)
                 return
             # One of them is to blame: by itself it fails by itself.
             for one in group:

@@ -5,6 +5,9 @@ together, and a ticket that joins an answer must not cross the report that finis
 its write lock with `BEGIN IMMEDIATE` (a transaction that reads first and then writes fails at once
 where another writes, whatever the busy timeout), PostgreSQL an advisory lock. In this process
 writers queue at a lock first, because waiting for SQLite's lock is a sleep in a loop.
+
+A database that is away, locked or full raises `ServiceUnavailable` here and nowhere else: callers
+get a 503 and come again. What is wrong with a statement itself is raised as it is.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ import asyncio
 import contextlib
 import logging
 import math
+import sqlite3
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeAlias
@@ -24,11 +28,13 @@ from alembic.config import Config
 from sqlalchemy import URL, Dialect, event, make_url, text
 from sqlalchemy import Connection as SyncConnection
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from preceptor_services.store.sqlite_driver import connect, copy_log
+from preceptor_clients.contract.errors import ServiceUnavailable
+from preceptor_services.store.sqlite_driver import LONGEST_WAIT_S, connect, copy_log
 
 Connection: TypeAlias = AsyncConnection
 """What a transaction gives: domains pass it on to the queries of the store."""
@@ -42,6 +48,18 @@ _CONNECTIONS: Final = 15
 _TRUSTED_S: Final = 5.0
 """A connection that was used so lately is not asked whether it is alive."""
 _USED_AT: Final = "preceptor_used_at"
+_RETRY_AFTER_S: Final = 1.0
+_PASSING_SQLITE: Final = frozenset(
+    {
+        *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR),
+        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM),
+        *(sqlite3.SQLITE_PROTOCOL,),
+    }
+)
+"""Primary result codes of a file that is locked, full or out of reach."""
+_PASSING_POSTGRES: Final = ("08", "25006", "40", "53", "55P03", "57", "58")
+"""Beginnings of SQLSTATE: connection lost, read only, serialisation, no resources, lock not
+available, an operator's intervention, system error."""
 
 
 class Database:
@@ -110,8 +128,9 @@ class Database:
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncGenerator[AsyncConnection]:
         """For reading. On SQLite everything that is read here is of one moment."""
-        async with self._reader.connect() as conn, conn.begin():
-            yield conn
+        with store_errors():
+            async with self._reader.connect() as conn, conn.begin():
+                yield conn
 
     @contextlib.asynccontextmanager
     async def write_locked(self) -> AsyncGenerator[AsyncConnection]:
@@ -124,18 +143,39 @@ class Database:
             async with self.write() as conn:
                 yield conn
         else:
-            async with self.engine.connect() as conn, conn.begin():
-                yield conn
+            with store_errors():
+                async with self.engine.connect() as conn, conn.begin():
+                    yield conn
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncConnection]:
         """One writing transaction: committed at the end, rolled back on an exception."""
-        async with self._writer, self.engine.connect() as conn:
-            writing = await conn.execution_options(**{_WRITES: True})
-            async with writing.begin():
-                if not self._is_sqlite:
-                    await writing.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
-                yield writing
+        async with self._turn():
+            with store_errors():
+                async with self.engine.connect() as conn:
+                    writing = await conn.execution_options(**{_WRITES: True})
+                    async with writing.begin():
+                        if not self._is_sqlite:
+                            lock = text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+                            await writing.execute(lock)
+                        yield writing
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncGenerator[None]:
+        """This process's turn to write; who waits behind a stuck writer is told to come again."""
+        try:
+            async with asyncio.timeout(LONGEST_WAIT_S):
+                await self._writer.acquire()
+        except TimeoutError:
+            raise ServiceUnavailable(
+                f"the database was not free to write within {LONGEST_WAIT_S:g} s",
+                field="database",
+                retry_after_s=_RETRY_AFTER_S,
+            ) from None
+        try:
+            yield
+        finally:
+            self._writer.release()
 
     async def copy_log(self) -> None:
         """Moves what SQLite has logged into its file, off the event loop; call it now and then."""
@@ -145,6 +185,48 @@ class Database:
     async def aclose(self) -> None:
         """Closes the connections."""
         await self.engine.dispose()
+
+
+@contextlib.contextmanager
+def store_errors() -> Generator[None]:
+    """Turns the failures of a database that will pass into `ServiceUnavailable`."""
+    try:
+        yield
+    except (DBAPIError, PoolTimeout, OSError) as error:
+        if not _will_pass(error):
+            raise
+        raise _unavailable(error) from error
+    except Exception as error:
+        # While it connects, asyncpg's own errors come through unwrapped.
+        if not _sqlstate(error).startswith(_PASSING_POSTGRES):
+            raise
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: Exception) -> ServiceUnavailable:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    _log.warning("the database does not serve: %s", cause)
+    # Its own words may name hosts and paths, which are for the log.
+    return ServiceUnavailable(
+        "the database does not serve at the moment; the gateway's log says why",
+        field="database",
+        retry_after_s=_RETRY_AFTER_S,
+    )
+
+
+def _will_pass(error: DBAPIError | PoolTimeout | OSError) -> bool:
+    if not isinstance(error, DBAPIError):
+        return True
+    if error.connection_invalidated:
+        return True
+    if isinstance(error.orig, sqlite3.Error):
+        code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_OK)
+        return code & 0xFF in _PASSING_SQLITE
+    return _sqlstate(error.orig).startswith(_PASSING_POSTGRES)
+
+
+def _sqlstate(error: BaseException | None) -> str:
+    return str(getattr(error, "sqlstate", None) or "-")
 
 
 def _postgres(url: URL) -> AsyncEngine:

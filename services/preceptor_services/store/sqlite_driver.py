@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Self
 
-_LONGEST_WAIT_S: Final = 10.0
+LONGEST_WAIT_S: Final = 10.0
 """For a lock that another process holds."""
 _PAUSE_S: Final = 0.002
 _LOG_PAGES: Final = 8192
@@ -127,7 +127,7 @@ async def connect(path: str) -> DirectConnection:
 
 async def _unlocked(run: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
     """What `run` gives, once no other process holds the lock that it needs."""
-    end = time.monotonic() + _LONGEST_WAIT_S
+    end = time.monotonic() + LONGEST_WAIT_S
     while True:
         try:
             return run()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from preceptor_clients.contract.errors import NotFound, TooLarge
+from preceptor_clients.contract.errors import NotFound, ServiceUnavailable, TooLarge
 from preceptor_services.kit.blobs import BlobDamaged, LocalBlobs
 
 
@@ -64,7 +64,7 @@ async def test_a_write_that_fails_leaves_nothing_behind(
         raise OSError("no space left")
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(ServiceUnavailable, match="blob store"):
         await blobs.put(b"lost")
 
     assert _files(tmp_path) == []

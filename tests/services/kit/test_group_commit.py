@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from preceptor_clients.contract.errors import ServiceUnavailable
 from preceptor_services.kit.group_commit import GroupCommit
 
 
@@ -69,3 +70,18 @@ async def test_a_caller_who_leaves_stops_nobody() -> None:
     with pytest.raises(asyncio.CancelledError):
         await leaving
     assert await commit(3) == 6
+
+
+async def test_a_store_that_is_away_fails_the_group_once() -> None:
+    tried: list[int] = []
+
+    async def run(items: Sequence[int]) -> list[int | Exception]:
+        tried.append(len(items))
+        raise ServiceUnavailable("locked")
+
+    commit = GroupCommit(run)
+
+    results = await asyncio.gather(*(commit(n) for n in range(5)), return_exceptions=True)
+
+    assert all(isinstance(result, ServiceUnavailable) for result in results)
+    assert tried == [5]
