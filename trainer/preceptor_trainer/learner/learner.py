@@ -9,6 +9,8 @@ each batch is its own world and the first pass is saved: the same statistics ser
 
 The learner leaves train/eval mode alone. Dropout would make the two passes disagree: policies here
 have none.
+
+Dimensions: B rollouts of a batch, T response positions.
 """
 
 from collections.abc import Sequence
@@ -66,6 +68,7 @@ class OptimiserConfig:
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
+        # Counted from 1: a first step at rate 0 would spend its rollouts on nothing.
         warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
         if self.decay_until is None:
             return self.lr * warm
@@ -137,18 +140,23 @@ class Learner:
             raise ValueError("batches is empty")
         device = self._parameters[0].device
         batches = [batch.to(device) for batch in batches]
+        # A backward pass that somebody else ran through the model must not count in this step.
         self._optimiser.zero_grad(set_to_none=True)
         loss, metrics, credits = self._accumulate(batches, objective)
+        # Called without a bound too, because it measures the norm.
         grad_norm = nn.utils.clip_grad_norm_(
             self._parameters, self.config.max_grad_norm or float("inf")
         )
         lr = self._set_lr()
+        # One NaN would stay in the moment estimates, and so in every later step.
         skipped = not bool(torch.isfinite(grad_norm))
         if skipped:
             self.num_skipped += 1
         else:
             cast(Any, self._optimiser).step()
         self._optimiser.zero_grad(set_to_none=True)
+        # A skipped step counts: warm-up and decay go by the steps of the run, not by those that
+        # worked.
         self.num_steps += 1
         means = {name: value for name, m in metrics.items() if (value := m.value()) is not None}
         return StepResult(
@@ -178,6 +186,9 @@ class Learner:
         self, batches: Sequence[TrainBatch], objective: Objective
     ) -> tuple[Tensor, dict[str, Mean], list[RolloutCredit]]:
         """Leave the step's gradient in the parameters."""
+        # Before the first backward pass, and over all batches: each share is divided by the same
+        # number, so the gradient does not depend on how rows were put into batches. A mean in each
+        # batch would make a rollout in a small batch weigh more.
         denominator = objective.denominator(batches)
         prepared = self._prepare(batches, objective) if _groups_are_split(batches) else None
         loss, metrics = torch.zeros((), device=batches[0].input_ids_BL.device), dict[str, Mean]()
@@ -189,9 +200,13 @@ class Learner:
             else:
                 advantages = prepared[i]
             share, reported = objective(stats, batch, advantages, denominator)
+            # Batch by batch: only one batch has its activations in memory at a time, and gradients
+            # add up in the parameters.
             cast(Any, share).backward()
+            # Detached, or the sum would keep the graphs of all batches.
             loss = loss + share.detach()
             for name, mean in reported.items():
+                # Sums and counts, because a mean of means over batches of different sizes is none.
                 metrics[name] = metrics[name] + mean if name in metrics else mean
             credits += _credits(batch, stats.detach(), advantages)
         return loss, metrics, credits
@@ -215,6 +230,7 @@ class Learner:
 def _credits(
     batch: TrainBatch, stats: StudentStatistics, advantages: Advantages
 ) -> list[RolloutCredit]:
+    # Not 0 where nobody has an opinion: that would read as perfect agreement.
     cost_BT = torch.full_like(advantages.advantage_BT, MISSING)
     if stats.target_logprobs_BTEK is not None:
         cost_BT = torch.where(batch.labelled_BT, cross_entropy(stats, batch.targets), cost_BT)
@@ -232,6 +248,8 @@ def _credits(
 
 
 def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    # Decay holds products of weights small. A gain of a norm or a bias has no such product to hold
+    # down; pulled towards 0 it would shrink what passes through.
     matrices = [p for p in parameters if p.ndim >= 2]
     vectors = [p for p in parameters if p.ndim < 2]
     groups = [
@@ -243,4 +261,5 @@ def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[d
 
 def _groups_are_split(batches: Sequence[TrainBatch]) -> bool:
     homes = [{int(group) for group in batch.group_B} for batch in batches]
+    # A group in two batches is counted twice on the left.
     return sum(map(len, homes)) > len(set[int]().union(*homes))

@@ -157,14 +157,18 @@ def collate(rollouts: Sequence[TrainRollout]) -> TrainBatch:
         raise ValueError("rollouts is empty")
     shape = (len(rollouts), _longest(rollouts))
     longest = max(len(r.prompt_ids) + r.num_tokens for r in rollouts)
+    # Any id of the vocabulary may fill up a row: on the right of it, no causal model sees it.
     input_ids = np.zeros((len(rollouts), longest), np.int64)
     predictor, response_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     response_mask, owned = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    # Costs are divided by the inclusion before they are masked: in padding it is 1 and not 0.
     behaviour, inclusion = np.full(shape, np.nan, np.float32), np.ones(shape, np.float32)
     for b, rollout in enumerate(rollouts):
         start, length = len(rollout.prompt_ids), rollout.num_tokens
         input_ids[b, :start] = rollout.prompt_ids
         input_ids[b, start : start + length] = rollout.response_ids
+        # The hidden state at a place predicts the next token: response token 0 is read off the last
+        # place of the prompt. In padding it stays 0, a place that every row has.
         predictor[b, :length] = np.arange(start - 1, start + length - 1)
         response_ids[b, :length] = rollout.response_ids
         response_mask[b, :length] = True
@@ -173,6 +177,7 @@ def collate(rollouts: Sequence[TrainRollout]) -> TrainBatch:
             behaviour[b, :length] = rollout.behaviour_logprobs
         if rollout.inclusion_probability is not None:
             inclusion[b, :length] = rollout.inclusion_probability
+    # What is unknown becomes a mask and a harmless number: NaN would survive a product with 0.
     known = np.isfinite(behaviour)
     rewards = [r.reward for r in rollouts]
     return TrainBatch(
@@ -191,6 +196,7 @@ def collate(rollouts: Sequence[TrainRollout]) -> TrainBatch:
         on_policy_B=torch.tensor([r.on_policy for r in rollouts]),
         given_B=torch.tensor([r.given for r in rollouts]),
         chosen_positions_B=torch.tensor([r.chosen_positions for r in rollouts]),
+        # No reward is not a reward of 0: `reward_mask_B` keeps it out of every mean.
         reward_B=torch.tensor([0.0 if r is None else r for r in rewards], dtype=torch.float32),
         reward_mask_B=torch.tensor([r is not None for r in rewards]),
         targets=_stack_targets(rollouts),
@@ -213,6 +219,8 @@ def make_batches(rollouts: Sequence[TrainRollout], *, token_budget: int) -> list
     """
     if token_budget < 1:
         raise ValueError(f"token_budget must be positive, not {token_budget}")
+    # Sorting is stable: among equal lengths the order of the step decides, so that the same step
+    # makes the same batches, and the same sums to the bit.
     ordered = sorted(rollouts, key=lambda r: r.group)
     groups = [
         sorted(rows, key=_num_tokens, reverse=True)
@@ -222,6 +230,8 @@ def make_batches(rollouts: Sequence[TrainRollout], *, token_budget: int) -> list
     units = [unit for rows in groups for unit in _split(rows, token_budget)]
     packed: list[list[TrainRollout]] = []
     for unit in units:
+        # Only the last batch is filled up: lengths fall, so an earlier one that has room left holds
+        # longer rows, and to their length these would be padded.
         if packed and _num_padded(packed[-1] + unit) <= token_budget:
             packed[-1].extend(unit)
         else:
@@ -241,13 +251,15 @@ def _split(rows: list[TrainRollout], token_budget: int) -> list[list[TrainRollou
     """A group, longest row first, as one unit if it fits, else in as few pieces as do."""
     pieces: list[list[TrainRollout]] = []
     while rows:
+        # The first row is the longest of those left: all rows of a piece are padded to it.
         num_rows = max(1, min(len(rows), token_budget // _num_tokens(rows[0])))
         pieces.append(rows[:num_rows])
         rows = rows[num_rows:]
     return pieces
 
 
-# Field of a component, field of the tensors, what an empty cell holds, dtype.
+# Field of a component, field of the tensors, what an empty cell holds, dtype. An empty cell has
+# probability 0 and a finite log-prob, whose product is 0: sums over K and E need no mask.
 _CELLS = (
     ("ids_TK", "ids_BTEK", -1, np.int64),
     ("probs_TK", "probs_BTEK", 0, np.float32),
@@ -277,6 +289,7 @@ def _stack_cells(
 ) -> NDArray[Any]:
     """One field of all components as [B, T, E] or [B, T, E, K]."""
     values = [[getattr(c, field) for c in _components(rollout)] for rollout in rollouts]
+    # Experts may answer with different numbers of ids; the widest answer of the batch decides.
     trailing = () if field.endswith("_T") else (_width(v for row in values for v in row),)
     shape = (len(rollouts), _longest(rollouts), max(map(len, values)))
     out = np.full((*shape, *trailing), empty, dtype)

@@ -46,6 +46,7 @@ def cross_entropy(stats: StudentStatistics, targets: TargetTensors) -> Tensor:
     """
     assert stats.target_logprobs_BTEK is not None
     assert stats.tail_logprobs_BTE is not None
+    # Padding holds probability 0 and the finite ABSENT: it adds exactly 0, and no gradient.
     support_BTE = (targets.probs_BTEK * stats.target_logprobs_BTEK).sum(-1)
     tail_BTE = targets.tail_BTE * stats.tail_logprobs_BTE
     return -(targets.weight_BTE * (support_BTE + tail_BTE)).sum(-1)
@@ -57,6 +58,8 @@ def target_entropy(targets: TargetTensors) -> Tensor:
     A lower bound of the true entropy: the tail counts as one token. Cross-entropy minus this is the
     KL divergence to the experts one by one, weighted, not to their mixture.
     """
+    # xlogy: 0 log 0 is 0 here, as in the limit. Padding has probability 0, and an expert may have
+    # no tail.
     support_BTE = torch.xlogy(targets.probs_BTEK, targets.probs_BTEK).sum(-1)
     tail_BTE = torch.xlogy(targets.tail_BTE, targets.tail_BTE)
     return -(targets.weight_BTE * (support_BTE + tail_BTE)).sum(-1)
@@ -89,6 +92,8 @@ def future_costs(
     Returns:
         [B, T], detached; 0 at the last position under "later".
     """
+    # Detached: the score term is a gradient of log pi alone, weighted by costs (the second line of
+    # the gradient above). Its own derivative is the local term, which stands beside it.
     cost_BT = torch.where(mask_BT, cost_BT.detach(), 0.0)
     if credit == "all":
         future_BT = cost_BT.sum(-1, keepdim=True).expand_as(cost_BT)
@@ -99,7 +104,10 @@ def future_costs(
     if normaliser == "remaining":
         count_BT = mask_BT.to(cost_BT.dtype)
         if inclusion_BT is not None:
+            # Each drawn position stands for 1 / chance positions, in the count as in the costs.
             count_BT = count_BT / inclusion_BT
+        # The count is never discounted: the released form divides a plain sum by how many it has.
+        # Below 1 there are no later costs, and 0 / 1 is the credit of the last token.
         return future_BT / _discounted_later_sum(count_BT, 1.0).clamp(min=1.0)
     return future_BT / normaliser
 
@@ -108,6 +116,8 @@ def _discounted_later_sum(values_BT: Tensor, gamma: float) -> Tensor:
     """[B, T]: sum over k > t of gamma^(k-t-1) values_k."""
     later_BT = torch.zeros_like(values_BT)
     if gamma == 1.0:
+        # One reversed running sum instead of T small ones, for the discount of the objective as
+        # stated.
         later_BT[:, :-1] = values_BT[:, 1:].flip(1).cumsum(1).flip(1)
         return later_BT
     for t in range(values_BT.shape[1] - 2, -1, -1):
@@ -128,9 +138,13 @@ def baselines(future_BT: Tensor, alive_BT: Tensor, peers_BB: Tensor) -> Tensor:
     Returns:
         [B, T]; 0 where no peer is alive.
     """
+    # A mean that holds the rollout itself is no longer independent of its actions.
     assert not peers_BB.diagonal().any()
     peers_BB = peers_BB.to(future_BT.dtype)
     alive_BT = alive_BT.to(future_BT.dtype)
+    # A sibling that has ended says nothing about what is to come at this position; counted as 0, it
+    # would pull the mean down for the longer ones. Where no sibling is left, the clamp keeps 0 / 0
+    # away and the baseline is 0, which is as unbiased.
     return peers_BB @ (future_BT * alive_BT) / (peers_BB @ alive_BT).clamp(min=1.0)
 
 
@@ -149,8 +163,11 @@ def peers(group_B: Tensor, eligible_B: Tensor, labelled_BT: Tensor, gap_BT: Tens
     Returns:
         [B, B] bool, False on the diagonal.
     """
+    # Numbers, because torch multiplies no boolean matrices.
     gap = gap_BT.float()
     labelled = labelled_BT.float()
+    # How many positions lack a label in one rollout and have it in the other; past the end of
+    # either both masks are false, so only the common stretch is compared.
     differ_BB = (gap @ labelled.T + labelled @ gap.T) > 0
     same_BB = (group_B[:, None] == group_B) & (eligible_B[:, None] & eligible_B) & ~differ_BB
     return same_BB.fill_diagonal_(False)

@@ -57,6 +57,8 @@ def padded(model: CausalModel, batch: TrainBatch) -> Tensor:
     hidden_BLH: Tensor = model.get_decoder()(
         input_ids=batch.input_ids_BL, use_cache=False
     ).last_hidden_state
+    # Row by row, as masking with `response_mask_BT` orders them: `shared_contexts` and the head go
+    # by the same order.
     row_N, position_N = batch.response_mask_BT.nonzero(as_tuple=True)
     return hidden_BLH[row_N, batch.predictor_BT[row_N, position_N]]
 
@@ -66,9 +68,14 @@ def shared_contexts(model: CausalModel, batch: TrainBatch) -> Tensor:
     prompt_lengths_B = batch.predictor_BT[:, 0] + 1
     places_P = torch.arange(int(prompt_lengths_B.max()), device=prompt_lengths_B.device)
     inside_BP = places_P < prompt_lengths_B[:, None]
+    # The first P places of a row with a shorter prompt hold response tokens too. Without the mask
+    # equal prompts with different responses would not be equal, and -1 is no id.
     prompts_BP = batch.input_ids_BL[:, : len(places_P)].masked_fill(~inside_BP, -1)
+    # By content and not by group number: retries of one problem in two groups share a prompt as
+    # well. The contexts come out sorted, so their order follows from the batch alone.
     found: tuple[Tensor, Tensor] = cast(Any, prompts_BP).unique(dim=0, return_inverse=True)
     contexts_UP, context_of_B = found
+    # Nothing is shared, and two passes cost more than one.
     if len(contexts_UP) == batch.num_rollouts:
         return padded(model, batch)
 
@@ -76,10 +83,14 @@ def shared_contexts(model: CausalModel, batch: TrainBatch) -> Tensor:
     cache = DynamicCache(config=decoder.config)
     # Prompts are padded on the right, and need no mask: see `padded`.
     hidden_UPH: Tensor = decoder(
-        input_ids=contexts_UP.clamp(min=0), past_key_values=cache, use_cache=True
+        # -1 is no row of the embedding; what it is replaced by is never seen.
+        input_ids=contexts_UP.clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
     ).last_hidden_state
     ends_U = (contexts_UP >= 0).sum(1) - 1
     last_UH = hidden_UPH[torch.arange(len(ends_U), device=ends_U.device), ends_U]
+    # index_select for its backward pass: see `_repeat`.
     hidden_BTH = last_UH.index_select(0, context_of_B)[:, None]
     inputs_BT = batch.response_ids_BT[:, :-1]  # the last token predicts nothing
     if inputs_BT.shape[1]:
@@ -87,6 +98,9 @@ def shared_contexts(model: CausalModel, batch: TrainBatch) -> Tensor:
         steps_T = torch.arange(inputs_BT.shape[1], device=inputs_BT.device)
         responses_BTH: Tensor = decoder(
             input_ids=inputs_BT,
+            # Here a mask is needed: the padding of a prompt lies before the response, where causal
+            # attention would see it. And positions go on from the end of the own prompt, not of the
+            # longest one, so that rotations are those of the unpadded row.
             attention_mask=_mask(inside_BP, len(steps_T), hidden_BTH.dtype),
             position_ids=prompt_lengths_B[:, None] + steps_T,
             past_key_values=cache,

@@ -16,6 +16,7 @@ def one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def positive(field: str, value: float) -> None:
     """Refuse zero, negative numbers and NaN."""
+    # Written this way round, because every comparison with NaN is false.
     if not value > 0:
         raise ValueError(f"{field} must be positive, not {value}")
 

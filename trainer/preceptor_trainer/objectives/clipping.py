@@ -5,6 +5,8 @@
 
 Sources: PPO (arXiv 1707.06347), clip-higher (DAPO, arXiv 2503.14476), dual clip (arXiv 1912.09729).
 At the first step on fresh rollouts r is 1 and nothing is clipped.
+
+Dimensions: B rollouts of a batch, T response positions.
 """
 
 from dataclasses import dataclass
@@ -44,10 +46,15 @@ class Clip:
         Returns:
             [B, T]; 0 where the advantage is 0.
         """
+        # exp overflows at 89 in float32, and inf times an advantage of 0 is NaN.
         ratio_BT = log_ratio_BT.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
         clipped_BT = ratio_BT.clamp(1 - self.low, 1 + self.high)
+        # The smaller of the two (PPO, equation 7): clipping takes the reason to go further away,
+        # never the reason to come back.
         surrogate_BT = torch.minimum(ratio_BT * advantage_BT, clipped_BT * advantage_BT)
         if self.dual is not None:
+            # For A < 0 the minimum has no bound: a token whose ratio grew a hundredfold would carry
+            # the step.
             floor_BT = torch.maximum(surrogate_BT, self.dual * advantage_BT)
             surrogate_BT = torch.where(advantage_BT < 0, floor_BT, surrogate_BT)
         return -surrogate_BT

@@ -40,6 +40,9 @@ Left out on purpose: the student's top-k as support (released; it cannot pull up
 it; so no switches here are the released estimator in full), the clamp of costs at zero (they cannot
 be negative), normalised advantages, and the released mathematics variant, whose second term is no
 score function.
+
+Dimensions: B rollouts of a batch, R of the whole step, T response positions, E components of a
+target.
 """
 
 from collections.abc import Sequence
@@ -162,10 +165,12 @@ class DistIL:
             self._costs_to_charge(stats.detach(), batch)
             for stats, batch in zip(statistics, batches, strict=True)
         ]
+        # All rows of the step at once: a sibling that serves as baseline may be in another batch.
         advantage_RT = self._advantage(_join(costs), batches)
         rows = torch.split(advantage_RT, [batch.num_rollouts for batch in batches])
         return [
             Advantages(
+                # Joined rows are padded to the longest response of the step; a batch has its own.
                 advantage_BT=rows_BT[:, : batch.response_mask_BT.shape[1]],
                 old_logprobs_BT=stats.sampled_logprobs_BT.detach(),
             )
@@ -175,8 +180,12 @@ class DistIL:
     def denominator(self, batches: Sequence[TrainBatch]) -> float:
         """Rollouts times the length constant, or owned tokens of rollouts with a teacher."""
         if self.divide_by == "rollouts":
+            # Fixed before anything is sampled, so that the expectation of loss over count is the
+            # gradient of one objective; of the whole step, so that it does not matter how rows were
+            # batched.
             return sum(batch.num_rollouts for batch in batches) * self.length_constant
         tokens = sum(int((b.owned_BT & b.has_teacher_B[:, None]).sum()) for b in batches)
+        # A step in which nobody was taught has the loss 0 and not 0 / 0.
         return float(max(tokens, 1))
 
     def token_losses(
@@ -202,8 +211,14 @@ class DistIL:
         weights_BT = self._importance_weights(stats, batch, advantages)
         local_BT = torch.zeros_like(stats.sampled_logprobs_BT)
         if self.local:
+            # Both terms, as in the released code; exact for a local term would be the ratios of the
+            # tokens before it, which make its state.
             local_BT = _labelled_costs(stats, batch) * weights_BT
+        # No minus: costs go down, where rewards go up.
         score_BT = stats.sampled_logprobs_BT * advantages.advantage_BT * weights_BT
+        # Own tokens alone: the expectation of grad log pi vanishes for tokens drawn from pi, and
+        # only then may a baseline be subtracted. A forced token would be pushed by the baseline
+        # itself.
         return local_BT, torch.where(self._scored(batch), score_BT, 0.0)
 
     def __call__(
@@ -235,25 +250,32 @@ class DistIL:
         if self.future == "ce":
             return cost_BT
         _refuse_empirical(batch)
+        # The entropy over the same support as the cost, so that their difference is the KL
+        # divergence on it; and over the same chance, since it is subtracted from a divided cost.
         entropy_BT = target_entropy(batch.targets).to(cost_BT.dtype) / batch.inclusion_BT
         return cost_BT - torch.where(batch.labelled_BT, entropy_BT, 0.0)
 
     def _advantage(self, cost_RT: Tensor, batches: Sequence[TrainBatch]) -> Tensor:
         if self.future == "none":
             return cost_RT
+        # Costs elsewhere are 0 already; the mask is what "remaining" counts.
         labelled_RT = _join([b.labelled_BT for b in batches])
         future_RT = future_costs(
             cost_RT,
             labelled_RT,
+            # Padded with 1, because counts are divided by it.
             inclusion_BT=_join([b.inclusion_BT for b in batches], value=1.0),
             gamma=self.gamma,
             normaliser=self.normaliser,
             credit=self.credit,
         )
         if self.baseline != "none":
+            # Not the own tokens alone: at a forced one a sibling still has costs to come.
             alive_RT = _join([b.response_mask_BT for b in batches])
             future_RT = future_RT - baselines(future_RT, alive_RT, self._peers(batches))
         if self.advantage_clip is not None:
+            # After the baseline, so that the bound is on the weight of the score term and has no
+            # side.
             future_RT = future_RT.clamp(-self.advantage_clip, self.advantage_clip)
         return torch.where(_join([self._scored(b) for b in batches]), future_RT, 0.0)
 
@@ -266,6 +288,8 @@ class DistIL:
     def _peers(self, batches: Sequence[TrainBatch]) -> Tensor:
         labelled_RT = _join([b.labelled_BT for b in batches])
         gap_RT = _join([b.owned_BT for b in batches]) & ~labelled_RT
+        # Without a teacher there are no costs to compare, and those of an older policy are another
+        # expectation.
         eligible_R = torch.cat([b.has_teacher_B & b.on_policy_B for b in batches])
         if self.credit == "all":
             # What is labelled came of the rollout: to choose peers by it would bias the baseline.
@@ -297,6 +321,7 @@ class DistIL:
         entropy_BT = target_entropy(targets)
         assert stats.tail_logprobs_BTE is not None
         student_tail_BT = (targets.weight_BTE * stats.tail_logprobs_BTE.exp()).sum(-1)
+        # What the objective is an expectation of: the sum over a rollout.
         per_rollout_B = torch.where(labelled, cost_BT, 0.0).sum(-1)
         metrics = batch_metrics(stats, batch) | {
             "cost": mean_over(cost_BT, labelled),
@@ -317,6 +342,8 @@ class DistIL:
 
 def _labelled_costs(stats: StudentStatistics, batch: TrainBatch) -> Tensor:
     """[B, T] costs over the chance that the position was asked, so that their sum is unbiased."""
+    # Horvitz-Thompson: a position that is asked with chance p stands for 1 / p of its kind, and the
+    # expectation over draws is the sum over all positions.
     cost_BT = cross_entropy(stats, batch.targets) / batch.inclusion_BT
     return torch.where(batch.labelled_BT, cost_BT, 0.0)
 

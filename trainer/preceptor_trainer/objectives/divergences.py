@@ -113,13 +113,19 @@ class Divergence:
         student_BTEI, expert_BTEI, present_BTEI = self._support(stats, batch)
         terms_BTEI = divergence_terms(student_BTEI, expert_BTEI, self.alpha)
         if self.term_clip is not None:
+            # Before the sum over ids, as in OPSD: one word of style must not carry its position.
+            # Above the bound the gradient is 0; there is no bound from below, where terms are
+            # negative.
             terms_BTEI = terms_BTEI.clamp(max=self.term_clip)
+        # An id that an expert did not score has a real log-prob on the side of the student and
+        # ABSENT on the other: reverse KL would charge it thousands of nats.
         per_expert_BTE = torch.where(present_BTEI, terms_BTEI, 0.0).sum(-1)
         divergence_BT = (batch.targets.weight_BTE * per_expert_BTE).sum(-1) / batch.inclusion_BT
         return torch.where(batch.labelled_BT, divergence_BT, 0.0)
 
     def mean(self, stats: StudentStatistics, batch: TrainBatch) -> Mean:
         """The mean over all positions as those that were asked estimate it, in nats."""
+        # The loss has been divided already; the mean divides once more, by the sum of chances.
         undivided_BT = self(stats, batch) * batch.inclusion_BT
         return mean_over_drawn(undivided_BT, batch.labelled_BT, batch.inclusion_BT)
 
@@ -137,17 +143,23 @@ class Divergence:
         else:
             assert stats.candidate_logprobs_BTC is not None
             _refuse_unscored(batch)
+            # An expert may leave ids unscored: each is compared on the ids that it did score.
             present = targets.candidate_mask_BTEC & (targets.candidate_ids_BTC >= 0)[:, :, None]
             student = stats.candidate_logprobs_BTC[:, :, None].expand_as(present)
             expert = torch.where(present, targets.candidate_logprobs_BTEC, ABSENT)
+            # Not the tail of the answer: that one lies outside the own ids of the expert, and this
+            # support is the one of the student.
             expert_tail = 1 - expert.exp().sum(-1)
         if self.rest == "renormalise":
             return _renormalised(student, present), _renormalised(expert, present), present
         student_tail = log_tail_mass(student, present)
+        # The same least tail as the student has, so that two that put all on the support agree; and
+        # rounded probabilities may add up to more than 1.
         log_expert_tail = expert_tail.clamp(min=MIN_TAIL).log()
         return (
             torch.cat([student, student_tail[..., None]], -1),
             torch.cat([expert, log_expert_tail[..., None]], -1).to(student.dtype),
+            # An expert without a single id has no tail to compare either.
             torch.cat([present, present.any(-1, keepdim=True)], -1),
         )
 
@@ -164,9 +176,13 @@ def divergence_terms(student: Tensor, expert: Tensor, alpha: float) -> Tensor:
         [...] nats; single terms may be negative.
     """
     if alpha == 0:
+        # alpha = 0 and 1 apart: the mixture is then one of the two, and its divergence to itself,
+        # 0.
         return expert.exp() * (expert - student)
     if alpha == 1:
         return student.exp() * (student - expert)
+    # In log space: the exponential of a log-prob below -104 is 0 in float32, and the logarithm of a
+    # mixture of two zeros would be -inf.
     mixture = torch.logaddexp(student + math.log1p(-alpha), expert + math.log(alpha))
     to_student = student.exp() * (student - mixture)
     to_expert = expert.exp() * (expert - mixture)
@@ -175,6 +191,7 @@ def divergence_terms(student: Tensor, expert: Tensor, alpha: float) -> Tensor:
 
 def _renormalised(logprobs: Tensor, present: Tensor) -> Tensor:
     kept = torch.where(present, logprobs, ABSENT)
+    # ABSENT once more: shifted by the normaliser, an empty cell would carry a gradient into it.
     return torch.where(present, kept - kept.logsumexp(-1, keepdim=True), ABSENT)
 
 

@@ -11,6 +11,8 @@ rollouts, not a switch of the loss: `References(share=1 - lambda)`; `OnPolicy()`
 The paper and most code call alpha beta, with the same meaning as here: towards 0 forward KL,
 towards 1 reverse KL. Trap of the common code: the coin of lambda is tossed once per batch, so that
 single steps are wholly given or wholly sampled; here every group is mixed.
+
+Dimensions: B rollouts of a batch, T response positions.
 """
 
 from dataclasses import dataclass

@@ -36,16 +36,23 @@ def group_advantages(reward_R: Tensor, known_R: Tensor, group_R: Tensor, *, std:
     same_RR = _same_group(known_R, group_R)
     peers_RR = same_RR.to(reward_R.dtype)
     count_R = peers_RR.sum(1)
+    # The rollout itself is in the mean, as in the papers; groups are of one size, so the factor of
+    # (1 - 1/G) only scales the step. Sums as products with a 0/1 matrix, because the rows of a
+    # group need not be neighbours.
     centred_R = reward_R - peers_RR @ torch.where(known_R, reward_R, 0.0) / count_R.clamp(min=1)
     if std:
         squares_R = torch.where(known_R, centred_R.square(), 0.0)
+        # Over G - 1, as torch.std does in released code.
         variance_R = peers_RR @ squares_R / (count_R - 1).clamp(min=1)
         centred_R = centred_R / (variance_R.sqrt() + EPSILON)
+    # Where all rewards are equal their mean may differ from them by a rounding error (of seven
+    # times 0.7 by 6e-8), and divided by EPSILON that is an advantage of 6e-4.
     return torch.where(has_signal(reward_R, known_R, group_R), centred_R, 0.0)
 
 
 def has_signal(reward_R: Tensor, known_R: Tensor, group_R: Tensor) -> Tensor:
     """[R] bool: rollouts of groups whose rewards differ."""
+    # Compared exactly: rewards of one source are equal or meant to differ.
     differ_RR = reward_R[:, None] != reward_R
     same_RR = _same_group(known_R, group_R)
     mixed_R = (differ_RR & same_RR).any(1)

@@ -25,6 +25,8 @@ DAPO samples further prompts in the place of groups without signal. That is the 
 
 Left out on purpose: KL to a reference policy, which later forms drop (`KDRL` with a frozen expert
 is that penalty).
+
+Dimensions: B rollouts of a batch, R of the whole step, T response positions.
 """
 
 from collections.abc import Sequence
@@ -86,6 +88,8 @@ class GRPO(TokenObjective):
 
     def denominator(self, batches: Sequence[TrainBatch]) -> float:
         """The count over the whole step; without groups that have no signal, where asked."""
+        # Over the whole step: per batch, a token in a small batch would weigh more than one in a
+        # large.
         taken = [self.counted(batch) for batch in batches]
         if self.dynamic_sampling:
             signal_R = has_signal(*self._rewards(batches))
@@ -93,6 +97,8 @@ class GRPO(TokenObjective):
             taken = [BT & signal_B[:, None] for BT, signal_B in zip(taken, rows, strict=True)]
         if self.divide_by == "tokens":
             return float(max(sum(int(BT.sum()) for BT in taken), 1))
+        # A rollout without a reward is in no mean, and so not in the count that the mean is taken
+        # over.
         num_rollouts = max(sum(int(BT.any(-1).sum()) for BT in taken), 1)
         return num_rollouts * (self.length_constant if self.divide_by == "rollouts" else 1.0)
 
@@ -100,6 +106,7 @@ class GRPO(TokenObjective):
         self, statistics: Sequence[StudentStatistics], batches: Sequence[TrainBatch]
     ) -> list[Advantages]:
         """Every rollout's advantage, at each of its tokens."""
+        # From all rows of the step: siblings may lie in several batches.
         reward_R, known_R, group_R = self._rewards(batches)
         advantage_R = group_advantages(reward_R, known_R, group_R, std=self.std)
         rows = torch.split(advantage_R, [batch.num_rollouts for batch in batches])
@@ -108,6 +115,8 @@ class GRPO(TokenObjective):
                 advantage_BT=torch.where(
                     self.counted(batch), rows_B[:, None].to(stats.sampled_logprobs_BT.dtype), 0.0
                 ),
+                # Rollouts of an older policy are clipped against that one, or the ratio would begin
+                # at 1 and never be bounded by how far the policy has gone since.
                 old_logprobs_BT=anchors(stats, batch),
             )
             for rows_B, batch, stats in zip(rows, batches, statistics, strict=True)
@@ -126,6 +135,8 @@ class GRPO(TokenObjective):
         log_ratio_BT = self.log_ratio(stats, batch, advantages)
         loss_BT = self.clip.loss(log_ratio_BT, advantages.advantage_BT)
         if self.importance is not None:
+            # On the outside of the clip: what the sampler did differently is no step of the
+            # optimiser, and must not use up the trust region.
             loss_BT = loss_BT * self._sampler_weights(batch, advantages)
         return torch.where(self.counted(batch), loss_BT, 0.0)
 
@@ -147,6 +158,8 @@ class GRPO(TokenObjective):
         if self.overlong is not None:
             batches = [_penalised(batch, self.overlong) for batch in batches]
         reward_R = torch.cat([batch.reward_B for batch in batches])
+        # A given answer has a reward and no sampled token: it must not raise the mean that sampled
+        # ones are compared with.
         known_R = torch.cat([self.counted(batch).any(-1) for batch in batches])
         return reward_R, known_R, torch.cat([batch.group_B for batch in batches])
 
@@ -154,6 +167,8 @@ class GRPO(TokenObjective):
         """Only the sampler's factor: the clip bounds what optimiser steps have changed."""
         assert self.importance is not None
         weights_BT = self.importance.sampler(advantages.old_logprobs_BT, batch)
+        # The anchor of an older rollout is what its sampler reported: the ratio has corrected for
+        # it.
         return torch.where(batch.on_policy_B[:, None], weights_BT, 1.0)
 
 

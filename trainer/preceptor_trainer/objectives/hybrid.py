@@ -12,6 +12,8 @@ share means what it says.
 
 Trap: the two losses are not on one scale. Normalised advantages are of order one at every token,
 log-ratios are small at most tokens: the share is no share of the gradient. The metrics report both.
+
+Dimensions: B rollouts of a batch, T response positions.
 """
 
 from collections.abc import Sequence
@@ -61,6 +63,8 @@ class Hybrid(TokenObjective):
 
     def counted(self, batch: TrainBatch) -> Tensor:
         """Tokens that either part counts."""
+        # One count for both: divided by two counts, the share would move with how many rollouts
+        # have a teacher.
         return self.reward.counted(batch) | self.distillation.counted(batch)
 
     def advantages(

@@ -6,6 +6,8 @@ The first factor corrects for optimiser steps since the costs were computed, the
 sampler that is not quite the policy (temperature, top-p, another engine's arithmetic). Detached:
 they re-weight the loss, they are not part of it. Truncation trades bias for bounded variance, and
 token-level weights are not the exact sequence ratio.
+
+Dimensions: B rollouts of a batch, T response positions.
 """
 
 from dataclasses import dataclass
@@ -42,7 +44,10 @@ class TruncatedImportance:
             [B, T]; 0 where the behaviour log-prob is unknown, since such a token cannot be
             corrected, and 1 in rows that were not sampled from this policy at all.
         """
+        # Each factor has the cap to itself, as in the released code: together they may reach cap
+        # squared.
         weights_BT = self.drift(logprobs_BT, old_logprobs_BT) * self.sampler(old_logprobs_BT, batch)
+        # Given and stale rows keep the local term alone, which is no expectation over their tokens.
         return torch.where(batch.on_policy_B[:, None], weights_BT, 1.0)
 
     def score_weights(self, logprobs_BT: Tensor, anchors_BT: Tensor, batch: TrainBatch) -> Tensor:
@@ -58,16 +63,23 @@ class TruncatedImportance:
         """
         drift_BT = self.drift(logprobs_BT, anchors_BT)
         corrected_BT = drift_BT * self.sampler(anchors_BT, batch)
+        # The anchor of an older policy is what its sampler reported, so there is nothing left
+        # between the two.
         return torch.where(batch.on_policy_B[:, None], corrected_BT, drift_BT)
 
     def drift(self, logprobs_BT: Tensor, old_logprobs_BT: Tensor) -> Tensor:
         """[B, T] the first factor."""
+        # Detached, or the loss would also be lowered by making its own weight small.
         return self._capped(logprobs_BT.detach() - old_logprobs_BT)
 
     def sampler(self, old_logprobs_BT: Tensor, batch: TrainBatch) -> Tensor:
         """[B, T] the second factor; 0 where the behaviour log-prob is unknown."""
         ratio_BT = self._capped(old_logprobs_BT - batch.behaviour_logprobs_BT)
+        # Unknown is 0 and not 1: a token of an unknown sampler counts for nothing rather than for
+        # itself.
         return torch.where(batch.behaviour_mask_BT, ratio_BT, 0.0).to(old_logprobs_BT.dtype)
 
     def _capped(self, log_ratio: Tensor) -> Tensor:
+        # Only from above after that: a truncated weight bounds the variance, and a small one does
+        # no harm.
         return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=self.cap)

@@ -12,6 +12,8 @@ Traps. The k3 form, whose value is the better estimate, has another gradient: co
 optimises something else. The result is sensitive to beta; where teacher and student are far
 apart, the square of the log-ratio makes few tokens carry the step. With a frozen self-teacher that
 sees nothing (`needs_feedback=False`) this is GRPO's penalty to the reference policy.
+
+Dimensions: B rollouts of a batch, T response positions.
 """
 
 from dataclasses import dataclass
@@ -68,6 +70,7 @@ class KDRL(GRPO):
         The divergence is over the chance that the position was asked; the reward needs no teacher.
         """
         loss_BT = super().token_losses(stats, batch, advantages)
+        # Outside the clip: the divergence is to hold where the reward has no gradient left.
         return loss_BT + self.beta * self._k2(stats, batch) / batch.inclusion_BT
 
     def metrics(
@@ -81,4 +84,6 @@ class KDRL(GRPO):
     def _k2(self, stats: StudentStatistics, batch: TrainBatch) -> Tensor:
         expert_BT, known_BT = expert_logprobs(batch)
         gap_BT = stats.sampled_logprobs_BT - expert_BT
+        # With gradient through the square: its derivative is gap * grad log pi, the term that the
+        # formula above subtracts from the advantage.
         return torch.where(known_BT & self.counted(batch), 0.5 * gap_BT.square(), 0.0)

@@ -1,4 +1,7 @@
-"""Metrics that add up over the batches of a step, and those that every objective reports."""
+"""Metrics that add up over the batches of a step, and those that every objective reports.
+
+Dimensions: B rollouts of a batch, T response positions.
+"""
 
 from dataclasses import dataclass
 
@@ -22,6 +25,7 @@ class Mean:
     def value(self) -> float | None:
         """The mean; None over nothing, which is not zero."""
         count = float(self.count)
+        # None and not 0: a mean over nothing must not be averaged with those of other steps.
         return float(self.total) / count if count else None
 
 
@@ -53,6 +57,7 @@ def batch_metrics(stats: StudentStatistics, batch: TrainBatch) -> dict[str, Mean
     for a fresh policy. A large one says that sampler and trainer do not run the same model.
     """
     owned = batch.owned_BT
+    # A rollout of an older policy differs for a good reason, and would hide a broken sampler.
     known = owned & batch.behaviour_mask_BT & batch.on_policy_B[:, None]
     everyone = torch.ones_like(batch.has_teacher_B)
     metrics = {

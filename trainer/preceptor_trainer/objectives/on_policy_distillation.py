@@ -12,6 +12,8 @@ is that of the per-token reverse KL with the states held fixed, not of the seque
 Trap: the value of this loss is not a divergence, may be negative, and may rise while the student
 improves; read the metric `reverse_kl` instead. And where the teacher holds a token nearly
 impossible, one sample has a huge weight: `max_log_ratio` bounds it, at a bias.
+
+Dimensions: B rollouts of a batch, T response positions.
 """
 
 from collections.abc import Sequence
@@ -72,6 +74,8 @@ class OnPolicyDistillation(TokenObjective):
         """The teacher's log-ratio at every sampled token."""
         return [
             Advantages(
+                # From before the step and without gradient, because it is the weight of a score
+                # term: its own derivative would add the gradient of minus the entropy.
                 advantage_BT=self._log_ratio(stats.detach(), batch),
                 old_logprobs_BT=anchors(stats, batch),
             )
@@ -82,6 +86,7 @@ class OnPolicyDistillation(TokenObjective):
         self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
     ) -> Tensor:
         """The score term of every sampled token."""
+        # Minus: the advantage is a gain and no cost.
         loss_BT = -advantages.advantage_BT * stats.sampled_logprobs_BT / batch.inclusion_BT
         if self.importance is not None:
             loss_BT = loss_BT * self.importance.score_weights(
@@ -100,6 +105,8 @@ class OnPolicyDistillation(TokenObjective):
         expert_BT, _ = expert_logprobs(batch)
         ratio_BT = expert_BT - stats.sampled_logprobs_BT
         if self.max_log_ratio is not None:
+            # Both ways: a token that the student holds nearly impossible and drew all the same is
+            # as heavy as one that the teacher does.
             ratio_BT = ratio_BT.clamp(-self.max_log_ratio, self.max_log_ratio)
         return torch.where(_scored(batch), ratio_BT, 0.0)
 

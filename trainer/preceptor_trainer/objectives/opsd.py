@@ -17,6 +17,8 @@ mathematics release applies the same default to the cost of the whole position, 
 most of them. Only terms above are cut; negative ones stay.
 
 Left out on purpose: the sampled-token variant, which was worse (it is `SDPO(form="sampled")`).
+
+Dimensions: B rollouts of a batch, T response positions.
 """
 
 from dataclasses import dataclass

@@ -3,6 +3,8 @@
 An objective that looks at one id per position asks experts for the log-prob of the student's own
 token. It is an expectation over that token only where the student sampled it: a forced token, or
 one of a rollout that was given, carries no such term.
+
+Dimensions: B rollouts of a batch, T response positions, E components of a target.
 """
 
 import torch
@@ -25,10 +27,13 @@ def expert_logprobs(batch: TrainBatch) -> tuple[Tensor, Tensor]:
         [B, T] log-probs, 0 where unknown, and [B, T] bool where some expert knows.
     """
     targets = batch.targets
+    # An expert may have an opinion and still not know this one token, as one that gave k ids and no
+    # more. Those that know it share its weight, as in targets where an expert is missing.
     weight_BTE = targets.weight_BTE * targets.own_mask_BTE
     total_BT = weight_BTE.sum(-1)
     known_BT = batch.owned_BT & (total_BT > 0)
     logprobs_BTE = torch.where(targets.own_mask_BTE, targets.own_logprobs_BTE, 0.0)
+    # Divided by 1 where nobody knows: 0 / 0 would be NaN, also in what a later mask leaves out.
     mean_BT = (weight_BTE * logprobs_BTE).sum(-1) / torch.where(known_BT, total_BT, 1.0)
     return torch.where(known_BT, mean_BT, 0.0), known_BT
 
@@ -43,6 +48,7 @@ def anchors(stats: StudentStatistics, batch: TrainBatch) -> Tensor:
 
     The policy before the step; in rollouts of an older policy, what that one reported.
     """
+    # Only where it is on record; a given rollout has no policy that it came from.
     stale_BT = ~batch.on_policy_B[:, None] & batch.behaviour_mask_BT
     logprobs_BT = stats.sampled_logprobs_BT.detach()
     return torch.where(stale_BT, batch.behaviour_logprobs_BT.to(logprobs_BT.dtype), logprobs_BT)
@@ -64,6 +70,8 @@ def reverse_kl_score(stats: StudentStatistics, batch: TrainBatch) -> Tensor:
         [B, T], 0 where the token was not sampled or no expert knows it.
     """
     expert_BT, known_BT = expert_logprobs(batch)
+    # Detached, because it is the weight of a score term: its own derivative would add the gradient
+    # of minus the entropy, another objective.
     gap_BT = stats.sampled_logprobs_BT.detach() - expert_BT
     taken_BT = known_BT & sampled(batch)
     return torch.where(taken_BT, gap_BT * stats.sampled_logprobs_BT / batch.inclusion_BT, 0.0)

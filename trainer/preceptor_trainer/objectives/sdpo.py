@@ -24,6 +24,8 @@ reads. An alpha of 0 there is forward KL, as here; other code has it the other w
 
 Left out on purpose: the sequence-level form (tried in the paper without gain; `DistIL(future="kl")`
 is its forward analogue) and the clipped off-policy objective of its equation 13.
+
+Dimensions: B rollouts of a batch, T response positions.
 """
 
 from dataclasses import dataclass

@@ -12,6 +12,8 @@ sequence comes from `References`, never from the student: sampled rollouts are l
 Trap: averaging over each micro-batch, as common trainers do, gives tokens of short examples more
 weight than those of long ones; here the count is over the whole step. Imitation never sees the
 student's own mistakes, and forgets more than on-policy methods do.
+
+Dimensions: B rollouts of a batch, T response positions.
 """
 
 from dataclasses import dataclass
@@ -60,6 +62,8 @@ class SFT(TokenObjective):
     def counted(self, batch: TrainBatch) -> Tensor:
         """Tokens of given responses; if all is soft, those labelled or with a chance to be."""
         given_BT = batch.owned_BT & batch.given_B[:, None]
+        # With soft < 1 every given token has a loss, its own text; with 1 a token that no expert
+        # spoke about has none.
         return given_BT & could_be_known(batch, batch.labelled_BT) if self.soft == 1 else given_BT
 
     def token_losses(

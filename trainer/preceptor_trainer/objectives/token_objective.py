@@ -14,6 +14,8 @@ Three divisions, each by a count over the whole step, never over a batch:
 Only "rollouts" divides by what does not depend on what was sampled, so only it leaves the gradient
 of an expectation as it is. "tokens" lets long responses weigh more than short ones, "responses"
 makes a token of a long response weigh less.
+
+Dimensions: B rollouts of a batch, T response positions.
 """
 
 from abc import ABC, abstractmethod
@@ -80,7 +82,10 @@ class TokenObjective(ABC):
     def denominator(self, batches: Sequence[TrainBatch]) -> float:
         """The count over the whole step."""
         if self.divide_by == "tokens":
+            # At least 1: a step in which nothing counts has the loss 0 and not 0 / 0.
             return float(max(sum(int(self.counted(batch).sum()) for batch in batches), 1))
+        # All rollouts, those without a teacher too: how many of them have one is a matter of the
+        # draw, and a count that depends on it makes a ratio estimator.
         num_rollouts = sum(batch.num_rollouts for batch in batches)
         return num_rollouts * (self.length_constant if self.divide_by == "rollouts" else 1.0)
 
@@ -107,6 +112,7 @@ class TokenObjective(ABC):
         metrics = self.metrics(stats.detach(), batch, advantages)
         metrics["token_loss"] = mean_over(loss_BT, counted_BT)
         if self.divide_by == "responses":
+            # A row has all its tokens in one batch, so that this division is no batch's own.
             loss_BT = loss_BT / counted_BT.sum(-1, keepdim=True).clamp(min=1)
         return loss_BT.sum() / denominator, metrics
 

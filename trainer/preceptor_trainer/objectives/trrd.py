@@ -24,6 +24,8 @@ reward is in its group's mean whatever was drawn of it. In expectation the gradi
 with all positions asked; the term of one drawn token is larger than the bounds say, by the inverse
 of its chance. Of several experts that draw apart it is not the expectation: the ratio is taken to
 those that were asked, and it is not linear in them.
+
+Dimensions: B rollouts of a batch, T response positions.
 """
 
 from dataclasses import dataclass
@@ -85,6 +87,8 @@ class TRRD(GRPO):
         """The policy over the geometric mean of old policy and teacher."""
         to_old_BT = super().log_ratio(stats, batch, advantages)
         to_expert_BT = stats.sampled_logprobs_BT - expert_logprobs(batch)[0]
+        # Before it is weighed and added: the bound is on the log-ratio to the teacher alone
+        # (appendix B), and what optimiser steps have changed stays to the clip.
         bounded_BT = to_expert_BT.clamp(-self.max_log_ratio, self.max_log_ratio)
         return self.alpha * to_old_BT + (1 - self.alpha) * bounded_BT
 
@@ -92,6 +96,7 @@ class TRRD(GRPO):
         self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
     ) -> Tensor:
         """Minus the clipped surrogate where the teacher is known, over the chance that it is."""
+        # After the clip: a ratio that is divided first would be clipped for having been drawn.
         loss_BT = super().token_losses(stats, batch, advantages) / batch.inclusion_BT
         return torch.where(expert_logprobs(batch)[1], loss_BT, 0.0)
 
@@ -103,6 +108,8 @@ class TRRD(GRPO):
         known_BT = self.counted(batch) & told_BT
         log_ratio_BT = self.log_ratio(stats, batch, advantages)
         clipped_BT = self.clip.clipped(log_ratio_BT, advantages.advantage_BT)
+        # Where the bound holds the teacher has no gradient: a large share says that it is hardly
+        # used.
         beyond_BT = (stats.sampled_logprobs_BT - expert_BT).abs() > self.max_log_ratio
         return super().metrics(stats, batch, advantages) | {
             "clipped": mean_over_drawn(clipped_BT.float(), known_BT, batch.inclusion_BT),
