@@ -14,6 +14,9 @@ from pydantic import BeforeValidator, GetJsonSchemaHandler, PlainSerializer
 from pydantic_core import CoreSchema, core_schema
 
 MISSING: Final = -1e9
+LEAST_LOGPROB: Final = -1000.0
+"""No log-prob is as low as this: its probability is 0 in every float. What servers write below it
+(-9999, -1e9, -FLT_MAX) stands for minus infinity or for nothing, and is no number to train on."""
 _JSON_TYPE: Final = {"b": "boolean", "i": "integer", "f": "number"}
 
 

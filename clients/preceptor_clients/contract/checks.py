@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from preceptor_clients.contract.arrays import MISSING
+from preceptor_clients.contract.arrays import LEAST_LOGPROB
 from preceptor_clients.contract.errors import (
     AnswerRefused,
     ContextTooLong,
@@ -28,8 +28,8 @@ from preceptor_clients.contract.schemas import (
 )
 
 _POSITIVE_TOLERANCE: Final = 1e-4
-_MASS_TOLERANCE: Final = 1e-3
-_TAIL_TOLERANCE: Final = 1e-5
+_MASS_TOLERANCE: Final = 1e-5
+"""For the sum of a row's probabilities above 1, and for its tail beside it."""
 _OWN_TOLERANCE: Final = 2e-3
 """The own token's log-prob travels exact, the entries on a grid of 4.9e-4; renormalised rows may
 differ by another step."""
@@ -53,6 +53,10 @@ def check_answer(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capabil
 def _refuse_unless(condition: object, check: str, detail: str) -> None:
     if not condition:
         raise AnswerRefused(check, detail)
+
+
+def _no_logprob(where: str) -> str:
+    return f"is missing, or {LEAST_LOGPROB:g} or below as no log-prob is, in {where}"
 
 
 def _check_identity(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capabilities) -> None:
@@ -145,7 +149,9 @@ def _check_entries(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capab
         (ordered[:, 1:] != ordered[:, :-1]).all(), "ids_PK", "names an id twice in one row"
     )
     _refuse_unless(
-        (logprobs[filled] > MISSING / 2).all(), "logprobs_PK", "is missing in a filled cell"
+        (logprobs[filled] > LEAST_LOGPROB).all(),
+        "logprobs_PK",
+        _no_logprob("a filled cell; leave the entry out"),
     )
     _refuse_unless((logprobs[filled] <= _POSITIVE_TOLERANCE).all(), "logprobs_PK", "is above 0")
     rising = (np.diff(logprobs, axis=1) > 1e-6) & filled[:, 1:]
@@ -159,13 +165,13 @@ def _check_mass(answer: PrefixAnswer) -> None:
     _refuse_unless(
         (mass[rows] <= 1.0 + _MASS_TOLERANCE).all(),
         "mass",
-        f"of a row is {mass[rows].max(initial=0.0):.4f}",
+        f"of a row is {mass[rows].max(initial=0.0):.6f}",
     )
     tail = answer.tail_P.astype(np.float64)
     _refuse_unless(((tail >= 0) & (tail <= 1))[rows].all(), "tail_P", "is outside 0..1")
     gap = np.abs(np.clip(1.0 - mass, 0.0, 1.0) - tail)[rows]
     _refuse_unless(
-        (gap <= _TAIL_TOLERANCE).all(),
+        (gap <= _MASS_TOLERANCE).all(),
         "tail_P",
         f"is not 1 minus the entries' mass: off by {gap.max(initial=0.0):.2e}",
     )
@@ -175,7 +181,9 @@ def _check_own(answer: PrefixAnswer) -> None:
     own, known = answer.own_logprobs_P, answer.own_mask_P
     _refuse_unless((~known | answer.mask_P).all(), "own_mask_P", "is true in a masked row")
     _refuse_unless(
-        (own[known] > MISSING / 2).all(), "own_logprobs_P", "is missing where its mask is true"
+        (own[known] > LEAST_LOGPROB).all(),
+        "own_logprobs_P",
+        _no_logprob("a row where its mask is true; set own_mask_P to false"),
     )
     _refuse_unless((own[known] <= _POSITIVE_TOLERANCE).all(), "own_logprobs_P", "is above 0")
     if answer.kind != "topk" or not known.any():
@@ -210,9 +218,12 @@ def _check_candidates(query: PrefixQuery, answer: PrefixAnswer) -> None:
     )
     assert known is not None
     _refuse_unless(
-        ((values <= _POSITIVE_TOLERANCE) & (values > MISSING / 2))[known].all(),
+        (values[known] <= _POSITIVE_TOLERANCE).all(), "candidate_logprobs_PC", "is above 0"
+    )
+    _refuse_unless(
+        (values[known] > LEAST_LOGPROB).all(),
         "candidate_logprobs_PC",
-        "is above 0 or missing where its mask is true",
+        _no_logprob("a row where its mask is true; set candidate_mask_PC to false"),
     )
     _refuse_unless(
         not (known & (query.candidate_ids < 0)).any(),

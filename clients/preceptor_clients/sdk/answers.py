@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from preceptor_clients.contract.arrays import MISSING
+from preceptor_clients.contract.arrays import LEAST_LOGPROB, MISSING
 from preceptor_clients.contract.grid import LOGPROB_FLOOR, LOGPROB_STEP, quantise
 from preceptor_clients.contract.schemas import AnswerKind, PrefixAnswer, PrefixQuery
 
@@ -23,7 +23,8 @@ class Distributions:
 
     `ids_PK` and `logprobs_PK` are in descending order of log-prob, -1 and any value in empty cells;
     log-probs are normalised over the whole vocabulary at temperature 1. `own_logprobs_P` belongs to
-    the student's tokens, `MISSING` where it is not known.
+    the student's tokens, `MISSING` where it is not known. Minus infinity, and what stands for it
+    (`LEAST_LOGPROB` and below), is no log-prob: such entries are left out, such tokens masked.
     """
 
     ids_PK: np.ndarray
@@ -58,11 +59,13 @@ def build_answer(
     """
     d, num_positions = distributions, query.num_positions
     mask = np.ones(num_positions, np.bool_) if mask_P is None else mask_P
-    filled = (d.ids_PK >= 0) & mask[:, None]
+    given = (d.ids_PK >= 0) & mask[:, None]
+    filled = given & ~(d.logprobs_PK <= LEAST_LOGPROB)  # NaN stays, and is refused below
+    mask = mask & (filled.any(1) | ~given.any(1))
     rounded = d.logprobs_PK.astype(np.float32) if exact else quantise(d.logprobs_PK)
     logprobs, tail, renormalised = _normalise(rounded, filled, exact)
     own = d.own_logprobs_P
-    own_mask = np.zeros_like(mask) if own is None else mask & (own > MISSING / 2)
+    own_mask = np.zeros_like(mask) if own is None else mask & ~(own <= LEAST_LOGPROB)
     own_values = np.full(num_positions, MISSING) if own is None else own
     return PrefixAnswer(
         kind=kind,
@@ -123,9 +126,9 @@ def _candidates(
 ) -> dict[str, np.ndarray]:
     if query.candidate_ids is None or logprobs_PC is None:
         return {}
-    known = (query.candidate_ids >= 0) & mask_P[:, None]
+    known = (query.candidate_ids >= 0) & mask_P[:, None] & ~(logprobs_PC <= LEAST_LOGPROB)
     values = logprobs_PC.astype(np.float32) if exact else quantise(logprobs_PC)
-    clipped = np.clip(values, LOGPROB_FLOOR if not exact else -1e8, 0.0)
+    clipped = np.clip(values, LOGPROB_FLOOR if not exact else LEAST_LOGPROB, 0.0)
     return {
         "candidate_logprobs_PC": np.where(known, clipped, MISSING).astype(np.float32),
         "candidate_mask_PC": known,

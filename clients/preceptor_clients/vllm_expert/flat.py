@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from preceptor_clients.contract.arrays import MISSING
+from preceptor_clients.contract.arrays import LEAST_LOGPROB, MISSING
 from preceptor_clients.contract.errors import ServiceFailed
 from preceptor_clients.contract.schemas import PrefixQuery
 from preceptor_clients.sdk.answers import Distributions
@@ -38,11 +38,12 @@ def distributions_of(
         vocab_size: Ids from here on are padded rows of the head, and no tokens.
 
     Returns:
-        Rows with fewer entries than asked where padded rows or impossible tokens were among them.
+        Rows with fewer entries than asked where padded rows or impossible tokens were among them;
+        a token that came and is impossible has no log-prob.
 
     Raises:
-        ServiceFailed: A position is missing, or is about other tokens, or has no finite log-prob of
-            the token that came: vLLM has had faults of this kind, and they look like answers.
+        ServiceFailed: A position is missing, or is about other tokens, or has no log-prob of the
+            token that came: vLLM has had faults of this kind, and they look like answers.
     """
     num_tokens = len(query.response_ids)
     if len(flat.start_indices) != num_context + num_tokens:
@@ -60,7 +61,7 @@ def distributions_of(
     logprobs = np.array(flat.logprobs[first:last], np.float32).reshape(num_tokens, width)[rows]
     if not np.array_equal(ids[:, 0], query.response_ids[rows]):
         raise ServiceFailed("vLLM scored other tokens than the response's")
-    if not np.isfinite(logprobs[:, 0]).all():
+    if np.isnan(logprobs[:, 0]).any():
         raise ServiceFailed("vLLM gave no finite log-prob of a token that came")
     return _compacted(ids[:, 1:], logprobs[:, 1:], logprobs[:, 0], query.top_k, vocab_size)
 
@@ -87,7 +88,7 @@ def candidates_of(scores_TC: Any, query: PrefixQuery) -> np.ndarray | None:
     if found_TC.shape != wanted_TC.shape:
         raise ServiceFailed(f"vLLM scored {found_TC.shape} candidates of {wanted_TC.shape}")
     found_PC = found_TC[query.position_ids()]
-    known_PC = (query.candidate_ids >= 0) & np.isfinite(found_PC)
+    known_PC = (query.candidate_ids >= 0) & (found_PC > LEAST_LOGPROB)
     return np.where(known_PC, np.minimum(found_PC, 0.0), MISSING).astype(np.float32)
 
 
@@ -98,7 +99,7 @@ def _compacted(
     top_k: int,
     vocab_size: int,
 ) -> Distributions:
-    known = (ids_PK < vocab_size) & np.isfinite(logprobs_PK)
+    known = (ids_PK < vocab_size) & (logprobs_PK > LEAST_LOGPROB)
     order = np.argsort(~known, axis=1, kind="stable")[:, :top_k]
     known = np.take_along_axis(known, order, 1)
     ids = np.take_along_axis(ids_PK, order, 1)

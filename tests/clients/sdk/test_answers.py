@@ -103,7 +103,7 @@ def test_a_row_that_rounding_lifted_above_one_is_scaled_back_and_flagged(make_qu
     check_answer(query, answer, Capabilities())
 
 
-def test_entries_of_no_probability_stand_at_the_floor(make_query):
+def test_entries_of_no_probability_are_left_out(make_query):
     query = make_query([0])
     distributions = Distributions(
         ids_PK=np.array([[0, 1]]),
@@ -113,7 +113,8 @@ def test_entries_of_no_probability_stand_at_the_floor(make_query):
 
     answer = build_answer(query, distributions, expert="e", expert_version="1")
 
-    assert answer.logprobs_PK.tolist() == [[0.0, -32.0]]
+    assert answer.num_entries_P.tolist() == [1]
+    assert answer.ids_PK.tolist() == [[0, -1]]
     check_answer(query, answer, Capabilities())
 
 

@@ -40,7 +40,7 @@ from preceptor_services.experts.remote.scoring_server import ScoringServer
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
 from preceptor_services.experts.remote.turns import turns_of
 
-CODE_VERSION: Final = "2"
+CODE_VERSION: Final = "3"
 """Raised whenever the same server, settings and query may give another answer."""
 
 

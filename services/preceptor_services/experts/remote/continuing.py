@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 from preceptor_clients.contract.errors import ServiceFailed
+from preceptor_services.experts.remote.replies import continuation, reasoned_tokens
 from preceptor_services.experts.remote.retokenising import Drawn
 from preceptor_services.experts.remote.upstream import Upstream, member
 
@@ -32,7 +33,7 @@ class Continuation:
             num: How many.
 
         Raises:
-            ServiceFailed: the reply has not as many texts.
+            ServiceFailed: the reply has not as many texts, or an unknown word for how one ended.
         """
         body: dict[str, Any] = {
             "model": self.model,
@@ -47,8 +48,11 @@ class Continuation:
             body |= self.body_fields or {}
         else:
             path, body = "/v1/chat/completions", body | self._chat(turns, prefix)
-        choices = member(await self.upstream.post(path, body), "choices")
-        found = [_drawn(choice) for choice in cast("list[Any]", choices or [])]
+        reply = await self.upstream.post(path, body)
+        choices = cast("list[Any]", member(reply, "choices") or [])
+        found = [continuation(choice) for choice in choices]
+        if reasoned_tokens(reply):
+            found = [Drawn("", False, "reasoning that is not shown") for _ in found]
         if len(found) != num:
             raise ServiceFailed(
                 f"{num} draws were asked for, {len(found)} came; an API that knows no `n` wants "
@@ -62,16 +66,3 @@ class Continuation:
         begun = {"role": "assistant", "content": prefix} | self.message_fields
         fields = _CONTINUE if self.body_fields is None else self.body_fields
         return {"messages": [*turns, begun]} | fields
-
-
-def _drawn(choice: Any) -> Drawn:
-    text = member(choice, "message", "content")
-    if text is None:
-        text = member(choice, "text")
-    reason = member(choice, "finish_reason")
-    # Some APIs write null where the model ended at once.
-    if text is None and reason == "stop":
-        text = ""
-    if not isinstance(text, str):
-        raise ServiceFailed("choices: a continuation has no text")
-    return Drawn(text, reason == "stop")

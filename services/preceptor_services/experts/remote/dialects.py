@@ -2,8 +2,8 @@
 
 Three ways, each checked token by token against the ids that were sent:
 
-- vLLM: `prompt_logprobs` of `/v1/completions`. k entries by id, and the token that stands there;
-  the first row is null.
+- vLLM: `prompt_logprobs` of `/v1/completions`. k entries by id, and the token that stands there,
+  which is one more where it is none of the best; the first row is null.
 - SGLang: `/generate` with `return_logprob`. Asked from one token earlier and that row dropped,
   because the first row of what is asked is always null.
 - OpenAI's old completions: `echo` with `logprobs`. Entries by text: those whose text several ids
@@ -78,9 +78,19 @@ class VllmPrompt:
             given = {_int(key): _number(member(cell, "logprob")) for key, cell in cells.items()}
             if ids[t] not in given:
                 raise _other_token(t, ids[t], "no entry for it in its own row")
-            text = member(cells.get(str(ids[t])), "decoded_token")
-            _check_text(self._tokenizer, t, ids[t], text)
-            found.append(make_row(t, ids[t], None, given, self._tokenizer.vocab_size))
+            own = cells.get(str(ids[t]))
+            _check_text(self._tokenizer, t, ids[t], member(own, "decoded_token"))
+            found.append(
+                make_row(
+                    t,
+                    ids[t],
+                    None,
+                    given,
+                    self._tokenizer.vocab_size,
+                    own_is_added=True,
+                    own_rank=_rank(member(own, "rank")),
+                )
+            )
         return found
 
 
@@ -162,10 +172,16 @@ class EchoedPrompt:
         for t in range(first, len(ids)):
             _check_text(self._tokenizer, t, ids[t], tokens[t])
             given = self._by_id(_row(top, t), ids[t], top_k)
-            if own[t] is None:
-                raise ServiceFailed(f"logprobs.token_logprobs: is null at token {t}")
-            own_logprob = _number(own[t])
-            found.append(make_row(t, ids[t], own_logprob, given, self._tokenizer.vocab_size))
+            found.append(
+                make_row(
+                    t,
+                    ids[t],
+                    _number(own[t]),
+                    given,
+                    self._tokenizer.vocab_size,
+                    own_is_added=True,
+                )
+            )
         return found
 
     def _by_id(self, cells: Mapping[str, Any], own: int, top_k: int) -> dict[int, float]:
@@ -238,6 +254,10 @@ def _int(value: Any) -> int:
         return int(value)
     except (TypeError, ValueError):
         raise ServiceFailed(f"{value!r} is no token id") from None
+
+
+def _rank(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _number(value: Any) -> float:

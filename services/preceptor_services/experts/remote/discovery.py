@@ -1,8 +1,9 @@
 """What a server can do, found by asking it: which model, which way of asking, how many entries.
 
 Nothing is guessed from names alone: a way of asking counts once a short prompt has come back with
-rows that are about its tokens. The cap is the largest number of entries that the server gave, so a
-server that refuses more and one that silently gives fewer end at the same figure.
+rows that are about its tokens. The cap is the largest number of best entries that the server gave,
+so a server that refuses more and one that silently gives fewer end at the same figure; the token
+that came is not counted where a server may have added it.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ async def _find_dialect(probe: _Probe, wanted: str | None, owner: str) -> Dialec
 
 
 async def _find_cap(probe: _Probe, dialect: Dialect, wanted: int) -> int:
-    """The most entries that are given, by bisection below `wanted`."""
+    """The most best entries that are given, by bisection below `wanted`."""
     works, fails = 1, wanted + 1
     asked = wanted
     while fails - works > 1:
@@ -136,7 +137,7 @@ async def _find_cap(probe: _Probe, dialect: Dialect, wanted: int) -> int:
 
 async def _given(probe: _Probe, dialect: Dialect, top_k: int) -> int:
     try:
-        return max(row.num_given for row in await probe.rows(dialect, top_k))
+        return max(row.num_best for row in await probe.rows(dialect, top_k))
     except Refused:
         return 0
 

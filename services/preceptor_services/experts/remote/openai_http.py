@@ -27,7 +27,7 @@ from preceptor_services.experts.remote.rows import distributions
 from preceptor_services.experts.remote.scoring_server import ScoringServer
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
 
-CODE_VERSION: Final = "1"
+CODE_VERSION: Final = "2"
 """Raised whenever the same server, settings and query may give another answer."""
 _UNBOUNDED: Final = 1 << 30
 

@@ -32,6 +32,8 @@ class Drawn(NamedTuple):
 
     tokens: Counter[int]
     num_calls: int
+    elsewhere: Counter[str]
+    """Replies whose text stands in another field, by that field."""
 
 
 @dataclass

@@ -21,6 +21,8 @@ class Drawn(NamedTuple):
     text: str
     ended: bool
     """True where the API says that the text ends here, false where it was cut."""
+    elsewhere: str | None = None
+    """Where the reply's text stands, if that is another field than the content: it is no draw."""
 
 
 def prefix_text(tokenizer: StudentTokenizer, ids: Sequence[int]) -> str | None:
@@ -39,10 +41,11 @@ def next_token(
 ) -> int | None:
     """The token that `drawn` puts after the prefix; None where it does not tell.
 
-    It does not tell where the prefix's ids change, where the text begins within a character, and
-    where a text that was cut holds one token only, which more text might have made a longer one.
+    It does not tell where the text stands elsewhere, where the prefix's ids change, where the text
+    begins within a character, and where a text that was cut holds one token only, which more text
+    might have made a longer one.
     """
-    if drawn.text.startswith(_NO_CHARACTER):
+    if drawn.elsewhere is not None or drawn.text.startswith(_NO_CHARACTER):
         return None
     ids, t = tokenizer.encode(prefix + drawn.text), len(prefix_ids)
     if ids[:t] != list(prefix_ids):

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from preceptor_clients.contract.arrays import MISSING
+from preceptor_clients.contract.arrays import LEAST_LOGPROB, MISSING
 from preceptor_clients.contract.errors import ServiceFailed
 from preceptor_clients.contract.schemas import PrefixQuery
 from preceptor_clients.sdk.answers import Distributions
@@ -30,44 +30,68 @@ class Row(NamedTuple):
     """Log-prob of the token that stands there."""
     entries: tuple[tuple[int, float], ...]
     """Ids and log-probs, best first."""
-    num_given: int
-    """How many the server gave."""
+    num_best: int
+    """How many best ones the server gave; the token that came is none of them where the server may
+    have added it."""
 
 
 def make_row(
-    position: int, own_id: int, own: float | None, given: Mapping[int, float], vocab_size: int
+    position: int,
+    own_id: int,
+    own: float | None,
+    given: Mapping[int, float],
+    vocab_size: int,
+    *,
+    own_is_added: bool = False,
+    own_rank: int | None = None,
 ) -> Row:
     """The row of one position.
+
+    Minus infinity and what servers write for it (`LEAST_LOGPROB` and below) is no log-prob: such an
+    entry is left out, and of such a token nothing is known.
 
     Args:
         position: Where in the sequence, for errors.
         own_id: The id that stands there.
-        own: Its log-prob, where the server gives it apart.
-        given: Log-probs by id; an id that could not be read is negative.
+        own: Its log-prob, where the server gives it apart; NaN where it gives none.
+        given: Log-probs by id, NaN where not known; an id that could not be read is negative.
         vocab_size: Ids beyond it are padding of the server's head.
+        own_is_added: Whether the server puts the token that came among the best, whatever it is.
+        own_rank: Its rank, where the server says that; 1 is the best.
 
     Raises:
         ServiceFailed: the log-probs are of no distribution.
     """
-    finite = {i: x for i, x in given.items() if math.isfinite(x)}
-    if own is None:
-        own = given.get(own_id)
-    if own is not None and not math.isfinite(own):
-        own = None
-    highest = max([*finite.values(), -math.inf if own is None else own], default=-math.inf)
+    likely = {i: x for i, x in given.items() if x > LEAST_LOGPROB}
+    stated = given.get(own_id, math.nan) if own is None else own
+    _check_distribution(position, [*likely.values()], stated)
+    if likely and stated > min(likely.values()):
+        likely[own_id] = stated
+    best = sorted(likely.items(), key=lambda entry: -entry[1])
+    if own is None and math.isnan(stated):
+        best = []  # the entry that is missing may be the best one
+    place = next((n for n, (i, _) in enumerate(best, start=1) if i == own_id), 0)
+    if place and own_rank is not None and own_rank > place:
+        del best[place - 1]
+    readable = next((n for n, (i, _) in enumerate(best) if not 0 <= i < vocab_size), len(best))
+    added = own_is_added and own_id in given and not given[own_id] > min(given.values())
+    return Row(
+        own=stated if stated > LEAST_LOGPROB else None,
+        entries=tuple((i, min(x, 0.0)) for i, x in best[:readable]),
+        num_best=len(given) - added,
+    )
+
+
+def _check_distribution(position: int, logprobs: Sequence[float], own: float) -> None:
+    highest = max([*logprobs, -math.inf if math.isnan(own) else own], default=-math.inf)
     if highest > _POSITIVE_TOLERANCE:
         raise ServiceFailed(f"position {position}: a log-prob of {highest:.4f} is above 0")
-    mass = math.fsum(math.exp(x) for x in finite.values())
+    mass = math.fsum(math.exp(x) for x in logprobs)
     if mass > 1 + _MASS_TOLERANCE:
         raise ServiceFailed(
             f"position {position}: the entries' probabilities add up to {mass:.4f}; they are not "
             "normalised, or missing ones were filled in"
         )
-    if own is not None and finite and own > min(finite.values()):
-        finite[own_id] = own
-    best = sorted(finite.items(), key=lambda entry: -entry[1])
-    readable = next((n for n, (i, _) in enumerate(best) if not 0 <= i < vocab_size), len(best))
-    return Row(own, tuple((i, min(x, 0.0)) for i, x in best[:readable]), len(given))
 
 
 def as_lists(
@@ -111,9 +135,9 @@ def distributions(
     mask_P = np.zeros(len(chosen), np.bool_)
     for p, row in enumerate(chosen):
         kept = row.entries[:top_k]
-        mask_P[p] = bool(kept) and row.own is not None
-        if mask_P[p] and row.own is not None:
-            ids_PK[p, : len(kept)] = [i for i, _ in kept]
-            logprobs_PK[p, : len(kept)] = [x for _, x in kept]
+        mask_P[p] = bool(kept)
+        ids_PK[p, : len(kept)] = [i for i, _ in kept]
+        logprobs_PK[p, : len(kept)] = [x for _, x in kept]
+        if row.own is not None:
             own_P[p] = row.own
     return Distributions(ids_PK=ids_PK, logprobs_PK=logprobs_PK, own_logprobs_P=own_P), mask_P

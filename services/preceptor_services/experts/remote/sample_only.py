@@ -54,7 +54,7 @@ from preceptor_services.experts.remote.turns import turns_of
 from preceptor_services.experts.remote.upstream import Upstream
 from preceptor_services.experts.remote.waiting import when_there
 
-CODE_VERSION: Final = "2"
+CODE_VERSION: Final = "3"
 """Raised whenever the same API, settings and query may give another answer."""
 _NOT_DECIDING: Final = frozenset(
     {"url", "tokenizer", "model", "template", "key_file", "max_batch", "max_concurrency"}
@@ -142,6 +142,9 @@ class SampleOnly:
         await self._draw(query, turns, chosen.at_P, paid)
         counts = {row: drawn.tokens for row, drawn in paid.by_row.items() if self._tells(drawn)}
         num_calls = sum(drawn.num_calls for drawn in paid.by_row.values())
+        elsewhere = sum((drawn.elsewhere for drawn in paid.by_row.values()), Counter[str]())
+        if elsewhere and not counts:
+            raise ServiceFailed(f"no reply continues the text: {', '.join(_no_draws(elsewhere))}")
         price = self._config.cost_per_call
         return build_answer(
             query,
@@ -155,6 +158,7 @@ class SampleOnly:
             inclusion_P=chosen.inclusion_P.astype(np.float32),
             template_version=self._template.version if self._config.reads_feedback else None,
             used_feedback=used,
+            truncated=_no_draws(elsewhere),
             cost=None if price is None else price * num_calls,
         )
 
@@ -211,9 +215,10 @@ class SampleOnly:
     ) -> Drawn:
         prefix_ids = query.response_ids[: int(query.position_ids()[row])].tolist()
         prefix = await asyncio.to_thread(prefix_text, self._tokenizer, prefix_ids)
-        tokens, num_calls, left = Counter[int](), 0, self._config.draws
+        tokens, elsewhere = Counter[int](), Counter[str]()
+        num_calls, left = 0, self._config.draws
         if prefix is None:
-            return Drawn(tokens, num_calls)
+            return Drawn(tokens, num_calls, elsewhere)
         while left > 0:
             num = min(left, self._config.draws_per_call)
             self._spend()
@@ -221,8 +226,10 @@ class SampleOnly:
                 token = next_token(self._tokenizer, prefix, prefix_ids, drawn)
                 if token is not None:
                     tokens[token] += 1
+                if drawn.elsewhere is not None:
+                    elsewhere[drawn.elsewhere] += 1
             num_calls, left = num_calls + 1, left - num
-        return Drawn(tokens, num_calls)
+        return Drawn(tokens, num_calls, elsewhere)
 
     def _spend(self) -> None:
         """Before the call: one that fails may have cost money too."""
@@ -252,6 +259,10 @@ class SampleOnly:
         if self._continuation is None:
             raise ServiceUnavailable("the API has not answered yet", retry_after_s=1)
         return self._continuation
+
+
+def _no_draws(elsewhere: Counter[str]) -> tuple[str, ...]:
+    return tuple(f"{n} draws hold {name} in place of text" for name, n in elsewhere.items())
 
 
 def _as_arrays(counts: dict[int, Counter[int]], num_positions: int) -> Distributions:
