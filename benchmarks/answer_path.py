@@ -29,6 +29,12 @@ import numpy as np
 from uniform_expert import FINGERPRINT, uniform_answer
 
 from preceptor_clients.contract import wire
+from preceptor_clients.contract.deployment import (
+    DeployedGateway,
+    Deployment,
+    local_service,
+    to_toml,
+)
 from preceptor_clients.contract.schemas import (
     LogprobsCall,
     LogprobsReply,
@@ -41,14 +47,10 @@ from preceptor_clients.contract.schemas import (
 from preceptor_clients.http.clients import GatewayClient, ServiceClient
 from preceptor_services.supervisor.supervisor import Supervisor
 
-SETTINGS = """
-[gateway]
-port = 0
-[experts.uniform]
-url = "http://127.0.0.1:0"
-key_file = "keys/uniform.key"
-use = "uniform_expert:Uniform"
-"""
+DEPLOYMENT = Deployment(
+    gateway=DeployedGateway(port=0),
+    experts={"uniform": local_service("uniform", "uniform_expert:Uniform")},
+)
 
 
 def make_query(number: int, num_tokens: int = 4, top_k: int = 4) -> PrefixQuery:
@@ -119,7 +121,7 @@ async def measure(scale: int) -> dict[str, float]:
     """All figures; `scale` multiplies the number of questions."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "preceptor.toml"
-        config.write_text(SETTINGS)
+        config.write_text(to_toml(DEPLOYMENT))
         async with Supervisor(config) as supervisor:
             description = supervisor.description()
             settings = supervisor.settings

@@ -36,6 +36,12 @@ import numpy as np
 from sqlalchemy import text
 
 from preceptor_clients.contract.corrections import NewItem, RoundSettings, Submission
+from preceptor_clients.contract.deployment import (
+    DeployedGateway,
+    Deployment,
+    local_key,
+    to_toml,
+)
 from preceptor_clients.contract.schemas import Message, Prompt
 from preceptor_clients.http.corrections import AnnotatorClient, CorrectionsClient
 from preceptor_services.corrections.intake import Intake
@@ -53,14 +59,6 @@ GOALS_MS = {"sqlite": 100.0, "postgres": 50.0}
 """p99 of a claim, 16 people at once."""
 GOAL_OF_50_MS = 150.0
 """p99 of any action, 50 people at once."""
-SETTINGS = """
-[gateway]
-port = 0
-database = "{url}"
-[keys.admin]
-file = "keys/admin.key"
-scopes = ["admin"]
-"""
 RULES = RoundSettings(double_share=0.1)
 ROUND = "r"
 
@@ -158,7 +156,8 @@ async def at_gateway(
 ) -> AsyncIterator[list[Desk]]:
     """A filled queue of a whole deployment."""
     config = folder / "preceptor.toml"
-    config.write_text(SETTINGS.format(url=url))
+    gateway = DeployedGateway(port=0, database=url)
+    config.write_text(to_toml(Deployment(gateway=gateway, keys={"admin": local_key("admin")})))
     async with Supervisor(config) as supervisor, contextlib.AsyncExitStack() as stack:
         place = supervisor.description()["gateway"]
         key = supervisor.settings.key_for("admin").read_text().strip()

@@ -45,6 +45,12 @@ from corrections_people import ANSWER_S, Office, traced
 from corrections_report import publish, summarise
 from rich.console import Console
 
+from preceptor_clients.contract.deployment import (
+    DeployedKey,
+    local_key,
+    parse_deployment,
+    to_toml,
+)
 from preceptor_clients.http.clients import GatewayClient
 from preceptor_trainer.collect.context import PapersContext
 from preceptor_trainer.collect.labelling import ExpertUse
@@ -80,15 +86,10 @@ FORMS: Final[dict[str, dict[str, Any]]] = {
     "feedback": {"expert": "people", "labels": False, "takeover": False, "feedback": True},
 }
 MOST_STEPS: Final = 1_000
-KEYS: Final = """
-[keys.admin]
-file = "keys/admin.key"
-scopes = ["admin"]
-
-[keys.people]
-file = "keys/people-expert.key"
-scopes = ["expert"]
-"""
+KEYS: Final = {
+    "admin": local_key("admin"),
+    "people": DeployedKey(file=Path("keys/people-expert.key"), scopes=("expert",)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +227,9 @@ class Experiment:
             "people-sft": Service(use=use, options={**options, "accepted": True}),
         }
         path = write_deployment(self.folder, services, STUDENT_DIR)
-        path.write_text(path.read_text() + KEYS)
+        deployment = parse_deployment(path.read_text())
+        keys = {**deployment.keys, **KEYS}
+        path.write_text(to_toml(deployment.model_copy(update={"keys": keys})))
 
     async def _run(self, missing: Sequence[Cell], url: str, key: str) -> None:
         async with GatewayClient(url, key) as gateway:

@@ -53,6 +53,12 @@ from transformers import (
 )
 
 from preceptor_clients.contract import wire
+from preceptor_clients.contract.deployment import (
+    DeployedGateway,
+    Deployment,
+    local_service,
+    to_toml,
+)
 from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
 from preceptor_clients.contract.schemas import (
     LogprobsCall,
@@ -67,20 +73,7 @@ from preceptor_services.experts.engine.prefill import Prefill
 from preceptor_services.experts.engine.score import score
 from preceptor_services.supervisor.supervisor import Supervisor
 
-SETTINGS = """
-[gateway]
-port = 0
-[experts.teacher]
-url = "http://127.0.0.1:0"
-key_file = "keys/teacher.key"
-use = "preceptor_services.experts.larger_model:LargerModel"
-[experts.teacher.options]
-model = "{folder}"
-dtype = "bfloat16"
-device = "{device}"
-threads = {threads}
-memory_mb = {memory_mb}
-"""
+LARGER_MODEL = "preceptor_services.experts.larger_model:LargerModel"
 
 _ASKED = ("sequences", "tokens", "top_k", "vocab_size", "rounds", "device", "large")
 _START_S = 900
@@ -251,14 +244,16 @@ async def deployment(made: Made, options: argparse.Namespace) -> AsyncIterator[S
     """Gateway, broker, dispatcher and expert as real processes."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "preceptor.toml"
-        config.write_text(
-            SETTINGS.format(
-                folder=made.folder,
-                device=options.device,
-                threads=options.threads,
-                memory_mb=options.memory_mb,
-            )
-        )
+        given = {
+            "model": str(made.folder),
+            "dtype": "bfloat16",
+            "device": options.device,
+            "threads": options.threads,
+            "memory_mb": options.memory_mb,
+        }
+        teacher = local_service("teacher", LARGER_MODEL, given)
+        gateway = DeployedGateway(port=0)
+        config.write_text(to_toml(Deployment(gateway=gateway, experts={"teacher": teacher})))
         async with Supervisor(config) as supervisor:
             yield supervisor
 

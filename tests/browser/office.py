@@ -22,6 +22,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from preceptor_clients.contract.corrections import NewItem, RoundSettings
+from preceptor_clients.contract.deployment import Deployment
 from preceptor_clients.contract.schemas import (
     Capabilities,
     FeedbackItem,
@@ -51,7 +52,6 @@ from preceptor_services.jobs.messages import (
     ReportRequest,
 )
 from preceptor_services.kit.blobs import LocalBlobs
-from preceptor_services.kit.settings import Settings
 from preceptor_services.store.database import Database
 
 VOCAB = "ab" * 32
@@ -158,13 +158,14 @@ class SaysWhoItIs:
         pass
 
 
-def make_settings(folder: Path) -> Settings:
+def make_settings(folder: Path) -> Deployment:
     """A deployment whose keys are made of their own names."""
     (folder / "keys").mkdir(exist_ok=True, parents=True)
     for name in (*SCOPES, "hash", "service"):
         (folder / "keys" / f"{name}.key").write_text(f"{name}-{'k' * 40}")
-    services = {"key_file": folder / "keys" / "service.key"}
-    return Settings.model_validate(
+    # These services only say who they are.
+    services = {"key_file": folder / "keys" / "service.key", "self_test": False}
+    return Deployment.model_validate(
         {
             "gateway": {
                 "hash_key_file": folder / "keys" / "hash.key",
@@ -204,7 +205,9 @@ def _ids() -> np.ndarray:
 # ---------------------------------------------------------------- seeding
 
 
-async def seed(app: FastAPI, jobs: Jobs, settings: Settings, folder: Path, has_demo: bool) -> None:
+async def seed(
+    app: FastAPI, jobs: Jobs, settings: Deployment, folder: Path, has_demo: bool
+) -> None:
     """People with keys and one round; the demo is a rollout with what experts would have said."""
 
     def client(cls: Any, scope: str) -> Any:

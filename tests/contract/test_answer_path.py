@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,14 @@ import numpy as np
 import psutil
 import pytest
 
+from preceptor_clients.contract.deployment import (
+    EMBEDDED,
+    DeployedGateway,
+    Deployment,
+    local_key,
+    local_service,
+    to_toml,
+)
 from preceptor_clients.contract.errors import (
     Invalid,
     NotFound,
@@ -60,33 +67,24 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("up")
     config, ready_file, log = folder / "preceptor.toml", folder / "ready.json", folder / "calls.txt"
     port = free_port()  # chosen here, because the expert is told where to put late answers
-    config.write_text(
-        textwrap.dedent(f"""
-        [gateway]
-        port = {port}
-        broker = "embedded"
-        [keys.trainer]
-        file = "keys/trainer.key"
-        scopes = ["trainer"]
-        [keys.expert]
-        file = "keys/expert.key"
-        scopes = ["expert"]
-        [experts.moody]
-        url = "http://127.0.0.1:0"
-        key_file = "keys/moody.key"
-        self_test = false
-        use = "moody:Moody"
-        [experts.moody.options]
-        log = "{log}"
-        late_url = "http://127.0.0.1:{port}"
-        late_key_file = "{folder}/keys/expert.key"
-        """)
+    options = {
+        "log": str(log),
+        "late_url": f"http://127.0.0.1:{port}",
+        "late_key_file": f"{folder}/keys/expert.key",
+    }
+    moody = local_service("moody", "moody:Moody", options).model_copy(update={"self_test": False})
+    deployment = Deployment(
+        gateway=DeployedGateway(port=port, broker=EMBEDDED),
+        keys={"trainer": local_key("trainer"), "expert": local_key("expert")},
+        experts={"moody": moody},
     )
+    config.write_text(to_toml(deployment))
     words = (sys.executable, "-m", "preceptor_clients.cli", "up", "--config", str(config))
+    places = [str(MOODY_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
     with (folder / "up.txt").open("wb") as output:
         process = subprocess.Popen(
             [*words, "--ready-file", str(ready_file)],
-            env={**os.environ, "PYTHONPATH": str(MOODY_FOLDER)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
             stdout=output,
             stderr=output,
         )

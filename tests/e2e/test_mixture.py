@@ -7,7 +7,6 @@ weights and returns text, the other scores prompts in its own vocabulary.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import sys
 import threading
@@ -22,6 +21,12 @@ import uvicorn
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
+from preceptor_clients.contract.deployment import (
+    DeployedService,
+    local_service,
+    parse_deployment,
+    to_toml,
+)
 from preceptor_clients.contract.schemas import Trace
 from preceptor_clients.http.clients import GatewayClient
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
@@ -38,34 +43,6 @@ from foreign import FakeServer, make_word_tokenizer
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 STEPS, ROLLOUTS, DRAWS, MAX_CALLS = 2, 2 * 2 * 2, 4, 2
-
-EXPERTS = """
-[experts.sampler]
-url = "http://127.0.0.1:0"
-key_file = "keys/sampler.key"
-use = "preceptor_services.experts.remote.sample_only:SampleOnly"
-[experts.sampler.options]
-name = "sampler"
-url = {api}
-tokenizer = {student}
-choose = "entropy"
-draws = {draws}
-draws_per_call = {draws}
-draw_tokens = 4
-max_calls = {max_calls}
-
-[experts.words]
-url = "http://127.0.0.1:0"
-key_file = "keys/words.key"
-use = "preceptor_services.experts.remote.aligning:Aligning"
-[experts.words.options]
-name = "words"
-url = {teacher}
-tokenizer = {student}
-teacher_tokenizer = {words}
-min_told = 0.1
-max_requests = 2
-"""
 
 
 @dataclass(frozen=True)
@@ -116,17 +93,10 @@ def trained(
 ) -> Trained:
     api, teacher = servers
     folder = tmp_path_factory.mktemp("runs") / "mixture"
-    with write_settings(folder, needs_feedback=True).open("a") as settings:
-        settings.write(
-            EXPERTS.format(
-                api=json.dumps(api.url),
-                teacher=json.dumps(teacher.url),
-                student=json.dumps(str(STUDENT_DIR)),
-                words=json.dumps(str(words)),
-                draws=DRAWS,
-                max_calls=MAX_CALLS,
-            )
-        )
+    config = write_settings(folder, needs_feedback=True)
+    deployed = parse_deployment(config.read_text())
+    experts = {**deployed.experts, **other_experts(api.url, teacher.url, words)}
+    config.write_text(to_toml(deployed.model_copy(update={"experts": experts})))
     with LocalDeployment(folder, Console(quiet=True)) as deployment:
         running = Running(folder, deployment)
         trainer = running.start_trainer(
@@ -141,6 +111,33 @@ def trained(
         assert trainer.wait(timeout=300) == 0, running.trainer_log()
         traces = asyncio.run(_traces(deployment, folder.name))
     return Trained(folder, traces, api)
+
+
+def other_experts(api: str, teacher: str, words: Path) -> dict[str, DeployedService]:
+    """A sampler of an API's texts, and a teacher with another vocabulary."""
+    remote, student = "preceptor_services.experts.remote", str(STUDENT_DIR)
+    sampler = {
+        "name": "sampler",
+        "url": api,
+        "tokenizer": student,
+        "choose": "entropy",
+        "draws": DRAWS,
+        "draws_per_call": DRAWS,
+        "draw_tokens": 4,
+        "max_calls": MAX_CALLS,
+    }
+    aligning = {
+        "name": "words",
+        "url": teacher,
+        "tokenizer": student,
+        "teacher_tokenizer": str(words),
+        "min_told": 0.1,
+        "max_requests": 2,
+    }
+    return {
+        "sampler": local_service("sampler", f"{remote}.sample_only:SampleOnly", sampler),
+        "words": local_service("words", f"{remote}.aligning:Aligning", aligning),
+    }
 
 
 async def _traces(deployment: LocalDeployment, run: str) -> list[Trace]:

@@ -7,7 +7,6 @@ needs for moving weights and not for scores.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,14 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from preceptor_clients.contract.deployment import (
+    EMBEDDED,
+    DeployedGateway,
+    Deployment,
+    local_key,
+    local_service,
+    to_toml,
+)
 from preceptor_trainer.deployment.local import LocalDeployment
 from preceptor_trainer.student import STUDENT_DIR
 
@@ -39,27 +46,14 @@ class Address:
 @pytest.fixture
 def teacher(tmp_path: Path) -> Iterator[Address]:
     """The shipped student's weights as a larger model, behind gateway, broker and dispatcher."""
-    (tmp_path / "preceptor.toml").write_text(
-        f"""
-        [gateway]
-        port = 0
-        broker = "embedded"
-        [keys.trainer]
-        file = "keys/trainer.key"
-        scopes = ["trainer"]
-        [keys.dispatcher]
-        file = "keys/dispatcher.key"
-        scopes = ["dispatcher"]
-        [experts.larger]
-        url = "http://127.0.0.1:0"
-        key_file = "keys/larger.key"
-        use = "preceptor_services.experts.larger_model:LargerModel"
-        [experts.larger.options]
-        model = {json.dumps(str(STUDENT_DIR))}
-        dtype = "float32"
-        threads = 1
-        """
+    options = {"model": str(STUDENT_DIR), "dtype": "float32", "threads": 1}
+    use = "preceptor_services.experts.larger_model:LargerModel"
+    deployment = Deployment(
+        gateway=DeployedGateway(port=0, broker=EMBEDDED),
+        keys={"trainer": local_key("trainer"), "dispatcher": local_key("dispatcher")},
+        experts={"larger": local_service("larger", use, options)},
     )
+    (tmp_path / "preceptor.toml").write_text(to_toml(deployment))
     with LocalDeployment(tmp_path, Console(quiet=True)) as deployment:
         host = deployment.gateway_url.removeprefix("http://")
         yield Address(f"http://any:{deployment.key}@{host}/vllm/larger")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from preceptor_clients.contract.deployment import Deployment
 from preceptor_clients.contract.errors import ProblemDetails, ServiceUnavailable, from_problem
 from preceptor_clients.contract.schemas import (
     Capabilities,
@@ -44,7 +45,6 @@ from preceptor_services.jobs.messages import (
 from preceptor_services.jobs.streams import Entry
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.kit.clock import ServerClock
-from preceptor_services.kit.settings import Settings
 from preceptor_services.store.database import Database
 
 VOCAB = "ab" * 32
@@ -129,7 +129,7 @@ class World:
     """One gateway and everybody who talks to it."""
 
     app: FastAPI
-    settings: Settings
+    settings: Deployment
     database: Database
     queue: RecordingQueue
     clock: MovedClock
@@ -270,7 +270,7 @@ class World:
         return FeedbackAnswer(items=(item,), source="executor", source_version="7")
 
 
-def make_settings(folder: Path, **gateway: Any) -> Settings:
+def make_settings(folder: Path, **gateway: Any) -> Deployment:
     """A deployment whose keys are made of their own names."""
     keys = {}
     (folder / "keys").mkdir()
@@ -281,7 +281,8 @@ def make_settings(folder: Path, **gateway: Any) -> Settings:
             scope = "trainer" if name == "other" else name
             keys[name] = {"file": file, "scopes": [scope]}
     service = {"url": "http://nowhere", "key_file": folder / "keys" / "service.key"}
-    return Settings.model_validate(
+    service |= {"self_test": False}  # these services only say who they are
+    return Deployment.model_validate(
         {
             "gateway": {
                 "hash_key_file": folder / "keys" / "hash.key",

@@ -230,7 +230,7 @@ def check() -> Callable[..., dict[str, Any]]:
         command = [
             sys.executable,
             "-m",
-            "preceptor_clients.cli.main",
+            "preceptor_clients.cli",
             "expert",
             "check",
             url,

@@ -10,7 +10,19 @@ from typing import Final
 
 from jinja2 import Environment, StrictUndefined
 
+from preceptor_clients.contract.deployment import Deployment, local_service, to_toml
+
 _TEMPLATES: Final = "expert_template"
+_ABOUT_SETTINGS: Final = """\
+Put this into the deployment's preceptor.toml. With `use`, `preceptor up` starts the process
+itself and makes the key. Without it, start the service yourself, by compose.yml or by
+`preceptor expert serve {use} --port {port} --key-file keys/{name}.key`.
+"""
+_ABOUT_OPTIONS: Final = """\
+# Of the student's tokenizer, as `preceptor expert vocabulary FOLDER` prints them:
+# vocab_size = 256
+# fingerprint = "..."
+"""
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 
 
@@ -50,4 +62,13 @@ def write_expert(name: str, folder: Path, port: int) -> list[Path]:
         target = folder / source.name.removesuffix(".jinja").replace("MODULE", module)
         target.write_text(renderer.from_string(source.read_text()).render(values))
         written.append(target)
-    return written
+    settings = folder / "preceptor.toml"
+    settings.write_text(_settings(name, f"{module}:{values['class_name']}", port))
+    return sorted([*written, settings])
+
+
+def _settings(name: str, use: str, port: int) -> str:
+    """The block for a deployment's file."""
+    service = local_service(name, use, {}).model_copy(update={"url": f"http://127.0.0.1:{port}"})
+    comment = _ABOUT_SETTINGS.format(name=name, use=use, port=port)
+    return to_toml(Deployment(experts={name: service}), comment=comment) + _ABOUT_OPTIONS

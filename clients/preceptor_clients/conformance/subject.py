@@ -8,8 +8,9 @@ asked unrounded where the service speaks frames.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from pydantic import ValidationError
@@ -31,7 +32,7 @@ from preceptor_clients.contract.schemas import (
     WantedWeights,
     WeightsOffer,
 )
-from preceptor_clients.http.clients import ServiceClient
+from preceptor_clients.contract.tokenization import TokenIds, TokenizeCall
 from preceptor_clients.http.connection import RawReply
 
 _EXACT: Final = f"{wire.FRAME};logprobs=f32, {wire.JSON};q=0.5"
@@ -70,12 +71,28 @@ class CheckOptions:
             raise ValueError(f"timeout_s: {self.timeout_s} is not above 0")
 
 
+class Asked(Protocol):
+    """As much of a service's client as the checks need; `ServiceClient` is one."""
+
+    async def raw(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | None = ...,
+        headers: Mapping[str, str] | None = ...,
+        timeout_s: float = ...,
+    ) -> RawReply: ...
+
+    async def tokenize(self, call: TokenizeCall, timeout_s: float) -> TokenIds: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """One expert under test."""
 
-    client: ServiceClient
-    stranger: ServiceClient
+    client: Asked
+    stranger: Asked
     """The same address without a key."""
     info: ServiceInfo
     options: CheckOptions

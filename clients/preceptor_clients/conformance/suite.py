@@ -16,7 +16,7 @@ from preceptor_clients.conformance import (
     speed,
     truth,
 )
-from preceptor_clients.conformance.subject import CheckOptions, Subject
+from preceptor_clients.conformance.subject import Asked, CheckOptions, Subject
 from preceptor_clients.conformance.verdict import Failed, Report, Skipped, Verdict
 from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.contract.schemas import ServiceInfo
@@ -79,7 +79,7 @@ async def check_expert(
 
 
 async def make_subject(
-    client: ServiceClient, stranger: ServiceClient, info: ServiceInfo, options: CheckOptions
+    client: Asked, stranger: Asked, info: ServiceInfo, options: CheckOptions
 ) -> Subject:
     """The service as the checks see it; one question tells what kind of prompt it takes."""
     subject = Subject(client=client, stranger=stranger, info=info, options=options)

@@ -43,6 +43,8 @@ WeightVersion = Annotated[
 """`{policy}/{lineage}/{step}`."""
 Key = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Seconds = Annotated[float, Field(ge=0)]
+ServiceRole = Literal["expert", "source"]
+"""What a service is to a deployment; each role is asked one kind of question."""
 
 
 class Request(BaseModel):
@@ -332,7 +334,7 @@ class ServiceInfo(Answer):
     """`GET /v1/info` of every service."""
 
     name: Name
-    role: Literal["expert", "source", "gateway"]
+    role: ServiceRole | Literal["gateway"]
     version: str
     """Changes whenever answers may: code, configuration, template."""
     capabilities: Capabilities = Capabilities()
@@ -345,7 +347,7 @@ class ServiceStatus(Answer):
     """One service as the gateway sees it."""
 
     name: Name
-    role: Literal["expert", "source"]
+    role: ServiceRole
     state: Literal["ready", "unreachable", "refused"]
     """`refused`: it answers, but not as the contract wants it."""
     detail: str | None = None

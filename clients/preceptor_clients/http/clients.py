@@ -67,7 +67,7 @@ _PENDING: Final = frozenset({"queued", "running"})
 _Submission = TypeVar("_Submission", PrefixSubmission, FeedbackSubmission)
 _Outcome = TypeVar("_Outcome", PrefixOutcome, FeedbackOutcome)
 _Outcomes = TypeVar("_Outcomes", LogprobsOutcomes, FeedbackOutcomes)
-_Reply = TypeVar("_Reply", LogprobsReply, FeedbackReply, GenerateReply)
+_Reply = TypeVar("_Reply", bound=LogprobsReply | FeedbackReply | GenerateReply)
 _T = TypeVar("_T")
 
 
@@ -412,15 +412,15 @@ class ServiceClient(HttpClient):
 
     async def logprobs(self, call: LogprobsCall, timeout_s: float) -> LogprobsReply:
         """One result per query, in order."""
-        return await self._ask("/v1/logprobs", call, LogprobsReply, timeout_s)
+        return await self.ask("/v1/logprobs", call, LogprobsReply, timeout_s)
 
     async def feedback(self, call: FeedbackCall, timeout_s: float) -> FeedbackReply:
         """One result per query, in order."""
-        return await self._ask("/v1/feedback", call, FeedbackReply, timeout_s)
+        return await self.ask("/v1/feedback", call, FeedbackReply, timeout_s)
 
     async def generate(self, call: GenerateCall, timeout_s: float) -> GenerateReply:
         """One result per query, in order."""
-        return await self._ask("/v1/generate", call, GenerateReply, timeout_s)
+        return await self.ask("/v1/generate", call, GenerateReply, timeout_s)
 
     async def tokenize(self, call: TokenizeCall, timeout_s: float) -> TokenIds:
         """Ids of a text or a chat, by a service that says `tokenizer` among its capabilities."""
@@ -437,13 +437,18 @@ class ServiceClient(HttpClient):
         """Tells the service of versions that it may load, ancestors first."""
         await self.call("PUT", "/v1/weights", body=offer, timeout_s=timeout_s, media_type=wire.JSON)
 
-    async def _ask(
+    async def ask(
         self,
         path: str,
         call: LogprobsCall | FeedbackCall | GenerateCall,
         reply: type[_Reply],
         timeout_s: float,
     ) -> _Reply:
+        """One result per query of a call, in order, whatever the service's role.
+
+        Raises:
+            PreceptorError: the call failed, or has results for another number of queries.
+        """
         # Services in other languages may know JSON only; they say so once.
         if self._frames is None:
             await self.info(timeout_s)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints
 
 from preceptor_clients.contract.known import KnownAnswers
-from preceptor_clients.contract.schemas import Name, Request, ServiceStatus
+from preceptor_clients.contract.schemas import Name, Request, ServiceRole, ServiceStatus
 from preceptor_clients.http.clients import GatewayClient
 
 _PAUSE_S: Final = 0.2
@@ -18,7 +18,7 @@ class NewService(Request):
     """`POST /v1/experts`: one more expert or source."""
 
     name: Name
-    role: Literal["expert", "source"] = "expert"
+    role: ServiceRole = "expert"
     url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@]+(/\S*)?$")]
     key_file: Name
     """Name of a file beside the gateway's own keys; a key never travels."""

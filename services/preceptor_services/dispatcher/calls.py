@@ -25,6 +25,7 @@ from preceptor_services.dispatcher.breaker import Breaker
 from preceptor_services.dispatcher.leases import Leases
 from preceptor_services.dispatcher.reporting import HeldJob, Reporter
 from preceptor_services.jobs.messages import ItemResult
+from preceptor_services.jobs.roles import question_of_kind
 
 STOPPING: Final = ServiceUnavailable("the dispatcher is stopping").problem()
 _TOO_LATE: Final = DeadlineExceeded("the deadline passed before it was asked").problem()
@@ -118,7 +119,9 @@ class Calls:
         started_at = time.monotonic()
         left_s = max(job.expires_at for job in jobs) - started_at
         timeout_s = min(self.max_call_s, left_s)
-        call = asyncio.create_task(self.asker.ask(items, info.capabilities, timeout_s=timeout_s))
+        question = question_of_kind(jobs[0].claimed.kind)
+        asking = self.asker.ask(question, items, info.capabilities, timeout_s=timeout_s)
+        call = asyncio.create_task(asking)
         self._asking[call] = jobs
         try:
             await asyncio.wait({call})

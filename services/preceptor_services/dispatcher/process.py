@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from preceptor_clients.contract.deployment import Deployment
 from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.http.clients import NO_RETRY, GatewayClient, ServiceClient
 from preceptor_services.dispatcher.worker import ServiceWorker, WorkerConfig
 from preceptor_services.jobs.messages import Directory, ServiceAddress
 from preceptor_services.jobs.streams import JobStreams
-from preceptor_services.kit.settings import Settings, read_secret
+from preceptor_services.kit.settings import read_secret
 
 _DIRECTORY_S: Final = 5.0
 _UNREACHED_S: Final = 0.3
@@ -118,7 +119,7 @@ async def _guarded(name: str, work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(_RESTART_S)
 
 
-def gateway_url(settings: Settings) -> str:
+def gateway_url(settings: Deployment) -> str:
     """Where processes of the same machine reach the gateway."""
     host = settings.gateway.host
     return (
@@ -126,7 +127,9 @@ def gateway_url(settings: Settings) -> str:
     )
 
 
-async def run_dispatcher(settings: Settings, config: WorkerConfig, url: str | None = None) -> None:
+async def run_dispatcher(
+    settings: Deployment, config: WorkerConfig, url: str | None = None
+) -> None:
     """Runs until SIGTERM or SIGINT.
 
     Args:

@@ -16,10 +16,11 @@ import typer
 import uvicorn
 from fastapi import FastAPI
 
+from preceptor_clients.contract.deployment import Deployment
 from preceptor_services.gateway.app import create_app
 from preceptor_services.jobs.streams import JobStreams
 from preceptor_services.kit.blobs import LocalBlobs
-from preceptor_services.kit.settings import Settings, load_settings
+from preceptor_services.kit.settings import load_settings
 from preceptor_services.store.database import Database
 
 _DRAIN_S: Final = 10
@@ -63,7 +64,7 @@ def keep_what_is_loaded() -> None:
     gc.freeze()
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Deployment) -> None:
     """Serves until it is told to end."""
     g = settings.gateway
     database = Database.open(g.database)

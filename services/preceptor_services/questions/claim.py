@@ -15,9 +15,10 @@ from typing import Any
 from pydantic import JsonValue
 
 from preceptor_clients.contract.errors import NotFound, ProblemDetails, ServiceFailed
-from preceptor_clients.contract.schemas import FeedbackQuery, PrefixQuery
-from preceptor_services.jobs.messages import ClaimedItem, ClaimedJob, ClaimRequest, Claims, JobKind
+from preceptor_clients.contract.schemas import FeedbackQuery
+from preceptor_services.jobs.messages import ClaimedItem, ClaimedJob, ClaimRequest, Claims
 from preceptor_services.jobs.queue import MAX_DELIVERIES
+from preceptor_services.jobs.roles import RoleQuestion, question_of_kind
 from preceptor_services.kit.blobs import BlobDamaged, BlobStore
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.metrics import Metrics
@@ -79,24 +80,23 @@ class JobClaims:
     async def _claimed_job(
         self, job: JobRow, questions: Sequence[WantedQuestion], now: float
     ) -> ClaimedJob:
-        kind: JobKind = "logprobs" if job.kind == "logprobs" else "feedback"
-        left_s = max(question.deadline_at for question in questions) - now
+        question = question_of_kind(job.kind)
+        left_s = max(wanted.deadline_at for wanted in questions) - now
         return ClaimedJob(
             job_id=job.id,
             service=job.service,
-            kind=kind,
+            kind=question.kind,
             fence=job.fence,
             timeout_ms=max(1, int(left_s * 1000)),
             exclusive=job.exclusive,
-            items=tuple([await self._claimed_item(kind, question) for question in questions]),
+            items=tuple([await self._claimed_item(question, wanted) for wanted in questions]),
         )
 
-    async def _claimed_item(self, kind: JobKind, question: WantedQuestion) -> ClaimedItem:
-        query = unpack_query(kind, question.frame)
-        if isinstance(query, PrefixQuery):
-            return ClaimedItem(answer_key=question.answer_key, prefix=query)
-        filled = query.model_copy(update={"payload": await self._payload(query)})
-        return ClaimedItem(answer_key=question.answer_key, feedback=filled)
+    async def _claimed_item(self, question: RoleQuestion, wanted: WantedQuestion) -> ClaimedItem:
+        query = unpack_query(question.kind, wanted.frame)
+        if isinstance(query, FeedbackQuery):
+            query = query.model_copy(update={"payload": await self._payload(query)})
+        return question.item(wanted.answer_key, query)
 
     async def _payload(self, query: FeedbackQuery) -> JsonValue:
         try:

@@ -22,6 +22,7 @@ from preceptor_clients.contract.schemas import (
     ServiceInfo,
     WantedWeights,
 )
+from preceptor_services.jobs.roles import question_of_kind
 from preceptor_services.questions.bundle import num_tokens
 from preceptor_services.questions.keys import (
     feedback_answer_key,
@@ -136,9 +137,7 @@ def prepare_feedback(
 def unpack_query(kind: str, packed: bytes) -> PrefixQuery | FeedbackQuery:
     """The query that a question stored."""
     message = frame.decode(zstandard.ZstdDecompressor().decompress(packed))
-    if kind == "logprobs":
-        return PrefixQuery.model_validate(message)
-    return FeedbackQuery.model_validate(message)
+    return question_of_kind(kind).query.model_validate(message)
 
 
 def _packed(query: PrefixQuery | FeedbackQuery) -> bytes:

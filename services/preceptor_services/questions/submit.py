@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from preceptor_clients.contract.errors import PreceptorError, ProblemDetails
 from preceptor_clients.contract.schemas import FeedbackRequest, LogprobsRequest
 from preceptor_services.jobs.queue import JobQueue, put_jobs
+from preceptor_services.jobs.roles import QUESTIONS
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.group_commit import GroupCommit
 from preceptor_services.kit.metrics import Metrics
@@ -99,7 +100,7 @@ class Submissions:
         )
         admission = Admission(
             addressee=addressee,
-            kind="logprobs",
+            kind=QUESTIONS[entry.role].kind,
             num_submissions=len(request.submissions),
             questions=questions,
             errors=errors,
@@ -124,7 +125,7 @@ class Submissions:
         )
         admission = Admission(
             addressee=addressee,
-            kind="feedback",
+            kind=QUESTIONS[entry.role].kind,
             num_submissions=len(request.submissions),
             questions=questions,
             errors=errors,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from preceptor_clients.conformance.subject import CheckOptions, Subject
+from preceptor_clients.conformance.subject import Asked, CheckOptions, Subject
 from preceptor_clients.conformance.suite import CHECKS, make_subject
 from preceptor_clients.conformance.verdict import Failed, Skipped
 from preceptor_clients.contract.errors import (
@@ -31,10 +31,9 @@ from preceptor_clients.contract.errors import (
 )
 from preceptor_clients.contract.known import KnownAnswers, load_known
 from preceptor_clients.contract.schemas import ServiceInfo
-from preceptor_clients.http.clients import ServiceClient
+from preceptor_services.jobs.roles import QUESTIONS
 
 _log = logging.getLogger("preceptor.gateway")
-SELF_TEST: Final = ("door", "index", "normalisation", "candidates", "batch")
 CANARY: Final = ("known",)
 _CALL_S: Final = 60.0
 ASKED_AGAIN_S: Final = 30.0
@@ -76,7 +75,7 @@ class Inspector:
     async def inspect(
         self,
         name: str,
-        client: object,
+        client: Asked,
         info: ServiceInfo,
         *,
         self_test: bool,
@@ -88,8 +87,8 @@ class Inspector:
             SelfTestFailed: an answer was wrong; the reason says which and how to mend it.
             ServiceUnavailable: the expert did not answer in time.
         """
-        # A client that only asks who is there has nothing to be tested with.
-        if not isinstance(client, ServiceClient) or not _answers_at_once(info):
+        checks = () if info.role == "gateway" else QUESTIONS[info.role].self_test
+        if not checks or not _answers_at_once(info):
             return
         seen = self._seen.setdefault(name, _Seen())
         now = self._clock()
@@ -99,7 +98,7 @@ class Inspector:
             seen.version, seen.canary_at, seen.finding = None, float("-inf"), None
         try:
             if self_test and seen.version != info.version:
-                await _run(SELF_TEST, client, info, None)
+                await _run(checks, client, info, None)
                 seen.version = info.version
             if known is not None and now - seen.canary_at >= self._canary_every_s:
                 await _run(CANARY, client, info, _read(known))
@@ -112,9 +111,7 @@ class Inspector:
 
 def _answers_at_once(info: ServiceInfo) -> bool:
     capabilities = info.capabilities
-    return (
-        info.role == "expert" and "topk" in capabilities.kinds and capabilities.cacheable == "true"
-    )
+    return "topk" in capabilities.kinds and capabilities.cacheable == "true"
 
 
 def _read(known: KnownAnswers | Path) -> KnownAnswers:
@@ -127,7 +124,7 @@ def _read(known: KnownAnswers | Path) -> KnownAnswers:
 
 
 async def _run(
-    names: Sequence[str], client: ServiceClient, info: ServiceInfo, known: KnownAnswers | None
+    names: Sequence[str], client: Asked, info: ServiceInfo, known: KnownAnswers | None
 ) -> None:
     options = CheckOptions(known=known, timeout_s=_CALL_S)
     subject = await make_subject(client, client, info, options)

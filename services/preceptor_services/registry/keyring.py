@@ -11,8 +11,9 @@ import hmac
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from preceptor_clients.contract.deployment import DeployedKey
 from preceptor_clients.contract.errors import Unauthorised
-from preceptor_services.kit.settings import KeySettings, read_secret
+from preceptor_services.kit.settings import read_secret
 from preceptor_services.store import services
 from preceptor_services.store.database import Database
 
@@ -31,7 +32,7 @@ class Caller(NamedTuple):
 class Keyring:
     """The valid keys of this process."""
 
-    def __init__(self, hash_key: str, keys: Mapping[str, KeySettings]) -> None:
+    def __init__(self, hash_key: str, keys: Mapping[str, DeployedKey]) -> None:
         self._hash_key = hash_key.encode()
         self._callers: dict[str, Caller] = {}
         for name, key in keys.items():

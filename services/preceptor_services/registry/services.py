@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
+from preceptor_clients.conformance.subject import Asked
+from preceptor_clients.contract.deployment import Deployment
 from preceptor_clients.contract.errors import (
     Conflict,
     Invalid,
@@ -23,11 +25,12 @@ from preceptor_clients.contract.errors import (
     ServiceUnavailable,
 )
 from preceptor_clients.contract.known import KnownAnswers
-from preceptor_clients.contract.schemas import ServiceInfo, ServiceStatus
+from preceptor_clients.contract.schemas import ServiceInfo, ServiceRole, ServiceStatus
 from preceptor_clients.http.registration import NewService
 from preceptor_services.jobs.messages import ServiceAddress
+from preceptor_services.jobs.roles import role_named
 from preceptor_services.kit.clock import Clock
-from preceptor_services.kit.settings import Settings, read_secret
+from preceptor_services.kit.settings import read_secret
 from preceptor_services.registry.inspection import ASKED_AGAIN_S, Inspector, SelfTestFailed
 from preceptor_services.store import services
 from preceptor_services.store.database import Database
@@ -39,12 +42,11 @@ _READY_S: Final = 5.0
 _DOWN_S: Final = 1.0
 _CALL_S: Final = 5.0
 
-Role = Literal["expert", "source"]
 State = Literal["ready", "unreachable", "refused"]
 
 
-class InfoClient(Protocol):
-    """As much of a service's client as the registry needs."""
+class InfoClient(Asked, Protocol):
+    """As much of a service's client as the registry needs: it can also be put to the checks."""
 
     async def info(self, timeout_s: float = ...) -> ServiceInfo: ...
 
@@ -60,7 +62,7 @@ class ServiceEntry:
     """One service as the gateway knows it."""
 
     name: str
-    role: Role
+    role: ServiceRole
     url: str
     key_file: Path
     cost: float
@@ -103,7 +105,7 @@ class Registry:
     """All services of a deployment."""
 
     def __init__(
-        self, database: Database, connect: Connect, clock: Clock, settings: Settings
+        self, database: Database, connect: Connect, clock: Clock, settings: Deployment
     ) -> None:
         self._database = database
         self._connect = connect
@@ -112,19 +114,17 @@ class Registry:
         self._inspector = Inspector(canary_every_s=settings.gateway.canary_every_s)
         self._entries: dict[str, ServiceEntry] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        roles: tuple[Role, Role] = ("expert", "source")
-        for role, named in zip(roles, (settings.experts, settings.sources), strict=True):
-            for name, service in named.items():
-                self._entries[name] = ServiceEntry(
-                    name=name,
-                    role=role,
-                    url=service.url,
-                    key_file=service.key_file,
-                    cost=service.cost,
-                    priority=service.priority,
-                    self_test=service.self_test,
-                    known=service.known,
-                )
+        for role, name, service in settings.services():
+            self._entries[name] = ServiceEntry(
+                name=name,
+                role=role,
+                url=service.url,
+                key_file=service.key_file,
+                cost=service.cost,
+                priority=service.priority,
+                self_test=service.self_test,
+                known=service.known,
+            )
 
     async def start(self) -> None:
         """Writes the settings' services down, recalls the others, and begins to ask."""
@@ -145,7 +145,7 @@ class Registry:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    def get(self, name: str, role: Role, *, field: str) -> ServiceEntry:
+    def get(self, name: str, role: ServiceRole, *, field: str) -> ServiceEntry:
         """The service of that name.
 
         Raises:
@@ -318,7 +318,7 @@ def _row(entry: ServiceEntry) -> dict[str, object]:
 def _entry(row: ServiceRow) -> ServiceEntry:
     return ServiceEntry(
         name=row.name,
-        role="expert" if row.role == "expert" else "source",
+        role=role_named(row.role),
         url=row.url,
         key_file=Path(row.key_file),
         cost=row.cost,

@@ -16,14 +16,19 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from preceptor_clients.contract.deployment import (
+    EMBEDDED,
+    DeployedKey,
+    DeployedService,
+    Deployment,
+    Scope,
+    to_toml,
+)
 from preceptor_clients.http.connection import HttpClient
 from preceptor_services.dispatcher.process import gateway_url
 from preceptor_services.jobs.embedded_broker import answers_ping, broker_command, free_port
-from preceptor_services.kit.settings import KeySettings, Scope, ServiceSettings, Settings
 from preceptor_services.supervisor.child import ChildSpec
-from preceptor_services.supervisor.toml_text import to_toml
 
-EMBEDDED: Final = "embedded"
 _NEEDED_SCOPES: Final[tuple[Scope, ...]] = ("trainer", "dispatcher")
 _DISPATCHER_GRACE_S: Final = 5.0
 
@@ -33,13 +38,13 @@ class ProcessPlan:
     """A deployment, ready to be started."""
 
     folder: Path
-    settings: Settings
+    settings: Deployment
     """With real ports and addresses."""
     specs: tuple[ChildSpec, ...]
     """In the order in which they are started; the broker, if there is one, is the first."""
 
 
-def make_plan(settings: Settings, folder: Path) -> ProcessPlan:
+def make_plan(settings: Deployment, folder: Path) -> ProcessPlan:
     """Decides what is open, makes missing keys and folders, and writes `resolved.toml`.
 
     Args:
@@ -53,11 +58,11 @@ def make_plan(settings: Settings, folder: Path) -> ProcessPlan:
     for path in (folder / "logs", folder / "options", resolved.gateway.blobs):
         path.mkdir(parents=True, exist_ok=True)
     path = folder / "resolved.toml"
-    path.write_text(to_toml(resolved.model_dump(mode="json", exclude_none=True)))
+    path.write_text(to_toml(resolved, defaults=True))
     specs = [_gateway_spec(resolved, folder, path)]
     specs += [
         _service_spec(name, service, folder)
-        for name, service in {**resolved.experts, **resolved.sources}.items()
+        for _, name, service in resolved.services()
         if service.use is not None
     ]
     specs.append(_dispatcher_spec(folder, path))
@@ -77,55 +82,50 @@ def make_key(path: Path) -> None:
         file.write(secrets.token_urlsafe(32) + "\n")
 
 
-def _wants_embedded_broker(settings: Settings) -> bool:
+def _wants_embedded_broker(settings: Deployment) -> bool:
     gateway = settings.gateway
     return gateway.broker == EMBEDDED or "broker" not in gateway.model_fields_set
 
 
-def _resolved(settings: Settings, folder: Path, embedded: bool) -> Settings:
+def _resolved(settings: Deployment, folder: Path, embedded: bool) -> Deployment:
     gateway = settings.gateway.model_copy(
         update={
             "port": settings.gateway.port or free_port(),
             "broker": f"redis://127.0.0.1:{free_port()}/0" if embedded else settings.gateway.broker,
         }
     )
-    return settings.model_copy(
-        update={
-            "gateway": gateway,
-            "keys": _with_needed_scopes(settings.keys, folder),
-            "experts": {n: _with_port(s) for n, s in settings.experts.items()},
-            "sources": {n: _with_port(s) for n, s in settings.sources.items()},
-        }
+    ported = settings.with_services({n: _with_port(s) for _, n, s in settings.services()})
+    return ported.model_copy(
+        update={"gateway": gateway, "keys": _with_needed_scopes(settings.keys, folder)}
     )
 
 
-def _with_needed_scopes(keys: dict[str, KeySettings], folder: Path) -> dict[str, KeySettings]:
+def _with_needed_scopes(keys: dict[str, DeployedKey], folder: Path) -> dict[str, DeployedKey]:
     given = {scope for key in keys.values() for scope in key.scopes}
-    added: dict[str, KeySettings] = {}
+    added: dict[str, DeployedKey] = {}
     for scope in _NEEDED_SCOPES:
         if scope not in given:
             file = folder / "keys" / f"{scope}.key"
-            added[scope] = KeySettings(file=file, scopes=(scope,))
+            added[scope] = DeployedKey(file=file, scopes=(scope,))
     return {**keys, **added}
 
 
-def _with_port(service: ServiceSettings) -> ServiceSettings:
+def _with_port(service: DeployedService) -> DeployedService:
     parts = urlsplit(service.url)
     if parts.port != 0:
         return service
     return service.model_copy(update={"url": f"{parts.scheme}://{parts.hostname}:{free_port()}"})
 
 
-def _key_files(settings: Settings) -> list[Path]:
-    services = [*settings.experts.values(), *settings.sources.values()]
+def _key_files(settings: Deployment) -> list[Path]:
     return [
         settings.gateway.hash_key_file,
         *(key.file for key in settings.keys.values()),
-        *(service.key_file for service in services if service.use is not None),
+        *(s.key_file for _, _, s in settings.services() if s.use is not None),
     ]
 
 
-def _broker_spec(settings: Settings, folder: Path) -> ChildSpec:
+def _broker_spec(settings: Deployment, folder: Path) -> ChildSpec:
     port = urlsplit(settings.gateway.broker).port
     assert port is not None, "the embedded broker's address was made here"
     data = folder / "broker"
@@ -140,7 +140,7 @@ def _broker_spec(settings: Settings, folder: Path) -> ChildSpec:
     )
 
 
-def _gateway_spec(settings: Settings, folder: Path, resolved: Path) -> ChildSpec:
+def _gateway_spec(settings: Deployment, folder: Path, resolved: Path) -> ChildSpec:
     url = gateway_url(settings)
     module = (sys.executable, "-m", "preceptor_services.gateway")
     return ChildSpec(
@@ -165,7 +165,7 @@ def _dispatcher_spec(folder: Path, resolved: Path) -> ChildSpec:
     )
 
 
-def _service_spec(name: str, service: ServiceSettings, folder: Path) -> ChildSpec:
+def _service_spec(name: str, service: DeployedService, folder: Path) -> ChildSpec:
     assert service.use is not None, "the caller looked"
     parts = urlsplit(service.url)
     options = folder / "options" / f"{name}.json"

@@ -17,8 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from preceptor_clients.contract.deployment import Deployment
 from preceptor_services.dispatcher.process import gateway_url
-from preceptor_services.kit.settings import Settings, load_settings
+from preceptor_services.kit.settings import load_settings
 from preceptor_services.supervisor.child import Child
 from preceptor_services.supervisor.plan import make_plan
 
@@ -43,7 +44,7 @@ class Supervisor:
     def __init__(self, config: Path) -> None:
         self._config = config
         self._folder = config.resolve().parent
-        self._settings: Settings | None = None
+        self._settings: Deployment | None = None
         self.children: list[Child] = []
         self._lock: Any = None
         self._restart_at: dict[str, float] = {}
@@ -70,7 +71,7 @@ class Supervisor:
         await self.stop()
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> Deployment:
         """With the ports and addresses that were chosen."""
         assert self._settings is not None, "entered"
         return self._settings
@@ -101,10 +102,7 @@ class Supervisor:
             "broker": settings.gateway.broker,
             "settings": str(self._folder / "resolved.toml"),
             "keys": {name: str(key.file) for name, key in settings.keys.items()},
-            "services": {
-                name: service.url
-                for name, service in {**settings.experts, **settings.sources}.items()
-            },
+            "services": {name: service.url for _, name, service in settings.services()},
             "pids": {child.spec.name: child.pid for child in self.children},
             "logs": str(self._folder / "logs"),
         }

@@ -15,6 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from preceptor_clients.contract.corrections import NewItem, Role, RoundSettings, Submission
+from preceptor_clients.contract.deployment import DeployedService, Deployment
 from preceptor_clients.contract.schemas import Credit as StepCredit
 from preceptor_clients.contract.schemas import (
     LineageRecord,
@@ -45,7 +46,6 @@ from preceptor_services.jobs.messages import (
 )
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.kit.clock import ServerClock
-from preceptor_services.kit.settings import ServiceSettings, Settings
 from preceptor_services.store.database import Database
 
 VOCAB = "ab" * 32
@@ -86,7 +86,7 @@ class Office:
     """One gateway, and the people who work at it."""
 
     app: FastAPI
-    settings: Settings
+    settings: Deployment
     database: Database
     queue: QuietQueue
     clock: MovedClock
@@ -144,7 +144,7 @@ def new_item(number: int, text: str | None = None, **fields: Any) -> NewItem:
     return NewItem(**(values | fields))
 
 
-def make_settings(folder: Path) -> Settings:
+def make_settings(folder: Path) -> Deployment:
     """A deployment whose keys are made of their own names."""
     (folder / "keys").mkdir(exist_ok=True)
     for name in (*SCOPES, "hash", "service"):
@@ -155,7 +155,7 @@ def make_settings(folder: Path) -> Settings:
         "blobs": folder / "blobs",
         "weights_roots": [folder / "weights"],
     }
-    return Settings.model_validate({"gateway": gateway, "keys": keys})
+    return Deployment.model_validate({"gateway": gateway, "keys": keys})
 
 
 @contextlib.asynccontextmanager
@@ -361,7 +361,7 @@ def people_options() -> dict[str, Any]:
 async def town(tmp_path: Path, people_options: dict[str, Any]) -> AsyncIterator[Town]:
     """One gateway on SQLite whose one expert is people."""
     settings = make_settings(tmp_path)
-    service = ServiceSettings(url="http://nowhere", key_file=tmp_path / "keys" / "service.key")
+    service = DeployedService(url="http://nowhere", key_file=tmp_path / "keys" / "service.key")
     settings = settings.model_copy(update={"experts": {"people": service}})
     apps: list[FastAPI] = []
 

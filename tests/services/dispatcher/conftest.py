@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from preceptor_clients.contract import deployment as schema
 from preceptor_clients.contract.schemas import PrefixOutcome, PrefixSubmission
 from preceptor_clients.http.clients import GatewayClient, RetryPolicy
 from preceptor_clients.sdk.service import service_app
@@ -25,10 +26,8 @@ from preceptor_services.gateway.app import create_app
 from preceptor_services.jobs.embedded_broker import Broker, free_port, running_broker
 from preceptor_services.jobs.streams import JobStreams
 from preceptor_services.kit.blobs import LocalBlobs
-from preceptor_services.kit.settings import Settings
 from preceptor_services.store.database import Database
 from preceptor_services.supervisor.plan import make_key
-from preceptor_services.supervisor.toml_text import to_toml
 
 # Helpers are imported by their bare names, here and by processes that serve the test expert.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -61,7 +60,7 @@ async def serving(app: Any, port: int = 0) -> AsyncIterator[str]:
 class Deployment:
     """A gateway on the shared broker, its experts' addresses, and how to add dispatchers."""
 
-    settings: Settings
+    settings: schema.Deployment
     file: Path
     queue: JobStreams
     database: Database
@@ -174,8 +173,8 @@ def make_deployment(
             tmp_path, backend.database_url, broker_url, port or free_port(), experts
         )
         raw["gateway"]["max_queue"] = max_queue
-        (tmp_path / "preceptor.toml").write_text(to_toml(raw))
-        settings = Settings.model_validate(raw)
+        settings = schema.Deployment.model_validate(raw)
+        (tmp_path / "preceptor.toml").write_text(schema.to_toml(settings))
         database = Database.open(settings.gateway.database)
         queue = JobStreams.connect(broker_url)
         url = f"http://127.0.0.1:{settings.gateway.port}"

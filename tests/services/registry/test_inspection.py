@@ -106,6 +106,23 @@ async def test_an_expert_that_answers_wrongly_is_refused_with_the_reason(world, 
         await world.trainer.submit_logprobs("new", [world.submission("a")])
 
 
+class Relayed:
+    """A client of another class, which relays what the checks ask."""
+
+    def __init__(self, client: ServiceClient) -> None:
+        self.raw, self.tokenize = client.raw, client.tokenize
+
+
+async def test_no_client_is_spared_the_self_test_for_its_class():
+    async with client_of(EarlyByOne()) as client:
+        info = await client.info()
+
+        with pytest.raises(SelfTestFailed, match="index: expected"):
+            await Inspector(canary_every_s=60).inspect(
+                "new", Relayed(client), info, self_test=True, known=None
+            )
+
+
 async def test_an_expert_that_answers_rightly_is_ready_and_its_capabilities_are_kept(world):
     entry = await settled(world, NgramExpert())
 
@@ -335,7 +352,7 @@ async def test_what_was_added_at_run_time_is_recalled_with_its_canary(world, kno
 
     entry = again.get("later", "expert", field="expert")
     assert (entry.known, entry.self_test, entry.cost) == (answers, False, 0.5)
-    assert again.get("uniform", "expert", field="expert").self_test
+    assert not again.get("uniform", "expert", field="expert").added_at_runtime
 
 
 async def test_a_canary_that_cannot_be_read_is_said(counted, tmp_path):

@@ -10,18 +10,21 @@ import subprocess
 import sys
 import textwrap
 import time
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from preceptor_clients.contract.deployment import (
+    DeployedGateway,
+    DeployedService,
+    Deployment,
+    local_service,
+    to_toml,
+)
 from preceptor_services.kit.settings import load_settings
 from preceptor_services.supervisor.plan import make_plan
-from preceptor_services.supervisor.toml_text import to_toml
 
 MOODY_FOLDER = Path(__file__).parents[1] / "dispatcher"
 
@@ -33,54 +36,20 @@ def until(condition: Callable[[], bool], timeout_s: float = 90.0) -> None:
         time.sleep(0.05)
 
 
-def write(folder: Path, text: str) -> Path:
+def write_deployment(folder: Path, deployment: Deployment) -> Path:
     path = folder / "preceptor.toml"
-    path.write_text(textwrap.dedent(text))
+    path.write_text(to_toml(deployment))
     return path
 
 
-def moody_settings(folder: Path) -> Path:
-    return write(
-        folder,
-        f"""
-        [gateway]
-        port = 0
-        [experts.moody]
-        url = "http://127.0.0.1:0"
-        key_file = "keys/moody.key"
-        self_test = false
-        use = "moody:Moody"
-        [experts.moody.options]
-        log = "{folder}/moody.txt"
-        """,
-    )
+def moody_settings(folder: Path, **options: str) -> Path:
+    given = options or {"log": f"{folder}/moody.txt"}
+    moody = local_service("moody", "moody:Moody", given).model_copy(update={"self_test": False})
+    gateway = DeployedGateway(port=0)
+    return write_deployment(folder, Deployment(gateway=gateway, experts={"moody": moody}))
 
 
 # ---------------------------------------------------------------- decisions
-
-
-scalars = st.one_of(
-    st.booleans(),
-    st.integers(-(2**60), 2**60),
-    st.floats(allow_nan=False, allow_infinity=False),
-    st.text(st.characters(exclude_categories=["Cs"])),
-)
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3), max_leaves=5)
-tables = st.recursive(
-    st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), values, max_size=3),
-    lambda inner: st.dictionaries(st.text("abc. \"'", min_size=1), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@given(tables)
-def test_toml_text_reads_back_as_it_was(table: dict[str, object]) -> None:
-    assert tomllib.loads(to_toml(table)) == table
-
-
-def test_null_has_no_place_in_toml() -> None:
-    with pytest.raises(ValueError, match="None"):
-        to_toml({"a": None})
 
 
 def test_the_plan_fills_in_ports_keys_and_the_broker(tmp_path: Path) -> None:
@@ -111,15 +80,10 @@ def test_keys_that_are_there_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_named_broker_and_services_without_class_are_not_started(tmp_path: Path) -> None:
-    config = write(
-        tmp_path,
-        """
-        [gateway]
-        broker = "redis://127.0.0.1:6379/0"
-        [experts.elsewhere]
-        url = "http://127.0.0.1:9999"
-        key_file = "keys/elsewhere.key"
-        """,
+    elsewhere = DeployedService(url="http://127.0.0.1:9999", key_file=Path("keys/elsewhere.key"))
+    gateway = DeployedGateway(broker="redis://127.0.0.1:6379/0")
+    config = write_deployment(
+        tmp_path, Deployment(gateway=gateway, experts={"elsewhere": elsewhere})
     )
 
     plan = make_plan(load_settings(config, env={}), tmp_path)
@@ -132,14 +96,15 @@ def test_a_named_broker_and_services_without_class_are_not_started(tmp_path: Pat
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(MOODY_FOLDER)}
+    places = [str(MOODY_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
 
 
 def up_command(config: Path, *more: str) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "preceptor_clients.cli.main",
+        "preceptor_clients.cli",
         "up",
         "--config",
         str(config),
@@ -149,8 +114,7 @@ def up_command(config: Path, *more: str) -> list[str]:
 
 @pytest.mark.e2e
 def test_a_service_that_does_not_start_is_named_with_its_last_words(tmp_path: Path) -> None:
-    config = moody_settings(tmp_path)
-    config.write_text(config.read_text().replace('log = "', 'log_typo = "'))
+    config = moody_settings(tmp_path, log_typo="moody.txt")
 
     ended = subprocess.run(
         up_command(config), env=environment(), capture_output=True, text=True, timeout=120
@@ -164,7 +128,8 @@ def test_a_service_that_does_not_start_is_named_with_its_last_words(tmp_path: Pa
 
 @pytest.mark.e2e
 def test_a_bad_settings_file_is_named_with_its_field(tmp_path: Path) -> None:
-    config = write(tmp_path, "[gateway]\nprot = 1\n")
+    config = tmp_path / "preceptor.toml"
+    config.write_text("[gateway]\nprot = 1\n")
 
     ended = subprocess.run(up_command(config), capture_output=True, text=True, timeout=60)
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -18,49 +19,45 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
+from preceptor_clients.contract.deployment import (
+    EMBEDDED,
+    DeployedGateway,
+    DeployedService,
+    Deployment,
+    local_key,
+    local_service,
+    to_toml,
+)
 from preceptor_trainer.student import STUDENT_DIR
 
 _READY_TIMEOUT_S = 300.0
 """A cold disk and two busy cores take minutes to import torch once per process."""
 _STOP_TIMEOUT_S = 30.0
 
-_SETTINGS = """\
-# One run's own deployment, started by `preceptor up --config {path}`. Ports 0 are chosen when it
-# starts.
-[gateway]
-port = 0
-broker = "embedded"
-database = "sqlite+aiosqlite:///preceptor.db"
-blobs = "blobs"
-weights_roots = ["weights"]
-hash_key_file = "keys/hash.key"
+SELF_TEACHER = "preceptor_services.experts.self_teacher:SelfTeacher"
+EXECUTOR = "preceptor_services.feedback.executor:Executor"
 
-[keys.trainer]
-file = "keys/trainer.key"
-scopes = ["trainer"]
 
-[keys.dispatcher]
-file = "keys/dispatcher.key"
-scopes = ["dispatcher"]
+def own_deployment(experts: Mapping[str, DeployedService], *, weights_root: str) -> Deployment:
+    """The services of one machine: these experts and the executor, a broker and keys of its own.
 
-[experts.self-teacher]
-url = "http://127.0.0.1:0"
-key_file = "keys/self-teacher.key"
-use = "preceptor_services.experts.self_teacher:SelfTeacher"
-
-[experts.self-teacher.options]
-model = {model}
-template = "compact"
-ema_rate = 0.05
-weights_roots = [{weights}]
-needs_feedback = {needs_feedback}
-threads = 2
-
-[sources.executor]
-url = "http://127.0.0.1:0"
-key_file = "keys/executor.key"
-use = "preceptor_services.feedback.executor:Executor"
-"""
+    Args:
+        experts: By name.
+        weights_root: Folder under which weights may lie, relative to the settings file.
+    """
+    return Deployment(
+        gateway=DeployedGateway(
+            port=0,
+            broker=EMBEDDED,
+            database="sqlite+aiosqlite:///preceptor.db",
+            blobs=Path("blobs"),
+            weights_roots=(Path(weights_root),),
+            hash_key_file=Path("keys/hash.key"),
+        ),
+        keys={"trainer": local_key("trainer"), "dispatcher": local_key("dispatcher")},
+        experts=dict(experts),
+        sources={"executor": local_service("executor", EXECUTOR)},
+    )
 
 
 def write_settings(run_dir: Path, *, needs_feedback: bool) -> Path:
@@ -68,13 +65,20 @@ def write_settings(run_dir: Path, *, needs_feedback: bool) -> Path:
     path = run_dir / "preceptor.toml"
     run_dir.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        text = _SETTINGS.format(
-            path=path,
-            model=json.dumps(str(STUDENT_DIR)),
-            weights=json.dumps(str((run_dir / "weights").resolve())),
-            needs_feedback=json.dumps(needs_feedback),
+        options = {
+            "model": str(STUDENT_DIR),
+            "template": "compact",
+            "ema_rate": 0.05,
+            "weights_roots": [str((run_dir / "weights").resolve())],
+            "needs_feedback": needs_feedback,
+            "threads": 2,
+        }
+        experts = {"self-teacher": local_service("self-teacher", SELF_TEACHER, options)}
+        comment = (
+            f"One run's own deployment, started by `preceptor up --config {path}`.\n"
+            "Ports 0 are chosen when it starts."
         )
-        path.write_text(text)
+        path.write_text(to_toml(own_deployment(experts, weights_root="weights"), comment=comment))
     return path
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from preceptor_clients.contract.deployment import Scope
 from preceptor_clients.contract.errors import Forbidden
-from preceptor_services.kit.settings import Scope
 from preceptor_services.registry.keyring import Caller, Keyring
 
 

@@ -6,51 +6,16 @@ its name. What two cells ask alike (the same student, prompt and attempt) is ans
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from preceptor_clients.contract.deployment import DeployedService, local_service, to_toml
+from preceptor_trainer.deployment.local import SELF_TEACHER, own_deployment
 from preceptor_trainer.experiments.compare.method import Service
 
 RUNS = "runs"
 """Folder of the cells' runs, and the root under which weights may lie."""
-
-SELF_TEACHER = "preceptor_services.experts.self_teacher:SelfTeacher"
-
-_HEAD = """\
-# Made by `preceptor compare`. Ports 0 are chosen when it starts.
-[gateway]
-port = 0
-broker = "embedded"
-database = "sqlite+aiosqlite:///preceptor.db"
-blobs = "blobs"
-weights_roots = ["runs"]
-hash_key_file = "keys/hash.key"
-
-[keys.trainer]
-file = "keys/trainer.key"
-scopes = ["trainer"]
-
-[keys.dispatcher]
-file = "keys/dispatcher.key"
-scopes = ["dispatcher"]
-
-[sources.executor]
-url = "http://127.0.0.1:0"
-key_file = "keys/executor.key"
-use = "preceptor_services.feedback.executor:Executor"
-"""
-
-_EXPERT = """
-[experts.{name}]
-url = "http://127.0.0.1:0"
-key_file = "keys/{name}.key"
-use = {use}
-
-[experts.{name}.options]
-{options}
-"""
 
 
 def self_teacher(
@@ -96,7 +61,7 @@ def write_deployment(folder: Path, services: Mapping[str, Service], model: Path)
     """
     runs = (folder / RUNS).resolve()
     runs.mkdir(parents=True, exist_ok=True)
-    text = _HEAD
+    experts: dict[str, DeployedService] = {}
     for name, service in sorted(services.items()):
         options: dict[str, Any] = dict(service.options)
         if service.is_model:
@@ -108,9 +73,8 @@ def write_deployment(folder: Path, services: Mapping[str, Service], model: Path)
                     f"services: {name!r} has no model at {options['model']}; `make larger` makes "
                     "the larger model of the methods here, PRECEPTOR_LARGER_MODEL names its folder"
                 )
-        # JSON's numbers, strings, booleans and lists are TOML's
-        lines = [f"{key} = {json.dumps(value)}" for key, value in sorted(options.items())]
-        text += _EXPERT.format(name=name, use=json.dumps(service.use), options="\n".join(lines))
+        experts[name] = local_service(name, service.use, options)
     path = folder / "preceptor.toml"
-    path.write_text(text)
+    comment = "Made by `preceptor compare`. Ports 0 are chosen when it starts."
+    path.write_text(to_toml(own_deployment(experts, weights_root=RUNS), comment=comment))
     return path
