@@ -26,14 +26,30 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from preceptor_clients.contract.errors import WeightsNotHere
+from preceptor_clients.contract.errors import ServiceFailed, WeightsNotHere
 from preceptor_clients.contract.schemas import WeightManifest
-from preceptor_clients.sdk.offered_weights import WEIGHTS_FILE
-from preceptor_services.experts.weights import WeightCatalogue
+from preceptor_clients.sdk.offered_weights import WEIGHTS_FILE, OfferedWeights
 
 _FORMAT: Final = "ema-1"
 _log = logging.getLogger(__name__)
 State = dict[str, Tensor]
+
+
+class WeightCatalogue(OfferedWeights):
+    """The versions offered so far, each with its parent."""
+
+    def load(self, manifest: WeightManifest) -> dict[str, Tensor]:
+        """The weights of a version as float32 tensors.
+
+        Raises:
+            WeightsNotHere: The bytes are gone.
+            ServiceFailed: They are not the ones that were offered, or no weights.
+        """
+        try:
+            tensors = load(self.content(manifest))
+        except SafetensorError as error:
+            raise ServiceFailed(f"{manifest.version}: {error}", field="weights") from error
+        return {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
 
 
 class AverageWeights:

@@ -17,6 +17,7 @@ from preceptor_clients.contract.errors import TooLarge
 from preceptor_clients.contract.schemas import PrefixAnswer, PrefixQuery
 from preceptor_clients.sdk.service import service_app
 from preceptor_services.experts.larger_model import LargerModel
+from preceptor_services.experts.self_teacher import SelfTeacher
 
 from .conftest import MAX_POSITIONS, TinyPolicy
 
@@ -45,6 +46,23 @@ async def test_it_passes_the_conformance_suite(
     )
 
     assert report.ok, report.as_text()
+
+
+async def test_it_says_the_same_bits_as_a_self_teacher_frozen_on_the_same_model(
+    make_larger: Callable[..., LargerModel],
+    make_teacher: Callable[..., SelfTeacher],
+    make_query: Callable[..., PrefixQuery],
+) -> None:
+    queries = [make_query(text=None) for _ in range(3)]
+    frozen = make_teacher(ema_rate=0.0, needs_feedback=False)
+
+    ours = [answered(a) for a in await make_larger().logprobs(queries, [])]
+    theirs = [answered(a) for a in await frozen.logprobs(queries, [])]
+
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one.logprobs_PK, other.logprobs_PK)
+        np.testing.assert_array_equal(one.ids_PK, other.ids_PK)
+        np.testing.assert_array_equal(one.own_logprobs_P, other.own_logprobs_P)
 
 
 async def test_it_reads_the_plain_prompt_and_feedback_only_where_told(

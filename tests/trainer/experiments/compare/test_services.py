@@ -52,7 +52,9 @@ def test_a_larger_model_keeps_its_own(tmp_path, model):
 
     settings = written(tmp_path, {"larger": larger_model(other)}, model)
 
-    assert settings["experts"]["larger"]["options"]["model"] == str(other)
+    options = settings["experts"]["larger"]["options"]
+    assert options["model"] == str(other)
+    assert "weights_roots" not in options
 
 
 def test_an_expert_of_another_kind_gets_its_own_options_alone(tmp_path, model):

@@ -62,9 +62,10 @@ class Service:
     """Its keyword arguments, JSON values."""
     is_model: bool = False
     """Whether it is a self-teacher or a model in its place: it then also gets `name`, `threads`,
-    `weights_roots`, and the student's `model` unless its options name another."""
+    and the student's `model` unless its options name another."""
     larger: bool = False
-    """Whether it is a larger model than the student."""
+    """Whether it is a larger model than the student; others also get `weights_roots`, for their
+    weights are versions of the student's."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,9 @@ RUNS = "runs"
 """Folder of the cells' runs, and the root under which weights may lie."""
 
 
+LARGER_MODEL = "preceptor_services.experts.larger_model:LargerModel"
+
+
 def self_teacher(
     *, ema_rate: float = 0.05, needs_feedback: bool = True, trust_region: float | None = None
 ) -> Service:
@@ -41,12 +44,9 @@ def self_teacher(
 
 def larger_model(model: Path) -> Service:
     """A larger model that reads the plain prompt; its weights never change."""
-    return Service(
-        use=SELF_TEACHER,
-        options={"model": str(model), "ema_rate": 0.0, "needs_feedback": False},
-        is_model=True,
-        larger=True,
-    )
+    # In the student's own precision, so that its log-probs are exact beside the student's.
+    options = {"model": str(model), "dtype": "float32", "memory_mb": 1024}
+    return Service(use=LARGER_MODEL, options=options, is_model=True, larger=True)
 
 
 class NoModel(ValueError):
@@ -65,9 +65,10 @@ def write_deployment(folder: Path, services: Mapping[str, Service], model: Path)
     for name, service in sorted(services.items()):
         options: dict[str, Any] = dict(service.options)
         if service.is_model:
-            # where a version may lie is checked also by a model that ignores versions
-            own = {"name": name, "threads": 2, "weights_roots": [str(runs)]}
-            options |= {"model": str(model.resolve()), **own, **service.options}
+            own: dict[str, Any] = {"model": str(model.resolve()), "name": name, "threads": 2}
+            if not service.larger:
+                own["weights_roots"] = [str(runs)]
+            options = {**own, **service.options}
             if not Path(options["model"], "config.json").is_file():
                 raise NoModel(
                     f"services: {name!r} has no model at {options['model']}; `make larger` makes "

@@ -1,0 +1,279 @@
+"""What experts share that score with a model of their own in torch: self-teacher and larger model.
+
+The context is built on the event loop; everything else is done in one thread of torch, one batch
+at a time, so that weights never change during a batch and the same batch in the same order gives
+the same bits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from preceptor_clients.contract.errors import PreceptorError, TooLarge
+from preceptor_clients.contract.fingerprint import folder_fingerprint, ids_hash, settings_version
+from preceptor_clients.contract.schemas import (
+    Capabilities,
+    PrefixAnswer,
+    PrefixQuery,
+    ServiceInfo,
+    ServiceLimits,
+)
+from preceptor_clients.contract.tokenization import TokenIds, TokenizeCall
+from preceptor_clients.sdk.admission import Admission
+from preceptor_clients.sdk.answers import build_answer
+from preceptor_clients.sdk.context import Context, build_context, find_template
+from preceptor_services.experts.engine.budget import budget_of
+from preceptor_services.experts.engine.models import Scorer, scorer_of
+from preceptor_services.experts.engine.prefill import num_entries, prefill_of
+from preceptor_services.experts.engine.score import score
+from preceptor_services.experts.model import DTYPES, Precision, ScoringModel
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchExpertConfig:
+    """Options of every expert of torch."""
+
+    model: str
+    """Hugging Face folder with architecture, tokenizer and weights."""
+    name: str
+    """The expert's name in its answers."""
+    template: str = "compact"
+    """`compact`, `papers`, or the path of a Jinja file."""
+    device: str = "cpu"
+    """Where torch computes."""
+    dtype: Precision
+    """Of weights and activations; log-probs are float32 always."""
+    threads: int = 2
+    """Threads of torch; part of the version, because sums depend on it in their last bits."""
+    max_context: int | None = None
+    """Tokens of context and response together; the model's own limit where absent."""
+    max_top_k: int = 1024
+    """Most entries per position."""
+    max_batch: int = 64
+    """Queries in one call."""
+    memory_mb: int
+    """MiB that scoring may take beside the weights; more work than fits waits its turn."""
+
+    def __post_init__(self) -> None:
+        if not Path(self.model, "config.json").is_file():
+            raise ValueError(f"model: {self.model!r} is no folder with a config.json")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: {self.dtype!r} is none of {sorted(DTYPES)}")
+        for field in ("threads", "max_top_k", "max_batch", "memory_mb"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}: {getattr(self, field)} is below 1")
+        if self.max_context is not None and self.max_context < 2:
+            raise ValueError(f"max_context: {self.max_context} is below 2")
+
+
+class TorchExpert(ABC):
+    """An expert of the SDK whose weights never change; a subclass may change them by version."""
+
+    def __init__(
+        self,
+        config: TorchExpertConfig,
+        code_version: str,
+        *,
+        reads_feedback: bool,
+        keep_initial: bool,
+    ) -> None:
+        """Loads the model.
+
+        Args:
+            config: The options that every expert of torch has.
+            code_version: Raised whenever the same model, settings and query may give another
+                answer.
+            reads_feedback: Whether the feedback of a query goes into its context.
+            keep_initial: Whether the weights of the folder are kept for going back to them.
+        """
+        self._shared = config
+        self._code_version = code_version
+        self._reads_feedback = reads_feedback
+        self._template = find_template(config.template)
+        self._torch = ThreadPoolExecutor(
+            1,
+            thread_name_prefix=config.name,
+            # In the thread itself: the count of OpenMP threads belongs to the thread that sets it.
+            initializer=lambda: torch.set_num_threads(config.threads),
+        )
+        self._model = self._torch.submit(self._load_model, keep_initial).result()
+        self._scorer = self._torch.submit(self._make_scorer).result()
+        own_limit: int = self._model.module.config.max_position_embeddings
+        self._max_context = min(config.max_context or own_limit, own_limit)
+        self._budget = budget_of(
+            config.memory_mb,
+            self._model.module.config,
+            element_bytes=DTYPES[config.dtype].itemsize,
+            max_context=self._max_context,
+        )
+        self._admission = Admission(self._budget.max_entries)
+        self._loaded: str | None = None
+        """The version in the model; None for the weights of the folder."""
+        self._info = ServiceInfo(
+            name=config.name,
+            role="expert",
+            version=settings_version(code_version, self._decides()),
+            capabilities=self._capabilities(),
+            limits=self._limits(),
+        )
+
+    def info(self) -> ServiceInfo:
+        """What this expert can do."""
+        return self._info
+
+    async def logprobs(
+        self, queries: Sequence[PrefixQuery], answer_keys: Sequence[str]
+    ) -> Sequence[PrefixAnswer | PreceptorError]:
+        """One answer per query; queries of one version of the weights are one batch.
+
+        Raises:
+            WeightsNotHere: A wanted version is not known; the whole call goes elsewhere.
+            TooLarge: The answers would not fit into the budget.
+        """
+        size = sum(num_entries(query) for query in queries)
+        if size > self._admission.capacity:
+            raise TooLarge(
+                f"{size} entries are asked for, {self._admission.capacity} fit", field="queries"
+            )
+        async with self._admission.room(size):
+            return await self._answers(queries)
+
+    async def tokenize(self, call: TokenizeCall) -> TokenIds:
+        """Ids of a text or a chat, by the model's tokenizer."""
+        return await self._model.tokenize(call)
+
+    async def stop(self) -> None:
+        """Ends the thread of torch once its call is done."""
+        self._torch.shutdown(wait=True)
+
+    # ------------------------------------------------------------ what a subclass may change
+
+    def _make_scorer(self) -> Scorer:
+        return scorer_of(self._model.module, self._model.vocab_size)
+
+    def _version_of(self, query: PrefixQuery) -> str | None:
+        return None
+
+    def _load(self, version: str | None) -> None:
+        """In the thread of torch: puts a version's weights into the model."""
+        self._loaded = version
+
+    def _mask(self, query: PrefixQuery, context: Context) -> np.ndarray | None:
+        """`[P]`: where there is an opinion; None for everywhere."""
+        return None
+
+    def _capabilities(self) -> Capabilities:
+        return Capabilities(
+            kinds=("topk",),
+            max_top_k=min(self._shared.max_top_k, self._model.vocab_size),
+            candidates=True,
+            vocab_fingerprint=self._model.vocab_fingerprint,
+            vocab_size=self._model.vocab_size,
+            max_context=self._max_context,
+        )
+
+    @abstractmethod
+    def _limits(self) -> ServiceLimits:
+        """What one call may hold."""
+
+    def _decides(self) -> dict[str, Any]:
+        """Everything on which answers depend, JSON values."""
+        return {
+            "code": self._code_version,
+            "device": self._shared.device,
+            "dtype": self._shared.dtype,
+            "threads": self._shared.threads,
+            "template": self._template_version(),
+            "model": folder_fingerprint(Path(self._shared.model)),
+            "max_context": self._max_context,
+            "torch": torch.__version__,
+        }
+
+    # ------------------------------------------------------------ scoring
+
+    def _load_model(self, keep_initial: bool) -> ScoringModel:
+        return ScoringModel(
+            Path(self._shared.model),
+            device=self._shared.device,
+            dtype=self._shared.dtype,
+            keep_initial=keep_initial,
+        )
+
+    def _template_version(self) -> str | None:
+        return self._template.version if self._reads_feedback else None
+
+    async def _in_torch(self, work: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._torch, work)
+
+    async def _answers(
+        self, queries: Sequence[PrefixQuery]
+    ) -> Sequence[PrefixAnswer | PreceptorError]:
+        versions = [self._version_of(query) for query in queries]
+        contexts = [self._context(query) for query in queries]
+        replies: list[PrefixAnswer | PreceptorError | None] = [
+            context if isinstance(context, PreceptorError) else None for context in contexts
+        ]
+        for version in dict.fromkeys(versions):
+            batch = [
+                (index, queries[index], context)
+                for index, context in enumerate(contexts)
+                if versions[index] == version and not isinstance(context, PreceptorError)
+            ]
+            if batch:
+                answers = await self._in_torch(lambda b=batch, v=version: self._answer(b, v))
+                for (index, _, _), answer in zip(batch, answers, strict=True):
+                    replies[index] = answer
+        assert all(reply is not None for reply in replies)
+        return [reply for reply in replies if reply is not None]
+
+    def _context(self, query: PrefixQuery) -> Context | PreceptorError:
+        try:
+            return build_context(
+                query,
+                template=self._template,
+                encode=self._model.encode,
+                max_context=self._max_context,
+                reads_feedback=self._reads_feedback,
+            )
+        except PreceptorError as error:
+            return error
+
+    def _answer(
+        self, batch: Sequence[tuple[int, PrefixQuery, Context]], version: str | None
+    ) -> list[PrefixAnswer]:
+        self._load(version)
+        before = self._loaded
+        found = score(
+            self._scorer,
+            [prefill_of(query, context.ids) for _, query, context in batch],
+            vocab_size=self._model.vocab_size,
+            budget=self._budget,
+        )
+        return [
+            build_answer(
+                query,
+                distributions,
+                expert=self._shared.name,
+                expert_version=self._info.version,
+                mask_P=self._mask(query, context),
+                exact=True,  # the service rounds what is to travel rounded
+                weights_before=before,
+                weights_after=self._loaded,
+                template_version=self._template_version(),
+                context_hash=ids_hash(context.ids),
+                used_feedback=context.used_feedback,
+                truncated=context.truncated,
+            )
+            for (_, query, context), distributions in zip(batch, found, strict=True)
+        ]
