@@ -3,6 +3,8 @@
 Wrong log-probs that look right do more harm than a crash, so each answer is tested for shape,
 echoed ids, order, mass, finiteness and versions before anything stores or trains on it. Every
 refusal names its check.
+
+Dimensions: P positions that were asked, K entries of an answer, C candidate ids.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ from preceptor_clients.contract.schemas import (
     WantedWeights,
 )
 
+# Sums in float32 may leave a certain token a little above log-prob 0.
 _POSITIVE_TOLERANCE: Final = 1e-4
+# Tight, because the tail is computed from the entries as they travel (`grid.py`), on either side in
+# the same way; float32 is what is left.
 _MASS_TOLERANCE: Final = 1e-5
 """For the sum of a row's probabilities above 1, and for its tail beside it."""
 _OWN_TOLERANCE: Final = 2e-3
@@ -68,10 +73,12 @@ def _check_identity(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capa
     _refuse_unless(
         answer.kind in capabilities.kinds, "kind", f"{answer.kind} was not declared by the expert"
     )
+    # A tempered distribution looks like any other, and trains towards another expert.
     _refuse_unless(
         answer.temperature == 1.0, "temperature", f"is {answer.temperature}, only 1 is meant"
     )
     _refuse_unless(
+        # An expert that took new weights in the middle has answered as two models.
         answer.weights_before == answer.weights_after,
         "weights",
         f"changed during the batch: {answer.weights_before} to {answer.weights_after}",
@@ -118,6 +125,8 @@ def _check_shapes(query: PrefixQuery, answer: PrefixAnswer) -> None:
         f"has shape {answer.logprobs_PK.shape}, ids {answer.ids_PK.shape}",
     )
     asked = query.response_ids[query.position_ids()]
+    # The classic error is to be off by one: log-probs of the neighbours look right, and the echoed
+    # ids show it.
     wrong = np.flatnonzero(answer.token_ids_P != asked)
     _refuse_unless(
         not wrong.size, "token_ids_P", f"differ from the ids sent, first at row {wrong[:1]}"
@@ -131,6 +140,7 @@ def _check_entries(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capab
         n.min(initial=0) >= 0 and n.max(initial=0) <= K, "num_entries_P", f"outside 0..{K}"
     )
     _refuse_unless(
+        # Draws are as many as they are; each different one is an entry.
         answer.kind == "empirical" or n.max(initial=0) <= query.top_k,
         "num_entries_P",
         f"is over the {query.top_k} asked",
@@ -143,6 +153,7 @@ def _check_entries(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capab
     size = capabilities.vocab_size
     in_range = (ids >= 0) & (ids < size if size is not None else True)
     _refuse_unless(in_range[filled].all(), "ids_PK", "holds an id outside the vocabulary")
+    # Empty cells get numbers of their own, or they would be each other's duplicates.
     ordered = np.where(filled, ids, -1 - np.arange(K)[None, :])
     ordered.sort(axis=1)
     _refuse_unless(
@@ -154,12 +165,15 @@ def _check_entries(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capab
         _no_logprob("a filled cell; leave the entry out"),
     )
     _refuse_unless((logprobs[filled] <= _POSITIVE_TOLERANCE).all(), "logprobs_PK", "is above 0")
+    # In order, since a reader that wants fewer entries takes the first; equal ones may differ in
+    # the last bit.
     rising = (np.diff(logprobs, axis=1) > 1e-6) & filled[:, 1:]
     _refuse_unless(not rising.any(), "logprobs_PK", "is not in descending order")
 
 
 def _check_mass(answer: PrefixAnswer) -> None:
     filled = answer.filled_PK()
+    # In float64, because the tail is a small difference of large numbers.
     mass = np.where(filled, np.exp(answer.logprobs_PK.astype(np.float64)), 0.0).sum(1)
     rows = answer.mask_P
     _refuse_unless(
@@ -186,10 +200,12 @@ def _check_own(answer: PrefixAnswer) -> None:
         _no_logprob("a row where its mask is true; set own_mask_P to false"),
     )
     _refuse_unless((own[known] <= _POSITIVE_TOLERANCE).all(), "own_logprobs_P", "is above 0")
+    # Draws and points give no probability of the own token that the entries could contradict.
     if answer.kind != "topk" or not known.any():
         return
     same = (answer.ids_PK == answer.token_ids_P[:, None]) & answer.filled_PK() & known[:, None]
     rows, cols = np.nonzero(same)
+    # In probabilities and not in nats: a token of e^-20 may be off by a nat without harm.
     gap = np.abs(np.exp(answer.logprobs_PK[rows, cols]) - np.exp(own[rows]))
     _refuse_unless(
         (gap <= _OWN_TOLERANCE).all(),
@@ -240,6 +256,7 @@ def _check_feedback(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capa
     )
     if capabilities.needs_feedback:
         _refuse_unless(
+            # Such an expert may still say that it has no opinion anywhere.
             answer.used_feedback or not answer.mask_P.any(),
             "used_feedback",
             "is empty, but the expert has no opinion without feedback",
@@ -257,6 +274,7 @@ def check_feedback(query: FeedbackQuery, answer: FeedbackAnswer) -> None:
     _refuse_unless(len(set(ids)) == len(ids), "items", "name an id twice")
     for item in answer.items:
         _refuse_unless(
+            # A judgement that failed is no score of 0: it must not lower the mean of a group.
             item.error is None or item.score is None,
             "items",
             f"{item.id} failed and yet has a score",

@@ -106,6 +106,8 @@ def encode(
         allow_nan=False,
         ensure_ascii=False,
     ).encode()
+    # Spaces are white space of JSON, and the body begins aligned: a reader may look at an array of
+    # int64 where it lies.
     header += b" " * (-(_PREFIX.size + len(header)) % 8)
     pieces: list[bytes] = []
     for _, array in arrays:
@@ -114,6 +116,7 @@ def encode(
     length, encoding = len(body), 0
     if compress and length:
         packed = zstandard.ZstdCompressor(level=1).compress(body)
+        # A body that shrinks more than a decoder believes, such as one of zeros, goes raw.
         if len(packed) < length <= _most_from(len(packed)):
             body, encoding = packed, 1
     return _PREFIX.pack(MAGIC, encoding, len(header), length) + header + body
@@ -149,10 +152,13 @@ def _wire(array: np.ndarray, key: str, quantised: frozenset[str]) -> tuple[str, 
             f"{key}: arrays of {array.dtype} do not travel; use bool, int32, int64 or float32"
         )
     if tag == "f4":
+        # JSON has no word for NaN: a message that went as text elsewhere could not be written
+        # again.
         if not np.isfinite(array).all():
             raise ValueError(f"{key}: NaN or infinity is never encoded; mask the position instead")
         if key in quantised:
             codes = grid.codes(array)
+            # Only what is on the grid already: the frame itself never rounds.
             if np.array_equal(grid.values(codes), array):
                 return "q2", codes
     return tag, array.astype(_DTYPES[tag], copy=False)
@@ -172,6 +178,7 @@ def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS) -> Any:
     if len(view) < _PREFIX.size:
         raise _malformed("prefix", f"{len(view)} bytes are too few for a frame")
     magic, encoding, header_len, body_len = _PREFIX.unpack_from(view)
+    # The three spare bytes must be 0, so that a later version may give them a meaning.
     if magic != MAGIC or encoding not in (0, 1) or any(view[5:8]):
         raise _malformed("prefix", "magic or body encoding is not ours")
     if header_len > limits.header_bytes or body_len > limits.body_bytes:
@@ -182,6 +189,7 @@ def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS) -> Any:
     message, described = _parse_header(bytes(view[_PREFIX.size : start]), limits)
     specs = [_parse_spec(spec, body_len) for spec in described]
     expected = sum(spec.padded for spec in specs)
+    # Before the body is touched: what the header describes decides how much is decompressed.
     if expected != body_len:
         raise _malformed("arrays", f"need {expected} bytes, the body has {body_len}")
     body = _body(view[start:], encoding, body_len)
@@ -191,6 +199,7 @@ def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS) -> Any:
         arrays.append(_array(body[offset : offset + spec.padded], spec))
         offset += spec.padded
     filled = _fill(message, arrays, limits.depth)
+    # An array that nothing refers to would travel along unseen by every check of the message.
     if any(array is not None for array in arrays):
         raise _malformed("arrays", "has one that the message does not refer to")
     return filled
@@ -248,6 +257,7 @@ def _body(rest: memoryview, encoding: int, length: int) -> memoryview:
 
 
 def _array(padded: memoryview, spec: _Spec) -> np.ndarray:
+    # One message has one rendering, and no room to hide anything in.
     if any(padded[spec.num_bytes :]):
         raise _malformed("body", "has something else than zeros between arrays")
     raw = np.frombuffer(padded[: spec.num_bytes], _DTYPES[spec.tag])
@@ -257,8 +267,11 @@ def _array(padded: memoryview, spec: _Spec) -> np.ndarray:
         raise _malformed("arrays", f"{spec.shape} is no shape: {error}") from None
     if spec.tag == "q2":
         array = grid.values(array)
+        # Read-only like the views beside it: who writes into an array should not find out by its
+        # type.
         array.setflags(write=False)
     elif spec.tag == "b1":
+        # numpy takes any byte for a bool, and some of its operations then disagree about it.
         if array.size and int(array.max()) > 1:
             raise _malformed("body", "has a bool that is neither 0 nor 1")
         array = array.view(np.bool_)

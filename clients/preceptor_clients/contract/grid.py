@@ -20,6 +20,7 @@ LOGPROB_STEP: Final = 32.0 / 65534.0
 
 def _values() -> np.ndarray:
     values = np.arange(-1, 65535, dtype=np.float64) * LOGPROB_STEP + LOGPROB_FLOOR
+    # Of the 65,536 codes, the grid begins at 1, so that 1 is the floor and 65,535 exactly 0.
     values[0] = MISSING
     return values.astype(np.float32)
 
@@ -33,6 +34,9 @@ def codes(logprobs: np.ndarray) -> np.ndarray:
     # value of the grid always comes back to its own code.
     clipped = np.clip(logprobs, np.float32(LOGPROB_FLOOR), np.float32(0.0), dtype=np.float32)
     steps = np.rint((clipped - np.float32(LOGPROB_FLOOR)) * np.float32(1.0 / LOGPROB_STEP))
+    # Half of it, because a MISSING that went through float32 or a sum is still far below any
+    # log-prob. Minus infinity is no missing value: it is a probability of 0, which becomes the
+    # floor.
     missing = (logprobs <= MISSING / 2) & (logprobs > -np.inf)
     return np.where(missing, np.float32(0.0), steps + np.float32(1.0)).astype("<u2")
 

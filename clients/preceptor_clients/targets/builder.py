@@ -7,6 +7,9 @@ one, all weights are 0 and the position is unlabelled.
 
 Example:
     target = build_target(rollout_id, owned, [WeightedAnswer(answer_id, query, answer, 1.0)])
+
+Dimensions: T positions of the response, P positions that were asked, E experts, K entries of an
+answer, C candidate ids.
 """
 
 from __future__ import annotations
@@ -141,8 +144,12 @@ def build_target(rollout_id: str, owned_T: np.ndarray, answers: Sequence[Weighte
         _check_weight(item)
         if len(item.query.response_ids) != len(owned_T):
             raise ValueError(f"answers: {item.answer_id} is about another response")
+    # In float64 until they are stored, so that weights which were scaled once add up to 1 within
+    # the rounding of float32.
     raw_ET = np.stack([_opinion_weights(item, owned_T) for item in answers])
     total_T = raw_ET.sum(0)
+    # Position by position: an expert that masks a token leaves it to the others there and nowhere
+    # else. Where the total is 0 all stay 0, which is unlabelled.
     weights_ET = np.divide(raw_ET, total_T, out=np.zeros_like(raw_ET), where=total_T > 0)
     return Target(
         rollout_id=rollout_id,
@@ -150,6 +157,7 @@ def build_target(rollout_id: str, owned_T: np.ndarray, answers: Sequence[Weighte
             _component(item, weight_T, len(owned_T))
             for item, weight_T in zip(answers, weights_ET, strict=True)
         ),
+        # All experts were asked about the same candidates of the same student.
         candidate_ids_TC=_candidate_ids(answers[0].query, len(owned_T)),
     )
 
@@ -170,17 +178,21 @@ def inclusion(num_tokens: int, answers: Sequence[WeightedAnswer]) -> np.ndarray 
     """
     if all(item.answer.inclusion_P is None for item in answers):
         return None
+    # Draws are independent: the chance that nobody asked is the product of those of each. In
+    # float64, because it is then taken from 1.
     missed_T = np.ones(num_tokens)
     for item in answers:
         chance_P = item.answer.inclusion_P
         chance_P = item.weight_P > 0 if chance_P is None else chance_P
         missed_T[item.query.position_ids()] *= 1.0 - chance_P.astype(np.float64)
+    # Costs are divided by this: 1 where nobody could have an opinion, and there is no cost.
     return np.where(missed_T < 1.0, 1.0 - missed_T, 1.0).astype(np.float32)
 
 
 def _opinion_weights(item: WeightedAnswer, owned_T: np.ndarray) -> np.ndarray:
     weights = np.zeros(len(owned_T), np.float64)
     weights[item.query.position_ids()] = item.weight_P
+    # A token that the student did not write is no decision of its to correct.
     return weights * owned_T
 
 
@@ -202,6 +214,7 @@ def _component(item: WeightedAnswer, weight_T: np.ndarray, T: int) -> TargetComp
     query, answer, at = item.query, item.answer, item.query.position_ids()
     filled = answer.filled_PK()
     ids = np.where(filled, answer.ids_PK, -1)
+    # Not renormalised: what is missing to 1 is the tail, which is an entry of its own in the loss.
     probs = np.where(filled, np.exp(answer.logprobs_PK), 0.0)
     C = 0 if query.candidate_ids is None else query.candidate_ids.shape[1]
     has_candidates = answer.candidate_logprobs_PC is not None and C > 0
@@ -234,6 +247,7 @@ def _candidate_ids(query: PrefixQuery, T: int) -> np.ndarray:
 
 
 def _spread(rows: Any, at: np.ndarray, T: int, empty: Any, dtype: Any) -> np.ndarray:
+    # A position that was not asked looks like one without an opinion: weight 0, masks false.
     dense = np.full((T, *rows.shape[1:]), empty, dtype)
     dense[at] = rows
     return dense

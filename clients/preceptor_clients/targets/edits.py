@@ -24,6 +24,8 @@ token where `define` is one, although the text departs after `def`.
 
 Left out: labels inside a stretch where the person's text and the student's happen to share fewer
 than `rejoin_tokens` tokens (they are still off the path), and moves (a moved block counts as new).
+
+Dimensions: T tokens of the base, S of the take-over, P positions that were asked.
 """
 
 from __future__ import annotations
@@ -158,9 +160,12 @@ def compile_edit(
     """
     rules = rules or EditRules()
     base = [int(token) for token in base_ids]
+    # The end token has no text: it is taken off, and put back where the correction ends by choice.
     ended = bool(base) and base[-1] == spelling.eos_id
     body = base[:-1] if ended else base
     written, settles_end = _respelled(spelling, body, text)
+    # A response that was cut off by its length gets no end token unless the person changed its end:
+    # that it ends there was nobody's choice.
     takeover = [*written, spelling.eos_id] if ended or settles_end else written
     return CompiledEdit(
         base_ids=np.asarray(base, np.int32),
@@ -192,6 +197,7 @@ def edit_answer(
         expert_version: Its version.
     """
     labels_P = labels_T[query.position_ids()]
+    # The rest is the tail of the answer: without it, cross-entropy would pull every other id to 0.
     logprob = float(np.log1p(-rules.smoothing))
     return build_answer(
         query,
@@ -216,15 +222,18 @@ def _respelled(spelling: Spelling, body: list[int], text: str) -> tuple[list[int
     fresh = spelling.encode(text)
     base_text, base_cuts = _cuts(spelling, body)
     text, fresh_cuts = _cuts(spelling, fresh)  # a tokenizer may normalise what it is given
+    # The same text may have other ids when it is tokenised anew; the student wrote these.
     if base_text == text:
         return body, False
     starts = {offset: place for place, offset in fresh_cuts}
     prefix = _shared(base_text, text)
     head, head_offset = next(
         (place, offset)
+        # The last place that both have a boundary at; (0, 0) is always one.
         for place, offset in reversed(base_cuts)
         if offset <= prefix and offset in starts
     )
+    # Head and tail must not overlap, or a deletion in `a a a` would count tokens twice.
     room = min(len(base_text), len(text)) - head_offset
     suffix = min(room, _shared(base_text[::-1], text[::-1]))
     shift = len(text) - len(base_text)
@@ -245,10 +254,13 @@ def _cuts(spelling: Spelling, ids: Sequence[int]) -> tuple[str, list[tuple[int, 
     for place, token in enumerate(ids, 1):
         text.append(decoder.decode(spelling.piece(token)))
         length += len(text[-1])
+        # A cut inside a character is no place of the text: bytes of it would be counted on both
+        # sides.
         if not decoder.getstate()[0]:
             cuts.append((place, length))
     text.append(decoder.decode(b"", final=True))
     whole = "".join(text)
+    # A response may end inside a character, cut off by its length; its end is a place all the same.
     if cuts[-1][0] != len(ids):
         cuts.append((len(ids), len(whole)))
     return whole, cuts
@@ -291,11 +303,14 @@ def _spans(base: list[int], takeover: list[int], rejoin_tokens: int) -> list[Edi
 def _blocks(base: list[int], takeover: list[int], rejoin_tokens: int) -> list[_Block]:
     """Shared stretches in order: the common head, the common tail, and long ones in between."""
     shortest = min(len(base), len(takeover))
+    # The common ends first and by hand: an aligner that looks for the longest stretch may put them
+    # elsewhere, and is quadratic in what it is given.
     head = next((k for k in range(shortest) if base[k] != takeover[k]), shortest)
     room = shortest - head
     tail = next((k for k in range(room) if base[-1 - k] != takeover[-1 - k]), room)
     a, b = base[head : len(base) - tail], takeover[head : len(takeover) - tail]
     exact = max(len(a), len(b)) <= _EXACT_TOKENS
+    # autojunk takes frequent tokens out of the search; only a long stretch needs that.
     found = difflib.SequenceMatcher(None, a, b, autojunk=not exact).get_matching_blocks()
     inner = [_Block(m.a + head, m.b + head, m.size) for m in found if m.size >= rejoin_tokens]
     return [

@@ -9,6 +9,8 @@ the run. Rules are pure, so that the same answers give the same target.
         ExpertUse(name="large", weight=2.0, per_token=Certainty(scale=1.0)),
         ExpertUse(name="self-teacher", per_token=Certainty(scale=1.0)),
     )
+
+Dimensions: P positions that were asked, K entries of an answer.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ class Certainty:
         """`[P]` in (0, 1]."""
         logprobs_PK = np.where(answer.filled_PK(), answer.logprobs_PK, 0.0).astype(np.float64)
         probs_PK = np.where(answer.filled_PK(), np.exp(logprobs_PK), 0.0)
+        # A tail of 0 adds nothing, and 1 log 1 is 0.
         tail_P = np.where(answer.tail_P > 0, answer.tail_P, 1.0).astype(np.float64)
         entropy_P = -(probs_PK * logprobs_PK).sum(1) - tail_P * np.log(tail_P)
         return np.exp(-entropy_P / self.scale)

@@ -89,6 +89,7 @@ class AverageWeights:
     def _line_from_known(self, version: str) -> list[WeightManifest]:
         """From the nearest ancestor whose average is known, or the first version, to `version`."""
         line: list[WeightManifest] = []
+        # At rate 1 an average is its own version: no ancestor is needed, nor asked of the trainer.
         needed = 1 if self._rate == 1.0 else None
         for name in [version, *self._catalogue.ancestors(version)][:needed]:
             manifest = self._catalogue.get(name)
@@ -114,12 +115,16 @@ class AverageWeights:
 
     def _follow(self, manifest: WeightManifest, parent: State | None) -> State:
         weights = self._catalogue.load(manifest)
+        # The first version is its own average. Begun at 0 instead, the teacher of early steps would
+        # be a model that nobody trained.
         if parent is None or self._rate == 1.0:
             return weights
         if parent.keys() != weights.keys():
             raise WeightsNotHere(
                 f"{manifest.version} has other tensors than {manifest.parent}", field="weights"
             )
+        # lerp leaves a weight that has not changed as it is, to the bit; (1 - rate) a + rate w does
+        # not.
         return {name: torch.lerp(parent[name], w, self._rate) for name, w in weights.items()}
 
     def _keep(self, manifest: WeightManifest, state: State) -> None:
@@ -137,6 +142,8 @@ class AverageWeights:
 
     def _path(self, manifest: WeightManifest) -> Path:
         folder = self._catalogue.folder(manifest, "weights")
+        # The rate is part of the path: two teachers of one policy must not read the averages of
+        # each other.
         settings = hashlib.sha256(f"{_FORMAT} {self._rate!r}".encode()).hexdigest()[:12]
         return folder.parent / f"ema-{settings}" / f"{folder.name}.safetensors"
 

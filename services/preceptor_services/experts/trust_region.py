@@ -7,6 +7,8 @@ moves towards the student under a bound on its KL divergence from the reference.
 2601.20802), where it is as good as the moving average.
 
 To the scoring engine it is one model (`engine.models.Scorer`); it costs a second forward pass.
+
+Dimensions: R rows (positions asked), H of a hidden state.
 """
 
 from __future__ import annotations
@@ -54,6 +56,8 @@ class GeometricMixture:
 
     def logits(self, hidden: Tensor, start: int, stop: int) -> Tensor:
         """`[R, stop - start]` interpolated logits."""
+        # Logits and not log-probs are mixed: their normalisers are one number a row, which the
+        # normaliser of the mixture takes up.
         reference = self._reference.logits(hidden[:, 0], start, stop).float()
         student = self._student.logits(hidden[:, 1], start, stop).float()
         return torch.lerp(reference, student, self._share)

@@ -59,6 +59,8 @@ class DecodeCache(Cache):
         start = self._filled.get(layer_idx, 0)
         stop = start + key_states.shape[2]
         if layer_idx not in self._buffers:
+            # Of full size at once: to append by concatenation would copy the whole cache at every
+            # step.
             self._buffers[layer_idx] = [
                 state.new_empty(*state.shape[:2], self._room, state.shape[3]) for state in states
             ]
@@ -80,7 +82,10 @@ class DecodeCache(Cache):
             buffers[:] = [buffer[rows] for buffer in buffers]
         context_of_B = self._context_of_B[rows]
         used_U = torch.bincount(context_of_B).nonzero()[:, 0]
+        # Contexts are numbered anew without gaps; both lists rise, so a search finds the new
+        # number.
         self._context_of_B = torch.searchsorted(used_U, context_of_B)
+        # Copied only when a context has no response left.
         if len(used_U) < len(next(iter(self._contexts.values()))[0]):
             self._take_contexts(used_U)
         self._lay_out()
@@ -165,10 +170,13 @@ def decode_attention(
     """
     _refuse_what_is_not_computed(options, sliding_window, attention_mask.shape[-1])
     layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType] # set by transformers
+    # Here and not on the scores: a query has D numbers, and its scores one for every key.
     query = query * scaling
     scores = _by_row(query, key.mT)
     if decode_cache.is_branched:
         scores = torch.cat([decode_cache.context_scores(query, layer), scores], dim=-1)
+    # Not minus infinity: a query in the padding sees nothing at all, and the softmax of such a row
+    # would be NaN, which the next layer would carry into keys and values.
     scores.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
     weights = scores.softmax(-1)
     own = weights[..., -key.shape[2] :]

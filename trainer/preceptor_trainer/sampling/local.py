@@ -10,6 +10,9 @@ Every response has random numbers of its own, drawn before anything else and tur
 inverting the cumulative distribution. So a response does not depend on which others share its
 batch, beyond rounding. Left out: beams, penalties, logit processors, several end tokens; models
 whose attention has a window, soft-capped scores or sinks are refused.
+
+Dimensions: B responses in flight, U different contexts, N positions so far, Q query positions, T
+response positions, F forced tokens, V vocabulary.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -117,6 +120,9 @@ class LocalSampler:
         for index, prompt in enumerate(prompts):
             if len(prompt) == 0:
                 raise ValueError(f"prompts[{index}] is empty")
+        # All at once and by row: what a response draws does not depend on how many steps its
+        # neighbours take. In float64, because 24 bits cannot tell apart the rare ids of a large
+        # vocabulary.
         uniforms_NT = torch.rand(
             len(prompts), params.max_new_tokens, generator=generator, dtype=torch.float64
         )
@@ -138,8 +144,12 @@ class LocalSampler:
     ) -> list[Generation]:
         groups = [(context, len(list(same))) for context, same in groupby(contexts)]
         counts_U = torch.tensor([count for _, count in groups])
+        # On the left: the last token of every context is then in the last column, and responses
+        # grow from there without gaps.
         ids_UN, visible_UN = _left_pad([p + f for (p, f), _ in groups], self._pad_id)
         cache = DecodeCache(room=params.max_new_tokens)
+        # Logits of the positions before each forced token, and of the one that the first draw
+        # needs; those of the rest of the prompt would be for nothing.
         keep = 1 + max(len(f) for (_, f), _ in groups)
         logits_UQV = self._forward(ids_UN, visible_UN, cache, keep)
         forced = [
@@ -177,10 +187,13 @@ class LocalSampler:
             where = rows[running].numpy()
             tokens_BT[where, step] = token_B[running].numpy()
             logprobs_BT[where, step] = logprob_B[running].numpy()
+            # The end token itself is part of the response: the student chose it, and answers for
+            # it.
             running &= token_B != self._eos_id
             num_running = int(running.sum())
             if num_running == 0 or step + 1 == num_steps:
                 break
+            # Not at every end: to move the caches costs about as much as to carry a few idle rows.
             if num_running < COMPACT_BELOW * len(rows):
                 cache.select(running.nonzero()[:, 0])
                 rows, token_B, visible_BN = rows[running], token_B[running], visible_BN[running]
@@ -196,7 +209,10 @@ class LocalSampler:
         positions count the visible ones.
         """
         num_queries, num_keys = ids_BQ.shape[1], visible_BN.shape[1]
+        # The queries are the last positions, so the diagonal is shifted by the keys before them.
         causal_QN = torch.ones(num_queries, num_keys, dtype=torch.bool).tril(num_keys - num_queries)
+        # Counted without padding, so that rotations are those of the unpadded sequence; in the
+        # padding itself the count is -1.
         positions_BN = (visible_BN.cumsum(1) - 1).clamp_min(0)
         output: Any = self._model(
             input_ids=ids_BQ,
@@ -205,8 +221,12 @@ class LocalSampler:
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=keep,
+            # Once more by another name: a layer hands further arguments down to its attention
+            # function, but not its cache.
             decode_cache=cache,
         )
+        # Log-probs of 16-bit logits would be off by hundredths of a nat, which reads as a stale
+        # policy.
         return output.logits.float()
 
     def _generation(
@@ -236,11 +256,17 @@ def draw(logits_BV: Tensor, params: SamplingParams, uniform_B: Tensor) -> tuple[
     Returns:
         Tokens `[B]` and their log-probs `[B]` under the truncated distribution.
     """
+    # Temperature first, as servers do: what is cut off is cut by the mass that is drawn from.
     logprobs_BV = truncate((logits_BV / params.temperature).log_softmax(-1), params)
+    # In float64: added up in float32, a quarter of 150,000 random ids leave the sum as it was, and
+    # could never be drawn.
     cumulative_BV = logprobs_BV.exp().cumsum(-1, dtype=torch.float64)
     # scaled by the last entry, so that rounding never asks for more mass than there is
     threshold_B = uniform_B[:, None] * cumulative_BV[:, -1:]
+    # right=True: the first id whose sum is above the threshold, so that one of probability 0 is
+    # never drawn, not even by a uniform of exactly 0.
     token_B1 = torch.searchsorted(cumulative_BV, threshold_B, right=True)
+    # Rounding may bring the threshold up to the whole mass, above which there is no id.
     token_B1 = token_B1.clamp_max(logits_BV.shape[-1] - 1)
     return token_B1[:, 0], logprobs_BV.gather(1, token_B1)[:, 0]
 
@@ -249,12 +275,16 @@ def truncate(logprobs_BV: Tensor, params: SamplingParams) -> Tensor:
     """Applies top-k, then top-p, and renormalises; dropped tokens have minus infinity."""
     if params.top_k == 0 and params.top_p == 1.0:
         return logprobs_BV
+    # Stable: of equal log-probs the lower id is kept, on every machine.
     sorted_BV, order_BV = logprobs_BV.sort(dim=-1, descending=True, stable=True)
     if params.top_k:
         sorted_BV[:, params.top_k :] = -torch.inf
+        # Renormalised in between: top-p is a share of what top-k has left.
         sorted_BV = sorted_BV.log_softmax(-1)
     mass_before_BV = sorted_BV.exp().cumsum(-1) - sorted_BV.exp()
+    # By the mass before a token: the one that crosses the bound is kept.
     beyond_BV = mass_before_BV >= params.top_p
+    # Something must be left to draw, whatever rounding says.
     beyond_BV[:, 0] = False
     sorted_BV = sorted_BV.masked_fill(beyond_BV, -torch.inf).log_softmax(-1)
     return torch.empty_like(sorted_BV).scatter_(1, order_BV, sorted_BV)
@@ -278,6 +308,8 @@ def _forced_logprobs(
     """Log-probs `[F]` of forced tokens, from the logits of the last `F + 1` positions."""
     if not forced:
         return np.zeros(0, np.float32)
+    # The temperature but no truncation: a forced token may lie outside the kept set, where its
+    # log-prob would be minus infinity.
     before_FV = logits_QV[-1 - len(forced) : -1] / temperature
     picked_F = before_FV.log_softmax(-1).gather(1, torch.tensor(forced)[:, None])[:, 0]
     return picked_F.numpy()

@@ -7,6 +7,8 @@ memory stays linear in the tokens.
 
 transformers hands keyword arguments of a forward call down to its attention function
 (`AttentionInterface`), which is how `packed` arrives here.
+
+Dimensions: N packed tokens, G query heads, M key heads, D of a head.
 """
 
 from __future__ import annotations
@@ -113,6 +115,8 @@ def _seen(states_1MND: Tensor, segment: Segment) -> Tensor:
     own = states_1MND[:, :, segment.start : segment.stop]
     if not segment.above:
         return own
+    # Copied side by side, because the fused kernels want one tensor of keys; a mask over all packed
+    # keys would cost memory that is quadratic in them.
     return torch.cat([*(states_1MND[:, :, a:b] for a, b in segment.above), own], dim=2)
 
 
@@ -127,6 +131,8 @@ def _attend(
         key,
         value,
         attn_mask=None if whole else _mask(num_queries, num_keys, window, query),
+        # Without a mask tensor where the kernel can do without: it then skips what is hidden,
+        # instead of computing it and throwing it away.
         is_causal=whole,
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],

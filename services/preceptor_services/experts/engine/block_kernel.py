@@ -2,6 +2,8 @@
 
 Eager torch would read the logits four times and write float32 copies of them. Each program reads
 `_BLOCK` columns of one row once. Needs triton, which comes with torch for GPUs.
+
+Dimensions: R rows (positions asked), C columns (logits of a block).
 """
 
 # pyright: basic, reportMissingImports=false, reportIndexIssue=false

@@ -13,6 +13,9 @@ Products of the linear layers, which see all packed tokens at once, keep the bit
 as there are not just a few rows: `filled` sees to that. All this holds on a CPU; on a GPU
 `attention.py` goes segment by segment, which is quicker there. Source of the idea: batch invariance
 as in "Defeating Nondeterminism in LLM Inference" (Thinking Machines Lab, 2025).
+
+Dimensions: N packed tokens, B beginnings that share a block, Q queries of a block, K keys up to its
+end, G query heads, M key heads, D of a head.
 """
 
 from __future__ import annotations
@@ -51,6 +54,8 @@ class Block:
 
     def parts(self) -> Iterator[Tensor]:
         """`rows_BK`, a bounded number of keys at a time."""
+        # Bounded in keys and not in rows: late blocks have many more keys than early ones. How many
+        # rows go together does not change the bits of one.
         step = max(1, _GATHERED // self.rows_BK.shape[1])
         for first in range(0, len(self.rows_BK), step):
             yield self.rows_BK[first : first + step]
@@ -65,6 +70,8 @@ def blocks_of(rows: Sequence[np.ndarray]) -> tuple[Block, ...]:
         rows_BK = np.empty((len(different), stop), np.int64)
         for row, r in zip(rows_BK, different.values(), strict=True):
             row[: len(r)] = r[:stop]
+            # Any token would do, since only later queries would see it; the last one makes the
+            # fillers easy to tell, by repeating.
             row[len(r) :] = r[-1]
         blocks.append(Block(start, torch.tensor(rows_BK)))
     return tuple(blocks)

@@ -15,6 +15,9 @@ CPU's loop does not know go the same way in eager torch.
 
 Columns beyond the real vocabulary (padding of the head) count in the normaliser, as they do when
 the student samples, but are never entries: their probability is part of the tail.
+
+Dimensions: R rows (positions asked), K entries of a row, A asked ids, V rows of the head, W those
+filled up to whole runs, C columns of a block, M runs, N columns of a run.
 """
 
 from __future__ import annotations
@@ -82,7 +85,8 @@ def read_head(
         # As many pieces for each thread, of equal size.
         num_pieces = -(-len(hidden) // (max(1, step) * threads)) * threads
         step = min(step, -(-len(hidden) // (num_pieces * ROWS)) * ROWS)
-    # Chunks of equal length, up to the last one, which is no small one.
+    # Chunks of equal length, up to the last one, which is no small one: rows are filled to a
+    # multiple of ROWS, which a power of two below it divides.
     step = step - step % ROWS if step > ROWS else 1 << (max(1, step).bit_length() - 1)
     pieces = list(zip(_cut(filled(hidden), step), _cut(filled(asked_RA), step), strict=True))
 
@@ -112,6 +116,8 @@ def _read_small(
     scorer: Scorer, hidden: Tensor, asked_RA: Tensor, top_k: int, vocab_size: int
 ) -> Entries:
     logits_RV = scorer.logits(hidden, 0, scorer.num_logits).float()
+    # Over all rows of the head, padding too, as the student normalises when it samples; entries are
+    # taken from the real vocabulary alone.
     normaliser_R1 = logits_RV.logsumexp(-1, keepdim=True)
     best = logits_RV[:, :vocab_size].topk(top_k, dim=-1)
     return Entries(
@@ -165,6 +171,7 @@ def _swept(scorer: Scorer, hidden: Tensor, vocab_size: int) -> tuple[Tensor, Ten
     step = width if on_gpu else BLOCK
     statistics = _gpu_statistics if on_gpu else _statistics
     logits_RW = hidden.new_empty((len(hidden), width), dtype=scorer.logits_dtype)
+    # exp(-inf) is 0 and no maximum: what fills up the last run is in neither result.
     logits_RW[:, num_logits:] = float("-inf")
     normalisers: list[Tensor] = []
     maxima: list[Tensor] = []
@@ -175,6 +182,7 @@ def _swept(scorer: Scorer, hidden: Tensor, vocab_size: int) -> tuple[Tensor, Ten
         normaliser, highest = statistics(block_RC, vocab_size - start)
         normalisers.append(normaliser)
         maxima.append(highest)
+    # A logsumexp of logsumexps is that of the whole row, without holding it in float32.
     normaliser_R1 = torch.cat(normalisers, dim=1).logsumexp(-1, keepdim=True)
     return logits_RW, normaliser_R1, torch.cat(maxima, dim=1)
 
@@ -208,6 +216,8 @@ def _best_in_runs(
     runs_RK = maxima_RM.topk(top_k, dim=-1).indices
     index_RKN = runs_RK[:, :, None].expand(-1, -1, RUN)
     found_RKN = logits_RW.view(len(logits_RW), -1, RUN).gather(1, index_RKN)
+    # The run on the border holds ids beyond the vocabulary: its maximum leaves them out, and so
+    # must the search.
     if vocab_size % RUN:
         is_last = (runs_RK == vocab_size // RUN)[:, :, None]
         found_RKN[:, :, vocab_size % RUN :].masked_fill_(is_last, float("-inf"))

@@ -3,6 +3,9 @@
 A decoder of transformers runs packed where its attention can be exchanged and a trial shows that
 it then says the same; any other runs on sequences padded on the right, which a causal model never
 looks at. Both are asked for the final hidden states alone: the head belongs to `head.py`.
+
+Dimensions: B sequences, L tokens of the longest, N packed tokens, R rows (positions asked), H of a
+hidden state.
 """
 
 from __future__ import annotations
@@ -89,6 +92,8 @@ class PaddedScorer(_Decoder):
     def plan(self, sequences: Sequence[np.ndarray], max_tokens: int) -> list[list[int]]:
         """Sequences of similar length together; the padding counts."""
         passes: list[list[int]] = []
+        # Shortest first: lengths rise, so the sequence that joins is the one that all are padded
+        # to.
         for index in sorted(range(len(sequences)), key=lambda i: len(sequences[i])):
             longest = len(sequences[index])
             if not passes or longest * (len(passes[-1]) + 1) > max_tokens:
@@ -165,13 +170,17 @@ def scorer_of(model: Any, vocab_size: int) -> PackedScorer | PaddedScorer:
         places = [np.arange(len(sequence)) for sequence in sequences]
         own = [_own_logits(model, sequence) for sequence in sequences]
         padded = PaddedScorer(model)
+        # First, and an error: without a linear head neither way would be right.
         _check_head(model, padded, sequences[0], own[0])
         before = model.config._attn_implementation
         try:
+            # Every common beginning is shared in the trial, however short: it is to go through the
+            # tree.
             packed = PackedScorer(model, min_shared=1)
             found = packed.logits(packed.hidden(sequences, places), 0, packed.num_logits)
             _check_trial(torch.cat(own), found)
         except Exception as error:  # whatever an unknown architecture makes of a packed sequence
+            # The padded way needs the attention that the model came with.
             model.set_attn_implementation(before)
             _log.warning("%s is read padded, not packed: %s", type(model).__name__, error)
             return padded
@@ -194,6 +203,7 @@ def _check_head(model: Any, scorer: PaddedScorer, sequence: np.ndarray, own_LV: 
         raise ValueError("model: its head is not linear")
     hidden_LH = scorer.hidden([sequence], [np.arange(len(sequence))])
     gap = (own_LV - scorer.logits(hidden_LH, 0, scorer.num_logits).float()).abs().max().item()
+    # Written this way round, because NaN is not below anything: it must fail the check.
     if not gap <= _HEAD_TOLERANCE:
         raise ValueError(f"model: its logits differ by {gap:.1e} from head times hidden state")
 
@@ -201,6 +211,7 @@ def _check_head(model: Any, scorer: PaddedScorer, sequence: np.ndarray, own_LV: 
 def _check_trial(own: Tensor, found: Tensor) -> None:
     allowed = _TRIAL_TOLERANCE.get(found.dtype, 2**-4) * max(1.0, own.abs().max().item())
     gap = (own - found.float()).abs().max().item()
+    # As above: NaN fails.
     if not gap <= allowed:
         raise Unpackable(f"packed sequences change its logits by {gap:.1e}")
 

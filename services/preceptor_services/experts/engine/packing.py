@@ -17,6 +17,8 @@ Example:
     packed = pack([np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5])], min_shared=2)
     packed.tokens_N          # [1 2 3 4 5]
     packed.rows[1]           # [0 1 2 4]: where the tokens of the second sequence lie
+
+Dimensions: N packed tokens.
 """
 
 from __future__ import annotations
@@ -85,6 +87,8 @@ def plan_passes(
     """
     passes: list[list[int]] = []
     room = 0
+    # In the order of the tree: neighbours share most, so the last pass is the only one that a
+    # sequence could share anything with.
     for index in _sorted(sequences):
         sequence = sequences[index]
         added = len(sequence)
@@ -156,6 +160,7 @@ class _Layout:
 
     def _families(self, shared: Sequence[int], depth: int) -> list[tuple[int, int]]:
         """First and last of each run of neighbours that share enough beyond `depth`."""
+        # Measured from `depth`: what lies above is shared already.
         cuts = [i for i, n in enumerate(shared) if n - depth < self._min_shared]
         return list(zip([0, *(i + 1 for i in cuts)], [*cuts, len(shared)], strict=True))
 

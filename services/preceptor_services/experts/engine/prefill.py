@@ -1,4 +1,7 @@
-"""One sequence to read, and what is wanted of it."""
+"""One sequence to read, and what is wanted of it.
+
+Dimensions: L tokens that are read, P positions asked, C candidate ids.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +37,13 @@ class Prefill:
 
     def tokens(self) -> np.ndarray:
         """`[L]` what the model reads."""
+        # Without the last token: nobody asks what follows it.
         return np.concatenate([self.context_ids, self.response_ids[:-1]])
 
     def places(self) -> np.ndarray:
         """`[P]` places in `tokens` of the hidden states that predict the positions wanted."""
+        # One place earlier, by the index convention: the last token of the context predicts
+        # position 0.
         return len(self.context_ids) - 1 + self.positions_P
 
 

@@ -13,6 +13,9 @@ Example:
     scorer = scorer_of(model, vocab_size=261)
     prefill = Prefill(context_ids=context, response_ids=response, positions_P=np.arange(3), top_k=8)
     [distributions] = score(scorer, [prefill], vocab_size=261)
+
+Dimensions: R rows (positions asked of all prefills of a pass), P those of one prefill, K entries, A
+asked ids: the own token and C candidates.
 """
 
 from __future__ import annotations
@@ -80,6 +83,8 @@ def score(
                 scorer,
                 torch.cat(side_by_side(hidden, together)),
                 _asked_ids(batch).to(scorer.device),
+                # As many as the one that asks for most; the others take a beginning of them, since
+                # entries come in descending order.
                 top_k=min(max(prefill.top_k for prefill in batch), vocab_size),
                 vocab_size=vocab_size,
                 max_logits=budget.max_logits,
@@ -93,6 +98,9 @@ def _tokens_of_a_pass(sequences: Sequence[np.ndarray], budget: Budget, threads: 
     if threads == 1:
         return budget.max_tokens
     lengths = [len(sequence) for sequence in sequences]
+    # A pass is closed when the next sequence does not fit, at worst by its length less one. With so
+    # much more room every pass holds an even share, and no thread gets a second one while the
+    # others wait.
     share = sum(lengths) // threads + max(lengths) - 1
     return min(share, max(1, budget.max_tokens // threads))
 
@@ -104,6 +112,8 @@ def _asked_ids(batch: Sequence[Prefill]) -> Tensor:
     start = 0
     for prefill in batch:
         stop = start + len(prefill.positions_P)
+        # The own token is asked of every row: it is often outside the k best, and objectives that
+        # look at sampled tokens need its exact log-prob.
         asked_RA[start:stop, 0] = prefill.response_ids[prefill.positions_P]
         if prefill.candidate_ids_PC is not None:
             asked_RA[start:stop, 1 : 1 + prefill.num_candidates] = prefill.candidate_ids_PC

@@ -7,6 +7,8 @@ logsumexp, the asked ids and the k best so far, and forgets the block.
 The k best are kept in a heap of integers that sort as (logit, lower id first): the bits of a
 number as a signed integer, all but the sign turned round below zero, sort as the number does.
 A run whose maximum is no better than the worst entry kept is not searched.
+
+Dimensions: R rows, C columns of a block, K entries kept, A asked ids.
 """
 
 # pyright: basic
