@@ -178,6 +178,6 @@ def _weights(path: Path | None) -> WeightsOffer | None:
     if path is None:
         return None
     try:
-        return WeightsOffer.model_validate_json(path.read_text())
+        return WeightsOffer.model_validate_json(path.read_text(encoding="utf-8-sig"))
     except ValidationError as error:
         raise ValueError(f"weights: {path}: {from_validation(error).detail}") from None

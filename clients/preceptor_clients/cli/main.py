@@ -179,7 +179,7 @@ def read_options(path: Path | None, pairs: list[str]) -> dict[str, Any]:
     """
     options: dict[str, Any] = {}
     if path is not None:
-        loaded = json.loads(path.read_text())
+        loaded = json.loads(path.read_text(encoding="utf-8-sig"))
         if not isinstance(loaded, dict):
             raise ValueError(f"options_file: {path} holds no JSON object")
         options.update(cast("dict[str, Any]", loaded))
@@ -200,7 +200,7 @@ def read_key(path: Path) -> str:
     Raises:
         ValueError: the file is empty: no key at all must be asked for by leaving the file out.
     """
-    key = path.read_text().strip()
+    key = path.read_text(encoding="utf-8-sig").strip()
     if not key:
         raise ValueError(f"key_file: {path} is empty")
     return key

@@ -61,6 +61,6 @@ def load_known(path: Path) -> KnownAnswers:
         ValueError: the file is not as this page says; the field at fault is named.
     """
     try:
-        return KnownAnswers.model_validate_json(path.read_text())
+        return KnownAnswers.model_validate_json(path.read_text(encoding="utf-8-sig"))
     except ValidationError as error:
         raise ValueError(f"known: {path}: {from_validation(error).detail}") from None

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -21,17 +20,20 @@ from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
 from preceptor_clients.contract.corrections import ExportLine, NewItem, Retirement, Role, TakenItem
 from preceptor_clients.contract.errors import PreceptorError
+from preceptor_clients.contract.json_lines import read_lines
 from preceptor_clients.http.corrections import AnnotatorClient, CorrectionsClient
 from preceptor_services.dispatcher.process import gateway_url
 from preceptor_services.kit.settings import load_settings, read_secret
 
 _AT_ONCE: Final = 50
 _T = TypeVar("_T")
+_Message = TypeVar("_Message", bound=BaseModel)
 
 app = typer.Typer(
     help="People, rounds, export and import of human corrections.", no_args_is_help=True
@@ -184,7 +186,7 @@ def send(
 
     async def put(client: CorrectionsClient) -> list[TakenItem]:
         # Read first: a line that is wrong must not leave half of what was chosen in the queue.
-        new = _items(file) if file is not None else []
+        new = _read(file, NewItem) if file is not None else []
         taken: list[TakenItem] = []
         for start in range(0, len(rollout or ()), _AT_ONCE):
             chosen = (rollout or [])[start : start + _AT_ONCE]
@@ -200,15 +202,15 @@ def send(
     )
 
 
-def _items(file: Path) -> list[NewItem]:
-    items: list[NewItem] = []
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
-        if line.strip():
-            try:
-                items.append(NewItem.model_validate_json(line))
-            except ValueError as error:
-                raise ValueError(f"{file}, line {number}: {error}") from None
-    return items
+def _read(file: Path, cls: type[_Message]) -> list[_Message]:
+    """A file's lines as messages of one type; a wrong one is named."""
+    found: list[_Message] = []
+    for number, text in read_lines(file):
+        try:
+            found.append(cls.model_validate_json(text))
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: {error}") from None
+    return found
 
 
 # ---------------------------------------------------------------- JSONL
@@ -225,7 +227,8 @@ def export(
 
     async def write(client: CorrectionsClient) -> None:
         async for line in client.export(round_name):
-            sys.stdout.write(line.model_dump_json(exclude_none=True) + "\n")
+            # As bytes: an export is UTF-8 with one kind of line end, whatever the terminal is.
+            typer.echo(line.model_dump_json(exclude_none=True).encode())
 
     _do(run_dir, url, key_file, write)
 
@@ -241,7 +244,7 @@ def take(
     """Takes in what is not there yet; people who are unknown are made, without a key."""
 
     async def read(client: CorrectionsClient) -> tuple[int, int]:
-        lines = [ExportLine.model_validate_json(s) for s in file.read_text().splitlines() if s]
+        lines = _read(file, ExportLine)
         new = [0, 0]
         for start in range(0, len(lines), _AT_ONCE):
             taken = await client.import_lines(round_name, lines[start : start + _AT_ONCE])

@@ -30,7 +30,7 @@ def load_settings(path: Path, env: Mapping[str, str] = os.environ) -> Deployment
         if variable in env
     }
     try:
-        deployment = parse_deployment(path.read_text(), overrides)
+        deployment = parse_deployment(path.read_text(encoding="utf-8-sig"), overrides)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return deployment.anchored(path.resolve().parent)
@@ -38,7 +38,7 @@ def load_settings(path: Path, env: Mapping[str, str] = os.environ) -> Deployment
 
 def read_secret(path: Path) -> str:
     """The token in a key file."""
-    token = path.read_text().strip()
+    token = path.read_text(encoding="utf-8-sig").strip()
     if len(token) < 32:
         raise ValueError(f"{path}: holds {len(token)} characters; a key has at least 32")
     return token

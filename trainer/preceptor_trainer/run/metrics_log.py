@@ -27,6 +27,8 @@ from tensorboard.summary.writer.event_file_writer import (  # pyright: ignore[re
     EventFileWriter,
 )
 
+from preceptor_clients.contract.json_lines import lines_of
+
 _events: Any = event_pb2
 _summaries: Any = summary_pb2
 
@@ -106,9 +108,9 @@ def read_metrics(run_dir: Path) -> list[MetricsLine]:
     if not path.exists():
         return []
     surviving: list[MetricsLine] = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(True), start=1):
-        if not text.endswith("\n"):
-            break  # a writer is at this line, or was killed at it
+    # What follows the last line end is a line that a writer is at, or was killed at.
+    complete = path.read_bytes().rpartition(b"\n")[0]
+    for number, text in lines_of(complete):
         line = _parse(text, f"{path}:{number}")
         while surviving and surviving[-1]["step"] >= line["step"]:
             surviving.pop()

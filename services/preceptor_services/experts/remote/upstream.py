@@ -115,7 +115,7 @@ def _ours(error: PreceptorError) -> PreceptorError:
 def _key(path: Path) -> str:
     if not path.is_file():
         raise ValueError(f"key_file: {str(path)!r} is no file")
-    key = path.read_text().strip()
+    key = path.read_text(encoding="utf-8-sig").strip()
     if not key:
         raise ValueError(f"key_file: {str(path)!r} is empty")
     return key
