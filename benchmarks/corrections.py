@@ -88,7 +88,9 @@ FORMS: Final[dict[str, dict[str, Any]]] = {
 MOST_STEPS: Final = 1_000
 KEYS: Final = {
     "admin": local_key("admin"),
-    "people": DeployedKey(file=Path("keys/people-expert.key"), scopes=("expert",)),
+    "people": DeployedKey(
+        file=Path("keys/people-expert.key"), scopes=("expert",), service=("people", "people-sft")
+    ),
 }
 
 

@@ -172,7 +172,14 @@ def make_settings(folder: Path) -> Deployment:
                 "blobs": folder / "blobs",
                 "weights_roots": [folder / "weights"],
             },
-            "keys": {s: {"file": folder / "keys" / f"{s}.key", "scopes": [s]} for s in SCOPES},
+            "keys": {
+                s: {
+                    "file": folder / "keys" / f"{s}.key",
+                    "scopes": [s],
+                    "service": ["people"] if s == "expert" else [],
+                }
+                for s in SCOPES
+            },
             "experts": {
                 name: {"url": f"http://nowhere/{name}", **services}
                 for name in ("self-teacher", "teacher-large")

@@ -75,7 +75,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     moody = local_service("moody", "moody:Moody", options).model_copy(update={"self_test": False})
     deployment = Deployment(
         gateway=DeployedGateway(port=port, broker=EMBEDDED),
-        keys={"trainer": local_key("trainer"), "expert": local_key("expert")},
+        keys={"trainer": local_key("trainer"), "expert": local_key("expert", service="moody")},
         experts={"moody": moody},
     )
     config.write_text(to_toml(deployment))

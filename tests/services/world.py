@@ -279,7 +279,8 @@ def make_settings(folder: Path, **gateway: Any) -> Deployment:
         file.write_text(f"{name}-{'k' * 40}")
         if name not in ("hash", "service"):
             scope = "trainer" if name == "other" else name
-            keys[name] = {"file": file, "scopes": [scope]}
+            bound = {"service": ["uniform", "teacher"]} if scope == "expert" else {}
+            keys[name] = {"file": file, "scopes": [scope], **bound}
     service = {"url": "http://nowhere", "key_file": folder / "keys" / "service.key"}
     service |= {"self_test": False}  # these services only say who they are
     return Deployment.model_validate(

@@ -32,7 +32,15 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self, cast
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 
 from preceptor_clients.contract.errors import from_validation
 from preceptor_clients.contract.schemas import Name, ServiceRole
@@ -47,7 +55,7 @@ _MODEL: Final = ("model", "weights_roots")
 _REMOTE: Final = ("tokenizer", "key_file")
 PATH_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "preceptor_clients.vllm_expert.service:VLLMExpert": _MODEL,
-    "preceptor_services.corrections.people_expert:People": ("model", "config", "key_file"),
+    "preceptor_services.corrections.people_expert:PeopleExpert": ("model", "config", "key_file"),
     "preceptor_services.experts.larger_model:LargerModel": ("model",),
     "preceptor_services.experts.self_teacher:SelfTeacher": _MODEL,
     "preceptor_services.experts.remote.aligning:Aligning": (*_REMOTE, "teacher_tokenizer"),
@@ -100,6 +108,10 @@ class DeployedGateway(_Section):
     """How often experts with `known` answers are asked them."""
 
 
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
 class DeployedKey(_Section):
     """`[keys.NAME]`: one caller of the gateway."""
 
@@ -107,6 +119,16 @@ class DeployedKey(_Section):
     """Holds the token."""
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1)]
     """What the caller may do; `admin` may do everything."""
+    service: Annotated[tuple[Name, ...], BeforeValidator(_as_tuple)] = ()
+    """With the scope `expert`: the expert whose late answers it puts, or several experts."""
+
+    @model_validator(mode="after")
+    def _bound(self) -> Self:
+        if ("expert" in self.scopes) != bool(self.service):
+            raise ValueError(
+                'service: a key of scope `expert`, and no other, names its expert: service = "NAME"'
+            )
+        return self
 
 
 class DeployedService(_Section):
@@ -183,12 +205,13 @@ class Deployment(_Section):
         }
         return self.model_copy(update=sections)
 
-    def key_for(self, scope: Scope) -> Path:
-        """File of the first key that has `scope`."""
+    def key_for(self, scope: Scope, service: str | None = None) -> Path:
+        """File of the first key that has `scope`, and is bound to `service` where it is given."""
         for key in self.keys.values():
-            if scope in key.scopes:
+            if scope in key.scopes and (service is None or service in key.service):
                 return key.file
-        raise ValueError(f"keys: none has the scope {scope!r}; add a [keys.NAME] with it")
+        bound = "" if service is None else f" and service = {service!r}"
+        raise ValueError(f"keys: none has the scope {scope!r}{bound}; add a [keys.NAME] with it")
 
     def anchored(self, folder: Path) -> Self:
         """The same with every relative path as one in `folder`."""
@@ -221,9 +244,10 @@ def local_service(name: str, use: str, options: Mapping[str, Any] | None = None)
     )
 
 
-def local_key(scope: Scope) -> DeployedKey:
-    """A key of one scope, in a file named after it."""
-    return DeployedKey(file=Path("keys") / f"{scope}.key", scopes=(scope,))
+def local_key(scope: Scope, *, service: str | None = None) -> DeployedKey:
+    """A key of one scope, in a file named after it; that of an expert names its `service`."""
+    bound = {} if service is None else {"service": (service,)}
+    return DeployedKey(file=Path("keys") / f"{scope}.key", scopes=(scope,), **bound)
 
 
 def parse_deployment(text: str, overrides: Mapping[str, str] | None = None) -> Deployment:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from preceptor_clients.contract.corrections import (
     RoundSettings,
     TakenItem,
 )
-from preceptor_clients.contract.errors import NotFound
+from preceptor_clients.contract.errors import Forbidden, NotFound
 from preceptor_clients.contract.schemas import Prompt
 from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.clock import Clock
@@ -26,6 +26,7 @@ from preceptor_services.store.corrections import results as results
 from preceptor_services.store.corrections.results import RolloutRow
 from preceptor_services.store.database import Connection, Database
 from preceptor_services.store.provenance import weights
+from preceptor_services.store.questions import answers
 
 OUTSIDE: Final = "outside"
 """The round of questions that no run asked."""
@@ -104,11 +105,16 @@ class Intake:
             priority=priority,
         )
 
-    async def ask(self, asked: Sequence[Asked]) -> None:
-        """Questions to the people's expert: each waits for its item, which is made if need be."""
+    async def ask(self, asked: Sequence[Asked], services: Collection[str] | None = None) -> None:
+        """Questions to the people's expert: each waits for its item, which is made if need be.
+
+        Raises:
+            Forbidden: one was asked of an expert that is not among `services`.
+        """
         now = self.clock.now()
         hashes = {q.answer_key: q.item.content_sha256() for q in asked}
         async with self.database.write() as conn:
+            await check_owned(conn, hashes, services)
             known = await items.known(conn, list(hashes.values()))
             runs = await results.runs_of(conn, list(hashes))
             rows: list[dict[str, Any]] = []
@@ -156,6 +162,21 @@ class Intake:
                 taken.append(TakenItem(id=known[content], state="new"))
         await items.add(conn, rows)
         return taken
+
+
+async def check_owned(
+    conn: Connection, answer_keys: Iterable[str], services: Collection[str] | None
+) -> None:
+    """Refuses questions that were asked of an expert outside `services`; None allows all.
+
+    Raises:
+        Forbidden: names the first of them.
+    """
+    if services is None:
+        return
+    for key, state in (await answers.find(conn, answer_keys)).items():
+        if state.service not in services:
+            raise Forbidden(f"{key} was asked of another expert", field="answer_key")
 
 
 def question_row(

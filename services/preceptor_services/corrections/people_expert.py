@@ -260,7 +260,9 @@ def rules_of(version: str) -> EditRules | None:
 def _connector(config: str | None, url: str | None, key_file: str | None) -> Connect:
     if config is not None:
         settings = load_settings(Path(config))
-        place, key = gateway_url(settings), read_secret(settings.key_for("expert"))
+        bound = any(NAME in key.service for key in settings.keys.values())
+        file = settings.key_for("expert", NAME if bound else None)
+        place, key = gateway_url(settings), read_secret(file)
     elif url is not None and key_file is not None:
         place, key = url, read_secret(Path(key_file))
     else:

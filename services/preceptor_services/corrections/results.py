@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from preceptor_clients.contract.corrections import (
 from preceptor_clients.contract.errors import NotFound
 from preceptor_clients.contract.schemas import FeedbackItem, PrefixQuery, Prompt
 from preceptor_services.corrections.agreement import Double, Opinion, agreement
-from preceptor_services.corrections.intake import Intake, question_row
+from preceptor_services.corrections.intake import Intake, check_owned, question_row
 from preceptor_services.corrections.settle import final_text, overrule
 from preceptor_services.corrections.views import review_of, version_of
 from preceptor_services.kit.clock import Clock
@@ -97,10 +97,10 @@ class Outcome:
 
     # ------------------------------------------------------------ the expert's side
 
-    async def due(self, limit: int) -> tuple[Due, ...]:
-        """Answers that can be given now."""
+    async def due(self, limit: int, services: Collection[str] | None = None) -> tuple[Due, ...]:
+        """Answers that can be given now, to questions asked of `services`; None for all."""
         async with self.database.read() as conn:
-            rows = await results.due(conn, limit)
+            rows = await results.due(conn, limit, services)
         return tuple(_due(row) for row in rows)
 
     async def lookup(self, prompt: Prompt, text: str) -> tuple[Due, ...]:
@@ -124,10 +124,17 @@ class Outcome:
             for row in rows
         )
 
-    async def give(self, made_of: Mapping[str, str | None]) -> None:
-        """These answers stand; a question that was not asked before is a take-over's."""
+    async def give(
+        self, made_of: Mapping[str, str | None], services: Collection[str] | None = None
+    ) -> None:
+        """These answers stand; a question that was not asked before is a take-over's.
+
+        Raises:
+            Forbidden: one was asked of an expert that is not among `services`.
+        """
         now = self.clock.now()
         async with self.database.write() as conn:
+            await check_owned(conn, made_of, services)
             rows: list[dict[str, Any]] = []
             for answer_key, version_id in made_of.items():
                 version = None if version_id is None else await versions.find(conn, version_id)

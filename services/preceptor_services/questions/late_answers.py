@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from preceptor_clients.contract.checks import check_answer
-from preceptor_clients.contract.errors import Conflict, Invalid, NotFound
+from preceptor_clients.contract.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    ServiceUnavailable,
+)
 from preceptor_clients.contract.schemas import (
     Arrival,
     Arrivals,
@@ -21,6 +27,7 @@ from preceptor_services.questions.notifier import Notifier
 from preceptor_services.questions.question import unpack_query
 from preceptor_services.questions.report import visible_items
 from preceptor_services.questions.settle import write_acceptance
+from preceptor_services.registry.keyring import Caller
 from preceptor_services.registry.services import Registry
 from preceptor_services.store.database import Database
 from preceptor_services.store.questions import answers, tickets
@@ -37,11 +44,13 @@ class LateAnswers:
     clock: Clock
     metrics: Metrics
 
-    async def put(self, answer_key: str, answer: PrefixAnswer) -> None:
-        """Takes a promised answer.
+    async def put(self, answer_key: str, answer: PrefixAnswer, caller: Caller) -> None:
+        """Takes an answer that an expert of `caller` has promised.
 
         Raises:
             NotFound: nobody asked for it.
+            Forbidden: another expert was asked.
+            ServiceUnavailable: no promise has been reported; it may be on its way.
             AnswerRefused: it cannot be what was asked.
             Conflict: another answer stands already, or the promise was given up.
         """
@@ -50,6 +59,11 @@ class LateAnswers:
             packed = await answers.question_frame(conn, answer_key)
         if state is None or packed is None or state.kind != "logprobs":
             raise NotFound(f"nobody asked for {answer_key}", field="answer_key")
+        if not caller.speaks_for(state.service):
+            raise Forbidden(
+                f"{caller.name} speaks for {sorted(caller.services)}; another expert was asked",
+                field="answer_key",
+            )
         query = unpack_query("logprobs", packed)
         assert isinstance(query, PrefixQuery), "its kind is logprobs"
         entry = self.registry.get(state.service, "expert", field="answer_key")
@@ -69,6 +83,10 @@ class LateAnswers:
                 return
             if state.state == "failed":
                 raise Conflict("the promise was given up", field="answer_key")
+            if state.state == "pending":
+                raise ServiceUnavailable(
+                    "no promise of it has been reported yet", field="answer_key", retry_after_s=1.0
+                )
             result = ItemResult(answer_key=answer_key, prefix=answer)
             evidence = Evidence(
                 states=states,

@@ -23,10 +23,16 @@ class Caller(NamedTuple):
 
     name: str
     scopes: frozenset[str]
+    services: frozenset[str] = frozenset()
+    """The experts for whom it speaks."""
 
     def may(self, scopes: frozenset[str]) -> bool:
         """Whether the key has one of `scopes`."""
         return bool(scopes & self.scopes) or "admin" in self.scopes
+
+    def speaks_for(self, service: str) -> bool:
+        """Whether answers and questions of `service` are the key's."""
+        return service in self.services or "admin" in self.scopes
 
 
 class Keyring:
@@ -39,7 +45,7 @@ class Keyring:
             digest = self._digest(read_secret(key.file))
             if digest in self._callers:
                 raise ValueError(f"keys.{name}: has the same token as {self._callers[digest].name}")
-            self._callers[digest] = Caller(name, frozenset(key.scopes))
+            self._callers[digest] = Caller(name, frozenset(key.scopes), frozenset(key.service))
 
     def caller(self, authorization: str | None) -> Caller:
         """Who sent this header.

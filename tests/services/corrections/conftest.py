@@ -150,6 +150,7 @@ def make_settings(folder: Path) -> Deployment:
     for name in (*SCOPES, "hash", "service"):
         (folder / "keys" / f"{name}.key").write_text(f"{name}-{'k' * 40}")
     keys = {s: {"file": folder / "keys" / f"{s}.key", "scopes": [s]} for s in SCOPES}
+    keys["expert"]["service"] = "people"
     gateway = {
         "hash_key_file": folder / "keys" / "hash.key",
         "blobs": folder / "blobs",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 from preceptor_clients.contract.corrections import NewItem, Submission
+from preceptor_clients.contract.errors import Forbidden
 from preceptor_clients.contract.schemas import Message, Prompt
 from preceptor_clients.targets.edits import EditRules
 from preceptor_services.corrections.people_expert import rules_of, version_of
@@ -195,3 +197,24 @@ def test_a_version_names_its_rules() -> None:
 
     assert rules_of(version_of(rules)) == rules
     assert rules_of("edits-0/accepted/1/0.0") is None
+
+
+async def test_another_experts_key_sees_and_gives_no_answer_of_the_peoples_expert(
+    town: Any,
+) -> None:
+    ann = await town.office.person("ann")
+    _, ticket = await town.ask("k", "x[0]+1")
+    await town.correct(ann, "x[9]+1")
+    keyring = town.office.app.state.keyring
+    [digest] = [d for d, c in keyring._callers.items() if c.name == "expert"]
+    own = keyring._callers[digest]
+    keyring._callers[digest] = own._replace(services=frozenset({"another"}))
+    answer_key = (await town.outcome(ticket)).ticket.answer_key
+
+    assert (await town.people._gateway.due()) == ()
+    with pytest.raises(Forbidden):
+        await town.people._gateway.given({answer_key: None})
+    keyring._callers[digest] = own
+
+    await town.people.answer_due()
+    assert (await town.outcome(ticket)).ticket.state == "done"

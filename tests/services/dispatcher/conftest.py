@@ -216,7 +216,11 @@ def _raw_settings(
             "hash_key_file": str(keys / "hash.key"),
         },
         "keys": {
-            name: {"file": str(keys / f"{name}.key"), "scopes": [name]}
+            name: {
+                "file": str(keys / f"{name}.key"),
+                "scopes": [name],
+                "service": list(experts) or ["moody"] if name == "expert" else [],
+            }
             for name in ("trainer", "dispatcher", "expert", "admin")
         },
         "experts": {

@@ -56,6 +56,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("[gateway]\nport = 70000", "gateway.port"),
         ("[keys.x]\nfile = 'k'\nscopes = ['root']", "keys.x.scopes"),
         ("[keys.x]\nfile = 'k'\nscopes = []", "keys.x.scopes"),
+        ("[keys.x]\nfile = 'k'\nscopes = ['expert']", "keys.x.service"),
+        ("[keys.x]\nfile = 'k'\nscopes = ['reader']\nservice = 'e'", "keys.x.service"),
         ("[experts.'a b']\nurl = 'u'\nkey_file = 'k'", "experts.a b"),
         ("[experts.e]\nurl = 'u'\nkey_file = 'k'\n[sources.e]\nurl = 'u'\nkey_file = 'k'", "e"),
         ("[gateway", "is not TOML"),

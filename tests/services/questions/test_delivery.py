@@ -13,6 +13,7 @@ from preceptor_clients.contract.errors import (
     Forbidden,
     NotFound,
     ProblemDetails,
+    ServiceUnavailable,
     StaleFence,
 )
 from preceptor_clients.contract.schemas import PrefixAnswer
@@ -270,6 +271,31 @@ async def test_a_late_answer_is_checked_at_the_door(world: Any) -> None:
         await _put(world, item.answer_key, wrong, client="trainer")
 
     assert await _states(world, [ticket]) == ["waiting"]
+
+
+async def test_an_expert_answers_no_question_of_another(world: Any) -> None:
+    [theirs] = world.settings.keys["expert"].service[1:]
+    ticket, item = await _promise(world)
+    keyring = world.app.state.keyring
+    [digest] = [d for d, c in keyring._callers.items() if c.name == "expert"]
+    keyring._callers[digest] = keyring._callers[digest]._replace(services=frozenset({theirs}))
+
+    with pytest.raises(Forbidden, match="another expert"):
+        await _put(world, item.answer_key, world.uniform(item.prefix))
+
+    assert await _states(world, [ticket]) == ["waiting"]
+
+
+async def test_an_answer_that_was_never_promised_is_not_taken(world: Any) -> None:
+    [ticket] = await _ask(world, "a")
+    [job] = (await world.claim(world.queue.take())).jobs
+    item = job.items[0]
+
+    with pytest.raises(ServiceUnavailable, match="no promise") as refused:
+        await _put(world, item.answer_key, world.uniform(item.prefix))
+
+    assert refused.value.retry_after_s
+    assert await _states(world, [ticket]) == ["running"]
 
 
 async def test_a_second_late_answer_does_not_replace_the_first(world: Any) -> None:

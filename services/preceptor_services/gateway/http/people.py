@@ -32,6 +32,8 @@ class Actor(NamedTuple):
 
     name: str
     role: Role
+    services: frozenset[str] | None = None
+    """The experts for whom a key speaks; None where that is no limit."""
 
 
 class PersonWith:
@@ -73,7 +75,8 @@ class ToolOr:
                 f"{caller.name} has {sorted(caller.scopes)}, this needs {sorted(self.scopes)}",
                 field="authorization",
             )
-        return Actor(caller.name, "admin")
+        everything = "admin" in caller.scopes
+        return Actor(caller.name, "admin", None if everything else caller.services)
 
 
 async def _person(request: Request, corrections: Corrections) -> Actor | None:

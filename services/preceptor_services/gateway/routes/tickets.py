@@ -72,8 +72,8 @@ async def put_answer(
     questions: QuestionsDep,
     answer: Annotated[PrefixAnswer, Depends(body_of(PrefixAnswer))],
 ) -> None:
-    """An answer that was promised; the same one a second time changes nothing."""
-    await questions.late_answers.put(answer_key, answer)
+    """An answer that the key's own expert promised; a second time the same changes nothing."""
+    await questions.late_answers.put(answer_key, answer, caller)
 
 
 @router.get("/v1/arrivals", response_model=Arrivals)

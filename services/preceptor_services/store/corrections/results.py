@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, func, insert, or_, select, text, update
@@ -171,8 +171,10 @@ async def runs_of(conn: AsyncConnection, answer_keys: Sequence[str]) -> dict[str
     return {row[0]: str(row[1]) for row in await conn.execute(query)}
 
 
-async def due(conn: AsyncConnection, limit: int) -> list[DueRow]:
-    """Unanswered questions about settled items, the oldest first."""
+async def due(
+    conn: AsyncConnection, limit: int, services: Collection[str] | None = None
+) -> list[DueRow]:
+    """Unanswered questions about settled items, the oldest first; of `services` where given."""
     query = (
         select(
             CorrectionQuestion.answer_key,
@@ -194,6 +196,8 @@ async def due(conn: AsyncConnection, limit: int) -> list[DueRow]:
         .order_by(CorrectionQuestion.asked_at, CorrectionQuestion.answer_key)
         .limit(limit)
     )
+    if services is not None:
+        query = query.where(AnswerRow.service.in_(services))
     return [DueRow(*row) for row in await conn.execute(query)]
 
 

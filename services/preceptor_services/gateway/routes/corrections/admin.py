@@ -182,7 +182,7 @@ async def ask(
     sent: Annotated[Questions, Depends(body_of(Questions))],
 ) -> None:
     """These questions wait for people."""
-    await corrections.intake.ask(sent.questions)
+    await corrections.intake.ask(sent.questions, actor.services)
 
 
 @router.get("/due", response_model=DueAnswers)
@@ -193,7 +193,9 @@ async def due(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> Response:
     """Answers that can be given now."""
-    return await reply(request, DueAnswers(due=await corrections.outcome.due(limit)))
+    return await reply(
+        request, DueAnswers(due=await corrections.outcome.due(limit, actor.services))
+    )
 
 
 @router.post("/lookup", response_model=DueAnswers, openapi_extra=takes(Lookup))
@@ -216,7 +218,7 @@ async def give(
     sent: Annotated[Given, Depends(body_of(Given))],
 ) -> None:
     """These answers stand, made of these versions."""
-    await corrections.outcome.give(sent.answers)
+    await corrections.outcome.give(sent.answers, actor.services)
 
 
 @router.put("/vocabularies/{fingerprint}", status_code=204, openapi_extra=takes(Vocabulary))
