@@ -58,7 +58,7 @@ from preceptor_trainer.collect.people.labels import GROUPS_FROM
 from preceptor_trainer.collect.people.people import PeopleConfig
 from preceptor_trainer.collect.people.selection import Failed
 from preceptor_trainer.deployment.local import LocalDeployment
-from preceptor_trainer.evaluation.held_out import Evaluation
+from preceptor_trainer.evaluation.held_out import Evaluation, EvaluationConfig
 from preceptor_trainer.experiments.compare.budget import Budget, WithinBudget, spent
 from preceptor_trainer.experiments.compare.method import Service
 from preceptor_trainer.experiments.compare.services import RUNS, self_teacher, write_deployment
@@ -73,12 +73,13 @@ from preceptor_trainer.loop import Collected, Trainer
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.recipes.problem_streams import Fixed
 from preceptor_trainer.recipes.quickstart import TYPICAL_LENGTH
-from preceptor_trainer.run.config import EvaluationConfig, RunConfig
+from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.run.metrics_log import read_metrics
 from preceptor_trainer.run.progress import Progress
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.tasks.programming_by_example.behaviour import Split
 from preceptor_trainer.tasks.programming_by_example.problems import Problem
+from preceptor_trainer.tasks.programming_by_example.task import PROGRAMMING
 
 FORMS: Final[dict[str, dict[str, Any]]] = {
     "targets": {"expert": "people", "labels": True, "takeover": True},
@@ -329,20 +330,22 @@ class Experiment:
             objective=DistIL(future=plan.future, length_constant=TYPICAL_LENGTH),
             optimiser=OptimiserConfig(lr=plan.lr, warmup_steps=4),
             experts=(ExpertUse(name="self-teacher"),),
-            sources=("executor",),
+            task=PROGRAMMING,
             timeout_s=ANSWER_S,
             threads=1,  # so that two seeds share two cores well
             context=PapersContext(demonstrations=False, own_solution=True),
-            people=None
+            participants=()
             if form is None
-            else PeopleConfig(
-                select=Failed(per_problem=2),
-                round_steps=MOST_STEPS,
-                per_round=cell.corrections,
-                double_share=plan.double_share,
-                per_step=plan.corrected_per_step,
-                guidelines="Give an expression that fits all pairs; change as little as you can.",
-                **form,
+            else (
+                PeopleConfig(
+                    select=Failed(per_problem=2),
+                    round_steps=MOST_STEPS,
+                    per_round=cell.corrections,
+                    double_share=plan.double_share,
+                    per_step=plan.corrected_per_step,
+                    guidelines="Give an expression that fits all pairs; change little.",
+                    **form,
+                ),
             ),
         )
 

@@ -25,7 +25,8 @@ from turns import in_turns, middle, times_as_long
 from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.sampling import local as sampling
 from preceptor_trainer.sampling.decode_cache import DecodeCache
-from preceptor_trainer.sampling.local import LocalSampler, SamplingParams
+from preceptor_trainer.sampling.local import LocalSampler
+from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.tasks.programming_by_example.problems import sample_problems
 

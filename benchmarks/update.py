@@ -26,7 +26,8 @@ from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.model.batch import TrainBatch, TrainRollout, make_batches
 from preceptor_trainer.model.trunk import Trunk, padded, shared_contexts
 from preceptor_trainer.objectives.grpo import GRPO
-from preceptor_trainer.sampling.local import LocalSampler, SamplingParams
+from preceptor_trainer.sampling.local import LocalSampler
+from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.tasks.programming_by_example.problems import sample_problems
 

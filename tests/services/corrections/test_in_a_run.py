@@ -19,7 +19,7 @@ from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.collect.people.labels import RecordedProblem, base_query
 from preceptor_trainer.collect.people.people import People, PeopleConfig
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
-from preceptor_trainer.sampling.local import SamplingParams
+from preceptor_trainer.sampling.params import SamplingParams
 
 STUDENT = Path(__file__).parents[3] / "trainer/preceptor_trainer/student/model/tokenizer.json"
 WEIGHTS = "demo/l0/0"

@@ -6,6 +6,7 @@ shifted, swapped or dropped on the way shows as a divergence that is not zero.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -19,17 +20,19 @@ from preceptor_clients.contract.schemas import PrefixAnswer, PrefixSubmission
 from preceptor_services.experts.self_teacher import SelfTeacher
 from preceptor_trainer.collect.candidates import student_entropy, student_top_k
 from preceptor_trainer.collect.context import NothingInView
-from preceptor_trainer.collect.labelling import Asker, ExpertUse
+from preceptor_trainer.collect.labelling import ExpertUse, Labeller
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
-from preceptor_trainer.collect.sampler import Published, SamplerStage
+from preceptor_trainer.collect.student import RolloutRequest, Student
 from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.model.batch import TrainRollout, collate
 from preceptor_trainer.model.heads.dense import student_statistics
 from preceptor_trainer.objectives.divergences import Divergence
 from preceptor_trainer.objectives.sdpo import SDPO
-from preceptor_trainer.sampling.local import SamplingParams
+from preceptor_trainer.sampling.params import SamplingParams
+from preceptor_trainer.sampling.sampler import Published
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.tasks.programming_by_example.problems import sample_problems
+from preceptor_trainer.tasks.task import NOT_JUDGED
 
 NUM_IDS = 5
 
@@ -59,19 +62,21 @@ def policy() -> Policy:
 
 @pytest.fixture(scope="module")
 def rollouts(policy: Policy) -> list[Rollout]:
-    stage = SamplerStage(policy)
-    stage.load(Published(version="run/l0/0", tensors=policy.model.state_dict()))
-    problems = sample_problems("train", count=2, seed=0)
-    sampled = stage.rollouts(
-        problems,
-        ["a" * 64] * 2,
-        num_samples=2,
-        params=SamplingParams(max_new_tokens=12),
-        generator=torch.Generator().manual_seed(0),
-        prefix="run",
-        step=0,
-    )
-    return stage.with_candidates(sampled, NUM_IDS)
+    async def sampled() -> list[Rollout]:
+        student = Student(policy)
+        await student.load(Published(version="run/l0/0", tensors=policy.model.state_dict()))
+        request = RolloutRequest(
+            problems=sample_problems("train", count=2, seed=0),
+            payloads=["a" * 64] * 2,
+            num_samples=2,
+            params=SamplingParams(max_new_tokens=12),
+            generator=torch.Generator().manual_seed(0),
+            prefix="run",
+            step=0,
+        )
+        return await student.with_candidates(await student.rollouts(request), NUM_IDS)
+
+    return asyncio.run(sampled())
 
 
 def test_candidates_are_the_students_best_ids_whatever_they_were_batched_with(policy, rollouts):
@@ -101,17 +106,19 @@ def test_entropies_are_of_the_students_rows_whatever_they_were_batched_with(poli
 async def test_a_student_that_asks_about_itself_finds_no_divergence(policy, rollouts):
     teacher = SelfTeacher(model=str(STUDENT_DIR), needs_feedback=False, threads=1)
     gateway = ExpertInProcess(teacher)
-    asker = Asker(
+    labeller = Labeller(
         gateway=gateway,  # type: ignore[arg-type]
         run="run",
-        sources=(),
+        task=NOT_JUDGED,
         experts=(ExpertUse(name="self", top_k=1, needs_feedback=False),),
         context=NothingInView(),
         vocab_fingerprint=policy.vocab_fingerprint,
         batching="group",
     )
 
-    labelled = await asker.targets([Attempt(rollout=r, items=()) for r in rollouts])
+    labelled = await labeller.targets(
+        [Attempt(rollout=r, items=(), task=NOT_JUDGED) for r in rollouts]
+    )
     await teacher.stop()
 
     batch = collate(

@@ -8,6 +8,7 @@ import numpy as np
 from preceptor_clients.contract.schemas import FeedbackItem
 from preceptor_trainer.collect.context import NothingInView, PapersContext
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
+from preceptor_trainer.tasks.task import NOT_JUDGED
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def attempt(i: int, score: float, text: str = "x", trace: str | None = "got 1, w
         source="executor",
         version="1",
     )
-    return Attempt(rollout=rollout, items=(item,))
+    return Attempt(rollout=rollout, items=(item,), task=NOT_JUDGED)
 
 
 def test_a_failed_attempt_sees_a_successful_sibling_and_not_its_own_trace():
@@ -108,7 +109,9 @@ def test_feedback_that_experts_may_not_see_stays_out():
     hidden = attempt(0, 0.0)
     item = hidden.items[0].model_copy(update={"expert_may_see": False})
 
-    views = PapersContext()([Attempt(rollout=hidden.rollout, items=(item,)), attempt(1, 0.0)])
+    views = PapersContext()(
+        [Attempt(rollout=hidden.rollout, items=(item,), task=NOT_JUDGED), attempt(1, 0.0)]
+    )
 
     assert views[0].items == ()
 

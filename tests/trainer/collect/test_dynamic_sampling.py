@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from preceptor_trainer.collect.dynamic_sampling import DynamicSampling
-from preceptor_trainer.collect.rollouts import Attempt, Problem
+from preceptor_trainer.collect.rollouts import Attempt
+from preceptor_trainer.tasks.task import Problem
 
 Scores = tuple[float | list[float] | None, ...]
 """Of a group; in a list is the score of an answer that was given, not sampled."""

@@ -13,8 +13,9 @@ from preceptor_clients.contract.schemas import PrefixQuery, PrefixSubmission
 from preceptor_clients.sdk.answers import Distributions, build_answer
 from preceptor_clients.targets.token_weights import Certainty
 from preceptor_trainer.collect.context import NothingInView
-from preceptor_trainer.collect.labelling import Asker, ExpertUse
+from preceptor_trainer.collect.labelling import ExpertUse, Labeller
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
+from preceptor_trainer.tasks.task import NOT_JUDGED
 
 MASK = [True, False, True]
 CHANCES = [0.5, 0.5, 0.25]
@@ -64,14 +65,14 @@ def attempt() -> Attempt:
         weights="run/l0/0",
         entropy_T=np.array([0.1, 0.2, 0.3], np.float32),
     )
-    return Attempt(rollout=rollout, items=())
+    return Attempt(rollout=rollout, items=(), task=NOT_JUDGED)
 
 
-def asker(gateway: SamplingGateway, *experts: ExpertUse) -> Asker:
-    return Asker(
+def labeller(gateway: SamplingGateway, *experts: ExpertUse) -> Labeller:
+    return Labeller(
         gateway=gateway,  # type: ignore[arg-type]
         run="run",
-        sources=(),
+        task=NOT_JUDGED,
         experts=experts,
         context=NothingInView(),
         vocab_fingerprint="a" * 64,
@@ -83,9 +84,9 @@ async def test_chances_reach_the_trainer_and_are_of_any_expert_having_been_asked
     api = ExpertUse(name="api", kind="empirical", needs_feedback=False)
     other = ExpertUse(name="other", needs_feedback=False)
 
-    [alone] = await asker(SamplingGateway(), api).targets([attempt()])
-    [both] = await asker(SamplingGateway(), api, other).targets([attempt()])
-    [without] = await asker(SamplingGateway(), other).targets([attempt()])
+    [alone] = await labeller(SamplingGateway(), api).targets([attempt()])
+    [both] = await labeller(SamplingGateway(), api, other).targets([attempt()])
+    [without] = await labeller(SamplingGateway(), other).targets([attempt()])
 
     assert alone.target is not None
     assert alone.target.labelled_T().tolist() == MASK
@@ -101,7 +102,7 @@ async def test_entropies_go_to_the_experts_that_want_them():
         ExpertUse(name="other", needs_feedback=False),
     )
 
-    await asker(gateway, *experts).targets([attempt()])
+    await labeller(gateway, *experts).targets([attempt()])
 
     np.testing.assert_allclose(gateway.queries["api"].entropy_P, [0.1, 0.2, 0.3])
     assert gateway.queries["other"].entropy_P is None
@@ -111,7 +112,7 @@ async def test_a_rule_weighs_an_expert_position_by_position():
     unsure = ExpertUse(name="one", needs_feedback=False, weight=2.0, per_token=Certainty())
     plain = ExpertUse(name="two", needs_feedback=False)
 
-    [row] = await asker(SamplingGateway(), unsure, plain).targets([attempt()])
+    [row] = await labeller(SamplingGateway(), unsure, plain).targets([attempt()])
 
     assert row.target is not None
     # Two equal ids: an entropy of ln 2, so the weight of 2 is halved.

@@ -8,7 +8,7 @@ import pytest
 
 from preceptor_trainer.collect.labelling import ExpertUse
 from preceptor_trainer.collect.rollout_sources import OnPolicy, RolloutSource
-from preceptor_trainer.sampling.local import SamplingParams
+from preceptor_trainer.sampling.params import SamplingParams
 
 
 @dataclass(frozen=True, kw_only=True)

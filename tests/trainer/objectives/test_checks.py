@@ -7,6 +7,7 @@ import pytest
 from preceptor_trainer.collect.context import PapersContext
 from preceptor_trainer.collect.labelling import ExpertUse
 from preceptor_trainer.collect.rollout_sources import References
+from preceptor_trainer.evaluation.held_out import EvaluationConfig
 from preceptor_trainer.learner.learner import OptimiserConfig
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.objectives.divergences import Divergence
@@ -21,8 +22,8 @@ from preceptor_trainer.objectives.opsd import OPSD
 from preceptor_trainer.objectives.sdpo import SDPO
 from preceptor_trainer.objectives.sft import SFT
 from preceptor_trainer.objectives.trrd import TRRD
-from preceptor_trainer.run.config import EvaluationConfig, RunConfig
-from preceptor_trainer.sampling.local import SamplingParams
+from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.tasks.programming_by_example.problems import sample_problems
 
 REVERSE_KL = Divergence(alpha=1.0, support="student")

@@ -13,7 +13,7 @@ from preceptor_trainer.model.heads.dense import student_statistics
 from preceptor_trainer.objectives import Advantages
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.objectives.importance import TruncatedImportance
-from preceptor_trainer.sampling.local import SamplingParams
+from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.theory.enumeration import PrefixTable, TinyWorld
 
 LOCAL = DistIL(future="none")

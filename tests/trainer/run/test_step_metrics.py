@@ -11,10 +11,11 @@ import numpy as np
 from preceptor_clients.contract.schemas import FeedbackItem
 from preceptor_trainer.collect.context import InView
 from preceptor_trainer.collect.dynamic_sampling import Judged
-from preceptor_trainer.collect.labelling import Asker, Labelled
+from preceptor_trainer.collect.labelling import Labelled, Labeller
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.learner.learner import StepResult
 from preceptor_trainer.run.step_metrics import collect_metrics
+from preceptor_trainer.tasks.task import NOT_JUDGED
 
 
 def attempt(group: int, score: float, length: int = 2) -> Attempt:
@@ -22,17 +23,19 @@ def attempt(group: int, score: float, length: int = 2) -> Attempt:
         group=group, response_ids=np.zeros(length, np.int32), finish_reason="stop", given=False
     )
     item = SimpleNamespace(score=score)
-    return Attempt(rollout=cast(Rollout, rollout), items=(cast(FeedbackItem, item),))
+    return Attempt(
+        rollout=cast(Rollout, rollout), items=(cast(FeedbackItem, item),), task=NOT_JUDGED
+    )
 
 
 def metrics_of(trained: list[Attempt], discarded: list[Attempt], missing: int) -> dict[str, float]:
-    asker: Any = SimpleNamespace(dropped=Counter[str]())
+    labeller: Any = SimpleNamespace(dropped=Counter[str]())
     view = InView((), frozenset())
     return collect_metrics(
         [Labelled(attempt=row, in_view=view, target=None) for row in trained],
         Judged(attempts=trained, discarded=discarded, missing_groups=missing),
         StepResult(loss=0.0, metrics={}, grad_norm=0.0, lr=1e-4, skipped=False),
-        cast(Asker, asker),
+        cast(Labeller, labeller),
         {},
     )
 

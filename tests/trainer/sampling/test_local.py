@@ -15,14 +15,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from preceptor_trainer.sampling.local import (
-    MAX_ROWS,
-    Generation,
-    LocalSampler,
-    SamplingParams,
-    draw,
-    truncate,
-)
+from preceptor_trainer.sampling.local import MAX_ROWS, LocalSampler, draw, truncate
+from preceptor_trainer.sampling.params import SamplingParams
+from preceptor_trainer.sampling.sampler import Generation
 
 EOS, PAD, VOCAB = 1, 0, 23
 PROMPTS = [[5, 6, 7], [4], [9, 3, 8, 2, 11, 12], [5, 6, 7], [2, 2]]

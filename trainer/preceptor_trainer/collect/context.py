@@ -42,8 +42,6 @@ class PapersContext:
     teacher of all.
     """
 
-    success_threshold: float = 0.5
-    """A rollout whose scores sum to at least this is a demonstration for its siblings."""
     demonstrations: bool = True
     """Whether a successful sibling may be shown."""
     own_solution: bool = False
@@ -57,7 +55,7 @@ class PapersContext:
     """Whether the rollout's own feedback may be shown where there is no demonstration."""
 
     def __call__(self, group: Sequence[Attempt]) -> list[InView]:
-        successes = [i for i, a in enumerate(group) if (a.score or 0.0) >= self.success_threshold]
+        successes = [i for i, attempt in enumerate(group) if attempt.solved]
         return [self._in_view(group, i, successes) for i in range(len(group))]
 
     def _in_view(self, group: Sequence[Attempt], i: int, successes: Sequence[int]) -> InView:

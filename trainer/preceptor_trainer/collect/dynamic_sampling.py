@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeAlias
 
-from preceptor_trainer.collect.rollouts import Attempt, Problem
+from preceptor_trainer.collect.rollouts import Attempt
+from preceptor_trainer.tasks.task import Problem
 
 Judge: TypeAlias = Callable[[Sequence[Problem], int], Awaitable[list[Attempt]]]
 """Problems, and the number of the first one's group, to judged rollouts, group by group."""

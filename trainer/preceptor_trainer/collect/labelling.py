@@ -39,6 +39,7 @@ from preceptor_clients.targets.builder import (
 from preceptor_clients.targets.token_weights import TokenWeights
 from preceptor_trainer.collect.context import ContextPolicy, InView
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
+from preceptor_trainer.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +106,12 @@ class Labelled:
 
 
 @dataclass(kw_only=True)
-class Asker:
+class Labeller:
     """One run's questions to its sources and experts."""
 
     gateway: GatewayClient
     run: str
-    sources: Sequence[str]
+    task: Task
     experts: Sequence[ExpertUse]
     context: ContextPolicy
     vocab_fingerprint: str
@@ -130,9 +131,13 @@ class Asker:
 
     async def feedback(self, rollouts: Sequence[Rollout]) -> list[Attempt]:
         """Asks every source about every rollout."""
-        answers = await asyncio.gather(*(self._ask_source(s, rollouts) for s in self.sources))
+        answers = await asyncio.gather(*(self._ask_source(s, rollouts) for s in self.task.sources))
         return [
-            Attempt(rollout=rollout, items=tuple(item for items in per_source for item in items))
+            Attempt(
+                rollout=rollout,
+                items=tuple(item for items in per_source for item in items),
+                task=self.task,
+            )
             for rollout, *per_source in zip(rollouts, *answers, strict=True)
         ]
 

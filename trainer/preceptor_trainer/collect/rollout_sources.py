@@ -1,6 +1,6 @@
 """Where a step's sequences come from: the student itself, or in part right answers given to it.
 
-    RunConfig(..., source=References(texts_of=reference_texts, share=0.5))      # GKD's mixed data
+    RunConfig(..., rollout_source=References(texts_of=reference_texts, share=0.5))  # as in GKD
 
 A given sequence stands where a sampled one would: sources judge it, experts label it, and it is
 recorded. It is marked `given`, so it trains as a forced sequence does: local term only, no
@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from preceptor_clients.contract.arrays import MISSING
-from preceptor_trainer.collect.rollouts import Problem, Rollout
-from preceptor_trainer.collect.sampler import SamplerStage
-from preceptor_trainer.sampling.local import SamplingParams
+from preceptor_trainer.collect.rollouts import Rollout
+from preceptor_trainer.collect.student import RolloutRequest, Student
+from preceptor_trainer.tasks.task import Problem
 
 
 class RolloutSource(Protocol):
@@ -32,18 +31,7 @@ class RolloutSource(Protocol):
         """Share of each group that is given and not sampled."""
         ...
 
-    def __call__(
-        self,
-        stage: SamplerStage,
-        problems: Sequence[Problem],
-        payloads: Sequence[str],
-        *,
-        num_samples: int,
-        params: SamplingParams,
-        generator: torch.Generator,
-        prefix: str,
-        step: int,
-    ) -> list[Rollout]: ...
+    async def __call__(self, student: Student, request: RolloutRequest) -> list[Rollout]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,28 +43,9 @@ class OnPolicy:
         """Nothing is given."""
         return 0.0
 
-    def __call__(
-        self,
-        stage: SamplerStage,
-        problems: Sequence[Problem],
-        payloads: Sequence[str],
-        *,
-        num_samples: int,
-        params: SamplingParams,
-        generator: torch.Generator,
-        prefix: str,
-        step: int,
-    ) -> list[Rollout]:
-        """Samples `num_samples` responses to each problem."""
-        return stage.rollouts(
-            problems,
-            payloads,
-            num_samples=num_samples,
-            params=params,
-            generator=generator,
-            prefix=prefix,
-            step=step,
-        )
+    async def __call__(self, student: Student, request: RolloutRequest) -> list[Rollout]:
+        """Samples every rollout that is asked for."""
+        return await student.rollouts(request)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,35 +66,14 @@ class References:
         """As configured."""
         return self.share
 
-    def __call__(
-        self,
-        stage: SamplerStage,
-        problems: Sequence[Problem],
-        payloads: Sequence[str],
-        *,
-        num_samples: int,
-        params: SamplingParams,
-        generator: torch.Generator,
-        prefix: str,
-        step: int,
-    ) -> list[Rollout]:
+    async def __call__(self, student: Student, request: RolloutRequest) -> list[Rollout]:
         """Given answers come last in their group."""
-        num_given = math.ceil(self.share * num_samples)
-        texts = [self._texts(problem, num_given) for problem in problems]
-        rows = _given(stage, problems, payloads, texts, prefix=prefix, step=step)
-        if num_given < num_samples:
-            rows = [
-                *stage.rollouts(
-                    problems,
-                    payloads,
-                    num_samples=num_samples - num_given,
-                    params=params,
-                    generator=generator,
-                    prefix=prefix,
-                    step=step,
-                ),
-                *rows,
-            ]
+        num_given = math.ceil(self.share * request.num_samples)
+        texts = [self._texts(problem, num_given) for problem in request.problems]
+        rows = _given(student, request, texts)
+        if num_given < request.num_samples:
+            sampled = replace(request, num_samples=request.num_samples - num_given)
+            rows = [*await student.rollouts(sampled), *rows]
         return sorted(rows, key=lambda r: r.group)
 
     def _texts(self, problem: Problem, count: int) -> list[str]:
@@ -136,33 +84,29 @@ class References:
 
 
 def _given(
-    stage: SamplerStage,
-    problems: Sequence[Problem],
-    payloads: Sequence[str],
-    texts: Sequence[Sequence[str]],
-    *,
-    prefix: str,
-    step: int,
+    student: Student, request: RolloutRequest, texts: Sequence[Sequence[str]]
 ) -> list[Rollout]:
     rows: list[Rollout] = []
-    for g, (problem, payload, answers) in enumerate(zip(problems, payloads, texts, strict=True)):
+    for g, (problem, payload, answers) in enumerate(
+        zip(request.problems, request.payloads, texts, strict=True)
+    ):
         for i, text in enumerate(answers):
-            ids = np.asarray(stage.response_ids(text), np.int32)
+            ids = np.asarray(student.response_ids(text), np.int32)
             rows.append(
                 Rollout(
-                    rollout_id=f"{prefix}-{g}-given-{i}",
-                    group_id=f"{prefix}-{g}",
+                    rollout_id=f"{request.prefix}-{g}-given-{i}",
+                    group_id=f"{request.prefix}-{g}",
                     group=g,
                     problem=problem,
                     payload_sha256=payload,
-                    prompt_ids=stage.prompt_ids(problem),
+                    prompt_ids=student.prompt_ids(problem),
                     response_ids=ids,
                     response_text=text,
                     behaviour_logprobs=np.full(len(ids), MISSING, np.float32),
                     owned=np.ones(len(ids), np.bool_),
                     finish_reason="stop",
-                    step=step,
-                    weights=stage.version,
+                    step=request.step,
+                    weights=student.version,
                     given=True,
                 )
             )

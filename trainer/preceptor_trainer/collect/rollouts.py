@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -15,18 +15,8 @@ from preceptor_clients.contract.schemas import (
     Prompt,
     RolloutRecord,
 )
-from preceptor_trainer.sampling.local import SamplingParams
-
-
-class Problem(Protocol):
-    """What the loop needs of an environment's problem."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def messages(self) -> Sequence[dict[str, str]]: ...
-    @property
-    def payload(self) -> dict[str, Any]: ...
+from preceptor_trainer.sampling.params import SamplingParams
+from preceptor_trainer.tasks.task import Problem, Task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,9 +89,20 @@ class Attempt:
 
     rollout: Rollout
     items: tuple[FeedbackItem, ...]
+    task: Task
+    """Says what the items amount to."""
 
     @property
     def score(self) -> float | None:
-        """The sum of the scores; None where no source gave one."""
-        scores = [item.score for item in self.items if item.score is not None]
-        return sum(scores) if scores else None
+        """The reward; None where no source gave one."""
+        return self.task.score(self.items)
+
+    @property
+    def solved(self) -> bool:
+        """Whether it counts as a success."""
+        return self.task.solved(self.items)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was judged and is no success; one that nobody judged is neither."""
+        return self.score is not None and not self.solved

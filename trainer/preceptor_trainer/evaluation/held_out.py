@@ -12,15 +12,38 @@ from typing import Any
 
 import numpy as np
 
-from preceptor_trainer.collect.labelling import Asker
+from preceptor_trainer.collect.labelling import Labeller
 from preceptor_trainer.collect.rollouts import Rollout
-from preceptor_trainer.collect.sampler import SamplerStage
+from preceptor_trainer.collect.student import RolloutRequest, Student
 from preceptor_trainer.evaluation.pass_at_k import mean_interval, pass_at_k
 from preceptor_trainer.kit.seeding import generator
-from preceptor_trainer.run.config import EvaluationConfig
+from preceptor_trainer.sampling.params import SamplingParams
+from preceptor_trainer.tasks.task import Problem
 
 Grades = dict[tuple[int, str, str], bool]
 """Success by place of the problem, response text and finish reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How the held-out problems are answered, before and after."""
+
+    problems: Sequence[Problem]
+    """None of them is trained on."""
+    num_samples: int = 16
+    """Samples of each problem."""
+    ks: tuple[int, ...] = (1, 8)
+    """The k of pass@k."""
+    sampling: SamplingParams = SamplingParams()
+    """As in training, unless there is a reason."""
+    batch_problems: int = 32
+    """Problems answered at a time."""
+
+    def __post_init__(self) -> None:
+        if not self.problems:
+            raise ValueError("problems: is empty")
+        if max(self.ks) > self.num_samples:
+            raise ValueError(f"ks: pass@{max(self.ks)} needs more than {self.num_samples} samples")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,14 +96,14 @@ class Evaluation:
 
 async def evaluate(
     config: EvaluationConfig,
-    sampler: SamplerStage,
-    asker: Asker,
+    student: Student,
+    labeller: Labeller,
     *,
     weights: str,
     seed: int,
     on_progress: Callable[[int, int], None],
 ) -> Evaluation:
-    """Samples and grades every held-out problem with the version that `sampler` holds.
+    """Samples and grades every held-out problem with the version that `student` holds.
 
     Raises:
         RuntimeError: a grade did not come; a missing grade is neither a success nor a failure.
@@ -89,23 +112,24 @@ async def evaluate(
     problems, grading = list(config.problems), list[asyncio.Task[Grades]]()
     rollouts: list[Rollout] = []
     # All at once: between batches they would wait behind the grades of the last one.
-    payloads = [await asker.put_payload(p.payload) for p in problems]
+    payloads = [await labeller.put_payload(p.payload) for p in problems]
     async with asyncio.TaskGroup() as group:
         # The next batch is sampled while the last one is graded.
         for start in range(0, len(problems), config.batch_problems):
             batch = problems[start : start + config.batch_problems]
-            new = await asyncio.to_thread(
-                sampler.rollouts,
-                batch,
-                payloads[start : start + len(batch)],
-                num_samples=config.num_samples,
-                params=config.sampling,
-                generator=generator(seed, "evaluation", start),
-                prefix=f"eval-{weights.replace('/', '-')}-{start}",
-                step=0,
+            new = await student.rollouts(
+                RolloutRequest(
+                    problems=batch,
+                    payloads=payloads[start : start + len(batch)],
+                    num_samples=config.num_samples,
+                    params=config.sampling,
+                    generator=generator(seed, "evaluation", start),
+                    prefix=f"eval-{weights.replace('/', '-')}-{start}",
+                    step=0,
+                )
             )
             rollouts += new
-            grading.append(group.create_task(_grade(asker, new, start)))
+            grading.append(group.create_task(_grade(labeller, new, start)))
             on_progress(start + len(batch), len(problems))
     grades = {key: ok for task in grading for key, ok in task.result().items()}
     shape = (len(problems), config.num_samples)
@@ -122,16 +146,16 @@ async def evaluate(
     )
 
 
-async def _grade(asker: Asker, rollouts: Sequence[Rollout], start: int) -> Grades:
+async def _grade(labeller: Labeller, rollouts: Sequence[Rollout], start: int) -> Grades:
     """Equal answers to one problem are run once."""
     different = {_key(r, start): r for r in rollouts}
-    attempts = await asker.feedback(list(different.values()))
+    attempts = await labeller.feedback(list(different.values()))
     grades: Grades = {}
     for key, attempt in zip(different, attempts, strict=True):
         if attempt.score is None:
-            codes = dict(asker.dropped) or [i.error for i in attempt.items]
+            codes = dict(labeller.dropped) or [i.error for i in attempt.items]
             raise RuntimeError(f"{attempt.rollout.rollout_id} was not graded: {codes}")
-        grades[key] = attempt.score >= 0.5
+        grades[key] = attempt.solved
     return grades
 
 

@@ -101,7 +101,7 @@ def require_own_logprobs(plan: PlannedRun, wanted: str) -> None:
 
 def require_given_answers(plan: PlannedRun) -> None:
     """Some rollouts must be given, where only given ones are imitated."""
-    if plan.source.given_share <= 0:
+    if plan.rollout_source.given_share <= 0:
         raise ValueError(
             "source: gives no sequence to imitate; use References, with share=1 for nothing else"
         )

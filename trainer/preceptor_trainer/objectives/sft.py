@@ -6,7 +6,7 @@
 teacher's distribution along a sequence that the student did not write (arXiv 1503.02531). The
 sequence comes from `References`, never from the student: sampled rollouts are left out.
 
-    SFT()                          # with source=References(...), experts=()
+    SFT()                          # with rollout_source=References(...), experts=()
     SFT(soft=1.0)                  # and an expert
 
 Trap: averaging over each micro-batch, as common trainers do, gives tokens of short examples more

@@ -73,7 +73,7 @@ def _gkd(trial: Trial) -> RunConfig:
         objective=gkd.GKD(),
         experts=_ASK_LARGER,
         context=NothingInView(),
-        source=_MIXED,
+        rollout_source=_MIXED,
     )
 
 
@@ -83,7 +83,7 @@ def _gkd_self(trial: Trial) -> RunConfig:
         objective=gkd.GKD(),
         experts=_ASK_FROZEN,
         context=ReferenceInView(),
-        source=_MIXED,
+        rollout_source=_MIXED,
     )
 
 
@@ -107,7 +107,7 @@ def _sft(trial: Trial) -> RunConfig:
         objective=sft.SFT(),
         experts=(),
         context=NothingInView(),
-        source=References(texts_of=reference_texts),
+        rollout_source=References(texts_of=reference_texts),
         # a problem has one reference, and a copy teaches nothing
         rollouts_per_problem=1,
     )

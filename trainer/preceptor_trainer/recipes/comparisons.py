@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from preceptor_trainer.evaluation.held_out import EvaluationConfig
 from preceptor_trainer.experiments.compare.budget import Budget
 from preceptor_trainer.experiments.compare.method import Method
 from preceptor_trainer.experiments.compare.plan import Comparison, Setting
@@ -21,7 +22,6 @@ from preceptor_trainer.recipes import methods as m
 from preceptor_trainer.recipes.baselines import LARGER_DIR
 from preceptor_trainer.recipes.problem_streams import Fixed, Fresh
 from preceptor_trainer.recipes.quickstart import HELD_OUT_SEED
-from preceptor_trainer.run.config import EvaluationConfig
 from preceptor_trainer.tasks.programming_by_example.behaviour import Split
 from preceptor_trainer.tasks.programming_by_example.problems import sample_problems
 

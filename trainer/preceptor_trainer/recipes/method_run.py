@@ -10,6 +10,7 @@ from preceptor_trainer.experiments.compare.method import Trial
 from preceptor_trainer.experiments.compare.services import self_teacher
 from preceptor_trainer.learner.learner import OptimiserConfig
 from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.tasks.programming_by_example.task import PROGRAMMING
 
 RATES: Final = (5e-5, 1.5e-4, 4.5e-4, 1.35e-3)
 """One grid for all: AdamW takes the scale of a loss out, so equal rates mean about equal steps."""
@@ -36,7 +37,7 @@ def run_of(trial: Trial, **decided: Any) -> RunConfig:
             decay_until=trial.steps if trial.steps > WARMUP_STEPS else None,
         ),
         "experts": (ExpertUse(name="self-teacher"),),
-        "sources": ("executor",),
+        "task": PROGRAMMING,
         "context": IN_VIEW,
     }
     return RunConfig(**{**fields, **decided})

@@ -17,12 +17,14 @@ from typing import Final
 
 from preceptor_trainer.collect.context import NothingInView, PapersContext
 from preceptor_trainer.collect.labelling import ExpertUse
+from preceptor_trainer.evaluation.held_out import EvaluationConfig
 from preceptor_trainer.kit.seeding import derived_seed
 from preceptor_trainer.learner.learner import OptimiserConfig
 from preceptor_trainer.objectives.distil import DistIL
-from preceptor_trainer.run.config import EvaluationConfig, RunConfig
+from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.tasks.programming_by_example.problems import Problem, sample_problems
+from preceptor_trainer.tasks.programming_by_example.task import PROGRAMMING
 
 HELD_OUT_SEED: Final = 2026
 """The same held-out problems for every seed: runs can be compared problem by problem."""
@@ -85,7 +87,7 @@ def quickstart(
         objective=DistIL(length_constant=TYPICAL_LENGTH),
         optimiser=OptimiserConfig(lr=2e-4, warmup_steps=steps // 10, decay_until=max(steps, 1)),
         experts=(ExpertUse(name="self-teacher", needs_feedback=not withhold_feedback),),
-        sources=("executor",),
+        task=PROGRAMMING,
         context=NothingInView()
         if withhold_feedback
         else PapersContext(demonstrations=False, own_solution=True),

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from preceptor_clients.contract.schemas import FeedbackItem
 from preceptor_trainer.collect.context import InView
-from preceptor_trainer.collect.rollouts import Attempt, Problem
+from preceptor_trainer.collect.rollouts import Attempt
+from preceptor_trainer.tasks.task import Problem
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,35 +11,14 @@ from typing import Any, cast
 from preceptor_trainer.collect.context import ContextPolicy
 from preceptor_trainer.collect.dynamic_sampling import DynamicSampling
 from preceptor_trainer.collect.labelling import ExpertUse
-from preceptor_trainer.collect.people.people import PeopleConfig
+from preceptor_trainer.collect.participant import Joins
 from preceptor_trainer.collect.rollout_sources import OnPolicy, RolloutSource
-from preceptor_trainer.collect.rollouts import Problem
+from preceptor_trainer.evaluation.held_out import EvaluationConfig
 from preceptor_trainer.learner.learner import OptimiserConfig
 from preceptor_trainer.objectives import Objective
 from preceptor_trainer.run.schedules import Deterministic, Schedule
-from preceptor_trainer.sampling.local import SamplingParams
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """How the held-out problems are answered, before and after."""
-
-    problems: Sequence[Problem]
-    """None of them is trained on."""
-    num_samples: int = 16
-    """Samples of each problem."""
-    ks: tuple[int, ...] = (1, 8)
-    """The k of pass@k."""
-    sampling: SamplingParams = SamplingParams()
-    """As in training, unless there is a reason."""
-    batch_problems: int = 32
-    """Problems answered at a time."""
-
-    def __post_init__(self) -> None:
-        if not self.problems:
-            raise ValueError("problems: is empty")
-        if max(self.ks) > self.num_samples:
-            raise ValueError(f"ks: pass@{max(self.ks)} needs more than {self.num_samples} samples")
+from preceptor_trainer.sampling.params import SamplingParams
+from preceptor_trainer.tasks.task import Problem, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +36,8 @@ class RunConfig:
     """Folder of the student, in Hugging Face format."""
     problems: Callable[[int], Sequence[Problem]]
     """Step to that step's problems, a pure function."""
-    evaluation: EvaluationConfig
-    """Held-out problems and how they are answered."""
+    evaluation: EvaluationConfig | None
+    """Held-out problems and how they are answered; None for a run that is not evaluated."""
     objective: Objective
     """What is minimised."""
     optimiser: OptimiserConfig
@@ -66,21 +45,22 @@ class RunConfig:
     experts: tuple[ExpertUse, ...]
     """Who says what they would have written; empty for objectives that learn from rewards, or from
     given answers, alone."""
-    sources: tuple[str, ...]
-    """Who says how an attempt went, by name at the gateway."""
+    task: Task
+    """Who says how an attempt went, and when it counts as solved."""
     context: ContextPolicy
     """What each expert may see."""
     steps: int = 40
     """Optimiser steps."""
     rollouts_per_problem: int = 8
     """Size of a group."""
-    source: RolloutSource = OnPolicy()
+    rollout_source: RolloutSource = OnPolicy()
     """Who writes the rollouts: the student, or in part right answers given to it."""
     dynamic_sampling: DynamicSampling | None = None
     """Goes on to further of a step's problems in the place of groups without signal; None trains on
     all of them. What `GRPO.dynamic_sampling` leaves out of a count is another thing."""
-    people: PeopleConfig | None = None
-    """Which rollouts go to people, and what their corrections become; None for a run without."""
+    participants: tuple[Joins, ...] = ()
+    """Who takes part beside the experts: people (`PeopleConfig`), probes, a rule that ends the
+    run."""
     sampling: SamplingParams = SamplingParams()
     """Temperature 1 and no truncation, or the exact objective refuses."""
     token_budget: int = 4_096
@@ -93,6 +73,11 @@ class RunConfig:
     """Longest wait for feedback, and for experts."""
     threads: int = 2
     """Threads of torch; part of what makes a run repeatable."""
+
+    @property
+    def sources(self) -> Sequence[str]:
+        """The feedback sources of the task."""
+        return self.task.sources
 
     def __post_init__(self) -> None:
         self.objective.check(self)
@@ -115,17 +100,17 @@ class RunConfig:
     def _check_dynamic_sampling(self) -> None:
         if not self.sources:
             raise ValueError("dynamic_sampling: needs sources that score, and there are none")
-        num_given = math.ceil(self.source.given_share * self.rollouts_per_problem)
+        num_given = math.ceil(self.rollout_source.given_share * self.rollouts_per_problem)
         num_sampled = self.rollouts_per_problem - num_given
         if num_sampled < 2:
             raise ValueError(
                 f"dynamic_sampling: {num_sampled} of a group's {self.rollouts_per_problem} "
                 "rollouts are sampled, and only scores of two can differ"
             )
-        if self.people is not None:
+        if any(participant.adds_rollouts for participant in self.participants):
             raise ValueError(
-                "dynamic_sampling: not together with people, whose rollouts are of earlier steps "
-                "and stand in no group"
+                "dynamic_sampling: not together with participants that add rollouts, such as "
+                "people: their rollouts stand in no group of the step"
             )
 
 

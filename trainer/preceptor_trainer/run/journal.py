@@ -5,7 +5,6 @@ RUN/evaluations/*.json      raw outcomes of every held-out sample
 RUN/metrics.jsonl           one line a step
 RUN/worked_rollout.json     one rollout with its target and credit, token by token
 RUN/summary.json            the result, for machines
-RUN/report.html             the result, for people
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from preceptor_trainer.collect.rollouts import Rollout
 from preceptor_trainer.evaluation.held_out import Evaluation
 from preceptor_trainer.evaluation.pass_at_k import paired_difference, pass_at_k
 from preceptor_trainer.learner.learner import StepResult
-from preceptor_trainer.report import write_report
 from preceptor_trainer.run.config import RunConfig, describe
 from preceptor_trainer.run.metrics_log import read_metrics
 from preceptor_trainer.run.worked_rollout import choose, describe_rollout
@@ -111,17 +109,24 @@ class Journal:
         credit = credits[chosen.attempt.rollout.rollout_id]
         self._write("worked_rollout.json", describe_rollout(chosen, credit, self._decode))
 
-    def finish(self, before: Evaluation, after: Evaluation) -> dict[str, Any]:
-        """Writes the summary and the report; returns the summary."""
+    def finish(self, before: Evaluation | None, after: Evaluation | None) -> dict[str, Any]:
+        """Writes the summary, and returns it; a run that is not evaluated has no result in it."""
         config, lines = self._config, read_metrics(self._run_dir)
-        phases = _phases(lines) | {"evaluation": before.seconds + after.seconds}
+        phases = _phases(lines)
+        result: dict[str, Any] = {}
+        if config.evaluation is not None and before is not None and after is not None:
+            phases["evaluation"] = before.seconds + after.seconds
+            ks = config.evaluation.ks
+            result = {
+                "before": before.summary(ks, config.seed),
+                "after": after.summary(ks, config.seed),
+                "gain": {f"pass@{k}": self._gain(before, after, k) for k in ks},
+            }
         summary = {
             "run": config.name,
             "seed": config.seed,
             "steps": config.steps,
-            "before": before.summary(config.evaluation.ks, config.seed),
-            "after": after.summary(config.evaluation.ks, config.seed),
-            "gain": {f"pass@{k}": self._gain(before, after, k) for k in config.evaluation.ks},
+            **result,
             "seconds": sum(phases.values()),
             "phases": phases,
             "rollouts": int(sum(line["rollouts"] for line in lines)),
@@ -131,7 +136,6 @@ class Journal:
             "trace_command": self._trace_command(),
         }
         self._write("summary.json", summary)
-        write_report(self._run_dir)
         return summary
 
     def _trace_command(self) -> str | None:

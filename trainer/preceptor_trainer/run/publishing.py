@@ -11,7 +11,6 @@ from pathlib import Path
 
 from preceptor_clients.contract.schemas import LineageRecord
 from preceptor_clients.http.clients import GatewayClient
-from preceptor_trainer.collect.sampler import Published
 from preceptor_trainer.learner.learner import Learner
 from preceptor_trainer.learner.policy import WeightFolder
 from preceptor_trainer.run.checkpoint import (
@@ -23,13 +22,14 @@ from preceptor_trainer.run.checkpoint import (
 )
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.run.journal import Journal
+from preceptor_trainer.sampling.sampler import Published
 
 
 @dataclass(frozen=True, kw_only=True)
-class Life:
+class Lineage:
     """One start of the trainer on a run's folder."""
 
-    lineage: str
+    name: str
     parent: str | None
     from_step: int
 
@@ -40,6 +40,7 @@ class Publisher:
     def __init__(self, folder: WeightFolder, checkpoints: Path, gateway: GatewayClient) -> None:
         self._folder = folder
         self._checkpoints = checkpoints
+        self._lineages = checkpoints / "lineages.jsonl"
         self._gateway = gateway
         self.lineage = ""
         self.published: Published
@@ -56,19 +57,21 @@ class Publisher:
             resumed, state = load_checkpoint(found)
             self._folder.read(learner.model, resumed.weights)
             learner.load_state_dict(state)
-        life = self._new_life(resumed)
-        self.lineage = life.lineage
+        lineage = self._next_lineage(resumed)
+        self.lineage = lineage.name
         await journal.start(
             LineageRecord(
                 run=config.name,
-                lineage=life.lineage,
-                parent=life.parent,
-                from_step=life.from_step,
+                lineage=lineage.name,
+                parent=lineage.parent,
+                from_step=lineage.from_step,
             )
         )
+        # Only now: a start that the gateway refused leaves no trace, so the next one may be taken.
+        self._remember(lineage)
         if resumed is None:
             await self._publish(learner, 0, parent=None, checkpoint=True)
-            return Position(step=0, lineage=life.lineage, weights=self.published.version)
+            return Position(step=0, lineage=lineage.name, weights=self.published.version)
         self._take(learner, resumed.weights)
         return resumed
 
@@ -101,18 +104,18 @@ class Publisher:
         tensors = {k: v.detach().clone() for k, v in learner.model.state_dict().items()}
         self.published = Published(version=version, tensors=tensors)
 
-    def _new_life(self, resumed: Position | None) -> Life:
-        """The next lineage's name, from a list of all starts beside the checkpoints."""
-        path = self._checkpoints / "lives.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lives = path.read_text().splitlines() if path.exists() else []
-        parent = resumed.lineage if resumed else (f"l{len(lives) - 1}" if lives else None)
-        life = Life(
-            lineage=f"l{len(lives)}", parent=parent, from_step=resumed.step if resumed else 0
+    def _next_lineage(self, resumed: Position | None) -> Lineage:
+        """Named after those that were started before, which a file beside the checkpoints lists."""
+        lines = self._lineages.read_text().splitlines() if self._lineages.exists() else []
+        parent = resumed.lineage if resumed else (f"l{len(lines) - 1}" if lines else None)
+        return Lineage(
+            name=f"l{len(lines)}", parent=parent, from_step=resumed.step if resumed else 0
         )
-        with path.open("a") as file:
-            file.write(json.dumps(asdict(life)) + "\n")
-        return life
+
+    def _remember(self, lineage: Lineage) -> None:
+        self._lineages.parent.mkdir(parents=True, exist_ok=True)
+        with self._lineages.open("a") as file:
+            file.write(json.dumps(asdict(lineage)) + "\n")
 
 
 def _is_due(step: int, config: RunConfig) -> bool:

@@ -26,8 +26,16 @@ class Schedule(Protocol):
         self,
         steps: Iterable[int],
         collect: Callable[[int], Awaitable[B]],
-        train: Callable[[B], Awaitable[None]],
-    ) -> None: ...
+        train: Callable[[B], Awaitable[bool]],
+    ) -> None:
+        """Collects and trains the steps in order.
+
+        Args:
+            steps: Of the run, rising.
+            collect: Step to its batch.
+            train: Trains on a batch; False where the run ends instead, and nothing follows.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +48,12 @@ class Deterministic:
         self,
         steps: Iterable[int],
         collect: Callable[[int], Awaitable[B]],
-        train: Callable[[B], Awaitable[None]],
+        train: Callable[[B], Awaitable[bool]],
     ) -> None:
         """Collects and trains in turn."""
         for step in steps:
-            await train(await collect(step))
+            if not await train(await collect(step)):
+                return
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +72,7 @@ class Overlapped:
         self,
         steps: Iterable[int],
         collect: Callable[[int], Awaitable[B]],
-        train: Callable[[B], Awaitable[None]],
+        train: Callable[[B], Awaitable[bool]],
     ) -> None:
         """Collects in one task, trains in this one; a failure of either ends both."""
         ready: asyncio.Queue[B | None] = asyncio.Queue()
@@ -77,7 +86,9 @@ class Overlapped:
             ready.put_nowait(None)
 
         async with asyncio.TaskGroup() as group:
-            group.create_task(produce())
+            producer = group.create_task(produce())
             while (batch := await ready.get()) is not None:
-                await train(batch)
+                if not await train(batch):
+                    producer.cancel()
+                    return
                 places.release()

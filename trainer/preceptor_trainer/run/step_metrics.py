@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from preceptor_clients.sdk.templates import REMARK_KINDS
 from preceptor_trainer.collect.dynamic_sampling import Judged
-from preceptor_trainer.collect.labelling import Asker, Labelled
+from preceptor_trainer.collect.labelling import Labelled, Labeller
 from preceptor_trainer.learner.learner import StepResult
 
 
@@ -17,19 +18,19 @@ def collect_metrics(
     labelled: Sequence[Labelled],
     judged: Judged,
     result: StepResult,
-    asker: Asker,
+    labeller: Labeller,
     seconds: dict[str, float],
 ) -> dict[str, float]:
-    """The step's metrics; takes and clears the asker's counts of answers that did not come."""
+    """The step's metrics; takes and clears the labeller's counts of answers that did not come."""
     discarded = judged.discarded
     attempts = [*(row.attempt for row in labelled), *discarded]
     scores = [attempt.score for attempt in attempts if attempt.score is not None]
-    solved_groups = {attempt.rollout.group for attempt in attempts if attempt.score}
+    solved_groups = {attempt.rollout.group for attempt in attempts if attempt.solved}
     groups = {attempt.rollout.group for attempt in attempts}
     kinds = [{item.kind for item in row.in_view.items} for row in labelled]
-    dropped = {f"dropped/{code}": float(n) for code, n in asker.dropped.items()}
-    num_dropped = float(sum(asker.dropped.values()))
-    asker.dropped.clear()
+    dropped = {f"dropped/{code}": float(n) for code, n in labeller.dropped.items()}
+    num_dropped = float(sum(labeller.dropped.values()))
+    labeller.dropped.clear()
     return {
         **result.metrics,
         "loss": result.loss,
@@ -45,7 +46,7 @@ def collect_metrics(
         "solved_groups": len(solved_groups) / len(groups),
         "with_teacher": _mean([row.target is not None for row in labelled]),
         "with_demonstration": _mean(["demonstration" in k for k in kinds]),
-        "with_feedback": _mean(["execution" in k for k in kinds]),
+        "with_feedback": _mean([bool(k & REMARK_KINDS) for k in kinds]),
         "response_length": _mean([len(row.attempt.rollout.response_ids) for row in labelled]),
         "cut_off": _mean([row.attempt.rollout.finish_reason == "length" for row in labelled]),
         "dropped_answers": num_dropped,

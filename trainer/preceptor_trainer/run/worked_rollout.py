@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from preceptor_clients.sdk.templates import REMARK_KINDS
 from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.learner.learner import RolloutCredit
 
@@ -23,9 +24,8 @@ def choose(labelled: Sequence[Labelled]) -> Labelled | None:
 
 
 def _interest(row: Labelled) -> tuple[bool, bool, int]:
-    failed = row.attempt.score is not None and row.attempt.score < 0.5
-    traced = any(item.kind == "execution" for item in row.in_view.items)
-    return failed, traced, min(len(row.attempt.rollout.response_ids), 24)
+    remarked = any(item.kind in REMARK_KINDS for item in row.in_view.items)
+    return row.attempt.failed, remarked, min(len(row.attempt.rollout.response_ids), 24)
 
 
 def describe_rollout(
@@ -73,7 +73,7 @@ def describe_rollout(
         "step": rollout.step,
         "prompt": "\n".join(m["content"] for m in rollout.problem.messages),
         "response": rollout.response_text,
-        "solved": (row.attempt.score or 0.0) >= 0.5,
+        "solved": row.attempt.solved,
         "focus": int(np.argmax(costs)),
         "feedback": [
             {"kind": i.kind, "text": i.text, "source": i.source, "details": i.details}

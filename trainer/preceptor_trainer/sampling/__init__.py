@@ -1,1 +1,1 @@
-"""Generation in the trainer's own process."""
+"""Drawing responses: the seam (`sampler.py`) and the sampler in the trainer's own process."""

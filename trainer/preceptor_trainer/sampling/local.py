@@ -21,9 +21,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -32,51 +31,12 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from preceptor_trainer.sampling.decode_cache import DecodeCache, decode_attention
+from preceptor_trainer.sampling.params import SamplingParams
+from preceptor_trainer.sampling.sampler import Generation
 
 ATTENTION = "preceptor-decode"
 MAX_ROWS = 512  # rows in flight: beyond this, longer batches gain nothing on a CPU
 COMPACT_BELOW = 0.75  # rebuild the batch when fewer rows than this are still running
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingParams:
-    """How the next token is drawn; the defaults draw from the policy itself."""
-
-    temperature: float = 1.0
-    """Divides the logits; above 0. Greedy is `top_k = 1`."""
-    top_p: float = 1.0
-    """Keeps the smallest set of tokens with at least this mass; 1 keeps all."""
-    top_k: int = 0
-    """Keeps this many tokens; 0 keeps all."""
-    max_new_tokens: int = 48
-    """Longest response, the end token included and a forced prefix not."""
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be at least 0, got {self.top_k}")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-
-    @property
-    def is_plain(self) -> bool:
-        """True when tokens are drawn from the policy itself, as exact objectives need."""
-        return self.temperature == 1.0 and self.top_p == 1.0 and self.top_k == 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """One response. The first `num_forced` tokens were given, not drawn."""
-
-    response_ids: npt.NDArray[np.int32]
-    """`[T]`, a forced prefix first, the end token last when it was drawn."""
-    logprobs: npt.NDArray[np.float32]
-    """`[T]` under the distribution drawn from; forced tokens under the temperature alone."""
-    finish_reason: Literal["stop", "length"]
-    num_forced: int = 0
 
 
 class LocalSampler:

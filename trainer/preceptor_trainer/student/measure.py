@@ -27,7 +27,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from preceptor_clients.contract.execution import feedback_text
 from preceptor_clients.sdk.templates import COMPACT
-from preceptor_trainer.sampling.local import LocalSampler, SamplingParams
+from preceptor_trainer.sampling.local import LocalSampler
+from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.student.architecture import prompt_ids
 from preceptor_trainer.student.corpus import CorpusItem

@@ -38,7 +38,8 @@ from preceptor_trainer.collect.people.selection import (
     disagreement,
 )
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
-from preceptor_trainer.sampling.local import Generation
+from preceptor_trainer.sampling.sampler import Generation
+from preceptor_trainer.tasks.task import NOT_JUDGED
 
 VOCAB = "ab" * 32
 STUDENT = Path(__file__).parents[4] / "trainer/preceptor_trainer/student/model/tokenizer.json"
@@ -76,7 +77,7 @@ def row(
     items = ()
     if score is not None:
         items = (FeedbackItem(id="f", kind="execution", score=score, source="e", version="1"),)
-    attempt = Attempt(rollout=rollout, items=items)
+    attempt = Attempt(rollout=rollout, items=items, task=NOT_JUDGED)
     return Labelled(attempt=attempt, in_view=InView((), frozenset()), target=target)
 
 

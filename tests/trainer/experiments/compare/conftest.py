@@ -8,6 +8,7 @@ import pytest
 
 from preceptor_trainer.collect.context import PapersContext
 from preceptor_trainer.collect.labelling import ExpertUse
+from preceptor_trainer.evaluation.held_out import EvaluationConfig
 from preceptor_trainer.experiments.compare.budget import Budget
 from preceptor_trainer.experiments.compare.cells import CellResult, Outcomes, identity
 from preceptor_trainer.experiments.compare.method import Method, Trial
@@ -16,7 +17,8 @@ from preceptor_trainer.experiments.compare.sees import Sees
 from preceptor_trainer.experiments.compare.services import self_teacher
 from preceptor_trainer.learner.learner import OptimiserConfig
 from preceptor_trainer.objectives.distil import DistIL
-from preceptor_trainer.run.config import EvaluationConfig, RunConfig
+from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.tasks.programming_by_example.task import PROGRAMMING
 
 MakeResult = Callable[..., CellResult]
 
@@ -55,7 +57,7 @@ def recipe(trial: Trial) -> RunConfig:
         objective=DistIL(),
         optimiser=OptimiserConfig(lr=trial.lr),
         experts=(ExpertUse(name="self-teacher"),),
-        sources=("executor",),
+        task=PROGRAMMING,
         context=PapersContext(),
     )
 

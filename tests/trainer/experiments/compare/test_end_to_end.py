@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
+from preceptor_trainer.evaluation.held_out import EvaluationConfig
 from preceptor_trainer.experiments.compare.analysis import analyse
 from preceptor_trainer.experiments.compare.budget import Budget
 from preceptor_trainer.experiments.compare.command import with_middle_rate
@@ -13,7 +14,6 @@ from preceptor_trainer.experiments.compare.plan import Comparison, Setting
 from preceptor_trainer.experiments.compare.runner import Runner
 from preceptor_trainer.recipes.methods import DISTIL, DISTIL_LOCAL
 from preceptor_trainer.recipes.problem_streams import Fresh
-from preceptor_trainer.run.config import EvaluationConfig
 from preceptor_trainer.tasks.programming_by_example.problems import sample_problems
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -56,7 +56,7 @@ async def test_base_rates_count_successes_of_every_problem(services):
 
     async with GatewayClient(deployment.gateway_url, deployment.key) as gateway:
         rates = await measure_base_rates(
-            Session(gateway, run="base-rates", model=STUDENT_DIR),
+            await Session.open(gateway, run="base-rates", model=STUDENT_DIR),
             split="train",
             problems=problems,
             problems_seed=4,
@@ -76,7 +76,7 @@ async def test_problems_that_left_the_tail_in_the_first_look_get_no_second(servi
 
     async with GatewayClient(deployment.gateway_url, deployment.key) as gateway:
         rates = await measure_base_rates(
-            Session(gateway, run="tail", model=STUDENT_DIR),
+            await Session.open(gateway, run="tail", model=STUDENT_DIR),
             split="train",
             problems=problems,
             problems_seed=4,

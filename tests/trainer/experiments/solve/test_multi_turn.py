@@ -9,6 +9,7 @@ from preceptor_trainer.experiments.solve.multi_turn import Dialogue, MultiTurn
 from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.tasks.programming_by_example.problems import sample_problems
+from preceptor_trainer.tasks.programming_by_example.task import PROGRAMMING
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def attempt(problem, text, score=0.0):
     item = FeedbackItem(
         id="f", kind="execution", score=score, text=text, source="executor", version="1"
     )
-    return Attempt(rollout=rollout, items=(item,))
+    return Attempt(rollout=rollout, items=(item,), task=PROGRAMMING)
 
 
 def content(dialogue, policy):
@@ -105,9 +106,9 @@ def test_an_attempt_that_nobody_judged_is_no_failure():
     )
 
     with pytest.raises(RuntimeError, match="r was not judged: no source answered"):
-        one.take(Attempt(rollout=rollout, items=()))
+        one.take(Attempt(rollout=rollout, items=(), task=PROGRAMMING))
     with pytest.raises(RuntimeError, match=r"r was not judged: \['out of memory'\]"):
-        one.take(Attempt(rollout=rollout, items=(failed,)))
+        one.take(Attempt(rollout=rollout, items=(failed,), task=PROGRAMMING))
 
 
 def test_a_budget_that_the_question_alone_exceeds_is_refused(policy):

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from rich.console import Console
 
 from preceptor_clients.contract.schemas import (
     FeedbackAnswer,
@@ -23,17 +22,16 @@ from preceptor_clients.contract.schemas import (
     StepRecord,
 )
 from preceptor_clients.http.clients import GatewayClient
+from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.experiments.solve.test_time import (
-    QuestionTrainer,
     SelfDistillation,
+    discover,
     first_success,
 )
 from preceptor_trainer.experiments.solve.trajectory import Trajectory
-from preceptor_trainer.loop import Collected
 from preceptor_trainer.objectives.grpo import GRPO
 from preceptor_trainer.run.metrics_log import METRICS_FILE, read_metrics
-from preceptor_trainer.run.progress import Progress
-from preceptor_trainer.sampling.local import SamplingParams
+from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.tasks.programming_by_example.problems import Problem, sample_problems
 
@@ -94,7 +92,7 @@ def problem() -> Problem:
     return problem
 
 
-async def discover(problem: Problem, run_dir: Path, judge: Judge, attempts: int) -> Trajectory:
+async def solve(problem: Problem, run_dir: Path, judge: Judge, attempts: int) -> Trajectory:
     settings = SelfDistillation(objective=GRPO(), lr=1e-2, group=GROUP)
     config = settings.config(
         problem, name="tt-q-0", seed=0, max_attempts=attempts, model=STUDENT_DIR
@@ -107,15 +105,13 @@ async def discover(problem: Problem, run_dir: Path, judge: Judge, attempts: int)
         threads=1,
     )
     run_dir.mkdir(exist_ok=True)
-    progress = Progress(Console(quiet=True))
-    trainer = QuestionTrainer(config, run_dir, cast(GatewayClient, judge), progress)
-    return await trainer.discover(max_attempts=attempts)
+    return await discover(config, run_dir, cast(GatewayClient, judge))
 
 
 async def test_a_question_ends_with_its_first_success(problem: Problem, tmp_path: Path) -> None:
     judge = Judge(success=(1, 2))
 
-    found = await discover(problem, tmp_path, judge, attempts=5 * GROUP)
+    found = await solve(problem, tmp_path, judge, attempts=5 * GROUP)
 
     assert (found.method, found.problem_id, found.seed) == ("test-time", problem.id, 0)
     assert (found.solved_at, found.attempts) == (GROUP + 2, GROUP + 2)
@@ -129,7 +125,7 @@ async def test_a_success_beyond_the_last_attempt_does_not_count(
 ) -> None:
     judge = Judge(success=(1, 3))
 
-    found = await discover(problem, tmp_path, judge, attempts=GROUP + 2)
+    found = await solve(problem, tmp_path, judge, attempts=GROUP + 2)
 
     assert (found.solved_at, found.attempts) == (None, GROUP + 2)
     assert judge.trained == [0], "nobody attempts it after the last group"
@@ -139,12 +135,12 @@ async def test_an_interrupted_question_goes_on_from_its_last_checkpoint(
     problem: Problem, tmp_path: Path
 ) -> None:
     whole, lost, again = (Judge(success=(4, 2), lost_at=at) for at in (None, 3, None))
-    expected = await discover(problem, tmp_path / "whole", whole, attempts=6 * GROUP)
+    expected = await solve(problem, tmp_path / "whole", whole, attempts=6 * GROUP)
 
     with pytest.raises(ConnectionError, match="gateway is gone"):
-        await discover(problem, tmp_path / "lost", lost, attempts=6 * GROUP)
+        await solve(problem, tmp_path / "lost", lost, attempts=6 * GROUP)
     _wait_in_every_step(tmp_path / "lost", seconds=1000.0)
-    found = await discover(problem, tmp_path / "lost", again, attempts=6 * GROUP)
+    found = await solve(problem, tmp_path / "lost", again, attempts=6 * GROUP)
 
     assert again.trained == [2, 3]
     assert again.judged == {step: whole.judged[step] for step in (2, 3, 4)}
@@ -157,9 +153,9 @@ async def test_an_interrupted_question_goes_on_from_its_last_checkpoint(
 async def test_attempts_before_an_interruption_count(problem: Problem, tmp_path: Path) -> None:
     attempts = 3 * GROUP + 2
     with pytest.raises(ConnectionError):
-        await discover(problem, tmp_path, Judge(lost_at=2), attempts)
+        await solve(problem, tmp_path, Judge(lost_at=2), attempts)
 
-    found = await discover(problem, tmp_path, Judge(success=(3, 3)), attempts)
+    found = await solve(problem, tmp_path, Judge(success=(3, 3)), attempts)
 
     assert (found.solved_at, found.attempts) == (None, attempts)
 
@@ -172,16 +168,19 @@ def _wait_in_every_step(run_dir: Path, *, seconds: float) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in waited))
 
 
-def _group(*scores: float | None) -> Collected:
+def _group(*scores: float | None) -> list[Labelled]:
     rows = [
         SimpleNamespace(
             attempt=SimpleNamespace(
-                score=score, items=(), rollout=SimpleNamespace(rollout_id=f"r{place}")
+                solved=score is not None and score >= 0.5,
+                failed=score is not None and score < 0.5,
+                items=(),
+                rollout=SimpleNamespace(rollout_id=f"r{place}"),
             )
         )
         for place, score in enumerate(scores, start=1)
     ]
-    return cast(Collected, SimpleNamespace(labelled=rows))
+    return cast("list[Labelled]", rows)
 
 
 @pytest.mark.parametrize(

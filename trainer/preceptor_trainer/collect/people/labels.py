@@ -26,7 +26,8 @@ from preceptor_clients.targets.spelling import TokenizerSpelling
 from preceptor_trainer.collect.context import InView
 from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
-from preceptor_trainer.sampling.local import Generation
+from preceptor_trainer.sampling.sampler import Generation
+from preceptor_trainer.tasks.task import NOT_JUDGED
 
 GROUPS_FROM = 1_000_000
 """Groups of corrected rollouts are numbered from here, so that none shares a baseline."""
@@ -107,7 +108,7 @@ def labelled_by_people(
     weighted = WeightedAnswer(answered.answer_id, answered.query, answered.answer, 1.0)
     target = build_target(rollout_id, rollout.owned, [weighted])
     return Labelled(
-        attempt=Attempt(rollout=rollout, items=()),
+        attempt=Attempt(rollout=rollout, items=(), task=NOT_JUDGED),
         in_view=InView((), frozenset()),
         target=scaled(target, ids, weight, accepted_weight, takeover=takeover),
     )
@@ -164,7 +165,7 @@ def corrected_attempt(
     rollout = _rollout(
         result, ids, result.response_text, rollout_id, number, step=step, weights=weights
     )
-    return Attempt(rollout=rollout, items=(correction_feedback(result),))
+    return Attempt(rollout=rollout, items=(correction_feedback(result),), task=NOT_JUDGED)
 
 
 def forced_prefix(result: Result, spelling: TokenizerSpelling) -> list[int]:

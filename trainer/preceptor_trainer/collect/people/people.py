@@ -1,6 +1,6 @@
 """People as experts of a run: which rollouts go to them, and what their late answers become.
 
-    RunConfig(..., people=PeopleConfig(select=Failed(), per_round=40, round_steps=10))
+    RunConfig(..., participants=(PeopleConfig(select=Failed(), per_round=40, round_steps=10),))
 
 Nothing waits for people. Each step sends what the policy chose to the correction queue, asks the
 people's expert about it (which promises to answer later), and joins what has arrived since. A
@@ -39,7 +39,8 @@ from preceptor_clients.contract.schemas import PrefixQuery, PrefixSubmission
 from preceptor_clients.http.clients import GatewayClient
 from preceptor_clients.targets.edits import spelled
 from preceptor_clients.targets.spelling import TokenizerSpelling
-from preceptor_trainer.collect.labelling import Asker, Labelled
+from preceptor_trainer.collect.labelling import Labelled, Labeller
+from preceptor_trainer.collect.participant import Participant, RunContext, StepContext
 from preceptor_trainer.collect.people.labels import (
     Answered,
     base_query,
@@ -53,9 +54,7 @@ from preceptor_trainer.collect.people.labels import (
 )
 from preceptor_trainer.collect.people.selection import Failed, Selection
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
-from preceptor_trainer.collect.sampler import SamplerStage
 from preceptor_trainer.kit.seeding import generator
-from preceptor_trainer.sampling.local import SamplingParams
 
 _PAGE: Final = 1000
 _ASK_S: Final = 10.0
@@ -108,14 +107,31 @@ class PeopleConfig:
         if not (self.labels or self.takeover or self.feedback):
             raise ValueError("labels: with takeover and feedback off too, nothing would be learnt")
 
+    @property
+    def adds_rollouts(self) -> bool:
+        """Corrected rollouts are of earlier steps and stand in no group of this one."""
+        return True
+
+    def join(self, run: RunContext) -> People:
+        """The people of one run."""
+        return People(
+            config=self,
+            gateway=run.gateway,
+            labeller=run.labeller,
+            run=run.name,
+            seed=run.seed,
+            spelling=TokenizerSpelling.of(run.policy.tokenizer),
+            vocab_fingerprint=run.policy.vocab_fingerprint,
+        )
+
 
 @dataclass(kw_only=True)
-class People:
+class People(Participant):
     """One run's corrections."""
 
     config: PeopleConfig
     gateway: GatewayClient
-    asker: Asker
+    labeller: Labeller
     run: str
     seed: int
     spelling: TokenizerSpelling
@@ -133,38 +149,21 @@ class People:
     """Tickets that were answered when they were posted, by rollout: they never arrive."""
     _rounds: set[str] = field(default_factory=set[str])
 
-    async def step(
-        self, step: int, labelled: Sequence[Labelled], *, prefix: str, weights: str
-    ) -> list[Labelled]:
-        """Sends some of `labelled` to people; returns what is to be trained on of theirs.
+    async def rollouts(self, at: StepContext) -> list[Rollout]:
+        """Rollouts that begin with a correction, up to and with its change, and go on by sampling.
 
-        Args:
-            step: Of the run.
-            labelled: What the student has just written.
-            prefix: Of the ids of the rollouts that are made here.
-            weights: The version that the experts are asked with.
-        """
-        await self._send(step, labelled)
-        await self._join()
-        return await self._draw(step, prefix, weights)
-
-    def roll_on(
-        self, stage: SamplerStage, step: int, *, prefix: str, params: SamplingParams
-    ) -> list[Rollout]:
-        """Rollouts that begin with a correction, up to and with its change, and go on by `stage`.
-
-        Call it before `step`: they go to the feedback sources and experts beside the others.
+        They go to the feedback sources and experts beside the others.
         """
         edited = sorted(r for r, c in self.corrections.items() if c.text is not None)
         if not edited or not self.config.forced:
             return []
-        draw = generator(self.seed, "people-forced", step)
+        draw = generator(self.seed, "people-forced", at.step)
         chosen = torch.randint(len(edited), (self.config.forced,), generator=draw)
         corrections = [self.corrections[edited[int(n)]] for n in chosen]
-        generations = stage.continuations(
+        generations = await at.student.continuations(
             [prompt_ids(c) for c in corrections],
             [forced_prefix(c, self.spelling) for c in corrections],
-            params=params,
+            params=at.params,
             generator=draw,
         )
         return [
@@ -172,13 +171,19 @@ class People:
                 correction,
                 generation,
                 spelled(self.spelling, generation.response_ids),
-                f"{prefix}-forced-{n}",
+                f"{at.prefix}-forced-{n}",
                 n,
-                step=step,
-                weights=stage.version,
+                step=at.step,
+                weights=at.student.version,
             )
             for n, (correction, generation) in enumerate(zip(corrections, generations, strict=True))
         ]
+
+    async def labelled(self, at: StepContext, labelled: Sequence[Labelled]) -> list[Labelled]:
+        """Sends some of `labelled` to people; returns what is to be trained on of theirs."""
+        await self._send(at.step, labelled)
+        await self._join()
+        return await self._draw(at.step, at.prefix, at.weights)
 
     @property
     def answered_at_once(self) -> frozenset[str]:
@@ -367,7 +372,7 @@ class People:
                 )
             )
         if asked:
-            rows += await self.asker.targets(asked)
+            rows += await self.labeller.targets(asked)
         return rows
 
     def _repeated(self, rollout_id: str) -> bool:

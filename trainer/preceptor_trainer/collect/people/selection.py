@@ -38,8 +38,6 @@ class Selection(Protocol):
 class Failed:
     """Attempts that failed; those of problems that no sibling solved come first."""
 
-    success_threshold: float = 0.5
-    """Scores that sum to at least this are a success, as in the context policy."""
     per_problem: int = 1
     """Failed siblings of one problem are much alike: so many are enough."""
 
@@ -47,18 +45,13 @@ class Failed:
         self, labelled: Sequence[Labelled], generator: torch.Generator
     ) -> list[Wish | None]:
         """A failed rollout of an unsolved problem has priority 2, of a solved one 1."""
-        scores = [row.attempt.score for row in labelled]
-        groups = [row.attempt.rollout.group for row in labelled]
-        solved = {
-            group
-            for group, score in zip(groups, scores, strict=True)
-            if score is not None and score >= self.success_threshold
-        }
+        attempts = [row.attempt for row in labelled]
+        solved = {attempt.rollout.group for attempt in attempts if attempt.solved}
         taken: dict[int, int] = {}
         wishes: list[Wish | None] = []
-        for group, score in zip(groups, scores, strict=True):
-            failed = score is not None and score < self.success_threshold
-            wanted = failed and taken.get(group, 0) < self.per_problem
+        for attempt in attempts:
+            group = attempt.rollout.group
+            wanted = attempt.failed and taken.get(group, 0) < self.per_problem
             taken[group] = taken.get(group, 0) + wanted
             wishes.append(Wish(1.0 if group in solved else 2.0, "failed") if wanted else None)
         return wishes

@@ -78,7 +78,7 @@ class WithinBudget:
         self,
         steps: Iterable[int],
         collect: Callable[[int], Awaitable[B]],
-        train: Callable[[B], Awaitable[None]],
+        train: Callable[[B], Awaitable[bool]],
     ) -> None:
         """Drives the steps that can be paid for."""
         await self.inner.drive(self._affordable(steps), collect, train)

@@ -139,6 +139,7 @@ def identity(comparison: Comparison, cell: Cell) -> dict[str, Any]:
     config = method.build(comparison.trial(cell))
     described = describe(config)
     described["model"] = _sha256(config.model / "model.safetensors")
+    assert config.evaluation is not None, "it is the trial's"
     ids = "\n".join(problem.id for problem in config.evaluation.problems)
     described["evaluation"]["problems"] = hashlib.sha256(ids.encode()).hexdigest()[:16]
     services = {name: describe_service(service) for name, service in method.services.items()}

@@ -21,9 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from preceptor_trainer.collect.rollouts import Problem
+from preceptor_trainer.evaluation.held_out import EvaluationConfig
 from preceptor_trainer.experiments.compare.sees import Sees
-from preceptor_trainer.run.config import EvaluationConfig, RunConfig
+from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.tasks.task import Problem
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from preceptor_trainer.collect.rollouts import Problem
+from preceptor_trainer.evaluation.held_out import EvaluationConfig
 from preceptor_trainer.experiments.compare.budget import Budget
 from preceptor_trainer.experiments.compare.method import Method, Service, Trial
-from preceptor_trainer.run.config import EvaluationConfig
 from preceptor_trainer.student import STUDENT_DIR
+from preceptor_trainer.tasks.task import Problem
 
 Stage: TypeAlias = Literal["search", "final"]
 ProblemStream: TypeAlias = Callable[[int], Sequence[Problem]]

@@ -1,75 +1,101 @@
-"""The loop of one cell: as everywhere, with probes between steps and a count of what was used."""
+"""Watching the run of a cell: probes between steps, and a count of what was used.
+
+Both are participants that only observe, so what a run trains on does not depend on the watching.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from preceptor_clients.http.clients import GatewayClient
-from preceptor_trainer.collect.sampler import SamplerStage
-from preceptor_trainer.evaluation.held_out import Evaluation, evaluate
+from preceptor_trainer.collect.labelling import Labelled
+from preceptor_trainer.collect.participant import Participant, RunContext, StepContext
+from preceptor_trainer.collect.student import Student
+from preceptor_trainer.evaluation.held_out import Evaluation, EvaluationConfig, evaluate
 from preceptor_trainer.experiments.compare.budget import Unit, spent
 from preceptor_trainer.experiments.compare.sees import Observed
-from preceptor_trainer.loop import Collected, Trainer
-from preceptor_trainer.run.config import EvaluationConfig, RunConfig
 from preceptor_trainer.run.metrics_log import read_metrics
-from preceptor_trainer.run.progress import Progress
 
 PROBES = "probes"
 OBSERVED = "observed.json"
 
 
-class CellTrainer(Trainer):
-    """A trainer that is watched. What it trains on does not depend on the watching."""
+@dataclass(frozen=True, kw_only=True)
+class Probes:
+    """Evaluates a few problems before the first step and after every so many."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        run_dir: Path,
-        gateway: GatewayClient,
-        progress: Progress,
-        *,
-        probe: EvaluationConfig,
-        probe_every: int,
-    ) -> None:
-        super().__init__(config, run_dir, gateway, progress)
-        self._probe = probe
-        self._probe_every = probe_every
-        # A sampler of its own: an overlapped schedule may be using the other one.
-        self._probe_sampler = SamplerStage(self.policy)
-        path = run_dir / OBSERVED
-        self._observed = Observed(json.loads(path.read_text()) if path.exists() else None)
+    problems: EvaluationConfig
+    every: int
 
-    async def collect(self, step: int) -> Collected:
-        """Collects, and counts what the rollouts and targets are made of."""
-        if step == 0:
+    @property
+    def adds_rollouts(self) -> bool:
+        """Probes are not trained on."""
+        return False
+
+    def join(self, run: RunContext) -> Participant:
+        """The probes of one run."""
+        return _Probing(self, run)
+
+
+class _Probing(Participant):
+    def __init__(self, config: Probes, run: RunContext) -> None:
+        self._config = config
+        self._run = run
+        # A student of its own: an overlapped schedule may be using the other one.
+        self._student = Student(run.policy)
+
+    async def start(self) -> None:
+        """Measures the student as it was before training."""
+        if self._run.first_step == 0:
             await self._measure(0)
-        collected = await super().collect(step)
-        self._observed.add(collected.labelled)
-        _write(self.run_dir / OBSERVED, dict(self._observed.counts))
-        return collected
 
-    async def train(self, batch: Collected) -> None:
-        """Takes the step, and probes where it is time."""
-        await super().train(batch)
-        if (batch.step + 1) % self._probe_every == 0:
-            await self._measure(batch.step + 1)
+    async def trained(self, step: int) -> None:
+        """Measures where it is time."""
+        if (step + 1) % self._config.every == 0:
+            await self._measure(step + 1)
 
     async def _measure(self, step: int) -> None:
-        path = self.run_dir / PROBES / f"{step:06d}.json"
-        published = self.publisher.published
-        self._probe_sampler.load(published)
+        published = self._run.published()
+        await self._student.load(published)
         result = await evaluate(
-            self._probe,
-            self._probe_sampler,
-            self.asker,
+            self._config.problems,
+            self._student,
+            self._run.labeller,
             # Not the version alone: the evaluation in the end has rollouts of that name.
             weights=f"probe/{published.version}",
             # The same draws at every step and for every method: curves differ by policy alone.
-            seed=self.config.seed,
+            seed=self._run.seed,
             on_progress=lambda done, total: None,
         )
-        result.save(path)
+        result.save(self._run.run_dir / PROBES / f"{step:06d}.json")
+
+
+@dataclass(frozen=True)
+class CountsUse:
+    """Counts what a run's rollouts and targets are made of."""
+
+    @property
+    def adds_rollouts(self) -> bool:
+        """It only counts."""
+        return False
+
+    def join(self, run: RunContext) -> Participant:
+        """The counts of one run, those of its earlier lineages included."""
+        return _Counting(run.run_dir / OBSERVED)
+
+
+class _Counting(Participant):
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._observed = Observed(json.loads(path.read_text()) if path.exists() else None)
+
+    async def labelled(self, at: StepContext, labelled: Sequence[Labelled]) -> list[Labelled]:
+        """Counts the step's rows."""
+        self._observed.add(labelled)
+        _write(self._path, dict(self._observed.counts))
+        return []
 
 
 def read_probes(run_dir: Path) -> list[dict[str, float]]:
@@ -80,7 +106,7 @@ def read_probes(run_dir: Path) -> list[dict[str, float]]:
         step, probe = int(path.stem), Evaluation.load(path)
         taken = [line for line in lines if line["step"] < step]
         if len(taken) < step:
-            continue  # of a life that ended; its steps were taken again, or not at all
+            continue  # of a lineage that ended; its steps were taken again, or not at all
         units: tuple[Unit, ...] = ("seconds", "tokens")
         points.append(
             {

@@ -37,8 +37,9 @@ from preceptor_trainer.experiments.compare.cells import (
     identity,
 )
 from preceptor_trainer.experiments.compare.plan import Cell, Comparison
-from preceptor_trainer.experiments.compare.probes import OBSERVED, CellTrainer, read_probes
+from preceptor_trainer.experiments.compare.probes import OBSERVED, CountsUse, Probes, read_probes
 from preceptor_trainer.experiments.compare.services import RUNS, write_deployment
+from preceptor_trainer.loop import Trainer
 from preceptor_trainer.run.journal import versions
 from preceptor_trainer.run.metrics_log import read_metrics
 from preceptor_trainer.run.progress import Progress
@@ -106,15 +107,16 @@ class Runner:
         config = comparison.method(cell.method).build(comparison.trial(cell))
         schedule = WithinBudget(inner=config.schedule, budget=comparison.budget, run_dir=run_dir)
         with self._shared_evaluation(cell):
-            trainer = CellTrainer(
-                replace(config, schedule=schedule),
-                run_dir,
-                gateway,
-                Progress(Console(quiet=True)),
-                probe=setting.probe,
-                probe_every=setting.probe_every,
+            watched = replace(
+                config,
+                schedule=schedule,
+                participants=(
+                    *config.participants,
+                    Probes(problems=setting.probe, every=setting.probe_every),
+                    CountsUse(),
+                ),
             )
-            await trainer.run()
+            await Trainer(watched, run_dir, gateway, Progress(Console(quiet=True))).run()
         wall_seconds = None if resumed else time.monotonic() - start
         return self._result(cell, run_dir, wall_seconds)
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
+from preceptor_clients.sdk.templates import REMARK_KINDS
 from preceptor_trainer.collect.labelling import Labelled
 
 ExpertOpinion: TypeAlias = Literal["none", "sampled token", "top-k"]
@@ -49,7 +50,12 @@ LABELS = {
 }
 """Column headings."""
 
-_KIND_FIELDS = {"execution": "trace", "demonstration": "solution", "reference": "reference"}
+_KIND_FIELDS = {
+    **dict.fromkeys(sorted(REMARK_KINDS), "trace"),
+    "demonstration": "solution",
+    "reference": "reference",
+}
+"""Which declaration covers a kind of feedback item."""
 
 
 class Observed:
@@ -103,7 +109,9 @@ def contradictions(sees: Sees, counts: dict[str, int], larger_experts: frozenset
 
 def unused(sees: Sees, counts: dict[str, int], larger_experts: frozenset[str]) -> list[str]:
     """What a method declares to see and no run used: said in the report, and no error."""
-    used = {field: bool(counts.get(f"kind/{kind}")) for kind, field in _KIND_FIELDS.items()}
+    used = dict.fromkeys(_KIND_FIELDS.values(), False)
+    for kind, field in _KIND_FIELDS.items():
+        used[field] = used[field] or bool(counts.get(f"kind/{kind}"))
     given = counts.get("rollouts", 0) > counts.get("own", 0)
     used["reference"] = used["reference"] or given
     used["larger_model"] = any(counts.get(f"expert/{name}") for name in larger_experts)

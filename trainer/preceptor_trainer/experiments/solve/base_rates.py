@@ -21,12 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from preceptor_trainer.evaluation.held_out import evaluate
+from preceptor_trainer.evaluation.held_out import EvaluationConfig, evaluate
 from preceptor_trainer.evaluation.pass_at_k import pass_at_k
 from preceptor_trainer.experiments.compare.statistics import from_counts
 from preceptor_trainer.experiments.solve.session import Session
 from preceptor_trainer.kit.seeding import derived_seed
-from preceptor_trainer.run.config import EvaluationConfig
 from preceptor_trainer.tasks.programming_by_example.behaviour import Split
 from preceptor_trainer.tasks.programming_by_example.problems import Problem, sample_problems
 
@@ -143,8 +142,8 @@ async def measure_base_rates(
 
         outcome = await evaluate(
             EvaluationConfig(problems=some, num_samples=samples, ks=(1,), batch_problems=16),
-            session.stage,
-            session.asker,
+            session.student,
+            session.labeller,
             # Part of the rollouts' names, which must not meet those of another measurement.
             weights=f"base-rates/{split}-{problems_seed}-{len(some)}x{samples}/{samples_seed}",
             seed=derived_seed(samples_seed, samples),

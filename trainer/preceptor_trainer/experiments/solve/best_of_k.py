@@ -10,11 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from preceptor_trainer.collect.rollouts import Problem
-from preceptor_trainer.evaluation.held_out import evaluate
+from preceptor_trainer.evaluation.held_out import EvaluationConfig, evaluate
 from preceptor_trainer.experiments.solve.session import Session
 from preceptor_trainer.experiments.solve.trajectory import Trajectory
-from preceptor_trainer.run.config import EvaluationConfig
+from preceptor_trainer.tasks.task import Problem
 
 
 async def best_of_k(
@@ -35,8 +34,8 @@ async def best_of_k(
             ks=(1,),
             batch_problems=max(1, 2048 // max_attempts),
         ),
-        session.stage,
-        session.asker,
+        session.student,
+        session.labeller,
         weights=f"best-of-k/{seed}",
         seed=seed,
         on_progress=lambda done, total: None,

@@ -65,7 +65,7 @@ def base_rates_command(
 
     async def measure(gateway: GatewayClient) -> None:
         rates = await measure_base_rates(
-            Session(gateway, run="base-rates", model=STUDENT_DIR),
+            await Session.open(gateway, run="base-rates", model=STUDENT_DIR),
             split=chosen,
             problems=sample_problems(chosen, count=problems, seed=seed),
             problems_seed=seed,

@@ -18,7 +18,6 @@ from typing import Any, Final
 from rich.console import Console
 
 from preceptor_clients.http.clients import GatewayClient
-from preceptor_trainer.collect.rollouts import Problem
 from preceptor_trainer.experiments.compare.cells import MadeOtherwise, difference
 from preceptor_trainer.experiments.solve.base_rates import student_sha256
 from preceptor_trainer.experiments.solve.best_of_k import best_of_k
@@ -28,6 +27,7 @@ from preceptor_trainer.experiments.solve.test_time import SelfDistillation, self
 from preceptor_trainer.experiments.solve.trajectory import DriverName, Trajectory
 from preceptor_trainer.run.config import describe
 from preceptor_trainer.student import STUDENT_DIR
+from preceptor_trainer.tasks.task import Problem
 
 DRIVERS: Final[tuple[DriverName, ...]] = ("best-of-k", "multi-turn", "test-time")
 SETTINGS_FILE: Final = "experiment.json"
@@ -98,7 +98,7 @@ class Bench:
                 if driver == "test-time":
                     await self._train(seed)
                 elif not _cell(self._folder, driver, seed).exists():
-                    session = session or Session(
+                    session = session or await Session.open(
                         self._gateway, run="solve", model=self._experiment.model
                     )
                     await self._attempt(session, driver, seed)

@@ -14,12 +14,14 @@ from typing import Any
 
 from preceptor_clients.contract.schemas import FeedbackItem
 from preceptor_clients.sdk.templates import COMPACT, FeedbackTemplate
-from preceptor_trainer.collect.rollouts import Attempt, Problem
+from preceptor_trainer.collect.rollouts import Attempt
+from preceptor_trainer.collect.student import RolloutRequest
 from preceptor_trainer.experiments.solve.session import Session
 from preceptor_trainer.experiments.solve.trajectory import Trajectory
 from preceptor_trainer.kit.seeding import generator
 from preceptor_trainer.learner.policy import Policy
-from preceptor_trainer.sampling.local import SamplingParams
+from preceptor_trainer.sampling.params import SamplingParams
+from preceptor_trainer.tasks.task import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +56,19 @@ class MultiTurn:
         self, session: Session, active: Sequence[Dialogue], seed: int, turn: int
     ) -> list[Attempt]:
         asked = [dialogue.asked(session.policy) for dialogue in active]
-        payloads = [await session.asker.put_payload(problem.payload) for problem in asked]
-        rollouts = session.stage.rollouts(
-            asked,
-            payloads,
-            num_samples=1,
-            params=self.sampling,
-            generator=generator(seed, "multi-turn", turn),
-            prefix=f"multi-turn-{seed}-{turn}",
-            step=turn,
+        payloads = [await session.labeller.put_payload(problem.payload) for problem in asked]
+        rollouts = await session.student.rollouts(
+            RolloutRequest(
+                problems=asked,
+                payloads=payloads,
+                num_samples=1,
+                params=self.sampling,
+                generator=generator(seed, "multi-turn", turn),
+                prefix=f"multi-turn-{seed}-{turn}",
+                step=turn,
+            )
         )
-        return await session.asker.feedback(rollouts)
+        return await session.labeller.feedback(rollouts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +119,7 @@ class Dialogue:
             raise RuntimeError(f"{attempt.rollout.rollout_id} was not judged: {why}")
         self.attempts += 1
         self.tokens += len(attempt.rollout.response_ids)
-        if attempt.score >= 0.5:
+        if attempt.solved:
             self.solved_at = self.attempts
             return
         for item in attempt.items:

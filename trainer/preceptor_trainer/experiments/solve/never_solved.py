@@ -17,10 +17,10 @@ from typing import Any, Final
 
 import torch
 
-from preceptor_trainer.collect.sampler import Published, SamplerStage
 from preceptor_trainer.experiments.solve.base_rates import LOOK, student_sha256
 from preceptor_trainer.learner.policy import Policy
-from preceptor_trainer.sampling.local import SamplingParams
+from preceptor_trainer.sampling.local import LocalSampler
+from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.tasks.programming_by_example.behaviour import Split
 from preceptor_trainer.tasks.programming_by_example.problems import Problem, draw_problem, evaluate
@@ -152,14 +152,18 @@ def _candidates(split: Split) -> Iterator[list[Problem]]:
 
 def _unsolved(policy: Policy, problems: Iterable[Problem], attempts: int) -> Iterator[Problem]:
     """Those without a success in so many attempts of the student; the first ends them."""
-    stage = SamplerStage(policy)
-    stage.load(Published(version="initial", tensors=dict(policy.model.state_dict())))
+    end: int = policy.tokenizer.eos_token_id
+    sampler = LocalSampler(policy.model, eos_id=end, pad_id=policy.tokenizer.pad_token_id)
     draw = torch.Generator().manual_seed(PROBLEMS_SEED)
     waiting = iter(problems)
     while left := list(islice(waiting, AT_ONCE)):
         for _ in range(attempts // LOOK):
-            groups = stage.generate(left, num_samples=LOOK, params=SamplingParams(), generator=draw)
-            texts = [{policy.decode(g.response_ids.tolist()) for g in group} for group in groups]
+            prompts = [ids for p in left for ids in [policy.encode(p.messages)] * LOOK]
+            drawn = [
+                policy.decode(generation.response_ids.tolist())
+                for generation in sampler.sample(prompts, SamplingParams(), draw)
+            ]
+            texts = [set(drawn[i * LOOK : (i + 1) * LOOK]) for i in range(len(left))]
             left = [p for p, t in zip(left, texts, strict=True) if not any(map(_solves(p), t))]
             if not left:
                 break

@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import torch
 
 from preceptor_clients.http.clients import GatewayClient
 from preceptor_trainer.collect.context import NothingInView
-from preceptor_trainer.collect.labelling import Asker
-from preceptor_trainer.collect.sampler import Published, SamplerStage
+from preceptor_trainer.collect.labelling import Labeller
+from preceptor_trainer.collect.student import Student
 from preceptor_trainer.learner.policy import Policy
+from preceptor_trainer.sampling.sampler import Published
+from preceptor_trainer.tasks.programming_by_example.task import PROGRAMMING
 
 INITIAL: Final = "initial"
 """Lineage of the shipped weights, which no run published."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Session:
-    """The shipped student, its sampler, and the sources at the gateway."""
+    """The shipped student, and the sources at the gateway."""
 
-    def __init__(self, gateway: GatewayClient, *, run: str, model: Path, threads: int = 2) -> None:
+    run: str
+    policy: Policy
+    student: Student
+    labeller: Labeller
+
+    @classmethod
+    async def open(cls, gateway: GatewayClient, *, run: str, model: Path, threads: int = 2) -> Self:
+        """Loads the student."""
         torch.set_num_threads(threads)
-        self.run = run
-        self.policy = Policy(model)
-        self.stage = SamplerStage(self.policy)
-        tensors = {k: v.detach().clone() for k, v in self.policy.model.state_dict().items()}
-        self.stage.load(Published(version=f"{run}/{INITIAL}/0", tensors=tensors))
-        self.asker = Asker(
+        policy = Policy(model)
+        student = Student(policy)
+        tensors = {k: v.detach().clone() for k, v in policy.model.state_dict().items()}
+        await student.load(Published(version=f"{run}/{INITIAL}/0", tensors=tensors))
+        labeller = Labeller(
             gateway=gateway,
             run=run,
-            sources=("executor",),
+            task=PROGRAMMING,
             experts=(),
             context=NothingInView(),
-            vocab_fingerprint=self.policy.vocab_fingerprint,
+            vocab_fingerprint=policy.vocab_fingerprint,
             batching="merge",
             timeout_s=300.0,
         )
+        return cls(run=run, policy=policy, student=student, labeller=labeller)

@@ -17,17 +17,19 @@ from rich.console import Console
 
 from preceptor_clients.http.clients import GatewayClient
 from preceptor_trainer.collect.context import PapersContext
-from preceptor_trainer.collect.labelling import ExpertUse
-from preceptor_trainer.collect.rollouts import Problem
+from preceptor_trainer.collect.labelling import ExpertUse, Labelled
+from preceptor_trainer.collect.participant import Participant, RunContext, StepContext
 from preceptor_trainer.experiments.compare.budget import spent
 from preceptor_trainer.experiments.solve.trajectory import Trajectory
 from preceptor_trainer.learner.learner import OptimiserConfig
-from preceptor_trainer.loop import Collected, Trainer
+from preceptor_trainer.loop import Trainer
 from preceptor_trainer.objectives import Objective
 from preceptor_trainer.objectives.distil import DistIL
-from preceptor_trainer.run.config import EvaluationConfig, RunConfig
-from preceptor_trainer.run.metrics_log import MetricsLog, read_metrics
+from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.metrics_log import read_metrics
 from preceptor_trainer.run.progress import Progress
+from preceptor_trainer.tasks.programming_by_example.task import PROGRAMMING
+from preceptor_trainer.tasks.task import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,62 +78,92 @@ class SelfDistillation:
             problems=OneQuestion(problem=problem),
             rollouts_per_problem=self.group,
             # A question being trained on is judged by its attempts alone.
-            evaluation=EvaluationConfig(problems=[problem], num_samples=1, ks=(1,)),
+            evaluation=None,
             objective=self.objective,
             optimiser=OptimiserConfig(lr=self.lr),
             experts=(ExpertUse(name=self.expert),),
-            sources=("executor",),
+            task=PROGRAMMING,
+            participants=(StopAtSuccess(max_attempts=max_attempts),),
             context=PapersContext(demonstrations=False),
         )
 
 
-class QuestionTrainer(Trainer):
-    """A trainer that stops at the first success."""
+@dataclass(frozen=True, kw_only=True)
+class StopAtSuccess:
+    """Ends a run at its first success, or when its attempts are spent."""
 
-    async def discover(self, *, max_attempts: int) -> Trajectory:
-        """Attempts and steps in turn; started again, it goes on from its last checkpoint.
+    max_attempts: int
 
-        Tokens and seconds are those of the steps that count: what an interrupted life took after
-        its last checkpoint is taken again.
+    @property
+    def adds_rollouts(self) -> bool:
+        """It only looks on."""
+        return False
+
+    def join(self, run: RunContext) -> FirstSuccess:
+        """What becomes of one run."""
+        return FirstSuccess(self.max_attempts, run.first_step)
+
+
+class FirstSuccess(Participant):
+    """Counts attempts until one succeeds."""
+
+    def __init__(self, max_attempts: int, first_step: int) -> None:
+        self._max_attempts = max_attempts
+        self.first_step = first_step
+        self.made = 0
+        self.solved_at: int | None = None
+        self.tokens = 0
+
+    async def ends(self, at: StepContext, labelled: Sequence[Labelled]) -> bool:
+        """True with a success among the attempts that count, or with the last of them.
 
         Raises:
             RuntimeError: an attempt was not judged.
         """
-        began = time.monotonic()
-        position = await self.publisher.start(self.config, self.learner, self.journal)
-        made, solved_at, tokens = position.step * self.config.rollouts_per_problem, None, 0
-        with MetricsLog(self.run_dir, first_step=position.step) as self.metrics:
-            for step in range(position.step, self.config.steps):
-                batch = await self.collect(step)
-                tokens += sum(len(r.attempt.rollout.response_ids) for r in batch.labelled)
-                place = first_success(batch, limit=max_attempts - made)
-                made = min(made + len(batch.labelled), max_attempts)
-                if place is not None:
-                    solved_at = step * self.config.rollouts_per_problem + place
-                    break
-                if made < max_attempts:
-                    await self.train(batch)
-        earlier = [line for line in read_metrics(self.run_dir) if line["step"] < position.step]
-        return Trajectory(
-            method="test-time",
-            problem_id=self.config.problems(0)[0].id,
-            seed=self.config.seed,
-            attempts=solved_at or made,
-            solved_at=solved_at,
-            tokens=tokens + round(spent(earlier, "tokens")),
-            seconds=time.monotonic() - began + spent(earlier, "seconds"),
-        )
+        before = at.step * len(labelled)
+        self.tokens += sum(len(row.attempt.rollout.response_ids) for row in labelled)
+        place = first_success(labelled, limit=self._max_attempts - before)
+        self.made = min(before + len(labelled), self._max_attempts)
+        if place is not None:
+            self.solved_at = before + place
+        return place is not None or self.made == self._max_attempts
 
 
-def first_success(batch: Collected, *, limit: int) -> int | None:
-    """Place of the first success among the first `limit` attempts of a group, from 1."""
-    for place, row in enumerate(batch.labelled[:limit], start=1):
-        if row.attempt.score is None:
+def first_success(labelled: Sequence[Labelled], *, limit: int) -> int | None:
+    """Place of the first success among the first `limit` attempts of a group, from 1.
+
+    Raises:
+        RuntimeError: an attempt before it was not judged; it is neither a success nor a failure.
+    """
+    for place, row in enumerate(labelled[:limit], start=1):
+        if row.attempt.solved:
+            return place
+        if not row.attempt.failed:
             why = [item.error for item in row.attempt.items] or "no source answered"
             raise RuntimeError(f"{row.attempt.rollout.rollout_id} was not judged: {why}")
-        if row.attempt.score >= 0.5:
-            return place
     return None
+
+
+async def discover(config: RunConfig, run_dir: Path, gateway: GatewayClient) -> Trajectory:
+    """Attempts and steps in turn; started again, it goes on from its last checkpoint.
+
+    Tokens and seconds are those of the steps that count: what an interrupted lineage took after its
+    last checkpoint is taken again.
+    """
+    began = time.monotonic()
+    trainer = Trainer(config, run_dir, gateway, Progress(Console(quiet=True)))
+    await trainer.run()
+    found = next(p for p in trainer.participants if isinstance(p, FirstSuccess))
+    earlier = [line for line in read_metrics(run_dir) if line["step"] < found.first_step]
+    return Trajectory(
+        method="test-time",
+        problem_id=config.problems(0)[0].id,
+        seed=config.seed,
+        attempts=found.solved_at or found.made,
+        solved_at=found.solved_at,
+        tokens=found.tokens + round(spent(earlier, "tokens")),
+        seconds=time.monotonic() - began + spent(earlier, "seconds"),
+    )
 
 
 async def self_distil(
@@ -149,5 +181,4 @@ async def self_distil(
     config = settings.config(
         problem, name=run_dir.name, seed=seed, max_attempts=max_attempts, model=model
     )
-    trainer = QuestionTrainer(config, run_dir, gateway, Progress(Console(quiet=True)))
-    return await trainer.discover(max_attempts=max_attempts)
+    return await discover(config, run_dir, gateway)

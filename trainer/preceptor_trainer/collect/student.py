@@ -1,0 +1,143 @@
+"""The student as the collecting stage sees it: problems in, rollouts out, at one version.
+
+Its model is a copy of the policy's, so that the optimiser may move on while it samples; the copy
+also says what the student itself holds at every position. What draws the responses is a `Sampler`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from preceptor_trainer.collect.candidates import student_entropy, student_top_k
+from preceptor_trainer.collect.rollouts import Rollout
+from preceptor_trainer.learner.policy import Policy
+from preceptor_trainer.sampling.in_process import InProcessSampler
+from preceptor_trainer.sampling.params import SamplingParams
+from preceptor_trainer.sampling.sampler import Generation, Published, Sampler, SampleRequest
+from preceptor_trainer.tasks.task import Problem
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RolloutRequest:
+    """The rollouts of one step, or of a part of it."""
+
+    problems: Sequence[Problem]
+    payloads: Sequence[str]
+    """SHA-256 of each problem's payload, which the gateway has."""
+    num_samples: int
+    """Rollouts of each problem: the size of a group."""
+    params: SamplingParams
+    generator: torch.Generator
+    prefix: str
+    """Of the rollouts' ids: `{prefix}-{problem}-{sample}`."""
+    step: int
+
+
+class Student:
+    """The policy at one version."""
+
+    def __init__(self, policy: Policy, sampler: Sampler | None = None) -> None:
+        self._policy = policy
+        self._model: nn.Module = policy.new_model()
+        self._version: str | None = None
+        self._shares_model = sampler is None
+        tokenizer: Any = policy.tokenizer
+        self._sampler: Sampler = sampler or InProcessSampler(
+            self._model, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id
+        )
+
+    async def load(self, published: Published) -> None:
+        """Takes on a version."""
+        if published.version != self._version:
+            if not self._shares_model:
+                self._model.load_state_dict(dict(published.tensors))
+            await self._sampler.load(published)
+            self._version = published.version
+
+    @property
+    def version(self) -> str:
+        """The version that it holds."""
+        assert self._version is not None, "no version was loaded"
+        return self._version
+
+    def prompt_ids(self, problem: Problem) -> list[int]:
+        """The ids that the student continues."""
+        return self._policy.encode(problem.messages)
+
+    def response_ids(self, text: str) -> list[int]:
+        """A text as a whole response, the end token included."""
+        tokenizer: Any = self._policy.tokenizer
+        return [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+
+    async def with_candidates(self, rollouts: Sequence[Rollout], num_ids: int) -> list[Rollout]:
+        """The rollouts with this version's `num_ids` most probable ids at every position."""
+        candidates = await asyncio.to_thread(
+            student_top_k,
+            self._model,
+            rollouts,
+            num_ids,
+            self._policy.vocab_size,
+            self._policy.trunk,
+        )
+        return [replace(r, candidate_ids=c) for r, c in zip(rollouts, candidates, strict=True)]
+
+    async def with_entropy(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        """The rollouts with this version's entropy at every position."""
+        entropies = await asyncio.to_thread(
+            student_entropy, self._model, rollouts, self._policy.vocab_size, self._policy.trunk
+        )
+        return [replace(r, entropy_T=h) for r, h in zip(rollouts, entropies, strict=True)]
+
+    async def continuations(
+        self,
+        prompts: Sequence[Sequence[int]],
+        forced_prefixes: Sequence[Sequence[int]],
+        *,
+        params: SamplingParams,
+        generator: torch.Generator,
+    ) -> list[Generation]:
+        """One response to each prompt, whose first tokens are given."""
+        request = SampleRequest(
+            prompts=prompts, params=params, generator=generator, forced_prefixes=forced_prefixes
+        )
+        return [generation for [generation] in await self._sampler.sample(request)]
+
+    async def rollouts(self, request: RolloutRequest) -> list[Rollout]:
+        """One group of rollouts per problem."""
+        prompts = [self.prompt_ids(problem) for problem in request.problems]
+        groups = await self._sampler.sample(
+            SampleRequest(
+                prompts=prompts,
+                num_samples=request.num_samples,
+                params=request.params,
+                generator=request.generator,
+            )
+        )
+        return [
+            Rollout(
+                rollout_id=f"{request.prefix}-{g}-{i}",
+                group_id=f"{request.prefix}-{g}",
+                group=g,
+                problem=problem,
+                payload_sha256=payload,
+                prompt_ids=prompt,
+                response_ids=generation.response_ids,
+                response_text=self._policy.decode(generation.response_ids.tolist()),
+                behaviour_logprobs=generation.logprobs,
+                owned=np.ones(len(generation.response_ids), np.bool_),
+                finish_reason=generation.finish_reason,
+                step=request.step,
+                weights=self.version,
+            )
+            for g, (problem, payload, prompt, group) in enumerate(
+                zip(request.problems, request.payloads, prompts, groups, strict=True)
+            )
+            for i, generation in enumerate(group)
+        ]

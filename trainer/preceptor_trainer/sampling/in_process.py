@@ -1,0 +1,42 @@
+"""The sampler in the trainer's own process, on a copy of the policy's model."""
+
+from __future__ import annotations
+
+import asyncio
+
+from torch import nn
+
+from preceptor_trainer.sampling.local import LocalSampler
+from preceptor_trainer.sampling.sampler import Generation, Published, SampleRequest
+
+
+class InProcessSampler:
+    """Samples from `model`, in a thread; it shares the model's weights."""
+
+    def __init__(self, model: nn.Module, *, eos_id: int, pad_id: int) -> None:
+        self._model = model
+        self._version: str | None = None
+        self._sampler = LocalSampler(model, eos_id=eos_id, pad_id=pad_id)
+
+    @property
+    def version(self) -> str:
+        """The version that it holds."""
+        assert self._version is not None, "no version was loaded"
+        return self._version
+
+    async def load(self, published: Published) -> None:
+        """Copies the version's tensors into the model."""
+        if published.version != self._version:
+            self._model.load_state_dict(dict(published.tensors))
+            self._version = published.version
+
+    async def sample(self, request: SampleRequest) -> list[list[Generation]]:
+        """As `Sampler.sample`; the event loop stays free."""
+        n = request.num_samples
+        prompts = [ids for ids in request.prompts for _ in range(n)]
+        forced = request.forced_prefixes
+        repeated = None if forced is None else [ids for ids in forced for _ in range(n)]
+        flat = await asyncio.to_thread(
+            self._sampler.sample, prompts, request.params, request.generator, repeated
+        )
+        return [flat[i : i + n] for i in range(0, len(flat), n)]

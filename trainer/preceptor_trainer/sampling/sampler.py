@@ -1,0 +1,76 @@
+"""The seam between a run and whatever draws its responses.
+
+    class Remote:
+        @property
+        def version(self) -> str: ...
+        async def load(self, published: Published) -> None: ...
+        async def sample(self, request: SampleRequest) -> list[list[Generation]]: ...
+
+Prompts and responses are token ids, never text: what is trained on is what was drawn. The sampler
+in the trainer's own process is `in_process.py`; one behind `/v1/generate` can stand in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from preceptor_trainer.sampling.params import SamplingParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One version of the policy, as a sampler needs it."""
+
+    version: str
+    tensors: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampleRequest:
+    """What is to be drawn."""
+
+    prompts: Sequence[Sequence[int]]
+    """Token ids of each context, not empty."""
+    num_samples: int = 1
+    """Responses to each prompt."""
+    params: SamplingParams = SamplingParams()
+    """How tokens are drawn."""
+    generator: torch.Generator
+    """The only source of randomness; a sampler elsewhere draws its seed from it."""
+    forced_prefixes: Sequence[Sequence[int]] | None = None
+    """Response tokens that are already given, one list (maybe empty) for each prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """One response. The first `num_forced` tokens were given, not drawn."""
+
+    response_ids: npt.NDArray[np.int32]
+    """`[T]`, a forced prefix first, the end token last when it was drawn."""
+    logprobs: npt.NDArray[np.float32]
+    """`[T]` under the distribution drawn from; forced tokens under the temperature alone."""
+    finish_reason: Literal["stop", "length"]
+    num_forced: int = 0
+
+
+class Sampler(Protocol):
+    """Draws responses of one version of the policy."""
+
+    @property
+    def version(self) -> str:
+        """The version that it holds."""
+        ...
+
+    async def load(self, published: Published) -> None:
+        """Takes on a version; what is sampled from then on is drawn from it."""
+        ...
+
+    async def sample(self, request: SampleRequest) -> list[list[Generation]]:
+        """`num_samples` responses to each prompt, in the order of the prompts."""
+        ...

@@ -1,0 +1,10 @@
+"""Who judges an attempt at a problem of this world: the executor, by all of its cases."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from preceptor_trainer.tasks.task import ScoredTask
+
+PROGRAMMING: Final = ScoredTask(sources=("executor",))
+"""Score 1 means that every case passed, else 0."""
