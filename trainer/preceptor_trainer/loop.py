@@ -83,7 +83,7 @@ class Trainer:
         self.progress = progress
         self.policy = Policy(config.model)
         self.learner = Learner(self.policy.model, config.optimiser, trunk=self.policy.trunk)
-        self.student = Student(self.policy)
+        self.student = Student(self.policy, config.sampler)
         self.labeller = Labeller(
             gateway=gateway,
             run=config.name,
@@ -127,6 +127,7 @@ class Trainer:
             gateway=self.labeller.gateway,
             labeller=self.labeller,
             policy=self.policy,
+            new_student=lambda: Student(self.policy, self.config.sampler),
             published=lambda: self.publisher.published,
         )
         self.participants = [participant.join(run) for participant in self.config.participants]

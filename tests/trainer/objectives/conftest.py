@@ -18,7 +18,7 @@ class RunPlan:
     sampling: SamplingParams = SamplingParams()
     experts: tuple[ExpertUse, ...] = (ExpertUse(name="teacher"),)
     sources: tuple[str, ...] = ("executor",)
-    source: RolloutSource = OnPolicy()
+    rollout_source: RolloutSource = OnPolicy()
     rollouts_per_problem: int = 8
 
 

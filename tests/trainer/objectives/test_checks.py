@@ -25,6 +25,8 @@ from preceptor_trainer.objectives.trrd import TRRD
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.tasks.programming_by_example.problems import sample_problems
+from preceptor_trainer.tasks.programming_by_example.task import PROGRAMMING
+from preceptor_trainer.tasks.task import NOT_JUDGED
 
 REVERSE_KL = Divergence(alpha=1.0, support="student")
 GIVEN = References(texts_of=lambda problem: ("x",))
@@ -47,7 +49,7 @@ def build(objective, **fields):
             "objective": objective,
             "optimiser": OptimiserConfig(lr=1e-4),
             "experts": (ExpertUse(name="teacher"),),
-            "sources": ("executor",),
+            "task": PROGRAMMING,
             "context": PapersContext(),
             **fields,
         }
@@ -74,10 +76,10 @@ def build(objective, **fields):
         (DistIL(), {"experts": ()}, "experts: is empty"),
         (SDPO(), {"experts": ()}, "experts: is empty"),
         (TRRD(), {"experts": ()}, "experts: is empty"),
-        (SFT(soft=0.5), {"experts": (), "source": GIVEN}, "experts: is empty"),
-        (GRPO(), {"sources": ()}, "sources: is empty"),
+        (SFT(soft=0.5), {"experts": (), "rollout_source": GIVEN}, "experts: is empty"),
+        (GRPO(), {"task": NOT_JUDGED}, "task.sources: is empty"),
         (GRPO(), {"rollouts_per_problem": 1}, "rollouts_per_problem=1 leaves no sibling"),
-        (SFT(), {}, "source: gives no sequence to imitate"),
+        (SFT(), {}, "rollout_source: gives no sequence to imitate"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused_with_the_reason(objective, fields, reason):
@@ -90,8 +92,8 @@ def test_a_recipe_that_cannot_work_is_refused_with_the_reason(objective, fields,
     [
         (GRPO(), {"experts": ()}),
         (GRPO.dapo(), {"experts": ()}),
-        (SFT(), {"experts": (), "sources": (), "source": GIVEN}),
-        (SFT(soft=1.0), {"source": GIVEN}),
+        (SFT(), {"experts": (), "task": NOT_JUDGED, "rollout_source": GIVEN}),
+        (SFT(soft=1.0), {"rollout_source": GIVEN}),
         (SDPO(), {}),
         (SDPO(divergence=Divergence(alpha=1.0)), {"experts": FIXED}),
         (SDPO(divergence=Divergence(alpha=0.0)), {"experts": SAMPLES}),

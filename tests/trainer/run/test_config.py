@@ -8,6 +8,7 @@ from preceptor_trainer.collect.dynamic_sampling import DynamicSampling
 from preceptor_trainer.collect.people.people import PeopleConfig
 from preceptor_trainer.collect.rollout_sources import References
 from preceptor_trainer.recipes.quickstart import quickstart
+from preceptor_trainer.tasks.task import NOT_JUDGED
 
 
 def test_a_rate_that_is_zero_before_the_run_ends_is_refused():
@@ -29,10 +30,13 @@ def test_counts_below_one_are_refused(field):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"sources": ()}, "needs sources that score"),
+        ({"task": NOT_JUDGED}, "needs sources that score"),
         ({"rollouts_per_problem": 1}, "1 of a group's 1 rollouts are sampled"),
-        ({"source": References(texts_of=lambda problem: ["x"])}, "0 of a group's 4 rollouts"),
-        ({"people": PeopleConfig()}, "not together with people"),
+        (
+            {"rollout_source": References(texts_of=lambda problem: ["x"])},
+            "0 of a group's 4 rollouts",
+        ),
+        ({"participants": (PeopleConfig(),)}, "not together with participants"),
     ],
 )
 def test_dynamic_sampling_is_refused_where_it_cannot_work(fields, reason):

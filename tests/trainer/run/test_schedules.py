@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from preceptor_trainer.run.schedules import Deterministic, Overlapped
+from preceptor_trainer.run.schedules import Deterministic, Overlapped, Schedule
 
 
 async def drive(schedule, steps: int = 5) -> tuple[list[str], list[int]]:
@@ -16,13 +16,14 @@ async def drive(schedule, steps: int = 5) -> tuple[list[str], list[int]]:
         await asyncio.sleep(0)
         return step, version
 
-    async def train(batch: tuple[int, int]) -> None:
+    async def train(batch: tuple[int, int]) -> bool:
         nonlocal trained
         step, version = batch
         await asyncio.sleep(0.001)
         events.append(f"train {step}")
         staleness.append(trained - version)
         trained += 1
+        return True
 
     await schedule.drive(range(steps), collect, train)
     return events, staleness
@@ -49,8 +50,9 @@ async def test_a_failure_while_collecting_ends_the_run():
             raise RuntimeError("the expert is gone")
         return step
 
-    async def train(batch: int) -> None:
+    async def train(batch: int) -> bool:
         await asyncio.sleep(0)
+        return True
 
     with pytest.raises(ExceptionGroup) as caught:
         await Overlapped().drive(range(3), collect, train)
@@ -61,3 +63,22 @@ async def test_a_failure_while_collecting_ends_the_run():
 def test_overlapping_without_staleness_is_refused():
     with pytest.raises(ValueError, match="staleness must be at least 1"):
         Overlapped(staleness=0)
+
+
+@pytest.mark.parametrize("schedule", [Deterministic(), Overlapped(), Overlapped(staleness=3)])
+async def test_nothing_is_trained_after_the_step_that_ends_the_run(schedule: Schedule) -> None:
+    trained: list[int] = []
+
+    async def collect(step: int) -> int:
+        await asyncio.sleep(0)
+        return step
+
+    async def train(batch: int) -> bool:
+        if batch == 2:
+            return False
+        trained.append(batch)
+        return True
+
+    await schedule.drive(range(10), collect, train)
+
+    assert trained == [0, 1]

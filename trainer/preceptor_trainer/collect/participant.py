@@ -37,6 +37,8 @@ class RunContext:
     gateway: GatewayClient
     labeller: Labeller
     policy: Policy
+    new_student: Callable[[], Student]
+    """A student of the participant's own, which samples as the run's does."""
     published: Callable[[], Published]
     """The newest version of the policy."""
 

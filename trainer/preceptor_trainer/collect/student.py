@@ -7,9 +7,9 @@ also says what the student itself holds at every position. What draws the respon
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from preceptor_trainer.sampling.in_process import InProcessSampler
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.sampling.sampler import Generation, Published, Sampler, SampleRequest
 from preceptor_trainer.tasks.task import Problem
+
+MakeSampler: TypeAlias = Callable[[Policy], Sampler]
+"""The policy gives what a sampler must know of it: tokenizer, end token, vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,14 +46,18 @@ class RolloutRequest:
 class Student:
     """The policy at one version."""
 
-    def __init__(self, policy: Policy, sampler: Sampler | None = None) -> None:
+    def __init__(self, policy: Policy, make_sampler: MakeSampler | None = None) -> None:
         self._policy = policy
         self._model: nn.Module = policy.new_model()
         self._version: str | None = None
-        self._shares_model = sampler is None
+        self._shares_model = make_sampler is None
         tokenizer: Any = policy.tokenizer
-        self._sampler: Sampler = sampler or InProcessSampler(
-            self._model, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id
+        self._sampler: Sampler = (
+            InProcessSampler(
+                self._model, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id
+            )
+            if make_sampler is None
+            else make_sampler(policy)
         )
 
     async def load(self, published: Published) -> None:

@@ -36,7 +36,7 @@ def require_experts(plan: PlannedRun) -> None:
 def require_rewards(plan: PlannedRun) -> None:
     """Rewards are compared with those of siblings."""
     if not plan.sources:
-        raise ValueError("sources: is empty, so that no rollout has a reward to learn from")
+        raise ValueError("task.sources: is empty, so that no rollout has a reward to learn from")
     if plan.rollouts_per_problem < 2:
         raise ValueError(
             f"rollouts_per_problem={plan.rollouts_per_problem} leaves no sibling to compare a "
@@ -103,5 +103,6 @@ def require_given_answers(plan: PlannedRun) -> None:
     """Some rollouts must be given, where only given ones are imitated."""
     if plan.rollout_source.given_share <= 0:
         raise ValueError(
-            "source: gives no sequence to imitate; use References, with share=1 for nothing else"
+            "rollout_source: gives no sequence to imitate; use References, with share=1 for "
+            "nothing else"
         )

@@ -13,6 +13,7 @@ from preceptor_trainer.collect.dynamic_sampling import DynamicSampling
 from preceptor_trainer.collect.labelling import ExpertUse
 from preceptor_trainer.collect.participant import Joins
 from preceptor_trainer.collect.rollout_sources import OnPolicy, RolloutSource
+from preceptor_trainer.collect.student import MakeSampler
 from preceptor_trainer.evaluation.held_out import EvaluationConfig
 from preceptor_trainer.learner.learner import OptimiserConfig
 from preceptor_trainer.objectives import Objective
@@ -55,6 +56,8 @@ class RunConfig:
     """Size of a group."""
     rollout_source: RolloutSource = OnPolicy()
     """Who writes the rollouts: the student, or in part right answers given to it."""
+    sampler: MakeSampler | None = None
+    """Makes what draws the responses; None draws them in the trainer's own process."""
     dynamic_sampling: DynamicSampling | None = None
     """Goes on to further of a step's problems in the place of groups without signal; None trains on
     all of them. What `GRPO.dynamic_sampling` leaves out of a count is another thing."""

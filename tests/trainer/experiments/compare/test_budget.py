@@ -21,6 +21,7 @@ async def drive(run_dir, budget, *, first=0, inner=None):
         async def train(step):
             log.write(step, "l0", STEP)
             taken.append(step)
+            return True
 
         await schedule.drive(range(first, budget.most_steps), collect, train)
     return taken

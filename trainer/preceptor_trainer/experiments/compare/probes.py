@@ -12,7 +12,6 @@ from pathlib import Path
 
 from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.collect.participant import Participant, RunContext, StepContext
-from preceptor_trainer.collect.student import Student
 from preceptor_trainer.evaluation.held_out import Evaluation, EvaluationConfig, evaluate
 from preceptor_trainer.experiments.compare.budget import Unit, spent
 from preceptor_trainer.experiments.compare.sees import Observed
@@ -44,7 +43,7 @@ class _Probing(Participant):
         self._config = config
         self._run = run
         # A student of its own: an overlapped schedule may be using the other one.
-        self._student = Student(run.policy)
+        self._student = run.new_student()
 
     async def start(self) -> None:
         """Measures the student as it was before training."""
