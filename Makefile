@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test browser vllm lint types format student larger gauntlet clean
+.PHONY: help quickstart test browser vllm docs lint types format student larger gauntlet clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,10 @@ browser: $(VENV)/.dev-installed ## The annotators' page in a real Chromium (need
 
 vllm: $(VENV)/.dev-installed ## vLLM's CPU build as an expert, in an environment of its own
 	@scripts/check-vllm $(VENV)
+
+docs: $(VENV)/.dev-installed ## The documentation as a site, strictly, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
 
 lint: $(VENV)/.dev-installed ## Style and import rules
 	$(BIN)/ruff check .

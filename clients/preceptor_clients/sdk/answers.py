@@ -54,8 +54,8 @@ def build_answer(
         kind: How the entries are to be read.
         mask_P: False where there is no opinion; all true where absent.
         exact: Keep float32 log-probs instead of the u16 grid.
-        **meta: Further fields of `PrefixAnswer`: weights, template, context hash, used feedback,
-        truncation, cost.
+        **meta: Further fields of `PrefixAnswer`, such as weights, template, context hash, used
+            feedback, truncation and cost.
     """
     d, num_positions = distributions, query.num_positions
     mask = np.ones(num_positions, np.bool_) if mask_P is None else mask_P

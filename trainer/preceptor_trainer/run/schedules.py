@@ -43,6 +43,7 @@ class Deterministic:
     """One step after the other."""
 
     batching: Literal["merge", "group"] = "group"
+    """How experts are asked: `group` makes each group of attempts one call, in order."""
 
     async def drive(
         self,
@@ -63,6 +64,7 @@ class Overlapped:
     staleness: int = 1
     """How many policy versions a batch may be behind when it trains."""
     batching: Literal["merge", "group"] = "merge"
+    """How experts are asked: `merge` lets groups share a call."""
 
     def __post_init__(self) -> None:
         if self.staleness < 1:

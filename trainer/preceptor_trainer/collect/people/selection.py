@@ -92,6 +92,7 @@ class RandomShare:
     """A share drawn at random: what every other policy should be compared with."""
 
     share: float = 0.1
+    """Chance of each rollout to be chosen."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -113,6 +114,7 @@ class AnyOf:
     """What any of several policies wants, for all of their reasons."""
 
     policies: tuple[Selection, ...]
+    """Each is asked; the highest priority counts."""
 
     def __post_init__(self) -> None:
         if not self.policies:

@@ -1,0 +1,45 @@
+"""Markdown that both the site and a reader of the plain text can use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; cells are Markdown already."""
+    lines = [_row(headings), _row(["---"] * len(headings))]
+    return "\n".join([*lines, *(_row(row) for row in rows)])
+
+
+def code(text: object) -> str:
+    """`text` as code; empty where there is none."""
+    return f"`{text}`" if str(text) else ""
+
+
+def anchor(name: str) -> str:
+    """An invisible mark that links can point to."""
+    return f'<span id="{slug(name)}"></span>'
+
+
+def slug(name: str) -> str:
+    """A name as the part of an address after `#`."""
+    return re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")
+
+
+def heading(level: int, title: str, name: str) -> str:
+    """A heading with an address of its own."""
+    return f"{'#' * level} {title} {{#{slug(name)}}}"
+
+
+def join(*parts: str) -> str:
+    """Paragraphs with one empty line between them; empty ones are left out."""
+    return "\n\n".join(part.strip("\n") for part in parts if part.strip()) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

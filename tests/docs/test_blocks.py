@@ -1,0 +1,69 @@
+"""Code on the pages works: Python compiles and imports, recipes build, TOML is a deployment's."""
+
+import ast
+import importlib
+import tomllib
+
+import pytest
+from docs_pages import ROOT, blocks
+
+from preceptor_services.kit.settings import load_settings
+from preceptor_trainer.run.config import RunConfig
+from reference import configuration
+
+PYTHON = blocks("python")
+TOML = blocks("toml")
+RECIPES = [(place, code) for place, code in PYTHON if "\ndef recipe(" in code]
+OPTIONS = {
+    f"{cls.__module__}:{cls.__name__}": {name for name, *_ in configuration.service_options(cls)}
+    for cls in configuration.services()
+}
+
+
+def cases(found: list[tuple[str, str]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("code", [c for _, c in found], ids=[place for place, _ in found])
+
+
+@pytest.fixture(autouse=True)
+def examples_can_be_imported(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "examples")
+
+
+@cases(PYTHON)
+def test_python_compiles_and_what_it_imports_is_there(code):
+    tree = compile(code, "page", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module or "")
+            assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                importlib.import_module(alias.name)
+
+
+@cases(RECIPES)
+def test_a_recipe_builds_a_run(code):
+    names = {}
+
+    exec(compile(code, "page", "exec"), names)
+
+    arguments = {} if "def recipe(seed" in code else {"name": "from-a-page", "seed": 0}
+    assert isinstance(names["recipe"](**arguments), RunConfig)
+
+
+@cases(TOML)
+def test_toml_is_what_a_deployment_takes(code, tmp_path):
+    path = tmp_path / "preceptor.toml"
+    path.write_text(code)
+
+    load_settings(path, env={})
+
+    raw = tomllib.loads(code)
+    for table in (*raw.get("experts", {}).values(), *raw.get("sources", {}).values()):
+        known = OPTIONS.get(table.get("use", ""))
+        assert known is None or set(table.get("options", {})) <= known
+
+
+def test_there_are_such_blocks():
+    assert (len(PYTHON), len(TOML), len(RECIPES)) >= (5, 5, 3)
