@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -28,7 +28,7 @@ AS_THEY_ARE = (".json", ".png", ".svg")
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Puts the pages of a folder where the navigation says `folder/*`."""
-    config.nav = expanded(config.nav or [])
+    config.nav = expanded(cast("list[Any]", config.nav or []))
     return config
 
 
@@ -36,31 +36,33 @@ def expanded(nav: list[Any]) -> list[Any]:
     """The navigation with every page named."""
     pages = sorted({*generated(), *written()} - set(named(nav)))
 
-    def filled(entries: list[Any]) -> Iterator[Any]:
-        for entry in entries:
-            if isinstance(entry, str) and entry.endswith("*"):
-                yield from (page for page in pages if page.startswith(entry[:-1]))
-            elif isinstance(entry, dict):
-                items: dict[str, Any] = entry
-                yield {
-                    title: list(filled(inner)) if isinstance(inner, list) else inner
-                    for title, inner in items.items()
-                }
-            else:
-                yield entry
+    def filled(entry: Any) -> Any:
+        if isinstance(entry, list):
+            entries = cast("list[Any]", entry)
+            return [one for inner in entries for one in _as_list(filled(inner))]
+        if isinstance(entry, dict):
+            items = cast("dict[str, Any]", entry)
+            return {title: filled(inner) for title, inner in items.items()}
+        if str(entry).endswith("*"):
+            return [page for page in pages if page.startswith(str(entry)[:-1])]
+        return entry
 
-    return list(filled(nav))
+    return filled(nav)
 
 
 def named(nav: Any) -> Iterator[str]:
     """Every page that a navigation names."""
     if isinstance(nav, str):
         yield nav
-    elif isinstance(nav, dict):
-        yield from named(list(nav.values()))
-    else:
-        for entry in nav:
-            yield from named(entry)
+        return
+    if isinstance(nav, dict):
+        nav = list(cast("dict[str, Any]", nav).values())
+    for entry in nav:
+        yield from named(entry)
+
+
+def _as_list(entry: Any) -> list[Any]:
+    return cast("list[Any]", entry) if isinstance(entry, list) else [entry]
 
 
 @cache

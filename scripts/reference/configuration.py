@@ -263,19 +263,28 @@ def _classes_in(annotation: Any) -> Iterator[type[Any]]:
 def _implementations(protocol: type[Any]) -> Iterator[type[Any]]:
     """Configurable classes of the protocol's own package that have all its members."""
     wanted = {n for n in vars(protocol) if n == "__call__" or not n.startswith("_")}
-    if not wanted:
+    if not any(inspect.isfunction(vars(protocol)[name]) for name in wanted):
         return  # fields alone: what is passed around, and no behaviour to choose
     module = importlib.import_module(protocol.__module__)
     package = protocol.__module__ if hasattr(module, "__path__") else module.__package__ or ""
     for name in _modules(package):
         for cls in _classes(name):
-            if is_dataclass(cls) and not inspect.isabstract(cls) and _has(cls, wanted):
-                yield cls
+            if is_dataclass(cls) and not inspect.isabstract(cls) and _is_configuration(cls):
+                yield from [cls] if all(_has(cls, protocol, name) for name in wanted) else []
 
 
-def _has(cls: type[Any], wanted: set[str]) -> bool:
-    names = {f.name for f in fields(cls)}
-    return _is_configuration(cls) and all(hasattr(cls, n) or n in names for n in wanted)
+def _has(cls: type[Any], protocol: type[Any], name: str) -> bool:
+    """Whether a class has a member of the protocol; a method with the same arguments."""
+    if name in {f.name for f in fields(cls)}:
+        return True
+    own, wanted = inspect.getattr_static(cls, name, None), vars(protocol)[name]
+    if not inspect.isfunction(wanted):
+        return own is not None
+    return inspect.isfunction(own) and _argument_names(own) == _argument_names(wanted)
+
+
+def _argument_names(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
 
 
 def _is_configuration(cls: Any) -> bool:

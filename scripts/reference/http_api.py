@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from preceptor_clients.sdk.openapi import expert_openapi
 from preceptor_services.gateway.app import create_app
-from preceptor_services.jobs.streams import JobQueue
+from preceptor_services.jobs.streams import JobStreams
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.kit.settings import load_settings
 from preceptor_services.store.database import Database
@@ -64,7 +64,7 @@ async def _gateway_openapi() -> dict[str, Any]:
         settings = load_settings(path, env={})
         g = settings.gateway
         database = Database.open(g.database)
-        queue = JobQueue.connect(g.broker, max_length=g.max_queue)
+        queue = JobStreams.connect(g.broker, max_length=g.max_queue)
         try:
             app = create_app(settings, database, LocalBlobs(g.blobs), queue)
             document = app.openapi()
@@ -190,7 +190,8 @@ def _answers(operation: Json) -> str:
 
 
 def _first_schema(content: Json) -> Json:
-    return next((kind["schema"] for kind in content.values() if "schema" in kind), {})
+    nothing: Json = {}
+    return next((kind["schema"] for kind in content.values() if "schema" in kind), nothing)
 
 
 def _schema(name: str, schema: Json) -> str:
@@ -258,15 +259,14 @@ def _type(schema: Json) -> str:
 
 
 def _simple(schema: Json) -> str:
-    kind = schema.get("type")
-    if isinstance(kind, list):
-        kind = next(one for one in kind if one != "null")
+    kinds: Any = schema.get("type", "any")
+    kind = str(kinds if isinstance(kinds, str) else next(k for k in kinds if k != "null"))
     if kind == "array":
-        inner = schema.get("items") or (schema.get("prefixItems") or [{}])[0]
+        inner: Json = cast("Json", schema.get("items") or schema.get("prefixItems", [{}])[0])
         return f"list of {_type(inner)}" if inner else "list"
     if kind == "object":
-        inner = schema.get("additionalProperties")
-        return f"object of {_type(inner)}" if isinstance(inner, Mapping) and inner else "object"
+        values = cast("Json | bool | None", schema.get("additionalProperties"))
+        return f"object of {_type(values)}" if isinstance(values, Mapping) and values else "object"
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     limits = [f"{sign} {schema[key]:g}" for key, sign in bounds.items() if key in schema]
-    return " ".join([{"string": "text"}.get(str(kind), str(kind or "any")), *limits])
+    return " ".join([{"string": "text"}.get(kind, kind), *limits])

@@ -11,7 +11,7 @@ expected value and the same content:
 - Everything that JSON has no exact form for (tuples, sets, bytes, NaN, mappings with keys that are
   no texts, instances of subclasses) is wrong, whatever it prints as.
 
-`docs/what-the-grader-forgives.md` has the table of cases, which a test runs.
+`docs/explanation/what-the-grader-forgives.md` has the table of cases, which a test runs.
 """
 
 from __future__ import annotations
