@@ -2,7 +2,7 @@
 
 from ..services.conftest import database_url, postgres
 from ..services.corrections.conftest import make_app, new_items, office, people_options, town
-from ..services.world import gateway_options, world
+from ..services.world import gateway_options, sqlite_url, world
 
 __all__ = [
     "database_url",
@@ -12,6 +12,7 @@ __all__ = [
     "office",
     "people_options",
     "postgres",
+    "sqlite_url",
     "town",
     "world",
 ]

@@ -4,7 +4,8 @@ The base address is `/vllm/NAME` of the gateway; below it lie `/health`, `/v1/mo
 `/v1/completions` and `/tokenize`, as far as scoring clients use them:
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html. A sequence of ids is asked as
 a prompt of its first id and a response of the others, so that every position is scored. Clients
-that know no keys carry one in their address: `http://any:KEY@gateway/vllm/NAME`.
+that know no keys carry one in their address: `http://any:KEY@gateway/vllm/NAME`. What a request may
+say, and what comes back, stands in `completion.py`.
 
 Text needs an expert with a tokenizer (`tokenizer` among its capabilities), which is asked for the
 ids; the gateway has none.
@@ -20,13 +21,12 @@ import asyncio
 import base64
 import binascii
 import json
-import time
 import uuid
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from preceptor_clients.contract.errors import (
     Conflict,
@@ -50,44 +50,19 @@ from preceptor_clients.sdk.answers import rounded
 from preceptor_services.gateway.http.bodies import body_of
 from preceptor_services.gateway.http.depends import QuestionsDep, RegistryDep, TokenizersDep
 from preceptor_services.gateway.http.openapi import takes
+from preceptor_services.gateway.routes.vllm.completion import Completion, scored
 from preceptor_services.kit.threads import ITEM, off_loop
 from preceptor_services.registry.keyring import Caller, Keyring
 from preceptor_services.registry.tokenizers import Tokenizers
 
 router = APIRouter(prefix="/vllm/{expert}", tags=["vllm"])
 _WAIT_MS: Final = 120_000
-_TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-_Sequence = Annotated[list[_TokenId], Field(min_length=2)]
-_Several = Field(min_length=1, max_length=256)
 
 
 class NotAnswered(Conflict):
     """Not every position has an answer within the request's time."""
 
     code, title = "not-answered", "Some positions have no answer"
-
-
-class Completion(BaseModel):
-    """As much of a completion request as scoring needs; samplers' other settings mean nothing."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
-
-    prompt: (
-        _Sequence | Annotated[list[_Sequence], _Several] | Text | Annotated[list[Text], _Several]
-    )
-    prompt_logprobs: Annotated[int, Field(ge=0)]
-    add_special_tokens: bool = True
-    model: str | None = None
-    temperature: float | None = None
-    max_tokens: int | None = None
-    n: int | None = None
-    stream: bool | None = None
-
-    def prompts(self) -> list[list[int] | str]:
-        """What is to be scored, each as ids or as a text."""
-        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
-            return [cast("list[int] | str", self.prompt)]
-        return cast("list[list[int] | str]", self.prompt)
 
 
 class Tokenization(BaseModel):
@@ -187,17 +162,16 @@ async def completions(
     asked: Annotated[Completion, Depends(body_of(Completion))],
 ) -> Response:
     """Log-probs of the prompt's own tokens; nothing is generated."""
-    _check_supported(asked, expert)
-    sequences = await _sequences(asked, expert, tokenizers)
-    fingerprint = (
-        registry.get(expert, "expert", field="expert").known_info().capabilities.vocab_fingerprint
-    )
-    if fingerprint is None:
+    _check_model(asked.model, expert)
+    can = registry.get(expert, "expert", field="expert").known_info().capabilities
+    if can.vocab_fingerprint is None:
         raise Invalid(f"{expert} declares no vocabulary", field="model")
+    num_logprobs = asked.num_logprobs(can)
+    sequences = await _sequences(asked, expert, tokenizers)
     submissions = tuple(
         PrefixSubmission(
             idempotency_key=uuid.uuid4().hex,
-            query=_query(ids, max(1, asked.prompt_logprobs), fingerprint),
+            query=_query(ids, max(1, num_logprobs), can.vocab_fingerprint),
         )
         for ids in sequences
     )
@@ -207,7 +181,7 @@ async def completions(
         outcomes = await questions.outcomes.of_prefixes(caller.name, posted, _WAIT_MS, watch)
     answers = [_answer(outcome, i) for i, outcome in enumerate(outcomes.outcomes)]
     size = ITEM * len(answers) + sum(2 * a.ids_PK.size for a in answers)
-    body = await off_loop(size, _body, expert, sequences, answers, asked.prompt_logprobs)
+    body = await off_loop(size, scored, asked, expert, sequences, answers, num_logprobs)
     return Response(body, media_type="application/json")
 
 
@@ -249,18 +223,6 @@ def _check_model(model: str | None, expert: str) -> None:
         raise Invalid(f"{model!r} is not {expert!r}, which this address has", field="model")
 
 
-def _check_supported(asked: Completion, expert: str) -> None:
-    if asked.temperature not in (None, 1.0):
-        raise Invalid("experts answer at temperature 1 only", field="temperature")
-    if asked.n not in (None, 1):
-        raise Invalid("nothing is generated here, so `n` is 1", field="n")
-    if asked.max_tokens not in (None, 0, 1):
-        raise Invalid("nothing is generated here; ask for at most 1", field="max_tokens")
-    if asked.stream:
-        raise Invalid("scores do not stream", field="stream")
-    _check_model(asked.model, expert)
-
-
 def _query(ids: list[int], top_k: int, fingerprint: str) -> PrefixQuery:
     return PrefixQuery(
         prompt=Prompt(ids=np.array(ids[:1], np.int32)),
@@ -297,51 +259,3 @@ def _answer(outcome: PrefixOutcome, index: int) -> PrefixAnswer:
         position = int(np.flatnonzero(~known)[0]) + 1
         raise NotAnswered(f"position {position} has no answer", field=field)
     return rounded(answer)
-
-
-def _body(
-    expert: str, sequences: list[list[int]], answers: list[PrefixAnswer], num_logprobs: int
-) -> bytes:
-    choices = [
-        {
-            "index": index,
-            "text": "",
-            "logprobs": None,
-            "finish_reason": "length",
-            "stop_reason": None,
-            "prompt_token_ids": ids,
-            "prompt_logprobs": [
-                None,
-                *(_row(answer, t, num_logprobs) for t in range(len(ids) - 1)),
-            ],
-        }
-        for index, (ids, answer) in enumerate(zip(sequences, answers, strict=True))
-    ]
-    tokens = sum(map(len, sequences))
-    page = {
-        "id": f"cmpl-{uuid.uuid4().hex}",
-        "object": "text_completion",
-        "created": int(time.time()),
-        "model": expert,
-        "choices": choices,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
-    }
-    return json.dumps(page, allow_nan=False, separators=(",", ":")).encode()
-
-
-def _row(answer: PrefixAnswer, t: int, num_logprobs: int) -> dict[str, dict[str, Any]]:
-    """One position: the best entries by id, and the token that came."""
-    n = int(answer.num_entries_P[t])
-    ids, logprobs = answer.ids_PK[t, :n].tolist(), answer.logprobs_PK[t, :n].tolist()
-    ranked = {
-        str(token): {"logprob": logprob, "rank": rank, "decoded_token": None}
-        for rank, (token, logprob) in enumerate(zip(ids, logprobs, strict=True), start=1)
-    }
-    own = str(int(answer.token_ids_P[t]))
-    row = dict(list(ranked.items())[:num_logprobs])
-    if own in ranked:
-        row[own] = ranked[own]
-    elif answer.own_mask_P[t]:
-        logprob = float(answer.own_logprobs_P[t])
-        row[own] = {"logprob": logprob, "rank": n + 1, "decoded_token": None}
-    return row
