@@ -6,8 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-import httpx
-
 from preceptor_clients.conformance import (
     convention,
     long_context,
@@ -21,7 +19,7 @@ from preceptor_clients.conformance.verdict import Failed, Report, Skipped, Verdi
 from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.contract.schemas import ServiceInfo
 from preceptor_clients.http.clients import ServiceClient
-from preceptor_clients.http.connection import NO_RETRY
+from preceptor_clients.http.connection import NO_RETRY, Transport
 
 Check = Callable[[Subject], Awaitable[str]]
 
@@ -54,7 +52,7 @@ CHECKS: Final[dict[str, Check]] = {
 async def check_expert(
     url: str,
     options: CheckOptions,
-    transport: httpx.AsyncBaseTransport | None = None,
+    transport: Transport | None = None,
     only: Sequence[str] = (),
 ) -> Report:
     """Runs every check, or only those named, against the service at `url`.

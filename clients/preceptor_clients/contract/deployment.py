@@ -107,6 +107,12 @@ class DeployedGateway(_Section):
     canary_every_s: Annotated[float, Field(gt=0)] = 300.0
     """How often experts with `known` answers are asked them."""
 
+    @property
+    def url(self) -> str:
+        """Where processes of the same machine reach the gateway."""
+        everywhere = self.host in ("0.0.0.0", "::", "")
+        return f"http://{'127.0.0.1' if everywhere else self.host}:{self.port}"
+
 
 def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value

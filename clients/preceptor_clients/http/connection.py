@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast, overload
+from typing import Any, Final, Self, TypeAlias, TypeVar, cast, overload
 
 import aiohttp
 import httpx
@@ -56,6 +56,10 @@ _ACCEPT: Final = f"{wire.FRAME}, {wire.JSON};q=0.9"
 def _trusted() -> ssl.SSLContext:
     """Certificates to trust, read once: 20 ms that a client made for one call need not spend."""
     return httpx.create_ssl_context()
+
+
+Transport: TypeAlias = httpx.AsyncBaseTransport
+"""What carries requests; tests hand in an application in its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,7 @@ class HttpClient:
         *,
         max_concurrency: int = 16,
         retry: RetryPolicy = DEFAULT_RETRY,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
         max_reply_bytes: int = MAX_REPLY_BYTES,
     ) -> None:
         limits = httpx.Limits(max_connections=max_concurrency, keepalive_expiry=_KEEPALIVE_S)

@@ -28,7 +28,6 @@ from preceptor_clients.contract.corrections import ExportLine, NewItem, Retireme
 from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.contract.json_lines import read_lines
 from preceptor_clients.http.corrections import AnnotatorClient, CorrectionsClient
-from preceptor_services.dispatcher.process import gateway_url
 from preceptor_services.kit.settings import load_settings, read_secret
 
 _AT_ONCE: Final = 50
@@ -57,7 +56,7 @@ class _Place:
         folder = run_dir or Path()
         resolved = folder / "resolved.toml"
         settings = load_settings(resolved if resolved.exists() else folder / "preceptor.toml")
-        self.url, self.key = gateway_url(settings), read_secret(settings.key_for("admin"))
+        self.url, self.key = settings.gateway.url, read_secret(settings.key_for("admin"))
 
     @asynccontextmanager
     async def client(self) -> AsyncGenerator[CorrectionsClient]:

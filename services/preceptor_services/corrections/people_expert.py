@@ -50,7 +50,6 @@ from preceptor_clients.targets.edits import (
 )
 from preceptor_clients.targets.spelling import TokenizerSpelling
 from preceptor_services.corrections.expert_view import pieces_as_text
-from preceptor_services.dispatcher.process import gateway_url
 from preceptor_services.kit.settings import load_settings, read_secret
 
 NAME: Final = "people"
@@ -262,7 +261,7 @@ def _connector(config: str | None, url: str | None, key_file: str | None) -> Con
         settings = load_settings(Path(config))
         bound = any(NAME in key.service for key in settings.keys.values())
         file = settings.key_for("expert", NAME if bound else None)
-        place, key = gateway_url(settings), read_secret(file)
+        place, key = settings.gateway.url, read_secret(file)
     elif url is not None and key_file is not None:
         place, key = url, read_secret(Path(key_file))
     else:

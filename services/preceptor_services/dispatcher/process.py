@@ -119,14 +119,6 @@ async def _guarded(name: str, work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(_RESTART_S)
 
 
-def gateway_url(settings: Deployment) -> str:
-    """Where processes of the same machine reach the gateway."""
-    host = settings.gateway.host
-    return (
-        f"http://{'127.0.0.1' if host in ('0.0.0.0', '::', '') else host}:{settings.gateway.port}"
-    )
-
-
 async def run_dispatcher(
     settings: Deployment, config: WorkerConfig, url: str | None = None
 ) -> None:
@@ -144,7 +136,7 @@ async def run_dispatcher(
     key = read_secret(settings.key_for("dispatcher"))
     queue = JobStreams.connect(settings.gateway.broker)
     name = f"{socket.gethostname()}-{os.getpid()}"
-    async with GatewayClient(url or gateway_url(settings), key, max_concurrency=32) as gateway:
+    async with GatewayClient(url or settings.gateway.url, key, max_concurrency=32) as gateway:
         try:
             await Dispatcher(gateway, queue, name, config).run(stopping)
         finally:

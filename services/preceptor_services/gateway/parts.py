@@ -8,7 +8,7 @@ from typing import Self
 from fastapi import FastAPI
 
 from preceptor_services.corrections.parts import Corrections
-from preceptor_services.gateway.readiness import Readiness
+from preceptor_services.gateway.http.readiness import Readiness
 from preceptor_services.jobs.queue import JobQueue
 from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.blobs import BlobStore

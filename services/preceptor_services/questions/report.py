@@ -25,12 +25,13 @@ from preceptor_services.jobs.messages import (
     ReportReply,
     ReportRequest,
 )
-from preceptor_services.jobs.queue import MAX_DELIVERIES, JobQueue, put_jobs
+from preceptor_services.jobs.queue import MAX_DELIVERIES, JobQueue
 from preceptor_services.kit.array_blobs import ArrayBlobs, Written
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.metrics import Metrics
 from preceptor_services.questions.accept import Acceptance, Evidence, accept
 from preceptor_services.questions.notifier import Notifier
+from preceptor_services.questions.put import put_jobs
 from preceptor_services.questions.settle import document, write_acceptance
 from preceptor_services.registry.services import Registry
 from preceptor_services.store.database import Connection, Database

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from preceptor_clients.contract.errors import PreceptorError, ProblemDetails
 from preceptor_clients.contract.schemas import FeedbackRequest, LogprobsRequest
-from preceptor_services.jobs.queue import JobQueue, put_jobs
+from preceptor_services.jobs.queue import JobQueue
 from preceptor_services.jobs.roles import QUESTIONS
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.group_commit import GroupCommit
@@ -27,6 +27,7 @@ from preceptor_services.questions.plan import (
     SubmissionPlan,
     plan_admission,
 )
+from preceptor_services.questions.put import put_jobs
 from preceptor_services.questions.question import (
     Addressee,
     prepare_feedback,

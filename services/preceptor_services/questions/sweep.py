@@ -18,9 +18,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 from preceptor_clients.contract.errors import Cancelled, DeadlineExceeded, PreceptorError
-from preceptor_services.jobs.queue import JobQueue, announce_cancel, put_jobs
+from preceptor_services.jobs.queue import JobQueue, announce_cancel
 from preceptor_services.kit.clock import Clock
 from preceptor_services.questions.notifier import Notifier
+from preceptor_services.questions.put import put_jobs
 from preceptor_services.store.database import Database
 from preceptor_services.store.questions import answers, jobs, tickets
 from preceptor_services.store.questions.tickets import Settled

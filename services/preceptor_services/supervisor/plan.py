@@ -25,7 +25,6 @@ from preceptor_clients.contract.deployment import (
     to_toml,
 )
 from preceptor_clients.http.connection import HttpClient
-from preceptor_services.dispatcher.process import gateway_url
 from preceptor_services.jobs.embedded_broker import answers_ping, broker_command, free_port
 from preceptor_services.supervisor.child import ChildSpec
 
@@ -141,7 +140,7 @@ def _broker_spec(settings: Deployment, folder: Path) -> ChildSpec:
 
 
 def _gateway_spec(settings: Deployment, folder: Path, resolved: Path) -> ChildSpec:
-    url = gateway_url(settings)
+    url = settings.gateway.url
     module = (sys.executable, "-m", "preceptor_services.gateway")
     return ChildSpec(
         name="gateway",

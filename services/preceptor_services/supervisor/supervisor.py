@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from preceptor_clients.contract.deployment import Deployment
-from preceptor_services.dispatcher.process import gateway_url
 from preceptor_services.kit.settings import load_settings
 from preceptor_services.supervisor.child import Child
 from preceptor_services.supervisor.plan import make_plan
@@ -98,7 +97,7 @@ class Supervisor:
         """Addresses, key files, process ids: what another program needs to use the deployment."""
         settings = self.settings
         return {
-            "gateway": gateway_url(settings),
+            "gateway": settings.gateway.url,
             "broker": settings.gateway.broker,
             "settings": str(self._folder / "resolved.toml"),
             "keys": {name: str(key.file) for name, key in settings.keys.items()},

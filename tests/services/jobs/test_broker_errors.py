@@ -9,8 +9,8 @@ import pytest
 
 from preceptor_clients.contract.errors import ServiceUnavailable
 from preceptor_services.jobs.embedded_broker import free_port, running_broker
-from preceptor_services.jobs.queue import put_jobs
 from preceptor_services.jobs.streams import Delivery, Entry, JobStreams
+from preceptor_services.questions.put import put_jobs
 from preceptor_services.store.questions.jobs import JobRow
 
 _FAULTS = {

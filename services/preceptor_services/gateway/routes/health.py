@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from preceptor_services.gateway.http.auth import Needs
-from preceptor_services.gateway.readiness import Readiness
+from preceptor_services.gateway.http.readiness import Readiness
 from preceptor_services.registry.keyring import Caller
 
 router = APIRouter(tags=["health"])
