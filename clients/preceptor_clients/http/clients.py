@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from preceptor_clients.contract import wire
+from preceptor_clients.contract.calls import fill_calls
 from preceptor_clients.contract.errors import DeadlineExceeded, ServiceFailed
 from preceptor_clients.contract.generation import GenerateCall, GenerateReply
 from preceptor_clients.contract.schemas import (
@@ -376,17 +377,12 @@ def _chunks(
     groups: dict[str | int, list[int]] = {}
     for index, submission in enumerate(submissions):
         groups.setdefault(submission.query.group_id or index, []).append(index)
-    chunks: list[list[int]] = []
-    room_submissions = room_tokens = 0
-    for group in groups.values():
-        num_tokens = sum(len(submissions[i].query.response_ids) for i in group)
-        if len(group) > room_submissions or num_tokens > room_tokens:
-            chunks.append([])
-            room_submissions, room_tokens = CHUNK_SUBMISSIONS, CHUNK_TOKENS
-        chunks[-1].extend(group)
-        room_submissions -= len(group)
-        room_tokens -= num_tokens
-    return chunks
+
+    def size(group: list[int]) -> tuple[int, int]:
+        return len(group), sum(len(submissions[i].query.response_ids) for i in group)
+
+    calls = fill_calls(groups.values(), size=size, most=(CHUNK_SUBMISSIONS, CHUNK_TOKENS))
+    return [[index for group in call for index in group] for call in calls]
 
 
 async def _all(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:

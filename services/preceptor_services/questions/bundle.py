@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+from preceptor_clients.contract.calls import fill_calls
 from preceptor_clients.contract.schemas import FeedbackQuery, PrefixQuery, ServiceLimits
 
 _CHARS_PER_TOKEN = 3
@@ -38,20 +39,12 @@ def bundle(questions: Sequence[Q], limits: ServiceLimits, *, exclusive: bool) ->
     for number, question in enumerate(questions):
         alone = number if exclusive else None
         groups.setdefault(question.group_id or alone, []).append(question)
-    return [job for group in groups.values() for job in _cut(group, limits)]
-
-
-def _cut(group: Sequence[Q], limits: ServiceLimits) -> list[list[Q]]:
-    jobs: list[list[Q]] = []
-    room_items = room_tokens = 0
-    for question in group:
-        if room_items < 1 or question.num_tokens > room_tokens:
-            jobs.append([])
-            room_items, room_tokens = limits.max_batch, limits.max_batch_tokens
-        jobs[-1].append(question)
-        room_items -= 1
-        room_tokens -= question.num_tokens
-    return jobs
+    most = (limits.max_batch, limits.max_batch_tokens)
+    return [
+        job
+        for group in groups.values()
+        for job in fill_calls(group, size=lambda question: (1, question.num_tokens), most=most)
+    ]
 
 
 def num_tokens(query: PrefixQuery | FeedbackQuery) -> int:
