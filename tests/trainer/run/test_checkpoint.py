@@ -17,7 +17,7 @@ from preceptor_trainer.run.checkpoint import (
 
 
 def position(step: int) -> Position:
-    return Position(step=step, lineage="l0", weights=f"p/l0/{step}", cursor=3)
+    return Position(step=step, lineage="l0", weights=f"p/l0/{step}")
 
 
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path):

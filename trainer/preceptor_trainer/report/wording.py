@@ -155,8 +155,3 @@ def describe_interval(interval: Interval) -> str:
     """34.5 % (31.2 to 37.9)"""
     low, high = (f"{bound * 100:.1f}" for bound in (interval.low, interval.high))
     return f"{percent(interval.mean)} ({low} to {high})"
-
-
-def describe_gain(gain: Interval) -> str:
-    """+23.1 points (+19.8 to +26.4)"""
-    return f"{points(gain.mean)} points ({points(gain.low)} to {points(gain.high)})"

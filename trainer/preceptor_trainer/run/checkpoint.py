@@ -28,8 +28,6 @@ class Position:
     """The lineage on which the steps up to here were taken."""
     weights: str
     """The version that begins `step`."""
-    cursor: int = 0
-    """How far the late answers have been read."""
 
 
 def save_checkpoint(folder: Path, position: Position, learner: dict[str, Any]) -> Path:

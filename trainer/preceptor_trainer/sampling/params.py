@@ -27,8 +27,3 @@ class SamplingParams:
             raise ValueError(f"top_k must be at least 0, got {self.top_k}")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-
-    @property
-    def is_plain(self) -> bool:
-        """True when tokens are drawn from the policy itself, as exact objectives need."""
-        return self.temperature == 1.0 and self.top_p == 1.0 and self.top_k == 0

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,7 +29,6 @@ from preceptor_trainer.tasks.programming_by_example.problems import (
     Problem,
     draw_behaviour,
     evaluate,
-    stream_problems,
 )
 from preceptor_trainer.tasks.programming_by_example.universe import load_universe
 
@@ -57,13 +56,6 @@ class Example:
     messages: list[Message]
     response: str
     programs: tuple[str, ...]
-
-
-def stream_examples(rng: random.Random, wrong_share: float) -> Iterator[Example]:
-    """Yields examples forever."""
-    problems = stream_problems("train", rng)
-    while True:
-        yield make_example(next(problems), rng, wrong_share)
 
 
 def make_example(
