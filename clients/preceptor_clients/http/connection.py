@@ -8,6 +8,7 @@ connection, which the other side takes as "nobody wants this any more". Redirect
 a key must not travel to an address that nobody configured.
 
 The httpx API runs on aiohttp's connections, which carry more than twice the requests of its own.
+Outside addresses are called through the proxy that the environment names (`proxies.py`).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from preceptor_clients.contract.errors import (
     TooLarge,
     from_problem,
 )
+from preceptor_clients.http.proxies import proxy_of
 
 M = TypeVar("M", bound=BaseModel)
 MAX_REPLY_BYTES: Final = 1 << 30
@@ -84,6 +86,13 @@ class RetryPolicy:
         return random.uniform(ceiling / 2, ceiling)
 
 
+def _transport(url: str, limits: httpx.Limits) -> AiohttpTransport:
+    proxy = proxy_of(url)
+    return AiohttpTransport(
+        verify=_trusted(), limits=limits, proxy=None if proxy is None else httpx.Proxy(proxy)
+    )
+
+
 DEFAULT_RETRY: Final = RetryPolicy()
 NO_RETRY: Final = RetryPolicy(attempts=1)
 
@@ -109,7 +118,7 @@ class HttpClient:
             base_url=url,
             headers=headers,
             timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
-            transport=transport or AiohttpTransport(verify=_trusted(), limits=limits),
+            transport=transport or _transport(url, limits),
             follow_redirects=False,
         )
         self._slots = asyncio.Semaphore(max_concurrency)
