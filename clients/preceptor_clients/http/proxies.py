@@ -36,8 +36,8 @@ def proxy_of(url: str) -> str | None:
     kind = urlsplit(found).scheme
     if kind not in _KNOWN:
         raise ValueError(
-            f"{parts.scheme.upper()}_PROXY or ALL_PROXY: {kind!r} is no kind of proxy that is known, "
-            f"only {' and '.join(_KNOWN)} are; NO_PROXY={host} goes without"
+            f"{parts.scheme.upper()}_PROXY or ALL_PROXY: proxies of kind {kind!r} are not known, only "
+            f"{' and '.join(_KNOWN)}; NO_PROXY={host} goes without"
         )
     return found
 
