@@ -126,7 +126,7 @@ def test_a_proxy_of_an_unknown_kind_is_named_without_its_secret(
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://ann:secret@proxy.example.net")
 
-    with pytest.raises(ValueError, match="ALL_PROXY: proxies of kind 'socks5'") as refused:
+    with pytest.raises(ValueError, match="ALL_PROXY: kind 'socks5'") as refused:
         proxy_of("https://api.example.com")
     assert "secret" not in str(refused.value)
     assert proxy_of("http://127.0.0.1:8080") is None

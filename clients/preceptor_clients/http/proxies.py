@@ -36,7 +36,7 @@ def proxy_of(url: str) -> str | None:
     kind = urlsplit(found).scheme
     if kind not in _KNOWN:
         raise ValueError(
-            f"{parts.scheme.upper()}_PROXY or ALL_PROXY: proxies of kind {kind!r} are not known, only "
+            f"{parts.scheme.upper()}_PROXY or ALL_PROXY: kind {kind!r} of proxy is unknown, only "
             f"{' and '.join(_KNOWN)}; NO_PROXY={host} goes without"
         )
     return found
