@@ -222,7 +222,6 @@ class Experiment:
             "config": str((self.folder / "resolved.toml").resolve()),
             "model": str(STUDENT_DIR),
             "poll_s": 0.3,
-            "rejoin_tokens": self.plan.rejoin_tokens,
         }
         services = {
             "self-teacher": self_teacher(),
@@ -342,6 +341,7 @@ class Experiment:
                     round_steps=MOST_STEPS,
                     per_round=cell.corrections,
                     double_share=plan.double_share,
+                    rejoin_tokens=plan.rejoin_tokens,
                     per_step=plan.corrected_per_step,
                     guidelines="Give an expression that fits all pairs; change little.",
                     **form,

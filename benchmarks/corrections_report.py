@@ -94,8 +94,8 @@ REST: Final = (
     "What made the difference: an attempt at another problem each time, so that 256 corrections "
     "are of 256 problems and not two of each; labels that are not drawn twice; and, for a student "
     "that spells in bytes, counting everything after a person's first change as that person's, "
-    "since three equal bytes in a row are soon there by chance (`rejoin_tokens` of the people's "
-    "expert). The last two were found for token targets; SFT has every token anyway.",
+    "since three equal bytes in a row are soon there by chance (`rejoin_tokens` of the round). "
+    "The last two were found for token targets; SFT has every token anyway.",
     "",
     "Without anything on-policy, 256 reference answers as plain SFT at 1e-3 bring that chance to "
     "5.6 % in 8 steps of 32 and 8.3 % in 24.",

@@ -119,6 +119,17 @@ class PageSettings(Request):
 # ---------------------------------------------------------------- rounds
 
 
+class EditRules(Request):
+    """How a corrected text is joined with the response that it corrects.
+
+    The round holds them, and they travel with what comes of its items: trainer and people's expert
+    compile an edit by the same.
+    """
+
+    rejoin_tokens: Annotated[int, Field(ge=1)] = 3
+    """So many tokens in a row must be the same before the two texts have run together again."""
+
+
 class RoundSettings(Request):
     """`PUT /v1/corrections/rounds/{round}`: a queue and its rules."""
 
@@ -136,6 +147,8 @@ class RoundSettings(Request):
     """After so many people have skipped it, an item goes to a reviewer."""
     closed: bool = False
     """Gives out no more claims; what is claimed can be handed in."""
+    edits: EditRules = EditRules()
+    """How edits are compiled; they stand from the first item on."""
 
 
 class RoundCounts(Answer):
@@ -550,6 +563,8 @@ class Result(Answer):
     """What the student had written."""
     response_text: str
     details: dict[str, JsonValue] = Field(default_factory=dict)
+    edits: EditRules = EditRules()
+    """The round's."""
 
 
 class Results(Answer):
@@ -663,7 +678,9 @@ class Due(Answer):
     positions: tuple[tuple[int, int], ...] | None = None
     """Those that were asked."""
     expert_version: str | None = None
-    """The version of the expert that was asked: it answers by that version's rules."""
+    """The version of the expert that was asked: it labels by that version's rules."""
+    edits: EditRules = EditRules()
+    """The round's: the edit is compiled by them."""
 
 
 class DueAnswers(Answer):

@@ -38,6 +38,7 @@ from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
+from preceptor_clients.contract.corrections import EditRules
 from preceptor_clients.contract.schemas import PrefixAnswer, PrefixQuery
 from preceptor_clients.sdk.answers import Distributions, build_answer
 
@@ -62,21 +63,17 @@ class Spelling(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditRules:
-    """How edits become labels."""
+class LabelRules:
+    """What an expert says of a compiled edit."""
 
     smoothing: float = 0.0
     """Probability left to all other tokens at a label; 0 is a point."""
     accepted: bool = False
     """Whether tokens that were left as they were are labels too."""
-    rejoin_tokens: int = 3
-    """So many tokens in a row must be the same before the texts have run together again."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing: {self.smoothing} is not in [0, 1)")
-        if self.rejoin_tokens < 1:
-            raise ValueError(f"rejoin_tokens: {self.rejoin_tokens} is below 1")
 
 
 class EditSpan(NamedTuple):
@@ -145,7 +142,7 @@ class CompiledEdit:
 
 
 def compile_edit(
-    spelling: Spelling, base_ids: np.ndarray, text: str, rules: EditRules | None = None
+    spelling: Spelling, base_ids: np.ndarray, text: str, rules: EditRules
 ) -> CompiledEdit:
     """Aligns a corrected text with what the student wrote.
 
@@ -153,12 +150,11 @@ def compile_edit(
         spelling: Of the student's vocabulary.
         base_ids: `[T]` the student's response, its end token included where it has one.
         text: The whole corrected response, as the person left it.
-        rules: When texts have run together again.
+        rules: The round's: when texts have run together again.
 
     Returns:
         The edit; without spans where the text is the student's own.
     """
-    rules = rules or EditRules()
     base = [int(token) for token in base_ids]
     # The end token has no text: it is taken off, and put back where the correction ends by choice.
     ended = bool(base) and base[-1] == spelling.eos_id
@@ -182,7 +178,7 @@ def spelled(spelling: Spelling, ids: Sequence[int] | np.ndarray) -> str:
 def edit_answer(
     query: PrefixQuery,
     labels_T: np.ndarray,
-    rules: EditRules,
+    rules: LabelRules,
     *,
     expert: str,
     expert_version: str,

@@ -17,7 +17,7 @@ from preceptor_clients.contract.corrections import (
     RoundSettings,
     TakenItem,
 )
-from preceptor_clients.contract.errors import Forbidden, NotFound
+from preceptor_clients.contract.errors import Conflict, Forbidden, NotFound
 from preceptor_clients.contract.schemas import Prompt
 from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.clock import Clock
@@ -42,9 +42,14 @@ class Intake:
     array_blobs: ArrayBlobs
 
     async def put_round(self, name: str, settings: RoundSettings) -> None:
-        """Makes a round, or changes its rules."""
+        """Makes a round, or changes its rules.
+
+        Raises:
+            Conflict: the rules for edits would change under items that are there.
+        """
         document = settings.model_dump(mode="json")
         async with self.database.write() as conn:
+            await _check_edit_rules(conn, name, settings)
             await items.add_round(conn, name, document, self.clock.now())
             await items.change_round(conn, name, document)
 
@@ -229,6 +234,19 @@ def response_ids(document: Mapping[str, Any]) -> np.ndarray | None:
     """`[T]` the ids of an item's response, where they are known."""
     ids = document.get("response_ids")
     return None if ids is None else np.asarray(ids, np.int32)
+
+
+async def _check_edit_rules(conn: Connection, name: str, settings: RoundSettings) -> None:
+    row = await items.lock_round(conn, name)
+    if row is None or not await items.count_items(conn, name):
+        return
+    standing = RoundSettings.model_validate(row.settings).edits
+    if standing != settings.edits:
+        raise Conflict(
+            f"the round has items, whose edits are compiled with {standing.model_dump()}; "
+            "make another round",
+            field="edits",
+        )
 
 
 def _counts(

@@ -1,4 +1,4 @@
-"""PeopleExpert as an expert: the same question as to any other, answered when somebody has worked.
+"""People as an expert: the same question as to any other, answered when somebody has worked.
 
     [experts.people]
     url = "http://127.0.0.1:8105"
@@ -43,7 +43,7 @@ from preceptor_clients.http.corrections import CorrectionsClient
 from preceptor_clients.sdk.service import AnswerLater, PrefixReply
 from preceptor_clients.targets.edits import (
     COMPILER_VERSION,
-    EditRules,
+    LabelRules,
     compile_edit,
     edit_answer,
     spelled,
@@ -70,7 +70,6 @@ class PeopleExpert:
         key_file: str | None = None,
         smoothing: float = 0.0,
         accepted: bool = False,
-        rejoin_tokens: int = 3,
         poll_s: float = _POLL_S,
         connect: Connect | None = None,
     ) -> None:
@@ -84,11 +83,10 @@ class PeopleExpert:
             key_file: the file with such a key.
             smoothing: Probability left to other tokens at each label.
             accepted: Whether tokens that people left as they were are labels too.
-            rejoin_tokens: So many equal tokens in a row before texts have run together again.
             poll_s: How often to look for settled items.
             connect: Makes the gateway's client; for tests.
         """
-        self._rules = EditRules(smoothing=smoothing, accepted=accepted, rejoin_tokens=rejoin_tokens)
+        self._rules = LabelRules(smoothing=smoothing, accepted=accepted)
         tokenizer: Any = cast("Any", AutoTokenizer).from_pretrained(model, local_files_only=True)
         self._spelling = TokenizerSpelling.of(tokenizer)
         self._vocab = tokenizer_fingerprint(tokenizer)
@@ -158,7 +156,7 @@ class PeopleExpert:
         for due in await self._gateway.lookup(query.prompt, text):
             if due.text is None or not due.base_ids:
                 continue
-            edit = compile_edit(self._spelling, np.array(due.base_ids), due.text, self._rules)
+            edit = compile_edit(self._spelling, np.array(due.base_ids), due.text, due.edits)
             if np.array_equal(edit.takeover_ids, query.response_ids):
                 labels = edit.takeover_labels(accepted=self._rules.accepted)
                 return self._answer(query, labels, self._rules), due.version
@@ -224,36 +222,32 @@ class PeopleExpert:
             _log.warning("answer %s: %s", due.answer_key, error)
         return True
 
-    def _labels(self, due: Due, base: np.ndarray, rules: EditRules) -> np.ndarray:
+    def _labels(self, due: Due, base: np.ndarray, rules: LabelRules) -> np.ndarray:
         """`[T]` labels; none where people only remarked, or ended the item without a version."""
         if due.decision == "accept" and rules.accepted:
             return base
         if due.text is None:
             return np.full(len(base), -1, np.int32)
-        edit = compile_edit(self._spelling, base, due.text, rules)
+        edit = compile_edit(self._spelling, base, due.text, due.edits)
         return edit.base_labels(accepted=rules.accepted)
 
-    def _answer(self, query: PrefixQuery, labels_T: np.ndarray, rules: EditRules) -> PrefixAnswer:
+    def _answer(self, query: PrefixQuery, labels_T: np.ndarray, rules: LabelRules) -> PrefixAnswer:
         return edit_answer(query, labels_T, rules, expert=NAME, expert_version=version_of(rules))
 
 
-def version_of(rules: EditRules) -> str:
+def version_of(rules: LabelRules) -> str:
     """Compiler and rules by name, so that a later process can still answer by them."""
     accepted = "accepted" if rules.accepted else "departures"
-    return f"{COMPILER_VERSION}/{accepted}/{rules.rejoin_tokens}/{rules.smoothing!r}"
+    return f"{COMPILER_VERSION}/{accepted}/{rules.smoothing!r}"
 
 
-def rules_of(version: str) -> EditRules | None:
+def rules_of(version: str) -> LabelRules | None:
     """The rules that a version names; None for another compiler's."""
     compiler, *rest = version.split("/")
-    if compiler != COMPILER_VERSION or len(rest) != 3:
+    # Questions asked before rounds held `rejoin_tokens` name it between the two.
+    if compiler != COMPILER_VERSION or len(rest) not in (2, 3):
         return None
-    accepted, rejoin_tokens, smoothing = rest
-    return EditRules(
-        accepted=accepted == "accepted",
-        rejoin_tokens=int(rejoin_tokens),
-        smoothing=float(smoothing),
-    )
+    return LabelRules(accepted=rest[0] == "accepted", smoothing=float(rest[-1]))
 
 
 def _connector(config: str | None, url: str | None, key_file: str | None) -> Connect:

@@ -10,6 +10,7 @@ from preceptor_clients.contract.corrections import (
     Agreement,
     Decision,
     Due,
+    EditRules,
     ExportLine,
     ExportPage,
     Imported,
@@ -37,7 +38,7 @@ from preceptor_services.store.corrections import versions as versions
 from preceptor_services.store.corrections.people import new_row
 from preceptor_services.store.corrections.results import DueRow
 from preceptor_services.store.corrections.versions import ReviewRow, VersionRow
-from preceptor_services.store.database import Database
+from preceptor_services.store.database import Connection, Database
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ class Outcome:
                 conn, cursor=cursor, limit=limit, run=run, round_name=round_name
             )
             documents = await items.documents(conn, list({row.item_id for row in rows}))
+            edits = await _edit_rules(conn, [row.item_id for row in rows])
         return Results(
             cursor=rows[-1].cursor if rows else cursor,
             results=tuple(
@@ -79,6 +81,7 @@ class Outcome:
                     response_ids=documents[row.item_id].get("response_ids"),
                     response_text=documents[row.item_id]["response_text"],
                     details=documents[row.item_id].get("details", {}),
+                    edits=edits[row.item_id],
                 )
                 for row in rows
             ),
@@ -101,7 +104,8 @@ class Outcome:
         """Answers that can be given now, to questions asked of `services`; None for all."""
         async with self.database.read() as conn:
             rows = await results.due(conn, limit, services)
-        return tuple(_due(row) for row in rows)
+            edits = await _edit_rules(conn, [row.item_id for row in rows])
+        return tuple(_due(row, edits[row.item_id]) for row in rows)
 
     async def lookup(self, prompt: Prompt, text: str) -> tuple[Due, ...]:
         """Authoritative corrections with this prompt and text; `answer_key` means nothing."""
@@ -110,6 +114,7 @@ class Outcome:
                 conn, prompt_sha256(prompt), text_sha256(text)
             )
             documents = await items.documents(conn, [row.item_id for row in rows])
+            edits = await _edit_rules(conn, [row.item_id for row in rows])
         nowhere = "0" * 64
         return tuple(
             Due(
@@ -120,6 +125,7 @@ class Outcome:
                 text=row.text,
                 prompt=Prompt.model_validate(documents[row.item_id]["prompt"]),
                 base_ids=tuple(documents[row.item_id].get("response_ids") or ()),
+                edits=edits[row.item_id],
             )
             for row in rows
         )
@@ -263,7 +269,13 @@ def _double(document: Mapping[str, Any], rows: Sequence[VersionRow]) -> Double:
     )
 
 
-def _due(row: DueRow) -> Due:
+async def _edit_rules(conn: Connection, item_ids: Sequence[str]) -> dict[str, EditRules]:
+    """By item: those of its round."""
+    settings = await items.settings_of(conn, sorted(set(item_ids)))
+    return {i: RoundSettings.model_validate(row).edits for i, row in settings.items()}
+
+
+def _due(row: DueRow, edits: EditRules) -> Due:
     query = unpack_query("logprobs", row.frame)
     assert isinstance(query, PrefixQuery), "the people's expert is asked nothing else"
     return Due(
@@ -276,4 +288,5 @@ def _due(row: DueRow) -> Due:
         base_ids=tuple(int(i) for i in query.response_ids),
         positions=query.positions,
         expert_version=row.expert_version,
+        edits=edits,
     )

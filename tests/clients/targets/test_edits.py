@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from preceptor_clients.contract.checks import check_answer
+from preceptor_clients.contract.corrections import EditRules
 from preceptor_clients.contract.schemas import Capabilities, PrefixQuery, Prompt
 from preceptor_clients.targets.edits import (
     CompiledEdit,
-    EditRules,
+    LabelRules,
     compile_edit,
     edit_answer,
     spelled,
@@ -44,7 +45,7 @@ def rebuilt(edit: CompiledEdit) -> list[int]:
 def test_a_changed_token_is_the_label_where_the_texts_part(student: Any) -> None:
     base = ids_of(student, "x[0]+1")
 
-    edit = compile_edit(student, base, "x[9]+1")
+    edit = compile_edit(student, base, "x[9]+1", EditRules())
 
     assert edit.departures() == {2: ord("9")}
     labels = edit.base_labels(accepted=False)
@@ -55,7 +56,7 @@ def test_a_changed_token_is_the_label_where_the_texts_part(student: Any) -> None
 def test_off_path_tokens_get_no_label_even_where_acceptance_counts(student: Any) -> None:
     base = ids_of(student, "sorted(x)[0] + 1")
 
-    edit = compile_edit(student, base, "max(y) + 1")
+    edit = compile_edit(student, base, "max(y) + 1", EditRules())
 
     [span] = edit.spans
     labels = edit.base_labels(accepted=True)
@@ -67,7 +68,7 @@ def test_off_path_tokens_get_no_label_even_where_acceptance_counts(student: Any)
 def test_several_edits_each_have_their_departure(student: Any) -> None:
     base = ids_of(student, "first part, then the middle, and the end")
 
-    edit = compile_edit(student, base, "First part, then a middle, and the END")
+    edit = compile_edit(student, base, "First part, then a middle, and the END", EditRules())
 
     assert len(edit.spans) == 3
     assert {chr(token) for token in edit.departures().values()} == {"F", "a", "E"}
@@ -84,7 +85,7 @@ def test_short_coincidences_are_no_rejoining(student: Any) -> None:
 def test_a_deletion_is_labelled_with_what_comes_instead(student: Any) -> None:
     base = ids_of(student, "go on and on, please")
 
-    edit = compile_edit(student, base, "go on, please")
+    edit = compile_edit(student, base, "go on, please", EditRules())
 
     [(position, token)] = edit.departures().items()
     assert "go on"[: position + 1] == "go on"[:position] or base[position] != token
@@ -100,7 +101,7 @@ def test_a_deleted_repetition_departs_where_it_really_differs(student: Any) -> N
 
 
 def test_an_end_that_comes_too_late_is_labelled_with_the_end_token(student: Any) -> None:
-    edit = compile_edit(student, ids_of(student, "x+1 and more"), "x+1")
+    edit = compile_edit(student, ids_of(student, "x+1 and more"), "x+1", EditRules())
 
     assert edit.departures() == {3: student.eos_id}
 
@@ -108,8 +109,8 @@ def test_an_end_that_comes_too_late_is_labelled_with_the_end_token(student: Any)
 def test_a_response_that_was_cut_off_ends_only_if_the_person_said_how(student: Any) -> None:
     base = ids_of(student, "one two thr", end=False)
 
-    early = compile_edit(student, base, "ONE two thr")
-    late = compile_edit(student, base, "one two three")
+    early = compile_edit(student, base, "ONE two thr", EditRules())
+    late = compile_edit(student, base, "one two three", EditRules())
 
     assert student.eos_id not in early.takeover_ids
     assert late.takeover_ids[-1] == student.eos_id
@@ -122,14 +123,14 @@ def test_a_prefix_that_ends_inside_a_token_backs_up_to_a_shared_boundary(bpe: An
     base = ids_of(bpe, "def(x)")
     assert len(bpe.encode("def")) == 1
 
-    edit = compile_edit(bpe, base, "define(x)")
+    edit = compile_edit(bpe, base, "define(x)", EditRules())
 
     assert edit.departures() == {0: define[0]}
     assert spelled(bpe, edit.takeover_ids) == "define(x)"
 
 
 def test_bytes_shared_by_two_emoji_are_no_departure(student: Any) -> None:
-    edit = compile_edit(student, ids_of(student, "😀"), "😁")
+    edit = compile_edit(student, ids_of(student, "😀"), "😁", EditRules())
 
     assert list(edit.departures()) == [3]
     assert spelled(student, edit.takeover_ids) == "😁"
@@ -138,7 +139,7 @@ def test_bytes_shared_by_two_emoji_are_no_departure(student: Any) -> None:
 def test_an_accepted_response_has_no_labels_unless_acceptance_counts(spelling: Any) -> None:
     base = ids_of(spelling, "left as it is")
 
-    edit = compile_edit(spelling, base, "left as it is")
+    edit = compile_edit(spelling, base, "left as it is", EditRules())
 
     assert edit.spans == ()
     assert (edit.base_labels(accepted=False) == -1).all()
@@ -147,7 +148,7 @@ def test_an_accepted_response_has_no_labels_unless_acceptance_counts(spelling: A
 
 
 def test_the_spelling_of_a_special_token_is_only_characters(student: Any) -> None:
-    edit = compile_edit(student, ids_of(student, "x"), "x<|end|>y")
+    edit = compile_edit(student, ids_of(student, "x"), "x<|end|>y", EditRules())
 
     assert student.eos_id not in edit.takeover_ids[:-1]
     assert spelled(student, edit.takeover_ids) == "x<|end|>y"
@@ -157,14 +158,14 @@ def test_broken_bytes_that_nobody_touched_stay_as_they_were(student: Any) -> Non
     base = np.array([*b"ab \xf0\x9f cd", student.eos_id], np.int32)
     shown = spelled(student, base)
 
-    edit = compile_edit(student, base, shown.replace("cd", "ce"))
+    edit = compile_edit(student, base, shown.replace("cd", "ce"), EditRules())
 
     assert edit.takeover_ids[:5].tolist() == base[:5].tolist()
     assert edit.departures() == {7: ord("e")}
 
 
 def test_a_forced_prefix_ends_with_the_change(student: Any) -> None:
-    edit = compile_edit(student, ids_of(student, "x[0]+1"), "x[99]+1")
+    edit = compile_edit(student, ids_of(student, "x[0]+1"), "x[99]+1", EditRules())
 
     assert spelled(student, edit.forced_prefix()) == "x[99"
 
@@ -172,7 +173,7 @@ def test_a_forced_prefix_ends_with_the_change(student: Any) -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_an_edit_passes_the_check_at_the_door_as_an_answer(student: Any, smoothing: float) -> None:
     base = ids_of(student, "x[0]+1")
-    edit = compile_edit(student, base, "x[9]+1")
+    edit = compile_edit(student, base, "x[9]+1", EditRules())
     query = PrefixQuery(
         prompt=Prompt(ids=np.array([1], np.int32)),
         response_ids=base,
@@ -180,7 +181,7 @@ def test_an_edit_passes_the_check_at_the_door_as_an_answer(student: Any, smoothi
         vocab_fingerprint="ab" * 32,
     )
 
-    rules = EditRules(smoothing=smoothing)
+    rules = LabelRules(smoothing=smoothing)
     labels = edit.base_labels(accepted=False)
     answer = edit_answer(query, labels, rules, expert="people", expert_version="1")
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preceptor_clients.contract.corrections import NewItem, Submission
-from preceptor_clients.contract.errors import Forbidden
+from preceptor_clients.contract.corrections import EditRules, NewItem, RoundSettings, Submission
+from preceptor_clients.contract.errors import Conflict, Forbidden
 from preceptor_clients.contract.schemas import Message, Prompt
-from preceptor_clients.targets.edits import EditRules
+from preceptor_clients.targets.edits import LabelRules
 from preceptor_services.corrections.people_expert import rules_of, version_of
 
 PROMPT = Prompt(messages=(Message(role="user", content="?"),), ids=np.array([63], np.int32))
@@ -68,6 +68,35 @@ async def test_the_take_over_is_answered_at_once(town: Any) -> None:
     labelled = np.flatnonzero(outcome.answer.mask_P).tolist()
     assert labelled == [2, 3, 4, 5]
     assert outcome.answer.ids_PK[labelled, 0].tolist() == [*b"99]", 257]
+
+
+@pytest.mark.parametrize(("rejoin_tokens", "labelled"), [(3, [1, 9]), (1000, [1])])
+async def test_an_edit_is_compiled_by_the_rules_of_its_round(
+    town: Any, rejoin_tokens: int, labelled: list[int]
+) -> None:
+    rules = EditRules(rejoin_tokens=rejoin_tokens)
+    tool = town.office.tool()
+    await tool.put_round("demo", RoundSettings(double_share=0.0, edits=rules))
+    ann = await town.office.person("ann")
+    _, ticket = await town.ask("k", "a1b2c tail")
+
+    await town.correct(ann, "aXb2c taiY")
+    await town.people.answer_due()
+    [result] = (await tool.results()).results
+
+    answer = (await town.outcome(ticket)).answer
+    assert np.flatnonzero(answer.mask_P).tolist() == labelled
+    assert result.edits == rules
+
+
+async def test_a_rounds_rules_for_edits_stand_once_it_has_items(town: Any) -> None:
+    other = RoundSettings(edits=EditRules(rejoin_tokens=9))
+    await town.office.tool().put_round("demo", RoundSettings())
+    await town.ask("k", "x")
+
+    with pytest.raises(Conflict, match="make another round"):
+        await town.office.tool().put_round("demo", other)
+    await town.office.tool().put_round("demo", RoundSettings(closed=True))
 
 
 async def test_a_revision_is_a_new_answer_and_arrives_again(town: Any) -> None:
@@ -193,9 +222,10 @@ async def test_tokens_are_shown_with_their_place_in_the_text(town: Any) -> None:
 
 
 def test_a_version_names_its_rules() -> None:
-    rules = EditRules(smoothing=0.05, accepted=True, rejoin_tokens=7)
+    rules = LabelRules(smoothing=0.05, accepted=True)
 
     assert rules_of(version_of(rules)) == rules
+    assert rules_of("edits-1/accepted/7/0.05") == rules
     assert rules_of("edits-0/accepted/1/0.0") is None
 
 

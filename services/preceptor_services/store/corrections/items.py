@@ -190,6 +190,16 @@ async def documents(conn: AsyncConnection, ids: Sequence[str]) -> dict[str, dict
     return {row[0]: row[1] for row in await conn.execute(query)}
 
 
+async def settings_of(conn: AsyncConnection, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The settings of each item's round, by item."""
+    query = (
+        select(CorrectionItem.id, CorrectionRound.settings)
+        .join(CorrectionRound, CorrectionRound.name == CorrectionItem.round)
+        .where(CorrectionItem.id.in_(padded(ids)))
+    )
+    return {row[0]: row[1] for row in await conn.execute(query)}
+
+
 async def change(conn: AsyncConnection, item_id: str, **values: Any) -> None:
     """Changes columns of one item."""
     await conn.execute(update(CorrectionItem).where(CorrectionItem.id == item_id).values(**values))

@@ -10,10 +10,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from preceptor_clients.contract.corrections import Result
+from preceptor_clients.contract.corrections import EditRules, Result
 from preceptor_clients.contract.schemas import FeedbackItem, Message, Prompt
 from preceptor_clients.targets.builder import Target, TargetComponent
-from preceptor_clients.targets.edits import EditRules, compile_edit, edit_answer
+from preceptor_clients.targets.edits import LabelRules, compile_edit, edit_answer
 from preceptor_clients.targets.spelling import TokenizerSpelling
 from preceptor_trainer.collect.context import InView
 from preceptor_trainer.collect.labelling import Labelled
@@ -123,9 +123,9 @@ def result(text: str | None, base: str = "x[0]+1") -> Result:
 
 def answered(spelling: Any, of: Result, *, takeover: bool, accepted: bool = False) -> Answered:
     """As the people's expert answers."""
-    rules = EditRules(accepted=accepted)
+    rules = LabelRules(accepted=accepted)
     base = np.array(of.response_ids, np.int32)
-    edit = compile_edit(spelling, base, of.text or "", rules)
+    edit = compile_edit(spelling, base, of.text or "", of.edits)
     query = takeover_query(of, spelling, VOCAB)
     assert query is not None
     labels = edit.takeover_labels(accepted=accepted)
@@ -280,6 +280,14 @@ def test_a_correction_as_feedback_is_traceable(spelling: Any) -> None:
     assert (item.kind, item.text, item.id) == ("correction", "x[9]+1", "correction-cv-1")
     assert item.details["person"] == "ann"
     assert attempt.rollout.response_text == "x[0]+1"
+
+
+def test_a_rollout_begins_with_the_change_as_the_rounds_rules_end_it(spelling: Any) -> None:
+    correction = result("aXb2c taiY", base="a1b2c tail")
+    far = correction.model_copy(update={"edits": EditRules(rejoin_tokens=1000)})
+
+    assert bytes(forced_prefix(correction, spelling)) == b"aX"
+    assert bytes(forced_prefix(far, spelling)) == b"aXb2c taiY"
 
 
 def test_a_rollout_goes_on_from_a_correction_and_owns_only_what_follows(spelling: Any) -> None:

@@ -78,7 +78,7 @@ def takeover_query(
     """The same of the corrected response; None where nothing was changed."""
     if result.text is None or result.response_ids is None:
         return None
-    edit = compile_edit(spelling, np.asarray(result.response_ids), result.text)
+    edit = compile_edit(spelling, np.asarray(result.response_ids), result.text, result.edits)
     if not edit.spans or not len(edit.takeover_ids):
         return None
     return PrefixQuery(
@@ -172,7 +172,7 @@ def forced_prefix(result: Result, spelling: TokenizerSpelling) -> list[int]:
     """Ids of the correction up to and with its first change."""
     assert result.text is not None, "only edits have a prefix to roll out from"
     assert result.response_ids is not None, "the caller keeps only what has ids"
-    edit = compile_edit(spelling, np.asarray(result.response_ids), result.text)
+    edit = compile_edit(spelling, np.asarray(result.response_ids), result.text, result.edits)
     start = [int(token) for token in edit.forced_prefix()]
     # A change that settles the end leaves nothing to go on with: the end is sampled again.
     return start[:-1] if start and start[-1] == spelling.eos_id else start

@@ -27,6 +27,7 @@ import torch
 from pydantic import JsonValue
 
 from preceptor_clients.contract.corrections import (
+    EditRules,
     NewItem,
     NewItems,
     Result,
@@ -76,6 +77,8 @@ class PeopleConfig:
     """Share of items that two people work on blindly."""
     guidelines: str = ""
     """What people are told beside each item."""
+    rejoin_tokens: int = 3
+    """So many equal tokens in a row before a correction and the response have run together."""
     per_step: int = 16
     """Corrected sequences in one step, drawn from all that there are."""
     labels: bool = True
@@ -94,7 +97,7 @@ class PeopleConfig:
     """Of a token that a person left as it was, where the people's expert labels those at all."""
 
     def __post_init__(self) -> None:
-        for name in ("round_steps", "per_round", "per_step"):
+        for name in ("round_steps", "per_round", "rejoin_tokens", "per_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, not {getattr(self, name)}")
         if self.forced < 0:
@@ -225,6 +228,7 @@ class People(Participant):
             budget=self.config.per_round,
             double_share=self.config.double_share,
             guidelines=self.config.guidelines,
+            edits=EditRules(rejoin_tokens=self.config.rejoin_tokens),
         )
         await self.gateway.call("PUT", f"/v1/corrections/rounds/{name}", body=settings, reply=Round)
         self._rounds.add(name)
