@@ -1,12 +1,14 @@
 """Small rollouts and targets, written out by hand."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
 
+from preceptor_clients.contract.schemas import AnswerKind
 from preceptor_clients.targets.builder import Target, TargetComponent
 from preceptor_trainer.model.batch import TrainRollout
 from preceptor_trainer.theory.enumeration import PrefixTable, TinyWorld
@@ -16,7 +18,12 @@ MakeRollout = Callable[..., TrainRollout]
 
 
 def _component(
-    ids_TK: Any, probs_TK: Any, *, weight_T: Any = None, kind: str = "topk", num_candidates: int = 0
+    ids_TK: ArrayLike,
+    probs_TK: ArrayLike,
+    *,
+    weight_T: ArrayLike | None = None,
+    kind: AnswerKind = "topk",
+    num_candidates: int = 0,
 ) -> TargetComponent:
     ids, probs = np.array(ids_TK, np.int32), np.array(probs_TK, np.float32)
     length = len(ids)
@@ -24,7 +31,7 @@ def _component(
     return TargetComponent(
         answer_id="answer",
         expert="expert",
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         ids_TK=ids,
         probs_TK=probs,
         tail_T=tail.astype(np.float32),
@@ -40,13 +47,13 @@ def _component(
 
 def _rollout(
     rollout_id: str = "r",
-    response_ids: Any = (0, 1),
-    components: Any = (),
+    response_ids: Sequence[int] = (0, 1),
+    components: Sequence[TargetComponent] = (),
     *,
     group: int = 0,
-    prompt_ids: Any = (0,),
-    candidate_ids_TC: Any = None,
-    owned: Any = None,
+    prompt_ids: Sequence[int] = (0,),
+    candidate_ids_TC: ArrayLike | None = None,
+    owned: Sequence[bool] | None = None,
     **fields: Any,
 ) -> TrainRollout:
     """A rollout; without components it has no teacher."""
@@ -98,10 +105,10 @@ def make_labelled(world: TinyWorld) -> MakeRollout:
 
     def make(
         rollout_id: str = "r",
-        response_ids: Any = (0, 1, 2, 0),
+        response_ids: Sequence[int] = (0, 1, 2, 0),
         *,
         seed: int = 0,
-        weight_T: Any = None,
+        weight_T: ArrayLike | None = None,
         **fields: Any,
     ) -> TrainRollout:
         rng = np.random.default_rng(seed)

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -44,8 +43,8 @@ class ExpertInProcess:
     expert: SelfTeacher
 
     async def logprobs(
-        self, name: str, submissions: Sequence[PrefixSubmission], **options: Any
-    ) -> list[Any]:
+        self, name: str, submissions: Sequence[PrefixSubmission], **options: object
+    ) -> list[SimpleNamespace]:
         self.queries = [s.query.model_copy(update={"weights": None}) for s in submissions]
         answers = await self.expert.logprobs(self.queries, [])
         assert all(isinstance(a, PrefixAnswer) for a in answers)

@@ -1,7 +1,6 @@
 """The papers' context policy: sibling demonstration, else own feedback, never the attempt."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from preceptor_trainer.tasks.task import NOT_JUDGED
 class Question:
     id: str = "p"
     messages: tuple[dict[str, str], ...] = ({"role": "user", "content": "?"},)
-    payload: Any = None
+    payload: None = None
 
 
 def attempt(i: int, score: float, text: str = "x", trace: str | None = "got 1, want 2") -> Attempt:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
-from preceptor_trainer.collect.dynamic_sampling import DynamicSampling
+from preceptor_trainer.collect.dynamic_sampling import DynamicSampling, Judged
 from preceptor_trainer.collect.rollouts import Attempt
 from preceptor_trainer.tasks.task import Problem
 
@@ -44,7 +44,7 @@ def groups(attempts: Sequence[Attempt]) -> list[int]:
     return sorted({attempt.rollout.group for attempt in attempts})
 
 
-async def fill(reserve: Sequence[Scores], wanted: int) -> tuple[Any, Judge]:
+async def fill(reserve: Sequence[Scores], wanted: int) -> tuple[Judged, Judge]:
     judge = Judge()
     problems = cast("Sequence[Problem]", reserve)
     return await DynamicSampling(groups=wanted).fill(problems, judge), judge

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
@@ -28,8 +27,8 @@ class SamplingGateway:
     queries: dict[str, PrefixQuery] = field(default_factory=dict[str, PrefixQuery])
 
     async def logprobs(
-        self, name: str, submissions: Sequence[PrefixSubmission], **options: Any
-    ) -> list[Any]:
+        self, name: str, submissions: Sequence[PrefixSubmission], **options: object
+    ) -> list[SimpleNamespace]:
         [submission] = submissions
         self.queries[name] = query = submission.query
         sampled = {"mask_P": np.array(MASK), "inclusion_P": np.array(CHANCES, np.float32)}

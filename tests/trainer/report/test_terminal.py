@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from typer.testing import CliRunner
 
 from preceptor_trainer.report import terminal_summary
@@ -13,7 +13,7 @@ from preceptor_trainer.report.command import report_command
 MakeRun = Callable[..., Path]
 
 
-def printed(renderable: Any, width: int = 80) -> str:
+def printed(renderable: RenderableType, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width)
     console.print(renderable, soft_wrap=True)
     assert isinstance(console.file, io.StringIO)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def attempt(group: int, score: float, length: int = 2) -> Attempt:
 
 
 def metrics_of(trained: list[Attempt], discarded: list[Attempt], missing: int) -> dict[str, float]:
-    labeller: Any = SimpleNamespace(dropped=Counter[str]())
+    labeller = SimpleNamespace(dropped=Counter[str]())
     view = InView((), frozenset())
     return collect_metrics(
         [Labelled(attempt=row, in_view=view, target=None) for row in trained],

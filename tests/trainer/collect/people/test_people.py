@@ -121,7 +121,9 @@ def result(text: str | None, base: str = "x[0]+1") -> Result:
     )
 
 
-def answered(spelling: Any, of: Result, *, takeover: bool, accepted: bool = False) -> Answered:
+def answered(
+    spelling: TokenizerSpelling, of: Result, *, takeover: bool, accepted: bool = False
+) -> Answered:
     """As the people's expert answers."""
     rules = LabelRules(accepted=accepted)
     base = np.array(of.response_ids, np.int32)
@@ -136,7 +138,7 @@ def answered(spelling: Any, of: Result, *, takeover: bool, accepted: bool = Fals
     return Answered("a-1", query, answer)
 
 
-USE: dict[str, Any] = {"step": 3, "weights": "demo/l0/3"}
+USE: dict[str, int | str] = {"step": 3, "weights": "demo/l0/3"}
 
 
 def test_failed_rollouts_of_unsolved_problems_come_first_and_one_of_each() -> None:
@@ -180,7 +182,9 @@ def test_several_policies_join_their_reasons() -> None:
     assert (wish.priority, wish.reason) == (2.0, "failed, uncertainty")
 
 
-def test_a_correction_labels_the_students_own_sequence_where_it_departs(spelling: Any) -> None:
+def test_a_correction_labels_the_students_own_sequence_where_it_departs(
+    spelling: TokenizerSpelling,
+) -> None:
     correction = result("x[9]+1")
 
     labelled = labelled_by_people(
@@ -202,7 +206,7 @@ def test_a_correction_labels_the_students_own_sequence_where_it_departs(spelling
     assert labelled.record() is not None
 
 
-def test_accepted_tokens_weigh_what_the_run_says(spelling: Any) -> None:
+def test_accepted_tokens_weigh_what_the_run_says(spelling: TokenizerSpelling) -> None:
     correction = result("x[9]+1")
 
     labelled = labelled_by_people(
@@ -228,7 +232,7 @@ def test_accepted_tokens_weigh_what_the_run_says(spelling: Any) -> None:
 
 
 def test_the_take_over_is_the_corrected_text_with_labels_on_what_was_written(
-    spelling: Any,
+    spelling: TokenizerSpelling,
 ) -> None:
     correction = result("x[99]+1")
 
@@ -257,7 +261,7 @@ def test_the_take_over_is_the_corrected_text_with_labels_on_what_was_written(
     ],
 )
 def test_labels_of_one_departure_are_the_take_overs_too(
-    spelling: Any, corrected: str, accepted: bool, said_twice: bool
+    spelling: TokenizerSpelling, corrected: str, accepted: bool, said_twice: bool
 ) -> None:
     correction = result(corrected)
 
@@ -268,12 +272,12 @@ def test_labels_of_one_departure_are_the_take_overs_too(
     assert repeated(own, takeover) is said_twice
 
 
-def test_an_unchanged_text_has_no_take_over(spelling: Any) -> None:
+def test_an_unchanged_text_has_no_take_over(spelling: TokenizerSpelling) -> None:
     assert takeover_query(result(None), spelling, VOCAB) is None
     assert takeover_query(result("x[0]+1"), spelling, VOCAB) is None
 
 
-def test_a_correction_as_feedback_is_traceable(spelling: Any) -> None:
+def test_a_correction_as_feedback_is_traceable(spelling: TokenizerSpelling) -> None:
     attempt = corrected_attempt(result("x[9]+1"), "use-1", 0, **USE)
 
     [item] = attempt.items
@@ -282,7 +286,9 @@ def test_a_correction_as_feedback_is_traceable(spelling: Any) -> None:
     assert attempt.rollout.response_text == "x[0]+1"
 
 
-def test_a_rollout_begins_with_the_change_as_the_rounds_rules_end_it(spelling: Any) -> None:
+def test_a_rollout_begins_with_the_change_as_the_rounds_rules_end_it(
+    spelling: TokenizerSpelling,
+) -> None:
     correction = result("aXb2c taiY", base="a1b2c tail")
     far = correction.model_copy(update={"edits": EditRules(rejoin_tokens=1000)})
 
@@ -290,7 +296,9 @@ def test_a_rollout_begins_with_the_change_as_the_rounds_rules_end_it(spelling: A
     assert bytes(forced_prefix(far, spelling)) == b"aXb2c taiY"
 
 
-def test_a_rollout_goes_on_from_a_correction_and_owns_only_what_follows(spelling: Any) -> None:
+def test_a_rollout_goes_on_from_a_correction_and_owns_only_what_follows(
+    spelling: TokenizerSpelling,
+) -> None:
     correction = result("x[9]+1")
     start = forced_prefix(correction, spelling)
     ids = np.array([*start, ord("]"), 257], np.int32)
@@ -321,6 +329,6 @@ def test_what_is_asked_of_people_is_the_rollout_itself() -> None:
     ("field", "value"),
     [("per_round", 0), ("per_step", 0), ("round_steps", 0), ("weight", 0.0)],
 )
-def test_a_configuration_that_cannot_work_is_refused(field: str, value: Any) -> None:
+def test_a_configuration_that_cannot_work_is_refused(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         PeopleConfig(**{field: value})

@@ -29,14 +29,14 @@ class Question:
     def __init__(self, id: str) -> None:
         self.id = id
         self.messages = ({"role": "user", "content": id},)
-        self.payload: dict[str, Any] = {}
+        self.payload: dict[str, object] = {}
 
 
 def questions(prefix: str, count: int) -> list[Question]:
     return [Question(f"{prefix}-{i}") for i in range(count)]
 
 
-def stream(seed: int) -> Any:
+def stream(seed: int) -> Callable[[int], list[Question]]:
     return _same_problems
 
 

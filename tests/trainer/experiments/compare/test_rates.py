@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
@@ -22,7 +21,7 @@ MIDDLE = SEARCHED | {"lr": 0.02, "lr_at_edge": False}
 NOT_SEARCHED = SEARCHED | {"lr_at_edge": False, "lr_search": {}}
 
 
-def written(path: Path, methods: Mapping[str, Any]) -> Path:
+def written(path: Path, methods: Mapping[str, Mapping[str, object]]) -> Path:
     path.write_text(json.dumps({"comparison": "first", "budget": "20 steps", "methods": methods}))
     return path
 
