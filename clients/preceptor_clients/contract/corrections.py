@@ -45,6 +45,9 @@ ClaimState = Literal[
 """`returned`: a reviewer sent the item back; `withdrawn`: the item was settled without it."""
 Decision = Literal["edit", "accept", "comment"]
 ReviewRule = Literal["never", "disagreement", "always"]
+Judged = Literal["judged", "nobody", "unknown"]
+"""`judged`: feedback stands beside the response. `nobody`: no source was asked about it.
+`unknown`: whoever sent it did not say, or a source was asked and gave nothing."""
 
 
 # ---------------------------------------------------------------- people
@@ -211,6 +214,8 @@ class NewItem(Request):
     vocab_fingerprint: Sha256 | None = None
     feedback: tuple[FeedbackItem, ...] = ()
     """What is already known about the attempt; people see it beside the response."""
+    judged_by_nobody: bool = False
+    """Says that no source was asked about it; without feedback and without this, nobody knows."""
     rollout_id: Key | None = None
     problem_id: Key | None = None
     run: Name | None = None
@@ -227,6 +232,18 @@ class NewItem(Request):
         if self.response_ids is not None and self.vocab_fingerprint is None:
             raise ValueError("vocab_fingerprint: is missing beside response_ids")
         return self
+
+    @model_validator(mode="after")
+    def _feedback_has_a_judge(self) -> Self:
+        if self.judged_by_nobody and self.feedback:
+            raise ValueError("judged_by_nobody: is true, but there is feedback")
+        return self
+
+    def judged(self) -> Judged:
+        """What is known about judgements of it."""
+        if self.feedback:
+            return "judged"
+        return "nobody" if self.judged_by_nobody else "unknown"
 
     def prompt_sha256(self) -> str:
         """Equal prompts have equal hashes."""
@@ -375,6 +392,8 @@ class ItemView(Answer):
     response_text: str
     finish_reason: Literal["stop", "length"]
     feedback: tuple[FeedbackItem, ...]
+    judged: Judged = "unknown"
+    """What an empty `feedback` means."""
     guidelines: str
     details: dict[str, JsonValue]
     versions: tuple[Version, ...]

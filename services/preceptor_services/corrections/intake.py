@@ -18,14 +18,14 @@ from preceptor_clients.contract.corrections import (
     TakenItem,
 )
 from preceptor_clients.contract.errors import Conflict, Forbidden, NotFound
-from preceptor_clients.contract.schemas import Prompt
+from preceptor_clients.contract.schemas import FeedbackItem, Prompt
 from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.clock import Clock
 from preceptor_services.store.corrections import items as items
 from preceptor_services.store.corrections import results as results
 from preceptor_services.store.corrections.results import RolloutRow
 from preceptor_services.store.database import Connection, Database
-from preceptor_services.store.provenance import weights
+from preceptor_services.store.provenance import feedback, weights
 from preceptor_services.store.questions import answers
 
 OUTSIDE: Final = "outside"
@@ -85,14 +85,22 @@ class Intake:
         async with self.database.read() as conn:
             rows = await results.rollouts(conn, rollout_ids)
             manifests = {r.weights: await weights.find(conn, r.weights) for r in rows.values()}
+            judgements = await feedback.of_rollouts(conn, rollout_ids)
         for rollout_id in rollout_ids:
             if rollout_id not in rows:
                 raise NotFound(f"no rollout {rollout_id!r}", field="rollout_ids")
-        new = [await self._recorded(rows[i], manifests, priority) for i in rollout_ids]
+        new = [
+            await self._recorded(rows[i], manifests, judgements.get(i), priority)
+            for i in rollout_ids
+        ]
         return await self.add(round_name, new)
 
     async def _recorded(
-        self, row: RolloutRow, manifests: Mapping[str, dict[str, Any] | None], priority: float
+        self,
+        row: RolloutRow,
+        manifests: Mapping[str, dict[str, Any] | None],
+        judgement: Sequence[dict[str, Any]] | None,
+        priority: float,
     ) -> NewItem:
         arrays: dict[str, Any] = (await self.array_blobs.read(row.pack_sha256))[row.id]
         manifest = manifests[row.weights]
@@ -103,6 +111,8 @@ class Intake:
             response_ids=None if manifest is None else arrays["response_ids"],
             vocab_fingerprint=None if manifest is None else manifest["vocab_fingerprint"],
             finish_reason="stop" if row.finish_reason == "stop" else "length",
+            feedback=tuple(FeedbackItem.model_validate(found) for found in judgement or ()),
+            judged_by_nobody=judgement is None,
             rollout_id=row.id,
             problem_id=row.problem_id,
             run=row.run,

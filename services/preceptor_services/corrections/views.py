@@ -166,6 +166,7 @@ async def _item(
         response_text=document.response_text,
         finish_reason=document.finish_reason,
         feedback=document.feedback,
+        judged=document.judged(),
         guidelines=settings.guidelines,
         details=document.details,
         versions=tuple(

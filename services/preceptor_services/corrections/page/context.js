@@ -14,6 +14,11 @@ const KINDS = {
   comment: "Comment",
 };
 
+const UNJUDGED = {
+  nobody: "No feedback source was asked about this response.",
+  unknown: "Whether anybody has judged this response is not known here.",
+};
+
 /** @param key drawn beside the title, where a key leads here */
 export function pane(id, title, key, ...content) {
   return el(
@@ -41,7 +46,7 @@ export function promptPane(item, key) {
 
 export function feedbackPane(item, key) {
   const cards = item.feedback.map(feedbackCard);
-  if (!cards.length) cards.push(el("p", { class: "none" }, "Nobody has judged this response yet. You are the first."));
+  if (!cards.length) cards.push(el("p", { class: "none" }, UNJUDGED[item.judged] ?? UNJUDGED.unknown));
   return pane("feedback", "Feedback", key, ...cards);
 }
 

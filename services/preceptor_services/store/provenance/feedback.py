@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_services.store.sql import insert_new
 from preceptor_services.store.tables.provenance import AnswerFeedback, FeedbackItemRow
-from preceptor_services.store.tables.questions import AnswerRow
+from preceptor_services.store.tables.questions import AnswerRow, Ticket
 
 
 class ItemRow(NamedTuple):
@@ -54,6 +54,26 @@ async def of_answers(conn: AsyncConnection, keys: Iterable[str]) -> dict[str, li
     for row in await conn.execute(query):
         found.setdefault(row.answer_key, []).append(ItemRow(*row))
     return found
+
+
+async def of_rollouts(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """What sources said about rollouts, by rollout; one that no source was asked about is absent.
+
+    Empty where a source was asked and nothing came of it, or nothing yet.
+    """
+    query = (
+        select(Ticket.rollout_id, FeedbackItemRow.id, FeedbackItemRow.document)
+        .outerjoin(FeedbackItemRow, FeedbackItemRow.answer_key == Ticket.answer_key)
+        .where(Ticket.kind == "feedback", Ticket.rollout_id.in_(list(ids)))
+        .order_by(Ticket.created_at, Ticket.id, FeedbackItemRow.ordinal)
+    )
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in await conn.execute(query):
+        items = found.setdefault(str(row[0]), {})
+        if row[1] is not None:
+            # By id: two tickets of a rollout may share an answer.
+            items[str(row[1])] = row[2]
+    return {rollout_id: list(items.values()) for rollout_id, items in found.items()}
 
 
 async def add_used(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:

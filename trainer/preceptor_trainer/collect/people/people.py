@@ -399,6 +399,7 @@ def _item(row: Labelled, priority: float, reason: str, run: str, vocab_fingerpri
         finish_reason=rollout.finish_reason,
         vocab_fingerprint=vocab_fingerprint,
         feedback=row.attempt.items,
+        judged_by_nobody=not row.attempt.task.sources and not row.attempt.items,
         rollout_id=rollout.rollout_id,
         problem_id=rollout.problem.id,
         run=run,
