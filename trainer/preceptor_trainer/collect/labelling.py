@@ -39,6 +39,7 @@ from preceptor_clients.targets.builder import (
 from preceptor_clients.targets.token_weights import TokenWeights
 from preceptor_trainer.collect.context import ContextPolicy, InView
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
+from preceptor_trainer.model.batch import TrainRollout
 from preceptor_trainer.tasks.task import Task
 
 
@@ -102,6 +103,28 @@ class Labelled:
             feedback_ids=tuple(item.id for item in self.in_view.items),
             arrays=self.target.to_wire(),
             content_hash=self.target.content_hash(),
+        )
+
+    def train_rollout(self, *, on_policy: bool) -> TrainRollout:
+        """As the update takes it.
+
+        Args:
+            on_policy: Whether the policy that is updated sampled it; a given response never is.
+        """
+        rollout = self.attempt.rollout
+        return TrainRollout(
+            rollout_id=rollout.rollout_id,
+            group=rollout.group,
+            prompt_ids=rollout.prompt_ids,
+            response_ids=cast("list[int]", rollout.response_ids.tolist()),
+            behaviour_logprobs=None if rollout.given else rollout.behaviour_logprobs,
+            owned=rollout.owned,
+            target=self.target,
+            reward=self.attempt.score,
+            on_policy=on_policy and not rollout.given,
+            inclusion_probability=self.inclusion_T,
+            given=rollout.given,
+            uses=self.in_view.uses,
         )
 
 

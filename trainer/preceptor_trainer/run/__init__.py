@@ -1,1 +1,1 @@
-"""A run: its configuration and schedule, its records, checkpoints and published versions."""
+"""A run: its configuration and schedule, the collecting of a step, its records and versions."""

@@ -1,0 +1,123 @@
+"""Collecting a step: sample, feedback, experts, targets.
+
+Participants may add rollouts before the feedback sources are asked, and labelled rows after the
+experts have answered. Rollouts are recorded before anybody is asked about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from preceptor_clients.contract.schemas import Records
+from preceptor_trainer.collect.dynamic_sampling import Judged
+from preceptor_trainer.collect.labelling import Labelled, Labeller
+from preceptor_trainer.collect.participant import Participant, StepContext
+from preceptor_trainer.collect.rollouts import Attempt, Rollout
+from preceptor_trainer.collect.student import RolloutRequest, Student
+from preceptor_trainer.kit.seeding import generator
+from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.journal import Journal
+from preceptor_trainer.run.phases import PhaseTimer
+from preceptor_trainer.run.progress import Progress
+from preceptor_trainer.run.publishing import Publisher
+from preceptor_trainer.tasks.task import Problem
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Collected:
+    """One step's labelled rollouts, ready to train on."""
+
+    at: StepContext
+    labelled: Sequence[Labelled]
+    judged: Judged
+    seconds: dict[str, float]
+
+
+@dataclass(kw_only=True, eq=False)
+class Collector:
+    """Collects the steps of one run."""
+
+    config: RunConfig
+    student: Student
+    labeller: Labeller
+    publisher: Publisher
+    journal: Journal
+    progress: Progress
+    participants: Sequence[Participant] = field(default_factory=list[Participant])
+
+    async def collect(self, step: int) -> Collected:
+        """Samples one step's rollouts and has them labelled."""
+        timer = PhaseTimer(self.progress)
+        published = self.publisher.published
+        await self.student.load(published)
+        at = StepContext(
+            step=step,
+            prefix=f"{self.config.name}-{self.publisher.lineage}-{step}",
+            weights=published.version,
+            student=self.student,
+            params=self.config.sampling,
+        )
+        judged = await self._judge(at, timer)
+        with timer.phase("experts"):
+            labelled = await self.labeller.targets(judged.attempts)
+            for participant in self.participants:
+                added = await participant.labelled(at, labelled)
+                await self._record([row.attempt.rollout for row in added])
+                labelled += added
+        with timer.phase("targets"):
+            records = tuple(r for row in labelled if (r := row.record()) is not None)
+            await self.labeller.gateway.record(Records(targets=records))
+        return Collected(at=at, labelled=labelled, judged=judged, seconds=timer.seconds)
+
+    async def _judge(self, at: StepContext, timer: PhaseTimer) -> Judged:
+        """Samples rollouts of the step's problems and has them judged."""
+        config = self.config
+        randomness = generator(config.seed, "rollouts", at.step)
+
+        async def judge(problems: Sequence[Problem], first_group: int) -> list[Attempt]:
+            with timer.phase("sampling"):
+                rollouts = await self._sample(at, problems, first_group, randomness)
+            with timer.phase("feedback"):
+                return await self.labeller.feedback(rollouts)
+
+        problems = config.problems(at.step)
+        if config.dynamic_sampling is not None:
+            return await config.dynamic_sampling.fill(problems, judge)
+        return Judged(attempts=await judge(problems, 0), discarded=[], missing_groups=0)
+
+    async def _sample(
+        self,
+        at: StepContext,
+        problems: Sequence[Problem],
+        first_group: int,
+        randomness: torch.Generator,
+    ) -> list[Rollout]:
+        """Rollouts as they go to the feedback sources; groups count from `first_group`."""
+        config = self.config
+        request = RolloutRequest(
+            problems=problems,
+            payloads=[await self.labeller.put_payload(p.payload) for p in problems],
+            num_samples=config.rollouts_per_problem,
+            params=config.sampling,
+            generator=randomness,
+            prefix=f"{at.prefix}-from{first_group}" if first_group else at.prefix,
+            step=at.step,
+        )
+        rollouts = await config.rollout_source(self.student, request)
+        if first_group:
+            rollouts = [replace(r, group=first_group + r.group) for r in rollouts]
+        for participant in self.participants:
+            rollouts += await participant.rollouts(at)
+        if num_candidates := config.objective.needs.num_candidates:
+            rollouts = await self.student.with_candidates(rollouts, num_candidates)
+        if any(expert.wants_entropy for expert in config.experts):
+            rollouts = await self.student.with_entropy(rollouts)
+        await self._record(rollouts)
+        return rollouts
+
+    async def _record(self, rollouts: Sequence[Rollout]) -> None:
+        if rollouts:
+            await self.journal.record_rollouts(rollouts, self.publisher.lineage)
