@@ -53,10 +53,12 @@ from preceptor_clients.contract.deployment import (
 )
 from preceptor_clients.http.clients import GatewayClient
 from preceptor_trainer.collect.context import PapersContext
-from preceptor_trainer.collect.labelling import ExpertUse
+from preceptor_trainer.collect.labelling import ExpertUse, Labelled
+from preceptor_trainer.collect.participant import Participant, RunContext, StepContext
 from preceptor_trainer.collect.people.labels import GROUPS_FROM
-from preceptor_trainer.collect.people.people import PeopleConfig
+from preceptor_trainer.collect.people.people import People, PeopleConfig
 from preceptor_trainer.collect.people.selection import Failed
+from preceptor_trainer.collect.rollouts import Rollout
 from preceptor_trainer.deployment.local import LocalDeployment
 from preceptor_trainer.evaluation.held_out import Evaluation, EvaluationConfig
 from preceptor_trainer.experiments.compare.budget import Budget, WithinBudget, spent
@@ -69,7 +71,7 @@ from preceptor_trainer.experiments.solve.never_solved import (
     path_of,
 )
 from preceptor_trainer.learner.learner import OptimiserConfig
-from preceptor_trainer.loop import Collected, Trainer
+from preceptor_trainer.loop import Trainer
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.recipes.problem_streams import Fixed
 from preceptor_trainer.recipes.quickstart import TYPICAL_LENGTH
@@ -157,29 +159,43 @@ class Cell:
 # ---------------------------------------------------------------- one cell
 
 
-class WorkedOnTrainer(Trainer):
-    """A trainer whose people answer between two steps, so that runs can be compared."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WorkedOn:
+    """People who answer between two steps, so that runs can be compared."""
 
+    people: PeopleConfig
     office: Office
     targets: dict[str, list[int]]
-    """Labelled positions of each target that a correction has led to."""
+    """Filled with the labelled positions of each target that a correction has led to."""
 
-    async def collect(self, step: int) -> Collected:
-        """Collects; then people work off what was sent to them."""
-        collected = await super().collect(step)
-        if self.people is not None:
-            self._note(collected)
-            await self.office.work_off(f"{self.config.name}-0")
-            await self.office.wait_for_answers(self.people, self.config.name)
-        return collected
+    @property
+    def adds_rollouts(self) -> bool:
+        """As people do."""
+        return True
 
-    def _note(self, collected: Collected) -> None:
-        assert self.people is not None
-        for row in collected.labelled:
-            if row.attempt.rollout.group < GROUPS_FROM or row.target is None:
-                continue
-            labelled_T = np.any([c.weight_T > 0 for c in row.target.components], axis=0)
-            self.targets[row.target.id] = np.flatnonzero(labelled_T).tolist()
+    def join(self, run: RunContext) -> Participant:
+        """The people of one run."""
+        return _WorkedOn(self, self.people.join(run), run.name)
+
+
+class _WorkedOn(Participant):
+    def __init__(self, config: WorkedOn, people: People, run: str) -> None:
+        self._config, self._people, self._run = config, people, run
+
+    async def rollouts(self, at: StepContext) -> list[Rollout]:
+        """As people's."""
+        return await self._people.rollouts(at)
+
+    async def labelled(self, at: StepContext, labelled: Sequence[Labelled]) -> list[Labelled]:
+        """As people's; then what was sent to them is worked off."""
+        rows = await self._people.labelled(at, labelled)
+        for row in rows:
+            if row.attempt.rollout.group >= GROUPS_FROM and row.target is not None:
+                labelled_T = np.any([c.weight_T > 0 for c in row.target.components], axis=0)
+                self._config.targets[row.target.id] = np.flatnonzero(labelled_T).tolist()
+        await self._config.office.work_off(f"{self._run}-0")
+        await self._config.office.wait_for_answers(self._people, self._run)
+        return rows
 
 
 class Experiment:
@@ -282,10 +298,14 @@ class Experiment:
         if shared.exists() and not own.exists():
             own.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(shared, own)
-        config = replace(config, schedule=schedule)
-        trainer = WorkedOnTrainer(config, run_dir, gateway, Progress(Console(quiet=True)))
-        trainer.office, trainer.targets = office, {}
-        await trainer.run()
+        targets: dict[str, list[int]] = {}
+        worked_on = tuple(
+            WorkedOn(people=people, office=office, targets=targets)
+            for people in config.participants
+            if isinstance(people, PeopleConfig)
+        )
+        config = replace(config, schedule=schedule, participants=worked_on)
+        await Trainer(config, run_dir, gateway, Progress(Console(quiet=True))).run()
         if not shared.exists():
             shared.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(own, shared)
@@ -302,7 +322,7 @@ class Experiment:
             "dropped_answers": sum(line["dropped_answers"] or 0.0 for line in lines),
             "settled": len(settled),
             "reviewed": sum(r.reviewer is not None for r in settled),
-            "targets": await traced(gateway, office, trainer.targets),
+            "targets": await traced(gateway, office, targets),
             "num_train": len(self.train),
             "problem_ids": [p.id for p in self.measured],
             "before": _successes(own),

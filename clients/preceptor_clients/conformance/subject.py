@@ -39,7 +39,7 @@ _EXACT: Final = f"{wire.FRAME};logprobs=f32, {wire.JSON};q=0.5"
 _ASSUMED_VOCABULARY: Final = 256
 _WORDS: Final = ("red", "four", "the", "a", "list", "of", "two", "sorted", "and", "then")
 _FEEDBACK: Final = FeedbackItem(
-    id="conformance", kind="execution", text="expected 4, got 5", source="conformance", version="1"
+    id="conformance", kind="comment", text="expected 4, got 5", source="conformance", version="1"
 )
 
 

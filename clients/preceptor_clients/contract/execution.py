@@ -22,11 +22,12 @@ else the shortest wrong answers. The caps are tighter than theirs.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from preceptor_clients.contract.comparison import compact, same_value
+from preceptor_clients.contract.schemas import FeedbackKind
 
 MAX_VALUE_CHARS = 48
 MAX_ERROR_CHARS = 80
@@ -34,6 +35,10 @@ MAX_WRONG_ANSWERS = 2
 
 Outcome = Literal["passed", "wrong", "exception", "timeout", "output_limit", "crashed"]
 Visibility = Literal["shown", "hidden"]
+
+
+KIND: Final[FeedbackKind] = "execution"
+"""Of the feedback items that an executor makes."""
 
 
 class _Wire(BaseModel):

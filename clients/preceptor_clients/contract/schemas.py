@@ -16,7 +16,7 @@ service.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
@@ -89,6 +89,10 @@ class Prompt(Request):
 FeedbackKind = Literal[
     "execution", "verdict", "judge", "demonstration", "reference", "correction", "comment"
 ]
+RIGHT_ANSWER_KINDS: Final = frozenset[FeedbackKind]({"demonstration", "reference", "correction"})
+"""Items whose text is an answer to the prompt."""
+REMARK_KINDS: Final = frozenset[FeedbackKind]({"execution", "verdict", "judge", "comment"})
+"""Items whose text says something about the attempt."""
 
 
 class FeedbackItem(Answer):

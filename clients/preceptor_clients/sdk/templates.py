@@ -25,8 +25,7 @@ from typing import Protocol
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-RIGHT_ANSWER_KINDS = frozenset({"demonstration", "reference", "correction"})
-REMARK_KINDS = frozenset({"execution", "verdict", "judge", "comment"})
+from preceptor_clients.contract.schemas import REMARK_KINDS, RIGHT_ANSWER_KINDS
 
 Message = dict[str, str]
 

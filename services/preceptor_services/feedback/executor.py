@@ -36,6 +36,7 @@ from preceptor_clients.contract.errors import (
     from_validation,
 )
 from preceptor_clients.contract.execution import (
+    KIND,
     CaseReport,
     ExecutionCase,
     ExecutionReport,
@@ -216,7 +217,7 @@ class Executor:
         details["isolation"] = self._isolation(box)
         return FeedbackItem(
             id=self._item_id(query),
-            kind="execution",
+            kind=KIND,
             source=self._config.name,
             version=self._version,
             details=details,

@@ -29,13 +29,14 @@ from preceptor_clients.contract.deployment import (
     to_toml,
 )
 from preceptor_trainer.student import STUDENT_DIR
+from preceptor_trainer.tasks.programming_by_example.task import EXECUTOR
 
 _READY_TIMEOUT_S = 300.0
 """A cold disk and two busy cores take minutes to import torch once per process."""
 _STOP_TIMEOUT_S = 30.0
 
 SELF_TEACHER = "preceptor_services.experts.self_teacher:SelfTeacher"
-EXECUTOR = "preceptor_services.feedback.executor:Executor"
+EXECUTOR_CLASS = "preceptor_services.feedback.executor:Executor"
 
 
 def own_deployment(experts: Mapping[str, DeployedService], *, weights_root: str) -> Deployment:
@@ -56,7 +57,7 @@ def own_deployment(experts: Mapping[str, DeployedService], *, weights_root: str)
         ),
         keys={"trainer": local_key("trainer"), "dispatcher": local_key("dispatcher")},
         experts=dict(experts),
-        sources={"executor": local_service("executor", EXECUTOR)},
+        sources={EXECUTOR: local_service(EXECUTOR, EXECUTOR_CLASS)},
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from preceptor_clients.sdk.templates import REMARK_KINDS
+from preceptor_clients.contract.schemas import REMARK_KINDS
 from preceptor_trainer.collect.dynamic_sampling import Judged
 from preceptor_trainer.collect.labelling import Labelled, Labeller
 from preceptor_trainer.learner.learner import StepResult

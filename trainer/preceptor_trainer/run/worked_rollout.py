@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from preceptor_clients.sdk.templates import REMARK_KINDS
+from preceptor_clients.contract.schemas import REMARK_KINDS
 from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.learner.learner import RolloutCredit
 

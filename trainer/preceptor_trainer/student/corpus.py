@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from preceptor_clients.contract.execution import feedback_text
+from preceptor_clients.contract.execution import KIND, feedback_text
 from preceptor_clients.sdk.templates import COMPACT, Message
 from preceptor_trainer.tasks.programming_by_example.behaviour import compiles
 from preceptor_trainer.tasks.programming_by_example.language import mutate
@@ -73,7 +73,7 @@ def make_example(
     items = [CorpusItem(kind="demonstration", text=demonstration)] if demonstration else []
     if attempt:
         text = feedback_text(evaluate(attempt, problem))
-        items.append(CorpusItem(kind="execution", text=text))
+        items.append(CorpusItem(kind=KIND, text=text))
     if not items:
         return _plain(problem, rng, wrong_share)
     return Example(

@@ -25,7 +25,7 @@ import torch
 import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from preceptor_clients.contract.execution import feedback_text
+from preceptor_clients.contract.execution import KIND, feedback_text
 from preceptor_clients.sdk.templates import COMPACT
 from preceptor_trainer.sampling.local import LocalSampler
 from preceptor_trainer.sampling.params import SamplingParams
@@ -105,7 +105,7 @@ def _solved(texts_PN: list[list[str]], problems: list[Problem]) -> npt.NDArray[n
 
 def _with_trace(problem: Problem, attempt: str) -> Any:
     text = feedback_text(evaluate(attempt, problem))
-    return COMPACT.render(problem.messages, [CorpusItem(kind="execution", text=text)])
+    return COMPACT.render(problem.messages, [CorpusItem(kind=KIND, text=text)])
 
 
 def _with_demonstration(problem: Problem) -> Any:

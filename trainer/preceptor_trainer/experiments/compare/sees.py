@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
-from preceptor_clients.sdk.templates import REMARK_KINDS
+from preceptor_clients.contract.schemas import REMARK_KINDS
 from preceptor_trainer.collect.labelling import Labelled
 
 ExpertOpinion: TypeAlias = Literal["none", "sampled token", "top-k"]

@@ -6,5 +6,7 @@ from typing import Final
 
 from preceptor_trainer.tasks.task import ScoredTask
 
-PROGRAMMING: Final = ScoredTask(sources=("executor",))
+EXECUTOR: Final = "executor"
+"""The executor's name in the deployments that runs of this world write."""
+PROGRAMMING: Final = ScoredTask(sources=(EXECUTOR,))
 """Score 1 means that every case passed, else 0."""
