@@ -79,6 +79,8 @@ class Target:
     def id(self) -> str:
         """Content-derived: the same answers built the same way are the same target."""
         return (
+            # With the version of the builder in it: the same answers built another way are another
+            # target.
             "t-"
             + hashlib.sha256(
                 f"{self.rollout_id}\0{BUILDER_VERSION}\0{self.content_hash()}".encode()

@@ -206,6 +206,7 @@ def edit_answer(
         expert_version=expert_version,
         kind="point",
         mask_P=labels_P >= 0,
+        # The grid of log-probs has steps of 4.9e-4: it would round a small smoothing to none.
         exact=rules.smoothing > 0,
     )
 
@@ -334,6 +335,8 @@ def _settled(base: list[int], takeover: list[int], blocks: list[_Block]) -> list
                 if block.n < 0:
                     break
         settled[-1] = last._replace(n=n)
+        # An inner stretch that the earlier one has used up is gone; the last one stays though
+        # empty, because it marks both ends.
         if block.n > 0 or block is blocks[-1]:
             settled.append(block)
     end = settled[-1]

@@ -135,11 +135,14 @@ class TrainBatch:
     @property
     def labelled_BT(self) -> Tensor:
         """Positions where some expert has an opinion on a token that the student wrote."""
+        # Both: a token that was forced on the student was no decision of its, and one without an
+        # opinion has no cost rather than a cost of 0.
         return self.owned_BT & (self.targets.weight_BTE.sum(-1) > 0)
 
     @property
     def scored_BT(self) -> Tensor:
         """Tokens that may carry a score term: sampled by this student, in a rollout with costs."""
+        # Not only labelled tokens: one without a label is charged with what comes after it.
         return self.owned_BT & (self.on_policy_B & self.has_teacher_B)[:, None]
 
     def to(self, device: torch.device | str) -> "TrainBatch":

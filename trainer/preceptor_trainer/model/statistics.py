@@ -70,5 +70,7 @@ def log_tail_mass(logprobs_K: Tensor, present_K: Tensor) -> Tensor:
     Returns:
         [...] log tail mass, at least log(MIN_TAIL).
     """
+    # where, so that an empty set has a mass of exactly 0 with a gradient of 0, whatever its cells
+    # hold.
     mass = torch.where(present_K, logprobs_K.exp(), 0.0).sum(-1)
     return torch.log1p(-mass.clamp(max=1.0 - MIN_TAIL))

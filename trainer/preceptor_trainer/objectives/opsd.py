@@ -39,6 +39,8 @@ class OPSD(TokenObjective):
 
     divide_by: DivideBy = "responses"
     """Each response counts once, whatever its length."""
+    # On the ids of the teacher and with a tail: the paper takes the whole vocabulary, which no
+    # server sends.
     divergence: Divergence = Divergence(alpha=0.0, term_clip=0.05)
     """D, its ids and the bound of its terms."""
 

@@ -31,7 +31,6 @@ Dimensions: B rollouts of a batch, T response positions.
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from preceptor_trainer.model.batch import TrainBatch
@@ -77,6 +76,8 @@ class SDPO(TokenObjective):
         Raises:
             ValueError: names the field and the reason.
         """
+        # A divergence at a state is defined whoever drew the state. The score term below is an
+        # expectation over the sampled token, so only that form objects to another sampler.
         if self.form == "distribution":
             self.divergence.check(plan)
             return
@@ -99,13 +100,15 @@ class SDPO(TokenObjective):
             loss_BT = reverse_kl_score(stats, batch)
             if self.importance is None:
                 return loss_BT
+            # For a rollout of an older policy too: its score term is an expectation under that
+            # policy.
             weights_BT = self.importance.score_weights(now_BT, old_BT, batch)
         else:
             loss_BT = self.divergence(stats, batch)
             if self.importance is None:
                 return loss_BT
             weights_BT = self.importance.weights(now_BT, old_BT, batch).to(loss_BT.dtype)
-        return torch.where(loss_BT == 0, loss_BT, loss_BT * weights_BT)
+        return loss_BT * weights_BT
 
     def metrics(
         self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages

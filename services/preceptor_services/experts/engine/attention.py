@@ -95,6 +95,8 @@ def _attend_segments(
         key, value = _seen(key_1MND, segment), _seen(value_1MND, segment)
         # A beginning needs no mask, and the fused kernel itself is linear in memory.
         whole = not segment.above and (window or packed.longest) >= packed.longest
+        # A mask has queries times keys elements: by blocks of queries there are never more than a
+        # constant times the keys.
         step = segment.stop - segment.start if whole else _QUERY_BLOCK
         for start in range(segment.start, segment.stop, step):
             stop = min(start + step, segment.stop)

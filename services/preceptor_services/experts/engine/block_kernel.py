@@ -34,6 +34,7 @@ def _kernel(
     BLOCK: tl.constexpr,
     RUN: tl.constexpr,
 ):
+    # Rows times vocabulary may be more elements than 32 bits count.
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
     columns = block * BLOCK + tl.arange(0, BLOCK)
@@ -43,6 +44,7 @@ def _kernel(
     highest = tl.max(values, axis=0)
     normaliser = highest + tl.log(tl.sum(tl.exp(values - highest), axis=0))
     tl.store(normalisers + row * num_blocks + block, normaliser)
+    # After the sum: what pads the vocabulary counts in the normaliser and is never a maximum.
     real = tl.where(columns < num_real, values, float("-inf"))
     of_runs = tl.max(tl.reshape(real, (BLOCK // RUN, RUN)), axis=1)
     runs = block * (BLOCK // RUN) + tl.arange(0, BLOCK // RUN)

@@ -52,6 +52,8 @@ def budget_of(memory_mb: int, config: Any, *, element_bytes: int, max_context: i
     """
     share = (memory_mb << 20) // _LOGITS_SHARE
     per_token = token_bytes(config, element_bytes)
+    # Two of the four shares; a budget that cannot hold the longest sequence is refused now rather
+    # than at the first long one.
     max_tokens = 2 * share // per_token
     if max_tokens < max_context:
         raise ValueError(
@@ -77,4 +79,5 @@ def token_bytes(config: Any, element_bytes: int) -> int:
     head_dim: int = getattr(config, "head_dim", None) or hidden // heads
     inner: int = getattr(config, "intermediate_size", None) or 4 * hidden
     attention = 4 * (heads + 2 * key_heads) * head_dim
+    # The last term is in float32 whatever the model is in: norms compute there.
     return element_bytes * (4 * hidden + attention + 4 * inner) + 4 * 4 * hidden

@@ -41,6 +41,8 @@ _FAST: Final = {"reassoc", "contract", "arcp", "nsz"}
 def _exp(x: Any) -> Any:
     """exp of a float32 that is not above 0, to two units in the last place."""
     y = x * _LOG2_E
+    # Below that the exponent bits of the last line would run under. The largest logit adds 1 to the
+    # sum, beside which 2^-126 is nothing.
     y = np.float32(-126.0) if y < np.float32(-126.0) else y
     whole = np.int32(y - np.float32(0.5))
     part = y - np.float32(whole)
@@ -102,6 +104,8 @@ def _compiled(narrow: Any, shift: int) -> Callable[..., None]:
             if value > worst:
                 bits = np.int32(np.int32(bits_C[column]) << np.int32(shift))
                 wide = np.int64(bits ^ ((bits >> np.int32(31)) & np.int32(_LOW)))
+                # The id counted from above, so that of equal logits the lower id is the better one,
+                # as in a stable sort.
                 _replace_worst(heap, (wide << 32) | (_LOW - first_id - column))
                 worst = narrow(heap[0] >> (32 + shift))
         return worst
@@ -120,6 +124,8 @@ def _compiled(narrow: Any, shift: int) -> Callable[..., None]:
                 best = max(best, maxima[run])
             for column in range(num_runs * _RUN, num_columns):
                 best = max(best, ordered(bits_C[column]))
+            # The heap comes filled with the least integer: until it is full everything is better.
+            # Without a heap nothing is, and no run is searched.
             worst = narrow(heap[0] >> (32 + shift)) if len(heap) else low
             real_runs = real // _RUN
             for run in range(real_runs):
@@ -131,6 +137,8 @@ def _compiled(narrow: Any, shift: int) -> Callable[..., None]:
             worst = keep_better(bits_C, real_runs * _RUN, real, first_id, heap, worst)
             highest_logit = logit_of(ordered(best))
             total = np.float32(0.0)
+            # Over padding of the vocabulary too: it counts in the normaliser, and its highest logit
+            # in `best`.
             for column in range(num_columns):
                 total += _exp(logit_of(bits_C[column]) - highest_logit)
             normalisers_R[row] = highest_logit + np.float32(math.log(total))

@@ -82,6 +82,8 @@ def dense_head(
     target_BTEK = tail_BTE = candidate_BTC = entropy_BT = None
     if needs.target_logprobs:
         target_NEK = looked_at.pop(0).reshape(len(hidden_NH), num_experts, num_ids)
+        # From the mass on the ids and not as one minus what the expert left: it is the tail of the
+        # student.
         tail_NE = log_tail_mass(target_NEK, targets.ids_BTEK[real] >= 0)
         target_BTEK, tail_BTE = _spread(target_NEK, real), _spread(tail_NE, real)
     if needs.num_candidates:
