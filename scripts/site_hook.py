@@ -28,7 +28,7 @@ AS_THEY_ARE = (".json", ".png", ".svg")
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Puts the pages of a folder where the navigation says `folder/*`."""
-    config.nav = expanded(cast("list[Any]", config.nav or []))
+    config.nav = expanded(cast("Any", config).nav or [])
     return config
 
 
