@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from reference import markdown
 
 ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^(`{3,})(\w*)[^\n]*\n(.*?)^\1$", re.DOTALL | re.MULTILINE)
+_SPAN = re.compile(r"`([^`\n]+)`")
 _HEADING = re.compile(r"^#{1,6} (.*)$", re.MULTILINE)
 _NAMED = re.compile(r'\{#([\w-]+)\}|<span id="([\w-]+)">')
 
@@ -32,6 +34,28 @@ def blocks(language: str) -> list[tuple[str, str]]:
         for number, match in enumerate(_FENCE.finditer(text))
         if match[2] == language
     ]
+
+
+def spans() -> list[str]:
+    """Code in the sentences of hand-written pages that is a call or an attribute in Python.
+
+    Decisions are history: they say what was.
+    """
+    written = {p: t for p, t in site_hook.written().items() if not p.startswith("decisions/")}
+    found = {code for text in written.values() for code in _SPAN.findall(_FENCE.sub("", text))}
+    # An argument alone, as in `objective=DistIL()`, is read as one of a call without a name.
+    calls = {f"_({code})" if re.match(r"[a-z_]+=[A-Z]", code) else code for code in found}
+    return sorted(code for code in calls if _is_python(code))
+
+
+def _is_python(code: str) -> bool:
+    if not re.match(r"([A-Z]\w+|_)[.(]", code):
+        return False
+    try:
+        ast.parse(code)
+    except SyntaxError:
+        return False
+    return True
 
 
 def links(text: str) -> Iterator[tuple[str, str]]:

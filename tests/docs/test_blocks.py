@@ -1,11 +1,12 @@
 """Code on the pages works: Python compiles and imports, recipes build, TOML is a deployment's."""
 
 import ast
+import dataclasses
 import importlib
 import tomllib
 
 import pytest
-from docs_pages import ROOT, blocks
+from docs_pages import ROOT, blocks, spans
 
 from preceptor_services.kit.settings import load_settings
 from preceptor_trainer.run.config import RunConfig
@@ -14,6 +15,10 @@ from reference import configuration
 PYTHON = blocks("python")
 TOML = blocks("toml")
 RECIPES = [(place, code) for place, code in PYTHON if "\ndef recipe(" in code]
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+CLASSES = {cls.__name__: cls for cls in configuration.run_classes()}
+FIELDS = {name: {f.name for f in dataclasses.fields(cls)} for name, cls in CLASSES.items()}
+ANY_FIELD = {name for names in FIELDS.values() for name in names}
 OPTIONS = {
     f"{cls.__module__}:{cls.__name__}": {name for name, *_ in configuration.service_options(cls)}
     for cls in configuration.services()
@@ -63,6 +68,27 @@ def test_toml_is_what_a_deployment_takes(code, tmp_path):
     for table in (*raw.get("experts", {}).values(), *raw.get("sources", {}).values()):
         known = OPTIONS.get(table.get("use", ""))
         assert known is None or set(table.get("options", {})) <= known
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_shown_as_it_stands(example):
+    text = example.read_text()
+    first_line = text.partition("\n")[0]
+
+    shown = [code for _, code in PYTHON if code.startswith(first_line)]
+    assert shown in ([], [text])
+
+
+@cases([(code, code) for code in spans()])
+def test_a_call_in_a_sentence_fits_its_class(code):
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            fields = ANY_FIELD if node.func.id == "_" else FIELDS.get(node.func.id)
+            given = {keyword.arg for keyword in node.keywords}
+            assert fields is None or given <= fields, f"{node.func.id} has no {given - fields}"
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            cls = CLASSES.get(node.value.id)
+            assert cls is None or hasattr(cls, node.attr) or node.attr in FIELDS[cls.__name__]
 
 
 def test_there_are_such_blocks():

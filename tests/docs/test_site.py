@@ -10,6 +10,9 @@ from docs_pages import ROOT, all_pages, anchors, links
 
 from site_hook import expanded, generated, named, written
 
+ROOMS = ("clients", "services", "trainer", "tests", "benchmarks", "docs", "scripts")
+WRITTEN_BY_READERS = ("wise_owl.py", "test_wise_owl.py", "owl_recipe.py", "my_recipe.py")
+
 
 @pytest.fixture(scope="module")
 def navigation() -> list[str]:
@@ -49,6 +52,33 @@ def test_nothing_is_fetched_by_the_readers_browser():
     assert settings["theme"]["font"] == "false"
     assert not any("://" in str(path) for path in settings.get("extra_css", []))
     assert "extra_javascript" not in settings
+
+
+def test_files_and_folders_that_a_page_names_exist():
+    code = [p for room in ROOMS for p in (ROOT / room).rglob("*") if "__pycache__" not in p.parts]
+    there = {f"/{path.relative_to(ROOT)}{'/' * path.is_dir()}" for path in code}
+    there |= {f"/{name}" for name in WRITTEN_BY_READERS}
+    missing = [
+        f"{page}: {name}"
+        for page, text in written().items()
+        if not page.startswith("decisions/")
+        for name in re.findall(r"`([\w/.-]+(?:\.py|\w/))`", text)
+        if not any(path.endswith(f"/{name}") for path in there)
+    ]
+
+    assert missing == []
+
+
+def test_the_architecture_names_every_room():
+    page = written()["explanation/architecture.md"]
+    rooms = [
+        folder.parent.name
+        for package in ("clients", "services", "trainer")
+        for folder in (ROOT / package).glob("preceptor_*/*/__init__.py")
+    ]
+
+    assert len(rooms) > 30
+    assert [room for room in rooms if f"`{room}/`" not in page] == []
 
 
 @pytest.mark.parametrize("folder", ["clients", "services", "trainer", "benchmarks", "scripts"])
