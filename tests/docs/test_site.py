@@ -2,6 +2,7 @@
 
 import os
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_files_and_folders_that_a_page_names_exist():
         f"{page}: {name}"
         for page, text in written().items()
         if not page.startswith("decisions/")
-        for name in re.findall(r"`([\w/.-]+(?:\.py|\w/))`", text)
+        for name in re.findall(r"`(\w[\w/.-]*(?:\.py|\w/))`", text)
         if not any(path.endswith(f"/{name}") for path in there)
     ]
 
@@ -79,6 +80,14 @@ def test_the_architecture_names_every_room():
 
     assert len(rooms) > 30
     assert [room for room in rooms if f"`{room}/`" not in page] == []
+
+
+def test_the_architecture_names_every_import_contract():
+    page = written()["explanation/architecture.md"]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+
+    missing = [c["id"] for c in contracts["contracts"] if f"| `{c['id']}` |" not in page]
+    assert missing == []
 
 
 @pytest.mark.parametrize("folder", ["clients", "services", "trainer", "benchmarks", "scripts"])
