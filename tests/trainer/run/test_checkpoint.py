@@ -1,5 +1,6 @@
 """Checkpoints and published weights: complete or absent."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path):
 
     assert loaded == position(4)
     assert torch.equal(learner["optimiser"]["m"], state["optimiser"]["m"])
+
+
+def test_a_checkpoint_that_holds_more_than_is_read_can_be_gone_on_from(tmp_path: Path):
+    path = save_checkpoint(tmp_path, position(4), {})
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps(state | {"cursor": 3}))
+
+    loaded, _ = load_checkpoint(path)
+
+    assert loaded == position(4)
 
 
 def test_an_interrupted_save_is_not_taken_for_a_checkpoint(tmp_path: Path):

@@ -57,7 +57,9 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 def load_checkpoint(path: Path) -> tuple[Position, dict[str, Any]]:
     """What `save_checkpoint` wrote."""
-    position = Position(**json.loads((path / "state.json").read_text()))
+    state = json.loads((path / "state.json").read_text())
+    # By name: a checkpoint of another version may hold more, and is as good to go on from.
+    position = Position(step=state["step"], lineage=state["lineage"], weights=state["weights"])
     learner = torch.load(path / "trainer.pt", weights_only=True)
     return position, cast("dict[str, Any]", learner)
 
