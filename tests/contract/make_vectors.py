@@ -16,6 +16,16 @@ from pydantic import BaseModel
 from preceptor_clients.contract import wire
 from preceptor_clients.contract.arrays import MISSING
 from preceptor_clients.contract.errors import ContextTooLong, DeadlineExceeded
+from preceptor_clients.contract.listings import (
+    LineagePlace,
+    RolloutPage,
+    RolloutPlace,
+    RunDetails,
+    RunPage,
+    RunPlace,
+    TargetPage,
+    TargetPlace,
+)
 from preceptor_clients.contract.schemas import (
     Accepted,
     Accounting,
@@ -54,8 +64,6 @@ from preceptor_clients.contract.schemas import (
     Services,
     ServiceStatus,
     StepRecord,
-    TargetPage,
-    TargetPlace,
     TargetRecord,
     Ticket,
     Trace,
@@ -270,6 +278,9 @@ def _trace() -> Trace:
         lineage="main",
         step=3,
         problem_id="p-1",
+        prompt=Prompt(messages=(Message(role="user", content="go"),)),
+        response_ids=np.array([3, 4], np.int32),
+        response_text="on",
         position=1,
         token_id=4,
         student_weights="run/main/3",
@@ -280,6 +291,42 @@ def _trace() -> Trace:
         advantage=None,
         sources=(source,),
     )
+
+
+def _listings() -> dict[str, BaseModel]:
+    place = {"lineage": "main", "step": 3, "problem_id": "p-1", "num_tokens": 4}
+    life = LineagePlace(lineage="b", parent="main", from_step=4, created_at=2.0)
+    rollout = RolloutPlace(
+        id="r-1",
+        group_id="g-1",
+        weights="run/main/3",
+        finish_reason="stop",
+        response_text="on",
+        score=1.0,
+        solved=True,
+        **place,
+    )
+    return {
+        "run_page": RunPage(
+            runs=(
+                RunPlace(
+                    run="run", seed=3, created_at=1.5, lineages=2, steps=8, rollouts=64, targets=60
+                ),
+            )
+        ),
+        "run_details": RunDetails(
+            run="run",
+            config={"steps": 8},
+            seed=3,
+            versions={"numpy": "2"},
+            created_at=1.5,
+            lineages=(life,),
+        ),
+        "rollout_page": RolloutPage(rollouts=(rollout,), after="r-1"),
+        "target_page": TargetPage(
+            targets=(TargetPlace(id="t-1", rollout_id="r-1", **place),), after="t-1"
+        ),
+    }
 
 
 def messages() -> dict[str, BaseModel]:
@@ -362,12 +409,19 @@ def messages() -> dict[str, BaseModel]:
         ),
         "arrivals": Arrivals(cursor=12, arrivals=(arrival,)),
         "run_record": RunRecord(run="run", config={"steps": 8}, seed=3, versions={"numpy": "2"}),
-        "lineage_record": LineageRecord(run="run", lineage="b", parent="main", from_step=4),
+        "lineage_record": LineageRecord(
+            run="run",
+            lineage="b",
+            parent="main",
+            from_step=4,
+            settings={"steps": 12},
+            versions={"numpy": "2"},
+        ),
         "records": _records(),
         "step_record": _step(),
         "accepted": Accepted(new=2),
         "trace": _trace(),
-        "target_page": TargetPage(targets=(TargetPlace(id="t-1", num_tokens=4),), after="t-1"),
+        **_listings(),
         "accounting": Accounting(
             run="run",
             lineages=0,

@@ -563,6 +563,10 @@ class LineageRecord(Request):
     parent: Name | None = None
     from_step: int = 0
     """The first step of this lineage; the parent's steps from here on are superseded."""
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    """Where this life differs from the run's record, by dotted name: `steps` of an extended run."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """What this life was made with; the run's record has those of the first."""
 
 
 class RolloutRecord(Request):
@@ -641,7 +645,10 @@ class Accepted(Answer):
 
 
 class TraceSource(Answer):
-    """One component of a target at one position, back to its sources."""
+    """One component of a target at one position, back to its sources.
+
+    `weight` 0 means that the expert has no opinion here: it has no entries then, and no tail.
+    """
 
     answer_id: Key
     expert: str
@@ -655,7 +662,10 @@ class TraceSource(Answer):
     """Chance that the expert asked itself about this position; None where it took all of them."""
     entries: tuple[tuple[int, float], ...]
     """(token id, probability), best first."""
-    tail: float
+    tail: float | None = None
+    """Probability of all that is not among the entries."""
+    own_logprob: float | None = None
+    """Of the student's token; None where the expert does not say."""
     feedback: tuple[FeedbackItem, ...]
 
 
@@ -668,31 +678,20 @@ class Trace(Answer):
     lineage: Name
     step: int
     problem_id: Key
+    prompt: Prompt
+    response_ids: Ints1
+    response_text: str
     position: int
     token_id: int
     student_weights: str
-    student_logprob: float
+    student_logprob: float | None = None
+    """None where no policy drew the token."""
     owned: bool
     consumed_by: tuple[str, ...]
     """Steps on which this target was used, as `lineage/step`."""
     cost: float | None = None
     advantage: float | None = None
     sources: tuple[TraceSource, ...]
-
-
-class TargetPlace(Answer):
-    """One target."""
-
-    id: Key
-    num_tokens: int
-
-
-class TargetPage(Answer):
-    """`GET /v1/runs/{run}/targets?after=ID&limit=n`: in the order of their ids."""
-
-    targets: tuple[TargetPlace, ...]
-    after: str | None = None
-    """Ask again with this one; None at the end."""
 
 
 class Accounting(Answer):

@@ -11,13 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from preceptor_clients.contract import wire
 from preceptor_clients.contract.calls import fill_calls
 from preceptor_clients.contract.errors import DeadlineExceeded, ServiceFailed
 from preceptor_clients.contract.generation import GenerateCall, GenerateReply
+from preceptor_clients.contract.listings import (
+    RolloutPage,
+    RolloutPlace,
+    RunDetails,
+    RunPage,
+    RunPlace,
+    TargetPage,
+    TargetPlace,
+)
 from preceptor_clients.contract.schemas import (
     Accepted,
     Accounting,
@@ -41,8 +50,6 @@ from preceptor_clients.contract.schemas import (
     ServiceInfo,
     Services,
     StepRecord,
-    TargetPage,
-    TargetPlace,
     Trace,
     WeightManifest,
     WeightsOffer,
@@ -63,6 +70,7 @@ CHUNK_TOKENS: Final = 131_072
 """A call holds at most so many submissions and tokens, unless one group alone has more."""
 _LONGEST_WAIT_S: Final = 30.0
 _SHORTEST_POLL_S: Final = 0.05
+_PAGE: Final = 1_000
 _PENDING: Final = frozenset({"queued", "running"})
 
 _Submission = TypeVar("_Submission", PrefixSubmission, FeedbackSubmission)
@@ -255,17 +263,61 @@ class GatewayClient(HttpClient):
         """Every expert and source that the gateway names, with its state."""
         return await self.call("GET", "/v1/experts", reply=Services)
 
-    async def targets(self, run: str) -> list[TargetPlace]:
-        """Every target of a run with its number of tokens, in the order of their ids."""
-        places: list[TargetPlace] = []
-        after: str | None = ""
-        while after is not None:
-            page = await self.call(
-                "GET", f"/v1/runs/{run}/targets", params={"after": after}, reply=TargetPage
-            )
-            places += page.targets
-            after = page.after
-        return places
+    async def run_details(self, run: str) -> RunDetails:
+        """A run's record and its lives."""
+        return await self.call("GET", f"/v1/runs/{run}", reply=RunDetails)
+
+    async def runs(self, limit: int | None = None) -> list[RunPlace]:
+        """The runs on record, the newest first."""
+
+        async def page(params: Mapping[str, str | int]) -> tuple[Sequence[RunPlace], str | None]:
+            found = await self.call("GET", "/v1/runs", params=params, reply=RunPage)
+            return found.runs, found.after
+
+        return await _pages(page, {}, limit)
+
+    async def rollouts(
+        self,
+        run: str,
+        *,
+        step: int | None = None,
+        solved: bool | None = None,
+        limit: int | None = None,
+    ) -> list[RolloutPlace]:
+        """Rollouts of a run in the order of its steps.
+
+        Args:
+            run: Its name.
+            step: Of this step alone, counted from 0.
+            solved: Of those that were judged, the solved ones or the failed ones alone.
+            limit: At most so many.
+        """
+
+        async def page(
+            params: Mapping[str, str | int],
+        ) -> tuple[Sequence[RolloutPlace], str | None]:
+            path = f"/v1/runs/{run}/rollouts"
+            found = await self.call("GET", path, params=params, reply=RolloutPage)
+            return found.rollouts, found.after
+
+        return await _pages(page, _filters(step, solved), limit)
+
+    async def targets(
+        self,
+        run: str,
+        *,
+        step: int | None = None,
+        solved: bool | None = None,
+        limit: int | None = None,
+    ) -> list[TargetPlace]:
+        """Targets of a run in the order of their ids; arguments as of `rollouts`."""
+
+        async def page(params: Mapping[str, str | int]) -> tuple[Sequence[TargetPlace], str | None]:
+            path = f"/v1/runs/{run}/targets"
+            found = await self.call("GET", path, params=params, reply=TargetPage)
+            return found.targets, found.after
+
+        return await _pages(page, _filters(step, solved), limit)
 
     async def accounting(self, run: str) -> Accounting:
         """What the surviving lineage of a run has used."""
@@ -292,6 +344,29 @@ class GatewayClient(HttpClient):
         if len(received.outcomes) != num_asked:
             raise ServiceFailed(f"{path}: {len(received.outcomes)} outcomes for {num_asked} asked")
         return list(received.outcomes)
+
+
+async def _pages(
+    page: Callable[[Mapping[str, str | int]], Awaitable[tuple[Sequence[_T], str | None]]],
+    filters: Mapping[str, str | int],
+    limit: int | None,
+) -> list[_T]:
+    """Page after page until `limit` or the end."""
+    found: list[_T] = []
+    after: str | None = ""
+    while after is not None and (limit is None or len(found) < limit):
+        size = _PAGE if limit is None else min(_PAGE, limit - len(found))
+        params = {**filters, "limit": size, **({"after": after} if after else {})}
+        rows, after = await page(params)
+        found += rows
+    return found
+
+
+def _filters(step: int | None, solved: bool | None) -> dict[str, str | int]:
+    return {
+        **({} if step is None else {"step": step}),
+        **({} if solved is None else {"solved": str(solved).lower()}),
+    }
 
 
 def _wait_ms(wait_s: float) -> int:

@@ -7,7 +7,9 @@ worth nothing; so is a step that would train on a rollout twice on its surviving
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from preceptor_clients.contract.errors import NotFound
 from preceptor_clients.contract.fingerprint import content_hash
@@ -18,8 +20,6 @@ from preceptor_clients.contract.schemas import (
     Records,
     RunRecord,
     StepRecord,
-    TargetPage,
-    TargetPlace,
     Trace,
 )
 from preceptor_services.kit.array_blobs import ArrayBlobs
@@ -57,7 +57,8 @@ class RecordKeeper:
         async with self.database.write() as conn:
             known = await runs.find_run(conn, record.run)
             if known is not None:
-                same(known, document, f"run {record.run}", "run")
+                # Not the versions: a run goes on after an upgrade, and its next life says so.
+                same(_lasting(known), _lasting(document), f"run {record.run}", "run")
                 return Accepted(new=0)
             row = {"name": record.run, "document": document, "created_at": self.clock.now()}
             await runs.add_run(conn, row)
@@ -71,8 +72,9 @@ class RecordKeeper:
             lineages = await runs.lineages(conn, record.run)
             known = lineages.get(record.lineage)
             if known is not None:
-                was = (known.parent, known.from_step)
-                same(was, (record.parent, record.from_step), record.lineage, "lineage")
+                was = (known.parent, known.from_step, known.document.get("settings", {}))
+                sent = (record.parent, record.from_step, record.settings)
+                same(was, sent, record.lineage, "lineage")
                 return Accepted(new=0)
             if record.parent is not None and record.parent not in lineages:
                 raise NotFound(f"run {record.run} has no lineage {record.parent}", field="parent")
@@ -84,6 +86,7 @@ class RecordKeeper:
                     "serial": len(lineages),
                     "parent": record.parent,
                     "from_step": record.from_step,
+                    "document": {"settings": record.settings, "versions": record.versions},
                     "created_at": self.clock.now(),
                 },
             )
@@ -148,14 +151,11 @@ class RecordKeeper:
             consumed_twice=sum(count > 1 for count in used.values()),
         )
 
-    async def targets(self, run: str, after: str, limit: int) -> TargetPage:
-        """The run's targets after the id `after`, a page at a time."""
-        async with self.database.read() as conn:
-            rows = await runs.target_ids(conn, run, after, limit)
-        places = tuple(TargetPlace(id=target, num_tokens=length) for target, length in rows)
-        following = places[-1].id if len(places) == limit else None
-        return TargetPage(targets=places, after=following)
-
     async def trace(self, target_id: str, position: int) -> Trace:
         """Where the target of one token came from."""
         return await trace(self.database, self.array_blobs, target_id, position)
+
+
+def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run's record holds for all of its lives."""
+    return {name: record[name] for name in ("run", "config", "seed")}

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import numpy as np
 
 from preceptor_clients.contract.arrays import MISSING
 from preceptor_clients.contract.errors import Invalid, NotFound
-from preceptor_clients.contract.schemas import AnswerKind, FeedbackItem, Trace, TraceSource
+from preceptor_clients.contract.schemas import (
+    AnswerKind,
+    FeedbackItem,
+    Prompt,
+    Trace,
+    TraceSource,
+)
 from preceptor_services.corrections.results import provenance
 from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.store.database import Connection, Database
@@ -45,10 +52,13 @@ async def trace(
         lineage=row.lineage,
         step=row.step,
         problem_id=row.problem_id,
+        prompt=Prompt.model_validate(rollout["prompt"]),
+        response_ids=rollout["response_ids"],
+        response_text=rollout["response_text"],
         position=position,
         token_id=int(rollout["response_ids"][position]),
         student_weights=row.weights,
-        student_logprob=float(rollout["behaviour_logprobs"][position]),
+        student_logprob=_told(rollout["behaviour_logprobs"][position]),
         owned=bool(rollout["owned"][position]),
         consumed_by=tuple(f"{use.lineage}/{use.step}" for use in used),
         cost=_known(credit, "costs", position),
@@ -82,10 +92,13 @@ async def _credit(
 
 
 def _known(credit: dict[str, Any] | None, name: str, position: int) -> float | None:
-    if credit is None:
-        return None
-    value = float(credit[name][position])
-    return None if value <= MISSING / 2 else value
+    return None if credit is None else _told(credit[name][position])
+
+
+def _told(value: float) -> float | None:
+    """What stands for a missing number is none to show."""
+    number = float(value)
+    return number if math.isfinite(number) and number > MISSING / 2 else None
 
 
 def _source(
@@ -94,6 +107,7 @@ def _source(
     ids = cast("np.ndarray", component["ids_TK"][position])
     probs = cast("np.ndarray", component["probs_TK"][position])
     inclusion_T = cast("np.ndarray | None", component.get("inclusion_T"))
+    weight = float(component["weight_T"][position])
     return TraceSource(
         answer_id=row.answer_id,
         expert=row.expert,
@@ -102,9 +116,14 @@ def _source(
         template_version=row.template_version,
         context_hash=row.context_hash,
         kind=cast("AnswerKind", row.answer_kind),
-        weight=float(component["weight_T"][position]),
+        weight=weight,
         inclusion=None if inclusion_T is None else float(inclusion_T[position]),
-        entries=tuple((int(i), float(p)) for i, p in zip(ids, probs, strict=True) if i >= 0),
-        tail=float(component["tail_T"][position]),
+        entries=tuple((int(i), float(p)) for i, p in zip(ids, probs, strict=True) if i >= 0)
+        if weight > 0
+        else (),
+        tail=float(component["tail_T"][position]) if weight > 0 else None,
+        own_logprob=_told(component["own_logprobs_T"][position])
+        if component["own_mask_T"][position]
+        else None,
         feedback=items,
     )

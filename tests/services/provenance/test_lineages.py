@@ -6,10 +6,10 @@ from preceptor_services.provenance.lineages import newest, survives, surviving_e
 from preceptor_services.store.provenance.runs import LineageRow
 
 LIVES = {
-    "l0": LineageRow("l0", 0, None, 0),
-    "l1": LineageRow("l1", 1, "l0", 4),
-    "l2": LineageRow("l2", 2, "l1", 2),
-    "l3": LineageRow("l3", 3, "l0", 3),
+    "l0": LineageRow("l0", 0, None, 0, {}, 0.0),
+    "l1": LineageRow("l1", 1, "l0", 4, {}, 0.0),
+    "l2": LineageRow("l2", 2, "l1", 2, {}, 0.0),
+    "l3": LineageRow("l3", 3, "l0", 3, {}, 0.0),
 }
 
 

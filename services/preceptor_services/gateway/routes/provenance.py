@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from preceptor_clients.contract.listings import RolloutPage, RunDetails, RunPage, TargetPage
 from preceptor_clients.contract.schemas import (
     Accepted,
     Accounting,
@@ -14,15 +15,22 @@ from preceptor_clients.contract.schemas import (
     Records,
     RunRecord,
     StepRecord,
-    TargetPage,
     Trace,
 )
 from preceptor_services.gateway.http.auth import Reader, Trainer
 from preceptor_services.gateway.http.bodies import body_of, reply
 from preceptor_services.gateway.http.depends import RecordsDep
 from preceptor_services.gateway.http.openapi import takes
+from preceptor_services.provenance.listings import (
+    describe_run,
+    list_rollouts,
+    list_runs,
+    list_targets,
+)
 
 router = APIRouter(tags=["provenance"])
+Limit = Annotated[int, Query(ge=1, le=10_000)]
+Step = Annotated[int | None, Query(ge=0, lt=1 << 31, description="Counted from 0.")]
 
 
 @router.post("/v1/runs", response_model=Accepted, openapi_extra=takes(RunRecord))
@@ -75,17 +83,60 @@ async def accounting(request: Request, run: Name, caller: Reader, records: Recor
     return await reply(request, await records.accounting(run))
 
 
-@router.get("/v1/runs/{run}/targets", response_model=TargetPage)
-async def list_targets(
+@router.get("/v1/runs", response_model=RunPage)
+async def get_runs(
+    request: Request, caller: Reader, records: RecordsDep, after: str = "", limit: Limit = 100
+) -> Response:
+    """Every run on record, the newest first, a page at a time."""
+    return await reply(request, await list_runs(records.database, after, limit))
+
+
+@router.get("/v1/runs/{run}", response_model=RunDetails)
+async def get_run(request: Request, run: Name, caller: Reader, records: RecordsDep) -> Response:
+    """One run's record and its lives."""
+    return await reply(request, await describe_run(records.database, run))
+
+
+@router.get("/v1/runs/{run}/rollouts", response_model=RolloutPage)
+async def get_rollouts(
     request: Request,
     run: Name,
     caller: Reader,
     records: RecordsDep,
+    step: Step = None,
+    solved: bool | None = None,
     after: str = "",
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    limit: Limit = 100,
+) -> Response:
+    """The run's rollouts with their scores, a page at a time; unjudged ones without a filter."""
+    page = await list_rollouts(
+        records.database,
+        records.array_blobs,
+        run,
+        step=step,
+        solved=solved,
+        after=after,
+        limit=limit,
+    )
+    return await reply(request, page)
+
+
+@router.get("/v1/runs/{run}/targets", response_model=TargetPage)
+async def get_targets(
+    request: Request,
+    run: Name,
+    caller: Reader,
+    records: RecordsDep,
+    step: Step = None,
+    solved: bool | None = None,
+    after: str = "",
+    limit: Limit = 1000,
 ) -> Response:
     """The run's targets, a page at a time."""
-    return await reply(request, await records.targets(run, after, limit))
+    page = await list_targets(
+        records.database, run, step=step, solved=solved, after=after, limit=limit
+    )
+    return await reply(request, page)
 
 
 @router.get("/v1/targets/{target_id}/trace", response_model=Trace)

@@ -26,6 +26,8 @@ class LineageRow(NamedTuple):
     serial: int
     parent: str | None
     from_step: int
+    document: dict[str, Any]
+    created_at: float
 
 
 class ConsumedRow(NamedTuple):
@@ -50,7 +52,14 @@ async def add_run(conn: AsyncConnection, row: dict[str, Any]) -> None:
 async def lineages(conn: AsyncConnection, run: str) -> dict[str, LineageRow]:
     """The lives of a run, in the order in which they began."""
     query = (
-        select(Lineage.name, Lineage.serial, Lineage.parent, Lineage.from_step)
+        select(
+            Lineage.name,
+            Lineage.serial,
+            Lineage.parent,
+            Lineage.from_step,
+            Lineage.document,
+            Lineage.created_at,
+        )
         .where(Lineage.run == run)
         .order_by(Lineage.serial)
     )
@@ -129,20 +138,6 @@ async def rollout_places(conn: AsyncConnection, run: str) -> list[tuple[str, str
     """(id, lineage, step) of every rollout of the run."""
     query = select(Rollout.id, Rollout.lineage, Rollout.step).where(Rollout.run == run)
     return [(row[0], row[1], row[2]) for row in await conn.execute(query)]
-
-
-async def target_ids(
-    conn: AsyncConnection, run: str, after: str, limit: int
-) -> list[tuple[str, int]]:
-    """(id, number of tokens) of a run's targets, in the order of their ids."""
-    query = (
-        select(Target.id, Rollout.num_tokens)
-        .join(Rollout, Rollout.id == Target.rollout_id)
-        .where(Rollout.run == run, Target.id > after)
-        .order_by(Target.id)
-        .limit(limit)
-    )
-    return [(row[0], row[1]) for row in await conn.execute(query)]
 
 
 async def count_targets(conn: AsyncConnection, run: str) -> int:

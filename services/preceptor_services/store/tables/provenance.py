@@ -73,6 +73,8 @@ class Lineage(Base):
     serial: Mapped[int]
     parent: Mapped[str | None]
     from_step: Mapped[int]
+    document: Mapped[dict[str, Any]]
+    """What this life was made with: settings that differ from the run's, and versions."""
     created_at: Mapped[float]
     __table_args__ = (
         UniqueConstraint("run", "serial"),

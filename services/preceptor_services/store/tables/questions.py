@@ -150,6 +150,7 @@ class Ticket(Base):
         UniqueConstraint("caller", "idempotency_key"),
         Index(None, "answer_key", "state"),
         Index(None, "state", "deadline_at"),
+        Index(None, "rollout_id"),
     )
 
 

@@ -1,0 +1,139 @@
+"""Lists of what is on record, so that nobody needs SQL to find an id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from preceptor_clients.contract.errors import NotFound
+from preceptor_clients.contract.listings import (
+    LineagePlace,
+    RolloutPage,
+    RolloutPlace,
+    RunDetails,
+    RunPage,
+    RunPlace,
+    TargetPage,
+    TargetPlace,
+)
+from preceptor_services.kit.array_blobs import ArrayBlobs
+from preceptor_services.store.database import Connection, Database
+from preceptor_services.store.provenance import listings
+from preceptor_services.store.provenance import runs as run_queries
+from preceptor_services.store.provenance.listings import Filter, RolloutRow
+
+_SOLVED_AT: Final = 0.5
+"""Of a task that does not say from which score on an attempt counts as a success."""
+
+
+async def list_runs(database: Database, after: str, limit: int) -> RunPage:
+    """Runs, the newest first."""
+    async with database.read() as conn:
+        rows = await listings.runs(conn, after, limit)
+    places = tuple(
+        RunPlace(
+            run=row.name,
+            seed=row.seed,
+            created_at=row.created_at,
+            lineages=row.lineages,
+            steps=row.steps,
+            rollouts=row.rollouts,
+            targets=row.targets,
+        )
+        for row in rows
+    )
+    return RunPage(runs=places, after=places[-1].run if len(places) == limit else None)
+
+
+async def describe_run(database: Database, run: str) -> RunDetails:
+    """A run's record and its lives.
+
+    Raises:
+        NotFound: there is no such run.
+    """
+    async with database.read() as conn:
+        document, created_at = await _found(conn, run)
+        lineages = await run_queries.lineages(conn, run)
+    return RunDetails(
+        run=run,
+        config=document["config"],
+        seed=document["seed"],
+        versions=document["versions"],
+        created_at=created_at,
+        lineages=tuple(
+            LineagePlace(
+                lineage=row.name,
+                parent=row.parent,
+                from_step=row.from_step,
+                created_at=row.created_at,
+                settings=row.document.get("settings", {}),
+                versions=row.document.get("versions", {}),
+            )
+            for row in lineages.values()
+        ),
+    )
+
+
+async def list_rollouts(
+    database: Database,
+    array_blobs: ArrayBlobs,
+    run: str,
+    *,
+    step: int | None,
+    solved: bool | None,
+    after: str,
+    limit: int,
+) -> RolloutPage:
+    """A run's rollouts in the order of steps."""
+    async with database.read() as conn:
+        solved_at = _solved_at((await _found(conn, run))[0])
+        rows = await listings.rollouts(conn, Filter(run, step, solved, solved_at, after, limit))
+    packs = {sha: await array_blobs.read(sha) for sha in {row.pack_sha256 for row in rows}}
+    places = tuple(_rollout(row, packs[row.pack_sha256], solved_at) for row in rows)
+    return RolloutPage(rollouts=places, after=places[-1].id if len(places) == limit else None)
+
+
+async def list_targets(
+    database: Database,
+    run: str,
+    *,
+    step: int | None,
+    solved: bool | None,
+    after: str,
+    limit: int,
+) -> TargetPage:
+    """A run's targets in the order of their ids."""
+    async with database.read() as conn:
+        solved_at = _solved_at((await _found(conn, run))[0])
+        rows = await listings.targets(conn, Filter(run, step, solved, solved_at, after, limit))
+    places = tuple(
+        TargetPlace(**row._asdict(), solved=_solved(row.score, solved_at)) for row in rows
+    )
+    return TargetPage(targets=places, after=places[-1].id if len(places) == limit else None)
+
+
+async def _found(conn: Connection, run: str) -> tuple[dict[str, Any], float]:
+    found = await listings.find_run(conn, run)
+    if found is None:
+        raise NotFound(f"no run {run}", field="run")
+    return found
+
+
+def _rollout(row: RolloutRow, pack: Mapping[str, Any], solved_at: float) -> RolloutPlace:
+    columns = {name: value for name, value in row._asdict().items() if name != "pack_sha256"}
+    return RolloutPlace(
+        **columns,
+        response_text=pack[row.id]["response_text"],
+        solved=_solved(row.score, solved_at),
+    )
+
+
+def _solved(score: float | None, solved_at: float) -> bool | None:
+    return None if score is None else score >= solved_at
+
+
+def _solved_at(document: Mapping[str, Any]) -> float:
+    """As the run's own record says of its task."""
+    task = document["config"].get("task")
+    given = cast("dict[str, Any]", task).get("solved_at") if isinstance(task, dict) else None
+    return float(given) if isinstance(given, (int, float)) else _SOLVED_AT

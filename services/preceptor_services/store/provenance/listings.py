@@ -1,0 +1,186 @@
+"""Queries behind lists: runs, rollouts with their scores, targets. A page is by key, not offset."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, distinct, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from preceptor_services.store.tables.provenance import (
+    FeedbackItemRow,
+    Lineage,
+    Rollout,
+    Run,
+    Step,
+    Target,
+)
+from preceptor_services.store.tables.questions import Ticket
+
+
+class RunRow(NamedTuple):
+    """One run and how much is on record of it."""
+
+    name: str
+    seed: int
+    created_at: float
+    lineages: int
+    steps: int
+    rollouts: int
+    targets: int
+
+
+class RolloutRow(NamedTuple):
+    """One rollout."""
+
+    id: str
+    lineage: str
+    step: int
+    problem_id: str
+    group_id: str
+    weights: str
+    finish_reason: str
+    num_tokens: int
+    pack_sha256: str
+    score: float | None
+    target_id: str | None
+
+
+class TargetRow(NamedTuple):
+    """One target."""
+
+    id: str
+    num_tokens: int
+    rollout_id: str
+    lineage: str
+    step: int
+    problem_id: str
+    score: float | None
+
+
+class Filter(NamedTuple):
+    """Which rows of a run: of one step, with a score from or below `solved_at`, after an id."""
+
+    run: str
+    step: int | None
+    solved: bool | None
+    solved_at: float
+    after: str
+    limit: int
+
+
+async def find_run(conn: AsyncConnection, run: str) -> tuple[dict[str, Any], float] | None:
+    """The run's record and when it came."""
+    row = (await conn.execute(select(Run.document, Run.created_at).where(Run.name == run))).first()
+    return None if row is None else (row[0], row[1])
+
+
+async def runs(conn: AsyncConnection, after: str, limit: int) -> list[RunRow]:
+    """Runs, the newest first, from the one that follows `after`."""
+    rollouts = select(func.count()).where(Rollout.run == Run.name).scalar_subquery()
+    targets = (
+        select(func.count())
+        .select_from(Target)
+        .join(Rollout, Rollout.id == Target.rollout_id)
+        .where(Rollout.run == Run.name)
+        .scalar_subquery()
+    )
+    lineages = select(func.count()).where(Lineage.run == Run.name).scalar_subquery()
+    steps = select(func.count(distinct(Step.step))).where(Step.run == Run.name).scalar_subquery()
+    query = select(
+        Run.name,
+        Run.document["seed"].as_integer(),
+        Run.created_at,
+        lineages,
+        steps,
+        rollouts,
+        targets,
+    ).order_by(Run.created_at.desc(), Run.name)
+    if after:
+        begun = select(Run.created_at).where(Run.name == after).scalar_subquery()
+        query = query.where(
+            or_(Run.created_at < begun, (Run.created_at == begun) & (Run.name > after))
+        )
+    return [RunRow(*row) for row in await conn.execute(query.limit(limit))]
+
+
+async def rollouts(conn: AsyncConnection, wanted: Filter) -> list[RolloutRow]:
+    """Rollouts in the order of steps, then ids."""
+    target = (
+        select(Target.id)
+        .where(Target.rollout_id == Rollout.id)
+        .order_by(Target.created_at.desc())
+        .limit(1)
+        .correlate(Rollout)
+        .scalar_subquery()
+    )
+    query = select(
+        Rollout.id,
+        Rollout.lineage,
+        Rollout.step,
+        Rollout.problem_id,
+        Rollout.group_id,
+        Rollout.weights,
+        Rollout.finish_reason,
+        Rollout.num_tokens,
+        Rollout.pack_sha256,
+        _score(),
+        target,
+    ).order_by(Rollout.step, Rollout.id)
+    if wanted.after:
+        step = select(Rollout.step).where(Rollout.id == wanted.after).scalar_subquery()
+        query = query.where(
+            or_(Rollout.step > step, (Rollout.step == step) & (Rollout.id > wanted.after))
+        )
+    found = await conn.execute(query.where(*_conditions(wanted)).limit(wanted.limit))
+    return [RolloutRow(*row) for row in found]
+
+
+async def targets(conn: AsyncConnection, wanted: Filter) -> list[TargetRow]:
+    """Targets in the order of their ids."""
+    query = (
+        select(
+            Target.id,
+            Rollout.num_tokens,
+            Rollout.id,
+            Rollout.lineage,
+            Rollout.step,
+            Rollout.problem_id,
+            _score(),
+        )
+        .join(Rollout, Rollout.id == Target.rollout_id)
+        .where(Target.id > wanted.after)
+        .order_by(Target.id)
+    )
+    found = await conn.execute(query.where(*_conditions(wanted)).limit(wanted.limit))
+    return [TargetRow(*row) for row in found]
+
+
+def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = [Rollout.run == wanted.run]
+    if wanted.step is not None:
+        found.append(Rollout.step == wanted.step)
+    if wanted.solved is not None:
+        score = _score()
+        found.append(score >= wanted.solved_at if wanted.solved else score < wanted.solved_at)
+    return found
+
+
+def _score() -> ColumnElement[float]:
+    """The sum of the scores in what sources answered about a rollout; NULL without any."""
+    asked = (
+        select(Ticket.answer_key)
+        .where(
+            Ticket.rollout_id == Rollout.id,
+            Ticket.run == Rollout.run,
+            Ticket.kind == "feedback",
+        )
+        .correlate(Rollout)
+    )
+    # Not a join with the tickets: a question that was sent twice must not count twice.
+    return (
+        select(func.sum(FeedbackItemRow.document["score"].as_float()))
+        .where(FeedbackItemRow.answer_key.in_(asked))
+        .correlate(Rollout)
+        .scalar_subquery()
+    )

@@ -1,0 +1,173 @@
+"""Lists of runs, rollouts and targets, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from preceptor_clients.contract.errors import NotFound
+from preceptor_clients.contract.schemas import (
+    FeedbackQuery,
+    FeedbackSubmission,
+    LineageRecord,
+    Records,
+    RolloutRecord,
+    RunRecord,
+)
+from preceptor_services.jobs.messages import ItemResult
+
+
+@pytest.fixture
+def sqlite_url(database_url: str) -> str:
+    """Every test of this file runs on both databases."""
+    return database_url
+
+
+@pytest.fixture
+async def three(world: Any) -> Any:
+    """A run with three rollouts: a failed and a solved one of step 0, one of step 1 unjudged."""
+    config = {"task": {"class": "ScoredTask", "solved_at": 0.75}}
+    run = RunRecord(run="r", config=config, seed=1, versions={"numpy": "1"})
+    await world.trainer.start_run(run)
+    await world.trainer.start_lineage(LineageRecord(run="r", lineage="l0"))
+    rows = [_rollout(world, "a", 0), _rollout(world, "b", 0), _rollout(world, "c", 1)]
+    await world.trainer.record(Records(rollouts=tuple(rows)))
+    await _judge(world, "a", 0.5)
+    await _judge(world, "b", 1.0)
+    return world
+
+
+def _rollout(world: Any, name: str, step: int) -> RolloutRecord:
+    query = world.query()
+    return RolloutRecord(
+        rollout_id=name,
+        run="r",
+        lineage="l0",
+        step=step,
+        problem_id="p1",
+        group_id="g1",
+        prompt=query.prompt,
+        response_ids=query.response_ids,
+        response_text=f"text of {name}",
+        behaviour_logprobs=np.array([-0.5, -1.0, -2.0], np.float32),
+        owned=np.ones(3, np.bool_),
+        weights="r/l0/0",
+        finish_reason="stop",
+        sampling={"temperature": 1.0},
+    )
+
+
+async def _judge(world: Any, name: str, score: float) -> None:
+    """Asked twice, as a trainer that is killed and started again does."""
+    payload = await world.trainer.put_blob(json.dumps({}).encode())
+    query = FeedbackQuery(
+        rollout_id=name,
+        prompt=world.query().prompt,
+        response_ids=world.query().response_ids,
+        response_text=name,
+        finish_reason="stop",
+        payload_sha256=payload,
+    )
+    for key in ("once", "again"):
+        submission = FeedbackSubmission(idempotency_key=f"{name}/{key}", query=query)
+        await world.trainer.submit_feedback("executor", [submission], run="r")
+    claims = await world.claim(world.queue.take())
+    for job in claims.jobs:
+        verdicts = [world.verdict(item.feedback) for item in job.items]
+        results = [
+            ItemResult(
+                answer_key=item.answer_key,
+                feedback=verdict.model_copy(
+                    update={"items": (verdict.items[0].model_copy(update={"score": score}),)}
+                ),
+            )
+            for item, verdict in zip(job.items, verdicts, strict=True)
+        ]
+        await world.report(job, results)
+
+
+async def test_rollouts_are_listed_with_their_text_and_score(three: Any) -> None:
+    found = await three.trainer.rollouts("r")
+
+    assert [(r.id, r.step, r.response_text) for r in found] == [
+        ("a", 0, "text of a"),
+        ("b", 0, "text of b"),
+        ("c", 1, "text of c"),
+    ]
+    assert [(r.score, r.solved) for r in found] == [(0.5, False), (1.0, True), (None, None)]
+
+
+@pytest.mark.parametrize(
+    ("filters", "wanted"),
+    [
+        ({"solved": True}, ["b"]),
+        ({"solved": False}, ["a"]),
+        ({"step": 1}, ["c"]),
+        ({"step": 0, "limit": 1}, ["a"]),
+    ],
+)
+async def test_rollouts_are_filtered(
+    three: Any, filters: dict[str, Any], wanted: list[str]
+) -> None:
+    assert [r.id for r in await three.trainer.rollouts("r", **filters)] == wanted
+
+
+async def test_a_page_goes_on_where_the_one_before_ended(three: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("preceptor_clients.http.clients._PAGE", 1)
+
+    found = await three.trainer.rollouts("r")
+
+    assert [r.id for r in found] == ["a", "b", "c"]
+
+
+async def test_runs_are_listed_the_newest_first(three: Any) -> None:
+    three.clock.moved_s += 10
+    await three.trainer.start_run(RunRecord(run="s", config={}, seed=7, versions={}))
+
+    first, second = await three.trainer.runs()
+
+    assert (first.run, first.seed, first.rollouts) == ("s", 7, 0)
+    assert (second.run, second.lineages, second.rollouts, second.targets) == ("r", 1, 3, 0)
+    assert [r.run for r in await three.trainer.runs(limit=1)] == ["s"]
+
+
+async def test_a_runs_lives_say_what_they_differ_in(three: Any) -> None:
+    life = LineageRecord(
+        run="r", lineage="l1", parent="l0", from_step=1, settings={"steps": 9}, versions={"a": "2"}
+    )
+    await three.trainer.start_lineage(life)
+
+    found = await three.trainer.run_details("r")
+
+    assert [(one.lineage, one.settings) for one in found.lineages] == [
+        ("l0", {}),
+        ("l1", {"steps": 9}),
+    ]
+    assert found.lineages[1].versions == {"a": "2"}
+
+
+async def test_a_run_goes_on_after_an_upgrade(three: Any) -> None:
+    config = {"task": {"class": "ScoredTask", "solved_at": 0.75}}
+
+    await three.trainer.start_run(
+        RunRecord(run="r", config=config, seed=1, versions={"numpy": "2"})
+    )
+
+    assert (await three.trainer.run_details("r")).versions == {"numpy": "1"}
+
+
+async def test_a_run_that_is_not_there_is_named(world: Any) -> None:
+    asked = (
+        world.trainer.run_details("none"),
+        world.trainer.rollouts("none"),
+        world.trainer.targets("none"),
+    )
+
+    found = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert [str(error) for error in found] == ["no run none"] * 3
+    assert all(isinstance(error, NotFound) for error in found)
