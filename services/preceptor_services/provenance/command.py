@@ -110,7 +110,7 @@ def draw(found: Trace, spell: Spell = str) -> Tree:
     """The trace as a tree, the student's token at its root."""
     root = Tree(
         f"[bold]student token {_plain(spell(found.token_id))}[/] at position {found.position}: "
-        f"log-prob {found.student_logprob:.4f}, {'its own' if found.owned else 'not its own'}"
+        f"log-prob {_number(found.student_logprob)}, {'its own' if found.owned else 'not its own'}"
     )
     root.add(
         f"rollout {found.rollout_id} of problem {found.problem_id}, run {found.run} "
@@ -137,7 +137,7 @@ def _draw_source(root: Tree, source: TraceSource, spell: Spell) -> None:
         f"{_plain(spell(token))} {probability:.4f}"
         for token, probability in source.entries[:_SHOWN_ENTRIES]
     )
-    branch.add(f"says {best or 'nothing'}; tail {source.tail:.4f}")
+    branch.add(f"says {best or 'nothing'}; tail {_number(source.tail)}")
     branch.add(f"context {source.context_hash or '-'}, template {source.template_version or '-'}")
     for item in source.feedback:
         _draw_item(branch, item)
@@ -161,7 +161,7 @@ def _draw_item(branch: Tree, item: FeedbackItem) -> None:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _plain(text: str) -> str:
