@@ -195,9 +195,19 @@ class CorrectionsClient(HttpClient):
 
     # ------------------------------------------------------------ items and results
 
-    async def put_round(self, name: str, settings: RoundSettings) -> Round:
-        """Makes a round, or changes its rules."""
-        return await self.call("PUT", f"{_ROOT}/rounds/{name}", body=settings, reply=Round)
+    async def rounds(self) -> tuple[Round, ...]:
+        """Every round, newest first."""
+        return (await self.call("GET", f"{_ROOT}/rounds", reply=Rounds)).rounds
+
+    async def put_round(self, name: str, settings: RoundSettings, *, keep: bool = False) -> Round:
+        """Makes a round, or changes its rules; with `keep`, the rules of one that is there stay."""
+        params = {"keep": str(keep).lower()}
+        path = f"{_ROOT}/rounds/{name}"
+        return await self.call("PUT", path, params=params, body=settings, reply=Round)
+
+    async def agreement(self, round_name: str) -> Agreement:
+        """How far a round's people agree."""
+        return await self.call("GET", f"{_ROOT}/rounds/{round_name}/agreement", reply=Agreement)
 
     async def add_items(self, round_name: str, items: Sequence[NewItem]) -> tuple[TakenItem, ...]:
         """Puts items in, until the round's budget is spent."""

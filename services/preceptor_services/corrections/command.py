@@ -1,6 +1,7 @@
 """The queue of human corrections from a shell: people, what goes in by hand, export, import.
 
     preceptor corrections people add ann --url http://127.0.0.1:8080 --key-file keys/admin.key
+    preceptor corrections round set chosen --guidelines @guide.md --double-share 0.2
     preceptor corrections send chosen --rollout demo-l0-3-0-1 --rollout demo-l0-3-4-0
     preceptor corrections send production --file logs.jsonl
     preceptor corrections export --round demo-0 > corrections.jsonl
@@ -12,10 +13,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
@@ -25,13 +23,20 @@ from rich.console import Console
 from rich.table import Table
 
 from preceptor_clients.contract.corrections import ExportLine, NewItem, Retirement, Role, TakenItem
-from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.contract.json_lines import read_lines
-from preceptor_clients.http.corrections import AnnotatorClient, CorrectionsClient
-from preceptor_services.kit.settings import load_settings, read_secret
+from preceptor_clients.http.corrections import CorrectionsClient
+from preceptor_services.corrections import round_command
+from preceptor_services.corrections.place import (
+    KeyFile,
+    Place,
+    RunDir,
+    Url,
+    at,
+    do,
+    place_or_exit,
+)
 
 _AT_ONCE: Final = 50
-_T = TypeVar("_T")
 _Message = TypeVar("_Message", bound=BaseModel)
 
 app = typer.Typer(
@@ -39,46 +44,9 @@ app = typer.Typer(
 )
 people = typer.Typer(help="Who may correct.", no_args_is_help=True)
 app.add_typer(people, name="people")
+app.add_typer(round_command.app, name="round")
 
-RunDir = Annotated[Path | None, typer.Option(help="Folder of a deployment, with its TOML file.")]
-Url = Annotated[str | None, typer.Option(help="A running gateway; wants --key-file.")]
-KeyFile = Annotated[Path | None, typer.Option(help="File with an admin's key.")]
 Round = Annotated[str | None, typer.Option("--round", help="Of one round only.")]
-
-
-class _Place:
-    """Where the gateway is, and with which key."""
-
-    def __init__(self, run_dir: Path | None, url: str | None, key_file: Path | None) -> None:
-        if url is not None and key_file is not None:
-            self.url, self.key = url, read_secret(key_file)
-            return
-        folder = run_dir or Path()
-        resolved = folder / "resolved.toml"
-        settings = load_settings(resolved if resolved.exists() else folder / "preceptor.toml")
-        self.url, self.key = settings.gateway.url, read_secret(settings.key_for("admin"))
-
-    @asynccontextmanager
-    async def client(self) -> AsyncGenerator[CorrectionsClient]:
-        async with CorrectionsClient(self.url, self.key) as client:
-            yield client
-
-
-def _do(
-    run_dir: Path | None,
-    url: str | None,
-    key_file: Path | None,
-    work: Callable[[CorrectionsClient], Awaitable[_T]],
-) -> _T:
-    async def within() -> _T:
-        async with _Place(run_dir, url, key_file).client() as client:
-            return await work(client)
-
-    try:
-        return asyncio.run(within())
-    except (PreceptorError, OSError, ValueError) as error:
-        typer.echo(f"preceptor corrections: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 # ---------------------------------------------------------------- people
@@ -88,7 +56,7 @@ def _do(
 def list_people(run_dir: RunDir = None, url: Url = None, key_file: KeyFile = None) -> None:
     """Prints everybody."""
     table = Table("name", "role", "key", "corrections")
-    for person in _do(run_dir, url, key_file, lambda client: client.people()):
+    for person in do(run_dir, url, key_file, lambda client: client.people()):
         key = "revoked" if person.revoked_at is not None else "valid"
         counts = "retired" if person.retired_at is not None else "count"
         table.add_row(person.name, person.role, key, counts)
@@ -107,8 +75,8 @@ def add_person(
     if role not in ("annotator", "reviewer", "admin"):
         raise typer.BadParameter(f"{role!r} is no role", param_hint="--role")
     chosen: Role = role  # type: ignore[assignment]  looked at above
-    issued = _do(run_dir, url, key_file, lambda client: client.add_person(name, chosen))
-    typer.echo(issued.key)
+    place = place_or_exit(run_dir, url, key_file)
+    _hand_over(name, at(place, lambda client: client.add_person(name, chosen)).key, place)
 
 
 @people.command("new-key")
@@ -119,7 +87,16 @@ def new_key(
     key_file: KeyFile = None,
 ) -> None:
     """Prints a new key; the old one opens nothing any more."""
-    typer.echo(_do(run_dir, url, key_file, lambda client: client.new_key(name)).key)
+    place = place_or_exit(run_dir, url, key_file)
+    _hand_over(name, at(place, lambda client: client.new_key(name)).key, place)
+
+
+def _hand_over(name: str, key: str, place: Place) -> None:
+    """The key alone on standard output, for scripts; what to do with it beside it."""
+    typer.echo(key)
+    typer.echo(
+        f"{name} signs in with this key, which is shown this once, at {place.page}", err=True
+    )
 
 
 @people.command("revoke")
@@ -130,7 +107,7 @@ def revoke(
     key_file: KeyFile = None,
 ) -> None:
     """Closes the door to somebody; what they handed in stays."""
-    _do(run_dir, url, key_file, lambda client: client.revoke_key(name))
+    do(run_dir, url, key_file, lambda client: client.revoke_key(name))
     typer.echo(f"{name}'s key opens nothing any more")
 
 
@@ -143,7 +120,7 @@ def retire(
     key_file: KeyFile = None,
 ) -> None:
     """Takes somebody's corrections out of what counts; prints what they had gone into."""
-    _show(_do(run_dir, url, key_file, lambda client: client.retire(name, reason)))
+    _show(do(run_dir, url, key_file, lambda client: client.retire(name, reason)))
 
 
 def _show(found: Retirement) -> None:
@@ -194,7 +171,7 @@ def send(
             taken += await client.add_items(round_name, new[start : start + _AT_ONCE])
         return taken
 
-    states = Counter(item.state for item in _do(run_dir, url, key_file, put))
+    states = Counter(item.state for item in do(run_dir, url, key_file, put))
     typer.echo(
         f"{states['new']} items are new, {states['known']} were known, "
         f"{states['over_budget']} are over the round's budget"
@@ -229,7 +206,7 @@ def export(
             # As bytes: an export is UTF-8 with one kind of line end, whatever the terminal is.
             typer.echo(line.model_dump_json(exclude_none=True).encode())
 
-    _do(run_dir, url, key_file, write)
+    do(run_dir, url, key_file, write)
 
 
 @app.command("import")
@@ -251,22 +228,17 @@ def take(
             new[1] += taken.versions
         return new[0], new[1]
 
-    num_items, num_versions = _do(run_dir, url, key_file, read)
+    num_items, num_versions = do(run_dir, url, key_file, read)
     typer.echo(f"{num_items} items and {num_versions} versions are new")
 
 
 @app.command("agreement")
 def agreement(
     round_name: Annotated[str, typer.Argument(metavar="ROUND")],
-    key_file: KeyFile = None,
+    run_dir: RunDir = None,
     url: Url = None,
+    key_file: KeyFile = None,
 ) -> None:
-    """Prints how far a round's people agree; wants a reviewer's own key."""
-    if url is None or key_file is None:
-        raise typer.BadParameter("--url and --key-file are needed: a reviewer's own key")
-
-    async def ask() -> str:
-        async with AnnotatorClient(url, read_secret(key_file)) as client:
-            return (await client.agreement(round_name)).model_dump_json(indent=1)
-
-    typer.echo(asyncio.run(ask()))
+    """Prints how far a round's people agree."""
+    found = do(run_dir, url, key_file, lambda client: client.agreement(round_name))
+    typer.echo(found.model_dump_json(indent=1))

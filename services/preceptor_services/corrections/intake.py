@@ -41,8 +41,8 @@ class Intake:
     clock: Clock
     array_blobs: ArrayBlobs
 
-    async def put_round(self, name: str, settings: RoundSettings) -> None:
-        """Makes a round, or changes its rules.
+    async def put_round(self, name: str, settings: RoundSettings, *, keep: bool = False) -> None:
+        """Makes a round, or changes its rules; with `keep`, the rules of one that is there stay.
 
         Raises:
             Conflict: the rules for edits would change under items that are there.
@@ -51,7 +51,8 @@ class Intake:
         async with self.database.write() as conn:
             await _check_edit_rules(conn, name, settings)
             await items.add_round(conn, name, document, self.clock.now())
-            await items.change_round(conn, name, document)
+            if not keep:
+                await items.change_round(conn, name, document)
 
     async def rounds(self, names: Sequence[str] | None = None) -> tuple[Round, ...]:
         """Rounds with their counts."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from typer.testing import CliRunner, Result
@@ -40,7 +41,7 @@ def run(*words: str) -> Result:
 
 
 def test_people_are_let_in_listed_and_retired(place: list[str]) -> None:
-    key = run("people", "add", "ann", "--role", "reviewer", *place).output.strip()
+    key = run("people", "add", "ann", "--role", "reviewer", *place).stdout.strip()
     listed = run("people", "list", *place).output
     retired = run("people", "retire", "ann", "--reason", "left", *place).output
 
@@ -120,3 +121,63 @@ def test_a_rollout_that_is_not_recorded_is_named(place: list[str]) -> None:
 
     assert result.exit_code == 1
     assert "nowhere" in result.stderr
+
+
+def test_who_is_let_in_is_told_where_to_sign_in_and_the_key_stands_alone(
+    place: list[str],
+) -> None:
+    added = run("people", "add", "ann", *place)
+    renewed = run("people", "new-key", "ann", *place)
+
+    for printed in (added, renewed):
+        assert len(printed.stdout.split()) == 1
+        assert f"{place[1]}/corrections/" in printed.stderr
+    page = httpx.get(f"{place[1]}/corrections/")
+    assert page.headers["content-type"].startswith("text/html")
+
+
+def test_a_round_is_made_changed_listed_and_closed(place: list[str], tmp_path: Path) -> None:
+    guide = tmp_path / "guide.md"
+    guide.write_text("Be brief.")
+
+    made = run("round", "set", "r", "--guidelines", f"@{guide}", "--budget", "7", *place).output
+    changed = run("round", "set", "r", "--double-share", "0.5", "--review", "always", *place).output
+    unbounded = run("round", "set", "r", "--no-budget", *place).output
+    closed = run("round", "close", "r", *place).output
+    listed = run("round", "list", *place).output
+
+    assert "7 items, double share 0.1, review disagreement, guidelines: 9 characters" in made
+    assert "7 items, double share 0.5, review always, guidelines: 9 characters" in changed
+    assert "any number of items, double share 0.5" in unbounded
+    assert closed.startswith("r is closed")
+    assert listed == closed.strip() + "; 0 open, 0 in work, 0 in review, 0 settled\n"
+
+
+def test_what_is_no_rule_of_a_round_is_named_before_anything_is_changed(place: list[str]) -> None:
+    words = ["round", "set", "r", "--double-share", "2", "--review", "sometimes", *place]
+
+    refused = CliRunner().invoke(app, words)
+    unknown = CliRunner().invoke(app, ["round", "close", "nowhere", *place])
+    listed = run("round", "list", *place).output
+
+    assert refused.exit_code == 2
+    assert "double_share" in refused.stderr
+    assert "review" in refused.stderr
+    assert (unknown.exit_code, "no round 'nowhere'" in unknown.stderr) == (1, True)
+    assert listed == ""
+
+
+def test_agreement_is_printed_for_an_admins_key(place: list[str]) -> None:
+    run("round", "set", "r", *place)
+
+    printed = run("agreement", "r", *place).output
+
+    assert json.loads(printed)["pairs"] == 0
+
+
+def test_a_folder_without_a_deployment_is_named_with_what_to_give(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["people", "list", "--run-dir", str(tmp_path)])
+
+    assert result.exit_code == 1
+    assert f"{tmp_path} has neither resolved.toml nor preceptor.toml" in result.stderr
+    assert "--url and --key-file" in result.stderr

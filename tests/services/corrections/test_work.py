@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from preceptor_clients.contract.corrections import Submission
+from preceptor_clients.contract.corrections import RoundSettings, Submission
 from preceptor_clients.contract.errors import Conflict, Forbidden, NotFound, Unauthorised
 
 
@@ -266,3 +266,13 @@ async def test_an_export_can_be_imported_elsewhere(small_office: Any) -> None:
     assert (second.items, second.versions) == (0, 0)
     [copied] = (await tool.results(round_name="copy")).results
     assert (copied.text, copied.person) == ("exported", "ann")
+
+
+async def test_a_run_that_starts_again_keeps_the_rules_that_people_have_set(office: Any) -> None:
+    trainer = office.tool("trainer")
+    await trainer.put_round("r", RoundSettings(budget=5), keep=True)
+    await office.tool().put_round("r", RoundSettings(budget=9, closed=True))
+
+    again = await trainer.put_round("r", RoundSettings(budget=5), keep=True)
+
+    assert (again.settings.budget, again.settings.closed) == (9, True)

@@ -90,5 +90,6 @@ async def _person(request: Request, corrections: Corrections) -> Actor | None:
 Annotator = Annotated[Actor, Depends(PersonWith("annotator"))]
 Reviewer = Annotated[Actor, Depends(PersonWith("reviewer"))]
 AdminOrTool = Annotated[Actor, Depends(ToolOr(role="admin"))]
+AnnotatorOrTrainer = Annotated[Actor, Depends(ToolOr("trainer", role="annotator"))]
 ReviewerOrTrainer = Annotated[Actor, Depends(ToolOr("trainer", role="reviewer"))]
 PeoplesExpert = Annotated[Actor, Depends(ToolOr("expert", role="admin"))]

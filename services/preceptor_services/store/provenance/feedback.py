@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -70,9 +70,10 @@ async def of_rollouts(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, li
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for row in await conn.execute(query):
         items = found.setdefault(str(row[0]), {})
-        if row[1] is not None:
+        item_id = cast("str | None", row[1])  # an outer join: there may be none
+        if item_id is not None:
             # By id: two tickets of a rollout may share an answer.
-            items[str(row[1])] = row[2]
+            items[item_id] = row[2]
     return {rollout_id: list(items.values()) for rollout_id, items in found.items()}
 
 

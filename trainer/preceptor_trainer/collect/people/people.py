@@ -230,7 +230,9 @@ class People(Participant):
             guidelines=self.config.guidelines,
             edits=EditRules(rejoin_tokens=self.config.rejoin_tokens),
         )
-        await self.gateway.call("PUT", f"/v1/corrections/rounds/{name}", body=settings, reply=Round)
+        # Kept where it is there: a run that starts again must not undo what people have set since.
+        path, params = f"/v1/corrections/rounds/{name}", {"keep": "true"}
+        await self.gateway.call("PUT", path, params=params, body=settings, reply=Round)
         self._rounds.add(name)
 
     async def _ask(self, queries: Sequence[PrefixQuery], *, how: str) -> None:

@@ -102,9 +102,10 @@ async def put_round(
     actor: ReviewerOrTrainer,
     corrections: CorrectionsDep,
     settings: Annotated[RoundSettings, Depends(body_of(RoundSettings))],
+    keep: bool = False,
 ) -> Response:
-    """Makes a round, or changes its rules."""
-    await corrections.intake.put_round(round_name, settings)
+    """Makes a round, or changes its rules; with `keep`, the rules of one that is there stay."""
+    await corrections.intake.put_round(round_name, settings, keep=keep)
     [made] = await corrections.intake.rounds([round_name])
     return await reply(request, made)
 

@@ -32,7 +32,13 @@ from preceptor_services.corrections.views import length_of, version_of
 from preceptor_services.gateway.http.bodies import body_of, reply
 from preceptor_services.gateway.http.depends import CorrectionsDep
 from preceptor_services.gateway.http.openapi import takes
-from preceptor_services.gateway.http.people import NO_BODY, Annotator, Reviewer
+from preceptor_services.gateway.http.people import (
+    NO_BODY,
+    Annotator,
+    AnnotatorOrTrainer,
+    Reviewer,
+    ReviewerOrTrainer,
+)
 
 router = APIRouter(prefix="/v1/corrections", tags=["corrections"])
 
@@ -54,14 +60,16 @@ async def put_settings(
 
 
 @router.get("/rounds", response_model=Rounds)
-async def rounds(request: Request, actor: Annotator, corrections: CorrectionsDep) -> Response:
+async def rounds(
+    request: Request, actor: AnnotatorOrTrainer, corrections: CorrectionsDep
+) -> Response:
     """Every round, with its counts."""
     return await reply(request, Rounds(rounds=await corrections.intake.rounds()))
 
 
 @router.get("/rounds/{round_name}/agreement", response_model=Agreement)
 async def agreement(
-    request: Request, round_name: Name, actor: Reviewer, corrections: CorrectionsDep
+    request: Request, round_name: Name, actor: ReviewerOrTrainer, corrections: CorrectionsDep
 ) -> Response:
     """How far people agree who worked on the same item blindly."""
     return await reply(request, await corrections.outcome.agreement(round_name))

@@ -1,0 +1,96 @@
+"""Where the commands of the correction queue find the gateway, and with which key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Final, NamedTuple, TypeVar
+
+import typer
+
+from preceptor_clients.contract.errors import PreceptorError
+from preceptor_clients.http.corrections import CorrectionsClient
+from preceptor_services.kit.settings import load_settings, read_secret
+
+PAGE: Final = "/corrections/"
+_T = TypeVar("_T")
+
+RunDir = Annotated[Path | None, typer.Option(help="Folder of a deployment, with its TOML file.")]
+Url = Annotated[str | None, typer.Option(help="A running gateway; wants --key-file.")]
+KeyFile = Annotated[Path | None, typer.Option(help="File with an admin's key.")]
+
+
+class Place(NamedTuple):
+    """A gateway, and a key of scope `admin`."""
+
+    url: str
+    key: str
+
+    @property
+    def page(self) -> str:
+        """Where people sign in."""
+        return self.url.rstrip("/") + PAGE
+
+
+def find_place(run_dir: Path | None, url: str | None, key_file: Path | None) -> Place:
+    """The place that the options name.
+
+    Raises:
+        ValueError: only one of `url` and `key_file` is given, or the settings name no admin's key.
+    """
+    if (url is None) != (key_file is None):
+        missing = "url" if url is None else "key-file"
+        raise ValueError(f"{missing}: is missing; --url and --key-file belong together")
+    if url is not None and key_file is not None:
+        return Place(url, read_secret(key_file))
+    folder = run_dir or Path()
+    file = next((f for f in _settings_files(folder) if f.exists()), None)
+    if file is None:
+        raise ValueError(
+            f"run-dir: {folder.resolve()} has neither resolved.toml nor preceptor.toml; "
+            "give --run-dir FOLDER, or --url and --key-file"
+        )
+    settings = load_settings(file)
+    return Place(settings.gateway.url, read_secret(settings.key_for("admin")))
+
+
+def _settings_files(folder: Path) -> tuple[Path, Path]:
+    # What `preceptor up` resolved names the ports that it chose.
+    return folder / "resolved.toml", folder / "preceptor.toml"
+
+
+def do(
+    run_dir: Path | None,
+    url: str | None,
+    key_file: Path | None,
+    work: Callable[[CorrectionsClient], Awaitable[_T]],
+) -> _T:
+    """Does `work` with a client of the gateway; an error ends the command with its message."""
+    return at(place_or_exit(run_dir, url, key_file), work)
+
+
+def place_or_exit(run_dir: Path | None, url: str | None, key_file: Path | None) -> Place:
+    """`find_place`, whose errors end the command."""
+    try:
+        return find_place(run_dir, url, key_file)
+    except (OSError, ValueError) as error:
+        raise _said(error) from None
+
+
+def at(place: Place, work: Callable[[CorrectionsClient], Awaitable[_T]]) -> _T:
+    """The same at a place that is known."""
+
+    async def within() -> _T:
+        async with CorrectionsClient(place.url, place.key) as client:
+            return await work(client)
+
+    try:
+        return asyncio.run(within())
+    except (PreceptorError, OSError, ValueError) as error:
+        raise _said(error) from None
+
+
+def _said(error: Exception) -> typer.Exit:
+    typer.echo(f"preceptor corrections: {error}", err=True)
+    return typer.Exit(1)
