@@ -1,24 +1,24 @@
 """The error tree of preceptor, and its rendering as RFC 9457 problem details.
 
     PreceptorError                      status  code
-    ├── Invalid                         422     invalid              a value cannot be meant
+    ├── Invalid                         422     invalid              a value is not allowed
     │   └── ContextTooLong              422     context-too-long
     ├── KeyReused                       422     idempotency-key-reused
-    ├── MalformedFrame                  400     malformed-frame      neither a frame nor JSON
+    ├── MalformedFrame                  400     malformed-frame      not a valid frame
     ├── Unauthorised                    401     unauthorised
     ├── Forbidden                       403     forbidden
     ├── NotFound                        404     not-found
     ├── MethodNotAllowed                405     method-not-allowed
     ├── Conflict                        409     conflict
     │   ├── VocabularyMismatch          409     vocabulary-mismatch
-    │   └── StaleFence                  409     stale-fence          claimed by somebody else since
+    │   └── StaleFence                  409     stale-fence          claimed again since
     ├── Cancelled                       410     cancelled
     ├── TooLarge                        413     too-large
     ├── UnsupportedMediaType            415     unsupported-media-type
     ├── WeightsNotHere                  425     weights-not-here
     ├── QueueFull                       429     queue-full
-    ├── ServiceFailed                   502     service-failed       a service answered nonsense
-    │   └── AnswerRefused               502     answer-refused       a check at the door failed
+    ├── ServiceFailed                   502     service-failed       a service failed
+    │   └── AnswerRefused               502     answer-refused       a check of the answer failed
     ├── ServiceUnavailable              503     unavailable
     └── DeadlineExceeded                504     deadline-exceeded
 
@@ -104,39 +104,39 @@ class PreceptorError(Exception):
 
 
 class Invalid(PreceptorError):
-    status, code, title = 422, "invalid", "A field has a value that cannot be meant"
+    status, code, title = 422, "invalid", "Invalid value"
 
 
 class ContextTooLong(Invalid):
-    code, title = "context-too-long", "The context does not fit the expert"
+    code, title = "context-too-long", "Context too long"
 
 
 class MalformedFrame(PreceptorError):
-    status, code, title = 400, "malformed-frame", "The bytes are not a frame of ours"
+    status, code, title = 400, "malformed-frame", "Malformed frame"
 
 
 class Unauthorised(PreceptorError):
-    status, code, title = 401, "unauthorised", "No valid key was sent"
+    status, code, title = 401, "unauthorised", "Unauthorised"
 
 
 class Forbidden(PreceptorError):
-    status, code, title = 403, "forbidden", "The key lacks the scope"
+    status, code, title = 403, "forbidden", "Forbidden"
 
 
 class NotFound(PreceptorError):
-    status, code, title = 404, "not-found", "There is no such thing"
+    status, code, title = 404, "not-found", "Not found"
 
 
 class MethodNotAllowed(PreceptorError):
-    status, code, title = 405, "method-not-allowed", "The route has other methods"
+    status, code, title = 405, "method-not-allowed", "Method not allowed"
 
 
 class Conflict(PreceptorError):
-    status, code, title = 409, "conflict", "The state of things forbids it"
+    status, code, title = 409, "conflict", "Conflict"
 
 
 class VocabularyMismatch(Conflict):
-    code, title = "vocabulary-mismatch", "The vocabularies differ"
+    code, title = "vocabulary-mismatch", "Vocabulary mismatch"
 
 
 class StaleFence(Conflict):

@@ -128,7 +128,7 @@ def _refusal(check: Callable[[], None]) -> PreceptorError | None:
     except PreceptorError as error:
         return error
     except Exception as error:
-        # The door itself stumbled over the answer, so the answer does not come in.
+        # The check itself failed on this answer, so the answer is refused.
         _log.exception("a check failed")
         return AnswerRefused("unchecked", f"{type(error).__name__}: {error}")
     return None

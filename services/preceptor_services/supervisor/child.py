@@ -90,7 +90,7 @@ class Child:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
-    def obituary(self) -> str:
+    def ending(self) -> str:
         """Its name, how it ended and its last words."""
         try:
             lines = self.spec.log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]

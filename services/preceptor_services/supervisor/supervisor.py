@@ -129,10 +129,10 @@ class Supervisor:
             if not child.runs():
                 break
             if time.monotonic() > end:
-                raise ChildFailed(f"not ready within {_START_TIMEOUT_S:g} s: {child.obituary()}")
+                raise ChildFailed(f"not ready within {_START_TIMEOUT_S:g} s: {child.ending()}")
         # A foreign process on the same port would have answered just as well.
         if not child.runs():
-            raise ChildFailed(child.obituary())
+            raise ChildFailed(child.ending())
 
     def _revive(self, child: Child) -> None:
         name = child.spec.name
@@ -142,9 +142,9 @@ class Supervisor:
             if time.monotonic() - child.started_at > _HEALTHY_S:
                 child.restarts = 0
             if child.restarts >= _MAX_RESTARTS:
-                raise ChildFailed(f"restarted {child.restarts} times: {child.obituary()}")
+                raise ChildFailed(f"restarted {child.restarts} times: {child.ending()}")
             delay_s = _FIRST_RESTART_S * 2**child.restarts
-            _log.warning("%s; starting it again in %.1f s", child.obituary(), delay_s)
+            _log.warning("%s; starting it again in %.1f s", child.ending(), delay_s)
             self._restart_at[name] = time.monotonic() + delay_s
         elif time.monotonic() >= self._restart_at[name]:
             del self._restart_at[name]
