@@ -62,7 +62,7 @@ class HeldJob:
 
     @property
     def alone(self) -> bool:
-        """A job that comes for the second time may be what crashes the service, so it is asked alone."""
+        """A job that comes again may be what ends the service: it is asked alone."""
         return self.claimed.exclusive or self.claimed.fence > 1 or self.delivery.deliveries > 1
 
 
