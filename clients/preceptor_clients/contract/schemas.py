@@ -618,6 +618,12 @@ class Credit(Request):
     """`[T]` the student's log-prob of each token when the step began."""
 
 
+class Credits(Request):
+    """A part of a step's credits: a blob that is put before the step, in either rendering."""
+
+    consumed: tuple[Credit, ...]
+
+
 class StepRecord(Request):
     """`POST /v1/steps`: one optimiser step and every rollout that it consumed."""
 
@@ -627,6 +633,9 @@ class StepRecord(Request):
     loss: float
     metrics: dict[str, float]
     consumed: tuple[Credit, ...]
+    consumed_in: tuple[Sha256, ...] = ()
+    """Blobs that each hold a frame of `Credits`, for a step whose credits fill several bodies; they
+    come after those of `consumed`, in order."""
     weights_before: WeightVersion
     weights_after: WeightVersion
 

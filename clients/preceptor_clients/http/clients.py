@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from preceptor_clients.contract import wire
 from preceptor_clients.contract.calls import fill_calls
-from preceptor_clients.contract.errors import DeadlineExceeded, ServiceFailed
+from preceptor_clients.contract.errors import DeadlineExceeded, ServiceFailed, TooLarge
 from preceptor_clients.contract.generation import GenerateCall, GenerateReply
 from preceptor_clients.contract.listings import (
     RolloutPage,
@@ -27,6 +27,7 @@ from preceptor_clients.contract.listings import (
     TargetPage,
     TargetPlace,
 )
+from preceptor_clients.contract.parts import halves_of, parts_of, parts_of_credits
 from preceptor_clients.contract.schemas import (
     Accepted,
     Accounting,
@@ -250,13 +251,39 @@ class GatewayClient(HttpClient):
         await self.call("POST", "/v1/lineages", body=record)
 
     async def record(self, records: Records, timeout_s: float = 120.0) -> Accepted:
-        """Writes rollouts and targets, all or none."""
-        return await self.call(
-            "POST", "/v1/records", body=records, reply=Accepted, timeout_s=timeout_s
-        )
+        """Writes rollouts, then targets, in as many requests as they need.
+
+        Each request is written whole or not at all, and what is there already is left as it is:
+        whoever repeats the call after a failure completes it.
+        """
+        new = 0
+        for part in parts_of(records):
+            new += await self._record(part, timeout_s)
+        return Accepted(new=new)
+
+    async def _record(self, part: Records, timeout_s: float) -> int:
+        try:
+            accepted = await self.call(
+                "POST", "/v1/records", body=part, reply=Accepted, timeout_s=timeout_s
+            )
+        except TooLarge:
+            # This gateway takes less than usual; a single record that is too large stays so.
+            halves = halves_of(part)
+            if not halves:
+                raise
+            return sum([await self._record(half, timeout_s) for half in halves])
+        return accepted.new
 
     async def record_step(self, record: StepRecord, timeout_s: float = 120.0) -> None:
-        """Writes one optimiser step and every rollout that it consumed."""
+        """Writes one optimiser step and every rollout that it consumed.
+
+        Credits that fill more than one request go ahead as blobs; the step itself comes last, and
+        stands whole or not at all.
+        """
+        parts = parts_of_credits(record.consumed)
+        if len(parts) > 1:
+            sent = [await self.put_blob(wire.render(part), timeout_s) for part in parts]
+            record = record.model_copy(update={"consumed": (), "consumed_in": tuple(sent)})
         await self.call("POST", "/v1/steps", body=record, timeout_s=timeout_s)
 
     async def experts(self) -> Services:

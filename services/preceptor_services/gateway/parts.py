@@ -77,7 +77,9 @@ class Parts:
                 metrics=metrics,
                 max_queue=settings.gateway.max_queue,
             ),
-            records=RecordKeeper(database=database, array_blobs=array_blobs, clock=clock),
+            records=RecordKeeper(
+                database=database, array_blobs=array_blobs, blobs=blobs, clock=clock
+            ),
             corrections=Corrections.build(
                 database=database,
                 blobs=blobs,

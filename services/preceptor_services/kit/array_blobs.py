@@ -18,6 +18,8 @@ from preceptor_services.kit.blobs import BlobStore
 from preceptor_services.kit.threads import ITEM, off_loop
 
 _MEMORY_BYTES: Final = 64 << 20
+_OURS: Final = frame.Limits(header_bytes=1 << 30, body_bytes=1 << 34, arrays=1 << 30)
+"""What we wrote ourselves, and whose hash was checked, may be as large as a whole step."""
 
 Entries = dict[str, dict[str, Any]]
 
@@ -51,7 +53,7 @@ class ArrayBlobs:
             self._recent.move_to_end(sha256)
             return self._recent[sha256][1]
         data = await self._blobs.get(sha256)
-        entries = cast("Entries", await off_loop(len(data), frame.decode, data))
+        entries = cast("Entries", await off_loop(len(data), frame.decode, data, limits=_OURS))
         self._remember(sha256, len(data), entries)
         return entries
 

@@ -6,16 +6,19 @@ worth nothing; so is a step that would train on a rollout twice on its surviving
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from preceptor_clients.contract.errors import NotFound
+from preceptor_clients.contract import wire
+from preceptor_clients.contract.errors import Invalid, MalformedFrame, NotFound
 from preceptor_clients.contract.fingerprint import content_hash
 from preceptor_clients.contract.schemas import (
     Accepted,
     Accounting,
+    Credits,
     LineageRecord,
     Records,
     RunRecord,
@@ -23,6 +26,7 @@ from preceptor_clients.contract.schemas import (
     Trace,
 )
 from preceptor_services.kit.array_blobs import ArrayBlobs
+from preceptor_services.kit.blobs import BlobDamaged, BlobStore
 from preceptor_services.kit.clock import Clock
 from preceptor_services.provenance.lineages import newest, survives, surviving_ends
 from preceptor_services.provenance.rows import (
@@ -49,6 +53,7 @@ class RecordKeeper:
 
     database: Database
     array_blobs: ArrayBlobs
+    blobs: BlobStore
     clock: Clock
 
     async def start_run(self, record: RunRecord) -> Accepted:
@@ -110,9 +115,13 @@ class RecordKeeper:
         return Accepted(new=len(rollouts) + len(targets))
 
     async def add_step(self, record: StepRecord) -> Accepted:
-        """Writes one optimiser step and what it consumed."""
-        document = record.model_dump()
-        digest = content_hash(document)
+        """Writes one optimiser step and what it consumed.
+
+        Raises:
+            Invalid: a part of its credits is not there, or is none.
+        """
+        record = await self._whole(record)
+        digest = content_hash(record.model_dump(exclude={"consumed_in"}))
         pack = await self.array_blobs.write(credit_arrays(record))
         now = self.clock.now()
         async with self.database.write() as conn:
@@ -125,6 +134,18 @@ class RecordKeeper:
             row = step_row(record, digest, pack, now)
             await runs.add_step(conn, row, consumed_rows(record))
         return Accepted(new=1)
+
+    async def _whole(self, record: StepRecord) -> StepRecord:
+        """The step with the credits that came ahead of it."""
+        consumed = list(record.consumed)
+        for place, sha256 in enumerate(record.consumed_in):
+            try:
+                body = await self.blobs.get(sha256)
+                part = await asyncio.to_thread(wire.parse, Credits, body, wire.FRAME)
+            except (NotFound, MalformedFrame, Invalid, BlobDamaged) as error:
+                raise Invalid(str(error), field=f"consumed_in[{place}]") from error
+            consumed += part.consumed
+        return record.model_copy(update={"consumed": tuple(consumed), "consumed_in": ()})
 
     async def accounting(self, run: str) -> Accounting:
         """What the surviving lineage of a run has used."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_services.store.tables.questions import Base
+
+_MOST_KEYS: Final = 8192
 
 
 def padded(keys: Sequence[str]) -> list[str]:
@@ -18,6 +20,12 @@ def padded(keys: Sequence[str]) -> list[str]:
     """
     length = 1 << (len(keys) - 1).bit_length() if keys else 0
     return [*keys, *[keys[-1] for _ in range(length - len(keys))]]
+
+
+def in_parts(keys: Iterable[str]) -> list[list[str]]:
+    """`keys` in lists that a statement takes: PostgreSQL has at most 32,767 parameters in one."""
+    every = list(keys)
+    return [every[start : start + _MOST_KEYS] for start in range(0, len(every), _MOST_KEYS)]
 
 
 async def insert_new(

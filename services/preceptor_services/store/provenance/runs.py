@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from preceptor_services.store.sql import in_parts
 from preceptor_services.store.tables.provenance import (
     Consumed,
     Lineage,
@@ -73,14 +74,20 @@ async def add_lineage(conn: AsyncConnection, row: dict[str, Any]) -> None:
 
 async def rollout_hashes(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, str]:
     """Content hash of each known rollout among `ids`."""
-    query = select(Rollout.id, Rollout.content_hash).where(Rollout.id.in_(list(ids)))
-    return {row[0]: row[1] for row in await conn.execute(query)}
+    found: dict[str, str] = {}
+    for some in in_parts(ids):
+        query = select(Rollout.id, Rollout.content_hash).where(Rollout.id.in_(some))
+        found |= {row[0]: row[1] for row in await conn.execute(query)}
+    return found
 
 
 async def target_hashes(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, str]:
     """Content hash of each known target among `ids`."""
-    query = select(Target.id, Target.content_hash).where(Target.id.in_(list(ids)))
-    return {row[0]: row[1] for row in await conn.execute(query)}
+    found: dict[str, str] = {}
+    for some in in_parts(ids):
+        query = select(Target.id, Target.content_hash).where(Target.id.in_(some))
+        found |= {row[0]: row[1] for row in await conn.execute(query)}
+    return found
 
 
 async def add_rollouts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
@@ -95,6 +102,7 @@ async def add_targets(
     """New targets with the answers of their components."""
     if rows:
         await conn.execute(insert(Target), list(rows))
+    if answers:
         await conn.execute(insert(TargetAnswer), list(answers))
 
 
@@ -122,10 +130,14 @@ async def uses(
     query = select(Consumed.lineage, Consumed.step, Consumed.rollout_id, Consumed.target_id).where(
         Consumed.run == run
     )
-    if rollout_ids is not None:
-        query = query.where(Consumed.rollout_id.in_(list(rollout_ids)))
     query = query.order_by(Consumed.step, Consumed.rollout_id)
-    return [ConsumedRow(*row) for row in await conn.execute(query)]
+    if rollout_ids is None:
+        return [ConsumedRow(*row) for row in await conn.execute(query)]
+    found: list[ConsumedRow] = []
+    for some in in_parts(rollout_ids):
+        rows = await conn.execute(query.where(Consumed.rollout_id.in_(some)))
+        found += [ConsumedRow(*row) for row in rows]
+    return sorted(found, key=lambda use: (use.step, use.rollout_id))
 
 
 async def steps(conn: AsyncConnection, run: str) -> list[tuple[str, int]]:

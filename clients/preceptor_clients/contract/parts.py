@@ -1,0 +1,71 @@
+"""A step's records in parts that fit into a request each. Pure.
+
+A gateway takes 64 MiB at once and arrays up to a number, and a step of 600,000 answered positions
+with 32 entries each is more than twice that. Parts are kept well below, so that one gateway's work
+on one of them is short, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar, cast
+
+import numpy as np
+
+from preceptor_clients.contract.calls import fill_calls
+from preceptor_clients.contract.schemas import Credit, Credits, Records
+
+MAX_PART_BYTES: Final = 16 << 20
+MAX_PART_RECORDS: Final = 2048
+_OVERHEAD: Final = 512
+"""About what a record takes beside its arrays and texts."""
+_T = TypeVar("_T")
+
+
+def parts_of(records: Records) -> list[Records]:
+    """Rollouts, then the targets that refer to them; as they are where they fit together."""
+    rollouts, targets = _filled(records.rollouts), _filled(records.targets)
+    if len(rollouts) <= 1 and len(targets) <= 1 and _size(records) <= MAX_PART_BYTES:
+        return [records]
+    return [
+        *(Records(rollouts=tuple(part)) for part in rollouts),
+        *(Records(targets=tuple(part)) for part in targets),
+    ]
+
+
+def halves_of(records: Records) -> list[Records]:
+    """The same in two parts, rollouts first; none where there is one record alone."""
+    if records.rollouts and records.targets:
+        return [Records(rollouts=records.rollouts), Records(targets=records.targets)]
+    middle = max(len(records.rollouts), len(records.targets)) // 2
+    if not middle:
+        return []
+    return [
+        Records(rollouts=records.rollouts[:middle], targets=records.targets[:middle]),
+        Records(rollouts=records.rollouts[middle:], targets=records.targets[middle:]),
+    ]
+
+
+def parts_of_credits(consumed: Sequence[Credit]) -> list[Credits]:
+    """A step's credits, in their order."""
+    return [Credits(consumed=tuple(part)) for part in _filled(consumed)]
+
+
+def _filled(records: Sequence[_T]) -> list[list[_T]]:
+    return fill_calls(
+        records, size=lambda r: (1, _size(r)), most=(MAX_PART_RECORDS, MAX_PART_BYTES)
+    )
+
+
+def _size(value: Any) -> int:
+    """About how many bytes a message takes in a frame."""
+    if isinstance(value, np.ndarray):
+        return cast("np.ndarray", value).nbytes
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_size, cast("dict[str, Any]", value).values())) + _OVERHEAD
+    if isinstance(value, (list, tuple)):
+        return sum(map(_size, cast("Sequence[Any]", value)))
+    fields = getattr(value, "__dict__", None)
+    return 8 if fields is None else _size(cast("dict[str, Any]", fields))
