@@ -78,10 +78,18 @@ def free_port() -> int:
     it is used a little later, when two deployments may be starting.
     """
     for port in random.SystemRandom().sample(_PORTS, k=100):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
+        if is_free(port):
             return port
     raise OSError(f"of 100 ports in {_PORTS.start}..{_PORTS.stop - 1}, none is free")
+
+
+def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether nobody listens on it now; connections that have just ended do not count."""
+    with contextlib.suppress(OSError), socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        return True
+    return False
 
 
 def answers_ping(port: int, timeout_s: float = 1.0) -> bool:

@@ -14,6 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from preceptor_clients.cli.pasted import pasted
+from preceptor_services.corrections.place import PAGE
 from preceptor_services.supervisor.supervisor import ChildFailed, Supervisor, write_description
 
 _PARENT_POLL_S: Final = 0.5
@@ -53,6 +55,7 @@ async def _up(config: Path, ready_file: Path | None, console: Console) -> None:
         watching = asyncio.create_task(_leave_with(parent, main)) if ready_file else None
         async with Supervisor(config) as supervisor:
             console.print(_table(supervisor))
+            _say_where_people_work(supervisor, console)
             if ready_file is not None:
                 supervisor.on_restart = lambda: write_description(
                     ready_file, supervisor.description()
@@ -78,6 +81,15 @@ async def _leave_with(parent: int, main: asyncio.Task[None]) -> None:
     while os.getppid() == parent:
         await asyncio.sleep(_PARENT_POLL_S)
     _cancel_once(main)
+
+
+def _say_where_people_work(supervisor: Supervisor, console: Console) -> None:
+    invite = pasted("corrections", "people", "add", "ann", "--run-dir", supervisor.folder)
+    for line in (
+        f"correction page: {supervisor.settings.gateway.url}{PAGE}",
+        f"a key for ann:   {invite}",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(supervisor: Supervisor) -> Table:

@@ -22,13 +22,20 @@ from preceptor_clients.contract.deployment import (
     DeployedService,
     Deployment,
     Scope,
+    parse_deployment,
     to_toml,
 )
 from preceptor_clients.http.connection import HttpClient
-from preceptor_services.jobs.embedded_broker import answers_ping, broker_command, free_port
+from preceptor_services.jobs.embedded_broker import (
+    answers_ping,
+    broker_command,
+    free_port,
+    is_free,
+)
 from preceptor_services.supervisor.child import ChildSpec
 
-_NEEDED_SCOPES: Final[tuple[Scope, ...]] = ("trainer", "dispatcher")
+_NEEDED_SCOPES: Final[tuple[Scope, ...]] = ("trainer", "dispatcher", "admin")
+_RESOLVED: Final = "resolved.toml"
 _DISPATCHER_GRACE_S: Final = 5.0
 
 
@@ -56,7 +63,7 @@ def make_plan(settings: Deployment, folder: Path) -> ProcessPlan:
         make_key(path)
     for path in (folder / "logs", folder / "options", resolved.gateway.blobs):
         path.mkdir(parents=True, exist_ok=True)
-    path = folder / "resolved.toml"
+    path = folder / _RESOLVED
     path.write_text(to_toml(resolved, defaults=True))
     specs = [_gateway_spec(resolved, folder, path)]
     specs += [
@@ -89,7 +96,7 @@ def _wants_embedded_broker(settings: Deployment) -> bool:
 def _resolved(settings: Deployment, folder: Path, embedded: bool) -> Deployment:
     gateway = settings.gateway.model_copy(
         update={
-            "port": settings.gateway.port or free_port(),
+            "port": settings.gateway.port or _same_port(folder) or free_port(),
             "broker": f"redis://127.0.0.1:{free_port()}/0" if embedded else settings.gateway.broker,
         }
     )
@@ -99,13 +106,23 @@ def _resolved(settings: Deployment, folder: Path, embedded: bool) -> Deployment:
     )
 
 
+def _same_port(folder: Path) -> int | None:
+    """The gateway's port of the last start, where it is free: bookmarks and printed links stay."""
+    try:
+        g = parse_deployment((folder / _RESOLVED).read_text()).gateway
+    except (OSError, ValueError):
+        return None
+    return g.port if g.port and is_free(g.port) else None
+
+
 def _with_needed_scopes(keys: dict[str, DeployedKey], folder: Path) -> dict[str, DeployedKey]:
     given = {scope for key in keys.values() for scope in key.scopes}
     added: dict[str, DeployedKey] = {}
     for scope in _NEEDED_SCOPES:
         if scope not in given:
-            file = folder / "keys" / f"{scope}.key"
-            added[scope] = DeployedKey(file=file, scopes=(scope,))
+            name = scope if scope not in keys else f"own-{scope}"
+            file = folder / "keys" / f"{name}.key"
+            added[name] = DeployedKey(file=file, scopes=(scope,))
     return {**keys, **added}
 
 

@@ -42,7 +42,7 @@ class Supervisor:
 
     def __init__(self, config: Path) -> None:
         self._config = config
-        self._folder = config.resolve().parent
+        self.folder = config.resolve().parent
         self._settings: Deployment | None = None
         self.children: list[Child] = []
         self._lock: Any = None
@@ -52,7 +52,7 @@ class Supervisor:
     async def __aenter__(self) -> Self:
         self._lock_folder()
         try:
-            plan = make_plan(load_settings(self._config), self._folder)
+            plan = make_plan(load_settings(self._config), self.folder)
             self._settings = plan.settings
             self.children = [Child(spec) for spec in plan.specs]
             await self._start()
@@ -99,11 +99,11 @@ class Supervisor:
         return {
             "gateway": settings.gateway.url,
             "broker": settings.gateway.broker,
-            "settings": str(self._folder / "resolved.toml"),
+            "settings": str(self.folder / "resolved.toml"),
             "keys": {name: str(key.file) for name, key in settings.keys.items()},
             "services": {name: service.url for _, name, service in settings.services()},
             "pids": {child.spec.name: child.pid for child in self.children},
-            "logs": str(self._folder / "logs"),
+            "logs": str(self.folder / "logs"),
         }
 
     async def _start(self) -> None:
@@ -155,12 +155,12 @@ class Supervisor:
 
     def _lock_folder(self) -> None:
         # Two deployments in one folder would share a database and a broker's file.
-        self._lock = (self._folder / "up.lock").open("w")
+        self._lock = (self.folder / "up.lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
-            raise ChildFailed(f"another `preceptor up` runs in {self._folder}") from None
+            raise ChildFailed(f"another `preceptor up` runs in {self.folder}") from None
 
 
 async def _end(children: Sequence[Child]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -12,12 +13,15 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
+import httpx
 import psutil
 import pytest
 
 from preceptor_clients.contract.deployment import (
     DeployedGateway,
+    DeployedKey,
     DeployedService,
     Deployment,
     local_service,
@@ -63,7 +67,7 @@ def test_the_plan_fills_in_ports_keys_and_the_broker(tmp_path: Path) -> None:
     assert resolved.gateway.port > 0
     assert resolved.gateway.broker.startswith("redis://127.0.0.1:")
     assert not resolved.experts["moody"].url.endswith(":0")
-    for scope in ("trainer", "dispatcher"):
+    for scope in ("trainer", "dispatcher", "admin"):
         file = resolved.key_for(scope)
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert len(file.read_text().strip()) >= 32
@@ -77,6 +81,30 @@ def test_keys_that_are_there_are_kept(tmp_path: Path) -> None:
     make_plan(load_settings(config, env={}), tmp_path)
 
     assert {path.name: path.read_text() for path in (tmp_path / "keys").iterdir()} == before
+
+
+def test_the_gateways_port_is_the_same_at_the_next_start_unless_it_is_taken(
+    tmp_path: Path,
+) -> None:
+    settings = load_settings(moody_settings(tmp_path), env={})
+
+    first = make_plan(settings, tmp_path).settings.gateway.port
+    second = make_plan(settings, tmp_path).settings.gateway.port
+    with socket.create_server(("127.0.0.1", first)):
+        third = make_plan(settings, tmp_path).settings.gateway.port
+
+    assert second == first
+    assert third != first
+
+
+def test_a_key_of_the_users_own_is_never_given_more_scopes(tmp_path: Path) -> None:
+    reader = DeployedKey(file=Path("keys/admin.key"), scopes=("reader",))
+    config = write_deployment(tmp_path, Deployment(keys={"admin": reader}))
+
+    keys = make_plan(load_settings(config, env={}), tmp_path).settings.keys
+
+    assert keys["admin"].scopes == ("reader",)
+    assert keys["own-admin"].file.read_text() != keys["admin"].file.read_text()
 
 
 def test_a_named_broker_and_services_without_class_are_not_started(tmp_path: Path) -> None:
@@ -164,6 +192,39 @@ def test_a_crashed_expert_is_restarted_and_all_ends_with_the_caller(tmp_path: Pa
     finally:
         caller.kill()
         caller.wait()
+
+
+@pytest.mark.e2e
+def test_the_page_and_the_command_that_up_prints_work_when_pasted(tmp_path: Path) -> None:
+    config, ready_file = moody_settings(tmp_path), tmp_path / "ready.json"
+    words = up_command(config, "--ready-file", str(ready_file))
+    up = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, text=True)
+    try:
+        until(ready_file.exists)
+        assert up.stdout is not None
+        printed = _labelled_lines(up.stdout, count=2)
+
+        page = httpx.get(printed["correction page"])
+        invited = subprocess.run(
+            printed["a key for ann"], shell=True, capture_output=True, text=True, cwd="/"
+        )
+    finally:
+        up.terminate()
+        up.communicate()
+
+    assert page.headers["content-type"].startswith("text/html")
+    assert len(invited.stdout.split()) == 1, invited.stderr
+    assert printed["correction page"] in invited.stderr
+
+
+def _labelled_lines(lines: TextIO, count: int) -> dict[str, str]:
+    """The first `count` lines of the form `LABEL: VALUE`."""
+    found: dict[str, str] = {}
+    while len(found) < count:
+        label, colon, value = lines.readline().strip().partition(": ")
+        if colon:
+            found[label] = value.strip()
+    return found
 
 
 def pids(ready_file: Path) -> dict[str, int]:

@@ -55,7 +55,7 @@ def own_deployment(experts: Mapping[str, DeployedService], *, weights_root: str)
             weights_roots=(Path(weights_root),),
             hash_key_file=Path("keys/hash.key"),
         ),
-        keys={"trainer": local_key("trainer"), "dispatcher": local_key("dispatcher")},
+        keys={scope: local_key(scope) for scope in ("trainer", "dispatcher", "admin")},
         experts=dict(experts),
         sources={EXECUTOR: local_service(EXECUTOR, EXECUTOR_CLASS)},
     )
@@ -77,7 +77,7 @@ def write_settings(run_dir: Path, *, needs_feedback: bool) -> Path:
         experts = {"self-teacher": local_service("self-teacher", SELF_TEACHER, options)}
         comment = (
             f"One run's own deployment, started by `preceptor up --config {path}`.\n"
-            "Ports 0 are chosen when it starts."
+            "Ports 0 are chosen when it starts; the gateway keeps its port as long as it is free."
         )
         path.write_text(to_toml(own_deployment(experts, weights_root="weights"), comment=comment))
     return path
