@@ -356,7 +356,7 @@ async def main(folder: Path, port: int, has_demo: bool) -> None:
         database,
         LocalBlobs(settings.gateway.blobs),
         jobs,  # type: ignore[arg-type]
-        connect=lambda url, key: SaysWhoItIs(url),
+        connect=lambda url, key, addresses: SaysWhoItIs(url),
     )
     if not (folder / "people.json").exists():
         async with app.router.lifespan_context(app):

@@ -281,12 +281,15 @@ def make_settings(folder: Path, **gateway: Any) -> Deployment:
             scope = "trainer" if name == "other" else name
             bound = {"service": ["uniform", "teacher"]} if scope == "expert" else {}
             keys[name] = {"file": file, "scopes": [scope], **bound}
+    (folder / "keys" / "services").mkdir()
+    (folder / "keys" / "services" / "service.key").write_text(f"service-{'k' * 40}")
     service = {"url": "http://nowhere", "key_file": folder / "keys" / "service.key"}
     service |= {"self_test": False}  # these services only say who they are
     return Deployment.model_validate(
         {
             "gateway": {
                 "hash_key_file": folder / "keys" / "hash.key",
+                "service_keys": folder / "keys" / "services",
                 "blobs": folder / "blobs",
                 "weights_roots": [folder / "weights"],
                 "max_body_bytes": 1 << 20,
@@ -324,7 +327,7 @@ async def world(
         database,
         LocalBlobs(settings.gateway.blobs),
         queue,
-        connect=lambda url, key: SaysWhoItIs(next(infos)),
+        connect=lambda url, key, addresses: SaysWhoItIs(next(infos)),
         clock=clock,
     )
     world = World(app, settings, database, queue, clock, tmp_path)

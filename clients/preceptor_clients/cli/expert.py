@@ -102,7 +102,9 @@ def add(
     key_file: Annotated[Path, typer.Option(help="File with a gateway's key of scope `admin`.")],
     service_key: Annotated[
         str | None,
-        typer.Option(help="Name of the file with its key, beside the gateway's; NAME.key else."),
+        typer.Option(
+            help="File with its key in the gateway's folder for such keys; NAME.key else."
+        ),
     ] = None,
     cost: Annotated[float, typer.Option(help="Price of an answer that names none.")] = 0.0,
     known: Annotated[

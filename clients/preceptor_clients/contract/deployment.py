@@ -26,6 +26,7 @@ own, so that this one can be shown.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self, cast
 
 import tomli_w
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -63,6 +65,14 @@ PATH_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "preceptor_services.experts.remote.sample_only:SampleOnly": _REMOTE,
 }
 """The options of preceptor's own services that are paths, by `use`."""
+
+
+def _network(value: str) -> str:
+    return str(ipaddress.ip_network(value))
+
+
+AddressNetwork = Annotated[str, AfterValidator(_network)]
+"""`10.1.0.0/16`, or one address."""
 
 
 class _Section(BaseModel):
@@ -106,6 +116,10 @@ class DeployedGateway(_Section):
     """Unfinished jobs per service; beyond it callers are told to come back later."""
     canary_every_s: Annotated[float, Field(gt=0)] = 300.0
     """How often experts with `known` answers are asked them."""
+    service_keys: Path = Path("keys/services")
+    """Folder with the key files of services that are added at run time, and with nothing else."""
+    allow_service_addresses: tuple[AddressNetwork, ...] = ("127.0.0.0/8", "::1/128")
+    """Networks in which services that are added at run time may listen, beside public addresses."""
 
     @property
     def url(self) -> str:
@@ -228,6 +242,7 @@ class Deployment(_Section):
                 "blobs": folder / g.blobs,
                 "weights_roots": tuple(folder / root for root in g.weights_roots),
                 "hash_key_file": folder / g.hash_key_file,
+                "service_keys": folder / g.service_keys,
             }
         )
         keys = {n: k.model_copy(update={"file": folder / k.file}) for n, k in self.keys.items()}

@@ -29,13 +29,46 @@ optional (RFC 9457), so `from_problem` fills what is missing.
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:preceptor:problem:"
 _OWN_FIELD = re.compile(r"([a-z][a-z_.]*): ")
+
+
+_MOST_DETAIL = 4000
+_MOST_ERRORS = 100
+_LONGEST_WAIT_S = 86_400.0
+
+
+def bounded_seconds(value: object) -> float | None:
+    """A wait as it can be kept: from 0 to a day; None for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if value != value:
+        return None
+    return float(max(0, min(_LONGEST_WAIT_S, value)))
+
+
+def _bounded_words(value: object) -> object:
+    return value[:_MOST_DETAIL] if isinstance(value, str) else value
+
+
+def _bounded_status(value: object) -> int:
+    """A status of a failure; 500 for anything else, which a server may have written here."""
+    return value if type(value) is int and 400 <= value <= 599 else 500
+
+
+def _bounded_errors(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)):
+        return value
+    return cast("Sequence[Any]", value)[:_MOST_ERRORS]
+
+
+Words = Annotated[str, BeforeValidator(_bounded_words)]
 
 
 class FieldError(BaseModel):
@@ -43,24 +76,27 @@ class FieldError(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    field: str
+    field: Words
     """Path of the field, as in `items[3].query.response_ids`."""
-    detail: str
+    detail: Words
 
 
 class ProblemDetails(BaseModel):
-    """RFC 9457 problem details, with our members `code`, `errors` and `retry_after_s`."""
+    """RFC 9457 problem details, with our members `code`, `errors` and `retry_after_s`.
+
+    They may come from any service: what is longer or larger than can be meant is cut.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    type: str = "about:blank"
-    title: str = "error"
-    status: int = 500
-    detail: str = ""
-    code: str = "error"
-    errors: tuple[FieldError, ...] = ()
-    retry_after_s: float | None = None
-    instance: str | None = None
+    type: Words = "about:blank"
+    title: Words = "error"
+    status: Annotated[int, BeforeValidator(_bounded_status)] = 500
+    detail: Words = ""
+    code: Words = "error"
+    errors: Annotated[tuple[FieldError, ...], BeforeValidator(_bounded_errors)] = ()
+    retry_after_s: Annotated[float | None, BeforeValidator(bounded_seconds)] = None
+    instance: Words | None = None
 
 
 class PreceptorError(Exception):

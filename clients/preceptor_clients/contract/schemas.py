@@ -299,11 +299,17 @@ class FeedbackAnswer(Answer):
 # ---------------------------------------------------------------- service routes
 
 
+VocabularySize = Annotated[int, Field(ge=1, le=1 << 24)]
+NumTokens = Annotated[int, Field(ge=1, le=1 << 31)]
+MOST_COST: Final = 1e9
+"""What is above it is a mistake, in whatever unit."""
+
+
 class Capabilities(Answer):
     """What an expert or source can do; the gateway refuses what it cannot before it queues."""
 
-    kinds: tuple[AnswerKind, ...] = ("topk",)
-    max_top_k: int | None = None
+    kinds: Annotated[tuple[AnswerKind, ...], Field(max_length=8)] = ("topk",)
+    max_top_k: VocabularySize | None = None
     candidates: bool = False
     weights: bool = False
     """Answers with versioned weights and serves `PUT /v1/weights`."""
@@ -313,24 +319,24 @@ class Capabilities(Answer):
     """Serves `POST /v1/tokenize`; the SDK says it for a class with `tokenize`."""
     cacheable: Literal["true", "per_draw", "until_revised"] = "true"
     vocab_fingerprint: Sha256 | None = None
-    vocab_size: int | None = None
-    max_context: int | None = None
+    vocab_size: VocabularySize | None = None
+    max_context: NumTokens | None = None
     """Tokens of context and response together."""
-    cost_per_token: float | None = None
+    cost_per_token: Annotated[float, Field(ge=0, le=MOST_COST)] | None = None
     """Price of one response token, in the deployment's unit; None where it is not known."""
 
 
 class ServiceLimits(Answer):
     """How much a service takes at once; the dispatcher keeps inside."""
 
-    max_batch: int = 64
+    max_batch: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Items in one call."""
-    max_batch_tokens: int = 65_536
+    max_batch_tokens: NumTokens = 65_536
     """Tokens of prompts and responses in one call."""
-    enough_tokens: int | None = None
+    enough_tokens: NumTokens | None = None
     """A call of so many is given no further job: larger ones are no quicker, and their answers
     come later. None where larger is always better."""
-    max_concurrency: int = 1
+    max_concurrency: Annotated[int, Field(ge=1, le=4096)] = 1
     """Calls at a time."""
 
 
@@ -339,7 +345,7 @@ class ServiceInfo(Answer):
 
     name: Name
     role: ServiceRole | Literal["gateway"]
-    version: str
+    version: Annotated[str, StringConstraints(min_length=1, max_length=1000)]
     """Changes whenever answers may: code, configuration, template."""
     capabilities: Capabilities = Capabilities()
     limits: ServiceLimits = ServiceLimits()

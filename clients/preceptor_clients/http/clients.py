@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeVar
 from preceptor_clients.contract import wire
 from preceptor_clients.contract.calls import fill_calls
 from preceptor_clients.contract.errors import DeadlineExceeded, ServiceFailed, TooLarge
-from preceptor_clients.contract.generation import GenerateCall, GenerateReply
+from preceptor_clients.contract.generation import GenerateCall, GenerateQuery, GenerateReply
 from preceptor_clients.contract.listings import (
     RolloutPage,
     RolloutPlace,
@@ -36,6 +36,7 @@ from preceptor_clients.contract.schemas import (
     FeedbackCall,
     FeedbackOutcome,
     FeedbackOutcomes,
+    FeedbackQuery,
     FeedbackReply,
     FeedbackRequest,
     FeedbackSubmission,
@@ -45,6 +46,7 @@ from preceptor_clients.contract.schemas import (
     LogprobsReply,
     LogprobsRequest,
     PrefixOutcome,
+    PrefixQuery,
     PrefixSubmission,
     Records,
     RunRecord,
@@ -72,6 +74,13 @@ CHUNK_TOKENS: Final = 131_072
 _LONGEST_WAIT_S: Final = 30.0
 _SHORTEST_POLL_S: Final = 0.05
 _PAGE: Final = 1_000
+_MOST_INFO_BYTES: Final = 1 << 20
+_MOST_TOKENIZED_BYTES: Final = 16 << 20
+_BYTES_PER_QUERY: Final = 1 << 20
+_BYTES_PER_ENTRY: Final = 64
+"""A token id and a log-prob as JSON, with room."""
+_ENTRIES_ASSUMED: Final = 64
+"""At a position, where fewer are asked for: there may be more draws than that."""
 _PENDING: Final = frozenset({"queued", "running"})
 
 _Submission = TypeVar("_Submission", PrefixSubmission, FeedbackSubmission)
@@ -290,6 +299,10 @@ class GatewayClient(HttpClient):
         """Every expert and source that the gateway names, with its state."""
         return await self.call("GET", "/v1/experts", reply=Services)
 
+    async def remove_expert(self, name: str) -> None:
+        """Takes an expert or a source out that was added at run time."""
+        await self.call("DELETE", f"/v1/experts/{name}")
+
     async def run_details(self, run: str) -> RunDetails:
         """A run's record and its lives."""
         return await self.call("GET", f"/v1/runs/{run}", reply=RunDetails)
@@ -504,7 +517,13 @@ class ServiceClient(HttpClient):
 
     async def info(self, timeout_s: float = CALL_TIMEOUT_S) -> ServiceInfo:
         """What the service says of itself."""
-        info = await self.call("GET", "/v1/info", reply=ServiceInfo, timeout_s=timeout_s)
+        info = await self.call(
+            "GET",
+            "/v1/info",
+            reply=ServiceInfo,
+            timeout_s=timeout_s,
+            max_reply_bytes=_MOST_INFO_BYTES,
+        )
         self._frames = info.frames
         return info
 
@@ -529,6 +548,7 @@ class ServiceClient(HttpClient):
             reply=TokenIds,
             timeout_s=timeout_s,
             media_type=wire.JSON,
+            max_reply_bytes=_MOST_TOKENIZED_BYTES,
         )
 
     async def offer_weights(self, offer: WeightsOffer, timeout_s: float = CALL_TIMEOUT_S) -> None:
@@ -552,10 +572,28 @@ class ServiceClient(HttpClient):
             await self.info(timeout_s)
         media_type = wire.FRAME if self._frames else wire.JSON
         answer = await self.call(
-            "POST", path, body=call, reply=reply, timeout_s=timeout_s, media_type=media_type
+            "POST",
+            path,
+            body=call,
+            reply=reply,
+            timeout_s=timeout_s,
+            media_type=media_type,
+            max_reply_bytes=sum(_most_bytes(query) for query in call.queries) + _BYTES_PER_QUERY,
         )
         if len(answer.results) != len(call.queries):
             raise ServiceFailed(
                 f"{path}: {len(answer.results)} results for {len(call.queries)} queries"
             )
         return answer
+
+
+def _most_bytes(query: PrefixQuery | FeedbackQuery | GenerateQuery) -> int:
+    """Of the longest reply that can be meant about `query`; nothing longer is kept in memory."""
+    if isinstance(query, FeedbackQuery):
+        return _BYTES_PER_QUERY
+    if isinstance(query, GenerateQuery):
+        num_tokens = query.count * query.sampling.max_new_tokens
+        return _BYTES_PER_QUERY + num_tokens * _BYTES_PER_ENTRY
+    num_candidates = 0 if query.candidate_ids is None else query.candidate_ids.shape[1]
+    num_entries = max(query.top_k + num_candidates, _ENTRIES_ASSUMED)
+    return _BYTES_PER_QUERY + query.num_positions * num_entries * _BYTES_PER_ENTRY

@@ -39,8 +39,10 @@ from preceptor_clients.contract.errors import (
     ServiceFailed,
     ServiceUnavailable,
     TooLarge,
+    bounded_seconds,
     from_problem,
 )
+from preceptor_clients.http.addresses import ANYWHERE, AddressPolicy, AddressRefused
 from preceptor_clients.http.proxies import proxy_of
 
 M = TypeVar("M", bound=BaseModel)
@@ -50,6 +52,9 @@ _CONNECT_TIMEOUT_S: Final = 10.0
 _KEEPALIVE_S: Final = 4.0
 """Below the five seconds after which common servers close an idle connection."""
 _OFF_LOOP_BYTES: Final = 64 << 10
+_MOST_PORT: Final = 65_535
+_MOST_WORDS: Final = 1 << 12
+"""Characters that are kept of what another server says of itself."""
 _RETRIED_STATUS: Final = frozenset({429, 503})
 _ACCEPT: Final = f"{wire.FRAME}, {wire.JSON};q=0.9"
 
@@ -62,6 +67,52 @@ def _trusted() -> ssl.SSLContext:
 
 Transport: TypeAlias = httpx.AsyncBaseTransport
 """What carries requests; tests hand in an application in its place."""
+
+
+def check_url(url: str, addresses: AddressPolicy = ANYWHERE) -> tuple[str, int]:
+    """Host and port of a base address.
+
+    Raises:
+        ValueError: it cannot be connected to, or `addresses` does not allow it.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ValueError(f"url: {url[:200]!r} is no address: {error}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError(f"url: {url[:200]!r} is no http:// or https:// address")
+    port = parsed.port or (443 if parsed.scheme == "https" else 80)
+    if port > _MOST_PORT:
+        raise ValueError(f"url: port {port} is over {_MOST_PORT}")
+    try:
+        addresses.check_host(parsed.host, port)
+    except AddressRefused as error:
+        raise ValueError(f"url: {error}") from None
+    return parsed.host, port
+
+
+def _transport(url: str, limits: httpx.Limits, addresses: AddressPolicy) -> AiohttpTransport:
+    # A proxy would choose the address, so what is not trusted with every address goes without.
+    proxy = proxy_of(url) if addresses.everything else None
+
+    def session() -> aiohttp.ClientSession:
+        # Without cookies: a service could keep some and get them back in other calls.
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                keepalive_timeout=_KEEPALIVE_S,
+                ssl=_trusted(),
+                limit=limits.max_connections or 0,
+                socket_factory=addresses.open_socket,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    return AiohttpTransport(
+        verify=_trusted(),
+        limits=limits,
+        proxy=None if proxy is None else httpx.Proxy(proxy),
+        client=session,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +137,6 @@ class RetryPolicy:
         return random.uniform(ceiling / 2, ceiling)
 
 
-def _transport(url: str, limits: httpx.Limits) -> AiohttpTransport:
-    proxy = proxy_of(url)
-    return AiohttpTransport(
-        verify=_trusted(), limits=limits, proxy=None if proxy is None else httpx.Proxy(proxy)
-    )
-
-
 DEFAULT_RETRY: Final = RetryPolicy()
 NO_RETRY: Final = RetryPolicy(attempts=1)
 
@@ -109,7 +153,14 @@ class HttpClient:
         retry: RetryPolicy = DEFAULT_RETRY,
         transport: Transport | None = None,
         max_reply_bytes: int = MAX_REPLY_BYTES,
+        addresses: AddressPolicy = ANYWHERE,
     ) -> None:
+        """Makes the client; nothing is sent yet.
+
+        Raises:
+            ValueError: `url` is no address.
+        """
+        check_url(url)
         limits = httpx.Limits(max_connections=max_concurrency, keepalive_expiry=_KEEPALIVE_S)
         headers = {"accept": _ACCEPT, "accept-encoding": "identity"}
         if key is not None:
@@ -118,7 +169,7 @@ class HttpClient:
             base_url=url,
             headers=headers,
             timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),
-            transport=transport or _transport(url, limits),
+            transport=transport or _transport(url, limits, addresses),
             follow_redirects=False,
         )
         self._slots = asyncio.Semaphore(max_concurrency)
@@ -152,6 +203,7 @@ class HttpClient:
         params: Mapping[str, str | int] | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
         media_type: str = wire.FRAME,
+        max_reply_bytes: int | None = None,
     ) -> M: ...
     @overload
     async def call(
@@ -164,6 +216,7 @@ class HttpClient:
         params: Mapping[str, str | int] | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
         media_type: str = wire.FRAME,
+        max_reply_bytes: int | None = None,
     ) -> None: ...
     async def call(
         self,
@@ -175,6 +228,7 @@ class HttpClient:
         params: Mapping[str, str | int] | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
         media_type: str = wire.FRAME,
+        max_reply_bytes: int | None = None,
     ) -> M | None:
         """One call, tried again where that is safe.
 
@@ -186,6 +240,7 @@ class HttpClient:
             params: Query parameters.
             timeout_s: Deadline of the whole call, retries and waiting included.
             media_type: Rendering of `body`.
+            max_reply_bytes: A longer reply is refused; the client's own limit where absent.
 
         Raises:
             PreceptorError: the problem that came back, `DeadlineExceeded`, `ServiceUnavailable`
@@ -200,6 +255,7 @@ class HttpClient:
             content_type=None if body is None else media_type,
             params=params,
             timeout_s=timeout_s,
+            max_reply_bytes=max_reply_bytes,
         )
         if reply is None:
             return None
@@ -222,8 +278,10 @@ class HttpClient:
         content_type: str | None = None,
         params: Mapping[str, str | int] | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
+        max_reply_bytes: int | None = None,
     ) -> Received:
         """The same for plain bytes, such as blobs."""
+        most = min(self._max_reply_bytes, max_reply_bytes or self._max_reply_bytes)
         request = self._http.build_request(
             method,
             path,
@@ -237,7 +295,7 @@ class HttpClient:
                 for attempt in itertools.count():
                     try:
                         async with self._slots:
-                            return await self._once(request)
+                            return await self._once(request, most)
                     except _Retried as failure:
                         last = failure.error
                         delay_s = max(self._retry.delay_s(attempt), last.retry_after_s or 0.0)
@@ -253,33 +311,26 @@ class HttpClient:
             ) from last
         raise AssertionError("the loop ends by returning or raising")
 
-    async def _once(self, request: httpx.Request) -> Received:
+    async def _once(self, request: httpx.Request, max_bytes: int) -> Received:
         try:
             response = await self._http.send(request, stream=True)
             try:
-                received = await self._read(response)
+                received = await _read(response, max_bytes)
             finally:
                 await response.aclose()
         except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
-            reason = str(error) or type(error).__name__
+            reason = (str(error) or type(error).__name__)[:_MOST_WORDS]
             unavailable = ServiceUnavailable(f"no reply from {self._url}: {reason}")
             raise _Retried(unavailable, answered=False) from error
+        except (httpx.InvalidURL, ValueError) as error:
+            # Libraries that read the reply, or the address, raise what they like.
+            raise ServiceFailed(f"{self._url} cannot be talked to: {error!r:.500}") from error
         if 200 <= response.status_code < 300:
             return received
         error = _error_of(response, received.body, f"{request.method} {request.url}")
         if response.status_code in _RETRIED_STATUS:
             raise _Retried(error, answered=True)
         raise error
-
-    async def _read(self, response: httpx.Response) -> Received:
-        chunks: list[bytes] = []
-        size = 0
-        async for chunk in response.aiter_bytes():
-            size += len(chunk)
-            if size > self._max_reply_bytes:
-                raise TooLarge(f"the reply is over {self._max_reply_bytes} bytes")
-            chunks.append(chunk)
-        return Received(b"".join(chunks), response.headers.get("content-type"))
 
     async def raw(
         self,
@@ -301,13 +352,15 @@ class HttpClient:
             async with asyncio.timeout(timeout_s), self._slots:
                 response = await self._http.send(request, stream=True)
                 try:
-                    received = await self._read(response)
+                    received = await _read(response, self._max_reply_bytes)
                 finally:
                     await response.aclose()
         except TimeoutError:
             raise DeadlineExceeded(f"{method} {path} took more than {timeout_s:g} s") from None
         except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
             raise ServiceUnavailable(f"no reply from {self._url}: {error}") from error
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ServiceFailed(f"{self._url} cannot be talked to: {error!r:.500}") from error
         return RawReply(response.status_code, received.content_type, received.body)
 
     async def ready(self, timeout_s: float = 2.0) -> bool:
@@ -315,7 +368,7 @@ class HttpClient:
         try:
             request = self._http.build_request("GET", "/readyz")
             async with asyncio.timeout(timeout_s), self._slots:
-                await self._once(request)
+                await self._once(request, 1 << 16)
         except (PreceptorError, _Retried, TimeoutError):
             return False
         return True
@@ -360,6 +413,25 @@ class _Retried(Exception):
         self.answered = answered
 
 
+async def _read(response: httpx.Response, max_bytes: int) -> Received:
+    """The body, of which never more than `max_bytes` is held.
+
+    Raises:
+        ServiceFailed: it is encoded, though nothing but plain bytes was asked for: a small one may
+            unpack to any size.
+        TooLarge: it goes on.
+    """
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise ServiceFailed(f"the reply is encoded as {encoding[:40]!r}, which was not asked for")
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        if len(body) + len(chunk) > max_bytes:
+            raise TooLarge(f"the reply is over {max_bytes} bytes")
+        body += chunk
+    return Received(bytes(body), response.headers.get("content-type"))
+
+
 def _error_of(response: httpx.Response, body: bytes, what: str) -> PreceptorError:
     """The typed error of a reply that is no success, whatever its body is."""
     status = response.status_code
@@ -402,9 +474,10 @@ def _retry_after_s(value: str | None) -> float | None:
     """Seconds of a `Retry-After` header, which gives a number or a date."""
     if value is None:
         return None
-    if value.strip().isdecimal():
-        return float(value)
+    words = value.strip()[:_MOST_WORDS]
+    if words.isascii() and words.isdecimal():
+        return bounded_seconds(float(words))
     try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+        return bounded_seconds((parsedate_to_datetime(words) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, OverflowError):
         return None

@@ -8,7 +8,13 @@ from typing import Annotated, Final
 from pydantic import Field, StringConstraints
 
 from preceptor_clients.contract.known import KnownAnswers
-from preceptor_clients.contract.schemas import Name, Request, ServiceRole, ServiceStatus
+from preceptor_clients.contract.schemas import (
+    MOST_COST,
+    Name,
+    Request,
+    ServiceRole,
+    ServiceStatus,
+)
 from preceptor_clients.http.clients import GatewayClient
 
 _PAUSE_S: Final = 0.2
@@ -21,8 +27,8 @@ class NewService(Request):
     role: ServiceRole = "expert"
     url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@]+(/\S*)?$")]
     key_file: Name
-    """Name of a file beside the gateway's own keys; a key never travels."""
-    cost: Annotated[float, Field(ge=0)] = 0.0
+    """Name of a file in the gateway's folder `service_keys`; a key never travels."""
+    cost: Annotated[float, Field(ge=0, le=MOST_COST)] = 0.0
     priority: Annotated[int, Field(ge=0, le=9)] = 5
     self_test: bool = True
     """Whether a new version is asked questions of the gateway's own before anybody else may."""

@@ -11,17 +11,19 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from preceptor_clients.contract.deployment import Deployment
 from preceptor_clients.contract.errors import PreceptorError
+from preceptor_clients.http.addresses import ANYWHERE, AddressPolicy
 from preceptor_clients.http.clients import NO_RETRY, GatewayClient, ServiceClient
 from preceptor_services.dispatcher.worker import ServiceWorker, WorkerConfig
 from preceptor_services.jobs.messages import Directory, ServiceAddress
 from preceptor_services.jobs.streams import JobStreams
+from preceptor_services.kit.addresses import address_policy
 from preceptor_services.kit.settings import read_secret
 
 _DIRECTORY_S: Final = 5.0
@@ -38,6 +40,10 @@ class Dispatcher:
     queue: JobStreams
     name: str
     config: WorkerConfig
+    policies: Mapping[bool, AddressPolicy] = field(
+        default_factory=lambda: {False: ANYWHERE, True: ANYWHERE}
+    )
+    """Where services may be: those of the settings, and those that were added at run time."""
     _workers: dict[str, ServiceWorker] = field(default_factory=dict[str, ServiceWorker])
     _addresses: dict[str, ServiceAddress] = field(default_factory=dict[str, ServiceAddress])
     """Where the worker of each service asks."""
@@ -45,7 +51,9 @@ class Dispatcher:
     async def run(self, stopping: asyncio.Event) -> None:
         """Serves until `stopping` is set, then finishes or gives back what is held."""
         async with asyncio.TaskGroup() as tasks:
-            following = tasks.create_task(self._follow_directory(tasks, stopping))
+            following = tasks.create_task(
+                _forever("directory", lambda: self._follow_directory(tasks, stopping))
+            )
             cancelling = tasks.create_task(_forever("cancellations", self._hear_cancellations))
             await stopping.wait()
             following.cancel()
@@ -63,6 +71,9 @@ class Dispatcher:
                 _log.warning("the gateway does not answer: %s", error.detail)
                 await asyncio.sleep(_UNREACHED_S)
                 continue
+            named = {address.name for address in directory.services}
+            for name in self._workers.keys() - named:
+                self._end(name)
             for address in directory.services:
                 if self._addresses.get(address.name) != address:
                     await self._begin(tasks, address, stopping)
@@ -73,12 +84,18 @@ class Dispatcher:
     ) -> None:
         try:
             key = await asyncio.to_thread(read_secret, Path(address.key_file))
+            # The worker itself decides about trying again; connections are as many as its calls.
+            client = ServiceClient(
+                address.url,
+                key,
+                max_concurrency=256,
+                retry=NO_RETRY,
+                addresses=self.policies[address.added_at_runtime],
+            )
         except (OSError, ValueError) as error:
             # The other services are served; this one is looked at again the next time.
             _log.error("%s is not served: %s", address.name, error)
             return
-        # The worker itself decides about trying again; connections are as many as it makes calls.
-        client = ServiceClient(address.url, key, max_concurrency=256, retry=NO_RETRY)
         worker = ServiceWorker(
             address.name,
             queue=self.queue,
@@ -90,14 +107,19 @@ class Dispatcher:
 
         async def serve() -> None:
             async with client:
-                while not stopping.is_set() and self._workers[address.name] is worker:
+                while not stopping.is_set() and self._workers.get(address.name) is worker:
                     await _guarded(f"worker of {address.name}", worker.run)
 
         if address.name in self._workers:  # the service has moved
-            self._workers[address.name].stop()
+            self._end(address.name)
         self._workers[address.name], self._addresses[address.name] = worker, address
         tasks.create_task(serve(), name=f"worker of {address.name}")
         _log.info("serving %s at %s", address.name, address.url)
+
+    def _end(self, name: str) -> None:
+        self._workers.pop(name).stop()
+        self._addresses.pop(name, None)
+        _log.info("%s is served no longer", name)
 
     async def _hear_cancellations(self) -> None:
         async for job_id in self.queue.cancels():
@@ -138,6 +160,10 @@ async def run_dispatcher(
     name = f"{socket.gethostname()}-{os.getpid()}"
     async with GatewayClient(url or settings.gateway.url, key, max_concurrency=32) as gateway:
         try:
-            await Dispatcher(gateway, queue, name, config).run(stopping)
+            policies = {
+                runtime: address_policy(settings, added_at_runtime=runtime)
+                for runtime in (False, True)
+            }
+            await Dispatcher(gateway, queue, name, config, policies).run(stopping)
         finally:
             await queue.aclose()

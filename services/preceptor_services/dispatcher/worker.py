@@ -117,7 +117,7 @@ class ServiceWorker:
             deliveries = await self._next_deliveries(info)
             if deliveries:
                 await self._dispatch(await self._claim(deliveries))
-        except ServiceUnavailable as error:
+        except PreceptorError as error:
             # The broker is away. What was taken stays held, or is reclaimed.
             _log.warning("%s: %s", self._service, error.detail)
             await self._pause(_RETRY_S)

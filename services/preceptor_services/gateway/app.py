@@ -6,9 +6,11 @@ import contextlib
 from collections.abc import AsyncGenerator
 from functools import partial
 from importlib.metadata import version
+from typing import Final
 
 from fastapi import FastAPI
 
+from preceptor_clients.http.addresses import AddressPolicy
 from preceptor_clients.http.clients import NO_RETRY, ServiceClient
 from preceptor_services.gateway.http.middleware import BodyLimit, CountRequests
 from preceptor_services.gateway.http.openapi import describe
@@ -29,15 +31,24 @@ from preceptor_services.kit.settings import Settings
 from preceptor_services.registry.services import Connect, InfoClient
 from preceptor_services.store.database import Database
 
+_MOST_TESTED_BYTES: Final = 64 << 20
+"""The registry's own questions are short."""
 _AREAS = (
     *(asking, tickets, weights, records, services, blobs, internal, health),
     *(corrections, corrections_admin, corrections_page, vllm_face),
 )
 
 
-def connect_service(url: str, key: str) -> InfoClient:
+def connect_service(url: str, key: str, addresses: AddressPolicy) -> InfoClient:
     """The registry's client; it asks again by itself, so the client need not."""
-    return ServiceClient(url, key, max_concurrency=1, retry=NO_RETRY)
+    return ServiceClient(
+        url,
+        key,
+        max_concurrency=1,
+        retry=NO_RETRY,
+        max_reply_bytes=_MOST_TESTED_BYTES,
+        addresses=addresses,
+    )
 
 
 def create_app(

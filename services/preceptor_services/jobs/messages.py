@@ -119,6 +119,8 @@ class ServiceAddress(Answer):
     name: Name
     url: str
     key_file: str
+    added_at_runtime: bool = True
+    """A caller has named its address, and not the settings."""
 
 
 class Directory(Answer):

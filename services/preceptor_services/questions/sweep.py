@@ -17,11 +17,12 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
-from preceptor_clients.contract.errors import Cancelled, DeadlineExceeded, PreceptorError
+from preceptor_clients.contract.errors import Cancelled, DeadlineExceeded, NotFound, PreceptorError
 from preceptor_services.jobs.queue import JobQueue, announce_cancel
 from preceptor_services.kit.clock import Clock
 from preceptor_services.questions.notifier import Notifier
 from preceptor_services.questions.put import put_jobs
+from preceptor_services.questions.settle import fail_questions
 from preceptor_services.store.database import Database
 from preceptor_services.store.questions import answers, jobs, tickets
 from preceptor_services.store.questions.tickets import Settled
@@ -97,6 +98,16 @@ class Sweeper:
             affected = await answers.abandon(conn, [t.answer_key for t in cancelled], document)
             unwanted = await jobs.drop_unwanted(conn, list(affected))
         await self._tell(cancelled, unwanted)
+
+    async def give_up(self, service: str) -> None:
+        """Fails every open question to a service that is no more."""
+        problem = NotFound(f"{service} was removed", field="expert").problem()
+        async with self._database.write() as conn:
+            open_jobs = await answers.open_questions(conn, service)
+            settled = await fail_questions(conn, dict.fromkeys(open_jobs, problem))
+            job_ids = {job_id for job_id in open_jobs.values() if job_id is not None}
+            unwanted = await jobs.drop_unwanted(conn, list(job_ids))
+        await self._tell(settled, unwanted)
 
     async def _tell(self, settled: Sequence[Settled], unwanted: Sequence[str]) -> None:
         self._notifier.notify(t.id for t in settled)

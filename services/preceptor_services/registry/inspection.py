@@ -127,9 +127,16 @@ async def _run(
     names: Sequence[str], client: Asked, info: ServiceInfo, known: KnownAnswers | None
 ) -> None:
     options = CheckOptions(known=known, timeout_s=_CALL_S)
-    subject = await make_subject(client, client, info, options)
-    for name in names:
-        await _check(name, subject)
+    try:
+        subject = await make_subject(client, client, info, options)
+        for name in names:
+            await _check(name, subject)
+    except PreceptorError:
+        raise
+    except Exception as error:
+        # What a check cannot read is no answer that it could find right.
+        _log.exception("a check failed")
+        raise SelfTestFailed(f"a check could not read its answers: {error!r:.300}") from error
 
 
 async def _check(name: str, subject: Subject) -> None:

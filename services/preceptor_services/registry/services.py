@@ -8,8 +8,9 @@ taken and wait. An expert whose answers are found wrong (`inspection.py`) is ref
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -26,9 +27,12 @@ from preceptor_clients.contract.errors import (
 )
 from preceptor_clients.contract.known import KnownAnswers
 from preceptor_clients.contract.schemas import ServiceInfo, ServiceRole, ServiceStatus
+from preceptor_clients.http.addresses import AddressPolicy, AddressRefused
+from preceptor_clients.http.connection import check_url
 from preceptor_clients.http.registration import NewService
 from preceptor_services.jobs.messages import ServiceAddress
 from preceptor_services.jobs.roles import role_named
+from preceptor_services.kit.addresses import address_policy
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.settings import read_secret
 from preceptor_services.registry.inspection import ASKED_AGAIN_S, Inspector, SelfTestFailed
@@ -53,8 +57,8 @@ class InfoClient(Asked, Protocol):
     async def aclose(self) -> None: ...
 
 
-Connect = Callable[[str, str], InfoClient]
-"""Address and key to client."""
+Connect = Callable[[str, str, AddressPolicy], InfoClient]
+"""Address, key and where it may be to client."""
 
 
 @dataclass(kw_only=True)
@@ -110,7 +114,10 @@ class Registry:
         self._database = database
         self._connect = connect
         self._clock = clock
-        self._key_folder = settings.gateway.hash_key_file.parent
+        self._key_folder = settings.gateway.service_keys
+        self._policies = {
+            runtime: address_policy(settings, added_at_runtime=runtime) for runtime in (False, True)
+        }
         self._inspector = Inspector(canary_every_s=settings.gateway.canary_every_s)
         self._entries: dict[str, ServiceEntry] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -168,6 +175,10 @@ class Registry:
             return entry.cost
         return num_tokens * (entry.info.capabilities.cost_per_token or 0.0)
 
+    def addresses_of(self, entry: ServiceEntry) -> AddressPolicy:
+        """Where the service may be."""
+        return self._policies[entry.added_at_runtime]
+
     def names(self) -> tuple[str, ...]:
         """Of every service."""
         return tuple(self._entries)
@@ -179,7 +190,12 @@ class Registry:
     def addresses(self) -> tuple[ServiceAddress, ...]:
         """Where every service listens."""
         return tuple(
-            ServiceAddress(name=entry.name, url=entry.url, key_file=str(entry.key_file))
+            ServiceAddress(
+                name=entry.name,
+                url=entry.url,
+                key_file=str(entry.key_file),
+                added_at_runtime=entry.added_at_runtime,
+            )
             for entry in self._entries.values()
         )
 
@@ -199,12 +215,16 @@ class Registry:
         """Adds what a caller of the gateway describes.
 
         Raises:
-            Invalid: its key file does not lie in the folder of the gateway's keys.
+            Invalid: its key file does not lie in the folder of such keys, or its address is none
+                that may be connected to.
             Conflict: the name is another's.
         """
         key_file = self._key_folder / new.key_file
         if not key_file.is_file():
-            raise Invalid("is no file beside the gateway's keys", field="key_file")
+            raise Invalid(
+                f"put a file with the service's key at {key_file} and try again", field="key_file"
+            )
+        await self._check_address(new.url)
         entry = ServiceEntry(
             name=new.name,
             role=new.role,
@@ -218,6 +238,40 @@ class Registry:
         )
         await self.add(entry, replaces=new.replaces)
         return entry.status()
+
+    async def _check_address(self, url: str) -> None:
+        policy = self._policies[True]
+        try:
+            await policy.check_resolved(*check_url(url, policy))
+        except AddressRefused as error:
+            raise Invalid(str(error), field="url") from None
+        except ValueError as error:
+            raise Invalid(str(error).removeprefix("url: "), field="url") from None
+
+    async def remove(self, name: str) -> None:
+        """Takes a service out that was added at run time; what it has answered stays.
+
+        Raises:
+            NotFound: there is none of that name.
+            Conflict: it is one of the settings.
+        """
+        entry = self._entries.get(name)
+        if entry is None:
+            raise NotFound(f"no service is named {name!r}", field="name")
+        if not entry.added_at_runtime:
+            raise Conflict(
+                f"{name!r} is a {entry.role} of the settings; take it out of the file", field="name"
+            )
+        async with self._database.write() as conn:
+            await services.forget_service(conn, name)
+        self._forget(name)
+        del self._entries[name]
+
+    def _forget(self, name: str) -> None:
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+        self._inspector.forget(name)
 
     async def add(self, entry: ServiceEntry, *, replaces: bool = False) -> None:
         """Adds a service for good, or moves one that was added at run time.
@@ -236,9 +290,7 @@ class Registry:
                 )
         async with self._database.write() as conn:
             await services.put_service(conn, _row(entry))
-        if entry.name in self._tasks:
-            self._tasks[entry.name].cancel()
-            self._inspector.forget(entry.name)
+        self._forget(entry.name)
         self._entries[entry.name] = entry
         self._watch(entry)
 
@@ -248,20 +300,34 @@ class Registry:
         )
 
     async def _ask_forever(self, entry: ServiceEntry) -> None:
+        while True:
+            try:
+                async with self._connected(entry) as client:
+                    while True:
+                        await self._ask_guarded(entry, client)
+                        await asyncio.sleep(_pause_s(entry))
+            except (OSError, ValueError) as error:
+                # Of its key file or its address: either may be mended while we run.
+                entry.state, entry.detail = "refused", str(error)
+                _log.error("%s cannot be asked: %s", entry.name, error)
+            await asyncio.sleep(_READY_S)
+
+    async def _ask_guarded(self, entry: ServiceEntry, client: InfoClient) -> None:
         try:
-            client = self._connect(entry.url, read_secret(entry.key_file))
-        except (OSError, ValueError) as error:
-            entry.state, entry.detail = "refused", str(error)
-            _log.error("no key for %s: %s", entry.name, error)
-            return
+            await self._ask(entry, client)
+        except Exception:
+            # The boundary of a background task: whatever a service says, it is asked again.
+            entry.state, entry.detail = "refused", "asking it failed; the gateway's log says why"
+            _log.exception("asking %s failed", entry.name)
+
+    @contextlib.asynccontextmanager
+    async def _connected(self, entry: ServiceEntry) -> AsyncGenerator[InfoClient]:
+        if entry.added_at_runtime and entry.key_file.parent != self._key_folder:
+            raise ValueError(f"key_file: {entry.key_file} is not in {self._key_folder}")
+        key = read_secret(entry.key_file)
+        client = self._connect(entry.url, key, self._policies[entry.added_at_runtime])
         try:
-            while True:
-                await self._ask(entry, client)
-                await asyncio.sleep(
-                    _READY_S
-                    if entry.state == "ready"
-                    else (_DOWN_S if entry.heard.is_set() else _STARTING_S)
-                )
+            yield client
         finally:
             await client.aclose()
 
@@ -278,7 +344,11 @@ class Registry:
             entry.state = "unreachable" if error.retryable else "refused"
             entry.detail = error.detail
             return
-        await self._hear(entry, info)
+        try:
+            await self._hear(entry, info)
+        except ServiceUnavailable as error:
+            # Our database's fault: the service is heard the next time.
+            _log.warning("%s is not written down: %s", entry.name, error.detail)
 
     async def _hear(self, entry: ServiceEntry, info: ServiceInfo) -> None:
         if entry.info != info:
@@ -296,6 +366,12 @@ class Registry:
         entry.info, entry.state, entry.detail = info, "ready", None
         entry.broken = False
         entry.heard.set()
+
+
+def _pause_s(entry: ServiceEntry) -> float:
+    if entry.state == "ready":
+        return _READY_S
+    return _DOWN_S if entry.heard.is_set() else _STARTING_S
 
 
 def _row(entry: ServiceEntry) -> dict[str, object]:

@@ -73,6 +73,7 @@ class Tokenizers:
                 max_concurrency=_AT_ONCE,
                 retry=_RETRY,
                 max_reply_bytes=_MAX_REPLY_BYTES,
+                addresses=self._registry.addresses_of(entry),
             )
         return self._clients[place]
 

@@ -55,6 +55,13 @@ async def runtime_services(conn: AsyncConnection) -> list[ServiceRow]:
     return [ServiceRow(*row) for row in await conn.execute(query)]
 
 
+async def forget_service(conn: AsyncConnection, name: str) -> None:
+    """Recalls a service no longer; its row stays, because its versions and answers name it."""
+    await conn.execute(
+        update(Service).where(Service.name == name).values(added_at_runtime=False, known=None)
+    )
+
+
 class VersionRow(NamedTuple):
     """One version of a service."""
 

@@ -61,7 +61,8 @@ def make_plan(settings: Deployment, folder: Path) -> ProcessPlan:
     resolved = _resolved(settings, folder, embedded)
     for path in _key_files(resolved):
         make_key(path)
-    for path in (folder / "logs", folder / "options", resolved.gateway.blobs):
+    g = resolved.gateway
+    for path in (folder / "logs", folder / "options", g.blobs, g.service_keys):
         path.mkdir(parents=True, exist_ok=True)
     path = folder / _RESOLVED
     path.write_text(to_toml(resolved, defaults=True))

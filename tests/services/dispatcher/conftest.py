@@ -204,7 +204,7 @@ def _raw_settings(
     folder: Path, database_url: str, broker_url: str, port: int, experts: dict[str, str]
 ) -> dict[str, Any]:
     keys = folder / "keys"
-    for name in ("hash", "trainer", "dispatcher", "expert", "admin", "service"):
+    for name in ("hash", "trainer", "dispatcher", "expert", "admin", "services/service"):
         make_key(keys / f"{name}.key")
     return {
         "gateway": {
@@ -214,6 +214,7 @@ def _raw_settings(
             "broker": broker_url,
             "weights_roots": [str(folder / "weights")],
             "hash_key_file": str(keys / "hash.key"),
+            "service_keys": str(keys / "services"),
         },
         "keys": {
             name: {
@@ -225,7 +226,11 @@ def _raw_settings(
         },
         "experts": {
             # Every call of the moody expert is counted, so the gateway asks none of its own.
-            name: {"url": url, "key_file": str(keys / "service.key"), "self_test": False}
+            name: {
+                "url": url,
+                "key_file": str(keys / "services" / "service.key"),
+                "self_test": False,
+            }
             for name, url in experts.items()
         },
     }
@@ -242,8 +247,8 @@ def moody(moody_log: Path, tmp_path: Path) -> Callable[..., Any]:
     """Serves the moody expert in this process: `async with moody(delay_s=0.1) as url`."""
 
     def serve(*, port: int = 0, **options: Any) -> contextlib.AbstractAsyncContextManager[str]:
-        make_key(tmp_path / "keys" / "service.key")
-        key = (tmp_path / "keys" / "service.key").read_text().strip()
+        make_key(tmp_path / "keys" / "services" / "service.key")
+        key = (tmp_path / "keys" / "services" / "service.key").read_text().strip()
         return serving(service_app(Moody(log=str(moody_log), **options), key=key), port)
 
     return serve

@@ -29,8 +29,8 @@ from preceptor_trainer.student.architecture import make_tokenizer
 @pytest.fixture
 async def larger(tmp_path: Path) -> AsyncIterator[tuple[LargerModel, str]]:
     """The expert and where it listens."""
-    make_key(tmp_path / "keys" / "service.key")
-    key = (tmp_path / "keys" / "service.key").read_text().strip()
+    make_key(tmp_path / "keys" / "services" / "service.key")
+    key = (tmp_path / "keys" / "services" / "service.key").read_text().strip()
     expert = LargerModel(model=str(STUDENT_DIR), dtype="float32", threads=1)
     config = uvicorn.Config(service_app(expert, key=key), port=0, log_level="error", ws="none")
     server = uvicorn.Server(config)

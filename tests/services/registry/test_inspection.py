@@ -56,7 +56,7 @@ def client_of(expert: Any) -> ServiceClient:
 async def settled(world: Any, expert: Any, **fields: Any) -> ServiceEntry:
     """The expert's entry after the gateway has heard of it."""
     registry = world.app.state.registry
-    registry._connect = lambda url, key: client_of(expert)
+    registry._connect = lambda url, key, addresses: client_of(expert)
     key_file = world.folder / "keys" / "service.key"
     entry = ServiceEntry(
         name="new", role="expert", url="http://x", key_file=key_file, cost=0, priority=5, **fields
@@ -255,7 +255,7 @@ def gateway_options() -> dict[str, Any]:
 
 async def add(world: Any, outside: Outside, **fields: Any) -> None:
     """Adds the expert as an administrator does."""
-    world.app.state.registry._connect = lambda url, key: ServiceClient(
+    world.app.state.registry._connect = lambda url, key, addresses: ServiceClient(
         "http://expert", retry=NO_RETRY, transport=httpx.MockTransport(outside)
     )
     new = NewService(name="later", url="http://expert", key_file="service.key", **fields)
@@ -346,7 +346,9 @@ async def test_what_was_added_at_run_time_is_recalled_with_its_canary(world, kno
     answers = known_answers(known)
     await add(world, Outside(NgramExpert()), known=answers, self_test=False, cost=0.5)
 
-    again = Registry(world.database, lambda url, key: client_of(None), world.clock, world.settings)
+    again = Registry(
+        world.database, lambda url, key, addresses: client_of(None), world.clock, world.settings
+    )
     again._watch = lambda entry: None
     await again.start()
 

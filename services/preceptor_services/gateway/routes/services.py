@@ -7,11 +7,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from preceptor_clients.contract.schemas import Answer, ServiceInfo, Services, ServiceStatus
+from preceptor_clients.contract.schemas import Answer, Name, ServiceInfo, Services, ServiceStatus
 from preceptor_clients.http.registration import NewService
 from preceptor_services.gateway.http.auth import Admin, Anyone
 from preceptor_services.gateway.http.bodies import body_of, reply
-from preceptor_services.gateway.http.depends import RegistryDep
+from preceptor_services.gateway.http.depends import QuestionsDep, RegistryDep
 from preceptor_services.gateway.http.openapi import takes
 
 router = APIRouter(tags=["services"])
@@ -46,6 +46,15 @@ async def add_service(
 ) -> Response:
     """Adds a service, or moves one; it is asked for what it can do at once."""
     return await reply(request, await registry.add_new(new))
+
+
+@router.delete("/v1/experts/{name}", status_code=204)
+async def remove_service(
+    name: Name, caller: Admin, registry: RegistryDep, questions: QuestionsDep
+) -> None:
+    """Takes a service out that was added at run time; open questions to it fail."""
+    await registry.remove(name)
+    await questions.sweeper.give_up(name)
 
 
 @router.get("/v1/experts/{name}/versions", response_model=ServiceVersions)

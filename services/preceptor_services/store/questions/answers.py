@@ -170,6 +170,14 @@ async def pending_keys(conn: AsyncConnection, job_ids: Sequence[str]) -> dict[st
     return {answer_key: job_id for answer_key, job_id in rows if job_id is not None}
 
 
+async def open_questions(conn: AsyncConnection, service: str) -> dict[str, str | None]:
+    """The job of every question to a service that is not answered, promised ones included."""
+    query = select(AnswerRow.answer_key, AnswerRow.job_id).where(
+        AnswerRow.service == service, AnswerRow.state.in_(("pending", "waiting"))
+    )
+    return {row.answer_key: row.job_id for row in await conn.execute(query)}
+
+
 async def question_frame(conn: AsyncConnection, answer_key: str) -> bytes | None:
     """What was asked, as a compressed frame."""
     query = select(Question.frame).where(Question.answer_key == answer_key)

@@ -1,0 +1,155 @@
+"""Which addresses a client may connect to, checked on the socket that is about to connect.
+
+A name may resolve to one address when it is checked and to another when it is used, and one address
+has many spellings (decimal, octal, mapped into IPv6). So the check is made on the address itself,
+at the moment of the connection; what is checked of a URL before only tells sooner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeAlias
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_NUMERIC: Final = re.compile(r"(^|\.)(\d+|0[xX][0-9a-fA-F]*)\.?$")
+"""Hosts that end in a number are addresses, however they are spelled."""
+_TRANSLATED: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_RESOLVE_S: Final = 5.0
+
+
+class AddressRefused(OSError):
+    """No connection to this address is allowed."""
+
+    def __init__(self, reason: str) -> None:
+        # With a number, so that libraries that show system errors show the reason.
+        super().__init__(errno.EACCES, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Endpoint(NamedTuple):
+    """Where something of the deployment itself listens."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddressPolicy:
+    """What may be connected to."""
+
+    everything: bool = False
+    """Whether private addresses are allowed too: somebody trusted has written them."""
+    allowed: tuple[Network, ...] = ()
+    """Networks that are allowed beside public addresses."""
+    never: tuple[Endpoint, ...] = ()
+    """Refused whatever else is allowed."""
+
+    def check(self, address: Address, port: int) -> None:
+        """Refuses an address that is not allowed.
+
+        Raises:
+            AddressRefused: says why.
+        """
+        inner = _embedded(address) or address
+        for endpoint in self.never:
+            if port == endpoint.port and _is_at(inner, endpoint.host):
+                raise AddressRefused(f"port {port} of {address} is the deployment's own")
+        if self.everything or any(address in network for network in self.allowed):
+            return
+        if inner != address or not address.is_global or address.is_multicast:
+            raise AddressRefused(
+                f"{address} is no public address; [gateway] allow_service_addresses may allow it"
+            )
+
+    def check_host(self, host: str, port: int) -> None:
+        """The same for a host as it stands in a URL, as far as its spelling tells.
+
+        Raises:
+            AddressRefused: it is an address that is not allowed, or is spelled in another way than
+                dotted decimal, or is the deployment's own name.
+        """
+        if Endpoint(host, port) in self.never:
+            raise AddressRefused(f"{host}:{port} is the deployment's own")
+        try:
+            address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+        except ValueError:
+            if _NUMERIC.search(host):
+                raise AddressRefused(
+                    f"{host} is a number and no address; write four decimal numbers with dots"
+                ) from None
+            return
+        self.check(address, port)
+
+    async def check_resolved(self, host: str, port: int) -> None:
+        """The same for everything that the host's name means now.
+
+        Raises:
+            AddressRefused: it means an address that is not allowed.
+        """
+        self.check_host(host, port)
+        found: list[Any] = []
+        # A name that is not known yet may be when it is used, and is checked then.
+        with contextlib.suppress(OSError, TimeoutError, UnicodeError):
+            async with asyncio.timeout(_RESOLVE_S):
+                loop = asyncio.get_running_loop()
+                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for *_, address in found:
+            self.check(_address_of(address), port)
+
+    def open_socket(self, addr_info: tuple[Any, ...]) -> socket.socket:
+        """The socket for one resolved address, which is checked first; for aiohttp's connector."""
+        family, kind, protocol, _, address = addr_info
+        self.check(_address_of(address), address[1])
+        return socket.socket(family=family, type=kind, proto=protocol)
+
+
+ANYWHERE: Final = AddressPolicy(everything=True)
+
+
+def _address_of(address: tuple[Any, ...]) -> Address:
+    return ipaddress.ip_address(str(address[0]).partition("%")[0])
+
+
+def _embedded(address: Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address inside an IPv6 one that leads to it."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if address in _TRANSLATED:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    teredo = address.teredo
+    return address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else None)
+
+
+def _is_at(address: Address, host: str) -> bool:
+    """Whether `address` leads to the machine that `host` names."""
+    try:
+        named: Address | None = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        named = None
+    if named is not None and named == address:
+        return True
+    here = host in ("", "localhost") or (named is not None and _is_here(named))
+    return here and _is_here(address)
+
+
+def _is_here(address: Address) -> bool:
+    """Whether it is an address of this machine."""
+    if address.is_loopback or address.is_unspecified:
+        return True
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    # Only an own address can be bound to; nothing is sent.
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.bind((str(address), 0))
+        return True
+    return False
