@@ -72,7 +72,9 @@ def services_page() -> str:
 
 def run_page() -> str:
     """`RunConfig` and everything that it is made of."""
-    return join(RUN, *(_dataclass(cls) for cls in run_classes()))
+    classes = run_classes()
+    names = [cls.__name__ for cls in classes]
+    return join(RUN, *(_dataclass(cls, names) for cls in classes))
 
 
 # ---------------------------------------------------------------- deployment
@@ -291,13 +293,13 @@ def _is_configuration(cls: Any) -> bool:
     return cls.__dataclass_params__.frozen and cls.__dataclass_params__.eq
 
 
-def _dataclass(cls: type[Any]) -> str:
+def _dataclass(cls: type[Any], linked: Sequence[str]) -> str:
     rows = _fields(cls)
     return join(
         heading(2, cls.__name__, cls.__name__),
         f"`{cls.__module__}`",
         docstrings.of_class(cls),
-        _rows(cls.__name__, "field", rows) if rows else "It has no fields.",
+        _rows(cls.__name__, "field", rows, linked) if rows else "It has no fields.",
     )
 
 
@@ -347,14 +349,20 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _rows(section: str, name: str, rows: list[Row]) -> str:
+def _rows(section: str, name: str, rows: list[Row], linked: Sequence[str] = ()) -> str:
+    """A table of fields; a type that is one of `linked` leads to its section."""
     return table(
         (name, *HEADINGS),
         [
-            [anchor(f"{section}-{field}") + code(field), code(kind), default, meaning]
+            [anchor(f"{section}-{field}") + code(field), _linked(kind, linked), default, meaning]
             for field, kind, default, meaning in rows
         ],
     )
+
+
+def _linked(kind: str, names: Sequence[str]) -> str:
+    found = [name for name in names if name in re.findall(r"\w+", kind)]
+    return f"[{code(kind)}](#{slug(found[0])})" if found else code(kind)
 
 
 def _modules(package: str) -> Iterator[str]:

@@ -65,7 +65,7 @@ def list_people(run_dir: RunDir = None, url: Url = None, key_file: KeyFile = Non
 
 @people.command("add")
 def add_person(
-    name: Annotated[str, typer.Argument()],
+    name: Annotated[str, typer.Argument(help="The person's name.")],
     role: Annotated[str, typer.Option(help="annotator, reviewer or admin.")] = "annotator",
     run_dir: RunDir = None,
     url: Url = None,
@@ -81,7 +81,7 @@ def add_person(
 
 @people.command("new-key")
 def new_key(
-    name: Annotated[str, typer.Argument()],
+    name: Annotated[str, typer.Argument(help="The person's name.")],
     run_dir: RunDir = None,
     url: Url = None,
     key_file: KeyFile = None,
@@ -101,7 +101,7 @@ def _hand_over(name: str, key: str, place: Place) -> None:
 
 @people.command("revoke")
 def revoke(
-    name: Annotated[str, typer.Argument()],
+    name: Annotated[str, typer.Argument(help="The person's name.")],
     run_dir: RunDir = None,
     url: Url = None,
     key_file: KeyFile = None,
@@ -113,7 +113,7 @@ def revoke(
 
 @people.command("retire")
 def retire(
-    name: Annotated[str, typer.Argument()],
+    name: Annotated[str, typer.Argument(help="The person's name.")],
     reason: Annotated[str, typer.Option(help="Why; it is kept.")],
     run_dir: RunDir = None,
     url: Url = None,
@@ -234,7 +234,7 @@ def take(
 
 @app.command("agreement")
 def agreement(
-    round_name: Annotated[str, typer.Argument(metavar="ROUND")],
+    round_name: Annotated[str, typer.Argument(metavar="ROUND", help="The round's name.")],
     run_dir: RunDir = None,
     url: Url = None,
     key_file: KeyFile = None,
