@@ -49,9 +49,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Rounds of both arms, after a short one that warms up."""
     torch.set_num_threads(options.threads)
     policy = Policy(STUDENT_DIR)
-    sampler = LocalSampler(
-        policy.model, eos_id=policy.tokenizer.eos_token_id, pad_id=policy.tokenizer.pad_token_id
-    )
+    sampler = LocalSampler(policy.model, end_ids=policy.end_ids, pad_id=policy.pad_id)
     problems = sample_problems("train", count=options.prompts, seed=0)
     prompts = [policy.encode(problem.messages) for problem in problems]
     asked = [ids for ids in prompts for _ in range(options.responses)]

@@ -58,9 +58,7 @@ def step_of(policy: Policy, num_prompts: int, group_size: int) -> list[TrainBatc
     """The batches of one step: the student's samples, every other one rewarded."""
     problems = sample_problems("train", count=num_prompts, seed=0)
     prompts = [policy.encode(p.messages) for p in problems for _ in range(group_size)]
-    sampler = LocalSampler(
-        policy.model, eos_id=policy.tokenizer.eos_token_id, pad_id=policy.tokenizer.pad_token_id
-    )
+    sampler = LocalSampler(policy.model, end_ids=policy.end_ids, pad_id=policy.pad_id)
     drawn = sampler.sample(prompts, SamplingParams(), torch.Generator().manual_seed(0))
     rollouts = [
         TrainRollout(

@@ -1,7 +1,8 @@
-"""The gateways, people and databases of the services' own tests."""
+"""The gateways, people, databases and foreign servers of the services' own tests."""
 
 from ..services.conftest import database_url, postgres
 from ..services.corrections.conftest import make_app, new_items, office, people_options, town
+from ..services.experts.remote.conftest import serve, student_tokenizer, tokenizer_folder
 from ..services.world import gateway_options, sqlite_url, world
 
 __all__ = [
@@ -12,7 +13,10 @@ __all__ = [
     "office",
     "people_options",
     "postgres",
+    "serve",
     "sqlite_url",
+    "student_tokenizer",
+    "tokenizer_folder",
     "town",
     "world",
 ]

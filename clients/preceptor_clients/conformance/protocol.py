@@ -13,6 +13,7 @@ from preceptor_clients.conformance.subject import Subject, not_answered
 from preceptor_clients.conformance.verdict import Failed, Skipped
 from preceptor_clients.contract import wire
 from preceptor_clients.contract.errors import PROBLEM_MEDIA_TYPE, ProblemDetails
+from preceptor_clients.contract.fingerprint import vocab_difference
 from preceptor_clients.contract.schemas import LogprobsCall, PrefixQuery, PrefixResult
 from preceptor_clients.contract.tokenization import TokenizeCall
 from preceptor_clients.http.connection import RawReply
@@ -70,9 +71,10 @@ async def check_vocabulary(subject: Subject) -> str:
         subject.info.capabilities.vocab_fingerprint,
     )
     if wanted is not None and declared != wanted:
+        why = "" if declared is None else vocab_difference("the expert", declared, "yours", wanted)
         raise Failed(
             expected=f"vocabulary {wanted}",
-            found=f"vocabulary {declared}",
+            found=f"vocabulary {declared}; {why}" if why else f"vocabulary {declared}",
             mend="serve a model with the student's tokenizer, or align the two",
         )
     good = subject.query()

@@ -158,7 +158,8 @@ def _known(subject: Subject) -> KnownAnswers:
         raise Failed(
             expected=f"vocabulary {known.vocab_fingerprint}, that of --known",
             found=f"vocabulary {subject.info.capabilities.vocab_fingerprint}",
-            mend="serve the model that the file was made with, or make the file anew",
+            mend="serve the model that the file was made with, or make the file anew; fingerprints "
+            "of two versions (`v2-` and none) cannot be compared",
         )
     return known
 

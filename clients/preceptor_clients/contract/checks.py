@@ -20,6 +20,7 @@ from preceptor_clients.contract.errors import (
     Invalid,
     VocabularyMismatch,
 )
+from preceptor_clients.contract.fingerprint import vocab_difference
 from preceptor_clients.contract.schemas import (
     Capabilities,
     FeedbackAnswer,
@@ -298,8 +299,7 @@ def check_query(query: PrefixQuery, capabilities: Capabilities) -> None:
     wanted = capabilities.vocab_fingerprint
     if wanted is not None and query.vocab_fingerprint != wanted:
         raise VocabularyMismatch(
-            f"the expert's vocabulary is {wanted[:12]}..., the query's "
-            f"{query.vocab_fingerprint[:12]}...",
+            vocab_difference("the expert", wanted, "the query", query.vocab_fingerprint),
             field="vocab_fingerprint",
         )
     _check_query_ids(query, capabilities.vocab_size)

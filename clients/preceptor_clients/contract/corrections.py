@@ -27,6 +27,7 @@ from preceptor_clients.contract.schemas import (
     Prompt,
     Request,
     Sha256,
+    VocabFingerprint,
 )
 
 MAX_TEXT: Final = 2_000_000
@@ -211,7 +212,7 @@ class NewItem(Request):
     response_ids: Ints1 | None = None
     """What the student wrote, as ids; without them no targets come of it, only texts."""
     finish_reason: Literal["stop", "length"] = "stop"
-    vocab_fingerprint: Sha256 | None = None
+    vocab_fingerprint: VocabFingerprint | None = None
     feedback: tuple[FeedbackItem, ...] = ()
     """What is already known about the attempt; people see it beside the response."""
     judged_by_nobody: bool = False

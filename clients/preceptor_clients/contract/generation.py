@@ -21,6 +21,7 @@ from preceptor_clients.contract.errors import (
     ProblemDetails,
     VocabularyMismatch,
 )
+from preceptor_clients.contract.fingerprint import vocab_difference
 from preceptor_clients.contract.schemas import (
     Answer,
     Capabilities,
@@ -28,7 +29,7 @@ from preceptor_clients.contract.schemas import (
     Prompt,
     Request,
     ServiceInfo,
-    Sha256,
+    VocabFingerprint,
     WantedWeights,
     WeightVersion,
 )
@@ -56,7 +57,7 @@ class GenerateQuery(Request):
     sampling: Sampling
     count: Annotated[int, Field(ge=1, le=1024)] = 1
     """Responses to this one prompt."""
-    vocab_fingerprint: Sha256
+    vocab_fingerprint: VocabFingerprint
     weights: WantedWeights | None = None
 
 
@@ -74,7 +75,7 @@ class GenerateAnswer(Answer):
     """All responses to one prompt."""
 
     responses: tuple[Generated, ...]
-    vocab_fingerprint: Sha256
+    vocab_fingerprint: VocabFingerprint
     sampler: Name
     sampler_version: str
     weights_before: WeightVersion | None = None
@@ -121,9 +122,13 @@ def check_generate(query: GenerateQuery, capabilities: Capabilities) -> None:
         VocabularyMismatch: The ids mean something else here.
         Invalid: An id is outside the vocabulary.
     """
-    if query.vocab_fingerprint != capabilities.vocab_fingerprint:
+    own = capabilities.vocab_fingerprint
+    if own is None:
+        raise VocabularyMismatch("this service declares none", field="vocab_fingerprint")
+    if query.vocab_fingerprint != own:
         raise VocabularyMismatch(
-            f"{query.vocab_fingerprint} is not this service's", field="vocab_fingerprint"
+            vocab_difference("the service", own, "the query", query.vocab_fingerprint),
+            field="vocab_fingerprint",
         )
     ids, size = query.prompt.ids, capabilities.vocab_size
     if ids is not None and size is not None and ids.max() >= size:

@@ -20,7 +20,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from preceptor_clients.contract.errors import from_validation
-from preceptor_clients.contract.schemas import Sha256
+from preceptor_clients.contract.schemas import VocabFingerprint
 
 _TokenId = Annotated[int, Field(ge=0)]
 
@@ -48,7 +48,7 @@ class KnownAnswers(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    vocab_fingerprint: Sha256
+    vocab_fingerprint: VocabFingerprint
     cases: Annotated[tuple[KnownCase, ...], Field(min_length=1)]
     tolerance: Annotated[float, Field(gt=0)] = 0.15
     """Largest difference of a log-prob; the default allows for bf16."""

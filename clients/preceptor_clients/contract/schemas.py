@@ -34,6 +34,8 @@ from preceptor_clients.contract.errors import ProblemDetails
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+VocabFingerprint = Annotated[str, StringConstraints(pattern=r"^(v[1-9][0-9]{0,3}-)?[0-9a-f]{64}$")]
+"""The version of the rule by which it was made and a SHA-256; version 1 has the SHA-256 alone."""
 WeightVersion = Annotated[
     str,
     StringConstraints(
@@ -150,7 +152,7 @@ class PrefixQuery(Request):
     """Half-open ranges of response positions, ascending and disjoint; all where absent."""
     feedback: tuple[FeedbackItem, ...] = ()
     """What the expert may use, in order; it renders every item and chooses none."""
-    vocab_fingerprint: Sha256
+    vocab_fingerprint: VocabFingerprint
     top_k: Annotated[int, Field(ge=1)] = 64
     candidate_ids: Ints2 | None = None
     """`[P, C]` ids to score beside the expert's own top-k; -1 pads."""
@@ -243,7 +245,7 @@ class PrefixAnswer(Answer):
     inclusion_P: Floats1 | None = None
     """Chance, in (0, 1], that the expert asked itself about this position; absent where it took all
     of them. Costs divided by it are unbiased over positions that were not drawn."""
-    vocab_fingerprint: Sha256
+    vocab_fingerprint: VocabFingerprint
     expert: Name
     expert_version: str
     weights_before: WeightVersion | None = None
@@ -318,7 +320,7 @@ class Capabilities(Answer):
     tokenizer: bool = False
     """Serves `POST /v1/tokenize`; the SDK says it for a class with `tokenize`."""
     cacheable: Literal["true", "per_draw", "until_revised"] = "true"
-    vocab_fingerprint: Sha256 | None = None
+    vocab_fingerprint: VocabFingerprint | None = None
     vocab_size: VocabularySize | None = None
     max_context: NumTokens | None = None
     """Tokens of context and response together."""
@@ -425,7 +427,7 @@ class WeightManifest(Request):
     """`file:` URI of a folder under an allow-listed root."""
     files: dict[str, Sha256]
     """File name to SHA-256; `model.safetensors` is among them."""
-    vocab_fingerprint: Sha256
+    vocab_fingerprint: VocabFingerprint
     checkpoint: bool = False
     """True where a checkpoint stands on it: derived state, such as an EMA, is kept beside it."""
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from preceptor_clients.contract.errors import ContextTooLong, Invalid
 from preceptor_clients.contract.schemas import FeedbackItem, PrefixQuery
-from preceptor_clients.sdk.templates import COMPACT, PAPERS, FeedbackTemplate
+from preceptor_clients.sdk.templates import COMPACT, PAPERS, FeedbackTemplate, render_feedback
 
 _TEMPLATES: Final = {template.name: template for template in (COMPACT, PAPERS)}
 Encode = Callable[[list[dict[str, str]]], list[int]]
@@ -81,10 +81,7 @@ def build_context(
     messages = [message.model_dump() for message in query.prompt.messages]
 
     def rendered(shown: Sequence[FeedbackItem]) -> list[int]:
-        try:
-            return encode(template.render(messages, shown))
-        except ValueError as error:
-            raise Invalid(str(error), field="feedback") from error
+        return encode(render_feedback(template, messages, shown))
 
     ids = rendered(items)
     if len(ids) <= room:

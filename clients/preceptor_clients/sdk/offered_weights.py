@@ -16,6 +16,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from preceptor_clients.contract.errors import Conflict, Invalid, ServiceFailed, WeightsNotHere
+from preceptor_clients.contract.fingerprint import vocab_difference
 from preceptor_clients.contract.schemas import WantedWeights, WeightManifest
 
 WEIGHTS_FILE: Final = "model.safetensors"
@@ -120,7 +121,10 @@ class OfferedWeights:
         if set(manifest.files) != {WEIGHTS_FILE}:
             raise Invalid(f"must name {WEIGHTS_FILE} alone", field=f"{field}.files")
         if manifest.vocab_fingerprint != self._vocab_fingerprint:
-            raise Invalid("is not this expert's", field=f"{field}.vocab_fingerprint")
+            why = vocab_difference(
+                "the expert", self._vocab_fingerprint, "the manifest", manifest.vocab_fingerprint
+            )
+            raise Invalid(why, field=f"{field}.vocab_fingerprint")
         known = self._manifests.get(manifest.version)
         if known is not None and (known.files, known.parent) != (manifest.files, manifest.parent):
             raise Conflict(

@@ -25,6 +25,7 @@ from typing import Protocol
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from preceptor_clients.contract.errors import Invalid
 from preceptor_clients.contract.schemas import REMARK_KINDS, RIGHT_ANSWER_KINDS
 
 Message = dict[str, str]
@@ -89,6 +90,24 @@ class FeedbackTemplate:
             undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
         )
         return environment.from_string(self.source_jinja)
+
+
+def render_feedback(
+    template: FeedbackTemplate,
+    messages: Sequence[Mapping[str, str]],
+    items: Sequence[RenderableItem],
+) -> list[Message]:
+    """`template.render` for a query, which fails alone.
+
+    Raises:
+        Invalid: the template does not take these messages or items.
+    """
+    try:
+        return template.render(messages, items)
+    except Exception as error:  # the source may be a deployment's own, and raise anything
+        raise Invalid(
+            f"the template {template.name!r} refuses: {error}", field="feedback"
+        ) from error
 
 
 def _check_visible(item: RenderableItem) -> None:

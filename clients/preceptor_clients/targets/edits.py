@@ -14,9 +14,10 @@ The student wrote `base_ids`; a person changed the text. The edit becomes two la
 DAgger (arXiv 1011.0686) asks an expert about the states that the learner visits; an edit answers
 for some of them, and says nothing about the rest.
 
-The base is never tokenised again. The correction is tokenised as a whole, and joined to the base at
-places where both have a token boundary: a common prefix that ends inside a token, or inside a
-character, backs up to the last such place. So `def` corrected to `define` departs at the first
+The base is never tokenised again. The correction is tokenised as a whole, and where the person
+changed nothing the base's own tokens take the place of the new ones, from one place to another at
+which both have a token boundary: a common prefix that ends inside a token, or inside a character,
+backs up to the last such place. So `def` corrected to `define` departs at the first
 token where `define` is one, although the text departs after `def`.
 
     base          print ( x   )   <end>         labels: (at `x`) -> `y`
@@ -34,15 +35,17 @@ import codecs
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from preceptor_clients.contract.corrections import EditRules
 from preceptor_clients.contract.schemas import PrefixAnswer, PrefixQuery
 from preceptor_clients.sdk.answers import Distributions, build_answer
+from preceptor_clients.sdk.plain_text import Placed
 
-COMPILER_VERSION: Final = "edits-1"
+COMPILER_VERSION: Final = "edits-2"
+T = TypeVar("T")
 _EXACT_TOKENS: Final = 4_000
 """Longer changed stretches are aligned by rare tokens only: the exact way is quadratic."""
 
@@ -53,8 +56,15 @@ class Spelling(Protocol):
     @property
     def eos_id(self) -> int: ...
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, special tokens never among them."""
+    @property
+    def end_ids(self) -> frozenset[int]: ...
+
+    def placed(self, text: str) -> list[Placed]:
+        """Ids of a text and their places in it, special tokens never among them."""
+        ...
+
+    def normal(self, text: str) -> str:
+        """What the vocabulary's tokenizer reads in the place of `text`."""
         ...
 
     def piece(self, token: int) -> bytes:
@@ -157,12 +167,13 @@ def compile_edit(
     """
     base = [int(token) for token in base_ids]
     # The end token has no text: it is taken off, and put back where the correction ends by choice.
-    ended = bool(base) and base[-1] == spelling.eos_id
+    ended = bool(base) and base[-1] in spelling.end_ids
     body = base[:-1] if ended else base
     written, settles_end = _respelled(spelling, body, text)
     # A response that was cut off by its length gets no end token unless the person changed its end:
     # that it ends there was nobody's choice.
-    takeover = [*written, spelling.eos_id] if ended or settles_end else written
+    end = base[-1:] if ended else [spelling.eos_id] if settles_end else []
+    takeover = [*written, *end]
     return CompiledEdit(
         base_ids=np.asarray(base, np.int32),
         takeover_ids=np.asarray(takeover, np.int32),
@@ -215,52 +226,111 @@ def edit_answer(
 
 
 def _respelled(spelling: Spelling, body: list[int], text: str) -> tuple[list[int], bool]:
-    """Ids of `text` that keep the base's own tokens at both ends; whether its end was touched."""
-    fresh = spelling.encode(text)
-    base_text, base_cuts = _cuts(spelling, body)
-    text, fresh_cuts = _cuts(spelling, fresh)  # a tokenizer may normalise what it is given
-    # The same text may have other ids when it is tokenised anew; the student wrote these.
-    if base_text == text:
+    """Ids of `text` that keep the base's own tokens where nothing changed; if its end was touched.
+
+    The tokenizer may compose characters, or have other tokens for a text than the student chose:
+    what the person did not touch is the student's as it stands.
+    """
+    base, fresh = _base_chunks(spelling, body), _fresh_chunks(spelling, text)
+    if spelling.normal(_text(base)) == spelling.normal(text):
         return body, False
-    starts = {offset: place for place, offset in fresh_cuts}
-    prefix = _shared(base_text, text)
+    a = [spelling.normal(chunk.text) for chunk in base]
+    b = [spelling.normal(chunk.text) for chunk in fresh]
+    ids: list[int] = []
+    i = j = kept = 0
+    for block in _blocks(a, b, 1):
+        found, kept = _joined(spelling, base[i : block.i], fresh[j : block.j])
+        ids += found
+        i, j = block.i + block.n, block.j + block.n
+        ids += _ids(base[block.i : i])
+        kept += block.n
+    return ids, not kept
+
+
+class _Chunk(NamedTuple):
+    """The fewest tokens that are whole characters together, and those; empty for special tokens."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+def _joined(
+    spelling: Spelling, base: Sequence[_Chunk], fresh: Sequence[_Chunk]
+) -> tuple[list[int], int]:
+    """Ids of a stretch that no chunk is shared in, and how many chunks of the base are at its end.
+
+    A change may begin or end within a chunk, and chunks may be cut at other places in both.
+    """
+    old, new = _text(base), _text(fresh)
+    if spelling.normal(old) == spelling.normal(new):
+        return _ids(base), len(base)
+    base_cuts, places = _cuts(base), {offset: place for place, offset in _cuts(fresh)}
+    prefix = _shared(old, new)
     head, head_offset = next(
         (place, offset)
         # The last place that both have a boundary at; (0, 0) is always one.
         for place, offset in reversed(base_cuts)
-        if offset <= prefix and offset in starts
+        if offset <= prefix and offset in places
     )
     # Head and tail must not overlap, or a deletion in `a a a` would count tokens twice.
-    room = min(len(base_text), len(text)) - head_offset
-    suffix = min(room, _shared(base_text[::-1], text[::-1]))
-    shift = len(text) - len(base_text)
+    room = min(len(old), len(new)) - head_offset
+    suffix = min(room, _shared(old[::-1], new[::-1]))
+    shift = len(new) - len(old)
     tail, tail_offset = next(
         (place, offset)
         for place, offset in base_cuts
-        if place >= head and offset >= len(base_text) - suffix and offset + shift in starts
+        if place >= head and offset >= len(old) - suffix and offset + shift in places
     )
-    middle = fresh[starts[head_offset] : starts[tail_offset + shift]]
-    return body[:head] + middle + body[tail:], tail == len(body)
+    middle = fresh[places[head_offset] : places[tail_offset + shift]]
+    return [*_ids(base[:head]), *_ids(middle), *_ids(base[tail:])], len(base) - tail
 
 
-def _cuts(spelling: Spelling, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
-    """The text, and every token boundary that is a character's too, as (tokens, characters)."""
+def _base_chunks(spelling: Spelling, ids: Sequence[int]) -> list[_Chunk]:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text, length = [""], 0
-    cuts: list[tuple[int, int]] = [(0, 0)]
-    for place, token in enumerate(ids, 1):
-        text.append(decoder.decode(spelling.piece(token)))
-        length += len(text[-1])
+    chunks: list[_Chunk] = []
+    some: tuple[int, ...] = ()
+    text = ""
+    for token in ids:
+        some, text = (*some, token), text + decoder.decode(spelling.piece(token))
         # A cut inside a character is no place of the text: bytes of it would be counted on both
         # sides.
         if not decoder.getstate()[0]:
-            cuts.append((place, length))
-    text.append(decoder.decode(b"", final=True))
-    whole = "".join(text)
+            chunks.append(_Chunk(some, text))
+            some, text = (), ""
     # A response may end inside a character, cut off by its length; its end is a place all the same.
-    if cuts[-1][0] != len(ids):
-        cuts.append((len(ids), len(whole)))
-    return whole, cuts
+    text += decoder.decode(b"", final=True)
+    return [*chunks, _Chunk(some, text)] if some else chunks
+
+
+def _fresh_chunks(spelling: Spelling, text: str) -> list[_Chunk]:
+    """Chunks that have every character of `text`, also those for which the tokenizer has no ids."""
+    begun: list[tuple[int, list[int]]] = []
+    reached = 0
+    for token, start, stop in spelling.placed(text):
+        if not begun or start >= reached:
+            begun.append((start if begun else 0, []))
+        begun[-1][1].append(token)
+        reached = max(reached, stop)
+    if not begun:
+        return [_Chunk((), text)] if text else []
+    ends = [*(start for start, _ in begun[1:]), len(text)]
+    return [_Chunk(tuple(i), text[at:end]) for (at, i), end in zip(begun, ends, strict=True)]
+
+
+def _cuts(chunks: Sequence[_Chunk]) -> list[tuple[int, int]]:
+    """Every boundary as (chunks, characters)."""
+    cuts = [(0, 0)]
+    for place, chunk in enumerate(chunks, 1):
+        cuts.append((place, cuts[-1][1] + len(chunk.text)))
+    return cuts
+
+
+def _text(chunks: Sequence[_Chunk]) -> str:
+    return "".join(chunk.text for chunk in chunks)
+
+
+def _ids(chunks: Sequence[_Chunk]) -> list[int]:
+    return [token for chunk in chunks for token in chunk.ids]
 
 
 def _shared(a: str, b: str) -> int:
@@ -297,7 +367,7 @@ def _spans(base: list[int], takeover: list[int], rejoin_tokens: int) -> list[Edi
     return spans
 
 
-def _blocks(base: list[int], takeover: list[int], rejoin_tokens: int) -> list[_Block]:
+def _blocks(base: Sequence[T], takeover: Sequence[T], rejoin_tokens: int) -> list[_Block]:
     """Shared stretches in order: the common head, the common tail, and long ones in between."""
     shortest = min(len(base), len(takeover))
     # The common ends first and by hand: an aligner that looks for the longest stretch may put them

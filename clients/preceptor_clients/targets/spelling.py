@@ -14,38 +14,63 @@ from collections.abc import Collection
 from functools import cached_property
 from typing import Any, Final, Self, cast
 
+from preceptor_clients.contract.control_tokens import control_tokens, end_ids
+from preceptor_clients.sdk.plain_text import Placed, PlainText
+
 _PLAIN: Final = (None, "Fuse", "BPEDecoder")
 
 
 class TokenizerSpelling:
     """Texts to ids and back, token by token."""
 
-    def __init__(self, tokenizer: Any, *, eos_id: int, special_ids: Collection[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        eos_id: int,
+        special_ids: Collection[int],
+        end_ids: Collection[int] = (),
+    ) -> None:
         """Spells with `tokenizer`, a `tokenizers.Tokenizer`; it is copied, not changed.
+
+        Args:
+            tokenizer: It has the rules.
+            eos_id: The end that a correction gets where its response had none.
+            special_ids: Ids without a text.
+            end_ids: Further ids after which a response is done.
 
         Raises:
             ValueError: its tokens are not bytes of the text.
         """
-        rules: str = tokenizer.to_str()
-        self._tokenizer: Any = cast("Any", type(tokenizer)).from_str(rules)
+        rules: dict[str, Any] = json.loads(tokenizer.to_str())
+        self._tokenizer: Any = cast("Any", type(tokenizer)).from_str(json.dumps(rules))
         # A person who types the spelling of a special token means its characters.
-        self._tokenizer.encode_special_tokens = True
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._plain = PlainText(tokenizer)
         self._eos_id = eos_id
-        self._special = frozenset(special_ids)
-        decoder = cast("dict[str, Any] | None", json.loads(rules)["decoder"])
+        self._end_ids = frozenset({eos_id, *end_ids})
+        self._special = self._end_ids.union(special_ids)
+        decoder = cast("dict[str, Any] | None", rules["decoder"])
         self._kind = None if decoder is None else str(decoder["type"])
         if self._kind not in (*_PLAIN, "ByteLevel"):
             raise ValueError(f"tokenizer: a decoder of type {self._kind!r} joins no plain bytes")
 
     @classmethod
     def of(cls, tokenizer: Any) -> Self:
-        """That of a fast tokenizer of transformers."""
+        """That of a fast tokenizer of transformers.
+
+        Raises:
+            ValueError: its tokens are not bytes of the text, or it has no end token.
+        """
+        ends = end_ids(tokenizer)
+        if not ends:
+            raise ValueError("tokenizer: has no end token")
+        named = cast("int | None", tokenizer.eos_token_id)
+        eos_id = min(ends) if named is None else named
         return cls(
             tokenizer.backend_tokenizer,
-            eos_id=tokenizer.eos_token_id,
-            special_ids=tokenizer.all_special_ids,
+            eos_id=eos_id,
+            special_ids=control_tokens(tokenizer).keys(),
+            end_ids=ends,
         )
 
     @property
@@ -53,11 +78,24 @@ class TokenizerSpelling:
         """The end token."""
         return self._eos_id
 
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Every token after which a response is done."""
+        return self._end_ids
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, special tokens never among them."""
+        return [one.token for one in self.placed(text)]
+
+    def placed(self, text: str) -> list[Placed]:
+        """The same, with the characters of `text` that each stands for."""
         # Half surrogates have no bytes; what a page may send by accident becomes a question mark.
-        clean = text.encode("utf-8", "replace").decode("utf-8")
-        return list(self._tokenizer.encode(clean, add_special_tokens=False).ids)
+        return self._plain.placed(text.encode("utf-8", "replace").decode("utf-8"))
+
+    def normal(self, text: str) -> str:
+        """What the tokenizer reads in the place of `text`."""
+        normalizer: Any = self._tokenizer.normalizer
+        return text if normalizer is None else normalizer.normalize_str(text)
 
     def piece(self, token: int) -> bytes:
         """What one token adds to the text."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from preceptor_clients.contract.control_tokens import end_ids
 from preceptor_clients.contract.errors import Invalid, ServiceFailed, ServiceUnavailable
 from preceptor_clients.contract.generation import Generated, Sampling
 from preceptor_clients.vllm_expert.config import VLLMExpertConfig
@@ -73,6 +74,7 @@ class Engine:
         async_llm: Any = importlib.import_module("vllm.v1.engine.async_llm")
         self._llm: Any = async_llm.AsyncLLM.from_engine_args(args)
         self.tokenizer: Any = self._llm.get_tokenizer()
+        self._end_ids = sorted(end_ids(self.tokenizer))
         vllm_config: Any = self._llm.vllm_config
         self.max_context: int = vllm_config.model_config.max_model_len - 1
         """Tokens of context and response: vLLM wants room for one more, which it draws."""
@@ -130,6 +132,7 @@ class Engine:
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             seed=sampling.seed,
+            stop_token_ids=self._end_ids,
             logprobs=0,
             flat_logprobs=True,
             detokenize=False,

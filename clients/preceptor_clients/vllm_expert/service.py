@@ -42,6 +42,7 @@ from preceptor_clients.contract.schemas import (
 )
 from preceptor_clients.sdk.admission import Admission
 from preceptor_clients.sdk.answers import build_answer
+from preceptor_clients.sdk.chat_encoding import ChatEncoder
 from preceptor_clients.sdk.context import Context, build_context, find_template
 from preceptor_clients.sdk.offered_weights import WEIGHTS_FILE, OfferedWeights
 from preceptor_clients.vllm_expert.config import VLLMExpertConfig
@@ -49,7 +50,7 @@ from preceptor_clients.vllm_expert.engine import Engine, vllm_version
 from preceptor_clients.vllm_expert.flat import candidates_of, distributions_of, spread_candidates
 from preceptor_clients.vllm_expert.version_gate import Version, VersionGate
 
-CODE_VERSION: Final = "1"
+CODE_VERSION: Final = "2"
 """Raised whenever the same model, settings and query may give another answer."""
 
 Q = TypeVar("Q", PrefixQuery, GenerateQuery)
@@ -72,6 +73,7 @@ class VLLMExpert:
         self._engine = Engine(self._config)
         self._room = Admission(self._engine.cache_tokens)
         self._vocab = tokenizer_fingerprint(self._engine.tokenizer)
+        self._chats = ChatEncoder(self._engine.tokenizer)
         vocabulary: dict[str, int] = self._engine.tokenizer.get_vocab()
         self._vocab_size = 1 + max(vocabulary.values())
         self._offered = OfferedWeights(
@@ -140,9 +142,7 @@ class VLLMExpert:
         )
 
     def _encode(self, messages: list[dict[str, str]]) -> list[int]:
-        tokenizer = self._engine.tokenizer
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer.encode(text, add_special_tokens=False))
+        return self._chats.chat_ids(messages)
 
     def _max_context(self) -> int:
         return min(self._engine.max_context, self._engine.cache_tokens - 1)

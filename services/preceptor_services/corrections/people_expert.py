@@ -163,7 +163,7 @@ class PeopleExpert:
         return None
 
     def _item(self, query: PrefixQuery, text: str) -> NewItem:
-        ended = int(query.response_ids[-1]) == self._spelling.eos_id
+        ended = int(query.response_ids[-1]) in self._spelling.end_ids
         return NewItem(
             prompt=query.prompt,
             response_text=text,

@@ -18,7 +18,7 @@ from preceptor_services.experts.torch_expert import TorchExpert, TorchExpertConf
 
 _ENOUGH_TOKENS: Final = 2048
 """Cores are busy with so many; answers travel while the next are computed."""
-CODE_VERSION: Final = "3"
+CODE_VERSION: Final = "4"
 """Raised whenever the same model, settings and query may give another answer."""
 
 

@@ -9,14 +9,13 @@ from typing import Any, Final, Literal, cast
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from preceptor_clients.contract.errors import Invalid
 from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
 from preceptor_clients.contract.tokenization import TokenIds, TokenizeCall
+from preceptor_clients.sdk.chat_encoding import ChatEncoder
 
 Precision = Literal["float32", "bfloat16"]
 DTYPES: Final[dict[Precision, torch.dtype]] = {
@@ -44,15 +43,17 @@ class ScoringModel:
         self.initial = parameters_of(loaded) if keep_initial else {}
         self.module: Any = loaded.to(device=device, dtype=DTYPES[dtype]).eval()
         self.vocab_fingerprint = tokenizer_fingerprint(self.tokenizer)
+        self._chats = ChatEncoder(self.tokenizer)
         vocabulary: dict[str, int] = self.tokenizer.get_vocab()
         self.vocab_size = 1 + max(vocabulary.values())
 
     def encode(self, messages: list[dict[str, str]]) -> list[int]:
-        """A chat as the ids that the student continues."""
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        """A chat as the ids that the student continues.
+
+        Raises:
+            Invalid: the chat template does not take the messages.
+        """
+        return self._chats.chat_ids(messages)
 
     async def tokenize(self, call: TokenizeCall) -> TokenIds:
         """Ids of any text or chat; in a thread, because a long one takes a second.
@@ -63,19 +64,17 @@ class ScoringModel:
         return TokenIds(ids=await asyncio.to_thread(self._ids, call))
 
     def _ids(self, call: TokenizeCall) -> np.ndarray:
-        text = call.prompt if call.prompt is not None else self._chat_text(call)
-        ids = self.tokenizer.encode(text, add_special_tokens=call.add_special_tokens)
-        return np.array(ids, np.int32)
-
-    def _chat_text(self, call: TokenizeCall) -> str:
-        try:
-            return self.tokenizer.apply_chat_template(
+        if call.prompt is not None:
+            # A client that renders chats itself writes the control tokens that it means.
+            ids = self._chats.written_ids(call.prompt, add_special_tokens=call.add_special_tokens)
+        else:
+            ids = self._chats.chat_ids(
                 [message.model_dump() for message in call.messages],
-                tokenize=False,
                 add_generation_prompt=call.add_generation_prompt,
+                add_special_tokens=call.add_special_tokens,
+                field="messages",
             )
-        except (ValueError, TemplateError) as error:
-            raise Invalid(f"the chat template refuses: {error}", field="messages") from error
+        return np.array(ids, np.int32)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Copies float32 tensors over the weights.

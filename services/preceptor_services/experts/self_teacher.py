@@ -36,7 +36,7 @@ from preceptor_services.experts.model import Precision
 from preceptor_services.experts.torch_expert import TorchExpert, TorchExpertConfig
 from preceptor_services.experts.trust_region import GeometricMixture
 
-CODE_VERSION: Final = "4"
+CODE_VERSION: Final = "5"
 """Raised whenever the same model, settings and query may give another answer."""
 
 

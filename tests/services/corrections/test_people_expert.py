@@ -225,7 +225,7 @@ def test_a_version_names_its_rules() -> None:
     rules = LabelRules(smoothing=0.05, accepted=True)
 
     assert rules_of(version_of(rules)) == rules
-    assert rules_of("edits-1/accepted/7/0.05") == rules
+    assert rules_of("edits-2/accepted/7/0.05") == rules
     assert rules_of("edits-0/accepted/1/0.0") is None
 
 

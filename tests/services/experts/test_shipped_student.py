@@ -13,7 +13,7 @@ from preceptor_clients.contract.schemas import (
 from preceptor_services.experts.self_teacher import SelfTeacher
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.tasks.programming_by_example.problems import (
-    ProblemDetails,
+    Problem,
     evaluate,
     sample_problems,
 )
@@ -37,7 +37,7 @@ async def test_feedback_brings_the_shipped_student_closer_to_the_right_program()
     assert without < with_trace < with_demonstration
 
 
-def query(teacher: SelfTeacher, problem: ProblemDetails, *feedback: FeedbackItem) -> PrefixQuery:
+def query(teacher: SelfTeacher, problem: Problem, *feedback: FeedbackItem) -> PrefixQuery:
     fingerprint = teacher.info().capabilities.vocab_fingerprint
     assert fingerprint is not None
     return PrefixQuery(

@@ -51,7 +51,7 @@ def model() -> Qwen3ForCausalLM:
 
 @pytest.fixture(scope="module")
 def sampler(model: Qwen3ForCausalLM) -> LocalSampler:
-    return LocalSampler(model, eos_id=EOS, pad_id=PAD)
+    return LocalSampler(model, end_ids={EOS}, pad_id=PAD)
 
 
 def _seeded(seed: int = 0) -> torch.Generator:
@@ -154,7 +154,7 @@ def test_a_single_token_is_drawn_from_the_prompt_alone(model: Qwen3ForCausalLM) 
     prompts, end = PROMPTS * 30, PROMPTS[0][-1]
 
     # a token that this model likes to repeat ends the response, so that some end at once
-    drawn = LocalSampler(model, eos_id=end, pad_id=PAD).sample(
+    drawn = LocalSampler(model, end_ids={end}, pad_id=PAD).sample(
         prompts, SamplingParams(max_new_tokens=1), _seeded()
     )
 
@@ -222,7 +222,7 @@ def test_equal_prompts_with_different_prefixes_are_different_contexts(
 
 def test_a_step_of_the_optimiser_is_seen_at_once() -> None:
     model = _make_model(1)
-    sampler = LocalSampler(model, eos_id=EOS, pad_id=PAD)
+    sampler = LocalSampler(model, end_ids={EOS}, pad_id=PAD)
 
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(0.0)
@@ -234,7 +234,7 @@ def test_a_step_of_the_optimiser_is_seen_at_once() -> None:
 def test_the_callers_model_keeps_its_attention(model: Qwen3ForCausalLM) -> None:
     before = model.config._attn_implementation
 
-    LocalSampler(model, eos_id=EOS, pad_id=PAD)
+    LocalSampler(model, end_ids={EOS}, pad_id=PAD)
 
     assert model.config._attn_implementation == before
 
@@ -256,7 +256,7 @@ def test_the_callers_model_keeps_its_attention(model: Qwen3ForCausalLM) -> None:
 def test_a_model_of_other_attention_is_refused(
     make: Callable[[], PreTrainedModel], words: str
 ) -> None:
-    sampler = LocalSampler(make(), eos_id=EOS, pad_id=PAD)
+    sampler = LocalSampler(make(), end_ids={EOS}, pad_id=PAD)
 
     with pytest.raises(ValueError, match=words):
         sampler.sample([PROMPTS[2]], SamplingParams(), _seeded())
@@ -265,7 +265,7 @@ def test_a_model_of_other_attention_is_refused(
 def test_a_window_that_is_never_full_is_no_obstacle() -> None:
     torch.manual_seed(0)
     model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=9)).eval()
-    sampler = LocalSampler(model, eos_id=EOS, pad_id=PAD)
+    sampler = LocalSampler(model, end_ids={EOS}, pad_id=PAD)
 
     (drawn,) = sampler.sample([PROMPTS[0]], SamplingParams(max_new_tokens=6), _seeded())
 

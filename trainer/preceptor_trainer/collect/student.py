@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -51,11 +51,8 @@ class Student:
         self._model: nn.Module = policy.new_model()
         self._version: str | None = None
         self._shares_model = make_sampler is None
-        tokenizer: Any = policy.tokenizer
         self._sampler: Sampler = (
-            InProcessSampler(
-                self._model, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id
-            )
+            InProcessSampler(self._model, end_ids=policy.end_ids, pad_id=policy.pad_id)
             if make_sampler is None
             else make_sampler(policy)
         )
@@ -80,8 +77,7 @@ class Student:
 
     def response_ids(self, text: str) -> list[int]:
         """A text as a whole response, the end token included."""
-        tokenizer: Any = self._policy.tokenizer
-        return [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+        return self._policy.response_ids(text)
 
     async def with_candidates(self, rollouts: Sequence[Rollout], num_ids: int) -> list[Rollout]:
         """The rollouts with this version's `num_ids` most probable ids at every position."""

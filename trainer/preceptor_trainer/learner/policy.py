@@ -20,13 +20,18 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from preceptor_clients.contract.control_tokens import end_ids, pad_id
 from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
 from preceptor_clients.contract.schemas import WeightManifest
+from preceptor_clients.sdk.chat_encoding import ChatEncoder
 from preceptor_trainer.model.trunk import trunk_of
 
 
 class Policy:
-    """Model, tokenizer and vocabulary fingerprint of one student, in float32."""
+    """Model, tokenizer and vocabulary fingerprint of one student, in float32.
+
+    A response ends with any of `end_ids`; `pad_id` fills what is masked.
+    """
 
     def __init__(self, folder: Path) -> None:
         disable_progress_bar()  # it would draw over the live progress
@@ -35,6 +40,9 @@ class Policy:
         self.model = self.new_model()
         self.trunk = trunk_of(self.model)
         self.vocab_fingerprint = tokenizer_fingerprint(self.tokenizer)
+        self.end_ids = end_ids(self.tokenizer)
+        self.pad_id = pad_id(self.tokenizer)
+        self._chats = ChatEncoder(self.tokenizer)
         vocabulary: dict[str, int] = self.tokenizer.get_vocab()
         self.vocab_size = 1 + max(vocabulary.values())
 
@@ -45,10 +53,19 @@ class Policy:
 
     def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """A chat as the ids that the student continues."""
-        text = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
-        )
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return self._chats.chat_ids(messages)
+
+    def response_ids(self, text: str) -> list[int]:
+        """A text as a whole response, with the end token of the tokenizer's own choice.
+
+        Raises:
+            ValueError: the tokenizer has no end token.
+        """
+        if not self.end_ids:
+            raise ValueError(f"{self.folder}: neither tokenizer nor configuration has an end token")
+        named: int | None = self.tokenizer.eos_token_id
+        end = min(self.end_ids) if named is None else named
+        return [*self._chats.text_ids(text), end]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Response ids as text, without special tokens."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from torch import nn
 
@@ -13,10 +14,10 @@ from preceptor_trainer.sampling.sampler import Generation, Published, SampleRequ
 class InProcessSampler:
     """Samples from `model`, in a thread; it shares the model's weights."""
 
-    def __init__(self, model: nn.Module, *, eos_id: int, pad_id: int) -> None:
+    def __init__(self, model: nn.Module, *, end_ids: Collection[int], pad_id: int) -> None:
         self._model = model
         self._version: str | None = None
-        self._sampler = LocalSampler(model, eos_id=eos_id, pad_id=pad_id)
+        self._sampler = LocalSampler(model, end_ids=end_ids, pad_id=pad_id)
 
     @property
     def version(self) -> str:

@@ -1,6 +1,6 @@
 """Generation in the trainer's own process: the local sampler.
 
-    >>> sampler = LocalSampler(model, eos_id=257, pad_id=256)
+    >>> sampler = LocalSampler(model, end_ids={257}, pad_id=256)
     >>> generations = sampler.sample([ids] * 8, SamplingParams(), torch.Generator().manual_seed(0))
 
 Made for many short responses on a CPU. Equal prompts are read once, and their keys and values are
@@ -8,7 +8,7 @@ shared by their samples (`decoding.py`); finished rows leave the batch.
 
 Every response has random numbers of its own, drawn before anything else and turned into tokens by
 inverting the cumulative distribution. So a response does not depend on which others share its
-batch, beyond rounding. Left out: beams, penalties, logit processors, several end tokens; models
+batch, beyond rounding. Left out: beams, penalties, logit processors; models
 whose attention has a window, soft-capped scores or sinks are refused.
 
 Dimensions: B responses in flight, U different contexts, N positions so far, Q query positions, T
@@ -20,7 +20,7 @@ response positions, F forced tokens, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from typing import Any, cast
 
@@ -42,14 +42,22 @@ COMPACT_BELOW = 0.75  # rebuild the batch when fewer rows than this are still ru
 class LocalSampler:
     """Samples from a causal language model that stays the caller's: weights are shared."""
 
-    def __init__(self, model: nn.Module, *, eos_id: int, pad_id: int) -> None:
+    def __init__(self, model: nn.Module, *, end_ids: Collection[int], pad_id: int) -> None:
+        """Samples with `model`.
+
+        Args:
+            model: A causal language model of transformers.
+            end_ids: A response ends with the first of these that is drawn.
+            pad_id: Any id: padding is masked.
+        """
         # The modules are copied and the parameters shared, so that another attention can be set
         # here while the caller's model keeps its own; updates in place are seen at once.
         shared = {id(p): p for p in model.parameters()} | {id(b): b for b in model.buffers()}
         self._model = cast(PreTrainedModel, copy.deepcopy(model, shared).eval())
         AttentionInterface.register(ATTENTION, decode_attention)
         self._model.set_attn_implementation(ATTENTION)
-        self._eos_id = eos_id
+        self._end_ids = frozenset(end_ids)
+        self._ends = torch.tensor(sorted(self._end_ids))
         self._pad_id = pad_id
 
     @torch.inference_mode()
@@ -149,7 +157,7 @@ class LocalSampler:
             logprobs_BT[where, step] = logprob_B[running].numpy()
             # The end token itself is part of the response: the student chose it, and answers for
             # it.
-            running &= token_B != self._eos_id
+            running &= ~torch.isin(token_B, self._ends)
             num_running = int(running.sum())
             if num_running == 0 or step + 1 == num_steps:
                 break
@@ -200,7 +208,7 @@ class LocalSampler:
         return Generation(
             response_ids=np.concatenate([forced_F, tokens_T[:length]]),
             logprobs=np.concatenate([forced_logprobs_F, logprobs_T[:length]]),
-            finish_reason="stop" if tokens_T[length - 1] == self._eos_id else "length",
+            finish_reason="stop" if int(tokens_T[length - 1]) in self._end_ids else "length",
             num_forced=len(forced_F),
         )
 

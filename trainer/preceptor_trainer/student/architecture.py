@@ -10,6 +10,8 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from preceptor_clients.sdk.chat_encoding import ChatEncoder
+
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 MAX_POSITIONS = 512
 NUM_LAYERS = 4
@@ -43,10 +45,7 @@ def make_tokenizer() -> Any:
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
     """Ids of a chat up to where the assistant begins to write."""
-    text: str = tokenizer.apply_chat_template(
-        [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-    )
-    return tokenizer.encode(text, add_special_tokens=False)
+    return ChatEncoder(tokenizer).chat_ids(messages)
 
 
 def _byte_characters() -> dict[int, str]:

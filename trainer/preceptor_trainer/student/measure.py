@@ -77,7 +77,7 @@ class Answerer:
         self._tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(folder)
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self._sampler = LocalSampler(
-            model, eos_id=self._tokenizer.eos_token_id, pad_id=self._tokenizer.pad_token_id
+            model, end_ids={self._tokenizer.eos_token_id}, pad_id=self._tokenizer.pad_token_id
         )
         self._generator = torch.Generator().manual_seed(seed)
 

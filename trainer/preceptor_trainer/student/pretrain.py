@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, Qwen3ForCausalLM
 
+from preceptor_clients.sdk.chat_encoding import ChatEncoder
 from preceptor_trainer.student.architecture import (
     NUM_LAYERS,
     make_model,
@@ -129,7 +130,7 @@ class Encoded:
 def encode(example: Example, tokenizer: Any) -> Encoded:
     """Renders an example as the self-teacher does, and appends the response and the end token."""
     prompt = prompt_ids(tokenizer, example.messages)
-    response: list[int] = tokenizer.encode(example.response, add_special_tokens=False)
+    response = ChatEncoder(tokenizer).text_ids(example.response)
     response.append(tokenizer.eos_token_id)
     return Encoded(example.kind, prompt + response, _prompt_weights(prompt) + [1.0] * len(response))
 

@@ -18,6 +18,21 @@ export function diff(before, after) {
   ]));
 }
 
+/** The same line by line. */
+export function lineDiff(before, after) {
+  const [a, b] = [lines(before), lines(after)];
+  const limit = Math.min(a.length, b.length);
+  let head = 0;
+  while (head < limit && a[head] === b[head]) head += 1;
+  let tail = 0;
+  while (tail < limit - head && a[a.length - 1 - tail] === b[b.length - 1 - tail]) tail += 1;
+  return joined([
+    { kind: "same", text: a.slice(0, head).join("") },
+    ...runs(a.slice(head, a.length - tail), b.slice(head, b.length - tail)),
+    { kind: "same", text: a.slice(a.length - tail).join("") },
+  ]);
+}
+
 /** A space that two changed words happen to share is no reason to read them as two changes. */
 function bridged(runs) {
   const isChange = (run) => run !== undefined && run.kind !== "same";

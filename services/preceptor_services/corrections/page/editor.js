@@ -3,6 +3,7 @@
 
 import { el } from "./dom.js";
 import { History } from "./history.js";
+import { normal, withLineEnds } from "./line_ends.js";
 
 export class Editor {
   constructor(original, text, changed) {
@@ -32,10 +33,9 @@ export class Editor {
     return this.shown !== this.shownOriginal;
   }
 
-  /** The text to hand in: line ends as the response had them, where it had one kind. */
+  /** The text to hand in, with the line ends of the response where nobody touched them. */
   get text() {
-    if (!this.isChanged) return this.original;
-    return hasOnlyCrLf(this.original) ? this.shown.replaceAll("\n", "\r\n") : this.shown;
+    return this.isChanged ? withLineEnds(this.original, this.shown) : this.original;
   }
 
   #noted() {
@@ -74,6 +74,3 @@ export class Editor {
     this.area.setSelectionRange(at, at);
   }
 }
-
-export const normal = (text) => text.replace(/\r\n?/g, "\n");
-const hasOnlyCrLf = (text) => text.includes("\r\n") && !/[^\r]\n|\r[^\n]|^\n|\r$/.test(text);

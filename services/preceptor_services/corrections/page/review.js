@@ -5,7 +5,7 @@ import { drawChanges, size } from "./changes.js";
 import { feedbackPane, guidePane, promptPane } from "./context.js";
 import { confirm } from "./dialog.js";
 import { ago, el, longText, plural, replace } from "./dom.js";
-import { Editor, normal } from "./editor.js";
+import { Editor } from "./editor.js";
 
 const DECISIONS = { edit: "Edited", accept: "Accepted as it is", comment: "Comment only" };
 const COMMANDS = ["review.first", "review.second", "review.third"];

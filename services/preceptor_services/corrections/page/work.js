@@ -6,8 +6,9 @@ import { feedbackPane, guidePane, pane, promptPane } from "./context.js";
 import { askReason, confirm } from "./dialog.js";
 import { el, longText, plural, replace } from "./dom.js";
 import { Draft } from "./drafts.js";
-import { Editor, normal } from "./editor.js";
+import { Editor } from "./editor.js";
 import { clock, Lease } from "./lease.js";
+import { normal } from "./line_ends.js";
 import { Tokens } from "./tokens.js";
 
 const DIFF_MS = 120;

@@ -85,8 +85,8 @@ class Pieces:
         return self._known[teacher_id]
 
     def _find(self, teacher_id: int) -> int | None:
-        if teacher_id == self._teacher.end_id:
-            return self._student.end_id
+        if teacher_id in self._teacher.end_ids:
+            return self._student.end_of(self._teacher, teacher_id)
         if teacher_id in self._teacher.special_ids or teacher_id < 0:
             return None
         piece = self._teacher.decode([self.anchor, teacher_id]).removeprefix(self._anchor_text)

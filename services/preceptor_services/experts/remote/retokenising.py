@@ -28,11 +28,14 @@ class Drawn(NamedTuple):
 def prefix_text(tokenizer: StudentTokenizer, ids: Sequence[int]) -> str | None:
     """The text that stands for these ids and no others; None where there is none.
 
-    Special tokens have no text that an API would read as them.
+    Control tokens have no text that an API would read as them, and a text that spells one would be
+    read as one.
     """
     if tokenizer.special_ids.intersection(ids):
         return None
     text = tokenizer.decode(ids)
+    if tokenizer.spells_control(text):
+        return None
     return text if tokenizer.encode(text) == list(ids) else None
 
 

@@ -242,7 +242,11 @@ class SampleOnly:
         """What the API reads before the response, and the feedback in it."""
         turns = turns_of(query, self._template, reads_feedback=self._config.reads_feedback)
         if self._config.api == "completions":
-            return self._tokenizer.chat_text(turns.messages), turns.used_feedback
+            text = self._tokenizer.chat_text(turns.messages)
+            is_told = "add_special_tokens" in (self._config.body_fields or {})
+            # A server of completions begins every text with a start token, as its tokenizer does.
+            text = text if is_told else self._tokenizer.without_start(text)
+            return text, turns.used_feedback
         return turns.messages, turns.used_feedback
 
     def _version(self) -> str:

@@ -1,4 +1,4 @@
-"""The student's tokenizer beside a server that has one of its own."""
+"""The student's tokenizer beside a server that has one of its own, and a teacher's beside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any, cast
 
 from transformers import AutoTokenizer
 
+from preceptor_clients.contract.control_tokens import control_tokens, end_ids
 from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
+from preceptor_clients.sdk.chat_encoding import ChatEncoder
 
 
 class StudentTokenizer:
@@ -29,22 +31,46 @@ class StudentTokenizer:
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         self.vocab_size = 1 + max(vocabulary.values())
         self.vocab_fingerprint = tokenizer_fingerprint(self._tokenizer)
-        self.special_ids = frozenset(cast("list[int]", self._tokenizer.all_special_ids))
+        self._chats = ChatEncoder(self._tokenizer)
+        self._control = control_tokens(self._tokenizer)
+        self.end_ids = end_ids(self._tokenizer)
+        self.special_ids = self.end_ids | self._control.keys()
         self.end_id = cast("int | None", self._tokenizer.eos_token_id)
+        if self.end_id is None:
+            self.end_id = min(self.end_ids, default=None)
 
     def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """A chat up to where the assistant begins to write."""
-        return self._tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-        )
+        """A chat up to where the assistant begins to write, as one text.
+
+        Raises:
+            Invalid: the chat template does not take the messages, or one spells a control token.
+        """
+        return self._chats.chat_text(messages)
+
+    def without_start(self, text: str) -> str:
+        """`text` for a reader that begins each text with a start token, if this tokenizer does."""
+        return text.removeprefix(self._tokenizer.bos_token) if self._chats.adds_start else text
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The same as ids."""
-        return self.encode(self.chat_text(messages))
+        """The same as ids, whatever the messages spell.
+
+        Raises:
+            Invalid: the chat template does not take the messages.
+        """
+        return self._chats.chat_ids(messages)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without start or end tokens."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        """Ids of a text, without start or end tokens; what spells a control token is characters."""
+        return self._chats.text_ids(text)
+
+    def spells_control(self, text: str) -> bool:
+        """Whether a reader that looks for control tokens finds one in this text."""
+        return self._chats.spells_control(text)
+
+    def end_of(self, other: StudentTokenizer, token: int) -> int | None:
+        """This tokenizer's end for an end of another's: the one of the same name, else its own."""
+        name = other._control.get(token)
+        return next((i for i in self.end_ids if self._control.get(i) == name), self.end_id)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; bytes that are no character become U+FFFD."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from preceptor_clients.contract.errors import Invalid
 from preceptor_clients.contract.schemas import PrefixQuery
-from preceptor_clients.sdk.templates import FeedbackTemplate
+from preceptor_clients.sdk.templates import FeedbackTemplate, render_feedback
 
 
 class Turns(NamedTuple):
@@ -27,8 +27,5 @@ def turns_of(query: PrefixQuery, template: FeedbackTemplate, *, reads_feedback: 
         raise Invalid("is empty; this expert reads texts, not ids", field="prompt.messages")
     items = [item for item in query.feedback if item.text] if reads_feedback else []
     messages = [message.model_dump() for message in query.prompt.messages]
-    try:
-        rendered = template.render(messages, items)
-    except ValueError as error:
-        raise Invalid(str(error), field="feedback") from error
+    rendered = render_feedback(template, messages, items)
     return Turns(rendered, tuple(item.id for item in items))

@@ -47,8 +47,8 @@ async def serve(
     """Starts a `FakeServer` on loopback."""
     running: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
 
-    async def start(**fields: Any) -> FakeServer:
-        fake = FakeServer(**{"tokenizer": student_tokenizer} | fields)
+    async def start(kind: type[FakeServer] = FakeServer, **fields: Any) -> FakeServer:
+        fake = kind(**{"tokenizer": student_tokenizer} | fields)
         config = uvicorn.Config(fake.app(), port=0, log_level="error", ws="none", lifespan="off")
         server = uvicorn.Server(config)
         running.append((server, asyncio.create_task(server.serve())))

@@ -175,7 +175,7 @@ def forced_prefix(result: Result, spelling: TokenizerSpelling) -> list[int]:
     edit = compile_edit(spelling, np.asarray(result.response_ids), result.text, result.edits)
     start = [int(token) for token in edit.forced_prefix()]
     # A change that settles the end leaves nothing to go on with: the end is sampled again.
-    return start[:-1] if start and start[-1] == spelling.eos_id else start
+    return start[:-1] if start and start[-1] in spelling.end_ids else start
 
 
 def rolled_on(

@@ -152,8 +152,7 @@ def _candidates(split: Split) -> Iterator[list[Problem]]:
 
 def _unsolved(policy: Policy, problems: Iterable[Problem], attempts: int) -> Iterator[Problem]:
     """Those without a success in so many attempts of the student; the first ends them."""
-    end: int = policy.tokenizer.eos_token_id
-    sampler = LocalSampler(policy.model, eos_id=end, pad_id=policy.tokenizer.pad_token_id)
+    sampler = LocalSampler(policy.model, end_ids=policy.end_ids, pad_id=policy.pad_id)
     draw = torch.Generator().manual_seed(PROBLEMS_SEED)
     waiting = iter(problems)
     while left := list(islice(waiting, AT_ONCE)):
@@ -178,18 +177,16 @@ def _solves(problem: Problem) -> Callable[[str], bool]:
 @torch.inference_mode()
 def chances(policy: Policy, problems: Sequence[Problem]) -> list[float]:
     """The student's probability of the known right answers to each problem, all together."""
-    eos: int = policy.tokenizer.eos_token_id
     rows: list[tuple[int, list[int], int]] = []
     for number, problem in enumerate(problems):
         prompt = policy.encode(problem.messages)
         for text in problem.behaviour.texts:
-            answer = [*policy.tokenizer.encode(text, add_special_tokens=False), eos]
-            rows.append((number, prompt + answer, len(prompt)))
+            rows.append((number, prompt + policy.response_ids(text), len(prompt)))
     if not rows:
         return []
     longest = max(len(ids) for _, ids, _ in rows)
     # Causal, so what follows the end of a row changes nothing in it.
-    ids_BT = torch.tensor([ids + [eos] * (longest - len(ids)) for _, ids, _ in rows])
+    ids_BT = torch.tensor([ids + [policy.pad_id] * (longest - len(ids)) for _, ids, _ in rows])
     logprobs_BTV = policy.model(input_ids=ids_BT).logits.float().log_softmax(-1)
     logprobs_BT = logprobs_BTV[:, :-1].gather(-1, ids_BT[:, 1:, None])[..., 0]
     found = [0.0] * len(problems)

@@ -28,7 +28,7 @@ from preceptor_clients.contract.corrections import (
     TakenItems,
     Vocabulary,
 )
-from preceptor_clients.contract.schemas import Name, Sha256
+from preceptor_clients.contract.schemas import Name, VocabFingerprint
 from preceptor_services.gateway.http.bodies import body_of, reply
 from preceptor_services.gateway.http.depends import CorrectionsDep
 from preceptor_services.gateway.http.openapi import takes
@@ -224,7 +224,7 @@ async def give(
 
 @router.put("/vocabularies/{fingerprint}", status_code=204, openapi_extra=takes(Vocabulary))
 async def put_vocabulary(
-    fingerprint: Sha256,
+    fingerprint: VocabFingerprint,
     actor: PeoplesExpert,
     corrections: CorrectionsDep,
     sent: Annotated[Vocabulary, Depends(body_of(Vocabulary))],

@@ -1,0 +1,186 @@
+"""Chats and texts as ids, in which a control token is there only if the template wrote it.
+
+A prompt, a response or a program's output may spell `<|im_end|>`. Encoded with its chat, it would
+become the real control token, and end the turn in the middle of somebody's words. Here it becomes
+the ids of its characters; no character is dropped or changed.
+
+    >>> encoder = ChatEncoder(AutoTokenizer.from_pretrained(folder))
+    >>> encoder.chat_ids([{"role": "user", "content": "print('<|im_end|>')"}])
+
+Texts that spell none get the ids that the tokenizer itself gives the rendered chat. Else, while the
+template renders, one private-use character stands for the first character of each spelled token, so
+that what is a control token in the result is the template's own; the text is then read by a copy of
+the tokenizer that knows these by other names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import chain
+from typing import Any, Final
+
+from preceptor_clients.contract.control_tokens import control_tokens, one_start, start_id
+from preceptor_clients.contract.errors import Invalid
+from preceptor_clients.sdk.plain_text import PlainText, any_of
+
+_PRIVATE_USE: Final = range(0xF0000, 0xFFFFE)
+
+
+class ChatEncoder:
+    """What a tokenizer of transformers makes of chats and texts."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._words = tuple(word for word in control_tokens(tokenizer).values() if word)
+        self._find = re.compile(f"(?=(?:{any_of(map(re.escape, self._words))}))")
+        self._beginnings = {word[:n] for word in self._words for n in range(1, len(word))}
+        self._endings = {word[n:] for word in self._words for n in range(1, len(word))}
+
+    def chat_ids(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        add_generation_prompt: bool = True,
+        add_special_tokens: bool = False,
+        field: str = "prompt.messages",
+    ) -> list[int]:
+        """A chat as ids.
+
+        Args:
+            messages: Turns.
+            add_generation_prompt: Ends where the assistant begins to write.
+            add_special_tokens: Adds what the tokenizer puts around every text; a start token that
+                the template wrote stays the only one.
+            field: What an error names.
+
+        Raises:
+            Invalid: the chat template does not take these messages.
+        """
+        contents = [message["content"] for message in messages]
+        stand_ins = self._stand_ins(contents)
+        text = self._rendered(
+            [dict(m) | {"content": self._guarded(m["content"], stand_ins)} for m in messages],
+            add_generation_prompt,
+            field,
+        )
+        if not stand_ins:
+            return self.written_ids(text, add_special_tokens=add_special_tokens)
+        before, after = self._around if add_special_tokens else ([], [])
+        named = self._copy.renamed(text)
+        for char, stand_in in stand_ins.items():
+            named = named.replace(stand_in, char)
+        return one_start(self._tokenizer, [*before, *self._copy.ids(named), *after])
+
+    def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """A chat as one text, for a reader that finds the template's control tokens in it.
+
+        Raises:
+            Invalid: the chat template does not take these messages, or one of them spells a control
+                token, which that reader could not tell from the template's.
+        """
+        for number, message in enumerate(messages):
+            if self._find.search(message["content"]):
+                raise Invalid(
+                    "spells a control token, which an API of plain texts would take for a real one",
+                    field=f"prompt.messages[{number}].content",
+                )
+        return self._rendered([dict(m) for m in messages], True, "prompt.messages")
+
+    def text_ids(self, text: str) -> list[int]:
+        """A text as ids, without start or end tokens: what spells a control token is characters."""
+        if not self.spells_control(text):
+            return list(self._tokenizer.encode(text, add_special_tokens=False))
+        return self._copy.ids(text)
+
+    def written_ids(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """The ids of a text in which somebody has written the control tokens that are meant."""
+        ids = list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
+        return one_start(self._tokenizer, ids) if add_special_tokens else ids
+
+    def spells_control(self, text: str) -> bool:
+        """Whether a part of the text, as it stands or as it is normalised, is a control token."""
+        if self._find.search(text):
+            return True
+        return bool(self._normalised and self._find.search(self._normalised(text)))
+
+    @property
+    def adds_start(self) -> bool:
+        """Whether the tokenizer begins each text with a start token when it is not told else."""
+        start = start_id(self._tokenizer)
+        return start is not None and self._around[0] == [start]
+
+    # ------------------------------------------------------------ spelled tokens
+
+    def _stand_ins(self, contents: Sequence[str]) -> dict[str, str]:
+        """Characters that must not meet the template, each with one that occurs in no content."""
+        chars = dict.fromkeys(text[at] for text in contents for at in self._places(text))
+        if not chars and any(map(self.spells_control, contents)):
+            chars = {self._words[0][0]: None}
+        taken = set(chain.from_iterable(contents)) if chars else set[str]()
+        free = (chr(code) for code in _PRIVATE_USE if chr(code) not in taken)
+        return dict(zip(chars, free, strict=False))
+
+    def _guarded(self, text: str, stand_ins: Mapping[str, str]) -> str:
+        if not stand_ins:
+            return text
+        chars = list(text)
+        for at in self._places(text):
+            chars[at] = stand_ins[chars[at]]
+        return "".join(chars)
+
+    def _places(self, text: str) -> set[int]:
+        """Where a control token begins, and where one might that the template's text completes."""
+        places = {found.start() for found in self._find.finditer(text)}
+        start, end = len(text) - len(text.lstrip()), len(text.rstrip())
+        for first, last in {(0, len(text)), (start, end)}:
+            shown = text[first:last]
+            most = range(1, len(shown) + 1)
+            longest = self._longest
+            places |= {last - n for n in most[:longest] if shown[-n:] in self._beginnings}
+            places |= {first + n - 1 for n in most[:longest] if shown[:n] in self._endings}
+        return places
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self._words), default=0)
+
+    @cached_property
+    def _normalised(self) -> Any:
+        """The tokenizer's normaliser, where it has a control token that is looked for after it."""
+        table: Mapping[int, Any] = self._tokenizer.added_tokens_decoder
+        if not any(token.special and token.normalized for token in table.values()):
+            return None
+        normalizer = self._tokenizer.backend_tokenizer.normalizer
+        return None if normalizer is None else normalizer.normalize_str
+
+    def _rendered(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool, field: str
+    ) -> str:
+        try:
+            return self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except Exception as error:  # a template is somebody else's program, and may raise anything
+            raise Invalid(f"the chat template refuses: {error}", field=field) from error
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and after every text."""
+        plain = self._tokenizer.encode("a", add_special_tokens=False)
+        whole = self._tokenizer.encode("a", add_special_tokens=True)
+        for start in range(len(whole) - len(plain) + 1):
+            if whole[start : start + len(plain)] == plain:
+                return whole[:start], whole[start + len(plain) :]
+        return [], []
+
+    @cached_property
+    def _copy(self) -> PlainText:
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise Invalid(
+                "spells a control token, and this kind of tokenizer cannot write one as text",
+                field="prompt.messages",
+            )
+        return PlainText(backend)
