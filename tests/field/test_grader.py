@@ -17,7 +17,8 @@ from preceptor_clients.contract.comparison import compact
 from preceptor_clients.contract.schemas import FeedbackItem, FeedbackQuery, Message, Prompt
 from preceptor_services.feedback.executor import Executor
 from preceptor_trainer.collect.context import NothingInView
-from preceptor_trainer.collect.labelling import Asker
+from preceptor_trainer.collect.labelling import Labeller
+from preceptor_trainer.tasks.task import NOT_JUDGED
 
 PAGE = next((Path(__file__).parents[2] / "docs").rglob("what-the-grader-forgives.md"))
 ROW = re.compile(r"\| `(.+)` \| `(.+)` \| `(.+)` \| ([01]) \| .+ \|")
@@ -109,19 +110,19 @@ class KeepingBlobs:
 
 async def test_a_payload_keeps_the_order_of_its_keys_and_is_put_once() -> None:
     gateway = KeepingBlobs()
-    asker = Asker(
+    labeller = Labeller(
         gateway=gateway,  # type: ignore[arg-type]
         run="r",
-        sources=(),
+        task=NOT_JUDGED,
         experts=(),
         context=NothingInView(),
         vocab_fingerprint="0" * 64,
         batching="group",
     )
 
-    first = await asker.put_payload({"b": 1, "a": 2})
-    await asker.put_payload({"b": 1, "a": 2})
-    second = await asker.put_payload({"a": 2, "b": 1})
+    first = await labeller.put_payload({"b": 1, "a": 2})
+    await labeller.put_payload({"b": 1, "a": 2})
+    second = await labeller.put_payload({"a": 2, "b": 1})
 
     assert gateway.blobs == [b'{"b":1,"a":2}', b'{"a":2,"b":1}']
     assert first != second
