@@ -127,6 +127,8 @@ class Trainer:
         metrics = collect_metrics(
             batch.labelled, batch.judged, result, self.labeller, timer.seconds
         )
+        for participant in self.collector.participants:
+            metrics |= participant.metrics(step)
         self.metrics.write(step, self.publisher.lineage, metrics)
         self.progress.step(metrics)
         self.publisher.checkpoint_if_due(step + 1, self.learner, self.config)

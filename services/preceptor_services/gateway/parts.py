@@ -7,6 +7,7 @@ from typing import Self
 
 from fastapi import FastAPI
 
+from preceptor_services.corrections.figures import Figures
 from preceptor_services.corrections.parts import Corrections
 from preceptor_services.gateway.http.readiness import Readiness
 from preceptor_services.jobs.queue import JobQueue
@@ -60,7 +61,13 @@ class Parts:
             clock=clock,
             metrics=metrics,
             max_body_bytes=settings.gateway.max_body_bytes,
-            readiness=Readiness(database=database, queue=queue, registry=registry, metrics=metrics),
+            readiness=Readiness(
+                database=database,
+                queue=queue,
+                registry=registry,
+                corrections=Figures(database=database, clock=clock),
+                metrics=metrics,
+            ),
             keyring=Keyring(hash_key, settings.keys),
             registry=registry,
             tokenizers=Tokenizers(registry),

@@ -72,6 +72,24 @@ class Metrics:
             registry=self._registry,
         )
 
+        self.correction_items = Gauge(
+            "preceptor_correction_items",
+            "Items that people are asked about, by state, when this was asked for.",
+            ("state",),
+            registry=self._registry,
+        )
+        self.correction_versions = Gauge(
+            "preceptor_correction_versions",
+            "What people have handed in, by decision, when this was asked for.",
+            ("decision",),
+            registry=self._registry,
+        )
+        self.correction_claims = Gauge(
+            "preceptor_correction_claims",
+            "Items that people hold, when this was asked for.",
+            registry=self._registry,
+        )
+
     def count_answers(self, tally: Mapping[tuple[str, str], int]) -> None:
         """Adds to `answers`: how many, by service and outcome."""
         for labels, number in tally.items():

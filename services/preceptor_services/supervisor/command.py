@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from preceptor_clients.cli.pasted import pasted
+from preceptor_clients.cli.paste import pasted
 from preceptor_services.corrections.place import PAGE
 from preceptor_services.supervisor.supervisor import ChildFailed, Supervisor, write_description
 

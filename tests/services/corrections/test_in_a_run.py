@@ -16,10 +16,12 @@ from preceptor_clients.contract.schemas import FeedbackItem, PrefixSubmission, R
 from preceptor_clients.targets.spelling import TokenizerSpelling
 from preceptor_trainer.collect.context import InView
 from preceptor_trainer.collect.labelling import Labelled
+from preceptor_trainer.collect.participant import StepContext
 from preceptor_trainer.collect.people.labels import RecordedProblem, base_query
 from preceptor_trainer.collect.people.people import People, PeopleConfig
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.sampling.params import SamplingParams
+from preceptor_trainer.tasks.task import ScoredTask
 
 STUDENT = Path(__file__).parents[3] / "trainer/preceptor_trainer/student/model/tokenizer.json"
 WEIGHTS = "demo/l0/0"
@@ -34,7 +36,7 @@ async def run(town: Any) -> AsyncIterator[People]:
     people = People(
         config=PeopleConfig(per_step=4, per_round=1, round_steps=5),
         gateway=town.trainer,
-        asker=cast("Any", None),  # asked only where corrections are feedback
+        labeller=cast("Any", None),  # asked only where corrections are feedback
         run="demo",
         seed=0,
         spelling=TokenizerSpelling(tokenizer, eos_id=257, special_ids=range(256, 261)),
@@ -76,12 +78,19 @@ def failed(town: Any, rollout_id: str, text: str, group: int = 0) -> Labelled:
     trace = FeedbackItem(
         id="f", kind="execution", score=0.0, text="wrong", source="executor", version="1"
     )
-    attempt = Attempt(rollout=rollout, items=(trace,))
+    attempt = Attempt(rollout=rollout, items=(trace,), task=ScoredTask(sources=("executor",)))
     return Labelled(attempt=attempt, in_view=InView((), frozenset()), target=None)
 
 
 async def _step(people: People, step: int, labelled: list[Labelled]) -> list[Labelled]:
-    return await people.step(step, labelled, prefix=f"demo-l0-{step}", weights=WEIGHTS)
+    at = StepContext(
+        step=step,
+        prefix=f"demo-l0-{step}",
+        weights=WEIGHTS,
+        student=cast("Any", None),  # nothing is sampled here
+        params=SamplingParams(),
+    )
+    return await people.labelled(at, labelled)
 
 
 async def test_failed_rollouts_go_to_people_and_come_back_as_recorded_targets(
@@ -109,6 +118,16 @@ async def test_failed_rollouts_go_to_people_and_come_back_as_recorded_targets(
     assert nothing_left is None, "the round's budget is one item"
     assert {row.attempt.rollout.response_text for row in back} == {"x[0]+1", "y[0]+2"}
     assert written.new == 4
+    assert run.metrics(0) == {
+        "corrections/sent": 1.0,
+        "corrections/standing": 0.0,
+        "corrections/trained": 0.0,
+    }
+    assert run.metrics(1) == {
+        "corrections/sent": 0.0,
+        "corrections/standing": 1.0,
+        "corrections/trained": 2.0,
+    }
     trace = await town.trainer.trace(targets[0].target_id, 0)
     assert trace.sources[0].feedback[-1].details["person"] == "ann"
 

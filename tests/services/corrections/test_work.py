@@ -276,3 +276,20 @@ async def test_a_run_that_starts_again_keeps_the_rules_that_people_have_set(offi
     again = await trainer.put_round("r", RoundSettings(budget=5), keep=True)
 
     assert (again.settings.budget, again.settings.closed) == (9, True)
+
+
+async def test_what_waits_for_people_and_what_they_did_is_among_the_metrics(office: Any) -> None:
+    await office.fill(3)
+    ann = await office.person("ann")
+    first = await ann.claim()
+    await ann.submit(first.id, edit("better"))
+    await ann.claim()
+
+    reader = office.gateway_client("reader")
+    text = (await reader.exchange("GET", "/metrics")).body.decode()
+
+    assert 'preceptor_correction_items{state="done"} 1.0' in text
+    assert 'preceptor_correction_items{state="open"} 2.0' in text
+    assert 'preceptor_correction_items{state="ended"} 0.0' in text
+    assert 'preceptor_correction_versions{decision="edit"} 1.0' in text
+    assert "preceptor_correction_claims 1.0" in text

@@ -13,7 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 import httpx
 import psutil
@@ -206,7 +206,7 @@ def test_the_page_and_the_command_that_up_prints_work_when_pasted(tmp_path: Path
 
         page = httpx.get(printed["correction page"])
         invited = subprocess.run(
-            printed["a key for ann"], shell=True, capture_output=True, text=True, cwd="/"
+            printed["a key for ann"], shell=True, capture_output=True, text=True
         )
     finally:
         up.terminate()
@@ -217,7 +217,7 @@ def test_the_page_and_the_command_that_up_prints_work_when_pasted(tmp_path: Path
     assert printed["correction page"] in invited.stderr
 
 
-def _labelled_lines(lines: TextIO, count: int) -> dict[str, str]:
+def _labelled_lines(lines: IO[str], count: int) -> dict[str, str]:
     """The first `count` lines of the form `LABEL: VALUE`."""
     found: dict[str, str] = {}
     while len(found) < count:

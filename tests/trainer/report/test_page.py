@@ -121,6 +121,14 @@ def test_a_run_without_a_target_and_without_steps_still_has_a_page(make_run: Mak
     assert list((run_dir / "figures").iterdir()) == []
 
 
+def test_the_page_counts_corrections_where_people_took_part(make_run: MakeRun) -> None:
+    people = {"sent": 50, "standing": 1, "trained": 160}
+
+    page = render(load_run(make_run({"corrections": people})))
+
+    assert "<dt>Corrections</dt><dd>50 rollouts sent to people, 1 stands, trained on 160" in page
+
+
 def test_a_local_objective_is_said_to_give_no_future_credit(make_run: MakeRun) -> None:
     token = {"text": "x", "id": 1, "student_logprob": -1.0, "labelled": True, "cost": 1.0}
 

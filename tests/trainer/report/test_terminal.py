@@ -28,6 +28,16 @@ def test_the_summary_shows_before_after_and_gain(summary_content: dict[str, Any]
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
 
 
+def test_corrections_are_counted_where_people_took_part(summary_content: dict[str, Any]) -> None:
+    people = {"sent": 50, "standing": 31, "trained": 160}
+
+    alone = printed(terminal_summary(summary_content))
+    together = printed(terminal_summary(summary_content | {"corrections": people}))
+
+    assert "corrections" not in alone
+    assert "corrections: 50 rollouts sent to people, 31 stand, trained on 160 times" in together
+
+
 def test_an_interval_with_zero_in_it_is_marked(summary_content: dict[str, Any]) -> None:
     unclear = {"mean": 0.02, "low": -0.01, "high": 0.05}
     content = summary_content | {"gain": {"pass@1": unclear, "pass@8": unclear}}

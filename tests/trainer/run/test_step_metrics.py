@@ -14,6 +14,7 @@ from preceptor_trainer.collect.dynamic_sampling import Judged
 from preceptor_trainer.collect.labelling import Labelled, Labeller
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.learner.learner import StepResult
+from preceptor_trainer.run.journal import corrections_of
 from preceptor_trainer.run.step_metrics import collect_metrics
 from preceptor_trainer.tasks.task import NOT_JUDGED
 
@@ -59,3 +60,13 @@ def test_what_was_discarded_and_not_found_is_told_apart_from_what_trains():
     assert (metrics["rollouts"], metrics["response_length"]) == (2, 5)
     assert (metrics["discarded_rollouts"], metrics["discarded_tokens"]) == (2, 18)
     assert metrics["missing_groups"] == 1
+
+
+def test_the_summary_adds_up_what_people_did_and_is_silent_without_them() -> None:
+    lines = [
+        {"corrections/sent": 3.0, "corrections/standing": 0.0, "corrections/trained": 0.0},
+        {"corrections/sent": 1.0, "corrections/standing": 2.0, "corrections/trained": 4.0},
+    ]
+
+    assert corrections_of(lines) == {"sent": 4, "standing": 2, "trained": 4}
+    assert corrections_of([{"loss": 1.0}]) is None

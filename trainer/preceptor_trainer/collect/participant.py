@@ -74,6 +74,10 @@ class Participant:
         """Whether the run ends here, before it trains on these rows."""
         return False
 
+    def metrics(self, step: int) -> dict[str, float]:
+        """What it counted for this step, beside the step's own metrics; asked once a step."""
+        return {}
+
     async def trained(self, step: int) -> None:
         """After the optimiser step, published and recorded."""
 

@@ -168,6 +168,7 @@ def _span(interval: Interval) -> Span:
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
     before, after = summary.before, summary.after
+    people = summary.corrections
     return [
         ("Steps", wording.count(summary.steps)),
         ("Attempts", wording.count(summary.rollouts)),
@@ -176,6 +177,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("Training time", wording.duration(summary.seconds)),
         ("Held out", f"{after.num_problems} × {after.num_samples}"),
         ("Mean length", f"{before.mean_length:.1f} → {after.mean_length:.1f}"),
+        *([] if people is None else [("Corrections", wording.corrections(people))]),
     ]
 
 

@@ -55,6 +55,17 @@ class Evaluation(PassAt):
     num_samples: int
 
 
+class Corrections(_Read):
+    """What people did for a run."""
+
+    sent: int
+    """Rollouts that went to them."""
+    standing: int
+    """Corrections that counted at the end."""
+    trained: int
+    """Sequences of theirs that steps trained on; one may come again in a later step."""
+
+
 class Summary(_Read):
     """`summary.json`."""
 
@@ -68,6 +79,8 @@ class Summary(_Read):
     seconds: float
     rollouts: int
     targets: int
+    corrections: Corrections | None = None
+    """None for a run without people."""
     versions: dict[str, str]
     config: dict[str, Any]
     trace_command: str | None

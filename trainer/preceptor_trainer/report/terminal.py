@@ -35,6 +35,8 @@ def terminal_summary(summary: Mapping[str, Any], report_path: Path | None = None
     """
     checked = Summary.model_validate(summary)
     lines = [Text(), _headline(checked), _table(checked)]
+    if checked.corrections is not None:
+        lines.append(Text(f"corrections: {wording.corrections(checked.corrections)}"))
     if report_path is not None:
         lines.append(_pointer("report", str(report_path)))
     if checked.trace_command is not None:

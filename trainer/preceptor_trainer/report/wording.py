@@ -6,7 +6,7 @@ The words follow the numbers: an interval that includes 0 is never called a gain
 import unicodedata
 from typing import Literal, TypeAlias
 
-from preceptor_trainer.report.run_files import Interval, Summary
+from preceptor_trainer.report.run_files import Corrections, Interval, Summary
 
 Verdict: TypeAlias = Literal["better", "unclear", "worse"]
 
@@ -54,6 +54,13 @@ def signed(value: float, digits: int) -> str:
 def count(number: int) -> str:
     """2 560"""
     return f"{number:,}".replace(",", NARROW) if number >= 10_000 else str(number)
+
+
+def corrections(people: Corrections) -> str:
+    """50 rollouts sent to people, 31 stand, trained on 160 times"""
+    sent = f"{count(people.sent)} rollouts sent to people"
+    stand = f"{count(people.standing)} {'stands' if people.standing == 1 else 'stand'}"
+    return f"{sent}, {stand}, trained on {count(people.trained)} times"
 
 
 def duration(seconds: float) -> str:

@@ -131,6 +131,7 @@ class Journal:
             "phases": phases,
             "rollouts": int(sum(line["rollouts"] for line in lines)),
             "targets": int(sum(line["targets"] for line in lines)),
+            "corrections": corrections_of(lines),
             "versions": versions(),
             "config": describe(config),
             "trace_command": self._trace_command(),
@@ -168,6 +169,17 @@ def versions() -> dict[str, str]:
         "machine": platform.machine(),
         "threads": str(torch.get_num_threads()),
         **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def corrections_of(lines: Sequence[dict[str, Any]]) -> dict[str, int] | None:
+    """What people did for the run; None where they took no part."""
+    if not any("corrections/sent" in line for line in lines):
+        return None
+    return {
+        "sent": int(sum(line.get("corrections/sent", 0) for line in lines)),
+        "standing": int(lines[-1].get("corrections/standing", 0)),
+        "trained": int(sum(line.get("corrections/trained", 0) for line in lines)),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from preceptor_clients.contract.errors import ServiceUnavailable
+from preceptor_services.corrections.figures import UNKNOWN, Figures
 from preceptor_services.jobs.queue import JobQueue
 from preceptor_services.kit.metrics import Metrics
 from preceptor_services.registry.services import Registry
@@ -18,6 +19,7 @@ class Readiness:
     database: Database
     queue: JobQueue
     registry: Registry
+    corrections: Figures
     metrics: Metrics
     started: bool = False
     """False before the start has finished and from the moment that the process is told to end."""
@@ -45,4 +47,16 @@ class Readiness:
             except ServiceUnavailable:
                 depth = float("nan")
             self.metrics.queue_depth.labels(service).set(depth)
+        await self._count_corrections()
         return self.metrics.render()
+
+    async def _count_corrections(self) -> None:
+        try:
+            found = await self.corrections.now()
+        except ServiceUnavailable:
+            found = UNKNOWN
+        for state, number in found.items.items():
+            self.metrics.correction_items.labels(state).set(number)
+        for decision, number in found.versions.items():
+            self.metrics.correction_versions.labels(decision).set(number)
+        self.metrics.correction_claims.set(found.claims)

@@ -134,6 +134,12 @@ async def standing(conn: AsyncConnection, item_ids: Sequence[str]) -> dict[str, 
     return found
 
 
+async def count_by_decision(conn: AsyncConnection) -> dict[str, int]:
+    """Everybody's versions by decision, those that were replaced or retired included."""
+    query = select(CorrectionVersion.decision, func.count()).group_by(CorrectionVersion.decision)
+    return {row[0]: row[1] for row in await conn.execute(query)}
+
+
 async def count_decisions(conn: AsyncConnection, person: str) -> dict[str, int]:
     """Standing versions of one person by decision."""
     rows = await conn.execute(

@@ -151,6 +151,8 @@ class People(Participant):
     _at_once: dict[str, str] = field(default_factory=dict[str, str])
     """Tickets that were answered when they were posted, by rollout: they never arrive."""
     _rounds: set[str] = field(default_factory=set[str])
+    _counted: dict[int, dict[str, float]] = field(default_factory=dict[int, dict[str, float]])
+    """By step: the next one may be collected while this one trains."""
 
     async def rollouts(self, at: StepContext) -> list[Rollout]:
         """Rollouts that begin with a correction, up to and with its change, and go on by sampling.
@@ -184,9 +186,19 @@ class People(Participant):
 
     async def labelled(self, at: StepContext, labelled: Sequence[Labelled]) -> list[Labelled]:
         """Sends some of `labelled` to people; returns what is to be trained on of theirs."""
-        await self._send(at.step, labelled)
+        sent = await self._send(at.step, labelled)
         await self._join()
-        return await self._draw(at.step, at.prefix, at.weights)
+        drawn = await self._draw(at.step, at.prefix, at.weights)
+        self._counted[at.step] = {
+            "corrections/sent": float(sent),
+            "corrections/standing": float(len(self.corrections)),
+            "corrections/trained": float(len(drawn)),
+        }
+        return drawn
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Items sent in this step, corrections that count now, sequences of them in the step."""
+        return self._counted.pop(step, {})
 
     @property
     def answered_at_once(self) -> frozenset[str]:
@@ -195,13 +207,14 @@ class People(Participant):
 
     # ------------------------------------------------------------ out
 
-    async def _send(self, step: int, labelled: Sequence[Labelled]) -> None:
+    async def _send(self, step: int, labelled: Sequence[Labelled]) -> int:
+        """How many the round took that it did not have."""
         wishes = self.config.select(labelled, generator(self.seed, "people", step))
         chosen = [
             (row, wish) for row, wish in zip(labelled, wishes, strict=True) if wish is not None
         ]
         if not chosen:
-            return
+            return 0
         chosen.sort(key=lambda pair: -pair[1].priority)
         round_name = f"{self.run}-{step // self.config.round_steps}"
         await self._open_round(round_name)
@@ -220,6 +233,7 @@ class People(Participant):
         ]
         await self._ask([base_query(row, self.vocab_fingerprint) for row in rows], how="chosen")
         self._asked.update(row.attempt.rollout.rollout_id for row in rows)
+        return sum(place.state == "new" for place in taken.items)
 
     async def _open_round(self, name: str) -> None:
         if name in self._rounds:

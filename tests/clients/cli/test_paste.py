@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from preceptor_clients.cli.pasted import pasted
+from preceptor_clients.cli.paste import pasted
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_path_is_whole_and_quoted(folder: Path) -> None:
-    command = pasted("corrections", "--run-dir", Path(folder.name))
+    command = pasted("corrections", "--run-dir", folder)
 
     assert shlex.split(command)[1:] == ["corrections", "--run-dir", str(folder)]
 
