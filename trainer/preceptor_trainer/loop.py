@@ -157,5 +157,5 @@ class Trainer:
         return self._show(label, result)
 
     def _show(self, label: str, evaluation: Evaluation) -> Evaluation:
-        self.progress.result(label, float(evaluation.successes_PN.mean()))
+        self.progress.result(label, evaluation.solved_share, evaluation.num_ungraded)
         return evaluation

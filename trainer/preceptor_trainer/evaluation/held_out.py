@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from preceptor_trainer.collect.labelling import Labeller
 from preceptor_trainer.collect.rollouts import Rollout
 from preceptor_trainer.collect.student import RolloutRequest, Student
-from preceptor_trainer.evaluation.pass_at_k import mean_interval, pass_at_k
+from preceptor_trainer.evaluation.pass_at_k import (
+    Interval,
+    mean_interval,
+    paired_difference,
+    pass_at_k,
+)
 from preceptor_trainer.kit.seeding import generator
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.tasks.task import Problem
 
-Grades = dict[tuple[int, str, str], bool]
-"""Success by place of the problem, response text and finish reason."""
+_log: Final = logging.getLogger("preceptor.trainer")
+
+Grades = dict[tuple[int, str, str], bool | None]
+"""Success by place of the problem, response text and finish reason; None where no grade came."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +61,50 @@ class Evaluation:
     weights: str
     problem_ids: tuple[str, ...]
     successes_PN: np.ndarray
+    """False also where no grade came."""
+    graded_PN: np.ndarray
+    """Whether a grade came; a sample without one is neither a success nor a failure."""
     lengths_PN: np.ndarray
     seconds: float
+
+    @property
+    def num_ungraded(self) -> int:
+        """Samples that have no grade."""
+        return int((~self.graded_PN).sum())
+
+    @property
+    def solved_share(self) -> float:
+        """Successes among the samples that have a grade."""
+        return float(self.successes_PN[self.graded_PN].mean())
+
+    def pass_at(self, k: int) -> np.ndarray:
+        """`[P]` pass@k; NaN where fewer than k samples of a problem have a grade."""
+        return pass_at_k(self.successes_PN, k, graded_PN=self.graded_PN)
+
+    def every_grade_PN(self) -> np.ndarray:
+        """The successes, for whoever cannot do without a grade.
+
+        Raises:
+            RuntimeError: grades are missing.
+        """
+        if self.num_ungraded:
+            raise RuntimeError(
+                f"{self.num_ungraded} of {self.graded_PN.size} samples of {self.weights} were not "
+                "graded; run it again when the feedback source is well"
+            )
+        return self.successes_PN
 
     def summary(self, ks: Sequence[int], seed: int) -> dict[str, Any]:
         """pass@k with intervals over problems, and the mean length in tokens."""
         intervals = {
-            f"pass@{k}": asdict(mean_interval(pass_at_k(self.successes_PN, k), seed=seed))
-            for k in ks
+            f"pass@{k}": asdict(mean_interval(_known(self.pass_at(k)), seed=seed)) for k in ks
         }
         num_problems, num_samples = self.successes_PN.shape
         return intervals | {
             "mean_length": float(self.lengths_PN.mean()),
             "num_problems": num_problems,
             "num_samples": num_samples,
+            "ungraded": self.num_ungraded,
         }
 
     def save(self, path: Path) -> None:
@@ -77,6 +115,7 @@ class Evaluation:
             "seconds": self.seconds,
             "problem_ids": list(self.problem_ids),
             "successes": self.successes_PN.astype(int).tolist(),
+            "graded": self.graded_PN.astype(int).tolist(),
             "lengths": self.lengths_PN.tolist(),
         }
         path.write_text(json.dumps(values))
@@ -90,6 +129,8 @@ class Evaluation:
             seconds=values["seconds"],
             problem_ids=tuple(values["problem_ids"]),
             successes_PN=np.array(values["successes"], np.bool_),
+            # Evaluations of earlier versions had every grade.
+            graded_PN=np.array(values.get("graded", np.ones_like(values["successes"])), np.bool_),
             lengths_PN=np.array(values["lengths"], np.int32),
         )
 
@@ -105,8 +146,10 @@ async def evaluate(
 ) -> Evaluation:
     """Samples and grades every held-out problem with the version that `student` holds.
 
+    A grade that does not come is missing: it counts neither as a success nor as a failure.
+
     Raises:
-        RuntimeError: a grade did not come; a missing grade is neither a success nor a failure.
+        RuntimeError: so many are missing that pass@k has no estimate for any problem.
     """
     began = time.monotonic()
     problems, grading = list(config.problems), list[asyncio.Task[Grades]]()
@@ -134,16 +177,23 @@ async def evaluate(
     grades = {key: ok for task in grading for key, ok in task.result().items()}
     shape = (len(problems), config.num_samples)
     per_batch = config.batch_problems * config.num_samples
-    successes = [
+    found = [
         grades[_key(r, i // per_batch * config.batch_problems)] for i, r in enumerate(rollouts)
     ]
-    return Evaluation(
+    result = Evaluation(
         weights=weights,
         seconds=time.monotonic() - began,
         problem_ids=tuple(p.id for p in problems),
-        successes_PN=np.array(successes, np.bool_).reshape(shape),
+        successes_PN=np.array([grade is True for grade in found], np.bool_).reshape(shape),
+        graded_PN=np.array([grade is not None for grade in found], np.bool_).reshape(shape),
         lengths_PN=np.array([len(r.response_ids) for r in rollouts], np.int32).reshape(shape),
     )
+    if np.isnan(result.pass_at(max(config.ks))).all():
+        raise RuntimeError(
+            f"{result.num_ungraded} of {len(found)} samples were not graded, so pass@"
+            f"{max(config.ks)} has no estimate: {dict(labeller.dropped) or 'no answers came'}"
+        )
+    return result
 
 
 async def _grade(labeller: Labeller, rollouts: Sequence[Rollout], start: int) -> Grades:
@@ -153,10 +203,21 @@ async def _grade(labeller: Labeller, rollouts: Sequence[Rollout], start: int) ->
     grades: Grades = {}
     for key, attempt in zip(different, attempts, strict=True):
         if attempt.score is None:
-            codes = dict(labeller.dropped) or [i.error for i in attempt.items]
-            raise RuntimeError(f"{attempt.rollout.rollout_id} was not graded: {codes}")
-        grades[key] = attempt.solved
+            reasons = [item.error for item in attempt.items] or dict(labeller.dropped)
+            _log.warning("%s was not graded: %s", attempt.rollout.rollout_id, reasons)
+        grades[key] = None if attempt.score is None else attempt.solved
     return grades
+
+
+def paired_gain(before: Evaluation, after: Evaluation, k: int, *, seed: int) -> Interval:
+    """After minus before in pass@k, over the problems that have an estimate both times."""
+    first_P, second_P = before.pass_at(k), after.pass_at(k)
+    both_P = ~np.isnan(first_P) & ~np.isnan(second_P)
+    return paired_difference(first_P[both_P], second_P[both_P], seed=seed)
+
+
+def _known(values_P: np.ndarray) -> np.ndarray:
+    return values_P[~np.isnan(values_P)]
 
 
 def _key(rollout: Rollout, start: int) -> tuple[int, str, str]:

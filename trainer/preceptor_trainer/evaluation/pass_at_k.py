@@ -27,15 +27,18 @@ class Interval:
     high: float
 
 
-def pass_at_k(successes_PN: ArrayLike, k: int) -> NDArray[np.float64]:
+def pass_at_k(
+    successes_PN: ArrayLike, k: int, *, graded_PN: ArrayLike | None = None
+) -> NDArray[np.float64]:
     """Unbiased pass@k of every problem.
 
     Args:
         successes_PN: [..., P, N] bool or 0/1, one entry per sample.
         k: samples that a user would draw, at most N.
+        graded_PN: of the same shape, false where a sample has no grade and counts neither way.
 
     Returns:
-        [..., P] probabilities.
+        [..., P] probabilities; NaN where fewer than k samples have a grade.
 
     Raises:
         ValueError: k outside 1..N, or entries other than 0 and 1.
@@ -46,11 +49,17 @@ def pass_at_k(successes_PN: ArrayLike, k: int) -> NDArray[np.float64]:
         raise ValueError(f"k must be between 1 and the {num_samples} samples, not {k}")
     if not np.isin(successes, (0, 1)).all():
         raise ValueError("successes must be 0 or 1")
-    num_failed = num_samples - successes.sum(-1)
+    graded: NDArray[np.bool_] = np.ones(successes.shape, np.bool_)
+    if graded_PN is not None:
+        graded = np.asarray(graded_PN, np.bool_)
+    num_graded: NDArray[np.int64] = graded.sum(-1)
+    num_failed = num_graded - (successes.astype(np.bool_) & graded).sum(-1)
     # C(n-c, k) / C(n, k) as a product of k factors: no large binomials, and 0 once n-c < k.
     steps = np.arange(k)
-    factors = (num_failed[..., None] - steps) / (num_samples - steps)
-    return 1.0 - np.clip(factors, 0.0, None).prod(-1)
+    enough = num_graded >= k
+    drawn_from = np.where(enough, num_graded, num_samples)
+    factors = (num_failed[..., None] - steps) / (drawn_from[..., None] - steps)
+    return np.where(enough, 1.0 - np.clip(factors, 0.0, None).prod(-1), np.nan)
 
 
 def mean_interval(

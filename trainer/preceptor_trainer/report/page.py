@@ -169,6 +169,7 @@ def _span(interval: Interval) -> Span:
 def _facts(summary: Summary) -> list[tuple[str, str]]:
     before, after = summary.before, summary.after
     people = summary.corrections
+    ungraded = before.ungraded + after.ungraded
     return [
         ("Steps", wording.count(summary.steps)),
         ("Attempts", wording.count(summary.rollouts)),
@@ -178,6 +179,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("Held out", f"{after.num_problems} × {after.num_samples}"),
         ("Mean length", f"{before.mean_length:.1f} → {after.mean_length:.1f}"),
         *([] if people is None else [("Corrections", wording.corrections(people))]),
+        *([("Not graded", wording.count(ungraded))] if ungraded else []),
     ]
 
 

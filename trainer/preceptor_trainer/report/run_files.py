@@ -53,6 +53,8 @@ class Evaluation(PassAt):
     mean_length: float
     num_problems: int
     num_samples: int
+    ungraded: int = 0
+    """Samples whose grade did not come; they count neither way."""
 
 
 class Corrections(_Read):

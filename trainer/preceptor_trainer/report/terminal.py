@@ -45,11 +45,13 @@ def terminal_summary(summary: Mapping[str, Any], report_path: Path | None = None
 
 
 def _headline(summary: Summary) -> Text:
-    after = summary.after
+    before, after = summary.before, summary.after
+    ungraded = before.ungraded + after.ungraded
+    missing = f", {ungraded} of them not graded" if ungraded else ""
     return Text.assemble(
         (summary.run, "bold"),
         f": {summary.steps} steps in {wording.duration(summary.seconds)}; "
-        f"held out: {after.num_problems} problems × {after.num_samples} samples",
+        f"held out: {after.num_problems} problems × {after.num_samples} samples{missing}",
     )
 
 

@@ -23,8 +23,7 @@ from preceptor_clients.contract.schemas import Credit, LineageRecord, Records, R
 from preceptor_clients.http.clients import GatewayClient
 from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.collect.rollouts import Rollout
-from preceptor_trainer.evaluation.held_out import Evaluation
-from preceptor_trainer.evaluation.pass_at_k import paired_difference, pass_at_k
+from preceptor_trainer.evaluation.held_out import Evaluation, paired_gain
 from preceptor_trainer.learner.learner import StepResult
 from preceptor_trainer.run.config import RunConfig, describe
 from preceptor_trainer.run.metrics_log import read_metrics
@@ -147,12 +146,7 @@ class Journal:
         return f"preceptor trace {worked['target_id']}:{worked['focus']} --run-dir {self._run_dir}"
 
     def _gain(self, before: Evaluation, after: Evaluation, k: int) -> dict[str, float]:
-        difference = paired_difference(
-            pass_at_k(before.successes_PN, k),
-            pass_at_k(after.successes_PN, k),
-            seed=self._config.seed,
-        )
-        return asdict(difference)
+        return asdict(paired_gain(before, after, k, seed=self._config.seed))
 
     def _write(self, name: str, value: Any) -> None:
         path = self._run_dir / name

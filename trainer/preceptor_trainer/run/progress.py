@@ -130,11 +130,12 @@ class Progress:
         if self._live is None and (first or done == total):
             self._print(Text(f"evaluation {label}: {done}/{total} problems"))
 
-    def result(self, label: str, pass_at_1: float) -> None:
+    def result(self, label: str, pass_at_1: float, num_ungraded: int = 0) -> None:
         """Reports a finished evaluation; `before` stays in view during training."""
         if label == "before":
             self._state.before = pass_at_1
-        self.message(f"evaluation {label}: pass@1 {_percent(pass_at_1)}")
+        missing = f", {num_ungraded} samples were not graded" if num_ungraded else ""
+        self.message(f"evaluation {label}: pass@1 {_percent(pass_at_1)}{missing}")
 
     def message(self, text: str) -> None:
         """Prints a line that stays, above the display. The text is not read as markup."""

@@ -47,7 +47,7 @@ class Outcomes:
         """The counts of an evaluation."""
         return cls(
             problem_ids=evaluation.problem_ids,
-            successes_P=tuple(int(count) for count in evaluation.successes_PN.sum(1)),
+            successes_P=tuple(int(count) for count in evaluation.every_grade_PN().sum(1)),
             num_samples=evaluation.successes_PN.shape[1],
             mean_length=float(evaluation.lengths_PN.mean()),
         )

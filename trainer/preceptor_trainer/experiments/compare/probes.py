@@ -110,7 +110,7 @@ def read_probes(run_dir: Path) -> list[dict[str, float]]:
         points.append(
             {
                 "step": step,
-                "pass@1": float(probe.successes_PN.mean()),
+                "pass@1": probe.solved_share,
                 "length": float(probe.lengths_PN.mean()),
                 **{unit: spent(taken, unit) for unit in units},
             }

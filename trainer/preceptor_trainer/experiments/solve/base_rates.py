@@ -149,7 +149,7 @@ async def measure_base_rates(
             seed=derived_seed(samples_seed, samples),
             on_progress=show,
         )
-        return outcome.successes_PN.sum(1)
+        return outcome.every_grade_PN().sum(1)
 
     first = min(LOOK, num_samples)
     successes_P = await look(problems, first, f"base rates, {first} attempts")

@@ -40,9 +40,10 @@ async def best_of_k(
         seed=seed,
         on_progress=lambda done, total: None,
     )
+    successes_PN = outcome.every_grade_PN()
     rows: list[Trajectory] = []
     for i, problem in enumerate(problems):
-        successes_N = outcome.successes_PN[i]
+        successes_N = successes_PN[i]
         rows.append(
             Trajectory(
                 method="best-of-k",
