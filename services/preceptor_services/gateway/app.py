@@ -16,7 +16,7 @@ from preceptor_services.gateway.http.middleware import BodyLimit, CountRequests
 from preceptor_services.gateway.http.openapi import describe
 from preceptor_services.gateway.http.problems import add_handlers
 from preceptor_services.gateway.parts import Parts
-from preceptor_services.gateway.routes import blobs, health, services, tickets, weights
+from preceptor_services.gateway.routes import blobs, health, home, services, tickets, weights
 from preceptor_services.gateway.routes import jobs as internal
 from preceptor_services.gateway.routes import provenance as records
 from preceptor_services.gateway.routes import questions as asking
@@ -35,7 +35,7 @@ _MOST_TESTED_BYTES: Final = 64 << 20
 """The registry's own questions are short."""
 _AREAS = (
     *(asking, tickets, weights, records, services, blobs, internal, health),
-    *(corrections, corrections_admin, corrections_page, vllm_face),
+    *(corrections, corrections_admin, corrections_page, vllm_face, home),
 )
 
 
