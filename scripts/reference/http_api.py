@@ -21,7 +21,7 @@ from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.kit.settings import load_settings
 from preceptor_services.store.database import Database
 from reference import docstrings
-from reference.markdown import anchor, code, heading, join, slug, table
+from reference.markdown import anchor, code, filled_table, heading, join, slug, table
 
 Json = Mapping[str, Any]
 
@@ -161,7 +161,8 @@ def _parameters(operation: Json) -> str:
         ]
         for parameter in operation.get("parameters", [])
     ]
-    return table(["parameter", "in", "type", "default", "meaning"], rows) if rows else ""
+    headings = ["parameter", "in", "type", "default", "meaning"]
+    return filled_table(headings, rows) if rows else ""
 
 
 def _body(operation: Json) -> str:
@@ -211,7 +212,7 @@ def _properties(name: str, schema: Json, *, marks: bool = True) -> str:
         ]
         for key, value in schema["properties"].items()
     ]
-    return table(["field", "type", "default", "meaning"], rows) if rows else "No fields."
+    return filled_table(["field", "type", "default", "meaning"], rows) if rows else "No fields."
 
 
 def _meaning(name: str, field: str) -> str:

@@ -12,6 +12,12 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *(_row(row) for row in rows)])
 
 
+def filled_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table without the columns in which no row says anything."""
+    columns = [i for i in range(len(headings)) if any(row[i] for row in rows)]
+    return table([headings[i] for i in columns], [[row[i] for i in columns] for row in rows])
+
+
 def code(text: object) -> str:
     """`text` as code; empty where there is none."""
     return f"`{text}`" if str(text) else ""
