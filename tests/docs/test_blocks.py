@@ -7,11 +7,14 @@ import tomllib
 
 import pytest
 from docs_pages import ROOT, blocks, spans
+from transformers import AutoTokenizer
 
+from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
 from preceptor_services.kit.settings import load_settings
 from preceptor_trainer.run.config import RunConfig
 from reference import configuration
 
+STUDENT = ROOT / "trainer" / "preceptor_trainer" / "student" / "model"
 PYTHON = blocks("python")
 TOML = blocks("toml")
 RECIPES = [(place, code) for place, code in PYTHON if "\ndef recipe(" in code]
@@ -89,6 +92,13 @@ def test_a_call_in_a_sentence_fits_its_class(code):
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             cls = CLASSES.get(node.value.id)
             assert cls is None or hasattr(cls, node.attr) or node.attr in FIELDS[cls.__name__]
+
+
+@cases([(place, code) for place, code in TOML if "fingerprint" in code])
+def test_a_fingerprint_on_a_page_is_the_students(code):
+    tokenizer = AutoTokenizer.from_pretrained(STUDENT, local_files_only=True)
+
+    assert f'fingerprint = "{tokenizer_fingerprint(tokenizer)}"' in code
 
 
 def test_there_are_such_blocks():
