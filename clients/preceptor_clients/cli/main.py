@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 
 from preceptor_clients.sdk.service import ExpertService, SourceService, service_app
+from preceptor_clients.sdk.serving import http_protocol
 
 GROUP: Final = "preceptor.commands"
 _EXTRAS: Final = {"preceptor_services": "services", "preceptor_trainer": "trainer"}
@@ -142,6 +143,8 @@ def serve(
         port=port,
         log_level="warning",
         timeout_graceful_shutdown=10,
+        http=http_protocol(),
+        ws="none",
     )
 
 

@@ -21,12 +21,14 @@ from preceptor_clients.contract.fingerprint import content_hash
 from preceptor_clients.contract.schemas import (
     Answer,
     FeedbackItem,
+    Flag,
     Key,
     Message,
     Name,
     Prompt,
     Request,
     Sha256,
+    Step,
     VocabFingerprint,
 )
 
@@ -139,7 +141,7 @@ class RoundSettings(Request):
 
     guidelines: Text = ""
     """Markdown, shown beside each item."""
-    budget: Annotated[int, Field(ge=1)] | None = None
+    budget: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
     """Most items that the round takes in; no bound where absent."""
     double_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of items that two people work on, neither seeing the other's version."""
@@ -147,9 +149,9 @@ class RoundSettings(Request):
     """How long a claim lasts unless it is renewed."""
     review: ReviewRule = "disagreement"
     """Which items a reviewer must decide: none, doubles that differ, or all."""
-    max_skips: Annotated[int, Field(ge=1)] = 3
+    max_skips: Annotated[int, Field(ge=1, lt=1 << 31)] = 3
     """After so many people have skipped it, an item goes to a reviewer."""
-    closed: bool = False
+    closed: Flag = False
     """Gives out no more claims; what is claimed can be handed in."""
     edits: EditRules = EditRules()
     """How edits are compiled; they stand from the first item on."""
@@ -215,12 +217,12 @@ class NewItem(Request):
     vocab_fingerprint: VocabFingerprint | None = None
     feedback: tuple[FeedbackItem, ...] = ()
     """What is already known about the attempt; people see it beside the response."""
-    judged_by_nobody: bool = False
+    judged_by_nobody: Flag = False
     """Says that no source was asked about it; without feedback and without this, nobody knows."""
     rollout_id: Key | None = None
     problem_id: Key | None = None
     run: Name | None = None
-    step: int | None = None
+    step: Step | None = None
     reason: Annotated[str, StringConstraints(max_length=200)] = "by hand"
     """Which policy chose it."""
     priority: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.0
@@ -350,7 +352,7 @@ class Draft(Answer):
 
     text: str | None = None
     comment: str | None = None
-    revision: int = 0
+    revision: Step = 0
     """Counts saves; a save that names an older revision is refused."""
     saved_at: float | None = None
 

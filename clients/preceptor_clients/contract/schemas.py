@@ -19,7 +19,15 @@ import hashlib
 from typing import Annotated, Final, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    Strict,
+    StringConstraints,
+    model_validator,
+)
 
 from preceptor_clients.contract.arrays import (
     ArrayTree,
@@ -44,6 +52,10 @@ WeightVersion = Annotated[
 ]
 """`{policy}/{lineage}/{step}`."""
 Key = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Flag = Annotated[bool, Strict()]
+"""A truth value and nothing that could be read as one."""
+Step = Annotated[int, Field(ge=0, lt=1 << 31)]
+"""Counted from 0; as large as a column of the database holds."""
 Seconds = Annotated[float, Field(ge=0)]
 ServiceRole = Literal["expert", "source"]
 """What a service is to a deployment; each role is asked one kind of question."""
@@ -108,7 +120,7 @@ class FeedbackItem(Answer):
     score: float | None = None
     text: str | None = None
     error: str | None = None
-    expert_may_see: bool = True
+    expert_may_see: Flag = True
     source: Name
     version: str
     details: dict[str, JsonValue] = Field(default_factory=dict)
@@ -153,7 +165,7 @@ class PrefixQuery(Request):
     feedback: tuple[FeedbackItem, ...] = ()
     """What the expert may use, in order; it renders every item and chooses none."""
     vocab_fingerprint: VocabFingerprint
-    top_k: Annotated[int, Field(ge=1)] = 64
+    top_k: Annotated[int, Field(ge=1, le=1 << 24)] = 64
     candidate_ids: Ints2 | None = None
     """`[P, C]` ids to score beside the expert's own top-k; -1 pads."""
     entropy_P: Floats1 | None = None
@@ -161,7 +173,7 @@ class PrefixQuery(Request):
     weights: WantedWeights | None = None
     group_id: Key | None = None
     """Queries of one group share their prompt; a group is asked as one batch."""
-    draw: Annotated[int, Field(ge=0)] = 0
+    draw: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
     """Number of the draw, for experts that sample."""
     priority: Annotated[int, Field(ge=0, le=9)] = 5
     """0 is first."""
@@ -393,7 +405,7 @@ class PrefixResult(Answer):
 
     answer: PrefixAnswer | None = None
     problem: ProblemDetails | None = None
-    accepted: bool = False
+    accepted: Flag = False
     """True: the answer will be put to its answer key when it is there."""
 
 
@@ -428,7 +440,7 @@ class WeightManifest(Request):
     files: dict[str, Sha256]
     """File name to SHA-256; `model.safetensors` is among them."""
     vocab_fingerprint: VocabFingerprint
-    checkpoint: bool = False
+    checkpoint: Flag = False
     """True where a checkpoint stands on it: derived state, such as an EMA, is kept beside it."""
 
 
@@ -439,6 +451,10 @@ class WeightsOffer(Request):
 
 
 # ---------------------------------------------------------------- the gateway's routes
+
+
+MOST_SUBMISSIONS: Final = 4096
+"""In one request, so that one caller does not hold up the others; a client sends more in parts."""
 
 
 class PrefixSubmission(Request):
@@ -462,7 +478,7 @@ class LogprobsRequest(Request):
     """
 
     expert: Name
-    submissions: tuple[PrefixSubmission, ...]
+    submissions: Annotated[tuple[PrefixSubmission, ...], Field(max_length=MOST_SUBMISSIONS)]
     run: Name | None = None
     batching: Literal["merge", "group"] = "merge"
     """`group`: each group is one call of the expert by itself, in the order given
@@ -477,7 +493,7 @@ class FeedbackRequest(Request):
     """
 
     source: Name
-    submissions: tuple[FeedbackSubmission, ...]
+    submissions: Annotated[tuple[FeedbackSubmission, ...], Field(max_length=MOST_SUBMISSIONS)]
     run: Name | None = None
     wait_ms: Annotated[int, Field(ge=0, le=300_000)] = 0
 
@@ -489,7 +505,7 @@ class CollectRequest(Request):
     or `FeedbackOutcomes` accordingly.
     """
 
-    tickets: tuple[Key, ...]
+    tickets: Annotated[tuple[Key, ...], Field(max_length=10_000)]
     wait_ms: Annotated[int, Field(ge=0, le=300_000)] = 0
 
 
@@ -569,7 +585,7 @@ class LineageRecord(Request):
     run: Name
     lineage: Name
     parent: Name | None = None
-    from_step: int = 0
+    from_step: Step = 0
     """The first step of this lineage; the parent's steps from here on are superseded."""
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     """Where this life differs from the run's record, by dotted name: `steps` of an extended run."""
@@ -583,7 +599,7 @@ class RolloutRecord(Request):
     rollout_id: Key
     run: Name
     lineage: Name
-    step: int
+    step: Step
     problem_id: Key
     group_id: Key
     prompt: Prompt
@@ -637,7 +653,7 @@ class StepRecord(Request):
 
     run: Name
     lineage: Name
-    step: int
+    step: Step
     loss: float
     metrics: dict[str, float]
     consumed: tuple[Credit, ...]

@@ -14,7 +14,7 @@ from typing import Annotated, Final, Protocol, Self, runtime_checkable
 from pydantic import Field, model_validator
 
 from preceptor_clients.contract.arrays import Ints1
-from preceptor_clients.contract.schemas import Answer, Message, Request, ServiceInfo
+from preceptor_clients.contract.schemas import Answer, Flag, Message, Request, ServiceInfo
 
 MAX_CHARACTERS: Final = 1 << 20
 Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
@@ -25,9 +25,9 @@ class TokenizeCall(Request):
 
     prompt: Text | None = None
     messages: tuple[Message, ...] = ()
-    add_special_tokens: bool = False
+    add_special_tokens: Flag = False
     """Start and end tokens, where the tokenizer has any; a chat's template writes its own."""
-    add_generation_prompt: bool = True
+    add_generation_prompt: Flag = True
     """A chat ends where the assistant begins to write."""
 
     @model_validator(mode="after")

@@ -8,13 +8,19 @@ u16 grid, `;body=zstd` for a compressed body.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, TypeVar
+import math
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from preceptor_clients.contract import frame
-from preceptor_clients.contract.errors import MalformedFrame, UnsupportedMediaType, from_validation
+from preceptor_clients.contract.errors import (
+    Invalid,
+    MalformedFrame,
+    UnsupportedMediaType,
+    from_validation,
+)
 
 JSON: Final = "application/json"
 FRAME: Final = frame.MEDIA_TYPE
@@ -64,8 +70,16 @@ def parse(
     media_type: str | None,
     *,
     limits: frame.Limits = frame.DEFAULT_LIMITS,
+    integer_bits: int | None = None,
 ) -> M:
     """The message of type `cls` in `body`; no media type means JSON.
+
+    Args:
+        cls: Type of the message.
+        body: Its bytes.
+        media_type: Of the bytes.
+        limits: What a frame may hold.
+        integer_bits: Refuses larger integers and numbers that no float holds, anywhere in it.
 
     Raises:
         UnsupportedMediaType: `media_type` is neither JSON nor the frame.
@@ -82,7 +96,23 @@ def parse(
             fields = from_json(body, allow_inf_nan=False)
         except ValueError as error:
             raise MalformedFrame(f"the body is not JSON: {error}", field="body") from None
+    if integer_bits is not None:
+        _check_numbers(fields, "", 1 << (integer_bits - 1))
     try:
         return cls.model_validate(fields)
     except ValidationError as error:
         raise from_validation(error) from None
+
+
+def _check_numbers(value: Any, path: str, limit: int) -> None:
+    if isinstance(value, dict):
+        for key, one in cast("dict[str, Any]", value).items():
+            _check_numbers(one, f"{path}.{key}" if path else key, limit)
+    elif isinstance(value, list):
+        for place, one in enumerate(cast("list[Any]", value)):
+            if type(one) is not int or not -limit <= one < limit:
+                _check_numbers(one, f"{path}[{place}]", limit)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise Invalid("is a number that no float holds", field=path or "body")
+    elif isinstance(value, int) and not -limit <= value < limit:
+        raise Invalid(f"is outside {limit.bit_length()} bits", field=path or "body")

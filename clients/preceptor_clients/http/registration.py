@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints
 from preceptor_clients.contract.known import KnownAnswers
 from preceptor_clients.contract.schemas import (
     MOST_COST,
+    Flag,
     Name,
     Request,
     ServiceRole,
@@ -30,11 +31,11 @@ class NewService(Request):
     """Name of a file in the gateway's folder `service_keys`; a key never travels."""
     cost: Annotated[float, Field(ge=0, le=MOST_COST)] = 0.0
     priority: Annotated[int, Field(ge=0, le=9)] = 5
-    self_test: bool = True
+    self_test: Flag = True
     """Whether a new version is asked questions of the gateway's own before anybody else may."""
     known: KnownAnswers | None = None
     """Answers that it must give, asked now and then: the canary."""
-    replaces: bool = False
+    replaces: Flag = False
     """Takes the place of the one that was added at run time under this name."""
 
 

@@ -17,13 +17,16 @@ import uvicorn
 from fastapi import FastAPI
 
 from preceptor_clients.contract.deployment import Deployment
+from preceptor_clients.sdk.serving import http_protocol
 from preceptor_services.gateway.app import create_app
 from preceptor_services.jobs.streams import JobStreams
 from preceptor_services.kit.blobs import LocalBlobs
+from preceptor_services.kit.clock import KeptClock
 from preceptor_services.kit.settings import load_settings
 from preceptor_services.store.database import Database
 
 _DRAIN_S: Final = 10
+_KEEP_CLOCK_S: Final = 5.0
 _log = logging.getLogger("preceptor.gateway")
 
 
@@ -64,13 +67,24 @@ def keep_what_is_loaded() -> None:
     gc.freeze()
 
 
+async def _keep_forever(clock: KeptClock) -> None:
+    while True:
+        try:
+            await asyncio.to_thread(clock.keep)
+        except OSError as error:
+            _log.warning("the time is not written down: %s", error)
+        await asyncio.sleep(_KEEP_CLOCK_S)
+
+
 async def serve(settings: Deployment) -> None:
     """Serves until it is told to end."""
     g = settings.gateway
     database = Database.open(g.database)
     queue = JobStreams.connect(g.broker, max_length=g.max_queue)
     try:
-        app = create_app(settings, database, LocalBlobs(g.blobs), queue)
+        clock = KeptClock(g.blobs / "clock.json")
+        app = create_app(settings, database, LocalBlobs(g.blobs), queue, clock=clock)
+        keeping = asyncio.create_task(_keep_forever(clock), name="keep the clock")
         server = _Server(
             uvicorn.Config(
                 app,
@@ -79,12 +93,15 @@ async def serve(settings: Deployment) -> None:
                 log_level="warning",
                 access_log=False,
                 timeout_graceful_shutdown=_DRAIN_S,
+                http=http_protocol(),
+                ws="none",
             ),
             app,
         )
         keep_what_is_loaded()
         _log.info("listening on %s:%d", g.host, g.port)
         await server.serve()
+        keeping.cancel()
     finally:
         await queue.aclose()
         await database.aclose()

@@ -85,6 +85,8 @@ def create_app(
         version=version("preceptor"),
         lifespan=lifespan,
         docs_url=None,
+        # A redirect would be built from the Host header, which anybody may write.
+        redirect_slashes=False,
         redoc_url=None,
     )
     parts.attach(app)

@@ -23,6 +23,7 @@ from preceptor_clients.contract.schemas import (
     Answer,
     FeedbackAnswer,
     FeedbackQuery,
+    Flag,
     Key,
     Name,
     PrefixAnswer,
@@ -78,7 +79,7 @@ class ItemResult(Answer):
     prefix: PrefixAnswer | None = None
     feedback: FeedbackAnswer | None = None
     problem: ProblemDetails | None = None
-    accepted: bool = False
+    accepted: Flag = False
 
 
 class JobReport(Request):
@@ -87,7 +88,7 @@ class JobReport(Request):
     job_id: Key
     fence: int
     results: tuple[ItemResult, ...] = ()
-    final: bool = True
+    final: Flag = True
     """False: the job goes back to the stream for another attempt, with the reason, not results."""
     reason: ProblemDetails | None = None
 

@@ -23,7 +23,8 @@ from typing import Final, Protocol
 
 import zstandard
 
-from preceptor_clients.contract.errors import NotFound, ServiceUnavailable, TooLarge
+from preceptor_clients.contract.errors import NotFound, ServiceFailed, ServiceUnavailable, TooLarge
+from preceptor_services.kit.private import make_private_folder
 
 _log = logging.getLogger("preceptor.gateway")
 _COMPRESSED: Final = ".zst"
@@ -47,8 +48,10 @@ class BlobStore(Protocol):
         ...
 
 
-class BlobDamaged(Exception):
+class BlobDamaged(ServiceFailed):
     """The bytes of a blob are not those that its name says."""
+
+    code, title = "blob-damaged", "Stored bytes are damaged"
 
 
 class LocalBlobs:
@@ -84,18 +87,26 @@ class LocalBlobs:
     def _get(self, sha256: str) -> bytes:
         plain = self._path(sha256)
         packed = plain.with_name(plain.name + _COMPRESSED)
+        file = packed if packed.exists() else plain
         try:
-            data = _decompress(packed, self._max_bytes) if packed.exists() else plain.read_bytes()
+            data = _decompress(packed, self._max_bytes) if file is packed else plain.read_bytes()
         except FileNotFoundError:
             raise NotFound(f"no blob {sha256}", field="sha256") from None
         except zstandard.ZstdError as error:
-            raise BlobDamaged(f"blob {sha256}: {error}") from error
+            raise _damaged(file, sha256, str(error)) from error
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise BlobDamaged(f"blob {sha256}: its bytes have another hash")
+            raise _damaged(file, sha256, "its bytes have another hash")
         return data
 
     def _path(self, sha256: str) -> Path:
         return self._root / sha256[:2] / sha256
+
+
+def _damaged(file: Path, sha256: str, why: str) -> BlobDamaged:
+    """Sets the file aside, so that the same bytes can be written again."""
+    with contextlib.suppress(OSError):
+        file.rename(file.with_name(file.name + ".damaged"))
+    return BlobDamaged(f"blob {sha256}: {why}", field="sha256")
 
 
 @contextlib.contextmanager
@@ -121,7 +132,7 @@ def _decompress(path: Path, max_bytes: int) -> bytes:
 
 
 def _write_synced(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as file:
         try:
             file.write(data)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from preceptor_clients.contract.errors import Cancelled, Invalid, NotFound, ProblemDetails
+from preceptor_clients.contract.errors import (
+    Cancelled,
+    Invalid,
+    MalformedFrame,
+    NotFound,
+    ProblemDetails,
+)
 from preceptor_clients.contract.schemas import (
     FeedbackAnswer,
     FeedbackItem,
@@ -17,7 +24,8 @@ from preceptor_clients.contract.schemas import (
     Ticket,
     TicketState,
 )
-from preceptor_services.kit.array_blobs import ArrayBlobs
+from preceptor_services.kit.array_blobs import ArrayBlobs, Entries
+from preceptor_services.kit.blobs import BlobDamaged
 from preceptor_services.kit.group_commit import GroupCommit
 from preceptor_services.kit.threads import ITEM, off_loop
 from preceptor_services.questions.notifier import Watch
@@ -25,11 +33,12 @@ from preceptor_services.questions.submit import Posted
 from preceptor_services.store.database import Database
 from preceptor_services.store.provenance import feedback
 from preceptor_services.store.provenance.feedback import ItemRow
-from preceptor_services.store.questions import tickets
+from preceptor_services.store.questions import answers, tickets
 from preceptor_services.store.questions.answers import StoredAnswer
 from preceptor_services.store.questions.states import ASKED
 from preceptor_services.store.questions.tickets import TicketRow
 
+_log = logging.getLogger("preceptor.gateway")
 Row = tuple[TicketRow, StoredAnswer | None]
 """A ticket, with its answer where it is done."""
 
@@ -48,19 +57,29 @@ class Outcomes:
         """One outcome per submission, in order, when all are settled or the wait is over."""
         await watch.wait(wait_ms / 1000)
         rows = await self._rows(caller, [p.ticket_id for p in posted if p.ticket_id is not None])
-        found = await self._prefix_answers([stored for _, stored in rows.values()])
+        found, lost = await self._prefix_answers([stored for _, stored in rows.values()])
+        if lost:
+            await self._write_off(lost)
         return LogprobsOutcomes(
             outcomes=tuple(
                 PrefixOutcome(problem=p.problem)
                 if p.ticket_id is None
                 else PrefixOutcome(
                     ticket=_ticket(row := rows[p.ticket_id]),
-                    problem=_problem(row[0]),
+                    problem=lost.get(row[0].answer_key) or _problem(row[0]),
                     answer=None if row[1] is None else found.get(row[1].answer_key),
                 )
                 for p in posted
             )
         )
+
+    async def _write_off(self, lost: Mapping[str, ProblemDetails]) -> None:
+        """Answers whose arrays are gone are failed, so that they are asked again."""
+        async with self.database.write() as conn:
+            for key, problem in lost.items():
+                document = problem.model_dump(mode="json", exclude_none=True)
+                await answers.write_off(conn, [key], document)
+                await tickets.write_off(conn, [key], document)
 
     async def of_feedback(
         self, caller: str, posted: Sequence[Posted], wait_ms: int, watch: Watch
@@ -115,11 +134,20 @@ class Outcomes:
 
     async def _prefix_answers(
         self, stored: Sequence[StoredAnswer | None]
-    ) -> dict[str, PrefixAnswer]:
+    ) -> tuple[dict[str, PrefixAnswer], dict[str, ProblemDetails]]:
+        """Answers by their keys, and why others cannot be read."""
         places = {a.answer_key: a.pack_sha256 for a in stored if a is not None and a.pack_sha256}
-        read = {sha: await self._array_blobs.read(sha) for sha in set(places.values())}
-        entries = {key: read[sha][key] for key, sha in places.items()}
-        return await off_loop(ITEM * len(entries), _parsed, entries)
+        read: dict[str, Entries] = {}
+        damaged: dict[str, ProblemDetails] = {}
+        for sha in set(places.values()):
+            try:
+                read[sha] = await self._array_blobs.read(sha)
+            except (BlobDamaged, MalformedFrame, NotFound) as error:
+                _log.error("answers are lost: %s", error.detail)
+                damaged[sha] = BlobDamaged(f"the stored answer is lost; ask again: {sha}").problem()
+        entries = {key: read[sha][key] for key, sha in places.items() if sha in read}
+        lost = {key: damaged[sha] for key, sha in places.items() if sha in damaged}
+        return await off_loop(ITEM * len(entries), _parsed, entries), lost
 
     async def _feedback_answers(
         self, stored: Sequence[StoredAnswer | None]

@@ -34,6 +34,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from preceptor_clients.contract.errors import ServiceUnavailable
+from preceptor_services.kit.private import make_private
 from preceptor_services.store.sqlite_driver import LONGEST_WAIT_S, connect, copy_log
 
 Connection: TypeAlias = AsyncConnection
@@ -88,6 +89,7 @@ class Database:
             raise ValueError(f"database: {url!r} names no file")
         path = Path(parsed.database)
         path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path)
         # Every transaction here ends itself, so that nothing is left to reset.
         engine = create_async_engine(
             parsed, async_creator=partial(connect, str(path)), pool_reset_on_return=None

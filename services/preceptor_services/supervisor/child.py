@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from preceptor_services.kit.private import append_private
+
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final[Any] = ctypes.CDLL(None) if sys.platform == "linux" else None
 _TAIL_LINES: Final = 12
@@ -56,7 +58,7 @@ class Child:
         """Starts the process; its output is appended to its log."""
         parent = os.getpid()
         self.started_at = time.monotonic()
-        with self.spec.log.open("ab") as log:
+        with append_private(self.spec.log) as log:
             self._process = subprocess.Popen(
                 self.spec.command,
                 stdin=subprocess.DEVNULL,

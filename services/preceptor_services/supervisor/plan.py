@@ -32,6 +32,7 @@ from preceptor_services.jobs.embedded_broker import (
     free_port,
     is_free,
 )
+from preceptor_services.kit.private import make_private_folder, write_private
 from preceptor_services.supervisor.child import ChildSpec
 
 _NEEDED_SCOPES: Final[tuple[Scope, ...]] = ("trainer", "dispatcher", "admin")
@@ -63,9 +64,9 @@ def make_plan(settings: Deployment, folder: Path) -> ProcessPlan:
         make_key(path)
     g = resolved.gateway
     for path in (folder / "logs", folder / "options", g.blobs, g.service_keys):
-        path.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path)
     path = folder / _RESOLVED
-    path.write_text(to_toml(resolved, defaults=True))
+    write_private(path, to_toml(resolved, defaults=True))
     specs = [_gateway_spec(resolved, folder, path)]
     specs += [
         _service_spec(name, service, folder)
@@ -146,7 +147,7 @@ def _broker_spec(settings: Deployment, folder: Path) -> ChildSpec:
     port = urlsplit(settings.gateway.broker).port
     assert port is not None, "the embedded broker's address was made here"
     data = folder / "broker"
-    data.mkdir(parents=True, exist_ok=True)
+    make_private_folder(data)
     return ChildSpec(
         name="broker",
         command=tuple(broker_command(port, data)),
@@ -186,7 +187,7 @@ def _service_spec(name: str, service: DeployedService, folder: Path) -> ChildSpe
     assert service.use is not None, "the caller looked"
     parts = urlsplit(service.url)
     options = folder / "options" / f"{name}.json"
-    options.write_text(json.dumps(service.options, indent=2))
+    write_private(options, json.dumps(service.options, indent=2))
     module = (sys.executable, "-m", "preceptor_clients.cli")
     return ChildSpec(
         name=name,

@@ -4,33 +4,52 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, TypeVar
 
 from fastapi import Request, Response
 from pydantic import BaseModel
 
 from preceptor_clients.contract import wire
-from preceptor_clients.contract.frame import Limits
+from preceptor_clients.contract.errors import TooLarge
+from preceptor_clients.contract.frame import MAGIC, Limits
 from preceptor_clients.contract.schemas import FeedbackOutcomes, LogprobsOutcomes
 from preceptor_services.kit.threads import ITEM, UNKNOWN, off_loop
 
 _OFF_LOOP_BYTES: Final = 64 << 10
+_MOST_JSON_BYTES: Final = 8 << 20
+_INTEGER_BITS: Final = 64
 M = TypeVar("M", bound=BaseModel)
 
 
-def body_of(cls: type[M]) -> Callable[[Request], Awaitable[M]]:
-    """A dependency that reads a `cls` from the body, as its `Content-Type` says."""
+def body_of(
+    cls: type[M], *, integer_bits: int | None = _INTEGER_BITS
+) -> Callable[[Request], Awaitable[M]]:
+    """A dependency that reads a `cls` from the body, as its `Content-Type` says.
 
-    async def read(request: Request) -> M:
+    Args:
+        cls: Type of the body.
+        integer_bits: The largest integers; None where the body brings data of others along.
+    """
+
+    async def read_body(request: Request) -> M:
         body = await request.body()
         media_type = request.headers.get("content-type")
         # A small compressed body may claim to be huge; what it may become is bounded as well.
         limits = Limits(body_bytes=request.app.state.max_body_bytes)
+        read = partial(wire.parse, cls, body, media_type, limits=limits, integer_bits=integer_bits)
         if len(body) < _OFF_LOOP_BYTES:
-            return wire.parse(cls, body, media_type, limits=limits)
-        return await asyncio.to_thread(wire.parse, cls, body, media_type, limits=limits)
+            return read()
+        if len(body) > _MOST_JSON_BYTES and body[:4] != MAGIC:
+            # Reading JSON stops every other request, in a thread or not.
+            raise TooLarge(
+                f"JSON of more than {_MOST_JSON_BYTES} bytes is refused; send it as a frame, or in "
+                "parts",
+                field="body",
+            )
+        return await asyncio.to_thread(read)
 
-    return read
+    return read_body
 
 
 async def reply(request: Request, message: BaseModel, *, size: int = UNKNOWN) -> Response:

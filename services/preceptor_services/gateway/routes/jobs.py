@@ -39,7 +39,7 @@ async def report(
     request: Request,
     caller: Dispatcher,
     questions: QuestionsDep,
-    sent: Annotated[ReportRequest, Depends(body_of(ReportRequest))],
+    sent: Annotated[ReportRequest, Depends(body_of(ReportRequest, integer_bits=None))],
 ) -> Response:
     """Hands in the results of a call, or gives its jobs back."""
     return await reply(request, await questions.reports.report(sent), size=ITEM)

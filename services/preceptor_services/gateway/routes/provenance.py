@@ -10,6 +10,7 @@ from preceptor_clients.contract.listings import RolloutPage, RunDetails, RunPage
 from preceptor_clients.contract.schemas import (
     Accepted,
     Accounting,
+    Key,
     LineageRecord,
     Name,
     Records,
@@ -29,6 +30,7 @@ from preceptor_services.provenance.listings import (
 )
 
 router = APIRouter(tags=["provenance"])
+Position = Annotated[int, Query(ge=0, lt=1 << 31)]
 Limit = Annotated[int, Query(ge=1, le=10_000)]
 Step = Annotated[int | None, Query(ge=0, lt=1 << 31, description="Counted from 0.")]
 
@@ -141,7 +143,7 @@ async def get_targets(
 
 @router.get("/v1/targets/{target_id}/trace", response_model=Trace)
 async def get_trace(
-    request: Request, target_id: str, position: int, caller: Reader, records: RecordsDep
+    request: Request, target_id: Key, position: Position, caller: Reader, records: RecordsDep
 ) -> Response:
     """Where the target of one token came from."""
     return await reply(request, await records.trace(target_id, position))

@@ -82,7 +82,7 @@ async def arrivals(
     caller: Trainer,
     questions: QuestionsDep,
     run: Name,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, lt=1 << 31)] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> Response:
     """Late answers of a run since the cursor `after`, oldest first."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from preceptor_clients.contract.schemas import Accepted, Name, WeightManifest, WeightsOffer
+from preceptor_clients.contract.schemas import Accepted, Name, Step, WeightManifest, WeightsOffer
 from preceptor_services.gateway.http.auth import Anyone, Trainer
 from preceptor_services.gateway.http.bodies import body_of, reply
 from preceptor_services.gateway.http.depends import WeightsDep
@@ -28,7 +28,7 @@ async def register(
 
 @router.get("/v1/weights/{policy}/{lineage}/{step}", response_model=WeightManifest)
 async def get(
-    request: Request, policy: Name, lineage: Name, step: int, caller: Anyone, weights: WeightsDep
+    request: Request, policy: Name, lineage: Name, step: Step, caller: Anyone, weights: WeightsDep
 ) -> Response:
     """The manifest of a version."""
     return await reply(request, await weights.find(f"{policy}/{lineage}/{step}"))
@@ -36,7 +36,7 @@ async def get(
 
 @router.get("/v1/weights/{policy}/{lineage}/{step}/lineage", response_model=WeightsOffer)
 async def get_lineage(
-    request: Request, policy: Name, lineage: Name, step: int, caller: Anyone, weights: WeightsDep
+    request: Request, policy: Name, lineage: Name, step: Step, caller: Anyone, weights: WeightsDep
 ) -> Response:
     """A version and all its ancestors, ancestors first."""
     chain = await weights.ancestry(f"{policy}/{lineage}/{step}")

@@ -206,6 +206,15 @@ async def fail(conn: AsyncConnection, keys: Sequence[str], problem: dict[str, An
     )
 
 
+async def write_off(conn: AsyncConnection, keys: Sequence[str], problem: dict[str, Any]) -> None:
+    """Answers that were there and may not be used: a later submission asks anew."""
+    await conn.execute(
+        update(AnswerRow)
+        .where(AnswerRow.answer_key.in_(keys), AnswerRow.state == "done")
+        .values(state="failed", problem=problem)
+    )
+
+
 async def promise(conn: AsyncConnection, keys: Sequence[str]) -> None:
     """The expert will put these later."""
     if not keys:

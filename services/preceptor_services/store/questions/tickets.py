@@ -134,6 +134,17 @@ async def settle(
     return [Settled(*row) for row in await conn.execute(_SETTLE, values)]
 
 
+async def write_off(
+    conn: AsyncConnection, answer_keys: Sequence[str], problem: dict[str, Any]
+) -> None:
+    """Fails tickets that were done with these answers."""
+    await conn.execute(
+        update(Ticket)
+        .where(Ticket.answer_key.in_(answer_keys), Ticket.state == "done")
+        .values(state="failed", problem=problem)
+    )
+
+
 async def expire(conn: AsyncConnection, now: float, problem: dict[str, Any]) -> list[Settled]:
     """Fails the tickets whose deadline has passed; a promised late answer has none."""
     changed = await conn.execute(

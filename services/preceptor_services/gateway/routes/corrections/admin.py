@@ -141,7 +141,7 @@ async def results(
     corrections: CorrectionsDep,
     run: Name | None = None,
     round: Name | None = None,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, lt=1 << 31)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Response:
     """Changes of what counts since the cursor `after`, oldest first."""
@@ -155,7 +155,7 @@ async def export(
     actor: ReviewerOrTrainer,
     corrections: CorrectionsDep,
     round: Name | None = None,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, lt=1 << 31)] = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> Response:
     """Items with their whole history, a page at a time."""

@@ -166,7 +166,7 @@ async def list_items(
     state: ItemState | None = None,
     run: Name | None = None,
     mine: bool = False,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, lt=1 << 31)] = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> Response:
     """Items, a page at a time."""
@@ -197,8 +197,8 @@ async def get_experts(
     item_id: str,
     actor: Annotator,
     corrections: CorrectionsDep,
-    start: Annotated[int, Query(ge=0)] = 0,
-    stop: Annotated[int, Query(ge=0)] = 2000,
+    start: Annotated[int, Query(ge=0, lt=1 << 31)] = 0,
+    stop: Annotated[int, Query(ge=0, lt=1 << 31)] = 2000,
 ) -> Response:
     """The response token by token, with what each expert would have said."""
     await corrections.views.item(item_id, actor.name, actor.role)

@@ -1,0 +1,121 @@
+"""Whoever sends a head without end, or slowly, loses the connection and holds up nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from preceptor_clients.sdk import serving
+from preceptor_clients.sdk.serving import http_protocol
+
+
+async def _app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] != "http":
+        return
+    size, more = 0, True
+    while more:
+        message = await receive()
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    head = [(b"content-length", b"%d" % len(str(size)))]
+    await send({"type": "http.response.start", "status": 200, "headers": head})
+    await send({"type": "http.response.body", "body": str(size).encode()})
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    config = uvicorn.Config(
+        _app, port=0, log_level="error", http=http_protocol(), ws="none", lifespan="off"
+    )
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await task
+
+
+@contextlib.asynccontextmanager
+async def _connected(port: int) -> AsyncIterator[tuple[Any, Any]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def _say(port: int, *pieces: bytes) -> bytes:
+    """What comes back until the other side closes, or has said nothing for a while."""
+    async with _connected(port) as (reader, writer):
+        with contextlib.suppress(ConnectionError):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+        said = b""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(5):
+                while more := await reader.read(1 << 16):
+                    said += more
+        return said
+
+
+async def test_honest_requests_pass_one_after_the_other_on_a_connection(port: int) -> None:
+    get = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n"
+    post = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 300000\r\n\r\n" + b"x" * 300_000
+    last = b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n"
+
+    said = await _say(port, get, post, last)
+
+    assert said.count(b"200 OK") == 3
+    assert b"300000" in said
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        [b"x: " + b"y" * (1 << 20)],
+        [b"x: y\r\n"] * 5000,
+        [b"x: " + b"y" * 1000 + b"\r\n"] * 90 + [b"z" * 65_536],
+    ],
+)
+async def test_a_head_that_is_too_large_is_refused(port: int, head: list[bytes]) -> None:
+    said = await _say(port, b"GET / HTTP/1.1\r\nhost: h\r\n", *head)
+
+    assert b"200" not in said
+    assert b"431" in said or said == b""
+
+
+async def test_slow_heads_lose_their_connections_and_others_are_answered(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "HEAD_S", 0.3)
+    async with contextlib.AsyncExitStack() as stack:
+        slow = [await stack.enter_async_context(_connected(port)) for _ in range(50)]
+        for _, writer in slow:
+            writer.write(b"GET / HTTP/1.1\r\nx: ")
+        answered = await _say(port, b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+        async with asyncio.timeout(10):
+            ends = [await reader.read() for reader, _ in slow]
+
+    assert b"200 OK" in answered
+    assert all(b"408" in end for end in ends)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nx"])
+async def test_who_says_nothing_more_loses_the_connection(
+    port: int, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(serving, "HEAD_S", 0.2)
+    monkeypatch.setattr(serving, "BODY_IDLE_S", 0.2)
+    async with _connected(port) as (reader, writer):
+        writer.write(sent)
+        async with asyncio.timeout(5):
+            said = await reader.read()
+
+    assert b"200" not in said
