@@ -52,6 +52,7 @@ from preceptor_clients.contract.deployment import (
     to_toml,
 )
 from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.collect.context import PapersContext
 from preceptor_trainer.collect.labelling import ExpertUse, Labelled
 from preceptor_trainer.collect.participant import Participant, RunContext, StepContext
@@ -391,10 +392,7 @@ def _successes(path: Path) -> list[int]:
 
 
 def _write(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(value) + "\n")
 
 
 def _line(result: dict[str, Any]) -> str:

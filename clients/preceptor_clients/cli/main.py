@@ -22,6 +22,7 @@ from typing import Annotated, Any, Final, cast
 import typer
 from rich.console import Console
 
+from preceptor_clients.kit.naming import load_named, parse_options
 from preceptor_clients.sdk.service import ExpertService, SourceService, service_app
 from preceptor_clients.sdk.serving import http_protocol
 
@@ -130,7 +131,6 @@ def serve(
         raise fail_with("`preceptor serve` needs preceptor[serve]: pip install 'preceptor[serve]'")
     import uvicorn
 
-    sys.path.insert(0, str(Path.cwd()))  # where a newcomer's own module lies
     try:
         service = build_service(use, read_options(options_file, option or []))
         key = None if key_file is None else read_key(key_file)
@@ -160,11 +160,10 @@ def build_service(use: str, options: Mapping[str, Any]) -> ExpertService | Sourc
     Raises:
         ValueError: there is no such class, it refuses the options, or it is no service.
     """
-    module_name, _, class_name = use.partition(":")
     try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"use: {use!r} cannot be imported: {error}") from error
+        cls = load_named(use)
+    except ValueError as error:
+        raise ValueError(f"use: {error}") from error
     try:
         service = cls(**options)
     except TypeError as error:
@@ -186,15 +185,10 @@ def read_options(path: Path | None, pairs: list[str]) -> dict[str, Any]:
         if not isinstance(loaded, dict):
             raise ValueError(f"options_file: {path} holds no JSON object")
         options.update(cast("dict[str, Any]", loaded))
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"option: {pair!r} is not KEY=VALUE")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value
-    return options
+    try:
+        return options | parse_options(pairs)
+    except ValueError as error:
+        raise ValueError(f"option: {error}") from error
 
 
 def read_key(path: Path) -> str:

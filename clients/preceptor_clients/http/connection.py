@@ -44,6 +44,7 @@ from preceptor_clients.contract.errors import (
 )
 from preceptor_clients.http.addresses import ANYWHERE, AddressPolicy, AddressRefused
 from preceptor_clients.http.proxies import proxy_of
+from preceptor_clients.kit.threads import on_bytes
 
 M = TypeVar("M", bound=BaseModel)
 MAX_REPLY_BYTES: Final = 1 << 30
@@ -51,7 +52,6 @@ CALL_TIMEOUT_S: Final = 30.0
 _CONNECT_TIMEOUT_S: Final = 10.0
 _KEEPALIVE_S: Final = 4.0
 """Below the five seconds after which common servers close an idle connection."""
-_OFF_LOOP_BYTES: Final = 64 << 10
 _MOST_PORT: Final = 65_535
 _MOST_WORDS: Final = 1 << 12
 """Characters that are kept of what another server says of itself."""
@@ -260,9 +260,10 @@ class HttpClient:
         if reply is None:
             return None
         try:
-            if len(received.body) < _OFF_LOOP_BYTES:
-                return wire.parse(reply, received.body, received.content_type)
-            return await asyncio.to_thread(wire.parse, reply, received.body, received.content_type)
+            body_read = received.body
+            return await on_bytes(
+                len(body_read), wire.parse, reply, body_read, received.content_type
+            )
         except PreceptorError as error:
             raise ServiceFailed(
                 f"{method} {self._url}{path} answered with something else than "

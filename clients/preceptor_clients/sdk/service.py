@@ -58,6 +58,7 @@ from preceptor_clients.contract.schemas import (
     WeightsOffer,
 )
 from preceptor_clients.contract.tokenization import TokenizeCall, TokenizingService
+from preceptor_clients.kit.threads import on_bytes
 from preceptor_clients.sdk.answers import rounded
 from preceptor_clients.sdk.asgi import (
     ASGIApp,
@@ -74,8 +75,6 @@ from preceptor_clients.sdk.asgi import (
 )
 
 MAX_BODY_BYTES: Final = 256 << 20
-_OFF_LOOP_BYTES: Final = 64 << 10
-"""Bodies above this are read in a thread; below, the switch costs more than the work."""
 _log = logging.getLogger("preceptor.service")
 
 
@@ -347,9 +346,7 @@ class _ServiceApp:
 
 
 async def _parsed(cls: type[wire.M], call: _Call) -> wire.M:
-    if len(call.body) < _OFF_LOOP_BYTES:
-        return wire.parse(cls, call.body, call.content_type)
-    return await asyncio.to_thread(wire.parse, cls, call.body, call.content_type)
+    return await on_bytes(len(call.body), wire.parse, cls, call.body, call.content_type)
 
 
 def _rendered(message: BaseModel, rendering: wire.Rendering) -> Reply:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import secrets
 from collections.abc import Sequence
 
+from preceptor_clients.kit.files import new_key
 from preceptor_services.kit.group_commit import GroupCommit
 from preceptor_services.store.corrections import people as people
 from preceptor_services.store.corrections.people import PersonRow
@@ -21,7 +21,7 @@ class PersonKeys:
 
     def new(self) -> tuple[str, str]:
         """A key, and its hash."""
-        token = secrets.token_urlsafe(32)
+        token = new_key()
         return token, self.digest(token)
 
     def digest(self, token: str) -> str:

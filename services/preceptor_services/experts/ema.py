@@ -16,18 +16,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-from collections import OrderedDict
 from pathlib import Path
 from typing import Final
 
 import torch
+from cachetools import LRUCache
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from preceptor_clients.contract.errors import ServiceFailed, WeightsNotHere
 from preceptor_clients.contract.schemas import WeightManifest
+from preceptor_clients.kit.files import write_whole
 from preceptor_clients.sdk.offered_weights import WEIGHTS_FILE, OfferedWeights
 
 _FORMAT: Final = "ema-1"
@@ -58,8 +58,7 @@ class AverageWeights:
     def __init__(self, catalogue: WeightCatalogue, *, rate: float, versions_kept: int) -> None:
         self._catalogue = catalogue
         self._rate = rate
-        self._versions_kept = versions_kept
-        self._states: OrderedDict[str, State] = OrderedDict()
+        self._states: LRUCache[str, State] = LRUCache(versions_kept)
 
     def __contains__(self, version: str) -> bool:
         return version in self._states
@@ -77,7 +76,6 @@ class AverageWeights:
             state = self._follow(manifest, state)
             self._keep(manifest, state)
         assert state is not None
-        self._states.move_to_end(version)
         return state
 
     def store_checkpoint(self, version: str) -> None:
@@ -110,7 +108,7 @@ class AverageWeights:
             stored = self._stored(manifest)
             if stored is None:
                 return None
-            self._remember(manifest.version, stored)
+            self._states[manifest.version] = stored
         return self._states[manifest.version]
 
     def _follow(self, manifest: WeightManifest, parent: State | None) -> State:
@@ -128,15 +126,9 @@ class AverageWeights:
         return {name: torch.lerp(parent[name], w, self._rate) for name, w in weights.items()}
 
     def _keep(self, manifest: WeightManifest, state: State) -> None:
-        self._remember(manifest.version, state)
+        self._states[manifest.version] = state
         if manifest.checkpoint:
             self._store(manifest, state)
-
-    def _remember(self, version: str, state: State) -> None:
-        self._states[version] = state
-        self._states.move_to_end(version)
-        while len(self._states) > self._versions_kept:
-            self._states.popitem(last=False)
 
     # ------------------------------------------------------------ beside the weights
 
@@ -155,10 +147,9 @@ class AverageWeights:
         content = save(state)
         note = self._identity(manifest) | {"sha256": hashlib.sha256(content).hexdigest()}
         try:
-            path.parent.mkdir(exist_ok=True)
-            _write_whole(path, content)
+            write_whole(path, content)
             # Last, because it is what says that the tensors are there.
-            _write_whole(note_path, json.dumps(note, indent=1).encode())
+            write_whole(note_path, json.dumps(note, indent=1).encode())
         except OSError as error:
             # A replica may see the weights read-only; it then replays more after a restart.
             _log.warning("the average of %s was not stored: %s", manifest.version, error)
@@ -187,12 +178,3 @@ class AverageWeights:
             "version": manifest.version,
             "weights_sha256": manifest.files[WEIGHTS_FILE],
         }
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

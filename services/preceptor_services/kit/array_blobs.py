@@ -6,11 +6,11 @@ memory, because answers are usually fetched within seconds of their arrival.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
+from cachetools import LRUCache
 
 from preceptor_clients.contract import frame
 from preceptor_clients.contract.wire import QUANTISED
@@ -36,8 +36,9 @@ class ArrayBlobs:
 
     def __init__(self, blobs: BlobStore, *, memory_bytes: int = _MEMORY_BYTES) -> None:
         self._blobs = blobs
-        self._room = memory_bytes
-        self._recent: OrderedDict[str, tuple[int, Entries]] = OrderedDict()
+        self._recent: LRUCache[str, tuple[int, Entries]] = LRUCache(
+            memory_bytes, getsizeof=lambda pack: pack[0]
+        )
 
     async def write(self, entries: Mapping[str, dict[str, Any]]) -> Written:
         """Writes a pack; its blob stands when this returns."""
@@ -50,7 +51,6 @@ class ArrayBlobs:
     async def read(self, sha256: str) -> Entries:
         """The entries of a pack, by their ids."""
         if sha256 in self._recent:
-            self._recent.move_to_end(sha256)
             return self._recent[sha256][1]
         data = await self._blobs.get(sha256)
         entries = cast("Entries", await off_loop(len(data), frame.decode, data, limits=_OURS))
@@ -58,13 +58,8 @@ class ArrayBlobs:
         return entries
 
     def _remember(self, sha256: str, size: int, entries: Entries) -> None:
-        if sha256 in self._recent or size > _MEMORY_BYTES:
-            return
-        self._recent[sha256] = (size, entries)
-        self._room -= size
-        while self._room < 0:
-            _, (freed, _) = self._recent.popitem(last=False)
-            self._room += freed
+        if sha256 not in self._recent and size <= self._recent.maxsize:
+            self._recent[sha256] = (size, entries)
 
 
 def _num_numbers(entry: Mapping[str, Any]) -> int:

@@ -15,8 +15,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
-import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Final, Protocol
@@ -24,6 +22,7 @@ from typing import Final, Protocol
 import zstandard
 
 from preceptor_clients.contract.errors import NotFound, ServiceFailed, ServiceUnavailable, TooLarge
+from preceptor_clients.kit.files import OWNER_ONLY, write_whole
 from preceptor_services.kit.private import make_private_folder
 
 _log = logging.getLogger("preceptor.gateway")
@@ -81,7 +80,8 @@ class LocalBlobs:
             return sha256
         body = data if len(data) < _WORTH_COMPRESSING else _compress(data)
         target = plain if len(body) >= len(data) else packed
-        _write_synced(target, data if target is plain else body)
+        make_private_folder(target.parent)
+        write_whole(target, data if target is plain else body, mode=OWNER_ONLY)
         return sha256
 
     def _get(self, sha256: str) -> bytes:
@@ -129,16 +129,3 @@ def _compress(data: bytes) -> bytes:
 
 def _decompress(path: Path, max_bytes: int) -> bytes:
     return zstandard.ZstdDecompressor().decompress(path.read_bytes(), max_output_size=max_bytes)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    make_private_folder(path.parent)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise

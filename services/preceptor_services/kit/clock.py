@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from preceptor_services.kit.private import make_private_folder, write_private
+from preceptor_clients.kit.files import OWNER_ONLY, write_whole
+from preceptor_services.kit.private import make_private_folder
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -47,9 +48,7 @@ class KeptClock(ServerClock):
         """Writes down what time it is."""
         make_private_folder(self._path.parent)
         told = {"boot": _boot(), "offset": self._offset, "now": self.now()}
-        draft = self._path.with_name(self._path.name + ".part")
-        write_private(draft, json.dumps(told))
-        draft.replace(self._path)
+        write_whole(self._path, json.dumps(told), mode=OWNER_ONLY)
 
 
 def _continued(path: Path) -> float:

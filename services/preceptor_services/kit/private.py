@@ -17,13 +17,6 @@ def append_private(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
 
 
-def write_private(path: Path, text: str) -> None:
-    """Writes the whole file; one that was open to others is no longer."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(text)
-
-
 def make_private_folder(path: Path) -> None:
     """Makes a folder with its parents; it alone is private."""
     path.parent.mkdir(parents=True, exist_ok=True)

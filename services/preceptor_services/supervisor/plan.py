@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +24,14 @@ from preceptor_clients.contract.deployment import (
     to_toml,
 )
 from preceptor_clients.http.connection import HttpClient
+from preceptor_clients.kit.files import OWNER_ONLY, make_key_file, write_whole
 from preceptor_services.jobs.embedded_broker import (
     answers_ping,
     broker_command,
     free_port,
     is_free,
 )
-from preceptor_services.kit.private import make_private_folder, write_private
+from preceptor_services.kit.private import make_private_folder
 from preceptor_services.supervisor.child import ChildSpec
 
 _NEEDED_SCOPES: Final[tuple[Scope, ...]] = ("trainer", "dispatcher", "admin")
@@ -61,12 +60,12 @@ def make_plan(settings: Deployment, folder: Path) -> ProcessPlan:
     embedded = _wants_embedded_broker(settings)
     resolved = _resolved(settings, folder, embedded)
     for path in _key_files(resolved):
-        make_key(path)
+        make_key_file(path)
     g = resolved.gateway
     for path in (folder / "logs", folder / "options", g.blobs, g.service_keys):
         make_private_folder(path)
     path = folder / _RESOLVED
-    write_private(path, to_toml(resolved, defaults=True))
+    write_whole(path, to_toml(resolved, defaults=True), mode=OWNER_ONLY)
     specs = [_gateway_spec(resolved, folder, path)]
     specs += [
         _service_spec(name, service, folder)
@@ -77,17 +76,6 @@ def make_plan(settings: Deployment, folder: Path) -> ProcessPlan:
     if embedded:
         specs.insert(0, _broker_spec(resolved, folder))
     return ProcessPlan(folder=folder, settings=resolved, specs=tuple(specs))
-
-
-def make_key(path: Path) -> None:
-    """Makes a key file that only its owner can read, unless there is one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_urlsafe(32) + "\n")
 
 
 def _wants_embedded_broker(settings: Deployment) -> bool:
@@ -187,7 +175,7 @@ def _service_spec(name: str, service: DeployedService, folder: Path) -> ChildSpe
     assert service.use is not None, "the caller looked"
     parts = urlsplit(service.url)
     options = folder / "options" / f"{name}.json"
-    write_private(options, json.dumps(service.options, indent=2))
+    write_whole(options, json.dumps(service.options, indent=2), mode=OWNER_ONLY)
     module = (sys.executable, "-m", "preceptor_clients.cli")
     return ChildSpec(
         name=name,

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from preceptor_clients.contract.deployment import Deployment
+from preceptor_clients.kit.files import write_whole
 from preceptor_services.kit.settings import load_settings
 from preceptor_services.supervisor.child import Child
 from preceptor_services.supervisor.plan import make_plan
@@ -179,7 +180,4 @@ async def _end(children: Sequence[Child]) -> None:
 
 def write_description(path: Path, description: dict[str, Any]) -> None:
     """Writes it so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(description, indent=2) + "\n")
-    draft.replace(path)
+    write_whole(path, json.dumps(description, indent=2) + "\n")

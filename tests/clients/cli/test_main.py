@@ -104,7 +104,7 @@ def test_wrong_options_are_refused(tmp_path: Path):
     [
         ("nowhere:Class", {}, "cannot be imported"),
         ("json:Nothing", {}, "cannot be imported"),
-        ("json", {}, "cannot be imported"),
+        ("json", {}, "is not module:name"),
         ("json:JSONDecoder", {"other": 1}, "does not take them"),
         ("json:JSONDecoder", {}, "neither `logprobs` nor `feedback`"),
     ],

@@ -19,6 +19,7 @@ import uvicorn
 from preceptor_clients.contract import deployment as schema
 from preceptor_clients.contract.schemas import PrefixOutcome, PrefixSubmission
 from preceptor_clients.http.clients import GatewayClient, RetryPolicy
+from preceptor_clients.kit.files import make_key_file
 from preceptor_clients.sdk.service import service_app
 from preceptor_services.dispatcher.process import Dispatcher
 from preceptor_services.dispatcher.worker import WorkerConfig
@@ -27,7 +28,6 @@ from preceptor_services.jobs.embedded_broker import Broker, free_port, running_b
 from preceptor_services.jobs.streams import JobStreams
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.store.database import Database
-from preceptor_services.supervisor.plan import make_key
 
 # Helpers are imported by their bare names, here and by processes that serve the test expert.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -205,7 +205,7 @@ def _raw_settings(
 ) -> dict[str, Any]:
     keys = folder / "keys"
     for name in ("hash", "trainer", "dispatcher", "expert", "admin", "services/service"):
-        make_key(keys / f"{name}.key")
+        make_key_file(keys / f"{name}.key")
     return {
         "gateway": {
             "port": port,
@@ -247,7 +247,7 @@ def moody(moody_log: Path, tmp_path: Path) -> Callable[..., Any]:
     """Serves the moody expert in this process: `async with moody(delay_s=0.1) as url`."""
 
     def serve(*, port: int = 0, **options: Any) -> contextlib.AbstractAsyncContextManager[str]:
-        make_key(tmp_path / "keys" / "services" / "service.key")
+        make_key_file(tmp_path / "keys" / "services" / "service.key")
         key = (tmp_path / "keys" / "services" / "service.key").read_text().strip()
         return serving(service_app(Moody(log=str(moody_log), **options), key=key), port)
 

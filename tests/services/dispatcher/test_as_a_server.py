@@ -18,10 +18,10 @@ from tokenizers import normalizers
 
 from preceptor_clients.contract.errors import ServiceFailed
 from preceptor_clients.contract.schemas import Message, PrefixAnswer, PrefixQuery, Prompt
+from preceptor_clients.kit.files import make_key_file
 from preceptor_clients.sdk.service import service_app
 from preceptor_services.experts.larger_model import LargerModel
 from preceptor_services.experts.remote.openai_http import OpenAIServer
-from preceptor_services.supervisor.plan import make_key
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.student.architecture import make_tokenizer
 
@@ -29,7 +29,7 @@ from preceptor_trainer.student.architecture import make_tokenizer
 @pytest.fixture
 async def larger(tmp_path: Path) -> AsyncIterator[tuple[LargerModel, str]]:
     """The expert and where it listens."""
-    make_key(tmp_path / "keys" / "services" / "service.key")
+    make_key_file(tmp_path / "keys" / "services" / "service.key")
     key = (tmp_path / "keys" / "services" / "service.key").read_text().strip()
     expert = LargerModel(model=str(STUDENT_DIR), dtype="float32", threads=1)
     config = uvicorn.Config(service_app(expert, key=key), port=0, log_level="error", ws="none")

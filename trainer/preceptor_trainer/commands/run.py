@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from inspect import signature
@@ -18,6 +17,7 @@ from rich.console import Console
 
 from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.kit.naming import parse_options
 from preceptor_trainer.deployment.local import DeploymentFailed, LocalDeployment, write_settings
 from preceptor_trainer.kit.loading import load_named
 from preceptor_trainer.loop import Trainer
@@ -143,13 +143,7 @@ def _config(recipe: str, seed: int, options: dict[str, Any]) -> RunConfig:
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{pair!r} is not name=JSON", param_hint="--option")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value
-    return options
+    try:
+        return parse_options(pairs)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--option") from None

@@ -28,6 +28,7 @@ from preceptor_clients.contract.deployment import (
     local_service,
     to_toml,
 )
+from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.tasks.programming_by_example.task import EXECUTOR
 
@@ -79,7 +80,8 @@ def write_settings(run_dir: Path, *, needs_feedback: bool) -> Path:
             f"One run's own deployment, started by `preceptor up --config {path}`.\n"
             "Ports 0 are chosen when it starts; the gateway keeps its port as long as it is free."
         )
-        path.write_text(to_toml(own_deployment(experts, weights_root="weights"), comment=comment))
+        text = to_toml(own_deployment(experts, weights_root="weights"), comment=comment)
+        write_whole(path, text)
     return path
 
 

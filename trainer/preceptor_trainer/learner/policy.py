@@ -8,7 +8,6 @@ version is never written again.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 from preceptor_clients.contract.control_tokens import end_ids, pad_id
 from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
 from preceptor_clients.contract.schemas import WeightManifest
+from preceptor_clients.kit.files import whole_folder
 from preceptor_clients.sdk.chat_encoding import ChatEncoder
 from preceptor_trainer.model.trunk import trunk_of
 
@@ -98,10 +98,9 @@ class WeightFolder:
         """Writes the weights of `version`, or finds them written, and describes them."""
         folder = self.root / version
         if not folder.exists():
-            partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-            partial.mkdir(parents=True, exist_ok=True)
-            save_file(_tensors(model), partial / "model.safetensors")
-            os.replace(partial, folder)
+            # Of a version that no checkpoint stands on, nothing is wanted after a power failure.
+            with whole_folder(folder, synced=checkpoint) as partial:
+                save_file(_tensors(model), partial / "model.safetensors")
         return WeightManifest(
             version=version,
             parent=parent,

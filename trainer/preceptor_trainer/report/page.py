@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.report import tokens, wording
 from preceptor_trainer.report.charts import SMALL_CURVES, SOLVE_RATE, Chart, draw, window_of
 from preceptor_trainer.report.figures import write_figures
@@ -73,11 +74,7 @@ def write_report(run_dir: Path) -> Path:
     """
     run = load_run(run_dir)
     write_figures(run, run_dir / "figures")
-    path = run_dir / REPORT_FILE
-    partial = path.with_suffix(".partial")
-    partial.write_text(render(run), encoding="utf-8")
-    partial.replace(path)
-    return path
+    return write_whole(run_dir / REPORT_FILE, render(run))
 
 
 def render(run: Run) -> str:

@@ -9,13 +9,14 @@ state. Randomness is derived from (seed, step), so none is saved.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+
+from preceptor_clients.kit.files import whole_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +37,9 @@ def save_checkpoint(folder: Path, position: Position, learner: dict[str, Any]) -
     An interrupted write leaves the earlier ones as they were.
     """
     final = folder / f"{position.step:08d}"
-    partial = folder / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    torch.save(learner, partial / "trainer.pt")
-    with (partial / "state.json").open("w") as file:
-        json.dump(asdict(position), file)
-        file.flush()
-        os.fsync(file.fileno())
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
+    with whole_folder(final) as partial:
+        torch.save(learner, partial / "trainer.pt")
+        (partial / "state.json").write_text(json.dumps(asdict(position)))
     return final
 
 

@@ -21,6 +21,7 @@ import torch
 
 from preceptor_clients.contract.schemas import Credit, LineageRecord, Records, RunRecord, StepRecord
 from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.collect.rollouts import Rollout
 from preceptor_trainer.evaluation.held_out import Evaluation, paired_gain
@@ -149,10 +150,8 @@ class Journal:
         return asdict(paired_gain(before, after, k, seed=self._config.seed))
 
     def _write(self, name: str, value: Any) -> None:
-        path = self._run_dir / name
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-        partial.replace(path)
+        text = json.dumps(value, indent=1, allow_nan=False)
+        write_whole(self._run_dir / name, text + "\n")
 
 
 def versions() -> dict[str, str]:

@@ -7,11 +7,12 @@ travel with the answer are those by which it was drawn.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
+from cachetools import LRUCache
 
 from preceptor_clients.contract.schemas import PrefixQuery
 
@@ -48,18 +49,13 @@ class UnfinishedAnswers:
     """Draws by answer key and response: a key that a caller uses twice must mix nothing up."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, bytes, object], PaidDraws] = OrderedDict()
+        self._kept: LRUCache[tuple[str, bytes, object], PaidDraws] = LRUCache(_MOST)
 
     def of(self, query: PrefixQuery, answer_key: str | None) -> PaidDraws:
         """What there is for this question; nothing where it has no key."""
         if answer_key is None:
             return PaidDraws()
-        key = _key(query, answer_key)
-        paid = self._kept.setdefault(key, PaidDraws())
-        self._kept.move_to_end(key)
-        while len(self._kept) > _MOST:
-            self._kept.popitem(last=False)
-        return paid
+        return self._kept.setdefault(_key(query, answer_key), PaidDraws())
 
     def forget(self, query: PrefixQuery, answer_key: str | None) -> None:
         """The answer is whole."""

@@ -7,7 +7,6 @@ its 4xx become a 502 with its own words, so that nobody is told to mend a key th
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any, Final, cast
@@ -20,9 +19,9 @@ from preceptor_clients.contract.errors import (
     ServiceUnavailable,
 )
 from preceptor_clients.http.connection import HttpClient, RetryPolicy
+from preceptor_clients.kit.threads import on_bytes
 
 _JSON: Final = "application/json"
-_OFF_LOOP_BYTES: Final = 64 << 10
 _RETRY: Final = RetryPolicy(attempts=3)
 
 
@@ -83,9 +82,7 @@ class Upstream:
         except PreceptorError as error:
             raise _ours(error) from error
         try:
-            if len(received.body) < _OFF_LOOP_BYTES:
-                return json.loads(received.body)
-            return await asyncio.to_thread(json.loads, received.body)
+            return await on_bytes(len(received.body), json.loads, received.body)
         except ValueError:
             raise ServiceFailed(f"{method} {self._url}{path} answered with no JSON") from None
 

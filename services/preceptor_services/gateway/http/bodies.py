@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeVar
@@ -14,9 +13,9 @@ from preceptor_clients.contract import wire
 from preceptor_clients.contract.errors import TooLarge
 from preceptor_clients.contract.frame import MAGIC, Limits
 from preceptor_clients.contract.schemas import FeedbackOutcomes, LogprobsOutcomes
+from preceptor_clients.kit.threads import on_bytes
 from preceptor_services.kit.threads import ITEM, UNKNOWN, off_loop
 
-_OFF_LOOP_BYTES: Final = 64 << 10
 _MOST_JSON_BYTES: Final = 8 << 20
 _INTEGER_BITS: Final = 64
 M = TypeVar("M", bound=BaseModel)
@@ -38,8 +37,6 @@ def body_of(
         # A small compressed body may claim to be huge; what it may become is bounded as well.
         limits = Limits(body_bytes=request.app.state.max_body_bytes)
         read = partial(wire.parse, cls, body, media_type, limits=limits, integer_bits=integer_bits)
-        if len(body) < _OFF_LOOP_BYTES:
-            return read()
         if len(body) > _MOST_JSON_BYTES and body[:4] != MAGIC:
             # Reading JSON stops every other request, in a thread or not.
             raise TooLarge(
@@ -47,7 +44,7 @@ def body_of(
                 "parts",
                 field="body",
             )
-        return await asyncio.to_thread(read)
+        return await on_bytes(len(body), read)
 
     return read_body
 

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.evaluation.held_out import Evaluation
 from preceptor_trainer.experiments.compare.method import Service
 from preceptor_trainer.experiments.compare.plan import Cell, Comparison
@@ -96,11 +97,8 @@ class CellStore:
 
     def save(self, result: CellResult) -> None:
         """Writes a cell; an interrupted write leaves none."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(result.cell)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(result), allow_nan=False) + "\n")
-        partial.replace(path)
+        text = json.dumps(asdict(result), allow_nan=False)
+        write_whole(self._path(result.cell), text + "\n")
 
     def load(self, cell: Cell, made_with: Mapping[str, Any]) -> CellResult | None:
         """A finished cell, or None.

@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.experiments.compare.charts import charts, forest
 from preceptor_trainer.experiments.compare.pictures import draw_curves, draw_gains
 from preceptor_trainer.experiments.compare.tables import claims, markdown, tables
@@ -21,9 +22,9 @@ from preceptor_trainer.report.drawing import COLOURS
 def write_comparison(analysis: Mapping[str, Any], folder: Path) -> Path:
     """Writes the report in all its forms; returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "compare.json", json.dumps(analysis, allow_nan=False) + "\n")
-    _write(folder / "compare.md", markdown(analysis))
-    _write(folder / "compare.html", render(analysis))
+    write_whole(folder / "compare.json", json.dumps(analysis, allow_nan=False) + "\n")
+    write_whole(folder / "compare.md", markdown(analysis))
+    write_whole(folder / "compare.html", render(analysis))
     draw_gains(analysis, folder / "compare.png")
     draw_curves(analysis, folder / "curves.png")
     return folder / "compare.html"
@@ -54,9 +55,3 @@ def render(analysis: Mapping[str, Any]) -> str:
         titles=[method["title"] for method in analysis["methods"].values()],
         notes=[(m["title"], m["note"]) for m in analysis["methods"].values() if m["note"]],
     )
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.collect.participant import Participant, RunContext, StepContext
 from preceptor_trainer.evaluation.held_out import Evaluation, EvaluationConfig, evaluate
@@ -93,7 +94,7 @@ class _Counting(Participant):
     async def labelled(self, at: StepContext, labelled: Sequence[Labelled]) -> list[Labelled]:
         """Counts the step's rows."""
         self._observed.add(labelled)
-        _write(self._path, dict(self._observed.counts))
+        write_whole(self._path, json.dumps(dict(self._observed.counts)))
         return []
 
 
@@ -116,9 +117,3 @@ def read_probes(run_dir: Path) -> list[dict[str, float]]:
             }
         )
     return points
-
-
-def _write(path: Path, value: dict[str, int]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value))
-    partial.replace(path)

@@ -24,6 +24,7 @@ import numpy as np
 from rich.console import Console
 
 from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.deployment.local import LocalDeployment
 from preceptor_trainer.evaluation.held_out import Evaluation
 from preceptor_trainer.experiments.compare.budget import WithinBudget, spent
@@ -173,7 +174,7 @@ def claim(run_dir: Path, made_with: dict[str, Any]) -> None:
             )
         return
     run_dir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(made_with) + "\n")
+    write_whole(path, json.dumps(made_with) + "\n")
 
 
 def before_key(comparison: Comparison, cell: Cell) -> str:

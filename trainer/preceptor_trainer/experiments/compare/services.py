@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from preceptor_clients.contract.deployment import DeployedService, local_service, to_toml
+from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.deployment.local import SELF_TEACHER, own_deployment
 from preceptor_trainer.experiments.compare.method import Service
 
@@ -75,7 +76,6 @@ def write_deployment(folder: Path, services: Mapping[str, Service], model: Path)
                     "the larger model of the methods here, PRECEPTOR_LARGER_MODEL names its folder"
                 )
         experts[name] = local_service(name, service.use, options)
-    path = folder / "preceptor.toml"
     comment = "Made by `preceptor compare`. Ports 0 are chosen when it starts."
-    path.write_text(to_toml(own_deployment(experts, weights_root=RUNS), comment=comment))
-    return path
+    text = to_toml(own_deployment(experts, weights_root=RUNS), comment=comment)
+    return write_whole(folder / "preceptor.toml", text)

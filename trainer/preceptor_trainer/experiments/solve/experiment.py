@@ -18,6 +18,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.experiments.compare.cells import MadeOtherwise, difference
 from preceptor_trainer.experiments.solve.base_rates import student_sha256
 from preceptor_trainer.experiments.solve.best_of_k import best_of_k
@@ -201,7 +202,4 @@ def _question(folder: Path, seed: int, problem: Problem) -> Path:
 
 
 def _save(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, allow_nan=False) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(value, allow_nan=False) + "\n")

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import torch
 
+from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.experiments.solve.base_rates import LOOK, student_sha256
 from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.sampling.local import LocalSampler
@@ -60,11 +61,7 @@ class NeverSolved:
 
     def save(self, folder: Path) -> Path:
         """Writes them as JSON; gives the file."""
-        path = path_of(folder, self.split)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self)) + "\n")
-        return partial.replace(path)
+        return write_whole(path_of(folder, self.split), json.dumps(asdict(self)) + "\n")
 
 
 def path_of(folder: Path, split: Split) -> Path:
