@@ -178,3 +178,14 @@ def test_no_statement_has_more_keys_than_a_database_takes() -> None:
 
     assert [key for part in parts for key in part] == keys
     assert max(map(len, parts)) < 32_767
+
+
+async def test_items_of_several_bodies_are_sent_in_order(office: Any) -> None:
+    tool = office.tool()
+    # 20 MB of text; the header of a frame has at most 16 MiB.
+    new = [office.new_item(n, f"{n} " + "é" * 1_000_000, response_ids=None) for n in range(10)]
+
+    taken = await tool.add_items("r", new)
+
+    assert [one.state for one in taken] == ["new"] * 10
+    assert len({one.id for one in taken}) == 10

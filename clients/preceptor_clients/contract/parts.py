@@ -1,8 +1,8 @@
 """A step's records in parts that fit into a request each. Pure.
 
 A gateway takes 64 MiB at once and arrays up to a number, and a step of 600,000 answered positions
-with 32 entries each is more than twice that. Parts are kept well below, so that one gateway's work
-on one of them is short, too.
+with 32 entries each is more than twice that. Parts are kept well below, also below the 16 MiB of a
+frame's header, where texts go, so that a gateway's work on one of them is short.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from preceptor_clients.contract.calls import fill_calls
 from preceptor_clients.contract.schemas import Credit, Credits, Records
 
-MAX_PART_BYTES: Final = 16 << 20
+MAX_PART_BYTES: Final = 8 << 20
 MAX_PART_RECORDS: Final = 2048
 _OVERHEAD: Final = 512
 """About what a record takes beside its arrays and texts."""
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 def parts_of(records: Records) -> list[Records]:
     """Rollouts, then the targets that refer to them; as they are where they fit together."""
-    rollouts, targets = _filled(records.rollouts), _filled(records.targets)
+    rollouts, targets = fitting(records.rollouts), fitting(records.targets)
     if len(rollouts) <= 1 and len(targets) <= 1 and _size(records) <= MAX_PART_BYTES:
         return [records]
     return [
@@ -48,10 +48,11 @@ def halves_of(records: Records) -> list[Records]:
 
 def parts_of_credits(consumed: Sequence[Credit]) -> list[Credits]:
     """A step's credits, in their order."""
-    return [Credits(consumed=tuple(part)) for part in _filled(consumed)]
+    return [Credits(consumed=tuple(part)) for part in fitting(consumed)]
 
 
-def _filled(records: Sequence[_T]) -> list[list[_T]]:
+def fitting(records: Sequence[_T]) -> list[list[_T]]:
+    """Records in lists that a request takes each; one that is larger by itself stands alone."""
     return fill_calls(
         records, size=lambda r: (1, _size(r)), most=(MAX_PART_RECORDS, MAX_PART_BYTES)
     )
@@ -62,7 +63,7 @@ def _size(value: Any) -> int:
     if isinstance(value, np.ndarray):
         return cast("np.ndarray", value).nbytes
     if isinstance(value, str):
-        return len(value)
+        return len(value.encode("utf-8", "replace"))
     if isinstance(value, dict):
         return sum(map(_size, cast("dict[str, Any]", value).values())) + _OVERHEAD
     if isinstance(value, (list, tuple)):

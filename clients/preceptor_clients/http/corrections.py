@@ -59,6 +59,7 @@ from preceptor_clients.contract.corrections import (
     Vocabulary,
     WithReason,
 )
+from preceptor_clients.contract.parts import fitting
 from preceptor_clients.contract.schemas import Prompt
 from preceptor_clients.http.connection import HttpClient
 
@@ -210,9 +211,12 @@ class CorrectionsClient(HttpClient):
         return await self.call("GET", f"{_ROOT}/rounds/{round_name}/agreement", reply=Agreement)
 
     async def add_items(self, round_name: str, items: Sequence[NewItem]) -> tuple[TakenItem, ...]:
-        """Puts items in, until the round's budget is spent."""
-        new = NewItems(round=round_name, items=tuple(items))
-        return (await self.call("POST", f"{_ROOT}/items", body=new, reply=TakenItems)).items
+        """Puts items in, until the round's budget is spent; many or long ones in several calls."""
+        taken: list[TakenItem] = []
+        for part in fitting(items):
+            new = NewItems(round=round_name, items=tuple(part))
+            taken += (await self.call("POST", f"{_ROOT}/items", body=new, reply=TakenItems)).items
+        return tuple(taken)
 
     async def add_rollouts(
         self, round_name: str, rollout_ids: Sequence[str], priority: float = 0.0
@@ -251,8 +255,12 @@ class CorrectionsClient(HttpClient):
 
     async def import_lines(self, round_name: str, lines: Sequence[ExportLine]) -> Imported:
         """Takes in what was exported elsewhere."""
-        body = ImportLines(round=round_name, lines=tuple(lines))
-        return await self.call("POST", f"{_ROOT}/import", body=body, reply=Imported)
+        items = versions = 0
+        for part in fitting(lines):
+            body = ImportLines(round=round_name, lines=tuple(part))
+            taken = await self.call("POST", f"{_ROOT}/import", body=body, reply=Imported)
+            items, versions = items + taken.items, versions + taken.versions
+        return Imported(items=items, versions=versions)
 
     # ------------------------------------------------------------ the people's expert
 

@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from preceptor_clients.contract.json_lines import read_lines
 from preceptor_clients.contract.schemas import LineageRecord
 from preceptor_clients.http.clients import GatewayClient
 from preceptor_trainer.learner.learner import Learner
@@ -106,7 +107,7 @@ class Publisher:
 
     def _next_lineage(self, resumed: Position | None) -> Lineage:
         """Named after those that were started before, which a file beside the checkpoints lists."""
-        lines = self._lineages.read_text().splitlines() if self._lineages.exists() else []
+        lines = read_lines(self._lineages) if self._lineages.exists() else []
         parent = resumed.lineage if resumed else (f"l{len(lines) - 1}" if lines else None)
         return Lineage(
             name=f"l{len(lines)}", parent=parent, from_step=resumed.step if resumed else 0
