@@ -53,6 +53,31 @@ async def test_h4_whole_flow_by_keyboard_alone(office: Any, visit: Any, new_item
     assert (tab.errors, tab.foreign) == ([], [])
 
 
+async def test_h4_an_edit_keeps_the_line_ends_that_nobody_touched(
+    office: Any, visit: Any, new_item: Any
+) -> None:
+    text = "first line\r\nsecond line\nthird line\rlast word"
+    [item] = await office.add([new_item(1, text)])
+    tab = await visit(office.keys["ada"])
+    page, keys = tab.page, tab.page.keyboard
+    await _open_next(page)
+    await keys.press("e")
+    await keys.press("Control+End")
+    await keys.type("s")
+    await expect(page.locator(".draftstate")).to_have_text("Draft saved")
+    await page.reload()
+    await expect(page.locator("#editor")).to_have_value(
+        text.replace("\r\n", "\n").replace("\r", "\n") + "s"
+    )
+
+    await keys.press("Control+Enter")
+    await expect(page.get_by_role("heading", name="All done")).to_be_visible()
+
+    async with office.client(office.keys["ruth"]) as ruth:
+        done = await ruth.item(item)
+    assert [v.text for v in done.versions] == [text + "s"]
+
+
 async def test_h4_review_by_keyboard_alone(office: Any, visit: Any, new_item: Any) -> None:
     [first, second] = await office.add(
         [new_item(1, "seventeen"), new_item(2, "nine")], "twice", double_share=1.0

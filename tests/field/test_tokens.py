@@ -26,10 +26,12 @@ from preceptor_clients.contract.schemas import (
     PrefixAnswer,
     PrefixQuery,
     Prompt,
+    WeightManifest,
 )
 from preceptor_clients.contract.tokenization import TokenizeCall
 from preceptor_clients.sdk.chat_encoding import ChatEncoder
 from preceptor_clients.sdk.context import build_context
+from preceptor_clients.sdk.offered_weights import OfferedWeights
 from preceptor_clients.sdk.templates import COMPACT
 from preceptor_clients.targets.edits import compile_edit, spelled
 from preceptor_clients.targets.spelling import TokenizerSpelling
@@ -105,6 +107,21 @@ def test_a_fingerprint_of_the_old_rule_is_refused_and_both_versions_are_named() 
         check_query(query(today, [1]), Capabilities(vocab_fingerprint=old))
 
     assert refused.value.status == 409
+
+
+def test_weights_with_a_fingerprint_of_the_old_rule_are_refused_in_the_same_words(
+    tmp_path: Path,
+) -> None:
+    today = tokenizer_fingerprint(make_tokenizer())
+    manifest = WeightManifest(
+        version="p/l0/0",
+        uri=tmp_path.as_uri(),
+        files={"model.safetensors": "0" * 64},
+        vocab_fingerprint=today.removeprefix("v2-"),
+    )
+
+    with pytest.raises(Invalid, match=r"of version 2, .* of version 1"):
+        OfferedWeights([tmp_path], today).offer([manifest])
 
 
 @pytest.fixture
