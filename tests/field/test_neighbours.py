@@ -8,6 +8,7 @@ import pytest
 
 from preceptor_clients.contract.corrections import RoundSettings, Submission
 from preceptor_clients.contract.schemas import FeedbackItem
+from preceptor_services.dispatcher.reporting import HeldJob, Reporter
 
 ODD = "a\0b \ufdd0 \ufdd00 \x1b[0m \u2028 \U0001f600 end"
 
@@ -68,3 +69,36 @@ async def test_any_comment_of_a_reviewer_and_reason_for_leaving_is_kept(office: 
 
     assert [review.comment for review in view.reviews] == [ODD]
     assert retired.versions
+
+
+class NoLeases:
+    """Keeps what was acknowledged."""
+
+    def __init__(self) -> None:
+        self.over: list[Any] = []
+
+    async def done(self, deliveries: Any) -> None:
+        self.over += deliveries
+
+    def forget(self, deliveries: Any) -> None:
+        raise AssertionError("nothing is to come again")
+
+
+async def test_one_oversized_answer_fails_alone(world: Any) -> None:
+    submissions = [world.submission(f"k{n}", (1, 2, n), group_id="g") for n in range(3)]
+    posted = await world.trainer.submit_logprobs("uniform", submissions, batching="group")
+    [job] = (await world.claim(world.queue.take())).jobs
+    results = [world.result(job, item) for item in job.items]
+    # This gateway takes 1 MiB at a time.
+    huge = results[1].prefix.model_copy(update={"truncated": ("x" * (2 << 20),)})
+    results[1] = results[1].model_copy(update={"prefix": huge})
+    leases = NoLeases()
+
+    held = HeldJob("delivery", job, 0.0)  # type: ignore[arg-type]
+    reporter = Reporter(world.clients["dispatcher"], leases, "d1")  # type: ignore[arg-type]
+    await reporter.report_all([held], results, 1.0)
+
+    found = await world.trainer.collect_logprobs([one.ticket.id for one in posted])
+    assert [one.answer is not None for one in found] == [True, False, True]
+    assert "refused" in found[1].problem.detail
+    assert leases.over == ["delivery"]

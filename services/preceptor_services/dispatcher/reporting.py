@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from preceptor_clients.contract import wire
 from preceptor_clients.contract.errors import (
     NotFound,
     PreceptorError,
@@ -33,6 +35,7 @@ from preceptor_services.jobs.messages import (
 from preceptor_services.jobs.streams import Delivery
 
 _REPORT_TIMEOUT_S: Final = 60.0
+_RESULT: Final = re.compile(r"\.results\[(\d+)\]")
 _log = logging.getLogger("preceptor.dispatcher")
 
 
@@ -150,8 +153,32 @@ class Reporter:
                 # It may have been refused for its company.
                 refused |= await self._send([report], latency_ms)
             else:
-                refused |= await self._post([_as_problems(report, problem)], latency_ms)
+                refused |= await self._without_the_worst(report, problem, latency_ms)
         return refused
+
+    async def _without_the_worst(
+        self, report: JobReport, problem: ProblemDetails, latency_ms: float
+    ) -> dict[str, ProblemDetails]:
+        """The report with as few results failed as the gateway takes it with.
+
+        The one that the refusal names goes first, then the largest: one result that is too large
+        must not cost its neighbours theirs.
+        """
+        order = _worst_first(report, problem)
+        for place in order[:-1]:
+            report = _failed_at(report, place, problem)
+            try:
+                refused = await self._post([report], latency_ms)
+            except PreceptorError as error:
+                if not error.blames_request:
+                    raise
+                continue
+            if all(_is_stale(one) for one in refused.values()):
+                return refused
+        # The refusal of a report without any answer is final.
+        for place in order[-1:]:
+            report = _failed_at(report, place, problem)
+        return await self._post([report], latency_ms)
 
     async def _post(
         self, reports: Sequence[JobReport], latency_ms: float
@@ -170,11 +197,19 @@ class Reporter:
         return {refused.job_id: refused.problem for refused in reply.refused}
 
 
-def _as_problems(report: JobReport, refused: ProblemDetails) -> JobReport:
-    """The report with every result failed, so that nobody waits for them."""
-    reason = ServiceFailed(f"the gateway refused the results: {refused.detail}").problem()
-    problems = (ItemResult(answer_key=r.answer_key, problem=reason) for r in report.results)
-    return report.model_copy(update={"results": tuple(problems)})
+def _worst_first(report: JobReport, problem: ProblemDetails) -> list[int]:
+    """Places of the report's results: those that the refusal names, then by size."""
+    named = {int(place) for e in problem.errors for place in _RESULT.findall(e.field)}
+    sizes = [len(wire.render(result)) for result in report.results]
+    return sorted(range(len(sizes)), key=lambda place: (place not in named, -sizes[place]))
+
+
+def _failed_at(report: JobReport, place: int, refused: ProblemDetails) -> JobReport:
+    """The report with one result failed, so that nobody waits for it."""
+    reason = ServiceFailed(f"the gateway refused the result: {refused.detail}").problem()
+    results = list(report.results)
+    results[place] = ItemResult(answer_key=results[place].answer_key, problem=reason)
+    return report.model_copy(update={"results": tuple(results)})
 
 
 def _is_stale(problem: ProblemDetails) -> bool:
