@@ -11,7 +11,7 @@ import typer
 
 from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.http.corrections import CorrectionsClient
-from preceptor_services.kit.settings import load_settings, read_secret
+from preceptor_services.kit.settings import find_settings, load_settings, read_secret
 
 PAGE: Final = "/corrections/"
 _T = TypeVar("_T")
@@ -44,20 +44,8 @@ def find_place(run_dir: Path | None, url: str | None, key_file: Path | None) -> 
         raise ValueError(f"{missing}: is missing; --url and --key-file belong together")
     if url is not None and key_file is not None:
         return Place(url, read_secret(key_file))
-    folder = run_dir or Path()
-    file = next((f for f in _settings_files(folder) if f.exists()), None)
-    if file is None:
-        raise ValueError(
-            f"run-dir: {folder.resolve()} has neither resolved.toml nor preceptor.toml; "
-            "give --run-dir FOLDER, or --url and --key-file"
-        )
-    settings = load_settings(file)
+    settings = load_settings(find_settings(run_dir or Path()))
     return Place(settings.gateway.url, read_secret(settings.key_for("admin")))
-
-
-def _settings_files(folder: Path) -> tuple[Path, Path]:
-    # What `preceptor up` resolved names the ports that it chose.
-    return folder / "resolved.toml", folder / "preceptor.toml"
 
 
 def do(

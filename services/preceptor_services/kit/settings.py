@@ -36,6 +36,26 @@ def load_settings(path: Path, env: Mapping[str, str] = os.environ) -> Deployment
     return deployment.anchored(path.resolve().parent)
 
 
+def find_settings(folder: Path) -> Path:
+    """Settings of the deployment that lies in `folder`, or in the nearest folder above it.
+
+    A run of `preceptor train` lies below the folders from which its deployment loads weights. What
+    `preceptor up` resolved names the ports that it chose, and goes first.
+
+    Raises:
+        ValueError: there is none; it names the folder and what to give.
+    """
+    whole = folder.resolve()
+    for place in (whole, *whole.parents):
+        for name in ("resolved.toml", "preceptor.toml"):
+            if (place / name).is_file():
+                return place / name
+    raise ValueError(
+        f"run-dir: {whole} has neither resolved.toml nor preceptor.toml, nor has a folder above "
+        "it; give --run-dir FOLDER, or --url and --key-file"
+    )
+
+
 def read_secret(path: Path) -> str:
     """The token in a key file."""
     token = path.read_text(encoding="utf-8-sig").strip()

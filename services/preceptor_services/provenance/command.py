@@ -24,12 +24,11 @@ from preceptor_clients.contract.schemas import FeedbackItem, Trace, TraceSource
 from preceptor_clients.http.clients import GatewayClient
 from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.blobs import LocalBlobs
-from preceptor_services.kit.settings import load_settings, read_secret
+from preceptor_services.kit.settings import find_settings, load_settings, read_secret
 from preceptor_services.provenance.trace import trace
 from preceptor_services.store.database import Database
 from preceptor_services.store.provenance.runs import find_run
 
-_RESOLVED, _CONFIG = "resolved.toml", "preceptor.toml"
 _SHOWN_ENTRIES = 5
 
 Spell = Callable[[int], str]
@@ -38,7 +37,7 @@ Spell = Callable[[int], str]
 def trace_target(
     target: Annotated[str, typer.Argument(metavar="TARGET:POSITION", help="A token of a target.")],
     run_dir: Annotated[
-        Path | None, typer.Option(help="Folder of a run, with its preceptor.toml; else here.")
+        Path | None, typer.Option(help="Folder of a run, in or below its deployment's; else here.")
     ] = None,
     database: Annotated[str | None, typer.Option(help="URL of a database; wants --blobs.")] = None,
     blobs: Annotated[Path | None, typer.Option(help="Folder of the blobs.")] = None,
@@ -68,9 +67,8 @@ def _place(run_dir: Path, database: str | None, blobs: Path | None) -> tuple[str
     """Database and blobs: as given, else as the run's own settings say."""
     if database is not None and blobs is not None:
         return database, blobs
-    resolved = run_dir / _RESOLVED
     # The environment may name the database of something else that runs here.
-    settings = load_settings(resolved if resolved.exists() else run_dir / _CONFIG, env={})
+    settings = load_settings(find_settings(run_dir), env={})
     return settings.gateway.database, settings.gateway.blobs
 
 

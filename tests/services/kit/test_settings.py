@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from preceptor_services.kit.settings import load_settings, read_secret
+from preceptor_services.kit.settings import find_settings, load_settings, read_secret
 
 GOOD = """
 [gateway]
@@ -28,6 +28,23 @@ def _load(folder: Path, text: str, **env: str):
     file = folder / "preceptor.toml"
     file.write_text(text)
     return load_settings(file, env=env)
+
+
+def test_a_run_below_its_deployment_has_the_settings_of_the_nearest_one(tmp_path: Path) -> None:
+    run = tmp_path / "outer" / "inner" / "weights" / "run"
+    run.mkdir(parents=True)
+    outer, inner = tmp_path / "outer" / "preceptor.toml", tmp_path / "outer/inner/preceptor.toml"
+    for file in (outer, inner):
+        file.write_text("")
+
+    assert find_settings(run) == inner
+    inner.with_name("resolved.toml").write_text("")
+    assert find_settings(run) == inner.with_name("resolved.toml")
+
+
+def test_a_folder_without_settings_above_it_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"run-dir: {tmp_path} has neither"):
+        find_settings(tmp_path)
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
