@@ -122,7 +122,7 @@ const context = {
 async function show() {
   if (!state.api) return;
   const turn = ++state.turn;
-  const [, kind, id] = /^#\/(?:(item|review)\/(.+))?$/.exec(location.hash || "#/") ?? [];
+  const [, kind, id] = /^#\/(?:(item|review|round)\/(.+))?$/.exec(location.hash || "#/") ?? [];
   const open = { item: openWork, review: openReview }[kind] ?? openInbox;
   await state.screen?.close?.();
   state.screen = null;

@@ -9,7 +9,7 @@ const FOLD_FROM = 3 * EDGE;
 /** @returns {{node, count}} the drawn difference and how many places differ */
 export function drawChanges(before, after) {
   const runs = diff(before, after);
-  const node = el("div", { class: "text changes" });
+  const node = el("div", { class: "text changes", dir: "auto" });
   let count = 0;
   let isInChange = false;
   runs.forEach((run, at) => {

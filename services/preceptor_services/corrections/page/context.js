@@ -61,7 +61,7 @@ function feedbackCard(entry) {
       el("span", { class: "source" }, entry.source),
       entry.score === undefined || entry.score === null ? null : scoreBadge(entry.score),
     ),
-    entry.error ? el("p", { class: "failed" }, `This judgement failed: ${entry.error}`) : null,
+    entry.error ? el("p", { class: "failed", dir: "auto" }, `This judgement failed: ${entry.error}`) : null,
     entry.text ? longText(entry.text, { class: entry.kind === "execution" ? "mono" : "prose-text" }) : null,
   );
 }

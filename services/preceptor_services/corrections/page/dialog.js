@@ -30,7 +30,7 @@ export function ask(title, build, props = {}) {
 /** A reason in words, with some at hand; null where the person thought better of it. */
 export function askReason(title, hint, suggestions, action) {
   return ask(title, (close) => {
-    const input = el("textarea", { id: "reason", rows: "3", maxlength: "2000", required: true, autofocus: true });
+    const input = el("textarea", { id: "reason", rows: "3", maxlength: "2000", dir: "auto", required: true, autofocus: true });
     const send = () => input.value.trim() ? close(input.value.trim()) : input.focus();
     input.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {

@@ -30,7 +30,7 @@ const CHARS_A_BLOCK = 6000;
 /** Long text in blocks that the browser lays out only when they come into view. */
 export function longText(text, props = {}) {
   const box = el("div", { ...props, class: `text ${props.class ?? ""}` });
-  for (const block of blocks(text)) box.append(el("div", { class: "block" }, block));
+  for (const block of blocks(text)) box.append(el("div", { class: "block", dir: "auto" }, block));
   return box;
 }
 

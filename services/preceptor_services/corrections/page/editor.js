@@ -10,7 +10,7 @@ export class Editor {
     this.original = original;
     this.changed = changed;
     this.area = el("textarea", {
-      id: "editor", class: "editor", spellcheck: "false", autocomplete: "off", autocapitalize: "off",
+      id: "editor", class: "editor", dir: "auto", spellcheck: "false", autocomplete: "off", autocapitalize: "off",
       "aria-label": "Response, to be corrected",
     });
     this.area.value = text;

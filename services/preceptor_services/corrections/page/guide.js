@@ -14,13 +14,13 @@ export function drawGuidelines(markdown) {
 
 function drawParagraph(lines) {
   const heading = /^(#{1,4})\s+(.*)$/.exec(lines[0]);
-  if (heading) return [el("h3", {}, ...inline(heading[2])), ...(lines.length > 1 ? drawParagraph(lines.slice(1)) : [])];
+  if (heading) return [el("h3", { dir: "auto" }, ...inline(heading[2])), ...(lines.length > 1 ? drawParagraph(lines.slice(1)) : [])];
   const bullet = /^\s*(?:[-*]|\d+[.)])\s+/;
   if (bullet.test(lines[0])) {
     const tag = /^\s*\d/.test(lines[0]) ? "ol" : "ul";
     return [el(tag, {}, items(lines, bullet))];
   }
-  return [el("p", {}, ...inline(lines.join(" ")))];
+  return [el("p", { dir: "auto" }, ...inline(lines.join(" ")))];
 }
 
 /** A line without a bullet goes on the item above it. */
@@ -30,7 +30,7 @@ function items(lines, bullet) {
     if (bullet.test(line)) texts.push(line.replace(bullet, ""));
     else texts[texts.length - 1] += ` ${line.trim()}`;
   }
-  return texts.map((text) => el("li", {}, ...inline(text)));
+  return texts.map((text) => el("li", { dir: "auto" }, ...inline(text)));
 }
 
 function inline(text) {

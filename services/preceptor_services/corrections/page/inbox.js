@@ -6,11 +6,12 @@ import { ago, el, plural, replace } from "./dom.js";
 const STATES = { "": "Any state", open: "Open", review: "In review", done: "Done", ended: "Closed" };
 const PAGE = 50;
 
-export async function openInbox(context) {
+/** @param roundName the round whose items are listed; all of them where it is null */
+export async function openInbox(context, roundName) {
   const { api } = context;
   const [me, { rounds }, { claims }] = await Promise.all([api.get("me"), api.get("rounds"), api.get("claims")]);
   const isReviewer = me.person.role !== "annotator";
-  const filters = { round: "", state: "", mine: "" };
+  const filters = { round: rounds.some(({ name }) => name === roundName) ? roundName : "", state: "", mine: "" };
   const list = el("ul", { class: "items", id: "items" });
   const more = el("div", { class: "row center" });
   const filterBar = drawFilters(filters, rounds, isReviewer, () => fill());
@@ -30,6 +31,7 @@ export async function openInbox(context) {
   const start = el("button", { type: "button", class: "primary big", onclick: () => context.nextItem(filters.round) },
     claims.length ? "Go on " : "Start ", context.kbd("any.next"));
   const heading = el("h1", { tabindex: "-1" }, greeting(me.progress, claims.length, isReviewer));
+  const listed = el("h2", { id: "listed", class: "label", tabindex: "-1" }, isReviewer ? "All items" : "Your items");
   const node = el("div", { class: "inbox" },
     el("header", { class: "hero" },
       heading,
@@ -43,9 +45,9 @@ export async function openInbox(context) {
     claims.length ? el("section", { "aria-labelledby": "held" },
       el("h2", { id: "held", class: "label" }, "In your hands"),
       el("ul", { class: "items" }, claims.map((claim) => heldRow(claim)))) : null,
-    rounds.length ? drawRounds(rounds) : null,
+    rounds.length ? drawRounds(rounds, isReviewer) : null,
     el("section", { "aria-labelledby": "listed" },
-      el("div", { class: "listhead" }, el("h2", { id: "listed", class: "label" }, isReviewer ? "All items" : "Your items"), filterBar),
+      el("div", { class: "listhead" }, listed, filterBar),
       list, more));
 
   const move = (step) => {
@@ -56,7 +58,8 @@ export async function openInbox(context) {
   return {
     title: "Inbox",
     node,
-    focus: heading,
+    focus: filters.round ? listed : heading,
+    opened: () => filters.round && listed.scrollIntoView({ block: "start" }),
     commands: {
       "list.down": () => move(1),
       "list.up": () => move(-1),
@@ -93,21 +96,22 @@ function drawProgress(progress) {
       el("div", { class: count ? "" : "zero" }, el("dt", {}, name), el("dd", {}, count.toLocaleString("en"))))));
 }
 
-function drawRounds(rounds) {
+function drawRounds(rounds, isReviewer) {
   return el("section", { "aria-labelledby": "rounds" },
     el("h2", { id: "rounds", class: "label" }, "Rounds"),
     el("ul", { class: "rounds" }, rounds.map(({ name, settings, counts }) =>
       el("li", {},
-        el("div", { class: "listhead" }, el("h3", {}, name), el("span", { class: "quiet" }, settings.closed ? "closed" : `${counts.done + counts.ended} of ${counts.total} settled`)),
+        el("div", { class: "listhead" }, el("h3", { dir: "auto" }, name), el("span", { class: "quiet" }, settings.closed ? "closed" : `${counts.done + counts.ended} of ${counts.total} settled`)),
         el("progress", { max: Math.max(1, counts.total), value: counts.done + counts.ended, "aria-label": `${name}: settled` }),
-        el("p", { class: "quiet" }, `${counts.open} open, ${counts.claimed} in work, ${counts.review} in review`)))));
+        el("p", { class: "quiet" }, `${counts.open} open, ${counts.claimed} in work, ${counts.review} in review`),
+        el("p", {}, el("a", { href: `#/round/${segment(name)}` }, isReviewer ? `Items of ${name}` : `Your items of ${name}`))))));
 }
 
 function drawFilters(filters, rounds, isReviewer, changed) {
   const choose = (name, label, options) =>
     el("label", {}, el("span", { class: "hidden" }, label),
       el("select", { onchange: (event) => { filters[name] = event.target.value; changed(); } },
-        options.map(([value, text]) => el("option", { value }, text))));
+        options.map(([value, text]) => el("option", { value, selected: value === filters[name] }, text))));
   return el("div", { class: "filters", role: "group", "aria-label": "Filters" },
     choose("round", "Round", [["", "All rounds"], ...rounds.map(({ name }) => [name, name])]),
     choose("state", "State", Object.entries(STATES)),
@@ -119,7 +123,7 @@ function itemRow(item, isReviewer, now) {
   const href = isReviewer ? `#/${to}/${segment(item.id)}` : `#/item/${segment(item.id)}`;
   return el("li", {}, el("a", { href },
     el("span", { class: `state ${item.state}` }, STATES[item.state]),
-    el("span", { class: "excerpt" }, oneLine(item.excerpt) || "(empty response)"),
+    el("span", { class: "excerpt", dir: "auto" }, oneLine(item.excerpt) || "(empty response)"),
     el("span", { class: "quiet" }, [item.round, item.reason, ago(now - item.updated_at)].join(" · "))));
 }
 
@@ -127,7 +131,7 @@ function heldRow({ item, lease_until: until, now }) {
   const minutes = Math.max(0, Math.round((until - now) / 60));
   return el("li", {}, el("a", { href: `#/item/${segment(item.summary.id)}` },
     el("span", { class: "state held" }, "Yours"),
-    el("span", { class: "excerpt" }, oneLine(item.summary.excerpt) || "(empty response)"),
+    el("span", { class: "excerpt", dir: "auto" }, oneLine(item.summary.excerpt) || "(empty response)"),
     el("span", { class: "quiet" }, `${item.summary.round} · ${minutes} min left${item.draft.revision ? " · with a draft" : ""}`)));
 }
 

@@ -6,6 +6,8 @@ import { feedbackPane, guidePane, promptPane } from "./context.js";
 import { confirm } from "./dialog.js";
 import { ago, el, longText, plural, replace } from "./dom.js";
 import { Editor } from "./editor.js";
+import { isMeant } from "./handing_in.js";
+import { normal } from "./line_ends.js";
 
 const DECISIONS = { edit: "Edited", accept: "Accepted as it is", comment: "Comment only" };
 const COMMANDS = ["review.first", "review.second", "review.third"];
@@ -20,13 +22,13 @@ class ReviewScreen {
   constructor(context, item, now) {
     Object.assign(this, { context, item, now });
     this.versions = item.versions.filter((version) => !version.retired);
-    this.comment = el("textarea", { id: "comment", rows: "1", maxlength: "20000", placeholder: "Why, if it needs saying" });
+    this.comment = el("textarea", { id: "comment", rows: "1", maxlength: "20000", dir: "auto", placeholder: "Why, if it needs saying" });
     this.own = el("div", { class: "own", hidden: true });
   }
 
   screen() {
     const { summary } = this.item;
-    this.heading = el("h1", { tabindex: "-1" }, summary.problem_id ?? "Response");
+    this.heading = el("h1", { tabindex: "-1", dir: "auto" }, summary.problem_id ?? "Response");
     this.actions = el("footer", { class: "actions" });
     this.columns = el("div", { class: "versions" });
     this.node = el("div", { class: "work review", "data-pane": "response" },
@@ -78,7 +80,7 @@ class ReviewScreen {
       el("header", {},
         el("h2", {}, `Version ${name}`),
         el("p", { class: "quiet" }, [version.person, DECISIONS[version.decision], changed ? sizeOf(changed) : null, ago(this.now - version.created_at)].filter(Boolean).join(" · "))),
-      version.comment ? el("blockquote", {}, version.comment) : null,
+      version.comment ? el("blockquote", { dir: "auto" }, version.comment) : null,
       changed ? changed.node : version.decision === "accept"
         ? el("p", { class: "none" }, "Nothing to change: the response is right as it came.")
         : null,
@@ -96,7 +98,7 @@ class ReviewScreen {
       el("h2", { class: "label", id: "title-history" }, "History"),
       events.length
         ? el("ol", { class: "history" }, events.map(([at, text, why]) =>
-          el("li", {}, text, el("span", { class: "quiet" }, ` · ${ago(this.now - at)}`), why ? el("blockquote", {}, why) : null)))
+          el("li", {}, text, el("span", { class: "quiet" }, ` · ${ago(this.now - at)}`), why ? el("blockquote", { dir: "auto" }, why) : null)))
         : el("p", { class: "none" }, "Nobody has worked on it."));
   }
 
@@ -126,8 +128,8 @@ class ReviewScreen {
     return this.#decide({ verdict: "approve", version: version.id }, "Approved.");
   }
 
-  approveOwn() {
-    if (this.own.hidden) return undefined;
+  async approveOwn() {
+    if (this.own.hidden || !(await isMeant(this.editor))) return undefined;
     const submission = this.editor.isChanged ? { decision: "edit", text: this.editor.text } : { decision: "accept" };
     return this.#decide({ verdict: "approve", submission }, "Your version stands.");
   }

@@ -38,7 +38,7 @@ export class Tokens {
     }
     this.total = view.total;
     this.tokens.push(...view.tokens);
-    this.list.append(el("div", { class: "block" }, view.tokens.map((token, at) => drawToken(token, start + at))));
+    this.list.append(el("div", { class: "block", dir: "auto" }, view.tokens.map((token, at) => drawToken(token, start + at))));
     replace(this.more, this.tokens.length < this.total
       ? el("button", { type: "button", onclick: () => this.#fetch() }, `Show more of ${plural(this.total, "token")}`)
       : null);

@@ -7,6 +7,7 @@ import { askReason, confirm } from "./dialog.js";
 import { el, longText, plural, replace } from "./dom.js";
 import { Draft } from "./drafts.js";
 import { Editor } from "./editor.js";
+import { isMeant } from "./handing_in.js";
 import { clock, Lease } from "./lease.js";
 import { normal } from "./line_ends.js";
 import { Tokens } from "./tokens.js";
@@ -47,7 +48,7 @@ class Work {
     this.draft = new Draft(this.api, person.name, this.item.summary.id, this.item.draft, (state, why) => this.#tell(state, why));
     const kept = this.draft.content;
     this.editor = new Editor(this.item.response_text, kept.text ?? this.item.response_text, () => this.#changed());
-    this.comment = el("textarea", { id: "comment", rows: "1", maxlength: "20000", placeholder: "Comment, if something needs saying", oninput: () => this.#changed() });
+    this.comment = el("textarea", { id: "comment", rows: "1", maxlength: "20000", dir: "auto", placeholder: "Comment, if something needs saying", oninput: () => this.#changed() });
     this.comment.value = kept.comment ?? "";
     this.timeLeft = el("span", { class: "lease" });
     this.banner = el("div", { class: "banner", role: "alert", hidden: true });
@@ -62,7 +63,7 @@ class Work {
   screen() {
     const { summary } = this.item;
     const key = this.context.kbd;
-    this.heading = el("h1", { tabindex: "-1" }, summary.problem_id ?? "Response");
+    this.heading = el("h1", { tabindex: "-1", dir: "auto" }, summary.problem_id ?? "Response");
     const response = pane("response", "Response", key("work.edit"), this.editor.area, this.tabs, this.below);
     response.removeAttribute("tabindex");
     this.node = el("div", { class: "work", "data-pane": "response" },
@@ -129,7 +130,7 @@ class Work {
     const tab = (view, text, command) => el("button", {
       type: "button", role: "tab", id: `tab-${view}`, "data-view": view, "aria-selected": "false",
       onclick: () => this.#show(view),
-    }, el("span", {}, text), " ", this.context.kbd(command));
+    }, el("span", {}, text, view === "changes" ? el("span", { class: "counted" }) : null), " ", this.context.kbd(command));
     const tabs = el("div", { class: "tabs", role: "tablist", "aria-label": "Below the text" },
       tab("changes", "Changes", "work.changes"), tab("experts", "Experts", "work.experts"), tab("original", "Original", "work.original"));
     tabs.addEventListener("keydown", (event) => {
@@ -185,7 +186,7 @@ class Work {
       this.counted = `${plural(count, "change")}, +${added.toLocaleString("en")} −${removed.toLocaleString("en")}`;
       if (this.view === "changes") replace(this.below, node);
     }
-    this.tabs.firstChild.firstChild.textContent = this.counted ? `Changes · ${this.counted}` : "Changes";
+    this.tabs.querySelector(".counted").textContent = this.counted && ` · ${this.counted}`;
   }
 
   #jump(step) {
@@ -296,15 +297,16 @@ class Work {
   // ---------------------------------------------------------------- what people decide
 
   async submit() {
-    if (this.editor.isChanged) return this.#handIn({ decision: "edit", text: this.editor.text }, "Edit handed in.");
-    if (this.comment.value.trim()) return this.#handIn({ decision: "comment" }, "Comment handed in.");
-    this.context.note(`Nothing is changed yet. If the response is right, accept it: ${this.context.shown("work.accept")}.`);
+    if (this.editor.isChanged) {
+      if (await isMeant(this.editor)) await this.#handIn({ decision: "edit", text: this.editor.text }, "Edit handed in.");
+    } else if (this.comment.value.trim()) await this.#handIn({ decision: "comment" }, "Comment handed in.");
+    else if (await isMeant(this.editor)) await this.#handIn({ decision: "accept" }, "Accepted.");
   }
 
   async accept() {
     if (this.editor.isChanged)
       return this.context.note(`You have changed the text. Hand the edit in (${this.context.shown("work.submit")}), or start again from the response (${this.context.shown("work.restore")}).`);
-    await this.#handIn({ decision: "accept" }, "Accepted.");
+    if (this.editor.shown.trim() || (await isMeant(this.editor))) await this.#handIn({ decision: "accept" }, "Accepted.");
   }
 
   async #handIn(submission, said) {
@@ -375,7 +377,7 @@ function lookOnly(context, item) {
   const shown = own?.text === undefined || own === undefined
     ? longText(item.response_text)
     : drawChanges(normal(item.response_text), normal(own.text)).node;
-  const heading = el("h1", { tabindex: "-1" }, item.summary.problem_id ?? "Response");
+  const heading = el("h1", { tabindex: "-1", dir: "auto" }, item.summary.problem_id ?? "Response");
   return {
     title: "Looking back",
     focus: heading,
@@ -384,7 +386,7 @@ function lookOnly(context, item) {
         el("p", { class: "quiet" }, `${item.summary.round} · ${said(item, own)}`)),
       el("div", { class: "desk" },
         el("div", { class: "side" }, promptPane(item), guidePane(item)),
-        pane("response", own ? "What was handed in" : "Response", null, shown, own?.comment ? el("blockquote", {}, own.comment) : null),
+        pane("response", own ? "What was handed in" : "Response", null, shown, own?.comment ? el("blockquote", { dir: "auto" }, own.comment) : null),
         el("div", { class: "side" }, feedbackPane(item)))),
     commands: {},
   };
