@@ -39,6 +39,7 @@ from preceptor_services.experts.larger_model import LargerModel
 from preceptor_services.experts.remote.aligning import Aligning
 from preceptor_services.experts.remote.alignment import Pieces, readings
 from preceptor_services.experts.remote.openai_http import OpenAIServer
+from preceptor_services.experts.remote.retokenising import Drawn, next_token, prefix_text
 from preceptor_services.experts.remote.sample_only import SampleOnly
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
 from preceptor_services.experts.self_teacher import SelfTeacher
@@ -447,6 +448,16 @@ async def test_a_text_api_is_not_sent_what_it_would_read_as_control(
     assert isinstance(refused, Invalid)
     assert refused.errors[0].field == "prompt.messages[0].content"
     assert not [path for path, _ in server.asked if path == "/v1/completions"]
+
+
+def test_a_draw_that_begins_as_a_control_token_is_spelled_tells_nothing(
+    student: StudentTokenizer,
+) -> None:
+    prefix = list(b"ab")
+
+    assert next_token(student, "ab", prefix, Drawn("<|end|> x", False)) is None
+    assert next_token(student, "ab", prefix, Drawn("<b> x", False)) == ord("<")
+    assert prefix_text(student, list(b"a<|end|>")) is None
 
 
 # ---------------------------------------------------------------- composed characters, line ends

@@ -45,10 +45,12 @@ def next_token(
     """The token that `drawn` puts after the prefix; None where it does not tell.
 
     It does not tell where the text stands elsewhere, where the prefix's ids change, where the text
-    begins within a character, and where a text that was cut holds one token only, which more text
-    might have made a longer one.
+    begins within a character or as a control token is spelled, and where a text that was cut holds
+    one token only, which more text might have made a longer one.
     """
     if drawn.elsewhere is not None or drawn.text.startswith(_NO_CHARACTER):
+        return None
+    if tokenizer.begins_control(drawn.text):
         return None
     ids, t = tokenizer.encode(prefix + drawn.text), len(prefix_ids)
     if ids[:t] != list(prefix_ids):

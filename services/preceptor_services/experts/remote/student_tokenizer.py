@@ -67,6 +67,10 @@ class StudentTokenizer:
         """Whether a reader that looks for control tokens finds one in this text."""
         return self._chats.spells_control(text)
 
+    def begins_control(self, text: str) -> bool:
+        """Whether a text begins as a control token is spelled."""
+        return text.startswith(tuple(filter(None, self._control.values())))
+
     def end_of(self, other: StudentTokenizer, token: int) -> int | None:
         """This tokenizer's end for an end of another's: the one of the same name, else its own."""
         name = other._control.get(token)
