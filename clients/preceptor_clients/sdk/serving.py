@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from typing import Any, Final, cast
+from typing import Any, Final
 
 MAX_HEAD_BYTES: Final = 64 << 10
 MAX_HEADERS: Final = 100
@@ -40,12 +40,12 @@ def _bounded(base: Any) -> Any:
         _body = False
 
         def connection_made(self, transport: Any) -> None:
-            cast("Any", super()).connection_made(transport)
+            base.connection_made(self, transport)
             self._wait(HEAD_S)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._wait(None)
-            cast("Any", super()).connection_lost(exc)
+            base.connection_lost(self, exc)
 
         def data_received(self, data: bytes) -> None:
             if self._head is None and not self._body and self._idle():
@@ -53,7 +53,7 @@ def _bounded(base: Any) -> Any:
                 self._wait(HEAD_S)
             elif self._body:
                 self._wait(BODY_IDLE_S)
-            cast("Any", super()).data_received(data)
+            base.data_received(self, data)
             if self._head is not None:
                 self._head += len(data)
                 if self._head > MAX_HEAD_BYTES:
@@ -61,30 +61,30 @@ def _bounded(base: Any) -> Any:
 
         def on_message_begin(self) -> None:
             self._num_headers = 0
-            cast("Any", super()).on_message_begin()
+            base.on_message_begin(self)
 
         def on_header(self, name: bytes, value: bytes) -> None:
             self._num_headers += 1
             if self._num_headers > MAX_HEADERS or len(name) + len(value) > MAX_HEAD_BYTES:
                 self._refuse(b"431 Request Header Fields Too Large")
                 return
-            cast("Any", super()).on_header(name, value)
+            base.on_header(self, name, value)
 
         def on_headers_complete(self) -> None:
             self._head, self._body = None, True
             self._wait(BODY_IDLE_S)
             if not self.transport.is_closing():
-                cast("Any", super()).on_headers_complete()
+                base.on_headers_complete(self)
 
         def on_body(self, body: bytes) -> None:
             if self.cycle is not None:
-                cast("Any", super()).on_body(body)
+                base.on_body(self, body)
 
         def on_message_complete(self) -> None:
             self._body = False
             self._wait(None)
             if self.cycle is not None:
-                cast("Any", super()).on_message_complete()
+                base.on_message_complete(self)
 
         def _idle(self) -> bool:
             return self.cycle is None or self.cycle.response_complete
