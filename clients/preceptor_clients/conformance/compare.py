@@ -10,6 +10,9 @@ from preceptor_clients.contract.schemas import PrefixAnswer
 
 CHANGED: Final = 1.1e-3
 """Two steps of the 16-bit grid: a difference above this is not rounding."""
+_RELATIVE_TAIL: Final = 2.0
+_SMALL_TAIL: Final = 0.01
+"""A tail is what is left of 1, so it moves by what all entries move."""
 _COMPARED: Final = 8
 """The best entries of either row: the far ones are noise in bf16."""
 
@@ -60,3 +63,33 @@ def _last_differs(one: dict[int, float], other: dict[int, float]) -> bool:
 def widest(a: PrefixAnswer, b: PrefixAnswer) -> float:
     """Largest `distance` over the rows of two answers to the same positions."""
     return max((distance(a, t, b, t) for t in range(len(a.mask_P))), default=0.0)
+
+
+def departure(before: PrefixAnswer, after: PrefixAnswer, tolerance: float) -> str | None:
+    """How an answer differs from one to the same question; None where it does not.
+
+    Entries, tails, candidates and own log-probs are compared; what was told before and is hidden
+    now differs.
+    """
+    for name in ("mask_P", "own_mask_P", "candidate_mask_PC"):
+        was, now = getattr(before, name), getattr(after, name)
+        if was is not None and (now is None or bool((was & ~now).any())):
+            return f"{name}: what was told is hidden"
+    gap = widest(before, after)
+    if gap > tolerance:
+        return f"entries are {gap:.3f} apart"
+    tails = np.abs(before.tail_P - after.tail_P)
+    if (tails > _RELATIVE_TAIL * tolerance * before.tail_P + _SMALL_TAIL)[before.mask_P].any():
+        return f"tails are {tails.max():.3f} apart"
+    both = before.own_mask_P
+    if both.any() and float(np.abs(before.own_logprobs_P - after.own_logprobs_P)[both].max()) > (
+        tolerance
+    ):
+        return "own log-probs differ"
+    if before.candidate_logprobs_PC is None or after.candidate_logprobs_PC is None:
+        return None
+    apart = np.abs(before.candidate_logprobs_PC - after.candidate_logprobs_PC)
+    known = before.candidate_mask_PC
+    if known is not None and float(np.where(known, apart, 0.0).max(initial=0.0)) > tolerance:
+        return "candidates differ"
+    return None

@@ -149,7 +149,8 @@ class Subject:
             Skipped: the expert answers later.
         """
         results = await self.results(*queries, media_type=media_type)
-        return [_answered(q, r) for q, r in zip(queries, results, strict=True)]
+        late = self.info.capabilities.late_s is not None
+        return [_answered(q, r, late=late) for q, r in zip(queries, results, strict=True)]
 
     async def results(
         self, *queries: PrefixQuery, media_type: str | None = None
@@ -219,9 +220,15 @@ def _problem_of(raw: RawReply) -> PreceptorError | None:
         return None
 
 
-def _answered(query: PrefixQuery, result: PrefixResult) -> PrefixAnswer:
-    if result.accepted:
+def _answered(query: PrefixQuery, result: PrefixResult, *, late: bool) -> PrefixAnswer:
+    if result.accepted and late:
         raise Skipped("the expert answers later")
+    if result.accepted:
+        raise Failed(
+            expected="an answer: the expert does not declare that it answers late",
+            found="a promise",
+            mend="answer at once, or declare `late_s`: how long its promises may take",
+        )
     if result.answer is None:
         problem = result.problem
         raise not_answered(problem) from (None if problem is None else from_problem(problem))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 
 from preceptor_clients.conformance.compare import widest
 from preceptor_clients.conformance.subject import Subject
 from preceptor_clients.conformance.verdict import Failed, Skipped
-from preceptor_clients.contract.errors import WeightsNotHere
+from preceptor_clients.contract.checks import check_answer
+from preceptor_clients.contract.errors import AnswerRefused, WeightsNotHere
+from preceptor_clients.contract.grid import LOGPROB_FLOOR
 from preceptor_clients.contract.known import KnownAnswers, KnownCase
 from preceptor_clients.contract.schemas import PrefixAnswer, PrefixQuery, Prompt, WantedWeights
 
@@ -27,12 +30,10 @@ async def check_known(subject: Subject) -> str:
     if not cases:
         raise Skipped("no case in --known has `logprobs`")
     worst, shifts = 0.0, list[tuple[float, float]]()
-    for case in cases:
-        answer = await _ask_case(subject, case)
-        own, expected = _own(answer), np.array(case.logprobs)
-        gap = float(np.nanmax(np.abs(own - expected)))
-        worst = max(worst, gap)
-        if len(own) > 1:
+    for case, answer in zip(cases, await ask_known(subject, cases), strict=True):
+        own, expected = _shown(answer), np.array(case.logprobs)
+        worst = max(worst, _furthest(answer, own, expected), _candidates_off(answer, expected))
+        if len(own) > 1 and not np.isnan(own).any():
             early = float(np.nanmean(np.abs(own[:-1] - expected[1:])))
             late = float(np.nanmean(np.abs(own[1:] - expected[:-1])))
             shifts.append((early, late))
@@ -44,6 +45,61 @@ async def check_known(subject: Subject) -> str:
             "token's logits with the model's own library",
         )
     return f"{sum(len(c.response_ids) for c in cases)} tokens, {worst:.1e} apart"
+
+
+async def ask_known(subject: Subject, cases: Sequence[KnownCase]) -> list[PrefixAnswer]:
+    """Answers to the cases, each as the check at the door lets it in.
+
+    Raises:
+        Failed: an answer is refused at the door.
+    """
+    answers: list[PrefixAnswer] = []
+    for case in cases:
+        query = known_query(subject, case)
+        [answer] = await subject.ask(query)
+        try:
+            check_answer(query, answer, subject.info.capabilities)
+        except AnswerRefused as error:
+            raise Failed(
+                expected="an answer that passes the check at the door",
+                found=error.detail,
+                mend="answer known text as any other",
+            ) from error
+        answers.append(answer)
+    return answers
+
+
+def _shown(answer: PrefixAnswer) -> np.ndarray:
+    """`[T]` log-probs of the tokens that came, where hidden from the entries; NaN where neither."""
+    shown = np.where(answer.own_mask_P, answer.own_logprobs_P.astype(np.float64), np.nan)
+    same = (answer.ids_PK == answer.token_ids_P[:, None]) & answer.filled_PK()
+    rows, cols = np.nonzero(same)
+    hidden = np.isnan(shown[rows])
+    shown[rows[hidden]] = answer.logprobs_PK[rows[hidden], cols[hidden]]
+    return shown
+
+
+def _furthest(answer: PrefixAnswer, shown: np.ndarray, expected: np.ndarray) -> float:
+    """Largest gap to the known log-probs, in nats.
+
+    A token that is neither told nor among the entries can have no more than the last of them.
+    """
+    if not answer.mask_P.any():
+        raise Skipped("the expert gives no log-prob of the student's own tokens")
+    told = ~np.isnan(shown)
+    last = answer.logprobs_PK[np.arange(len(shown)), np.maximum(answer.num_entries_P, 1) - 1]
+    gaps = np.where(told, np.abs(shown - expected), np.maximum(expected - last, 0.0))
+    return float(gaps[answer.mask_P].max())
+
+
+def _candidates_off(answer: PrefixAnswer, expected: np.ndarray) -> float:
+    """The same of the first candidates, which are the tokens that came; 0 without candidates."""
+    if answer.candidate_logprobs_PC is None or answer.candidate_mask_PC is None:
+        return 0.0
+    gaps = np.abs(answer.candidate_logprobs_PC[:, 0] - expected)
+    # Candidates travel on a grid that ends.
+    scored = answer.candidate_mask_PC[:, 0] & (expected > LOGPROB_FLOOR)
+    return float(np.where(scored, gaps, 0.0).max(initial=0.0))
 
 
 def _shift_of(shifts: list[tuple[float, float]], tolerance: float) -> str:
@@ -165,19 +221,17 @@ def _known(subject: Subject) -> KnownAnswers:
 
 
 async def _ask_case(subject: Subject, case: KnownCase) -> PrefixAnswer:
-    [answer] = await subject.ask(known_query(subject, case))
+    [answer] = await ask_known(subject, [case])
     return answer
 
 
 def known_query(subject: Subject, case: KnownCase) -> PrefixQuery:
     """The question of one case."""
     prompt = Prompt(ids=np.array(case.prompt_ids, np.int32))
-    return subject.query(np.array(case.response_ids, np.int32), prompt=prompt)
-
-
-def _own(answer: PrefixAnswer) -> np.ndarray:
-    """`[T]` log-probs of the tokens that came; NaN where they are not known."""
-    own = np.where(answer.own_mask_P, answer.own_logprobs_P.astype(np.float64), np.nan)
-    if np.isnan(own).all():
-        raise Skipped("the expert gives no log-prob of the student's own tokens")
-    return own
+    ids = np.array(case.response_ids, np.int32)
+    # The token that came, and the next one: rows in another order show.
+    candidates = np.stack([ids, np.roll(ids, -1)], axis=1)
+    scored: dict[str, Any] = (
+        {"candidate_ids": candidates} if subject.info.capabilities.candidates else {}
+    )
+    return subject.query(ids, prompt=prompt, **scored)

@@ -22,6 +22,7 @@ from preceptor_clients.contract.errors import (
 )
 from preceptor_clients.contract.fingerprint import vocab_difference
 from preceptor_clients.contract.schemas import (
+    MOST_COST,
     Capabilities,
     FeedbackAnswer,
     FeedbackQuery,
@@ -36,6 +37,10 @@ _POSITIVE_TOLERANCE: Final = 1e-4
 # the same way; float32 is what is left.
 _MASS_TOLERANCE: Final = 1e-5
 """For the sum of a row's probabilities above 1, and for its tail beside it."""
+_GRID_TOLERANCE: Final = 1e-3
+"""Two steps of the grid on which log-probs travel."""
+_MOST_DRAWS: Final = 1 << 20
+_MOST_LATENCY_MS: Final = 1e12
 _OWN_TOLERANCE: Final = 2e-3
 """The own token's log-prob travels exact, the entries on a grid of 4.9e-4; renormalised rows may
 differ by another step."""
@@ -51,9 +56,38 @@ def check_answer(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capabil
     _check_shapes(query, answer)
     _check_entries(query, answer, capabilities)
     _check_mass(answer)
+    _check_tail(answer, capabilities.vocab_size)
     _check_own(answer)
     _check_candidates(query, answer)
     _check_feedback(query, answer, capabilities)
+    _check_claims(answer, capabilities)
+
+
+def _check_claims(answer: PrefixAnswer, capabilities: Capabilities) -> None:
+    """What an answer says of itself, beside its numbers."""
+    _check_price(answer.cost, answer.latency_ms)
+    _refuse_unless(
+        answer.num_draws is None or 1 <= answer.num_draws <= _MOST_DRAWS,
+        "num_draws",
+        f"is {answer.num_draws}, not 1 to {_MOST_DRAWS}",
+    )
+    chances = answer.inclusion_P
+    _refuse_unless(
+        chances is None or capabilities.draws_positions or (chances == 1).all(),
+        "inclusion_P",
+        "is below 1, and the expert does not declare `draws_positions`",
+    )
+
+
+def _check_price(cost: float | None, latency_ms: float | None) -> None:
+    _refuse_unless(
+        cost is None or 0 <= cost <= MOST_COST, "cost", f"is {cost}, not 0 to {MOST_COST:g}"
+    )
+    _refuse_unless(
+        latency_ms is None or 0 <= latency_ms <= _MOST_LATENCY_MS,
+        "latency_ms",
+        f"is {latency_ms}, not 0 to {_MOST_LATENCY_MS:g}",
+    )
 
 
 def _refuse_unless(condition: object, check: str, detail: str) -> None:
@@ -192,6 +226,24 @@ def _check_mass(answer: PrefixAnswer) -> None:
     )
 
 
+def _check_tail(answer: PrefixAnswer, vocab_size: int | None) -> None:
+    """No token outside the best entries has more than the last of them: together so many times it.
+
+    A row whose best entry is left out has more outside than that.
+    """
+    if answer.kind != "topk" or vocab_size is None:
+        return
+    n = np.maximum(answer.num_entries_P, 1)
+    last = np.exp(answer.logprobs_PK[np.arange(len(n)), n - 1].astype(np.float64))
+    most = (vocab_size - n) * last * (1 + _GRID_TOLERANCE) + _MASS_TOLERANCE
+    _refuse_unless(
+        (answer.tail_P <= most)[answer.mask_P].all(),
+        "tail_P",
+        "is more than all other tokens can have, each at most as likely as the last entry: a best "
+        "entry is missing",
+    )
+
+
 def _check_own(answer: PrefixAnswer) -> None:
     own, known = answer.own_logprobs_P, answer.own_mask_P
     _refuse_unless((~known | answer.mask_P).all(), "own_mask_P", "is true in a masked row")
@@ -271,9 +323,11 @@ def check_feedback(query: FeedbackQuery, answer: FeedbackAnswer) -> None:
         AnswerRefused: an id stands twice, a failed item carries a score, or an item says nothing at
             all.
     """
+    _check_price(answer.cost, answer.latency_ms)
     ids = [item.id for item in answer.items]
     _refuse_unless(len(set(ids)) == len(ids), "items", "name an id twice")
     for item in answer.items:
+        _check_price(item.cost, None)
         _refuse_unless(
             # A judgement that failed is no score of 0: it must not lower the mean of a group.
             item.error is None or item.score is None,

@@ -329,6 +329,11 @@ class Capabilities(Answer):
     """Answers with versioned weights and serves `PUT /v1/weights`."""
     needs_feedback: bool = False
     """A rollout without feedback in view has no teacher here."""
+    late_s: Annotated[float, Field(gt=0, le=10 * 365 * 86_400)] | None = None
+    """Longest time, in seconds, from a promise to its answer, after which the promise is given up;
+    None for an expert that answers at once, whose promises are refused."""
+    draws_positions: bool = False
+    """Asks itself about positions drawn at random: its answers may have `inclusion_P` below 1."""
     tokenizer: bool = False
     """Serves `POST /v1/tokenize`; the SDK says it for a class with `tokenize`."""
     cacheable: Literal["true", "per_draw", "until_revised"] = "true"

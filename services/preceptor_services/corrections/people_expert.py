@@ -54,6 +54,8 @@ from preceptor_services.kit.settings import load_settings, read_secret
 
 NAME: Final = "people"
 _POLL_S: Final = 1.0
+_LATE_S: Final = 365 * 86_400.0
+"""People take their time; a round that is closed ends its questions sooner."""
 _log = logging.getLogger("preceptor.people")
 
 Connect = Callable[[], CorrectionsClient]
@@ -105,6 +107,7 @@ class PeopleExpert:
             capabilities=Capabilities(
                 kinds=("point",),
                 cacheable="until_revised",
+                late_s=_LATE_S,
                 vocab_fingerprint=self._vocab,
                 vocab_size=self._vocab_size,
             ),

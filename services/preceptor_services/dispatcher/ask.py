@@ -111,7 +111,7 @@ def _checked_one(
     question: RoleQuestion, item: ClaimedItem, result: Result, capabilities: Capabilities
 ) -> ItemResult:
     if isinstance(result, PrefixResult) and result.accepted:
-        return ItemResult(answer_key=item.answer_key, accepted=True)
+        return _promised(item, capabilities)
     answer = result.answer
     if answer is None:
         return _problem_of(item, result)
@@ -120,6 +120,15 @@ def _checked_one(
     if refused is not None:
         return ItemResult(answer_key=item.answer_key, problem=refused.problem())
     return question.result(item.answer_key, answer)
+
+
+def _promised(item: ClaimedItem, capabilities: Capabilities) -> ItemResult:
+    if capabilities.late_s is not None:
+        return ItemResult(answer_key=item.answer_key, accepted=True)
+    endless = AnswerRefused(
+        "accepted", "is a promise, and the expert does not declare `late_s`, when it would end"
+    )
+    return ItemResult(answer_key=item.answer_key, problem=endless.problem())
 
 
 def _refusal(check: Callable[[], None]) -> PreceptorError | None:

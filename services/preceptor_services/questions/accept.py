@@ -8,7 +8,7 @@ Answers as rows. Pure.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,10 @@ class Evidence:
     """Those of the feedback items named in answers that exist."""
     pack_sha256: str | None
     """Where the arrays of the answers lie."""
+    names: Callable[[str], Collection[str]]
+    """What a service may call itself."""
+    late_s: Callable[[str], float]
+    """How long a service's promise may take."""
     cost: Callable[[str, int], float]
     """Price of an answer of a service about so many tokens, where the answer names none."""
     now: float
@@ -46,7 +50,8 @@ class Acceptance:
     """What each answer fills in of its row."""
     items: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     used: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    promised: dict[str, None] = field(default_factory=dict[str, None])
+    promised: dict[str, float] = field(default_factory=dict[str, float])
+    """When each promise is given up."""
     failed: dict[str, ProblemDetails] = field(default_factory=dict[str, ProblemDetails])
 
     def fail(self, keys: Iterable[str], problem: ProblemDetails) -> None:
@@ -92,7 +97,7 @@ def _accept_one(
     elif result.feedback is not None:
         _accept_feedback(acceptance, evidence, state, result.feedback)
     elif result.accepted:
-        acceptance.promised[state.answer_key] = None
+        acceptance.promised[state.answer_key] = evidence.now + evidence.late_s(state.service)
     elif result.problem is not None:
         acceptance.failed[state.answer_key] = result.problem
 
@@ -102,6 +107,7 @@ def accept_prefix(
 ) -> None:
     """Adds an expert's answer, or why it is refused."""
     refused = _version_changed(answer.expert_version, state)
+    refused = refused or _wrong_name(answer.expert, state, evidence)
     if refused is None and not evidence.visible_items.issuperset(answer.used_feedback):
         refused = AnswerRefused("used_feedback", "names an item that nobody sent")
     if refused is not None:
@@ -117,6 +123,7 @@ def _accept_feedback(
     acceptance: Acceptance, evidence: Evidence, state: AnswerState, answer: FeedbackAnswer
 ) -> None:
     refused = _version_changed(answer.source_version, state)
+    refused = refused or _wrong_name(answer.source, state, evidence)
     if refused is not None:
         acceptance.failed[state.answer_key] = refused.problem()
         return
@@ -131,6 +138,12 @@ def _done(acceptance: Acceptance, values: dict[str, Any]) -> None:
     # One question can be in two jobs of a call, asked again after it failed: the answer counts.
     acceptance.failed.pop(key, None)
     acceptance.promised.pop(key, None)
+
+
+def _wrong_name(said: str, state: AnswerState, evidence: Evidence) -> PreceptorError | None:
+    if said in evidence.names(state.service):
+        return None
+    return AnswerRefused("expert", f"{state.service} answered in the name of {said}")
 
 
 def _version_changed(version: str, state: AnswerState) -> PreceptorError | None:

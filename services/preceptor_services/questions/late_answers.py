@@ -92,6 +92,8 @@ class LateAnswers:
                 states=states,
                 visible_items=await visible_items(conn, [result]),
                 pack_sha256=pack.sha256,
+                names=self.registry.names_of,
+                late_s=self.registry.late_s,
                 cost=self.registry.cost,
                 now=now,
             )

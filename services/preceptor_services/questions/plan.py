@@ -111,6 +111,10 @@ def plan_admission(
         # What failed before is asked again.
         state = _JOINED_STATE.get(standing.answers.get(question.answer_key, "pending"), "queued")
         row = ticket_row(request.addressee, request.kind, question, state, now, request.run)
+        if state == "waiting":
+            # It joins a promise, and waits as long as that may take.
+            late_s = request.addressee.info.capabilities.late_s or 0.0
+            row["deadline_at"] = max(row["deadline_at"], now + late_s)
         plan.tickets.append(row)
         plan.states[question.ticket_id] = state
     return plan

@@ -102,6 +102,8 @@ class JobReports:
             states=await answers.find_with_jobs(conn, keys, [report.job_id for report in held]),
             visible_items=await visible_items(conn, results),
             pack_sha256=None if pack is None else pack.sha256,
+            names=self.registry.names_of,
+            late_s=self.registry.late_s,
             cost=self.registry.cost,
             now=now,
         )

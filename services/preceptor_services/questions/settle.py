@@ -34,6 +34,7 @@ async def write_acceptance(
         settled += await tickets.settle(conn, list(acceptance.done), "done")
     if acceptance.promised:
         settled += await tickets.settle(conn, list(acceptance.promised), "waiting")
+        await tickets.extend(conn, acceptance.promised)
     return settled + await fail_questions(conn, acceptance.failed)
 
 

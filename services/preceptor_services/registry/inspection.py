@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from preceptor_clients.conformance.compare import departure
 from preceptor_clients.conformance.subject import Asked, CheckOptions, Subject
 from preceptor_clients.conformance.suite import CHECKS, make_subject
+from preceptor_clients.conformance.truth import ask_known
 from preceptor_clients.conformance.verdict import Failed, Skipped
 from preceptor_clients.contract.errors import (
     DeadlineExceeded,
@@ -30,7 +32,7 @@ from preceptor_clients.contract.errors import (
     WeightsNotHere,
 )
 from preceptor_clients.contract.known import KnownAnswers, load_known
-from preceptor_clients.contract.schemas import ServiceInfo
+from preceptor_clients.contract.schemas import PrefixAnswer, ServiceInfo
 from preceptor_services.jobs.roles import QUESTIONS
 
 _log = logging.getLogger("preceptor.gateway")
@@ -56,6 +58,8 @@ class _Seen:
     finding: SelfTestFailed | None = None
     found_version: str | None = None
     found_at: float = 0.0
+    answers: tuple[str, list[PrefixAnswer]] | None = None
+    """What the canary's questions were answered when it last passed, and the version."""
 
 
 class Inspector:
@@ -80,8 +84,11 @@ class Inspector:
         *,
         self_test: bool,
         known: KnownAnswers | Path | None,
-    ) -> None:
+    ) -> bool:
         """Asks what is due.
+
+        Returns:
+            Whether anything was asked; then all of it was right.
 
         Raises:
             SelfTestFailed: an answer was wrong; the reason says which and how to mend it.
@@ -89,20 +96,24 @@ class Inspector:
         """
         checks = () if info.role == "gateway" else QUESTIONS[info.role].self_test
         if not checks or not _answers_at_once(info):
-            return
+            return False
         seen = self._seen.setdefault(name, _Seen())
         now = self._clock()
         if seen.finding is not None:
             if seen.found_version == info.version and now - seen.found_at < ASKED_AGAIN_S:
                 raise seen.finding
             seen.version, seen.canary_at, seen.finding = None, float("-inf"), None
+        asked = False
         try:
             if self_test and seen.version != info.version:
                 await _run(checks, client, info, None)
-                seen.version = info.version
+                seen.version, asked = info.version, True
             if known is not None and now - seen.canary_at >= self._canary_every_s:
-                await _run(CANARY, client, info, _read(known))
-                seen.canary_at = now
+                answers = _read(known)
+                await _run(CANARY, client, info, answers)
+                await _run_again(seen, client, info, answers)
+                seen.canary_at, asked = now, True
+            return asked
         except SelfTestFailed as failure:
             seen.finding, seen.found_version, seen.found_at = failure, info.version, now
             _log.error("%s %s is refused: %s", name, info.version, failure.detail)
@@ -137,6 +148,29 @@ async def _run(
         # What a check cannot read is no answer that it could find right.
         _log.exception("a check failed")
         raise SelfTestFailed(f"a check could not read its answers: {error!r:.300}") from error
+
+
+async def _run_again(seen: _Seen, client: Asked, info: ServiceInfo, known: KnownAnswers) -> None:
+    """Compares the answers with those of the last time: entries, tails and candidates too."""
+    subject = await make_subject(client, client, info, CheckOptions(known=known, timeout_s=_CALL_S))
+    try:
+        answers = await ask_known(subject, known.cases)
+    except Skipped:
+        return
+    except Failed as failure:
+        cause = failure.__cause__
+        if isinstance(cause, (DeadlineExceeded, ServiceUnavailable, WeightsNotHere)):
+            return
+        raise SelfTestFailed(f"known: {failure.found}; mend: {failure.mend}") from failure
+    if seen.answers is not None and seen.answers[0] == info.version:
+        for before, after in zip(seen.answers[1], answers, strict=False):
+            found = departure(before, after, known.tolerance)
+            if found is not None:
+                raise SelfTestFailed(
+                    f"known: expected the answers of the last time; {found}; mend: give changed "
+                    "answers a new version"
+                )
+    seen.answers = info.version, answers
 
 
 async def _check(name: str, subject: Subject) -> None:

@@ -38,6 +38,7 @@ from preceptor_services.kit.settings import read_secret
 from preceptor_services.registry.inspection import ASKED_AGAIN_S, Inspector, SelfTestFailed
 from preceptor_services.store import services
 from preceptor_services.store.database import Database
+from preceptor_services.store.questions import quarantine
 from preceptor_services.store.services import ServiceRow
 
 _log = logging.getLogger("preceptor.gateway")
@@ -45,6 +46,9 @@ _STARTING_S: Final = 0.2
 _READY_S: Final = 5.0
 _DOWN_S: Final = 1.0
 _CALL_S: Final = 5.0
+
+_UNDECLARED_LATE_S: Final = 86_400.0
+"""For a promise that was made before the service said that it makes none."""
 
 State = Literal["ready", "unreachable", "refused"]
 
@@ -80,6 +84,8 @@ class ServiceEntry:
     """The canary's answers, or a file of them."""
     broken: bool = False
     """It answers, but its answers were found wrong."""
+    quarantined: bool = False
+    """Answers since its last good inspection are written off."""
     heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     def known_info(self) -> ServiceInfo:
@@ -178,6 +184,18 @@ class Registry:
     def addresses_of(self, entry: ServiceEntry) -> AddressPolicy:
         """Where the service may be."""
         return self._policies[entry.added_at_runtime]
+
+    def late_s(self, name: str) -> float:
+        """How long a promise of a service may take."""
+        entry = self._entries.get(name)
+        declared = None if entry is None or entry.info is None else entry.info.capabilities.late_s
+        return _UNDECLARED_LATE_S if declared is None else declared
+
+    def names_of(self, name: str) -> frozenset[str]:
+        """What a service may call itself: as the deployment does, or as it said."""
+        entry = self._entries.get(name)
+        said = () if entry is None or entry.info is None else (entry.info.name,)
+        return frozenset((name, *said))
 
     def names(self) -> tuple[str, ...]:
         """Of every service."""
@@ -336,19 +354,56 @@ class Registry:
             info = await client.info(timeout_s=_CALL_S)
             if info.role != entry.role:
                 raise ServiceFailed(f"says that it is a {info.role}, not a {entry.role}")
-            await self._inspector.inspect(
+            asked_at = self._clock.now()
+            good = await self._inspector.inspect(
                 entry.name, client, info, self_test=entry.self_test, known=entry.known
             )
         except PreceptorError as error:
             entry.broken = isinstance(error, SelfTestFailed)
             entry.state = "unreachable" if error.retryable else "refused"
             entry.detail = error.detail
+            if entry.broken and not entry.quarantined:
+                await self._quarantine(entry, error.detail)
             return
         try:
+            if good:
+                await self._note_good(entry, asked_at)
             await self._hear(entry, info)
         except ServiceUnavailable as error:
             # Our database's fault: the service is heard the next time.
             _log.warning("%s is not written down: %s", entry.name, error.detail)
+
+    async def _quarantine(self, entry: ServiceEntry, reason: str) -> None:
+        """What it has answered since it was last found right is served no longer."""
+        problem = SelfTestFailed(f"{entry.name} failed an inspection afterwards: {reason}")
+        async with self._database.write() as conn:
+            since = await quarantine.good_at(conn, entry.name)
+            if since is not None:
+                document = problem.problem().model_dump(mode="json", exclude_none=True)
+                count = await quarantine.quarantine(
+                    conn, entry.name, since, self._clock.now(), document
+                )
+                _log.error("%d answers of %s are quarantined", count, entry.name)
+        entry.quarantined = True
+
+    async def _note_good(self, entry: ServiceEntry, asked_at: float) -> None:
+        if entry.quarantined:
+            # Calls that were under way when it was found out have come back meanwhile.
+            await self._quarantine(entry, "it was asked before it was mended")
+        async with self._database.write() as conn:
+            await quarantine.note_good(conn, entry.name, asked_at)
+        entry.quarantined = False
+
+    async def quarantined(self, name: str, after: str, limit: int) -> list[tuple[str, str]]:
+        """Targets made of answers of a service that may be wrong, with their rollouts.
+
+        Raises:
+            NotFound: there is no such service.
+        """
+        if name not in self._entries:
+            raise NotFound(f"no service is named {name!r}", field="name")
+        async with self._database.read() as conn:
+            return await quarantine.targets(conn, name, after, limit)
 
     async def _hear(self, entry: ServiceEntry, info: ServiceInfo) -> None:
         if entry.info != info:

@@ -282,3 +282,55 @@ def test_feedback_that_cannot_be_right_is_refused(items):
 
     with pytest.raises(AnswerRefused, match="items"):
         check_feedback(FEEDBACK_QUERY, answer)
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ({"cost": -1.0}, "cost"),
+        ({"cost": 1e12}, "cost"),
+        ({"latency_ms": -5.0}, "latency_ms"),
+        ({"num_draws": 0}, "num_draws"),
+        ({"num_draws": 10**30}, "num_draws"),
+        ({"inclusion_P": np.full(3, 0.5, np.float32)}, "inclusion_P"),
+    ],
+)
+def test_what_an_answer_says_of_itself_is_checked(change, check, make_query, make_answer):
+    query = make_query()
+    answer = make_answer(query)
+    change = {
+        k: np.full(query.num_positions, 0.5, np.float32) if k == "inclusion_P" else v
+        for k, v in change.items()
+    }
+
+    with pytest.raises(AnswerRefused) as refused:
+        check_answer(query, answer.model_copy(update=change), CAPABILITIES)
+
+    assert refused.value.check == check
+
+
+def test_chances_are_taken_from_an_expert_that_draws_positions(make_query, make_answer):
+    query = make_query()
+    chances = np.full(query.num_positions, 0.5, np.float32)
+    answer = make_answer(query).model_copy(update={"inclusion_P": chances})
+
+    check_answer(query, answer, CAPABILITIES.model_copy(update={"draws_positions": True}))
+
+
+def test_a_missing_best_entry_shows_in_the_tail_though_own_is_hidden(make_query, make_answer):
+    query = make_query()
+    answer = make_answer(query)
+    P, K = answer.ids_PK.shape
+    logprobs = np.tile(np.log(np.linspace(1e-3, 5e-4, K)).astype(np.float32), (P, 1))
+    mass = np.exp(logprobs.astype(np.float64)).sum(1)
+    hidden = answer.model_copy(
+        update={
+            "logprobs_PK": logprobs,
+            "tail_P": (1 - mass).astype(np.float32),
+            "own_mask_P": np.zeros(P, bool),
+            "own_logprobs_P": np.full(P, MISSING, np.float32),
+        }
+    )
+
+    with pytest.raises(AnswerRefused, match="best entry is missing"):
+        check_answer(query, hidden, CAPABILITIES)

@@ -373,7 +373,10 @@ async def town(tmp_path: Path, people_options: dict[str, Any]) -> AsyncIterator[
 
     people = PeopleExpert(model=str(STUDENT), connect=connect, poll_s=3600.0, **people_options)
     url = f"sqlite+aiosqlite:///{tmp_path}/store.db"
-    parts: dict[str, Any] = {"settings": settings, "connect": lambda url, key: Direct(people)}
+    parts: dict[str, Any] = {
+        "settings": settings,
+        "connect": lambda url, key, addresses: Direct(people),
+    }
     async with open_office(tmp_path, url, **parts) as office:
         apps.append(office.app)
         for entry in office.app.state.registry._entries.values():

@@ -61,6 +61,7 @@ class Moody:
                 vocab_fingerprint=FINGERPRINT,
                 vocab_size=VOCAB_SIZE,
                 max_top_k=8,
+                late_s=60.0,
                 weights=self._weights,
             ),
             limits=self._limits,

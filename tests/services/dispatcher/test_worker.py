@@ -283,6 +283,22 @@ async def test_an_expert_that_comes_late_is_not_asked_what_is_over(
     assert noted(moody_log) == ["well"]
 
 
+async def test_a_promise_without_an_end_is_refused(make_deployment, moody, monkeypatch) -> None:
+    declared = Moody.info
+
+    def undeclared(self):
+        info = declared(self)
+        capabilities = info.capabilities.model_copy(update={"late_s": None})
+        return info.model_copy(update={"capabilities": capabilities})
+
+    monkeypatch.setattr(Moody, "info", undeclared)
+    async with moody() as url, make_deployment(moody=url) as gateway, gateway.dispatching():
+        [outcome] = await gateway.ask(submission("a", query("later")))
+
+    assert outcome.problem is not None
+    assert "late_s" in outcome.problem.detail
+
+
 async def test_an_expert_added_at_run_time_is_served(make_deployment, moody, tmp_path) -> None:
     async with (
         moody(name="newcomer") as url,

@@ -11,6 +11,7 @@ from preceptor_clients.contract.errors import (
     AnswerRefused,
     Conflict,
     Forbidden,
+    Invalid,
     NotFound,
     ProblemDetails,
     ServiceUnavailable,
@@ -258,6 +259,19 @@ async def test_a_promise_outlives_the_deadline(world: Any) -> None:
     assert await _states(world, [ticket]) == ["waiting"]
 
 
+async def test_a_promise_ends_when_it_is_not_kept(world: Any) -> None:
+    ticket, item = await _promise(world, timeout_ms=60_000)
+    [joined] = await world.trainer.submit_logprobs(
+        "uniform", [world.submission("joined", timeout_ms=60_000)], run="r"
+    )
+
+    await _pass_time(world, 86_401.0)
+
+    assert await _states(world, [ticket, joined.ticket.id]) == ["failed", "failed"]
+    with pytest.raises(Conflict, match="given up"):
+        await _put(world, item.answer_key, world.uniform(item.prefix))
+
+
 async def test_a_late_answer_is_checked_at_the_door(world: Any) -> None:
     ticket, item = await _promise(world)
     wrong = world.uniform(item.prefix)
@@ -296,6 +310,15 @@ async def test_an_answer_that_was_never_promised_is_not_taken(world: Any) -> Non
 
     assert refused.value.retry_after_s
     assert await _states(world, [ticket]) == ["running"]
+
+
+async def test_an_answer_in_anothers_name_is_refused(world: Any) -> None:
+    ticket, item = await _promise(world)
+
+    with pytest.raises(Invalid, match="in the name of teacher"):
+        await _put(world, item.answer_key, world.uniform(item.prefix, "teacher"))
+
+    assert await _states(world, [ticket]) == ["waiting"]
 
 
 async def test_a_second_late_answer_does_not_replace_the_first(world: Any) -> None:

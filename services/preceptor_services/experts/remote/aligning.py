@@ -89,7 +89,9 @@ class Aligning:
 
     def info(self) -> ServiceInfo:
         """What this expert can do."""
-        return self._server.info(self._version(), self._student, max_context=None)
+        info = self._server.info(self._version(), self._student, max_context=None)
+        capabilities = info.capabilities.model_copy(update={"draws_positions": True})
+        return info.model_copy(update={"capabilities": capabilities})
 
     async def logprobs(
         self, queries: Sequence[PrefixQuery], answer_keys: Sequence[str]

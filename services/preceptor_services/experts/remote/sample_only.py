@@ -110,6 +110,7 @@ class SampleOnly:
             capabilities=Capabilities(
                 kinds=("empirical",),
                 cacheable="per_draw",
+                draws_positions=True,
                 vocab_fingerprint=self._tokenizer.vocab_fingerprint,
                 vocab_size=self._tokenizer.vocab_size,
             ),

@@ -5,11 +5,18 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
-from preceptor_clients.contract.schemas import Answer, Name, ServiceInfo, Services, ServiceStatus
+from preceptor_clients.contract.schemas import (
+    Answer,
+    Key,
+    Name,
+    ServiceInfo,
+    Services,
+    ServiceStatus,
+)
 from preceptor_clients.http.registration import NewService
-from preceptor_services.gateway.http.auth import Admin, Anyone
+from preceptor_services.gateway.http.auth import Admin, Anyone, Reader
 from preceptor_services.gateway.http.bodies import body_of, reply
 from preceptor_services.gateway.http.depends import QuestionsDep, RegistryDep
 from preceptor_services.gateway.http.openapi import takes
@@ -23,6 +30,21 @@ class ServiceVersion(Answer):
     info: ServiceInfo
     seen_at: float
     """Server time at which it was last heard anew."""
+
+
+class QuarantinedTarget(Answer):
+    """A target that was made of an answer that may be wrong."""
+
+    id: Key
+    rollout_id: Key
+
+
+class Quarantine(Answer):
+    """`GET /v1/experts/{name}/quarantine`: in the order of the targets' ids."""
+
+    targets: tuple[QuarantinedTarget, ...]
+    after: str | None = None
+    """Ask again with this one; None at the end."""
 
 
 class ServiceVersions(Answer):
@@ -55,6 +77,24 @@ async def remove_service(
     """Takes a service out that was added at run time; open questions to it fail."""
     await registry.remove(name)
     await questions.sweeper.give_up(name)
+
+
+@router.get("/v1/experts/{name}/quarantine", response_model=Quarantine)
+async def list_quarantined(
+    request: Request,
+    name: Name,
+    caller: Reader,
+    registry: RegistryDep,
+    after: str = "",
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+) -> Response:
+    """Targets made of answers since a service's last good inspection, before one that failed."""
+    found = await registry.quarantined(name, after, limit)
+    page = Quarantine(
+        targets=tuple(QuarantinedTarget(id=i, rollout_id=rollout) for i, rollout in found),
+        after=found[-1][0] if len(found) == limit else None,
+    )
+    return await reply(request, page)
 
 
 @router.get("/v1/experts/{name}/versions", response_model=ServiceVersions)

@@ -322,6 +322,8 @@ def _ticket_copy(ticket: dict[str, Any], answer_key: str, now: float) -> dict[st
         "state": "waiting",
         "cached": False,
         "created_at": now,
+        # As long as the first answer could take.
+        "deadline_at": now + ticket["deadline_at"] - ticket["created_at"],
     }
 
 

@@ -126,9 +126,10 @@ async def stored(conn: AsyncConnection, keys: Iterable[str]) -> dict[str, Stored
 
 
 async def known_ids(conn: AsyncConnection, answer_ids: Iterable[str]) -> set[str]:
-    """Those of `answer_ids` that are done."""
+    """Those of `answer_ids` that have been done."""
+    # Also those that were written off since: whoever has trained on one must be able to say so.
     query = select(AnswerRow.answer_id).where(
-        AnswerRow.answer_id.in_(list(answer_ids)), AnswerRow.state == "done"
+        AnswerRow.answer_id.in_(list(answer_ids)), AnswerRow.done_at.is_not(None)
     )
     return set((await conn.execute(query)).scalars())
 

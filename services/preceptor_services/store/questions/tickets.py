@@ -6,14 +6,14 @@ execute it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_services.store.questions.answers import STORED_COLUMNS, StoredAnswer
-from preceptor_services.store.questions.states import ASKED, LIVE
+from preceptor_services.store.questions.states import LIVE
 from preceptor_services.store.tables.questions import AnswerRow, Arrival, Ticket
 
 
@@ -134,6 +134,16 @@ async def settle(
     return [Settled(*row) for row in await conn.execute(_SETTLE, values)]
 
 
+async def extend(conn: AsyncConnection, deadlines: Mapping[str, float]) -> None:
+    """The tickets of these answers wait until then."""
+    await conn.execute(
+        update(Ticket)
+        .where(Ticket.answer_key == bindparam("b_key"), Ticket.state == "waiting")
+        .values(deadline_at=bindparam("b_deadline")),
+        [{"b_key": key, "b_deadline": deadline} for key, deadline in deadlines.items()],
+    )
+
+
 async def write_off(
     conn: AsyncConnection, answer_keys: Sequence[str], problem: dict[str, Any]
 ) -> None:
@@ -146,10 +156,10 @@ async def write_off(
 
 
 async def expire(conn: AsyncConnection, now: float, problem: dict[str, Any]) -> list[Settled]:
-    """Fails the tickets whose deadline has passed; a promised late answer has none."""
+    """Fails the tickets whose deadline has passed; a promise has one of its own."""
     changed = await conn.execute(
         update(Ticket)
-        .where(Ticket.state.in_(ASKED), Ticket.deadline_at <= now)
+        .where(Ticket.state.in_(LIVE), Ticket.deadline_at <= now)
         .values(state="failed", problem=problem)
         .returning(Ticket.id, Ticket.answer_key, Ticket.run)
     )
@@ -168,8 +178,8 @@ async def cancel(conn: AsyncConnection, ticket_id: str) -> list[Settled]:
 
 
 async def next_deadline(conn: AsyncConnection) -> float | None:
-    """The earliest deadline of all tickets that wait for a service."""
-    query = select(func.min(Ticket.deadline_at)).where(Ticket.state.in_(ASKED))
+    """The earliest deadline of all tickets that wait for a service or its promise."""
+    query = select(func.min(Ticket.deadline_at)).where(Ticket.state.in_(LIVE))
     return (await conn.execute(query)).scalar_one()
 
 

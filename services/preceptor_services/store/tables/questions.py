@@ -120,6 +120,24 @@ class AnswerRow(Base):
     cost: Mapped[float | None]
 
 
+class QuarantinedAnswer(Base):
+    """An answer that was given between the last good inspection of its service and a failed one."""
+
+    __tablename__ = "quarantined_answers"
+    answer_id: Mapped[str] = mapped_column(primary_key=True)
+    quarantined_at: Mapped[float] = mapped_column(primary_key=True)
+    service: Mapped[str] = mapped_column(index=True)
+    reason: Mapped[str]
+
+
+class ServiceInspection(Base):
+    """When the answers of a service were last found right."""
+
+    __tablename__ = "service_inspections"
+    service: Mapped[str] = mapped_column(primary_key=True)
+    good_at: Mapped[float]
+
+
 class Question(Base):
     """What was asked, as a compressed frame; kept, so that it can be asked again."""
 

@@ -1,0 +1,83 @@
+"""Queries about answers that may be wrong: their expert failed an inspection after giving them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from preceptor_services.store.questions import answers, tickets
+from preceptor_services.store.sql import insert_new
+from preceptor_services.store.tables.provenance import Target, TargetAnswer
+from preceptor_services.store.tables.questions import (
+    AnswerRow,
+    QuarantinedAnswer,
+    ServiceInspection,
+)
+
+
+async def note_good(conn: AsyncConnection, service: str, now: float) -> None:
+    """The service answered rightly at this time."""
+    await insert_new(conn, ServiceInspection, [{"service": service, "good_at": now}])
+    await conn.execute(
+        update(ServiceInspection).where(ServiceInspection.service == service).values(good_at=now)
+    )
+
+
+async def good_at(conn: AsyncConnection, service: str) -> float | None:
+    """When the service last answered rightly."""
+    query = select(ServiceInspection.good_at).where(ServiceInspection.service == service)
+    return (await conn.execute(query)).scalar()
+
+
+async def quarantine(
+    conn: AsyncConnection, service: str, since: float, now: float, problem: dict[str, Any]
+) -> int:
+    """Answers since then are served no longer; how many there were."""
+    found = await conn.execute(
+        select(AnswerRow.answer_key, AnswerRow.answer_id).where(
+            AnswerRow.service == service, AnswerRow.state == "done", AnswerRow.done_at >= since
+        )
+    )
+    rows = list(found)
+    if not rows:
+        return 0
+    reason = str(problem.get("detail", ""))
+    await conn.execute(
+        insert(QuarantinedAnswer),
+        [
+            {
+                "answer_id": row.answer_id,
+                "quarantined_at": now,
+                "service": service,
+                "reason": reason,
+            }
+            for row in rows
+        ],
+    )
+    keys = [row.answer_key for row in rows]
+    for start in range(0, len(keys), 500):
+        part = keys[start : start + 500]
+        await answers.write_off(conn, part, problem)
+        await tickets.write_off(conn, part, problem)
+    return len(rows)
+
+
+async def targets(
+    conn: AsyncConnection, service: str, after: str, limit: int
+) -> list[tuple[str, str]]:
+    """Targets that were made of quarantined answers, with their rollouts, by id."""
+    query = (
+        select(Target.id, Target.rollout_id)
+        .distinct()
+        .join(TargetAnswer, TargetAnswer.target_id == Target.id)
+        .join(QuarantinedAnswer, QuarantinedAnswer.answer_id == TargetAnswer.answer_id)
+        .join(AnswerRow, AnswerRow.answer_id == TargetAnswer.answer_id)
+        .where(QuarantinedAnswer.service == service, Target.id > after)
+        # One that was asked again since is another answer under the same id.
+        .where(or_(AnswerRow.state != "done", Target.created_at < AnswerRow.done_at))
+        .order_by(Target.id)
+        .limit(limit)
+    )
+    return [(row.id, row.rollout_id) for row in await conn.execute(query)]
