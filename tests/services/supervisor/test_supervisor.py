@@ -73,14 +73,18 @@ def test_the_plan_fills_in_ports_keys_and_the_broker(tmp_path: Path) -> None:
         assert len(file.read_text().strip()) >= 32
 
 
+def key_files(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in (folder / "keys").rglob("*.key")}
+
+
 def test_keys_that_are_there_are_kept(tmp_path: Path) -> None:
     config = moody_settings(tmp_path)
     make_plan(load_settings(config, env={}), tmp_path)
-    before = {path.name: path.read_text() for path in (tmp_path / "keys").iterdir()}
+    before = key_files(tmp_path)
 
     make_plan(load_settings(config, env={}), tmp_path)
 
-    assert {path.name: path.read_text() for path in (tmp_path / "keys").iterdir()} == before
+    assert key_files(tmp_path) == before
 
 
 def test_the_gateways_port_is_the_same_at_the_next_start_unless_it_is_taken(
