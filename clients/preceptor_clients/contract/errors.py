@@ -74,11 +74,12 @@ Words = Annotated[str, BeforeValidator(_bounded_words)]
 class FieldError(BaseModel):
     """One field at fault."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
 
     field: Words
     """Path of the field, as in `items[3].query.response_ids`."""
     detail: Words
+    """What is wrong with it."""
 
 
 class ProblemDetails(BaseModel):
@@ -87,16 +88,24 @@ class ProblemDetails(BaseModel):
     They may come from any service: what is longer or larger than can be meant is cut.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
 
     type: Words = "about:blank"
+    """Always `about:blank`: the code says which problem it is."""
     title: Words = "error"
+    """The problem in general, in a few words."""
     status: Annotated[int, BeforeValidator(_bounded_status)] = 500
+    """The HTTP status; for one query of a call, the one that it would have had alone."""
     detail: Words = ""
+    """What went wrong and what to do, in a sentence."""
     code: Words = "error"
+    """Stable name of the problem, such as `vocabulary-mismatch`."""
     errors: Annotated[tuple[FieldError, ...], BeforeValidator(_bounded_errors)] = ()
+    """The fields at fault."""
     retry_after_s: Annotated[float | None, BeforeValidator(bounded_seconds)] = None
+    """Seconds after which it may work; absent where asking again does not help."""
     instance: Words | None = None
+    """Path of the request."""
 
 
 class PreceptorError(Exception):

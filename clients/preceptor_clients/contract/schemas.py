@@ -65,7 +65,11 @@ class Request(BaseModel):
     """What a caller sends: unknown fields are refused."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 
@@ -73,7 +77,11 @@ class Answer(BaseModel):
     """What a service returns: unknown fields are ignored."""
 
     model_config = ConfigDict(
-        extra="ignore", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
+        extra="ignore",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 
@@ -84,14 +92,18 @@ class Message(Request):
     """One chat turn."""
 
     role: Literal["system", "user", "assistant", "tool"]
+    """Who speaks."""
     content: str
+    """What is said, as plain text."""
 
 
 class Prompt(Request):
     """What the student was asked: chat messages and, where known, the exact ids it saw."""
 
     messages: tuple[Message, ...] = ()
+    """The chat; empty where only the ids are known."""
     ids: Ints1 | None = None
+    """The ids that the student really saw, template and start token included."""
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -116,16 +128,25 @@ class FeedbackItem(Answer):
     """
 
     id: Key
+    """Names it among the items of its query."""
     kind: FeedbackKind
+    """What sort of knowledge it is; experts render each kind in their own way."""
     score: float | None = None
+    """How good the attempt is, by convention from 0 to 1; null where nothing was judged."""
     text: str | None = None
+    """What is said, as an expert reads it."""
     error: str | None = None
+    """Why judging failed; then there is no score."""
     expert_may_see: Flag = True
+    """False keeps it out of every expert's view."""
     source: Name
+    """Who says so."""
     version: str
+    """The source's version then."""
     details: dict[str, JsonValue] = Field(default_factory=dict)
     """What the source wants remembered, such as the isolation that a program ran under."""
     cost: float | None = None
+    """Price of this item, in the deployment's unit."""
 
     def content_hash(self) -> str:
         """SHA-256 of what an expert sees of this item: kind and text, not its id."""
@@ -139,8 +160,12 @@ class WantedWeights(Request):
     """Which version of a policy an expert must answer with. Experts without versions ignore it."""
 
     mode: Literal["exact", "at_least", "latest"]
+    """`exact`: this version; `at_least`: it or a later one of its lineage; `latest`: the newest
+    of `policy`."""
     version: WeightVersion | None = None
+    """The version that `exact` and `at_least` name."""
     policy: Name | None = None
+    """The policy that `latest` names."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -156,6 +181,7 @@ class PrefixQuery(Request):
     """What would you have said at these positions of the student's own attempt?"""
 
     prompt: Prompt
+    """What the student was asked."""
     response_ids: Ints1
     """`[T]` the student's tokens, the end token included."""
     owned: Bools1 | None = None
@@ -165,12 +191,15 @@ class PrefixQuery(Request):
     feedback: tuple[FeedbackItem, ...] = ()
     """What the expert may use, in order; it renders every item and chooses none."""
     vocab_fingerprint: VocabFingerprint
+    """The vocabulary of all ids here; another one is refused with 409."""
     top_k: Annotated[int, Field(ge=1, le=1 << 24)] = 64
+    """How many entries are wanted at each position."""
     candidate_ids: Ints2 | None = None
     """`[P, C]` ids to score beside the expert's own top-k; -1 pads."""
     entropy_P: Floats1 | None = None
     """The student's own entropy in nats, for experts that can ask about a few positions only."""
     weights: WantedWeights | None = None
+    """Which version must answer; absent for experts without versions."""
     group_id: Key | None = None
     """Queries of one group share their prompt; a group is asked as one batch."""
     draw: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
@@ -178,7 +207,9 @@ class PrefixQuery(Request):
     priority: Annotated[int, Field(ge=0, le=9)] = 5
     """0 is first."""
     timeout_ms: Annotated[int, Field(ge=1, le=86_400_000)] = 60_000
+    """How long the caller waits, from the submission on."""
     rollout_id: Key | None = None
+    """The rollout that the response is, for the records."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -233,6 +264,7 @@ class PrefixAnswer(Answer):
     """
 
     kind: AnswerKind
+    """`topk`: the most probable ids; `empirical`: counts of samples; `point`: one id a position."""
     token_ids_P: Ints1
     """The student's token at each position, echoed: an answer shifted by one cannot pass."""
     mask_P: Bools1
@@ -246,10 +278,13 @@ class PrefixAnswer(Answer):
     tail_P: Floats1
     """Probability outside the entries: 1 minus the sum of their decoded probabilities."""
     own_logprobs_P: Floats1
+    """Log-prob of the student's own token at each position, natural, at temperature 1."""
     own_mask_P: Bools1
     """False where the log-prob of the student's own token is not known."""
     candidate_logprobs_PC: Floats2 | None = None
+    """Log-probs of the ids that were sent as candidates; absent where none were."""
     candidate_mask_PC: Bools2 | None = None
+    """False in padded cells and where a candidate is not known."""
     renormalised_P: Bools1 | None = None
     """True where rounding had brought a row above 1 and it was scaled back."""
     num_draws: int | None = None
@@ -258,12 +293,17 @@ class PrefixAnswer(Answer):
     """Chance, in (0, 1], that the expert asked itself about this position; absent where it took all
     of them. Costs divided by it are unbiased over positions that were not drawn."""
     vocab_fingerprint: VocabFingerprint
+    """The vocabulary of the ids; it must be the query's."""
     expert: Name
+    """Name of the expert."""
     expert_version: str
+    """Its version, as in `/v1/info`."""
     weights_before: WeightVersion | None = None
+    """The version that was loaded when the batch began."""
     weights_after: WeightVersion | None = None
     """Must equal `weights_before`: the weights must not change while a batch runs."""
     template_version: str | None = None
+    """Name of the template that built the context."""
     context_hash: Sha256 | None = None
     """SHA-256 of the ids of the context that the expert put before the response."""
     used_feedback: tuple[Key, ...] = ()
@@ -271,8 +311,11 @@ class PrefixAnswer(Answer):
     truncated: tuple[str, ...] = ()
     """What did not fit, in words."""
     temperature: float = 1.0
+    """Always 1: answers at another temperature are refused."""
     latency_ms: float | None = None
+    """Time that the answer took."""
     cost: float | None = None
+    """Price of the answer, in the deployment's unit."""
 
     def filled_PK(self) -> np.ndarray:
         """`[P, K]` True in the cells that hold an entry; none in a masked row."""
@@ -287,27 +330,40 @@ class FeedbackQuery(Request):
     """How did this attempt go?"""
 
     rollout_id: Key
+    """The rollout that is judged."""
     prompt: Prompt
+    """What was asked."""
     response_ids: Ints1
+    """`[T]` the tokens of the attempt."""
     response_text: str
+    """The same as text, without control tokens."""
     finish_reason: Literal["stop", "length"]
+    """`length`: the attempt was cut off."""
     payload_sha256: Sha256
     """The task's private data (tests, reference), put once as a blob."""
     payload: JsonValue = None
     """The same, filled in on the way to the source; callers leave it out."""
     priority: Annotated[int, Field(ge=0, le=9)] = 5
+    """0 is first."""
     timeout_ms: Annotated[int, Field(ge=1, le=86_400_000)] = 60_000
+    """How long the caller waits, from the submission on."""
     group_id: Key | None = None
+    """Queries of one group share their prompt."""
 
 
 class FeedbackAnswer(Answer):
     """What a source found. An item that failed carries `error`."""
 
     items: tuple[FeedbackItem, ...]
+    """What it found, in order."""
     source: Name
+    """Name of the source."""
     source_version: str
+    """Its version, as in `/v1/info`."""
     latency_ms: float | None = None
+    """Time that judging took."""
     cost: float | None = None
+    """Price of the answer, in the deployment's unit."""
 
 
 # ---------------------------------------------------------------- service routes
@@ -323,8 +379,11 @@ class Capabilities(Answer):
     """What an expert or source can do; the gateway refuses what it cannot before it queues."""
 
     kinds: Annotated[tuple[AnswerKind, ...], Field(max_length=8)] = ("topk",)
+    """Kinds of answers that it gives."""
     max_top_k: VocabularySize | None = None
+    """Most entries a position; no bound where absent."""
     candidates: bool = False
+    """Scores ids that the caller names."""
     weights: bool = False
     """Answers with versioned weights and serves `PUT /v1/weights`."""
     needs_feedback: bool = False
@@ -337,8 +396,12 @@ class Capabilities(Answer):
     tokenizer: bool = False
     """Serves `POST /v1/tokenize`; the SDK says it for a class with `tokenize`."""
     cacheable: Literal["true", "per_draw", "until_revised"] = "true"
+    """`true`: equal questions have equal answers; `per_draw`: an answer belongs to one draw;
+    `until_revised`: it stands until people change it."""
     vocab_fingerprint: VocabFingerprint | None = None
+    """The vocabulary of its ids."""
     vocab_size: VocabularySize | None = None
+    """Ids are below it."""
     max_context: NumTokens | None = None
     """Tokens of context and response together."""
     cost_per_token: Annotated[float, Field(ge=0, le=MOST_COST)] | None = None
@@ -363,11 +426,15 @@ class ServiceInfo(Answer):
     """`GET /v1/info` of every service."""
 
     name: Name
+    """Its name for itself."""
     role: ServiceRole | Literal["gateway"]
+    """What it is asked: an expert for distributions, a source for feedback."""
     version: Annotated[str, StringConstraints(min_length=1, max_length=1000)]
     """Changes whenever answers may: code, configuration, template."""
     capabilities: Capabilities = Capabilities()
+    """What it can do."""
     limits: ServiceLimits = ServiceLimits()
+    """How much at once."""
     frames: bool = False
     """Reads and writes frames as well as JSON."""
 
@@ -376,7 +443,9 @@ class ServiceStatus(Answer):
     """One service as the gateway sees it."""
 
     name: Name
+    """Its name in the deployment."""
     role: ServiceRole
+    """What it is asked."""
     state: Literal["ready", "unreachable", "refused"]
     """`refused`: it answers, but not as the contract wants it."""
     detail: str | None = None
@@ -389,12 +458,14 @@ class Services(Answer):
     """Reply to `GET /v1/experts`: every expert and source that the gateway names; no addresses."""
 
     services: tuple[ServiceStatus, ...]
+    """Experts and sources, in the order of the deployment."""
 
 
 class LogprobsCall(Request):
     """`POST /v1/logprobs` of an expert."""
 
     queries: tuple[PrefixQuery, ...]
+    """Answered in this order; at most `max_batch` of them."""
     answer_keys: tuple[Sha256, ...] = ()
     """Where an expert that answers later puts each answer: `PUT /v1/answers/{answer_key}`."""
 
@@ -403,13 +474,16 @@ class FeedbackCall(Request):
     """`POST /v1/feedback` of a source."""
 
     queries: tuple[FeedbackQuery, ...]
+    """Answered in this order; at most `max_batch` of them."""
 
 
 class PrefixResult(Answer):
     """One item of an expert's reply: an answer, a problem, or a promise to answer later."""
 
     answer: PrefixAnswer | None = None
+    """What the expert says."""
     problem: ProblemDetails | None = None
+    """Why this query has no answer; the others stand."""
     accepted: Flag = False
     """True: the answer will be put to its answer key when it is there."""
 
@@ -418,25 +492,30 @@ class FeedbackResult(Answer):
     """One item of a source's reply: an answer or a problem."""
 
     answer: FeedbackAnswer | None = None
+    """What the source found."""
     problem: ProblemDetails | None = None
+    """Why this query has no answer; the others stand."""
 
 
 class LogprobsReply(Answer):
     """Reply to `LogprobsCall`: one result per query, in order."""
 
     results: tuple[PrefixResult, ...]
+    """As many as queries, in their order."""
 
 
 class FeedbackReply(Answer):
     """Reply to `FeedbackCall`: one result per query, in order."""
 
     results: tuple[FeedbackResult, ...]
+    """As many as queries, in their order."""
 
 
 class WeightManifest(Request):
     """One immutable version of a policy's weights."""
 
     version: WeightVersion
+    """Its name; what it names never changes."""
     parent: WeightVersion | None = None
     """What one optimiser step turned into this version, perhaps on another lineage; None for the
     first."""
@@ -445,6 +524,7 @@ class WeightManifest(Request):
     files: dict[str, Sha256]
     """File name to SHA-256; `model.safetensors` is among them."""
     vocab_fingerprint: VocabFingerprint
+    """The vocabulary that the policy writes in."""
     checkpoint: Flag = False
     """True where a checkpoint stands on it: derived state, such as an EMA, is kept beside it."""
 
@@ -453,6 +533,7 @@ class WeightsOffer(Request):
     """`PUT /v1/weights` of a service: versions it may load, ancestors first."""
 
     manifests: tuple[WeightManifest, ...]
+    """An ancestor stands before what was trained from it."""
 
 
 # ---------------------------------------------------------------- the gateway's routes

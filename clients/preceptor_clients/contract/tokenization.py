@@ -24,7 +24,9 @@ class TokenizeCall(Request):
     """`POST /v1/tokenize` of a service: a text or a chat, not both."""
 
     prompt: Text | None = None
+    """A text."""
     messages: tuple[Message, ...] = ()
+    """A chat."""
     add_special_tokens: Flag = False
     """Start and end tokens, where the tokenizer has any; a chat's template writes its own."""
     add_generation_prompt: Flag = True
@@ -44,6 +46,7 @@ class TokenIds(Answer):
     """Reply to `TokenizeCall`; it may be longer than the context."""
 
     ids: Ints1
+    """`[T]` ids below `vocab_size`."""
 
 
 @runtime_checkable
