@@ -17,19 +17,11 @@ expected value and the same content:
 from __future__ import annotations
 
 import re
-import sys
 from typing import Any, Final, cast
 
-MAX_DIGITS: Final = 1 << 16
-"""Digits of an integer; more would not fit into what an attempt may give back."""
 _LITERAL_OR_SPACE: Final = re.compile(
     r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|([,:]) """, re.DOTALL
 )
-
-
-def allow_long_integers() -> None:
-    """Lets this process read and write integers of up to `MAX_DIGITS` digits; 4,300 is usual."""
-    sys.set_int_max_str_digits(MAX_DIGITS)
 
 
 def same_value(value: object, expected: object) -> bool:

@@ -35,10 +35,10 @@ from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import zstandard
-from pydantic_core import from_json
 
 from preceptor_clients.contract import grid
 from preceptor_clients.contract.errors import MalformedFrame
+from preceptor_clients.contract.json_text import read_json
 
 MEDIA_TYPE: Final = "application/vnd.preceptor.frame"
 MAGIC: Final = b"PCF1"
@@ -211,8 +211,7 @@ def _malformed(part: str, detail: str) -> MalformedFrame:
 
 def _parse_header(header: bytes, limits: Limits) -> tuple[Any, list[Any]]:
     try:
-        # Not `json.loads`: that lets half surrogate pairs pass, which nothing could write again.
-        parsed = from_json(header, allow_inf_nan=False)
+        parsed = read_json(header)
     except ValueError as error:
         raise _malformed("header", f"is not JSON: {error}") from None
     match parsed:

@@ -12,7 +12,6 @@ import math
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
 
 from preceptor_clients.contract import frame
 from preceptor_clients.contract.errors import (
@@ -21,6 +20,7 @@ from preceptor_clients.contract.errors import (
     UnsupportedMediaType,
     from_validation,
 )
+from preceptor_clients.contract.json_text import read_json
 
 JSON: Final = "application/json"
 FRAME: Final = frame.MEDIA_TYPE
@@ -93,7 +93,7 @@ def parse(
         fields = frame.decode(body, limits=limits)
     else:
         try:
-            fields = from_json(body, allow_inf_nan=False)
+            fields = read_json(body)
         except ValueError as error:
             raise MalformedFrame(f"the body is not JSON: {error}", field="body") from None
     if integer_bits is not None:

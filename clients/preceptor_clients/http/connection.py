@@ -42,6 +42,7 @@ from preceptor_clients.contract.errors import (
     bounded_seconds,
     from_problem,
 )
+from preceptor_clients.contract.json_text import allow_long_integers
 from preceptor_clients.http.addresses import ANYWHERE, AddressPolicy, AddressRefused
 from preceptor_clients.http.proxies import proxy_of
 from preceptor_clients.kit.threads import on_bytes
@@ -160,6 +161,7 @@ class HttpClient:
         Raises:
             ValueError: `url` is no address.
         """
+        allow_long_integers()  # a payload may hold them, whichever way it goes
         check_url(url)
         limits = httpx.Limits(max_connections=max_concurrency, keepalive_expiry=_KEEPALIVE_S)
         headers = {"accept": _ACCEPT, "accept-encoding": "identity"}

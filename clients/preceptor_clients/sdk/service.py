@@ -43,6 +43,7 @@ from preceptor_clients.contract.generation import (
     GeneratingService,
     check_generate,
 )
+from preceptor_clients.contract.json_text import allow_long_integers
 from preceptor_clients.contract.schemas import (
     FeedbackAnswer,
     FeedbackCall,
@@ -170,6 +171,7 @@ def service_app(
         key: Bearer key that every call but the health checks must carry; none where absent.
         max_body_bytes: Larger requests are refused while they arrive.
     """
+    allow_long_integers()
     return _ServiceApp(service, key, max_body_bytes)
 
 

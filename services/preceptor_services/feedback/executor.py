@@ -25,7 +25,6 @@ from typing import Any, Final
 from pydantic import JsonValue, ValidationError
 
 from preceptor_clients.contract.comparison import (
-    allow_long_integers,
     compact,
     without_spaces,
 )
@@ -47,6 +46,7 @@ from preceptor_clients.contract.execution import (
     feedback_text,
     valued_case,
 )
+from preceptor_clients.contract.json_text import allow_long_integers
 from preceptor_clients.contract.schemas import (
     FeedbackAnswer,
     FeedbackItem,

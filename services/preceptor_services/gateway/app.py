@@ -10,6 +10,7 @@ from typing import Final
 
 from fastapi import FastAPI
 
+from preceptor_clients.contract.json_text import allow_long_integers
 from preceptor_clients.http.addresses import AddressPolicy
 from preceptor_clients.http.clients import NO_RETRY, ServiceClient
 from preceptor_services.gateway.http.middleware import BodyLimit, CountRequests
@@ -70,6 +71,7 @@ def create_app(
         connect: Makes clients of services.
         clock: Server time.
     """
+    allow_long_integers()
     parts = Parts.build(settings, database, blob_store, queue, connect, clock or ServerClock())
 
     @contextlib.asynccontextmanager
