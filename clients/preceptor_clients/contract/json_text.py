@@ -14,7 +14,7 @@ MAX_DIGITS: Final = 1 << 16
 
 
 _LONGEST_TEXT: Final = 4 << 20
-"""Bytes of a text that may hold long integers: reading one takes time by the square of its digits."""
+"""Bytes of a text that may hold them: reading one takes time by the square of its digits."""
 
 
 def allow_long_integers() -> None:
