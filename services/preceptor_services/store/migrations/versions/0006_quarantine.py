@@ -1,5 +1,6 @@
 """Answers that may be wrong, because their expert failed an inspection; promises have an end."""
 
+# pyright: reportUnknownArgumentType=false
 from __future__ import annotations
 
 import sqlalchemy as sa
