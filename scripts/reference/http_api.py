@@ -268,6 +268,15 @@ def _simple(schema: Json) -> str:
     if kind == "object":
         values = cast("Json | bool | None", schema.get("additionalProperties"))
         return f"object of {_type(values)}" if isinstance(values, Mapping) and values else "object"
-    bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {schema[key]:g}" for key, sign in bounds.items() if key in schema]
-    return " ".join([{"string": "text"}.get(kind, kind), *limits])
+    return " ".join([{"string": "text"}.get(kind, kind), *_limits(schema)])
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"
+
+
+def _limits(schema: Json) -> list[str]:
+    if "minimum" in schema and "maximum" in schema:
+        return [f"from {_number(schema['minimum'])} to {_number(schema['maximum'])}"]
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    return [f"{sign} {_number(schema[key])}" for key, sign in signs.items() if key in schema]

@@ -98,6 +98,19 @@ def test_every_error_is_there_with_what_to_do():
     assert all(f"{{#{code}}}" in page for code in codes)
 
 
+def test_every_field_of_what_a_service_reads_and_writes_has_its_meaning():
+    shown = rows("reference/expert-api.md")
+    schemas = http_api.expert_openapi()["components"]["schemas"]
+
+    missing = [
+        f"{name}.{key}"
+        for name, schema in schemas.items()
+        for key in schema.get("properties", {})
+        if not shown[slug(f"{name}-{key}")][-1].endswith(".")
+    ]
+    assert missing == []
+
+
 @pytest.mark.parametrize(
     ("page", "document"),
     [
