@@ -10,6 +10,7 @@ from typing import Final
 
 from fastapi import FastAPI
 
+from preceptor_clients.contract.deployment import Deployment
 from preceptor_clients.contract.json_text import allow_long_integers
 from preceptor_clients.http.addresses import AddressPolicy
 from preceptor_clients.http.clients import NO_RETRY, ServiceClient
@@ -28,7 +29,6 @@ from preceptor_services.gateway.routes.vllm import face as vllm_face
 from preceptor_services.jobs.queue import JobQueue
 from preceptor_services.kit.blobs import BlobStore
 from preceptor_services.kit.clock import Clock, ServerClock
-from preceptor_services.kit.settings import Settings
 from preceptor_services.registry.services import Connect, InfoClient
 from preceptor_services.store.database import Database
 
@@ -53,7 +53,7 @@ def connect_service(url: str, key: str, addresses: AddressPolicy) -> InfoClient:
 
 
 def create_app(
-    settings: Settings,
+    settings: Deployment,
     database: Database,
     blob_store: BlobStore,
     queue: JobQueue,

@@ -7,6 +7,7 @@ from typing import Self
 
 from fastapi import FastAPI
 
+from preceptor_clients.contract.deployment import Deployment
 from preceptor_services.corrections.figures import Figures
 from preceptor_services.corrections.parts import Corrections
 from preceptor_services.gateway.http.readiness import Readiness
@@ -15,7 +16,7 @@ from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.blobs import BlobStore
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.metrics import Metrics
-from preceptor_services.kit.settings import Settings, read_secret
+from preceptor_services.kit.settings import read_secret
 from preceptor_services.provenance.records import RecordKeeper
 from preceptor_services.questions.parts import Questions
 from preceptor_services.registry.keyring import Keyring
@@ -45,7 +46,7 @@ class Parts:
     @classmethod
     def build(
         cls,
-        settings: Settings,
+        settings: Deployment,
         database: Database,
         blobs: BlobStore,
         queue: JobQueue,

@@ -15,7 +15,6 @@ from preceptor_clients.contract.deployment import Deployment, parse_deployment
 
 DATABASE_ENV: Final = "PRECEPTOR_DATABASE"
 BROKER_ENV: Final = "PRECEPTOR_BROKER"
-Settings = Deployment
 
 
 def load_settings(path: Path, env: Mapping[str, str] = os.environ) -> Deployment:

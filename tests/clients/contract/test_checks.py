@@ -26,7 +26,7 @@ from preceptor_clients.contract.schemas import (
     Prompt,
     WantedWeights,
 )
-from preceptor_clients.sdk.answers import build_answer
+from preceptor_clients.sdk.answers import Distributions, build_answer
 
 VOCAB = 12
 CAPABILITIES = Capabilities(vocab_size=VOCAB, candidates=True)
@@ -334,3 +334,22 @@ def test_a_missing_best_entry_shows_in_the_tail_though_own_is_hidden(make_query,
 
     with pytest.raises(AnswerRefused, match="best entry is missing"):
         check_answer(query, hidden, CAPABILITIES)
+
+
+@pytest.mark.parametrize("num_entries", [1, 64, 200, 255, 256])
+def test_a_uniform_row_passes_however_many_of_its_entries_are_sent(
+    num_entries: int, make_query: Callable[..., PrefixQuery]
+) -> None:
+    vocab = 256
+    query = make_query((3, 1), top_k=num_entries, candidate_ids=None)
+    even = np.full((2, vocab), -np.log(vocab), np.float32)
+    ids = np.tile(np.arange(vocab, dtype=np.int32), (2, 1))
+    distributions = Distributions(
+        ids_PK=ids[:, :num_entries],
+        logprobs_PK=even[:, :num_entries],
+        own_logprobs_P=even[:, 0],
+    )
+
+    answer = build_answer(query, distributions, expert="e", expert_version="1")
+
+    check_answer(query, answer, Capabilities(max_top_k=256, vocab_size=vocab, max_context=64))
