@@ -1,11 +1,13 @@
 """What `preceptor expert new` writes works as it stands: its own test, served, checked."""
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from preceptor_clients.cli import expert as expert_command
 from preceptor_clients.cli.new_expert import write_expert
+from preceptor_clients.cli.own_wheel import write_own_wheel
 from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
 from preceptor_trainer.student.architecture import make_tokenizer
 
@@ -80,6 +83,7 @@ def test_the_written_settings_name_what_was_written(tmp_path):
     settings = tomllib.loads((tmp_path / "owl" / "preceptor.toml").read_text())
     assert written == {
         "Dockerfile",
+        "build",
         "compose.yml",
         "preceptor.toml",
         "test_wise_owl.py",
@@ -87,8 +91,51 @@ def test_the_written_settings_name_what_was_written(tmp_path):
     }
     expert = settings["experts"]["wise-owl"]
     assert (expert["use"], expert["url"]) == ("wise_owl:WiseOwl", "http://127.0.0.1:8155")
-    for name in ("Dockerfile", "compose.yml"):
+    for name in ("Dockerfile", "build", "compose.yml"):
         assert "{{" not in (tmp_path / "owl" / name).read_text()
+
+
+def test_the_image_installs_the_wheel_that_its_build_step_makes(tmp_path):
+    folder = tmp_path / "owl"
+    write_expert("wise-owl", folder, 8155)
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text("#!/bin/sh\nls wheels > built; echo $* >> built\n")
+    docker.chmod(0o755)
+    program = tmp_path / "bin" / "preceptor"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m preceptor_clients.cli "$@"\n')
+    program.chmod(0o755)
+
+    env = {**os.environ, "PATH": f"{docker.parent}:{os.environ['PATH']}"}
+    ran = subprocess.run([folder / "build"], env=env, capture_output=True, text=True, timeout=120)
+
+    assert ran.returncode == 0, ran.stderr
+    [wheel, called] = (folder / "built").read_text().splitlines()
+    dockerfile = (folder / "Dockerfile").read_text()
+    assert f'"preceptor[serve]=={version("preceptor")}"' in dockerfile
+    assert wheel == f"preceptor-{version('preceptor')}-py3-none-any.whl"
+    assert "COPY wheels/ /wheels/" in dockerfile
+    assert "--find-links /wheels" in dockerfile
+    assert called == "build --tag wise-owl ."
+    assert "image: wise-owl" in (folder / "compose.yml").read_text()
+
+
+def test_the_wheel_is_whole_for_an_installer(tmp_path):
+    wheel = write_own_wheel(tmp_path / "wheels")
+
+    place = tmp_path / "installed"
+    words = ["install", "-q", "--no-deps", "--no-index", "--target", str(place), str(wheel)]
+    ran = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
+    env = {"PYTHONPATH": str(place), "PATH": os.environ["PATH"]}
+    source = "import preceptor_clients.cli.main as m; print(m.__file__)"
+    imported = subprocess.run(
+        [sys.executable, "-c", source], env=env, capture_output=True, text=True, cwd=tmp_path
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    assert imported.stdout.startswith(str(place)), imported.stderr
+    assert (place / "preceptor_clients/cli/expert_template/build.jinja").exists()
+    assert write_own_wheel(tmp_path / "again").read_bytes() == wheel.read_bytes()
 
 
 def test_the_vocabulary_is_printed_as_the_options_want_it(tmp_path):

@@ -5,23 +5,28 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
 
 from preceptor_clients.cli.main import fail_with, read_key, serve
 from preceptor_clients.cli.new_expert import write_expert
+from preceptor_clients.cli.own_wheel import write_own_wheel
 from preceptor_clients.conformance.subject import CheckOptions
 from preceptor_clients.conformance.suite import check_expert
 from preceptor_clients.contract.errors import PreceptorError, from_validation
 from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
 from preceptor_clients.contract.known import KnownAnswers, load_known
-from preceptor_clients.contract.schemas import ServiceStatus, WeightsOffer
+from preceptor_clients.contract.schemas import Services, ServiceStatus, WeightsOffer
 from preceptor_clients.http.clients import GatewayClient
 from preceptor_clients.http.registration import NewService, add_service
+from preceptor_clients.kit.files import make_key_file
 from preceptor_clients.sdk import openapi
+
+_T = TypeVar("_T")
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 app.command("serve")(serve)
@@ -147,6 +152,81 @@ def add(
 async def _add(url: str, key: str, new: NewService, wait_s: float) -> ServiceStatus:
     async with GatewayClient(url, key) as gateway:
         return await add_service(gateway, new, wait_s=wait_s)
+
+
+Gateway = Annotated[str, typer.Option(help="Address of the gateway.")]
+
+
+@app.command("list")
+def list_experts(
+    gateway: Gateway,
+    key_file: Annotated[Path, typer.Option(help="File with a gateway's key of any scope.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+) -> None:
+    """Prints every expert and source of a gateway, with its state and why it is not ready."""
+
+    async def ask(client: GatewayClient) -> Services:
+        return await client.experts()
+
+    found = _at_gateway(gateway, key_file, ask)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=1, exclude_none=True))
+        return
+    for one in found.services:
+        version = "" if one.info is None else f", version {one.info.version}"
+        why = "" if one.state == "ready" or one.detail is None else f": {one.detail}"
+        typer.echo(f"{one.name} ({one.role}) is {one.state}{version}{why}")
+
+
+@app.command("remove")
+def remove(
+    name: Annotated[str, typer.Argument(help="What the deployment calls it.")],
+    gateway: Gateway,
+    key_file: Annotated[Path, typer.Option(help="File with a gateway's key of scope `admin`.")],
+) -> None:
+    """Takes an expert out that was added to a gateway that runs; open questions to it fail."""
+
+    async def drop(client: GatewayClient) -> None:
+        await client.remove_expert(name)
+
+    _at_gateway(gateway, key_file, drop)
+    typer.echo(f"{name} is removed")
+
+
+def _at_gateway(url: str, key_file: Path, work: Callable[[GatewayClient], Awaitable[_T]]) -> _T:
+    """What `work` finds there; an error ends the command with its message."""
+
+    async def within(key: str) -> _T:
+        async with GatewayClient(url, key) as client:
+            return await work(client)
+
+    try:
+        return asyncio.run(within(read_key(key_file)))
+    except (ValueError, OSError) as error:
+        raise fail_with(str(error)) from None
+    except PreceptorError as error:
+        raise fail_with(f"{url}: {error.detail}") from None
+
+
+@app.command("key")
+def key(
+    file: Annotated[Path, typer.Argument(help="Made unless it is there; its folder too.")],
+) -> None:
+    """Makes a file with a new key that only its owner can read; prints where it is."""
+    is_new = not file.exists()
+    try:
+        make_key_file(file)
+    except OSError as error:
+        raise fail_with(str(error)) from None
+    typer.echo(f"{file.resolve()} {'is new' if is_new else 'was there and is kept'}")
+
+
+@app.command("wheel")
+def wheel(
+    folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path("wheels"),
+) -> None:
+    """Makes a wheel of the preceptor that runs, for an image that installs it."""
+    typer.echo(write_own_wheel(folder))
 
 
 @app.command("vocabulary")

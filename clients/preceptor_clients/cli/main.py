@@ -22,6 +22,7 @@ from typing import Annotated, Any, Final, cast
 import typer
 from rich.console import Console
 
+from preceptor_clients.kit.files import make_key_file, read_key_file
 from preceptor_clients.kit.naming import load_named, parse_options
 from preceptor_clients.sdk.service import ExpertService, SourceService, service_app
 from preceptor_clients.sdk.serving import http_protocol
@@ -133,7 +134,7 @@ def serve(
 
     try:
         service = build_service(use, read_options(options_file, option or []))
-        key = None if key_file is None else read_key(key_file)
+        key = None if key_file is None else _own_key(key_file)
     except ValueError as error:
         raise fail_with(str(error)) from None
     typer.echo(f"{use} starts, and will listen at http://{host}:{port}", err=True)
@@ -146,6 +147,14 @@ def serve(
         http=http_protocol(),
         ws="none",
     )
+
+
+def _own_key(path: Path) -> str:
+    """The key that this service asks for; a missing file is made, since the service decides."""
+    if not path.exists():
+        make_key_file(path)
+        typer.echo(f"{path} is new; callers need the key in it", err=True)
+    return read_key(path)
 
 
 def fail_with(message: str) -> typer.Exit:
@@ -197,7 +206,7 @@ def read_key(path: Path) -> str:
     Raises:
         ValueError: the file is empty: no key at all must be asked for by leaving the file out.
     """
-    key = path.read_text(encoding="utf-8-sig").strip()
+    key = read_key_file(path)
     if not key:
         raise ValueError(f"key_file: {path} is empty")
     return key

@@ -62,6 +62,7 @@ def write_expert(name: str, folder: Path, port: int) -> list[Path]:
         target = folder / source.name.removesuffix(".jinja").replace("MODULE", module)
         target.write_text(renderer.from_string(source.read_text()).render(values))
         written.append(target)
+    (folder / "build").chmod(0o755)
     settings = folder / "preceptor.toml"
     settings.write_text(_settings(name, f"{module}:{values['class_name']}", port))
     return sorted([*written, settings])

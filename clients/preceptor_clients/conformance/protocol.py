@@ -158,24 +158,38 @@ async def check_errors(subject: Subject) -> str:
         _Mistake("GET on a POST route", "GET", path, b"", wire.JSON, 405, None),
         _Mistake("an unknown route", "GET", "/v1/no-such-route", b"", wire.JSON, 404, "not-found"),
     )
-    for mistake in mistakes:
-        raw = await subject.client.raw(
-            mistake.method,
-            mistake.path,
-            content=mistake.content or None,
-            headers={"content-type": mistake.content_type, "accept": wire.JSON},
-            timeout_s=subject.options.timeout_s,
+    wrong = [found for each in mistakes if (found := await _try(subject, each)) is not None]
+    if wrong:
+        raise Failed(
+            expected="; ".join(one.expected for one in wrong),
+            found="; ".join(one.found for one in wrong),
+            mend="; ".join(dict.fromkeys(one.mend for one in wrong)),
         )
-        problem = _expect_problem(raw, mistake.status, mistake.code, mistake.what)
-        if mistake.what == "an unknown field" and "no_such_field" not in repr(problem):
-            raise Failed(
-                expected="the problem of an unknown field names it, as `queries[0].no_such_field`",
-                found=problem.detail or "no detail",
-                mend='put it into `errors`: [{"field": ..., "detail": ...}]',
-            )
     none_asked = await subject.results()
     assert not none_asked
     return f"{len(mistakes)} mistakes"
+
+
+async def _try(subject: Subject, mistake: _Mistake) -> Failed | None:
+    """What is wrong with the reply to one mistake."""
+    raw = await subject.client.raw(
+        mistake.method,
+        mistake.path,
+        content=mistake.content or None,
+        headers={"content-type": mistake.content_type, "accept": wire.JSON},
+        timeout_s=subject.options.timeout_s,
+    )
+    try:
+        problem = _expect_problem(raw, mistake.status, mistake.code, mistake.what)
+    except Failed as failure:
+        return failure
+    if mistake.what != "an unknown field" or "no_such_field" in repr(problem):
+        return None
+    return Failed(
+        expected="the problem of an unknown field names it, as `queries[0].no_such_field`",
+        found=problem.detail or "no detail",
+        mend='put it into `errors`: [{"field": ..., "detail": ...}]',
+    )
 
 
 async def _post(subject: Subject, queries: list[PrefixQuery]) -> RawReply:
@@ -205,7 +219,7 @@ def _expect_problem(raw: RawReply, status: int, code: str | None, what: str) -> 
         return problem
     raise Failed(
         expected=expected,
-        found=f"status {raw.status}, {media_type or 'no content type'}: "
+        found=f"{what}: status {raw.status}, {media_type or 'no content type'}: "
         f"{raw.body[:200].decode(errors='replace')}",
         mend="answer with the object of RFC 9457 and our members; codes stand in "
         "docs/reference/wire-format.md",

@@ -343,8 +343,20 @@ def check_feedback(query: FeedbackQuery, answer: FeedbackAnswer) -> None:
     _refuse_unless(query.rollout_id, "items", "belong to no rollout")
 
 
-def check_query(query: PrefixQuery, capabilities: Capabilities) -> None:
+MEND_VOCABULARY: Final = (
+    "`preceptor expert vocabulary FOLDER` prints what the student's tokenizer has: start the "
+    "expert with that tokenizer and fingerprint; one whose model has another is served by "
+    "`preceptor_services.experts.remote.aligning:Aligning`"
+)
+
+
+def check_query(query: PrefixQuery, capabilities: Capabilities, expert: str = "the expert") -> None:
     """Refuses a query that the expert cannot answer, before anything is queued or computed.
+
+    Args:
+        query: The query.
+        capabilities: What the expert says of itself.
+        expert: How it is called in the messages.
 
     Raises:
         VocabularyMismatch: the ids mean something else to the expert.
@@ -354,7 +366,8 @@ def check_query(query: PrefixQuery, capabilities: Capabilities) -> None:
     wanted = capabilities.vocab_fingerprint
     if wanted is not None and query.vocab_fingerprint != wanted:
         raise VocabularyMismatch(
-            vocab_difference("the expert", wanted, "the query", query.vocab_fingerprint),
+            f"{vocab_difference(expert, wanted, 'the query', query.vocab_fingerprint)}. "
+            f"{MEND_VOCABULARY}",
             field="vocab_fingerprint",
         )
     _check_query_ids(query, capabilities.vocab_size)

@@ -67,6 +67,21 @@ def new_key() -> str:
     return secrets.token_urlsafe(_KEY_BYTES)
 
 
+def read_key_file(path: Path) -> str:
+    """The text of a key file, without the white space around it.
+
+    Raises:
+        FileNotFoundError: there is none; the message says where it belongs and how it is made.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").strip()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path}: there is no such file in {path.resolve().parent}; copy the key that the "
+            f"other side has to it, or make a new one for both: preceptor expert key {path}"
+        ) from None
+
+
 def make_key_file(path: Path) -> None:
     """Makes a file with a new key that only its owner can read, unless there is a file."""
     path.parent.mkdir(parents=True, exist_ok=True)

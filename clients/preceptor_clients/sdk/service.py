@@ -283,7 +283,7 @@ class _ServiceApp:
         results: dict[int, PrefixReply] = {}
         for index, query in enumerate(queries):
             try:
-                check_query(query, info.capabilities)
+                check_query(query, info.capabilities, f"expert {info.name}")
             except PreceptorError as error:
                 results[index] = error
         asked = [i for i in range(len(queries)) if i not in results]

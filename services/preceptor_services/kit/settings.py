@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from preceptor_clients.contract.deployment import Deployment, parse_deployment
+from preceptor_clients.kit.files import read_key_file
 
 DATABASE_ENV: Final = "PRECEPTOR_DATABASE"
 BROKER_ENV: Final = "PRECEPTOR_BROKER"
@@ -57,7 +58,7 @@ def find_settings(folder: Path) -> Path:
 
 def read_secret(path: Path) -> str:
     """The token in a key file."""
-    token = path.read_text(encoding="utf-8-sig").strip()
+    token = read_key_file(path)
     if len(token) < 32:
         raise ValueError(f"{path}: holds {len(token)} characters; a key has at least 32")
     return token

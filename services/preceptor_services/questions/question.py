@@ -94,7 +94,7 @@ def prepare_prefixes(
     for index, submission in enumerate(submissions):
         query = submission.query
         try:
-            check_query(query, addressee.info.capabilities)
+            check_query(query, addressee.info.capabilities, f"expert {addressee.service}")
             exact = _exact_weights(query, addressee.info, weights)
         except PreceptorError as error:
             errors[index] = at_submission(error, index)

@@ -181,3 +181,29 @@ async def test_token_ids_outside_the_declared_vocabulary_fail():
     assert right.ok, right.as_text()
     assert not wrong.ok
     assert f"ids [{expert.capabilities.vocab_size}] outside" in wrong.as_text()
+
+
+async def test_all_mistakes_of_the_error_replies_are_reported_at_once():
+    report = await report_on(PlainErrors(service_app(NgramExpert())), "errors")
+
+    [verdict] = report.verdicts
+    assert verdict.state == "failed"
+    for what in ("not JSON", "unknown field", "empty response", "text body", "unknown route"):
+        assert what in verdict.expected
+        assert what in verdict.found
+    assert verdict.mend.count("RFC 9457") == 1
+
+
+class PlainErrors:
+    """Says every error as a text."""
+
+    def __init__(self, app):
+        self._app = app
+
+    async def __call__(self, scope, receive, send):
+        async def plain(message):
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                message = message | {"headers": [(b"content-type", b"text/plain")]}
+            await send(message)
+
+        await self._app(scope, receive, plain)

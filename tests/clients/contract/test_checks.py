@@ -353,3 +353,15 @@ def test_a_uniform_row_passes_however_many_of_its_entries_are_sent(
     answer = build_answer(query, distributions, expert="e", expert_version="1")
 
     check_answer(query, answer, Capabilities(max_top_k=256, vocab_size=vocab, max_context=64))
+
+
+def test_a_vocabulary_mismatch_names_the_expert_and_the_command_that_mends_it(
+    make_query: Any,
+) -> None:
+    capabilities = Capabilities(vocab_fingerprint="cd" * 32)
+
+    with pytest.raises(VocabularyMismatch) as refused:
+        check_query(make_query(), capabilities, "expert big-teacher")
+
+    assert "the vocabulary of expert big-teacher is cdcdcd" in refused.value.detail
+    assert "`preceptor expert vocabulary FOLDER`" in refused.value.detail

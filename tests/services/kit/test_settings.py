@@ -92,3 +92,11 @@ def test_a_short_key_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="at least 32"):
         read_secret(tmp_path / "k")
+
+
+def test_a_missing_key_file_is_named_with_its_folder_and_what_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as refused:
+        read_secret(tmp_path / "keys" / "e.key")
+
+    assert f"no such file in {tmp_path / 'keys'}" in str(refused.value)
+    assert f"preceptor expert key {tmp_path / 'keys' / 'e.key'}" in str(refused.value)
