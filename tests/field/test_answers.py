@@ -28,12 +28,12 @@ from preceptor_clients.contract.schemas import (
     Prompt,
 )
 from preceptor_clients.sdk.answers import Distributions, build_answer
-from preceptor_services.experts.remote.dialects import EchoedPrompt, SglangInput, VllmPrompt
-from preceptor_services.experts.remote.discovery import discover
-from preceptor_services.experts.remote.options import ScoringOptions
-from preceptor_services.experts.remote.replies import continuation
-from preceptor_services.experts.remote.rows import Row, distributions
-from preceptor_services.experts.remote.sample_only import SampleOnly
+from preceptor_services.experts.remote.drawing.replies import continuation
+from preceptor_services.experts.remote.drawing.sample_only import SampleOnly
+from preceptor_services.experts.remote.scoring.dialects import EchoedPrompt, SglangInput, VllmPrompt
+from preceptor_services.experts.remote.scoring.discovery import discover
+from preceptor_services.experts.remote.scoring.options import ScoringOptions
+from preceptor_services.experts.remote.scoring.rows import Row, distributions
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
 from preceptor_services.experts.remote.upstream import Upstream
 from preceptor_trainer.student.architecture import make_tokenizer

@@ -36,11 +36,11 @@ from preceptor_clients.sdk.templates import COMPACT
 from preceptor_clients.targets.edits import compile_edit, spelled
 from preceptor_clients.targets.spelling import TokenizerSpelling
 from preceptor_services.experts.larger_model import LargerModel
-from preceptor_services.experts.remote.aligning import Aligning
-from preceptor_services.experts.remote.alignment import Pieces, readings
-from preceptor_services.experts.remote.openai_http import OpenAIServer
-from preceptor_services.experts.remote.retokenising import Drawn, next_token, prefix_text
-from preceptor_services.experts.remote.sample_only import SampleOnly
+from preceptor_services.experts.remote.aligned.aligning import Aligning
+from preceptor_services.experts.remote.aligned.alignment import Pieces, readings
+from preceptor_services.experts.remote.drawing.retokenizing import Drawn, next_token, prefix_text
+from preceptor_services.experts.remote.drawing.sample_only import SampleOnly
+from preceptor_services.experts.remote.scoring.openai_http import OpenAIServer
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
 from preceptor_services.experts.self_teacher import SelfTeacher
 from preceptor_trainer.learner.policy import Policy

@@ -12,7 +12,7 @@ from preceptor_clients.conformance.subject import CheckOptions
 from preceptor_clients.conformance.suite import check_expert
 from preceptor_clients.contract.known import load_known
 from preceptor_clients.sdk.service import service_app
-from preceptor_services.experts.remote.openai_http import OpenAIServer
+from preceptor_services.experts.remote.scoring.openai_http import OpenAIServer
 
 from .conftest import Policy, free_port, running
 

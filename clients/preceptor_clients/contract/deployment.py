@@ -60,9 +60,9 @@ PATH_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "preceptor_services.corrections.people_expert:PeopleExpert": ("model", "config", "key_file"),
     "preceptor_services.experts.larger_model:LargerModel": ("model",),
     "preceptor_services.experts.self_teacher:SelfTeacher": _MODEL,
-    "preceptor_services.experts.remote.aligning:Aligning": (*_REMOTE, "teacher_tokenizer"),
-    "preceptor_services.experts.remote.openai_http:OpenAIServer": _REMOTE,
-    "preceptor_services.experts.remote.sample_only:SampleOnly": _REMOTE,
+    "preceptor_services.experts.remote.aligned.aligning:Aligning": (*_REMOTE, "teacher_tokenizer"),
+    "preceptor_services.experts.remote.scoring.openai_http:OpenAIServer": _REMOTE,
+    "preceptor_services.experts.remote.drawing.sample_only:SampleOnly": _REMOTE,
 }
 """The options of preceptor's own services that are paths, by `use`."""
 

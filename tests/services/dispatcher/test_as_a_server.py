@@ -21,7 +21,7 @@ from preceptor_clients.contract.schemas import Message, PrefixAnswer, PrefixQuer
 from preceptor_clients.kit.files import make_key_file
 from preceptor_clients.sdk.service import service_app
 from preceptor_services.experts.larger_model import LargerModel
-from preceptor_services.experts.remote.openai_http import OpenAIServer
+from preceptor_services.experts.remote.scoring.openai_http import OpenAIServer
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.student.architecture import make_tokenizer
 

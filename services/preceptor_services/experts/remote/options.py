@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from preceptor_services.experts.remote.dialects import DIALECTS
-
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
@@ -43,29 +41,3 @@ class ServerOptions:
         for field in ("timeout_s", "start_timeout_s"):
             if not getattr(self, field) > 0:
                 raise ValueError(f"{field}: {getattr(self, field)} is not above 0")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoringOptions(ServerOptions):
-    """Options of the adapters for servers that give log-probs of a prompt."""
-
-    dialect: str | None = None
-    """`vllm`, `sglang` or `openai`; found by trial where absent."""
-    max_top_k: int = 128
-    """Entries of the server's per position; its own cap may be lower."""
-    max_context: int | None = None
-    """The server's tokens of prompt and response; what it says itself where absent."""
-    cost_per_token: float | None = None
-    """Price of a token of the response, in the deployment's unit."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        names = [d.name for d in DIALECTS]
-        if self.dialect is not None and self.dialect not in names:
-            raise ValueError(f"dialect: {self.dialect!r} is none of {names}")
-        if self.max_top_k < 1:
-            raise ValueError(f"max_top_k: {self.max_top_k} is below 1")
-        if self.max_context is not None and self.max_context < 2:
-            raise ValueError(f"max_context: {self.max_context} is below 2")
-        if self.cost_per_token is not None and not self.cost_per_token >= 0:
-            raise ValueError(f"cost_per_token: {self.cost_per_token} is below 0")

@@ -17,11 +17,11 @@ from preceptor_clients.contract.checks import check_answer
 from preceptor_clients.contract.errors import ContextTooLong, Invalid, PreceptorError, ServiceFailed
 from preceptor_clients.contract.schemas import Message, PrefixAnswer, PrefixQuery, Prompt
 from preceptor_clients.sdk.service import service_app
-from preceptor_services.experts.remote.aligning import Aligning
-from preceptor_services.experts.remote.alignment import Pieces, readings
-from preceptor_services.experts.remote.openai_http import OpenAIServer
+from preceptor_services.experts.remote.aligned.aligning import Aligning
+from preceptor_services.experts.remote.aligned.alignment import Pieces, readings
+from preceptor_services.experts.remote.scoring.openai_http import OpenAIServer
 
-from .foreign import END, FakeServer
+from ..foreign import END, FakeServer
 
 MESSAGES = (Message(role="user", content="Say."),)
 RESPONSE = list(b"hello the w")

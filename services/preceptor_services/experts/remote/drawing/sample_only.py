@@ -1,6 +1,6 @@
 """An API that returns text only, as an expert: draws at a few positions become distributions.
 
-    preceptor expert serve preceptor_services.experts.remote.sample_only:SampleOnly \\
+    preceptor expert serve preceptor_services.experts.remote.drawing.sample_only:SampleOnly \\
         --option url=https://api.example.com --option model=NAME --option tokenizer=FOLDER
 
 At each position chosen (`positions.py`) the API continues the student's text `draws` times at
@@ -43,12 +43,17 @@ from preceptor_clients.sdk.answers import Distributions, build_answer
 from preceptor_clients.sdk.context import find_template
 from preceptor_services.experts.remote import positions
 from preceptor_services.experts.remote.answer_each import answer_each
-from preceptor_services.experts.remote.continuing import Continuation
-from preceptor_services.experts.remote.discovery import find_model
-from preceptor_services.experts.remote.paid_draws import Chosen, Drawn, PaidDraws, UnfinishedAnswers
+from preceptor_services.experts.remote.drawing.continuing import Continuation
+from preceptor_services.experts.remote.drawing.paid_draws import (
+    Chosen,
+    Drawn,
+    PaidDraws,
+    UnfinishedAnswers,
+)
+from preceptor_services.experts.remote.drawing.retokenizing import next_token, prefix_text
+from preceptor_services.experts.remote.drawing.sample_options import SampleOnlyConfig
 from preceptor_services.experts.remote.positions import generator_of
-from preceptor_services.experts.remote.retokenising import next_token, prefix_text
-from preceptor_services.experts.remote.sample_options import SampleOnlyConfig
+from preceptor_services.experts.remote.scoring.discovery import find_model
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
 from preceptor_services.experts.remote.turns import turns_of
 from preceptor_services.experts.remote.upstream import Upstream

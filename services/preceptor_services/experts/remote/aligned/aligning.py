@@ -1,6 +1,6 @@
 """A teacher with another tokenizer, behind an OpenAI-compatible server, as an expert.
 
-    preceptor expert serve preceptor_services.experts.remote.aligning:Aligning \\
+    preceptor expert serve preceptor_services.experts.remote.aligned.aligning:Aligning \\
         --option url=http://127.0.0.1:8000 \\
         --option tokenizer=STUDENT --option teacher_tokenizer=FOLDER
 
@@ -31,12 +31,12 @@ from preceptor_clients.contract.schemas import PrefixAnswer, PrefixQuery, Servic
 from preceptor_clients.sdk.answers import build_answer
 from preceptor_clients.sdk.context import find_template
 from preceptor_services.experts.remote import positions
-from preceptor_services.experts.remote.alignment import Pieces, Reading, readings
+from preceptor_services.experts.remote.aligned.alignment import Pieces, Reading, readings
 from preceptor_services.experts.remote.answer_each import answer_each
-from preceptor_services.experts.remote.options import ScoringOptions
 from preceptor_services.experts.remote.positions import generator_of
-from preceptor_services.experts.remote.rows import Row, as_lists
-from preceptor_services.experts.remote.scoring_server import ScoringServer
+from preceptor_services.experts.remote.scoring.options import ScoringOptions
+from preceptor_services.experts.remote.scoring.rows import Row, as_lists
+from preceptor_services.experts.remote.scoring.scoring_server import ScoringServer
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
 from preceptor_services.experts.remote.turns import turns_of
 

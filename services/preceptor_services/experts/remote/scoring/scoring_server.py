@@ -9,9 +9,9 @@ from typing import Final
 
 from preceptor_clients.contract.errors import ServiceUnavailable
 from preceptor_clients.contract.schemas import Capabilities, ServiceInfo, ServiceLimits
-from preceptor_services.experts.remote.discovery import Found, discover
-from preceptor_services.experts.remote.options import ScoringOptions
-from preceptor_services.experts.remote.rows import Row
+from preceptor_services.experts.remote.scoring.discovery import Found, discover
+from preceptor_services.experts.remote.scoring.options import ScoringOptions
+from preceptor_services.experts.remote.scoring.rows import Row
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
 from preceptor_services.experts.remote.upstream import Upstream
 from preceptor_services.experts.remote.waiting import when_there

@@ -27,10 +27,10 @@ from preceptor_clients.contract.schemas import (
     Prompt,
 )
 from preceptor_clients.sdk.service import service_app
-from preceptor_services.experts.remote.retokenising import Drawn, next_token, prefix_text
-from preceptor_services.experts.remote.sample_only import SampleOnly
+from preceptor_services.experts.remote.drawing.retokenizing import Drawn, next_token, prefix_text
+from preceptor_services.experts.remote.drawing.sample_only import SampleOnly
 
-from .foreign import END, FakeServer, text_logprobs
+from ..foreign import END, FakeServer, text_logprobs
 
 RESPONSE = list(b"abc\nd")
 

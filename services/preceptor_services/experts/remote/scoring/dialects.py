@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol, cast
 
 from preceptor_clients.contract.errors import ServiceFailed
-from preceptor_services.experts.remote.rows import Row, make_row
+from preceptor_services.experts.remote.scoring.rows import Row, make_row
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
 from preceptor_services.experts.remote.upstream import member
 

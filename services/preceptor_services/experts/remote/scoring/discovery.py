@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 from preceptor_clients.contract.errors import PreceptorError, ServiceFailed
-from preceptor_services.experts.remote.dialects import DIALECTS, Dialect
-from preceptor_services.experts.remote.rows import Row
+from preceptor_services.experts.remote.scoring.dialects import DIALECTS, Dialect
+from preceptor_services.experts.remote.scoring.rows import Row
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
 from preceptor_services.experts.remote.upstream import Refused, Upstream, member
 

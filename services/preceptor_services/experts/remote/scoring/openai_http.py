@@ -1,6 +1,6 @@
 """A model behind an OpenAI-compatible server, as an expert: top-k of the prompt, over HTTP.
 
-    preceptor expert serve preceptor_services.experts.remote.openai_http:OpenAIServer \\
+    preceptor expert serve preceptor_services.experts.remote.scoring.openai_http:OpenAIServer \\
         --option url=http://127.0.0.1:8000 --option tokenizer=FOLDER
 
 `tokenizer` is the student's: ids are sent, and a server whose tokenizer is another is refused. At
@@ -22,9 +22,9 @@ from preceptor_clients.contract.schemas import PrefixAnswer, PrefixQuery, Servic
 from preceptor_clients.sdk.answers import build_answer
 from preceptor_clients.sdk.context import build_context, find_template
 from preceptor_services.experts.remote.answer_each import answer_each
-from preceptor_services.experts.remote.options import ScoringOptions
-from preceptor_services.experts.remote.rows import distributions
-from preceptor_services.experts.remote.scoring_server import ScoringServer
+from preceptor_services.experts.remote.scoring.options import ScoringOptions
+from preceptor_services.experts.remote.scoring.rows import distributions
+from preceptor_services.experts.remote.scoring.scoring_server import ScoringServer
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
 
 CODE_VERSION: Final = "2"

@@ -28,11 +28,11 @@ from preceptor_clients.contract.schemas import (
     Prompt,
 )
 from preceptor_clients.sdk.service import service_app
-from preceptor_services.experts.remote.openai_http import OpenAIServer
+from preceptor_services.experts.remote.scoring.openai_http import OpenAIServer
 from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.student import STUDENT_DIR
 
-from .foreign import MAX_MODEL_LEN, FakeServer, true_logprobs
+from ..foreign import MAX_MODEL_LEN, FakeServer, true_logprobs
 
 PROMPT = [72, 105, 256]
 RESPONSE = [10, 200, 30, 257]

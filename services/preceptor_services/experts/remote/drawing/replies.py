@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, Final, cast
 
 from preceptor_clients.contract.errors import ServiceFailed
-from preceptor_services.experts.remote.retokenising import Drawn
+from preceptor_services.experts.remote.drawing.retokenizing import Drawn
 from preceptor_services.experts.remote.upstream import member
 
 _ENDS: Final = frozenset(

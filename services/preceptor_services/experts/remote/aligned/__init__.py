@@ -1,0 +1,1 @@
+"""Teachers with another tokenizer: their tokens beside the student's, over the same bytes."""

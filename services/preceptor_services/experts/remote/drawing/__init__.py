@@ -1,0 +1,1 @@
+"""APIs that return text only: draws at a few positions become distributions."""

@@ -1,0 +1,1 @@
+"""Servers that give log-probs of a prompt, each asked in its own dialect."""
