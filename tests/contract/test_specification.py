@@ -1,14 +1,17 @@
 """A decoder written from docs/reference/wire-format.md alone reads every vector as its JSON says.
 
-It uses the standard library only, no code of ours: what it knows is what the page says.
+The decoder uses the standard library only, no code of ours: what it knows is what the page says.
 """
 
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from preceptor_clients.contract.errors import PreceptorError
 
 VECTORS = Path(__file__).parent / "vectors"
 NAMES = sorted(path.stem for path in VECTORS.glob("*.frame"))
@@ -77,3 +80,19 @@ def test_the_page_is_enough_to_read_a_frame(name):
     spoken = json.loads((VECTORS / f"{name}.json").read_text())
 
     assert read_frame((VECTORS / f"{name}.frame").read_bytes()) == untyped(spoken)
+
+
+def test_the_page_lists_every_code_of_the_error_tree_with_its_status() -> None:
+    page = (VECTORS.parents[2] / "docs" / "reference" / "wire-format.md").read_text()
+
+    listed = set(re.findall(r"^\| (\d{3}) \| `([a-z-]+)` \|", page, re.MULTILINE))
+
+    assert listed == {
+        (str(cls.status), cls.code) for cls in (PreceptorError, *tree(PreceptorError))
+    }
+
+
+def tree(root: type[PreceptorError]) -> list[type[PreceptorError]]:
+    """Every class of the contract's own below `root`."""
+    found = [cls for cls in root.__subclasses__() if cls.__module__ == PreceptorError.__module__]
+    return [*found, *(below for cls in found for below in tree(cls))]
