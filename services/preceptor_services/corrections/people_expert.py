@@ -198,8 +198,14 @@ class PeopleExpert:
         due = await self._gateway.due()
         made_of: dict[str, str | None] = {}
         for one in due:
-            if await self._put(one):
-                made_of[one.answer_key] = one.version
+            try:
+                if await self._put(one):
+                    made_of[one.answer_key] = one.version
+            except PreceptorError as error:
+                _log.warning("answer %s is put later: %s", one.answer_key, error)
+            except Exception:
+                # The boundary of one answer: the others are given, this one is tried again.
+                _log.exception("answer %s could not be made", one.answer_key)
         if made_of:
             await self._gateway.given(made_of)
         return len(made_of)

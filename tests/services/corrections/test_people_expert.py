@@ -248,3 +248,28 @@ async def test_another_experts_key_sees_and_gives_no_answer_of_the_peoples_exper
 
     await town.people.answer_due()
     assert (await town.outcome(ticket)).ticket.state == "done"
+
+
+async def test_an_answer_that_cannot_be_made_does_not_hold_up_the_others(
+    town: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = await town.office.person("ann")
+    _, bad = await town.ask("k1", "x[0]+1")
+    await town.correct(ann, "x[7]+1")
+    _, good = await town.ask("k2", "y[0]+1")
+    await town.correct(ann, "y[9]+1")
+    made = town.people._labels
+
+    def labels(due: Any, *words: Any) -> Any:
+        if due.text == "x[7]+1":
+            raise ValueError("a fault of ours")
+        return made(due, *words)
+
+    monkeypatch.setattr(town.people, "_labels", labels)
+    await town.people.answer_due()
+    before = [(await town.outcome(t)).ticket.state for t in (bad, good)]
+    monkeypatch.undo()
+    await town.people.answer_due()
+
+    assert before == ["waiting", "done"]
+    assert (await town.outcome(bad)).ticket.state == "done"
