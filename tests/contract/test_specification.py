@@ -4,6 +4,7 @@ The decoder uses the standard library only, no code of ours: what it knows is wh
 """
 
 import json
+import pkgutil
 import re
 import struct
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from preceptor_clients.cli import expert
+from preceptor_clients.contract.checks import MEND_VOCABULARY
 from preceptor_clients.contract.errors import PreceptorError
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -96,3 +99,10 @@ def tree(root: type[PreceptorError]) -> list[type[PreceptorError]]:
     """Every class of the contract's own below `root`."""
     found = [cls for cls in root.__subclasses__() if cls.__module__ == PreceptorError.__module__]
     return [*found, *(below for cls in found for below in tree(cls))]
+
+
+def test_what_mends_a_vocabulary_mismatch_is_there() -> None:
+    [named] = re.findall(r"`(preceptor_services\.[\w.]+:\w+)`", MEND_VOCABULARY)
+
+    assert isinstance(pkgutil.resolve_name(named), type)
+    assert "vocabulary" in {command.name for command in expert.app.registered_commands}

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from preceptor_clients.conformance.subject import Subject, not_answered
 from preceptor_clients.conformance.verdict import Failed, Skipped
 from preceptor_clients.contract import wire
+from preceptor_clients.contract.checks import MEND_VOCABULARY
 from preceptor_clients.contract.errors import PROBLEM_MEDIA_TYPE, ProblemDetails
 from preceptor_clients.contract.fingerprint import vocab_difference
 from preceptor_clients.contract.schemas import LogprobsCall, PrefixQuery, PrefixResult
@@ -75,7 +76,7 @@ async def check_vocabulary(subject: Subject) -> str:
         raise Failed(
             expected=f"vocabulary {wanted}",
             found=f"vocabulary {declared}; {why}" if why else f"vocabulary {declared}",
-            mend="serve a model with the student's tokenizer, or align the two",
+            mend=MEND_VOCABULARY,
         )
     good = subject.query()
     other = good.model_copy(update={"vocab_fingerprint": "f" * 64})

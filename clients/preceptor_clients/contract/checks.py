@@ -346,7 +346,7 @@ def check_feedback(query: FeedbackQuery, answer: FeedbackAnswer) -> None:
 MEND_VOCABULARY: Final = (
     "`preceptor expert vocabulary FOLDER` prints what the student's tokenizer has: start the "
     "expert with that tokenizer and fingerprint; one whose model has another is served by "
-    "`preceptor_services.experts.remote.aligning:Aligning`"
+    "`preceptor_services.experts.remote.aligned.aligning:Aligning`"
 )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from preceptor_clients.contract.checks import MEND_VOCABULARY
 from preceptor_clients.contract.errors import Conflict, Invalid, ServiceFailed, WeightsNotHere
 from preceptor_clients.contract.fingerprint import vocab_difference
 from preceptor_clients.contract.schemas import WantedWeights, WeightManifest
@@ -124,7 +125,7 @@ class OfferedWeights:
             why = vocab_difference(
                 "the expert", self._vocab_fingerprint, "the manifest", manifest.vocab_fingerprint
             )
-            raise Invalid(why, field=f"{field}.vocab_fingerprint")
+            raise Invalid(f"{why}. {MEND_VOCABULARY}", field=f"{field}.vocab_fingerprint")
         known = self._manifests.get(manifest.version)
         if known is not None and (known.files, known.parent) != (manifest.files, manifest.parent):
             raise Conflict(

@@ -111,7 +111,10 @@ def _ours(error: PreceptorError) -> PreceptorError:
 
 def _key(path: Path) -> str:
     if not path.is_file():
-        raise ValueError(f"key_file: {str(path)!r} is no file")
+        raise ValueError(
+            f"key_file: {str(path)!r} is no file in {path.resolve().parent}; put the key that the "
+            "server behind this expert asks for into it"
+        )
     key = path.read_text(encoding="utf-8-sig").strip()
     if not key:
         raise ValueError(f"key_file: {str(path)!r} is empty")
