@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class Running:
 
     def start_trainer(
         self,
+        *words: str,
         recipe: str = "preceptor_trainer.recipes.quickstart:quickstart",
         cwd: Path | None = None,
         run_dir: Path | None = None,
@@ -46,11 +48,19 @@ class Running:
                     *("--gateway", self.deployment.gateway_url),
                     *("--key-file", str(self.run_dir / "keys" / "trainer.key")),
                     *(part for k, v in options.items() for part in ("--option", f"{k}={v}")),
+                    *words,
                 ],
                 cwd=cwd,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+
+    def wait_for(self, words: str, trainer: subprocess.Popen[bytes]) -> None:
+        """Until the trainer has said `words`."""
+        deadline = time.monotonic() + 120
+        while words not in self.trainer_log() and time.monotonic() < deadline:
+            assert trainer.poll() is None, self.trainer_log()
+            time.sleep(0.01)
 
     def trainer_log(self) -> str:
         return (self.run_dir / "logs" / "trainer.log").read_text()

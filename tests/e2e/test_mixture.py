@@ -100,7 +100,7 @@ def trained(
     with LocalDeployment(folder, Console(quiet=True)) as deployment:
         running = Running(folder, deployment)
         trainer = running.start_trainer(
-            "mixture:recipe",
+            recipe="mixture:recipe",
             cwd=Path(__file__).parent,
             steps=STEPS,
             problems_per_step=2,
@@ -150,7 +150,7 @@ async def _traces(deployment: LocalDeployment, run: str) -> list[Trace]:
 def test_steps_are_made_of_all_three_and_their_losses_are_finite(trained: Trained) -> None:
     traces, steps = trained.traces, read_metrics(trained.run_dir)
 
-    assert [step["step"] for step in steps] == list(range(STEPS))
+    assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
     assert all(math.isfinite(step["loss"]) and step["loss"] > 0 for step in steps)
     assert len({trace.target_id for trace in traces}) == ROLLOUTS
     weighed = {s.expert for t in traces for s in t.sources if s.weight > 0}

@@ -25,7 +25,7 @@ async def test_every_rollout_is_used_once_and_a_stale_one_by_its_local_term_alon
         accounting = await client.accounting("overlapped")
     assert (accounting.consumed, accounting.consumed_twice) == (6 * 3 * 4, 0)
     steps = read_metrics(run_dir)
-    assert [step["step"] for step in steps] == list(range(6))
+    assert [step["step"] for step in steps] == list(range(1, 7))
     scored = [step.get("advantage_size") is not None for step in steps]
     assert scored[0], "the first step's rollouts are of the policy that trains on them"
     assert not all(scored), "no rollout was stale, so nothing overlapped"

@@ -13,13 +13,13 @@ from preceptor_trainer.run.metrics_log import read_metrics
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
-def kill_after(running, step: int, *, life: int) -> None:
+def kill_after(running, step: int, *, life: int, **overrides: object) -> None:
     """Starts the trainer's `life`-th life and kills it as soon as it has written `step`."""
-    trainer = running.start_trainer()
+    trainer = running.start_trainer(**overrides)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         metrics = running.run_dir / "metrics.jsonl"
-        if metrics.exists() and f'"step": {step}, "lineage": "l{life}"' in metrics.read_text():
+        if metrics.exists() and f'"step": {step + 1}, "lineage": "l{life}"' in metrics.read_text():
             break
         assert trainer.poll() is None, running.trainer_log()
         time.sleep(0.01)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
-import sys
 
 import pytest
 
+from preceptor_clients.cli.paste import pasted
 from preceptor_clients.contract.schemas import Trace
 from preceptor_clients.http.clients import GatewayClient
 from preceptor_trainer.run.metrics_log import read_metrics
@@ -74,19 +75,21 @@ async def test_no_rollout_is_consumed_twice(finished):
     assert accounting.consumed_twice == 0
 
 
-def test_trace_works_when_nothing_runs_but_the_files_are_there(finished):
-    summary = json.loads((finished.run_dir / "summary.json").read_text())
-    words = summary["trace_command"].split()
-    assert words[:2] == ["preceptor", "trace"]
+@pytest.mark.parametrize("copied", [False, True])
+def test_trace_works_when_nothing_runs_but_the_files_are_there(finished, tmp_path, copied):
+    folder = finished.run_dir
+    if copied:
+        folder = tmp_path / "a copy"
+        shutil.copytree(
+            finished.run_dir, folder, ignore=shutil.ignore_patterns("weights", "*.sock")
+        )
+    target = json.loads((folder / "summary.json").read_text())["trace_target"]
+    command = pasted("trace", target, "--run-dir", folder)
 
     done = subprocess.run(
-        [sys.executable, "-m", "preceptor_clients.cli", *words[1:]],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        command, shell=True, capture_output=True, text=True, timeout=60, check=False
     )
 
     assert done.returncode == 0, done.stderr
     assert "self-teacher" in done.stdout
-    assert "l0/" in done.stdout
+    assert "step 1" in done.stdout

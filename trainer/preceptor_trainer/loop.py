@@ -33,14 +33,21 @@ from preceptor_trainer.run.metrics_log import MetricsLog
 from preceptor_trainer.run.phases import PhaseTimer
 from preceptor_trainer.run.progress import Progress
 from preceptor_trainer.run.publishing import Publisher
+from preceptor_trainer.run.standing import set_result_aside
 from preceptor_trainer.run.step_metrics import collect_metrics
 
 
 class Trainer:
-    """One lineage of a run."""
+    """One lineage of a run; `may_grow` where it was begun with fewer steps and is extended."""
 
     def __init__(
-        self, config: RunConfig, run_dir: Path, gateway: GatewayClient, progress: Progress
+        self,
+        config: RunConfig,
+        run_dir: Path,
+        gateway: GatewayClient,
+        progress: Progress,
+        *,
+        may_grow: bool = False,
     ) -> None:
         torch.set_num_threads(config.threads)
         self.config = config
@@ -60,8 +67,10 @@ class Trainer:
             timeout_s=config.timeout_s,
         )
         folder = WeightFolder(run_dir / "weights", config.name, self.policy.vocab_fingerprint)
-        self.publisher = Publisher(folder, run_dir / "checkpoints", gateway)
-        self.journal = Journal(gateway, config, run_dir, self.policy.decode_token)
+        self.publisher = Publisher(folder, run_dir, gateway)
+        self.journal = Journal(
+            gateway, config, run_dir, self.policy.decode_token, may_grow=may_grow
+        )
         self.collector = Collector(
             config=config,
             student=self.student,
@@ -77,18 +86,25 @@ class Trainer:
         Returns the summary that is written beside the report.
         """
         position = await self.publisher.start(self.config, self.learner, self.journal)
+        set_result_aside(self.run_dir, self.config.steps)
         self.progress.start(self.config.steps, position.step)
         before = await self.evaluate("before")
         await self._join(position.step)
         with MetricsLog(self.run_dir, first_step=position.step) as self.metrics:
+            self._show_in_board(position.step, before if position.step == 0 else None)
             await self.config.schedule.drive(
                 range(position.step, self.config.steps), self.collector.collect, self.train
             )
-        after = await self.evaluate("after")
+            after = await self.evaluate("after")
+            self._show_in_board(self.config.steps, after)
         summary = self.journal.finish(before, after)
         if after is not None:
             write_report(self.run_dir)
         return summary
+
+    def _show_in_board(self, num_steps: int, result: Evaluation | None) -> None:
+        if result is not None and self.config.evaluation is not None:
+            self.metrics.evaluation(num_steps, result.mean_pass_at(self.config.evaluation.ks))
 
     async def _join(self, first_step: int) -> None:
         run = RunContext(

@@ -14,7 +14,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
@@ -22,13 +22,19 @@ from typing import Annotated, Any, Final, cast
 import typer
 from rich.console import Console
 
+from preceptor_clients.cli.options import typed_options
+from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.kit.files import make_key_file, read_key_file
-from preceptor_clients.kit.naming import load_named, parse_options
+from preceptor_clients.kit.naming import load_named
 from preceptor_clients.sdk.service import ExpertService, SourceService, service_app
 from preceptor_clients.sdk.serving import http_protocol
 
 GROUP: Final = "preceptor.commands"
-_EXTRAS: Final = {"preceptor_services": "services", "preceptor_trainer": "trainer"}
+_EXTRAS: Final = {
+    "preceptor_services.experts": "services,model",
+    "preceptor_services": "services",
+    "preceptor_trainer": "trainer",
+}
 _errors = Console(stderr=True)
 
 app = typer.Typer(
@@ -49,7 +55,12 @@ def main(argv: list[str] | None = None) -> None:
     asked = next((word for word in words if not word.startswith("-")), None)
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         add_command(app, entry, load=entry.name == asked)
-    app(args=words, prog_name="preceptor")
+    try:
+        app(args=words, prog_name="preceptor")
+    except (PreceptorError, OSError) as error:
+        # Of a network, a disk or a file that a command was given: a reader has no use for a trace.
+        _errors.print(f"preceptor {asked or ''}: {error}", markup=False, soft_wrap=True)
+        raise SystemExit(1) from None
 
 
 def add_command(to: typer.Typer, entry: EntryPoint, *, load: bool) -> None:
@@ -87,7 +98,7 @@ def _first_line(entry: EntryPoint) -> str:
 
 
 def _extra(entry: EntryPoint) -> str:
-    return _EXTRAS.get(entry.module.partition(".")[0], "services")
+    return next((e for name, e in _EXTRAS.items() if entry.module.startswith(name)), "services")
 
 
 def _missing(entry: EntryPoint, error: ModuleNotFoundError) -> Callable[[typer.Context], None]:
@@ -105,6 +116,24 @@ def _missing(entry: EntryPoint, error: ModuleNotFoundError) -> Callable[[typer.C
     return fail
 
 
+def _version_alone(asked: bool) -> None:
+    if asked:
+        print_version()
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_version_alone
+        ),
+    ] = False,
+) -> None:
+    """Train language models from rich feedback."""
+
+
 @app.command("version")
 def print_version() -> None:
     """Prints the installed version."""
@@ -118,7 +147,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     option: Annotated[
         list[str] | None,
-        typer.Option(help="KEY=VALUE of the class's constructor; VALUE is JSON, else text."),
+        typer.Option(help="NAME=VALUE of the class's constructor, in plain words or as JSON."),
     ] = None,
     options_file: Annotated[
         Path | None, typer.Option(help="JSON object with options; --option wins.")
@@ -133,7 +162,7 @@ def serve(
     import uvicorn
 
     try:
-        service = build_service(use, read_options(options_file, option or []))
+        service = build_service(use, read_options(options_file), option or [])
         key = None if key_file is None else _own_key(key_file)
     except ValueError as error:
         raise fail_with(str(error)) from None
@@ -163,8 +192,10 @@ def fail_with(message: str) -> typer.Exit:
     return typer.Exit(2)
 
 
-def build_service(use: str, options: Mapping[str, Any]) -> ExpertService | SourceService:
-    """The service named `module:Class`, built with `options`.
+def build_service(
+    use: str, options: Mapping[str, Any], pairs: Sequence[str] = ()
+) -> ExpertService | SourceService:
+    """The service named `module:Class`, built with `options` and with NAME=VALUE pairs, which win.
 
     Raises:
         ValueError: there is no such class, it refuses the options, or it is no service.
@@ -172,9 +203,9 @@ def build_service(use: str, options: Mapping[str, Any]) -> ExpertService | Sourc
     try:
         cls = load_named(use)
     except ValueError as error:
-        raise ValueError(f"use: {error}") from error
+        raise ValueError(f"use: {error}{missing_extra(use, error.__cause__)}") from error
     try:
-        service = cls(**options)
+        service = cls(**{**options, **typed_options(pairs, cls)})
     except TypeError as error:
         raise ValueError(f"options: {use} does not take them: {error}") from error
     if not isinstance(service, (ExpertService, SourceService)):
@@ -182,22 +213,31 @@ def build_service(use: str, options: Mapping[str, Any]) -> ExpertService | Sourc
     return service
 
 
-def read_options(path: Path | None, pairs: list[str]) -> dict[str, Any]:
-    """Options of a JSON file and of KEY=VALUE pairs, which win; a VALUE that is no JSON is text.
+def missing_extra(module: str, error: BaseException | None) -> str:
+    """Which extra of ours brings what an import of one of our modules did not find."""
+    extra = next((extra for name, extra in _EXTRAS.items() if module.startswith(name)), None)
+    if extra is None or not isinstance(error, ModuleNotFoundError):
+        return ""
+    return f"; pip install 'preceptor[{extra}]'"
+
+
+def read_options(path: Path | None) -> dict[str, Any]:
+    """Options of a JSON file.
 
     Raises:
-        ValueError: the file holds no JSON object, or a pair has no `=`.
+        ValueError: it cannot be read, or holds no JSON object.
     """
-    options: dict[str, Any] = {}
-    if path is not None:
-        loaded = json.loads(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(loaded, dict):
-            raise ValueError(f"options_file: {path} holds no JSON object")
-        options.update(cast("dict[str, Any]", loaded))
+    if path is None:
+        return {}
     try:
-        return options | parse_options(pairs)
+        loaded = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ValueError(f"options_file: {path}: {error.strerror}") from None
     except ValueError as error:
-        raise ValueError(f"option: {error}") from error
+        raise ValueError(f"options_file: {path}: {error}") from None
+    if not isinstance(loaded, dict):
+        raise ValueError(f"options_file: {path} holds no JSON object")
+    return cast("dict[str, Any]", loaded)
 
 
 def read_key(path: Path) -> str:

@@ -30,4 +30,6 @@ def program() -> str:
     if found is not None and os.path.samefile(found, own):
         return "preceptor"
     here = Path.cwd()
-    return shlex.quote(str(own.relative_to(here) if own.is_relative_to(here) else own))
+    # A working folder is told without its links, an environment may be one.
+    near = [path for path in (own, own.parent.resolve() / own.name) if path.is_relative_to(here)]
+    return shlex.quote(str(near[0].relative_to(here) if near else own))

@@ -1,11 +1,9 @@
-"""Objects and options as people spell them on a command line: `module:name`, and `KEY=VALUE`."""
+"""Objects as people spell them on a command line: `module:name`."""
 
 from __future__ import annotations
 
-import json
 import pkgutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +26,3 @@ def load_named(spelled: str) -> Any:
         return pkgutil.resolve_name(spelled)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{spelled!r} cannot be imported: {error}") from error
-
-
-def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Options of KEY=VALUE pairs; a VALUE that is no JSON is text.
-
-    Raises:
-        ValueError: a pair has no key or no `=`.
-    """
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (name and equals):
-            raise ValueError(f"{pair!r} is not KEY=VALUE")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value
-    return options

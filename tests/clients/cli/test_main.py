@@ -1,5 +1,7 @@
 """The `preceptor` command: its own commands, and those that packages add."""
 
+import errno
+import os
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -80,13 +82,29 @@ def test_the_version_is_printed(capsys):
     assert capsys.readouterr().out.strip().startswith("0.")
 
 
-def test_options_are_json_or_text_and_pairs_win(tmp_path: Path):
-    path = tmp_path / "options.json"
-    path.write_text('{"a": 1, "b": [true]}')
+def test_the_version_is_an_option_too(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
 
-    options = cli.read_options(path, ["a=2", "c=plain text", "d=null", "e=x=y"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.strip().startswith("0.")
 
-    assert options == {"a": 2, "b": [True], "c": "plain text", "d": None, "e": "x=y"}
+
+class FullDisk(typer.Typer):
+    """An application that meets a full disk."""
+
+    def __call__(self, *args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/model")
+
+
+def test_what_the_network_or_the_disk_refuses_is_said_without_a_trace(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "app", FullDisk())
+
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train"])
+
+    assert ended.value.code == 1
+    assert "No space left on device: 'runs/a/model'" in capsys.readouterr().err
 
 
 def test_wrong_options_are_refused(tmp_path: Path):
@@ -94,9 +112,18 @@ def test_wrong_options_are_refused(tmp_path: Path):
     path.write_text("[]")
 
     with pytest.raises(ValueError, match="options_file"):
-        cli.read_options(path, [])
-    with pytest.raises(ValueError, match="KEY=VALUE"):
-        cli.read_options(None, ["a"])
+        cli.read_options(path)
+    with pytest.raises(ValueError, match=r"options_file: .*No such file"):
+        cli.read_options(tmp_path / "none.json")
+    with pytest.raises(ValueError, match="NAME=VALUE"):
+        cli.build_service("json:JSONDecoder", {}, ["a"])
+
+
+def test_a_missing_library_of_a_shipped_expert_names_the_extra():
+    error = ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    assert "preceptor[services,model]" in cli.missing_extra("preceptor_services.experts.x", error)
+    assert cli.missing_extra("my_own.expert", error) == ""
 
 
 @pytest.mark.parametrize(

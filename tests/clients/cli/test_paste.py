@@ -1,7 +1,8 @@
-"""Commands that we print can be pasted."""
+"""Printed commands work where they are printed."""
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -9,36 +10,44 @@ from pathlib import Path
 
 import pytest
 
-from preceptor_clients.cli.paste import pasted
+from preceptor_clients.cli.paste import pasted, program
+
+OWN = Path(sys.executable).parent
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "a run's folder"
-    folder.mkdir()
+def test_the_name_is_enough_where_the_shell_finds_this_program(monkeypatch):
+    monkeypatch.setenv("PATH", str(OWN), prepend=os.pathsep)
+
+    assert program() == "preceptor"
+
+
+def test_without_the_environment_the_path_of_the_program_is_printed(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.chdir(tmp_path)
-    return folder
+
+    printed = pasted("version")
+
+    done = subprocess.run(printed, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert printed.startswith(str(OWN))
 
 
-def test_a_path_is_whole_and_quoted(folder: Path) -> None:
-    command = pasted("corrections", "--run-dir", folder)
+def test_another_environments_program_of_that_name_is_not_meant(monkeypatch, tmp_path):
+    other = tmp_path / "preceptor"
+    other.write_text("#!/bin/sh\nexit 3\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
 
-    assert shlex.split(command)[1:] == ["corrections", "--run-dir", str(folder)]
-
-
-def test_the_bare_name_is_printed_where_the_shell_finds_ours(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
-
-    assert pasted("version") == "preceptor version"
+    assert program() != "preceptor"
 
 
-def test_the_whole_path_is_printed_where_the_shell_finds_none(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
+def test_below_the_working_folder_the_path_is_short(monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.chdir(OWN.parent)
 
-    ran = subprocess.run(shlex.split(pasted("version")), capture_output=True, text=True)
+    assert program() == "bin/preceptor"
 
-    assert ran.returncode == 0, ran.stderr
+
+@pytest.mark.parametrize("word", ["my runs/a", "it's", "$HOME", "a;b"])
+def test_words_are_quoted_for_the_shell(word):
+    assert shlex.split(pasted("trace", "--run-dir", word))[-1] == word

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from preceptor_clients.kit.naming import load_named, parse_options
+from preceptor_clients.kit.naming import load_named
 
 
 def test_an_object_is_found_by_module_and_name() -> None:
@@ -26,19 +26,3 @@ def test_an_object_is_found_by_module_and_name() -> None:
 def test_what_is_not_there_is_said(spelled: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         load_named(spelled)
-
-
-def test_values_are_json_else_text() -> None:
-    assert parse_options(["a=2", "b=plain text", "c=null", "d=x=y", "e="]) == {
-        "a": 2,
-        "b": "plain text",
-        "c": None,
-        "d": "x=y",
-        "e": "",
-    }
-
-
-@pytest.mark.parametrize("pair", ["a", "=1", ""])
-def test_what_is_no_pair_is_refused(pair: str) -> None:
-    with pytest.raises(ValueError, match="is not KEY=VALUE"):
-        parse_options([pair])

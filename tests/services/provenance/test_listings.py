@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 from preceptor_clients.contract.errors import NotFound
 from preceptor_clients.contract.schemas import (
@@ -19,6 +21,7 @@ from preceptor_clients.contract.schemas import (
     RunRecord,
 )
 from preceptor_services.jobs.messages import ItemResult
+from preceptor_services.provenance import lists
 
 
 @pytest.fixture
@@ -171,3 +174,32 @@ async def test_a_run_that_is_not_there_is_named(world: Any) -> None:
 
     assert [str(error) for error in found] == ["no run none"] * 3
     assert all(isinstance(error, NotFound) for error in found)
+
+
+async def test_the_command_lists_ids_steps_from_one_and_judgements(
+    three: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = {
+        "database": three.database.engine.url.render_as_string(hide_password=False),
+        "blobs": three.settings.gateway.blobs,
+    }
+
+    await asyncio.to_thread(lists.rollouts_command, step=2, **place)
+    table = capsys.readouterr().out
+    await asyncio.to_thread(lists.rollouts_command, run="r", solved=True, as_json=True, **place)
+    (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    await asyncio.to_thread(lists.runs_command, **place)
+
+    assert "text of c" in table
+    assert "text of a" not in table
+    assert (row["id"], row["step"], row["score"]) == ("b", 1, 1.0)
+    assert "rollouts" in capsys.readouterr().out
+
+
+def test_a_folder_without_records_is_named_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit):
+        lists.runs_command(run_dir=tmp_path)
+
+    assert "--url and --key-file" in capsys.readouterr().err

@@ -169,7 +169,15 @@ async def test_the_command_prints_the_whole_chain(
     )
     printed = " ".join(capsys.readouterr().out.split())
 
-    for word in ("student token 2", "expert teacher", "r/l0/0", "cd" * 32, "is wrong", "none at"):
+    for word in (
+        "student token 2",
+        "▶2◀",
+        "expert teacher",
+        "r/l0/0",
+        "cd" * 32,
+        "is wrong",
+        "none at",
+    ):
         assert word in printed
 
 

@@ -55,7 +55,7 @@ def summary() -> dict[str, Any]:
             "sources": ["executor"],
             "rollouts_per_problem": 8,
         },
-        "trace_command": "preceptor trace t-5f1c09a2e7d4:21 --run-dir runs/quickstart",
+        "trace_target": "t-5f1c09a2e7d4:21",
     }
 
 

@@ -60,7 +60,7 @@ def test_the_page_tells_the_result_and_how_to_trace_it(make_run: MakeRun) -> Non
 
     assert "+23.1 points" in page
     assert "+5.8 to +12.5" in page
-    assert "preceptor trace t-5f1c09a2e7d4:21 --run-dir runs/quickstart" in page
+    assert "trace t-5f1c09a2e7d4:21 --run-dir /" in page
     assert "optimiser.lr" in page
     assert "experts.0.name" in page
     assert "2.13.0+cpu" in page
@@ -88,7 +88,7 @@ def test_what_a_model_writes_is_text_and_never_markup(make_run: MakeRun) -> None
         "tokens": [token | {"entries": [[HOSTILE, 0.5]], "cost": 1.0, "advantage": 1.0}],
     }
     run_dir = make_run(
-        summary_changes={"run": HOSTILE, "config": {HOSTILE: HOSTILE}, "trace_command": HOSTILE},
+        summary_changes={"run": HOSTILE, "config": {HOSTILE: HOSTILE}, "trace_target": HOSTILE},
         worked=hostile,
     )
 
@@ -105,7 +105,7 @@ def test_every_picture_has_words_and_every_table_has_headers(make_run: MakeRun) 
     assert len(pictures) == 2 + 5 + 1
     assert all(a["aria-label"] for a in pictures)
     tags = [tag for tag, _ in found.tags]
-    assert tags.count("table") == tags.count("thead") == tags.count("caption") == 5
+    assert tags.count("table") == tags.count("thead") == tags.count("caption") == 6
     assert all(a.get("scope") in ("row", "col") for tag, a in found.tags if tag == "th")
     assert ("html", {"lang": "en"}) in found.tags
 

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console, RenderableType
 from typer.testing import CliRunner
 
+from preceptor_clients.cli.paste import pasted
 from preceptor_trainer.report import terminal_summary
 from preceptor_trainer.report.command import report_command
 
@@ -45,23 +46,26 @@ def test_an_interval_with_zero_in_it_is_marked(summary_content: dict[str, Any]) 
     assert printed(terminal_summary(content)).count("  includes 0") == 2
 
 
-def test_what_is_to_be_copied_is_on_one_line(summary_content: dict[str, Any]) -> None:
-    path = Path("/a/long/path/to/the/folder/of/all/the/runs/of/this/machine/run/report.html")
+def test_what_is_to_be_copied_is_on_one_line_neither_folded_nor_cut(
+    summary_content: dict[str, Any],
+) -> None:
+    path = Path("/a/long/path/to/the/folder/of/all the runs/of/this/machine/run/report.html")
 
     lines = printed(terminal_summary(summary_content, path)).splitlines()
 
     assert str(path) in lines
-    assert summary_content["trace_command"] in lines
+    assert pasted("trace", summary_content["trace_target"], "--run-dir", path.parent) in lines
 
 
-def test_a_command_longer_than_the_console_is_neither_folded_nor_cut(
+def test_a_summary_of_an_older_version_is_traced_in_the_folder_where_it_lies(
     summary_content: dict[str, Any],
 ) -> None:
-    command = f"preceptor trace t-0:1 --run-dir {'long/' * 30}run"
+    older = {name: value for name, value in summary_content.items() if name != "trace_target"}
+    older["trace_command"] = "preceptor trace t-0:1 --run-dir runs/where-it-was"
 
-    lines = printed(terminal_summary(summary_content | {"trace_command": command})).splitlines()
+    lines = printed(terminal_summary(older, Path("moved/run/report.html"))).splitlines()
 
-    assert command in lines
+    assert pasted("trace", "t-0:1", "--run-dir", "moved/run") in lines
 
 
 def test_the_command_writes_the_page_and_says_where(make_run: MakeRun) -> None:

@@ -115,8 +115,12 @@ class LocalDeployment:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        with self._console.status("starting the services") as status:
-            ready = self._wait(ready_file, status)
+        try:
+            with self._console.status("starting the services") as status:
+                ready = self._wait(ready_file, status)
+        except KeyboardInterrupt:
+            self._stop()
+            raise
         self.gateway_url = ready["gateway"]
         self.key = Path(ready["keys"]["trainer"]).read_text().strip()
         return self

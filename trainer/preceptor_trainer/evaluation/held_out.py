@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.collect.labelling import Labeller
 from preceptor_trainer.collect.rollouts import Rollout
 from preceptor_trainer.collect.student import RolloutRequest, Student
@@ -107,9 +108,14 @@ class Evaluation:
             "ungraded": self.num_ungraded,
         }
 
+    def mean_pass_at(self, ks: Sequence[int]) -> dict[str, float]:
+        """Mean pass@k by name, over the problems whose samples have grades enough."""
+        found = {f"pass@{k}": self.pass_at(k) for k in ks}
+        known = {name: pass_P[~np.isnan(pass_P)] for name, pass_P in found.items()}
+        return {name: float(pass_P.mean()) for name, pass_P in known.items() if len(pass_P)}
+
     def save(self, path: Path) -> None:
         """Writes the raw outcomes as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         values = {
             "weights": self.weights,
             "seconds": self.seconds,
@@ -118,7 +124,7 @@ class Evaluation:
             "graded": self.graded_PN.astype(int).tolist(),
             "lengths": self.lengths_PN.tolist(),
         }
-        path.write_text(json.dumps(values))
+        write_whole(path, json.dumps(values))
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:

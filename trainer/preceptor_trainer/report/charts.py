@@ -114,13 +114,20 @@ def draw(curve: Curve, metrics: Sequence[MetricsLine]) -> Chart | None:
     y_axis = enclosing(*(curve.bounds or (min(values), max(values))), curve.num_intervals)
     return Chart(
         title=curve.title,
-        note=curve.note,
+        note=_note(curve, values),
         alternative=_alternative(curve, steps, means),
         lines=(Line(path=path(zip(steps, means, strict=True), x_axis, y_axis)),),
         dots=_dots(zip(steps, values, strict=True), x_axis, y_axis),
         x_ticks=x_axis.ticks(lambda step: f"step {step}" if step == steps[-1] else str(step)),
         y_ticks=y_axis.ticks(curve.show),
     )
+
+
+def _note(curve: Curve, values: Sequence[float]) -> str:
+    if curve.metric != "loss" or min(values) >= 0:
+        return curve.note
+    # Whoever knows losses as cross-entropies takes one below 0 for a fault.
+    return f"{curve.note}; below 0 where advantages, which have either sign, outweigh the rest"
 
 
 def _dots(points: Iterable[tuple[float, float]], x_axis: Axis, y_axis: Axis) -> str:

@@ -4,14 +4,16 @@ The page runs no script and loads nothing: its policy forbids both, because prom
 are untrusted text. Everything in it is escaped by the template engine.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from preceptor_clients.cli.paste import pasted
 from preceptor_clients.kit.files import write_whole
+from preceptor_trainer.kit.flatten import flatten
 from preceptor_trainer.report import tokens, wording
 from preceptor_trainer.report.charts import SMALL_CURVES, SOLVE_RATE, Chart, draw, window_of
 from preceptor_trainer.report.figures import write_figures
@@ -98,12 +100,19 @@ def page_values(run: Run) -> dict[str, Any]:
         "window": window_of(len(run.metrics)),
         "steps_table": _steps_table(run.metrics),
         "worked": worked,
+        "trace_command": _trace_command(run),
         "cells": cells,
         "drawn": cells[: tokens.MOST_DRAWN],
         "has_credit": worked is not None and tokens.has_credit(worked),
         "phases": _phases(summary),
         "settings": sorted(flatten(summary.config).items()),
     }
+
+
+def _trace_command(run: Run) -> str | None:
+    """With the whole path of the folder: whoever reads the page may stand anywhere."""
+    target = run.summary.trace_target
+    return None if target is None else pasted("trace", target, "--run-dir", run.folder.resolve())
 
 
 def _environment() -> Environment:
@@ -116,6 +125,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         {
+            "flatten": flatten,
             "readable": wording.readable,
             "one_glance": wording.one_glance,
             "percent": wording.percent,
@@ -211,17 +221,3 @@ def _phases(summary: Summary) -> list[Phase]:
         )
         for name, seconds in by_time
     ]
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    """A nested configuration as one level of dotted names; lists of values stay one value."""
-    if isinstance(value, Mapping):
-        items = cast("Mapping[str, Any]", value)
-        flat: dict[str, str] = {}
-        for name, inner in items.items():
-            flat |= flatten(inner, f"{prefix}.{name}" if prefix else name)
-        return flat
-    listed: list[Any] = cast("list[Any]", value) if isinstance(value, list) else []
-    if any(isinstance(inner, Mapping) for inner in listed):
-        return flatten({str(i): inner for i, inner in enumerate(listed)}, prefix)
-    return {prefix: str(cast("object", value))}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from preceptor_trainer.run.metrics_log import MetricsLine, read_metrics
 
@@ -85,8 +85,18 @@ class Summary(_Read):
     """None for a run without people."""
     versions: dict[str, str]
     config: dict[str, Any]
-    trace_command: str | None
-    """None for a run without targets."""
+    trace_target: str | None = None
+    """`TARGET:POSITION` to try; None for a run without targets."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_version(cls, value: Any) -> Any:
+        """Which kept the command, with a folder that the run may have left since."""
+        if not isinstance(value, Mapping):
+            return value
+        items = cast("Mapping[str, Any]", value)
+        command = items.get("trace_command")
+        return items if not command else {"trace_target": str(command).split()[2], **items}
 
 
 class ShownFeedback(_Read):
@@ -137,6 +147,7 @@ class WorkedRollout(_Read):
 class Run:
     """Everything that a report is made of."""
 
+    folder: Path
     summary: Summary
     metrics: list[MetricsLine]
     worked: WorkedRollout | None
@@ -152,6 +163,7 @@ def load_run(run_dir: Path) -> Run:
     if not summary_path.exists():
         raise ValueError(f"run_dir: {run_dir} has no {SUMMARY_FILE}; the run has not finished")
     return Run(
+        folder=run_dir,
         summary=_read(Summary, summary_path),
         metrics=read_metrics(run_dir),
         worked=_read(WorkedRollout, worked_path) if worked_path.exists() else None,

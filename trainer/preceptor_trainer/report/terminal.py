@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from preceptor_clients.cli.paste import pasted
 from preceptor_trainer.report import wording
 from preceptor_trainer.report.run_files import Summary
 
@@ -39,8 +40,9 @@ def terminal_summary(summary: Mapping[str, Any], report_path: Path | None = None
         lines.append(Text(f"corrections: {wording.corrections(checked.corrections)}"))
     if report_path is not None:
         lines.append(_pointer("report", str(report_path)))
-    if checked.trace_command is not None:
-        lines.append(_pointer("trace one target", checked.trace_command))
+        if checked.trace_target is not None:
+            command = pasted("trace", checked.trace_target, "--run-dir", report_path.parent)
+            lines.append(_pointer("trace one target", command))
     return Group(*lines)
 
 

@@ -6,8 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
+from pydantic import TypeAdapter, ValidationError
+
+from preceptor_clients.contract.schemas import Name
 from preceptor_trainer.collect.context import ContextPolicy
 from preceptor_trainer.collect.dynamic_sampling import DynamicSampling
 from preceptor_trainer.collect.labelling import ExpertUse
@@ -20,6 +23,8 @@ from preceptor_trainer.objectives import Objective
 from preceptor_trainer.run.schedules import Deterministic, Schedule
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.tasks.task import Problem, Task
+
+_NAME: Final = TypeAdapter(Name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +88,13 @@ class RunConfig:
         return self.task.sources
 
     def __post_init__(self) -> None:
+        try:
+            _NAME.validate_python(self.name)
+        except ValidationError:
+            raise ValueError(
+                f"name: {self.name!r} is not a letter or digit, then up to 63 letters, digits, "
+                "dots, hyphens or underscores"
+            ) from None
         self.objective.check(self)
         for field, value in (
             ("steps", self.steps),

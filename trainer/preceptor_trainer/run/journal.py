@@ -1,6 +1,6 @@
 """What a run leaves behind: provenance at the gateway, and the files that its report is made of.
 
-RUN/config.json             the resolved configuration
+RUN/config.json             the resolved configuration, as the run was begun
 RUN/evaluations/*.json      raw outcomes of every held-out sample
 RUN/metrics.jsonl           one line a step
 RUN/worked_rollout.json     one rollout with its target and credit, token by token
@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from preceptor_clients.contract.errors import NotFound
+from preceptor_clients.contract.listings import RunDetails
 from preceptor_clients.contract.schemas import Credit, LineageRecord, Records, RunRecord, StepRecord
 from preceptor_clients.http.clients import GatewayClient
 from preceptor_clients.kit.files import write_whole
@@ -28,6 +30,13 @@ from preceptor_trainer.evaluation.held_out import Evaluation, paired_gain
 from preceptor_trainer.learner.learner import StepResult
 from preceptor_trainer.run.config import RunConfig, describe
 from preceptor_trainer.run.metrics_log import read_metrics
+from preceptor_trainer.run.standing import (
+    CONFIG_FILE,
+    SUMMARY_FILE,
+    Lineage,
+    check_settings,
+    differences,
+)
 from preceptor_trainer.run.worked_rollout import choose, describe_rollout
 
 
@@ -40,25 +49,54 @@ class Journal:
         config: RunConfig,
         run_dir: Path,
         decode: Callable[[list[int]], str],
+        *,
+        may_grow: bool = False,
     ) -> None:
         self._gateway = gateway
         self._config = config
         self._run_dir = run_dir
         self._decode = decode
+        self._may_grow = may_grow
+        self._begun: dict[str, Any] = {}
 
-    async def start(self, lineage: LineageRecord) -> None:
-        """Names the run and this life of it."""
-        described = describe(self._config)
-        self._write("config.json", described)
-        await self._gateway.start_run(
-            RunRecord(
+    async def start_run(self) -> RunDetails:
+        """Names the run, whose settings are those that it was begun with; returns its record.
+
+        Raises:
+            OtherSettings: it was begun with others.
+        """
+        self._begun = now = describe(self._config)
+        known = await self._on_record()
+        if known is not None:
+            check_settings(known.config, now, self._run_dir, may_grow=self._may_grow)
+            self._begun = known.config
+        else:
+            record = RunRecord(
+                run=self._config.name, config=now, seed=self._config.seed, versions=versions()
+            )
+            await self._gateway.start_run(record)
+        self._write(CONFIG_FILE, self._begun)
+        return known or await self._gateway.run_details(self._config.name)
+
+    async def _on_record(self) -> RunDetails | None:
+        try:
+            return await self._gateway.run_details(self._config.name)
+        except NotFound:
+            return None
+
+    async def start_lineage(self, lineage: Lineage) -> None:
+        """Names this life of the run, and where its settings differ from those of the first."""
+        changed = differences(self._begun, describe(self._config))
+        await self._gateway.start_lineage(
+            LineageRecord(
                 run=self._config.name,
-                config=described,
-                seed=self._config.seed,
+                lineage=lineage.name,
+                parent=lineage.parent,
+                from_step=lineage.from_step,
+                settings={difference.name: difference.now for difference in changed},
                 versions=versions(),
             )
         )
-        await self._gateway.start_lineage(lineage)
 
     async def record_rollouts(self, rollouts: Sequence[Rollout], lineage: str) -> None:
         """Before anybody is asked about them, so that an answer always has its rollout."""
@@ -134,17 +172,17 @@ class Journal:
             "corrections": corrections_of(lines),
             "versions": versions(),
             "config": describe(config),
-            "trace_command": self._trace_command(),
+            "trace_target": self._trace_target(),
         }
-        self._write("summary.json", summary)
+        self._write(SUMMARY_FILE, summary)
         return summary
 
-    def _trace_command(self) -> str | None:
+    def _trace_target(self) -> str | None:
         path = self._run_dir / "worked_rollout.json"
         if not path.exists():
             return None
         worked = json.loads(path.read_text())
-        return f"preceptor trace {worked['target_id']}:{worked['focus']} --run-dir {self._run_dir}"
+        return f"{worked['target_id']}:{worked['focus']}"
 
     def _gain(self, before: Evaluation, after: Evaluation, k: int) -> dict[str, float]:
         return asdict(paired_gain(before, after, k, seed=self._config.seed))

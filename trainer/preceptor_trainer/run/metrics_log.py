@@ -2,7 +2,11 @@
 
     with MetricsLog(run_dir, first_step=0) as log:
         log.write(step, lineage, {"loss": 3.2, "seconds/update": 0.8})
-    read_metrics(run_dir)                   # [{"step": 0, "lineage": "a", "loss": 3.2, ...}, ...]
+    read_metrics(run_dir)                   # [{"step": 1, "lineage": "a", "loss": 3.2, ...}, ...]
+
+Steps count from 1 in the file, as in everything that people read; ids and the gateway's records
+count from 0. TensorBoard's scalars stand in groups: `reward/`, `loss/`, `answers/`, `seconds/`, and
+`held_out/` for pass@k before and after.
 
 The file only grows: a run that resumes at step s writes s again, and the lines that its earlier
 life wrote from s on stay as a record. `read_metrics` gives the surviving lineage. A number that is
@@ -16,7 +20,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 # tensorboard carries no types
 from tensorboard.compat.proto import (  # pyright: ignore[reportMissingTypeStubs]
@@ -28,6 +32,7 @@ from tensorboard.summary.writer.event_file_writer import (  # pyright: ignore[re
 )
 
 from preceptor_clients.contract.json_lines import lines_of
+from preceptor_clients.kit.files import write_whole
 
 _events: Any = event_pb2
 _summaries: Any = summary_pb2
@@ -36,7 +41,16 @@ METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
 MetricsLine: TypeAlias = dict[str, Any]
-"""One step: `step` (int), `lineage` (str), and numbers or null by name."""
+"""One step: `step` (int, from 1), `lineage` (str), and numbers or null by name."""
+
+_GROUPS: Final = {
+    "reward": ("reward", "solved_groups"),
+    "answers": (
+        *("rollouts", "targets", "with_", "dropped", "discarded", "missing_groups"),
+        *("response_length", "cut_off", "corrections"),
+    ),
+}
+"""TensorBoard's groups by the beginnings of what is in them; what is in none is about the loss."""
 
 
 class MetricsLog:
@@ -56,10 +70,11 @@ class MetricsLog:
         self._run_dir.mkdir(parents=True, exist_ok=True)
         path = self._run_dir / METRICS_FILE
         _cut_torn_line(path)
+        _count_from_one(path)
         self._file = path.open("a", encoding="utf-8")
         self._board: Any = EventFileWriter(str(self._run_dir / TENSORBOARD_FOLDER))
         self._add_event(
-            self._first_step, session_log=_events.SessionLog(status=_events.SessionLog.START)
+            self._first_step + 1, session_log=_events.SessionLog(status=_events.SessionLog.START)
         )
         return self
 
@@ -67,17 +82,29 @@ class MetricsLog:
         """Adds one step; it is on disk when this returns.
 
         Args:
-            step: number of the step.
+            step: index of the step, from 0.
             lineage: the life of the run that took it.
             metrics: numbers by name; phases are `seconds/NAME`.
         """
         numbers = {name: _finite(value) for name, value in metrics.items()}
-        line: MetricsLine = {"step": step, "lineage": lineage, **numbers}
+        line: MetricsLine = {"step": step + 1, "lineage": lineage, **numbers}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
+        self._show(step + 1, {_tag(name): number for name, number in numbers.items()})
+
+    def evaluation(self, num_steps: int, pass_at: Mapping[str, float]) -> None:
+        """Shows held-out results after so many steps in TensorBoard.
+
+        Args:
+            num_steps: steps taken until then.
+            pass_at: results by name, such as `pass@1`.
+        """
+        self._show(num_steps, {f"held_out/{name}": value for name, value in pass_at.items()})
+
+    def _show(self, step: int, scalars: Mapping[str, float | None]) -> None:
         values = [
-            _summaries.Summary.Value(tag=name, simple_value=number)
-            for name, number in numbers.items()
+            _summaries.Summary.Value(tag=tag, simple_value=number)
+            for tag, number in scalars.items()
             if number is not None
         ]
         self._add_event(step, summary=_summaries.Summary(value=values))
@@ -128,8 +155,28 @@ def _parse(text: str, where: str) -> MetricsLine:
     return line  # pyright: ignore[reportUnknownVariableType]
 
 
+def _tag(name: str) -> str:
+    if name.startswith("seconds/"):
+        return name
+    found = (group for group, parts in _GROUPS.items() if name.startswith(parts))
+    return f"{next(found, 'loss')}/{name}"
+
+
 def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _count_from_one(path: Path) -> None:
+    """An older version's file counts from 0; what follows in it must not."""
+    lines = (
+        [_parse(text, str(path)) for _, text in lines_of(path.read_bytes())]
+        if path.exists()
+        else []
+    )
+    if not lines or lines[0]["step"] != 0:
+        return
+    moved = (json.dumps({**line, "step": line["step"] + 1}, allow_nan=False) for line in lines)
+    write_whole(path, "".join(line + "\n" for line in moved))
 
 
 def _cut_torn_line(path: Path) -> None:

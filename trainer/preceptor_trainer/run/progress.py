@@ -32,6 +32,10 @@ PHASES = {
     "publish": "publishing weights",
     "evaluation": "evaluating",
 }
+NEGATIVE_LOSS = (
+    "the loss may be below 0: beside a cross-entropy it has advantages times log-probs, which have "
+    "either sign; judge the run by what it solves"
+)
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARKLINE_STEPS = 24
 REFRESHES_PER_SECOND = 4
@@ -49,6 +53,7 @@ class _State:
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
     solved: deque[float] = field(default_factory=lambda: deque[float](maxlen=SPARKLINE_STEPS))
     before: float | None = None
+    explained: bool = False
 
 
 class Progress:
@@ -112,6 +117,9 @@ class Progress:
         """Shows a finished step by its metrics."""
         state = self._state
         state.done += 1
+        if metrics.get("loss", 0.0) < 0 and not state.explained:
+            state.explained = True
+            self.message(NEGATIVE_LOSS)
         state.metrics = metrics
         if "reward" in metrics:
             state.solved.append(metrics["reward"])

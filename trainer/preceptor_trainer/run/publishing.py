@@ -5,12 +5,10 @@ After each step the weights become a version that services may ask for; now and 
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+import itertools
 from pathlib import Path
 
-from preceptor_clients.contract.json_lines import read_lines
-from preceptor_clients.contract.schemas import LineageRecord
+from preceptor_clients.contract.listings import RunDetails
 from preceptor_clients.http.clients import GatewayClient
 from preceptor_trainer.learner.learner import Learner
 from preceptor_trainer.learner.policy import WeightFolder
@@ -23,25 +21,21 @@ from preceptor_trainer.run.checkpoint import (
 )
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.run.journal import Journal
+from preceptor_trainer.run.standing import Lineage, Standing, remember
 from preceptor_trainer.sampling.sampler import Published
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lineage:
-    """One start of the trainer on a run's folder."""
-
-    name: str
-    parent: str | None
-    from_step: int
+class AnotherGateway(Exception):
+    """The run's checkpoint stands on a lineage that this gateway does not know."""
 
 
 class Publisher:
     """Keeps track of where the run stands and what its newest version is."""
 
-    def __init__(self, folder: WeightFolder, checkpoints: Path, gateway: GatewayClient) -> None:
+    def __init__(self, folder: WeightFolder, run_dir: Path, gateway: GatewayClient) -> None:
         self._folder = folder
-        self._checkpoints = checkpoints
-        self._lineages = checkpoints / "lineages.jsonl"
+        self._run_dir = run_dir
+        self._checkpoints = run_dir / "checkpoints"
         self._gateway = gateway
         self.lineage = ""
         self.published: Published
@@ -58,18 +52,12 @@ class Publisher:
             resumed, state = load_checkpoint(found)
             self._folder.read(learner.model, resumed.weights)
             learner.load_state_dict(state)
-        lineage = self._next_lineage(resumed)
+        record = await journal.start_run()
+        lineage = self._next_lineage(resumed, record, config.steps)
         self.lineage = lineage.name
-        await journal.start(
-            LineageRecord(
-                run=config.name,
-                lineage=lineage.name,
-                parent=lineage.parent,
-                from_step=lineage.from_step,
-            )
-        )
+        await journal.start_lineage(lineage)
         # Only now: a start that the gateway refused leaves no trace, so the next one may be taken.
-        self._remember(lineage)
+        remember(self._run_dir, lineage)
         if resumed is None:
             await self._publish(learner, 0, parent=None, checkpoint=True)
             return Position(step=0, lineage=lineage.name, weights=self.published.version)
@@ -105,18 +93,20 @@ class Publisher:
         tensors = {k: v.detach().clone() for k, v in learner.model.state_dict().items()}
         self.published = Published(version=version, tensors=tensors)
 
-    def _next_lineage(self, resumed: Position | None) -> Lineage:
-        """Named after those that were started before, which a file beside the checkpoints lists."""
-        lines = read_lines(self._lineages) if self._lineages.exists() else []
-        parent = resumed.lineage if resumed else (f"l{len(lines) - 1}" if lines else None)
-        return Lineage(
-            name=f"l{len(lines)}", parent=parent, from_step=resumed.step if resumed else 0
-        )
-
-    def _remember(self, lineage: Lineage) -> None:
-        self._lineages.parent.mkdir(parents=True, exist_ok=True)
-        with self._lineages.open("a") as file:
-            file.write(json.dumps(asdict(lineage)) + "\n")
+    def _next_lineage(self, resumed: Position | None, record: RunDetails, steps: int) -> Lineage:
+        """A name that neither the gateway nor the folder has, on what the gateway knows."""
+        known = [one.lineage for one in record.lineages]
+        if resumed is not None and resumed.lineage not in known:
+            raise AnotherGateway(
+                f"{self._run_dir} goes on from lineage {resumed.lineage}, which this gateway does "
+                f"not know: the run belongs to another gateway, or its database was lost. Begin "
+                "anew in another folder, or start the gateway that it was begun with"
+            )
+        parent = resumed.lineage if resumed else (known[-1] if known else None)
+        taken = {*known, *(one.name for one in Standing.read(self._run_dir).lineages)}
+        name = next(f"l{n}" for n in itertools.count() if f"l{n}" not in taken)
+        from_step = resumed.step if resumed else 0
+        return Lineage(name=name, parent=parent, from_step=from_step, steps=steps)
 
 
 def _is_due(step: int, config: RunConfig) -> bool:

@@ -70,7 +70,7 @@ def describe_rollout(
     return {
         "target_id": row.target.id,
         "rollout_id": rollout.rollout_id,
-        "step": rollout.step,
+        "step": rollout.step + 1,
         "prompt": "\n".join(m["content"] for m in rollout.problem.messages),
         "response": rollout.response_text,
         "solved": row.attempt.solved,

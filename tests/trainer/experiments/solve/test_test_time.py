@@ -14,11 +14,15 @@ from typing import cast
 
 import pytest
 
+from preceptor_clients.contract.errors import NotFound
+from preceptor_clients.contract.listings import LineagePlace, RunDetails
 from preceptor_clients.contract.schemas import (
     FeedbackAnswer,
     FeedbackItem,
     FeedbackOutcome,
     FeedbackSubmission,
+    LineageRecord,
+    RunRecord,
     StepRecord,
 )
 from preceptor_clients.http.clients import GatewayClient
@@ -45,7 +49,14 @@ class Judge:
     Failures get different scores, so that a reward-only objective learns from them.
     """
 
-    def __init__(self, *, success: tuple[int, int] | None = None, lost_at: int | None = None):
+    def __init__(
+        self,
+        *,
+        success: tuple[int, int] | None = None,
+        lost_at: int | None = None,
+        before: Judge | None = None,
+    ):
+        self.runs: dict[str, RunDetails] = {} if before is None else before.runs
         self.success = success  # step, and place in its group
         self.lost_at = lost_at
         self.judged: dict[int, list[tuple[int, ...]]] = {}  # responses by step
@@ -81,8 +92,25 @@ class Judge:
         return "0" * 64
 
     async def record(self, records: object) -> None: ...
-    async def start_run(self, record: object) -> None: ...
-    async def start_lineage(self, record: object) -> None: ...
+
+    async def run_details(self, run: str) -> RunDetails:
+        if run not in self.runs:
+            raise NotFound(f"no run {run}")
+        return self.runs[run]
+
+    async def start_run(self, record: RunRecord) -> None:
+        self.runs[record.run] = RunDetails(**record.model_dump(), created_at=0.0, lineages=())
+
+    async def start_lineage(self, record: LineageRecord) -> None:
+        life = LineagePlace(
+            lineage=record.lineage,
+            parent=record.parent,
+            from_step=record.from_step,
+            created_at=0.0,
+        )
+        run = self.runs[record.run]
+        self.runs[record.run] = run.model_copy(update={"lineages": (*run.lineages, life)})
+
     async def register_weights(self, manifest: object) -> None: ...
 
 
@@ -134,7 +162,8 @@ async def test_a_success_beyond_the_last_attempt_does_not_count(
 async def test_an_interrupted_question_goes_on_from_its_last_checkpoint(
     problem: Problem, tmp_path: Path
 ) -> None:
-    whole, lost, again = (Judge(success=(4, 2), lost_at=at) for at in (None, 3, None))
+    whole, lost = (Judge(success=(4, 2), lost_at=at) for at in (None, 3))
+    again = Judge(success=(4, 2), before=lost)
     expected = await solve(problem, tmp_path / "whole", whole, attempts=6 * GROUP)
 
     with pytest.raises(ConnectionError, match="gateway is gone"):
@@ -146,16 +175,17 @@ async def test_an_interrupted_question_goes_on_from_its_last_checkpoint(
     assert again.judged == {step: whole.judged[step] for step in (2, 3, 4)}
     assert (found.solved_at, found.attempts) == (4 * GROUP + 2, 4 * GROUP + 2)
     assert found.tokens == expected.tokens
-    assert [line["step"] for line in read_metrics(tmp_path / "lost")] == [0, 1, 2, 3]
+    assert [line["step"] for line in read_metrics(tmp_path / "lost")] == [1, 2, 3, 4]
     assert 2000 < found.seconds < 3000, "of the steps before the checkpoint, not of the one lost"
 
 
 async def test_attempts_before_an_interruption_count(problem: Problem, tmp_path: Path) -> None:
     attempts = 3 * GROUP + 2
+    lost = Judge(lost_at=2)
     with pytest.raises(ConnectionError):
-        await solve(problem, tmp_path, Judge(lost_at=2), attempts)
+        await solve(problem, tmp_path, lost, attempts)
 
-    found = await solve(problem, tmp_path, Judge(success=(3, 3)), attempts)
+    found = await solve(problem, tmp_path, Judge(success=(3, 3), before=lost), attempts)
 
     assert (found.solved_at, found.attempts) == (None, attempts)
 
@@ -163,7 +193,7 @@ async def test_attempts_before_an_interruption_count(problem: Problem, tmp_path:
 def _wait_in_every_step(run_dir: Path, *, seconds: float) -> None:
     path = run_dir / METRICS_FILE
     lines = [json.loads(text) for text in path.read_text().splitlines()]
-    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert [line["step"] for line in lines] == [1, 2, 3]
     waited = [line | {"seconds/waiting": seconds} for line in lines]
     path.write_text("".join(json.dumps(line) + "\n" for line in waited))
 

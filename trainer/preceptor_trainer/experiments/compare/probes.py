@@ -104,7 +104,7 @@ def read_probes(run_dir: Path) -> list[dict[str, float]]:
     points: list[dict[str, float]] = []
     for path in sorted((run_dir / PROBES).glob("*.json")):
         step, probe = int(path.stem), Evaluation.load(path)
-        taken = [line for line in lines if line["step"] < step]
+        taken = [line for line in lines if line["step"] <= step]
         if len(taken) < step:
             continue  # of a lineage that ended; its steps were taken again, or not at all
         units: tuple[Unit, ...] = ("seconds", "tokens")

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.evaluation.held_out import EvaluationConfig, evaluate
 from preceptor_trainer.evaluation.pass_at_k import pass_at_k
 from preceptor_trainer.experiments.compare.statistics import from_counts
@@ -94,7 +95,7 @@ class BaseRates:
     def save(self, path: Path) -> None:
         """Writes them as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self)) + "\n")
+        write_whole(path, json.dumps(asdict(self)) + "\n")
 
 
 def load_base_rates(path: Path, *, split: Split) -> BaseRates:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.experiments.compare.tables import Table, level, to_markdown
 from preceptor_trainer.experiments.solve.base_rates import BaseRates
 from preceptor_trainer.experiments.solve.discovery import discovery
@@ -59,8 +60,8 @@ def attempt_grid(last: int) -> list[int]:
 def write_discovery(analysis: Mapping[str, Any], folder: Path) -> Path:
     """Writes the report in all its forms; returns the Markdown's path."""
     text = json.dumps(analysis, allow_nan=False) + "\n"
-    (folder / "discovery.json").write_text(text)
-    (folder / "discovery.md").write_text(markdown(analysis))
+    write_whole(folder / "discovery.json", text)
+    write_whole(folder / "discovery.md", markdown(analysis))
     _draw(analysis, folder / "discovery.png")
     return folder / "discovery.md"
 

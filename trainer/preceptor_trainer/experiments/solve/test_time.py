@@ -154,7 +154,7 @@ async def discover(config: RunConfig, run_dir: Path, gateway: GatewayClient) -> 
     trainer = Trainer(config, run_dir, gateway, Progress(Console(quiet=True)))
     await trainer.run()
     found = next(p for p in trainer.collector.participants if isinstance(p, FirstSuccess))
-    earlier = [line for line in read_metrics(run_dir) if line["step"] < found.first_step]
+    earlier = [line for line in read_metrics(run_dir) if line["step"] <= found.first_step]
     return Trajectory(
         method="test-time",
         problem_id=config.problems(0)[0].id,

@@ -1,0 +1,173 @@
+"""A trace as a person reads it: prompt and response with the token marked, then tables.
+
+Masked numbers are shown as a dash. Steps count from 1 here, in ids from 0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, cast
+
+from rich.box import SIMPLE
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from preceptor_clients.contract.schemas import FeedbackItem, Prompt, Trace, TraceSource
+
+_SHOWN_ENTRIES: Final = 5
+_DASH: Final = "–"
+_LEFT, _RIGHT = "▶", "◀"
+
+Speak = Callable[[Sequence[int]], str]
+
+
+def draw(found: Trace, spell: Speak | None = None) -> RenderableType:
+    """The whole trace; without `spell` tokens are shown by their ids alone."""
+    parts: list[RenderableType] = [
+        _heading(found, spell),
+        _block("prompt", Text(_prompt(found.prompt))),
+        _block("response", _marked(found, spell)),
+        _facts(found),
+    ]
+    for source in found.sources:
+        parts += [_source(source, found, spell), *(_item(item) for item in source.feedback)]
+    return Group(*parts)
+
+
+def _heading(found: Trace, spell: Speak | None) -> Text:
+    return Text.assemble(
+        ("student token ", "bold"),
+        (_token(found.token_id, spell), "bold reverse"),
+        f" at position {found.position} of {len(found.response_ids)}",
+    )
+
+
+def _prompt(prompt: Prompt) -> str:
+    if not prompt.messages:
+        return " ".join(str(i) for i in (() if prompt.ids is None else prompt.ids.tolist()))
+    return "\n".join(f"{m.role}: {m.content}" for m in prompt.messages)
+
+
+def _marked(found: Trace, spell: Speak | None) -> Text:
+    """The response with the token between marks, which a terminal without colours shows too."""
+    ids, at = [int(i) for i in found.response_ids], found.position
+    if spell is None:
+        words = [f"{_LEFT}{i}{_RIGHT}" if t == at else str(i) for t, i in enumerate(ids)]
+        return Text(f"{found.response_text}\nids {' '.join(words)}")
+    return Text.assemble(
+        spell(ids[:at]),
+        (f"{_LEFT}{_visible(spell([ids[at]]))}{_RIGHT}", "bold reverse"),
+        spell(ids[at + 1 :]),
+    )
+
+
+def _block(title: str, text: Text) -> Table:
+    table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2))
+    table.add_row(text)
+    return table
+
+
+def _facts(found: Trace) -> Table:
+    consumed = ", ".join(_use(use) for use in found.consumed_by)
+    return _rows(
+        "the student's token",
+        {
+            "log-prob when it was drawn": _number(found.student_logprob),
+            "drawn by the student": "yes" if found.owned else "no",
+            "run, step": f"{found.run}, step {found.step + 1}",
+            "rollout": found.rollout_id,
+            "problem": found.problem_id,
+            "weights": found.student_weights,
+            "consumed by": consumed or _DASH,
+            "cost (cross-entropy to the target, nats)": _number(found.cost),
+            "future credit (up: made more likely)": _number(
+                None if found.advantage is None else -found.advantage
+            ),
+        },
+    )
+
+
+def _use(use: str) -> str:
+    lineage, _, step = use.rpartition("/")
+    return f"step {int(step) + 1} of lineage {lineage}"
+
+
+def _source(source: TraceSource, found: Trace, spell: Speak | None) -> RenderableType:
+    asked = "" if source.inclusion is None else f", asked with chance {source.inclusion:.3g}"
+    title = Text(f"expert {source.expert}, share {source.weight:.3g}, {source.kind}{asked}", "bold")
+    origin = Text(
+        f"version {source.expert_version}, weights {source.weights or _DASH}, answer "
+        f"{source.answer_id}\ncontext {source.context_hash or _DASH}, template "
+        f"{source.template_version or _DASH}",
+        style="dim",
+        overflow="fold",
+    )
+    return Group(title, _opinion(source, found, spell), origin, Text())
+
+
+def _opinion(source: TraceSource, found: Trace, spell: Speak | None) -> Table:
+    """What the expert would have written here."""
+    table = Table(box=SIMPLE)
+    table.add_column("token")
+    table.add_column("probability", justify="right")
+    table.add_column("")
+    for token, probability in source.entries[:_SHOWN_ENTRIES]:
+        mark = "the student's" if token == found.token_id else ""
+        table.add_row(Text(_token(token, spell)), f"{probability:.4f}", mark)
+    shown = {token for token, _ in source.entries[:_SHOWN_ENTRIES]}
+    if found.token_id not in shown and source.own_logprob is not None:
+        own = f"{math.exp(source.own_logprob):.4f}"
+        table.add_row(Text(_token(found.token_id, spell)), own, "the student's")
+    table.add_row(Text("all others", style="dim"), _number(_rest(source)), "")
+    return table
+
+
+def _rest(source: TraceSource) -> float | None:
+    """What is not in a row of its own."""
+    if source.tail is None:
+        return None
+    return source.tail + sum(p for _, p in source.entries[_SHOWN_ENTRIES:])
+
+
+def _item(item: FeedbackItem) -> Table:
+    facts = {
+        "score": _DASH if item.score is None else f"{item.score:g}",
+        "says": item.text or _DASH,
+        "from": f"{item.source}, version {item.version}",
+        "id": item.id,
+        **dict(_flat(item.details)),
+    }
+    return _rows(f"feedback in its view: {item.kind}", facts)
+
+
+def _flat(details: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in details.items():
+        if isinstance(value, Mapping):
+            yield from _flat(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"{prefix}{name}", _DASH if value is None else text
+
+
+def _rows(title: str, facts: Mapping[str, str]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE, show_header=False)
+    table.add_column("", style="dim")
+    table.add_column("", overflow="fold")
+    for name, value in facts.items():
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def _token(token: int, spell: Speak | None) -> str:
+    return str(token) if spell is None else f"{spell([token])!r} ({token})"
+
+
+def _visible(text: str) -> str:
+    return text.replace("\n", "↵") or "∅"
+
+
+def _number(value: float | None) -> str:
+    return _DASH if value is None else f"{value:.4f}"

@@ -1,0 +1,63 @@
+"""Where the records are that a command reads: a database and its blobs, or a running gateway.
+
+A run's folder lies in its deployment's, or below it; a copy of the folder has its own database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from preceptor_services.kit.array_blobs import ArrayBlobs
+from preceptor_services.kit.blobs import LocalBlobs
+from preceptor_services.kit.settings import find_settings, load_settings
+from preceptor_services.store.database import Database
+
+_CONFIG: Final = "preceptor.toml"
+_RESOLVED: Final = "resolved.toml"
+
+RunDir = Annotated[
+    Path | None, typer.Option(help="Folder of a run, or of its deployment; else here.")
+]
+DatabaseUrl = Annotated[str | None, typer.Option(help="URL of a database; wants --blobs.")]
+Blobs = Annotated[Path | None, typer.Option(help="Folder of the blobs.")]
+Url = Annotated[str | None, typer.Option(help="A running gateway; wants --key-file.")]
+KeyFile = Annotated[Path | None, typer.Option(help="File with a key of that gateway.")]
+
+
+def place_of(run_dir: Path, database: str | None, blobs: Path | None) -> tuple[str, Path]:
+    """Database and blobs: as given, else as the settings of the run's deployment say.
+
+    Raises:
+        ValueError: no folder from `run_dir` upwards is a deployment's, or it has no database yet.
+    """
+    if database is not None and blobs is not None:
+        return database, blobs
+    folder = find_settings(run_dir).parent
+    for name in (_CONFIG, _RESOLVED):  # a copied folder's resolved paths are the original's
+        path = folder / name
+        # The environment may name the database of something else that runs here.
+        settings = load_settings(path, env={}) if path.exists() else None
+        if settings is not None and _is_there(settings.gateway.database):
+            return settings.gateway.database, settings.gateway.blobs
+    raise ValueError(f"{folder}: its database is not there; nothing was run in this folder yet")
+
+
+def _is_there(url: str) -> bool:
+    scheme, _, path = url.partition(":///")
+    return not scheme.startswith("sqlite") or Path(path).exists()
+
+
+@asynccontextmanager
+async def opened(place: tuple[str, Path]) -> AsyncGenerator[tuple[Database, ArrayBlobs]]:
+    """The database and the blobs, for reading."""
+    url, blobs = place
+    database = Database.open(url)
+    try:
+        yield database, ArrayBlobs(LocalBlobs(blobs))
+    finally:
+        await database.aclose()

@@ -1,0 +1,209 @@
+"""Where a run's folder stands: what it was begun with, how far it is to go, whether it is finished.
+
+    standing = Standing.read(run_dir)
+    check_settings(standing, describe(config), run_dir)
+
+RUN/config.json                     the settings that the gateway has on record
+RUN/checkpoints/lineages.jsonl      each start of a trainer, written when the gateway has taken it
+RUN/checkpoints/lives.jsonl         the same by an older version, written before the gateway took it
+RUN/summary.json                    the result of a finished run
+
+A folder of an older version may hold starts and settings that the gateway refused. Its settings are
+not believed then, and the gateway's record decides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from preceptor_clients.contract.json_lines import lines_of
+from preceptor_trainer.kit.flatten import flatten
+from preceptor_trainer.run.config import RunConfig
+
+CONFIG_FILE: Final = "config.json"
+SUMMARY_FILE: Final = "summary.json"
+LINEAGES: Final = Path("checkpoints") / "lineages.jsonl"
+OLDER_LINEAGES: Final = Path("checkpoints") / "lives.jsonl"
+AFTER: Final = Path("evaluations") / "after.json"
+_GROWS: Final = frozenset({"steps", "optimiser.decay_until"})
+"""Settings in which an extended run differs from how it was begun."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineage:
+    """One start of the trainer on a run's folder."""
+
+    name: str
+    parent: str | None
+    from_step: int
+    steps: int | None = None
+    """Steps of the whole run as of this start; None in what an older version wrote."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A setting that is not what the run was begun with."""
+
+    name: str
+    begun: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: begun with {self.begun}, now {self.now}"
+
+
+class OtherSettings(Exception):
+    """The run was begun with other settings."""
+
+    def __init__(
+        self, run_dir: Path, differences: list[Difference], begun: Mapping[str, Any]
+    ) -> None:
+        listed = "".join(f"\n  {difference}" for difference in differences)
+        super().__init__(f"{run_dir} was begun with other settings:{listed}")
+        self.begun = begun
+
+
+class CannotExtend(Exception):
+    """The run cannot be given more steps now; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A run's folder as a start finds it."""
+
+    lineages: tuple[Lineage, ...]
+    begun: dict[str, Any] | None
+    """Settings as the gateway took them; None where the folder cannot tell."""
+    finished_steps: int | None
+    """Steps of the result in the folder."""
+    has_checkpoint: bool
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Standing:
+        """Reads the folder, which may hold nothing yet."""
+        lineages = (*_lineages(run_dir / OLDER_LINEAGES), *_lineages(run_dir / LINEAGES))
+        believed = bool(lineages) and lineages[-1].steps is not None
+        config, summary = run_dir / CONFIG_FILE, run_dir / SUMMARY_FILE
+        return cls(
+            lineages=lineages,
+            begun=json.loads(config.read_text()) if believed and config.exists() else None,
+            finished_steps=json.loads(summary.read_text())["steps"] if summary.exists() else None,
+            has_checkpoint=any((run_dir / "checkpoints").glob("[0-9]*")),
+        )
+
+    @property
+    def steps(self) -> int | None:
+        """Steps that the run is to take, extensions included."""
+        return self.lineages[-1].steps if self.lineages else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the result is of all these steps."""
+        return self.finished_steps is not None and self.finished_steps >= (self.steps or 0)
+
+    @property
+    def extended_by(self) -> int:
+        """Steps of an extension that is under way."""
+        if self.finished or (self.finished_steps is None and not self._earlier()):
+            return 0
+        return (self.steps or 0) - (self.finished_steps or max(self._earlier()))
+
+    def _earlier(self) -> list[int]:
+        """Totals that the run had before its newest one."""
+        return [one.steps for one in self.lineages if one.steps and one.steps < (self.steps or 0)]
+
+
+def _lineages(path: Path) -> list[Lineage]:
+    if not path.exists():
+        return []
+    # What follows the last line end is a line that a writer was killed at.
+    complete = path.read_bytes().rpartition(b"\n")[0]
+    rows: list[dict[str, Any]] = [json.loads(text) for _, text in lines_of(complete)]
+    return [
+        Lineage(
+            name=row.get("name") or row["lineage"],
+            parent=row["parent"],
+            from_step=row["from_step"],
+            steps=row.get("steps"),
+        )
+        for row in rows
+    ]
+
+
+def remember(run_dir: Path, lineage: Lineage) -> None:
+    """Writes down a start that the gateway has taken."""
+    path = run_dir / LINEAGES
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(asdict(lineage)) + "\n")
+
+
+def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """Settings that changed; one that `begun` does not name is a newer version's and is none."""
+    was, is_now = flatten(begun), flatten(now)
+    return [
+        Difference(name=name, begun=value, now=is_now.get(name, "not set"))
+        for name, value in was.items()
+        if is_now.get(name) != value
+    ]
+
+
+def check_settings(
+    begun: Mapping[str, Any], now: Mapping[str, Any], run_dir: Path, *, may_grow: bool
+) -> None:
+    """What a run goes on with is what it was begun with, or with more steps if it `may_grow`.
+
+    Raises:
+        OtherSettings: it is not; every difference is named.
+    """
+    found = differences(begun, now)
+    if may_grow and now["steps"] > begun.get("steps", now["steps"]):
+        found = [difference for difference in found if difference.name not in _GROWS]
+    if found:
+        raise OtherSettings(run_dir, found, begun)
+
+
+def steps_to_take(standing: Standing, config: RunConfig, extend: int | None) -> int:
+    """Steps of the whole run: as begun, as extended before, or `extend` more.
+
+    Raises:
+        CannotExtend: the run is not finished, or its checkpoints are gone.
+    """
+    total = standing.steps or config.steps
+    if extend is None or extend == standing.extended_by:
+        return total
+    if standing.extended_by:
+        raise CannotExtend(f"its extension by {standing.extended_by} steps is not finished yet")
+    if not standing.finished:
+        raise CannotExtend("it is not finished yet; only a finished run is given more steps")
+    if not standing.has_checkpoint:
+        raise CannotExtend("its checkpoints are gone, and more steps would have to begin anew")
+    return total + extend
+
+
+def extended(config: RunConfig, steps: int) -> RunConfig:
+    """`config` with more steps.
+
+    A rate that would be zero by then falls to zero at the new end instead: from the extension's
+    first step on it is what it would have been there, had the run been begun with all these steps.
+    """
+    optimiser = config.optimiser
+    if optimiser.decay_until is not None and optimiser.decay_until < steps:
+        optimiser = replace(optimiser, decay_until=steps)
+    return replace(config, steps=steps, optimiser=optimiser)
+
+
+def set_result_aside(run_dir: Path, steps: int) -> None:
+    """An extended run is evaluated again; what it was after fewer steps keeps a name with them."""
+    summary, after = run_dir / SUMMARY_FILE, run_dir / AFTER
+    earlier = json.loads(summary.read_text())["steps"] if summary.exists() else steps
+    if earlier >= steps:
+        return
+    # The summary last: while it is there, a start that was killed here is repeated.
+    for path in (after, summary):
+        if path.exists():
+            path.replace(path.with_name(f"{path.stem}-{earlier}{path.suffix}"))
