@@ -231,7 +231,7 @@ def _check_tail(answer: PrefixAnswer, vocab_size: int | None) -> None:
 
     A row whose best entry is left out has more outside than that.
     """
-    if answer.kind != "topk" or vocab_size is None:
+    if answer.kind != "topk" or vocab_size is None or not answer.mask_P.any():
         return
     n = np.maximum(answer.num_entries_P, 1)
     last = np.exp(answer.logprobs_PK[np.arange(len(n)), n - 1].astype(np.float64))

@@ -365,3 +365,22 @@ def test_a_vocabulary_mismatch_names_the_expert_and_the_command_that_mends_it(
 
     assert "the vocabulary of expert big-teacher is cdcdcd" in refused.value.detail
     assert "`preceptor expert vocabulary FOLDER`" in refused.value.detail
+
+
+def test_an_answer_without_entries_and_without_opinion_passes(make_query, make_answer):
+    query = make_query()
+    answer, P = make_answer(query), query.num_positions
+    nothing = np.zeros(P, bool)
+    silent = answer.model_copy(
+        update={
+            "mask_P": nothing,
+            "own_mask_P": nothing,
+            "num_entries_P": np.zeros(P, np.int32),
+            "ids_PK": np.zeros((P, 0), np.int32),
+            "logprobs_PK": np.zeros((P, 0), np.float32),
+            "candidate_logprobs_PC": None,
+            "candidate_mask_PC": None,
+        }
+    )
+
+    check_answer(query, silent, CAPABILITIES)
