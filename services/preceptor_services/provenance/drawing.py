@@ -33,7 +33,9 @@ def draw(found: Trace, spell: Speak | None = None) -> RenderableType:
         _facts(found),
     ]
     for source in found.sources:
-        parts += [_source(source, found, spell), *(_item(item) for item in source.feedback)]
+        parts.append(_source(source, found, spell))
+        for item in source.feedback:
+            parts += [_item(item), *_lists(item.details)]
     return Group(*parts)
 
 
@@ -143,13 +145,37 @@ def _item(item: FeedbackItem) -> Table:
     return _rows(f"feedback in its view: {item.kind}", facts)
 
 
+def _lists(details: Mapping[str, Any]) -> Iterator[Table]:
+    """A table for each list of like things, such as the cases that an executor ran."""
+    for name, value in details.items():
+        if rows := _mappings(value):
+            table = Table(title=name, title_justify="left", box=SIMPLE)
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            for column in columns:
+                table.add_column(column, overflow="fold")
+            for row in rows:
+                table.add_row(*(Text(_shown(row.get(column))) for column in columns))
+            yield table
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    """The rows of a list of mappings; none for anything else."""
+    rows = cast("list[Any]", value) if isinstance(value, list) else []
+    return rows if all(isinstance(row, Mapping) for row in rows) else []
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return _DASH
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def _flat(details: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, value in details.items():
         if isinstance(value, Mapping):
             yield from _flat(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield f"{prefix}{name}", _DASH if value is None else text
+        elif not _mappings(value):
+            yield f"{prefix}{name}", _shown(value)
 
 
 def _rows(title: str, facts: Mapping[str, str]) -> Table:

@@ -47,6 +47,7 @@ Solved = Annotated[
 ]
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+_WIDEST: Final = 1_000
 _T = TypeVar("_T")
 
 
@@ -205,13 +206,11 @@ def _print(rows: Sequence[Any], as_json: bool, columns: dict[str, Callable[[Any]
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        # An id that is cut or folded is none.
-        table.add_column(
-            name, no_wrap=True, overflow="ellipsis" if name == "response" else "ignore"
-        )
+        table.add_column(name, no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell(row)) for cell in columns.values()))
-    Console().print(table if rows else "nothing is on record", soft_wrap=True)
+    # As wide as it is, whatever the terminal: an id that is cut or folded is none.
+    Console(width=_WIDEST).print(table if rows else "nothing is on record")
 
 
 def _for_people(row: BaseModel) -> dict[str, Any]:

@@ -46,3 +46,15 @@ def test_a_bare_name_is_looked_up_at_home():
 def test_what_is_not_there_is_said(path, words):
     with pytest.raises(typer.BadParameter, match=words):
         load_named(path, "X")
+
+
+@pytest.mark.parametrize(
+    ("name", "home", "offered"),
+    [
+        ("DISTL", "preceptor_trainer.recipes.methods", "distil, distil-local"),
+        ("slow", "preceptor_trainer.recipes.comparisons", "fast"),
+    ],
+)
+def test_an_unknown_method_or_comparison_lists_those_that_there_are(name, home, offered):
+    with pytest.raises(typer.BadParameter, match=offered):
+        load_named(name, "X", home=home)

@@ -25,6 +25,8 @@ from preceptor_trainer.recipes.quickstart import HELD_OUT_SEED
 from preceptor_trainer.tasks.programming_by_example.behaviour import Split
 from preceptor_trainer.tasks.programming_by_example.problems import sample_problems
 
+__all__ = ["all_fail", "fast"]
+
 PROBE_SEED: Final = 3_001
 VALIDATION_SEED: Final = 3_002
 

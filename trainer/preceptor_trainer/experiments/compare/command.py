@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
+from preceptor_clients.cli.paste import pasted
+from preceptor_trainer.deployment.failures import said_plainly
 from preceptor_trainer.experiments.compare.analysis import analyse
 from preceptor_trainer.experiments.compare.budget import Budget, Unit
 from preceptor_trainer.experiments.compare.cells import MadeOtherwise
@@ -69,11 +72,12 @@ def compare_command(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     try:
-        found = Runner(planned, folder, console).run()
+        with said_plainly(
+            lambda: f"{folder} keeps what is finished", pasted(*sys.argv[1:]), also=(NoModel,)
+        ):
+            found = Runner(planned, folder, console).run()
     except MadeOtherwise as error:
         raise typer.BadParameter(str(error), param_hint="--out") from error
-    except NoModel as error:
-        raise typer.BadParameter(str(error)) from error
     analysis = analyse(planned, *found)
     page = write_comparison(analysis, folder)
     for claim in claims(analysis):

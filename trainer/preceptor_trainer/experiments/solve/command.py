@@ -7,6 +7,7 @@ preceptor solve run --out runs/solve
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
@@ -14,7 +15,9 @@ from typing import Annotated, Any, Final, cast
 import typer
 from rich.console import Console
 
+from preceptor_clients.cli.paste import pasted
 from preceptor_clients.http.clients import GatewayClient
+from preceptor_trainer.deployment.failures import said_plainly
 from preceptor_trainer.deployment.local import LocalDeployment
 from preceptor_trainer.experiments.compare.services import self_teacher, write_deployment
 from preceptor_trainer.experiments.solve.base_rates import (
@@ -170,5 +173,8 @@ def _with_services(
         async with GatewayClient(url, key) as gateway:
             await work(gateway)
 
-    with LocalDeployment(folder, console) as deployment:
+    with (
+        said_plainly(lambda: f"{folder} keeps what is finished", pasted(*sys.argv[1:])),
+        LocalDeployment(folder, console) as deployment,
+    ):
         asyncio.run(run(deployment.gateway_url, deployment.key))
