@@ -44,7 +44,8 @@ from preceptor_clients.contract.schemas import (
     PrefixSubmission,
     Prompt,
 )
-from preceptor_clients.http.clients import GatewayClient, ServiceClient
+from preceptor_clients.http.gateway import GatewayClient
+from preceptor_clients.http.service import ServiceClient
 from preceptor_services.supervisor.supervisor import Supervisor
 
 DEPLOYMENT = Deployment(

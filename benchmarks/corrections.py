@@ -51,7 +51,7 @@ from preceptor_clients.contract.deployment import (
     parse_deployment,
     to_toml,
 )
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.collect.context import PapersContext
 from preceptor_trainer.collect.labelling import ExpertUse, Labelled

@@ -12,8 +12,8 @@ from typing import Any, Final
 from preceptor_clients.contract.corrections import ItemView, Result, Submission
 from preceptor_clients.contract.errors import Conflict
 from preceptor_clients.contract.schemas import FeedbackItem, Trace
-from preceptor_clients.http.clients import GatewayClient
 from preceptor_clients.http.corrections import AnnotatorClient, CorrectionsClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.collect.people.people import People
 from preceptor_trainer.tasks.programming_by_example.problems import Problem
 

@@ -67,7 +67,8 @@ from preceptor_clients.contract.schemas import (
     PrefixSubmission,
     Prompt,
 )
-from preceptor_clients.http.clients import GatewayClient, ServiceClient
+from preceptor_clients.http.gateway import GatewayClient
+from preceptor_clients.http.service import ServiceClient
 from preceptor_services.experts.engine.models import scorer_of
 from preceptor_services.experts.engine.prefill import Prefill
 from preceptor_services.experts.engine.score import score

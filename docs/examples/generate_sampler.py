@@ -12,7 +12,7 @@ import torch
 from preceptor_clients.contract.errors import from_problem
 from preceptor_clients.contract.generation import GenerateCall, GenerateQuery, Sampling
 from preceptor_clients.contract.schemas import Prompt, WantedWeights
-from preceptor_clients.http.clients import ServiceClient
+from preceptor_clients.http.service import ServiceClient
 from preceptor_trainer.sampling.sampler import Generation, Published, SampleRequest
 
 TIMEOUT_S = 600.0

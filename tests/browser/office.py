@@ -39,8 +39,9 @@ from preceptor_clients.contract.schemas import (
     TargetRecord,
     WeightManifest,
 )
-from preceptor_clients.http.clients import NO_RETRY, GatewayClient
+from preceptor_clients.http.connection import NO_RETRY
 from preceptor_clients.http.corrections import CorrectionsClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.sdk.answers import Distributions, build_answer
 from preceptor_clients.targets.builder import BUILDER_VERSION, WeightedAnswer, build_target
 from preceptor_services.gateway.app import create_app

@@ -38,7 +38,7 @@ from preceptor_clients.contract.errors import (
     from_problem,
 )
 from preceptor_clients.contract.schemas import Message, PrefixQuery, PrefixSubmission, Prompt
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_services.jobs.embedded_broker import free_port
 
 pytestmark = pytest.mark.e2e

@@ -17,7 +17,7 @@ from preceptor_clients.contract.schemas import (
     PrefixQuery,
     Prompt,
 )
-from preceptor_clients.http.clients import ServiceClient
+from preceptor_clients.http.service import ServiceClient
 from preceptor_clients.sdk.answers import Distributions, build_answer
 from preceptor_clients.sdk.service import service_app
 from preceptor_clients.targets.builder import WeightedAnswer, build_target

@@ -28,7 +28,7 @@ from preceptor_clients.contract.deployment import (
     to_toml,
 )
 from preceptor_clients.contract.schemas import Trace
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
 from preceptor_trainer.deployment.local import LocalDeployment, write_settings
 from preceptor_trainer.run.metrics_log import read_metrics

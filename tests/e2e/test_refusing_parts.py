@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 from redis import Redis
 
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.run.metrics_log import METRICS_FILE
 
 from .conftest import Running

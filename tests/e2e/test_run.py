@@ -10,7 +10,7 @@ import pytest
 
 from preceptor_clients.cli.paste import pasted
 from preceptor_clients.contract.schemas import Trace
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.run.metrics_log import read_metrics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -12,7 +12,7 @@ import pytest
 from preceptor_clients.conformance.subject import CheckOptions
 from preceptor_clients.conformance.suite import check_expert
 from preceptor_clients.contract.schemas import LogprobsReply
-from preceptor_clients.http.clients import ServiceClient
+from preceptor_clients.http.service import ServiceClient
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "javascript_expert.mjs"

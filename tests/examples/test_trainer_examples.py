@@ -15,7 +15,7 @@ import torch
 
 from preceptor_clients.contract.generation import GenerateAnswer, Generated, GenerateQuery
 from preceptor_clients.contract.schemas import Capabilities, FeedbackItem, ServiceInfo
-from preceptor_clients.http.clients import ServiceClient
+from preceptor_clients.http.service import ServiceClient
 from preceptor_clients.sdk.service import service_app
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.collect.student import RolloutRequest, Student

@@ -24,7 +24,8 @@ from preceptor_clients.contract.schemas import (
     StepRecord,
     TargetRecord,
 )
-from preceptor_clients.http.clients import NO_RETRY, GatewayClient
+from preceptor_clients.http.connection import NO_RETRY
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_services.store.sql import in_parts
 
 MiB = 1 << 20

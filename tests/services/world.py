@@ -31,7 +31,8 @@ from preceptor_clients.contract.schemas import (
     ServiceLimits,
     WeightManifest,
 )
-from preceptor_clients.http.clients import NO_RETRY, GatewayClient
+from preceptor_clients.http.connection import NO_RETRY
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.sdk.answers import Distributions, build_answer
 from preceptor_services.gateway.app import create_app
 from preceptor_services.jobs.messages import (

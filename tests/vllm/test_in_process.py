@@ -21,7 +21,7 @@ from preceptor_clients.contract.schemas import (
     Prompt,
     WantedWeights,
 )
-from preceptor_clients.http.clients import ServiceClient
+from preceptor_clients.http.service import ServiceClient
 
 from .conftest import KEY
 

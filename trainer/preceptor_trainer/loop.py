@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.collect.labelling import Labeller
 from preceptor_trainer.collect.participant import RunContext
 from preceptor_trainer.collect.student import Student

@@ -21,7 +21,7 @@ from preceptor_clients.contract.errors import PreceptorError, from_validation
 from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
 from preceptor_clients.contract.known import KnownAnswers, load_known
 from preceptor_clients.contract.schemas import Services, ServiceStatus, WeightsOffer
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.http.registration import NewService, add_service
 from preceptor_clients.kit.files import make_key_file
 from preceptor_clients.sdk import openapi

@@ -18,8 +18,8 @@ from preceptor_clients.conformance.subject import Asked, CheckOptions, Subject
 from preceptor_clients.conformance.verdict import Failed, Report, Skipped, Verdict
 from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.contract.schemas import ServiceInfo
-from preceptor_clients.http.clients import ServiceClient
 from preceptor_clients.http.connection import NO_RETRY, Transport
+from preceptor_clients.http.service import ServiceClient
 
 Check = Callable[[Subject], Awaitable[str]]
 

@@ -16,7 +16,7 @@ from preceptor_clients.contract.schemas import (
     ServiceRole,
     ServiceStatus,
 )
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 
 _PAUSE_S: Final = 0.2
 

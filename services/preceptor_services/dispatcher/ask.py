@@ -23,7 +23,8 @@ from preceptor_clients.contract.schemas import (
     PrefixResult,
     WeightsOffer,
 )
-from preceptor_clients.http.clients import GatewayClient, ServiceClient
+from preceptor_clients.http.gateway import GatewayClient
+from preceptor_clients.http.service import ServiceClient
 from preceptor_services.jobs.messages import ClaimedItem, ItemResult
 from preceptor_services.jobs.roles import RoleQuestion
 

@@ -19,7 +19,9 @@ from typing import Final
 from preceptor_clients.contract.deployment import Deployment
 from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.http.addresses import ANYWHERE, AddressPolicy
-from preceptor_clients.http.clients import NO_RETRY, GatewayClient, ServiceClient
+from preceptor_clients.http.connection import NO_RETRY
+from preceptor_clients.http.gateway import GatewayClient
+from preceptor_clients.http.service import ServiceClient
 from preceptor_services.dispatcher.worker import ServiceWorker, WorkerConfig
 from preceptor_services.jobs.messages import Directory, ServiceAddress
 from preceptor_services.jobs.streams import JobStreams

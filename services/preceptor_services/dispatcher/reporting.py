@@ -21,7 +21,7 @@ from preceptor_clients.contract.errors import (
     ServiceFailed,
     StaleFence,
 )
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_services.dispatcher.leases import Leases
 from preceptor_services.jobs.messages import (
     ClaimedJob,

@@ -18,7 +18,8 @@ from typing import Final
 
 from preceptor_clients.contract.errors import PreceptorError, ServiceUnavailable
 from preceptor_clients.contract.schemas import ServiceInfo
-from preceptor_clients.http.clients import GatewayClient, ServiceClient
+from preceptor_clients.http.gateway import GatewayClient
+from preceptor_clients.http.service import ServiceClient
 from preceptor_services.dispatcher.ask import Asker
 from preceptor_services.dispatcher.batching import plan_calls
 from preceptor_services.dispatcher.breaker import Breaker

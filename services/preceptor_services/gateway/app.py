@@ -13,7 +13,8 @@ from fastapi import FastAPI
 from preceptor_clients.contract.deployment import Deployment
 from preceptor_clients.contract.json_text import allow_long_integers
 from preceptor_clients.http.addresses import AddressPolicy
-from preceptor_clients.http.clients import NO_RETRY, ServiceClient
+from preceptor_clients.http.connection import NO_RETRY
+from preceptor_clients.http.service import ServiceClient
 from preceptor_services.gateway.http.middleware import BodyLimit, CountRequests
 from preceptor_services.gateway.http.openapi import describe
 from preceptor_services.gateway.http.problems import add_handlers

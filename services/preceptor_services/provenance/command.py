@@ -21,7 +21,7 @@ from rich.console import Console
 from preceptor_clients.contract.errors import NotFound, PreceptorError
 from preceptor_clients.contract.listings import RunDetails
 from preceptor_clients.contract.schemas import Trace
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_services.kit.settings import read_secret
 from preceptor_services.provenance.drawing import Speak, draw
 from preceptor_services.provenance.listings import describe_run

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from preceptor_clients.contract.errors import NotFound, PreceptorError
 from preceptor_clients.contract.listings import RolloutPlace, RunPlace, TargetPlace
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_services.kit.settings import read_secret
 from preceptor_services.provenance.listings import list_rollouts, list_runs, list_targets
 from preceptor_services.provenance.place import (

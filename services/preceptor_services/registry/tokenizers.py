@@ -18,8 +18,8 @@ from preceptor_clients.contract.errors import (
     ServiceUnavailable,
 )
 from preceptor_clients.contract.tokenization import TokenizeCall
-from preceptor_clients.http.clients import ServiceClient
 from preceptor_clients.http.connection import RetryPolicy
+from preceptor_clients.http.service import ServiceClient
 from preceptor_services.kit.settings import read_secret
 from preceptor_services.registry.services import Registry, ServiceEntry
 

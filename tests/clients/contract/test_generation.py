@@ -16,7 +16,8 @@ from preceptor_clients.contract.generation import (
     Sampling,
 )
 from preceptor_clients.contract.schemas import Capabilities, Prompt, ServiceInfo
-from preceptor_clients.http.clients import NO_RETRY, ServiceClient
+from preceptor_clients.http.connection import NO_RETRY
+from preceptor_clients.http.service import ServiceClient
 from preceptor_clients.sdk.service import service_app
 
 VOCAB = "ab" * 32

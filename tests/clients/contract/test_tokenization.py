@@ -11,7 +11,8 @@ import pytest
 from preceptor_clients.contract.errors import Invalid, NotFound
 from preceptor_clients.contract.schemas import Capabilities, Message, ServiceInfo
 from preceptor_clients.contract.tokenization import MAX_CHARACTERS, TokenIds, TokenizeCall
-from preceptor_clients.http.clients import NO_RETRY, ServiceClient
+from preceptor_clients.http.connection import NO_RETRY
+from preceptor_clients.http.service import ServiceClient
 from preceptor_clients.sdk.service import service_app
 
 CHAT = (Message(role="user", content="ab"),)

@@ -26,8 +26,8 @@ from preceptor_clients.contract.errors import (
     Unauthorised,
 )
 from preceptor_clients.contract.schemas import Accepted, LogprobsCall
-from preceptor_clients.http.clients import ServiceClient
 from preceptor_clients.http.connection import HttpClient, RetryPolicy
+from preceptor_clients.http.service import ServiceClient
 from preceptor_clients.sdk.service import service_app
 
 QUICK = RetryPolicy(attempts=4, first_delay_s=0.001, max_delay_s=0.002)

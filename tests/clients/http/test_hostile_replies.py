@@ -29,8 +29,8 @@ from preceptor_clients.contract.schemas import (
     ServiceInfo,
     ServiceLimits,
 )
-from preceptor_clients.http.clients import NO_RETRY, ServiceClient
-from preceptor_clients.http.connection import HttpClient
+from preceptor_clients.http.connection import NO_RETRY, HttpClient
+from preceptor_clients.http.service import ServiceClient
 
 Reply = Callable[[httpx.Request], httpx.Response]
 INFO = {"name": "e", "role": "expert", "version": "1"}
@@ -42,7 +42,7 @@ def client_of(reply: Reply) -> ServiceClient:
 
 def test_every_number_that_a_service_declares_is_bounded() -> None:
     wrong = {
-        Capabilities: ["max_top_k", "vocab_size", "max_context", "cost_per_token"],
+        Capabilities: ["max_top_k", "vocab_size", "max_context", "cost_per_token", "late_s"],
         ServiceLimits: ["max_batch", "max_batch_tokens", "enough_tokens", "max_concurrency"],
     }
     for schema, fields in wrong.items():

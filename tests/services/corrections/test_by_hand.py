@@ -18,7 +18,7 @@ from preceptor_clients.contract.schemas import (
     RolloutRecord,
     RunRecord,
 )
-from preceptor_clients.http.clients import NO_RETRY
+from preceptor_clients.http.connection import NO_RETRY
 from preceptor_clients.http.corrections import AnnotatorClient, CorrectionsClient
 
 

@@ -18,7 +18,8 @@ import uvicorn
 
 from preceptor_clients.contract import deployment as schema
 from preceptor_clients.contract.schemas import PrefixOutcome, PrefixSubmission
-from preceptor_clients.http.clients import GatewayClient, RetryPolicy
+from preceptor_clients.http.connection import RetryPolicy
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.kit.files import make_key_file
 from preceptor_clients.sdk.service import service_app
 from preceptor_services.dispatcher.process import Dispatcher

@@ -23,7 +23,7 @@ from preceptor_clients.contract.schemas import (
     ServiceLimits,
     WeightsOffer,
 )
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.sdk.answers import Distributions, build_answer
 from preceptor_clients.sdk.service import AnswerLater, PrefixReply
 

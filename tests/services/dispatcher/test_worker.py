@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from preceptor_clients.cli import expert as expert_command
 from preceptor_clients.contract.schemas import WeightManifest
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.http.registration import NewService
 from preceptor_services.dispatcher import process
 from preceptor_services.jobs.embedded_broker import free_port

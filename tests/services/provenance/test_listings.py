@@ -120,7 +120,7 @@ async def test_rollouts_are_filtered(
 
 
 async def test_a_page_goes_on_where_the_one_before_ended(three: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("preceptor_clients.http.clients._PAGE", 1)
+    monkeypatch.setattr("preceptor_clients.http.gateway._PAGE", 1)
 
     found = await three.trainer.rollouts("r")
 

@@ -15,9 +15,9 @@ import pytest
 from preceptor_clients.contract.errors import Conflict, ServiceUnavailable
 from preceptor_clients.contract.known import KnownAnswers, KnownCase
 from preceptor_clients.contract.schemas import ServiceStatus
-from preceptor_clients.http.clients import ServiceClient
 from preceptor_clients.http.connection import NO_RETRY
 from preceptor_clients.http.registration import NewService
+from preceptor_clients.http.service import ServiceClient
 from preceptor_clients.sdk.service import service_app
 from preceptor_services.gateway.routes.services import ServiceVersions
 from preceptor_services.registry import inspection as registry_inspection

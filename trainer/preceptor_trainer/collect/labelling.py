@@ -28,7 +28,7 @@ from preceptor_clients.contract.schemas import (
     TargetRecord,
     WantedWeights,
 )
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.targets.builder import (
     BUILDER_VERSION,
     Target,

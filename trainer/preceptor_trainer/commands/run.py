@@ -17,7 +17,7 @@ from rich.console import Console
 
 from preceptor_clients.cli.main import read_key
 from preceptor_clients.cli.options import typed_options
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.commands.going_on import (
     Planned,
     Start,

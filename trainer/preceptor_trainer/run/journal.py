@@ -22,7 +22,7 @@ import torch
 from preceptor_clients.contract.errors import NotFound
 from preceptor_clients.contract.listings import RunDetails
 from preceptor_clients.contract.schemas import Credit, LineageRecord, Records, RunRecord, StepRecord
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.collect.rollouts import Rollout

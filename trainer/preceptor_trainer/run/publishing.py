@@ -9,7 +9,7 @@ import itertools
 from pathlib import Path
 
 from preceptor_clients.contract.listings import RunDetails
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.learner.learner import Learner
 from preceptor_trainer.learner.policy import WeightFolder
 from preceptor_trainer.run.checkpoint import (

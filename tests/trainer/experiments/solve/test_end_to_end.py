@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.deployment.local import LocalDeployment
 from preceptor_trainer.experiments.compare.services import self_teacher, write_deployment
 from preceptor_trainer.experiments.solve.base_rates import LEAST_SAMPLES, LOOK, measure_base_rates

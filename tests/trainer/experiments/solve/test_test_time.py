@@ -25,7 +25,7 @@ from preceptor_clients.contract.schemas import (
     RunRecord,
     StepRecord,
 )
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.experiments.solve.test_time import (
     SelfDistillation,

@@ -37,7 +37,7 @@ from preceptor_clients.contract.corrections import (
     TakenItems,
 )
 from preceptor_clients.contract.schemas import PrefixQuery, PrefixSubmission
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.targets.edits import spelled
 from preceptor_clients.targets.spelling import TokenizerSpelling
 from preceptor_trainer.collect.labelling import Labelled, Labeller

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.deployment.local import LocalDeployment
 from preceptor_trainer.evaluation.held_out import Evaluation

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from preceptor_clients.cli.paste import pasted
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.deployment.failures import said_plainly
 from preceptor_trainer.deployment.local import LocalDeployment
 from preceptor_trainer.experiments.compare.services import self_teacher, write_deployment

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.experiments.compare.cells import MadeOtherwise, difference
 from preceptor_trainer.experiments.solve.base_rates import student_sha256

@@ -8,7 +8,7 @@ from typing import Final, Self
 
 import torch
 
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.collect.context import NothingInView
 from preceptor_trainer.collect.labelling import Labeller
 from preceptor_trainer.collect.student import Student

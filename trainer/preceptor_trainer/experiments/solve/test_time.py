@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.collect.context import PapersContext
 from preceptor_trainer.collect.labelling import ExpertUse, Labelled
 from preceptor_trainer.collect.participant import Participant, RunContext, StepContext

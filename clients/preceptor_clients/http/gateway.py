@@ -1,4 +1,4 @@
-"""The clients: of the gateway, for trainers, dispatchers and tools; of a service, for dispatchers.
+"""The client of the gateway, for trainers, dispatchers and tools.
 
 Deadlines, retries and cancellation are those of `connection.py`.
 
@@ -9,15 +9,12 @@ Example:
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from preceptor_clients.contract import wire
-from preceptor_clients.contract.calls import fill_calls
-from preceptor_clients.contract.errors import DeadlineExceeded, ServiceFailed, TooLarge
-from preceptor_clients.contract.generation import GenerateCall, GenerateQuery, GenerateReply
+from preceptor_clients.contract.errors import ServiceFailed, TooLarge
 from preceptor_clients.contract.listings import (
     RolloutPage,
     RolloutPlace,
@@ -33,60 +30,32 @@ from preceptor_clients.contract.schemas import (
     Accounting,
     Arrivals,
     CollectRequest,
-    FeedbackCall,
     FeedbackOutcome,
     FeedbackOutcomes,
-    FeedbackQuery,
-    FeedbackReply,
     FeedbackRequest,
     FeedbackSubmission,
     LineageRecord,
-    LogprobsCall,
     LogprobsOutcomes,
-    LogprobsReply,
     LogprobsRequest,
     PrefixOutcome,
-    PrefixQuery,
     PrefixSubmission,
     Records,
     RunRecord,
-    ServiceInfo,
     Services,
     StepRecord,
     Trace,
     WeightManifest,
     WeightsOffer,
 )
-from preceptor_clients.contract.tokenization import TokenIds, TokenizeCall
 from preceptor_clients.http.connection import (
     CALL_TIMEOUT_S,
-    DEFAULT_RETRY,
-    NO_RETRY,
     HttpClient,
-    RetryPolicy,
 )
+from preceptor_clients.http.posting import ask_in_chunks, wait_ms
 
-__all__ = ["DEFAULT_RETRY", "NO_RETRY", "GatewayClient", "RetryPolicy", "ServiceClient"]
-
-CHUNK_SUBMISSIONS: Final = 64
-CHUNK_TOKENS: Final = 131_072
-"""A call holds at most so many submissions and tokens, unless one group alone has more."""
-_LONGEST_WAIT_S: Final = 30.0
-_SHORTEST_POLL_S: Final = 0.05
 _PAGE: Final = 1_000
-_MOST_INFO_BYTES: Final = 1 << 20
-_MOST_TOKENIZED_BYTES: Final = 16 << 20
-_BYTES_PER_QUERY: Final = 1 << 20
-_BYTES_PER_ENTRY: Final = 64
-"""A token id and a log-prob as JSON, with room."""
-_ENTRIES_ASSUMED: Final = 64
-"""At a position, where fewer are asked for: there may be more draws than that."""
-_PENDING: Final = frozenset({"queued", "running"})
-
-_Submission = TypeVar("_Submission", PrefixSubmission, FeedbackSubmission)
 _Outcome = TypeVar("_Outcome", PrefixOutcome, FeedbackOutcome)
 _Outcomes = TypeVar("_Outcomes", LogprobsOutcomes, FeedbackOutcomes)
-_Reply = TypeVar("_Reply", bound=LogprobsReply | FeedbackReply | GenerateReply)
 _T = TypeVar("_T")
 
 
@@ -128,7 +97,7 @@ class GatewayClient(HttpClient):
                 expert, chunk, run=run, batching=batching, wait_s=wait_s
             )
 
-        return await _ask(
+        return await ask_in_chunks(
             submissions,
             post,
             self.collect_logprobs,
@@ -149,7 +118,7 @@ class GatewayClient(HttpClient):
         async def post(chunk: Sequence[FeedbackSubmission], wait_s: float) -> list[FeedbackOutcome]:
             return await self.submit_feedback(source, chunk, run=run, wait_s=wait_s)
 
-        return await _ask(
+        return await ask_in_chunks(
             submissions, post, self.collect_feedback, in_order=False, timeout_s=timeout_s
         )
 
@@ -169,7 +138,7 @@ class GatewayClient(HttpClient):
             submissions=tuple(submissions),
             run=run,
             batching=batching,
-            wait_ms=_wait_ms(wait_s),
+            wait_ms=wait_ms(wait_s),
         )
         return await self._outcomes(
             "/v1/logprobs", request, LogprobsOutcomes, len(submissions), wait_s, timeout_s
@@ -186,7 +155,7 @@ class GatewayClient(HttpClient):
     ) -> list[FeedbackOutcome]:
         """Posts one call; with `wait_s` the reply is held until all are done or it is over."""
         request = FeedbackRequest(
-            source=source, submissions=tuple(submissions), run=run, wait_ms=_wait_ms(wait_s)
+            source=source, submissions=tuple(submissions), run=run, wait_ms=wait_ms(wait_s)
         )
         return await self._outcomes(
             "/v1/feedback", request, FeedbackOutcomes, len(submissions), wait_s, timeout_s
@@ -196,7 +165,7 @@ class GatewayClient(HttpClient):
         self, tickets: Sequence[str], wait_s: float = 0.0, timeout_s: float | None = None
     ) -> list[PrefixOutcome]:
         """What has become of these expert tickets, in order."""
-        request = CollectRequest(tickets=tuple(tickets), wait_ms=_wait_ms(wait_s))
+        request = CollectRequest(tickets=tuple(tickets), wait_ms=wait_ms(wait_s))
         return await self._outcomes(
             "/v1/tickets/collect", request, LogprobsOutcomes, len(tickets), wait_s, timeout_s
         )
@@ -205,7 +174,7 @@ class GatewayClient(HttpClient):
         self, tickets: Sequence[str], wait_s: float = 0.0, timeout_s: float | None = None
     ) -> list[FeedbackOutcome]:
         """What has become of these feedback tickets, in order."""
-        request = CollectRequest(tickets=tuple(tickets), wait_ms=_wait_ms(wait_s))
+        request = CollectRequest(tickets=tuple(tickets), wait_ms=wait_ms(wait_s))
         return await self._outcomes(
             "/v1/tickets/collect", request, FeedbackOutcomes, len(tickets), wait_s, timeout_s
         )
@@ -407,193 +376,3 @@ def _filters(step: int | None, solved: bool | None) -> dict[str, str | int]:
         **({} if step is None else {"step": step}),
         **({} if solved is None else {"solved": str(solved).lower()}),
     }
-
-
-def _wait_ms(wait_s: float) -> int:
-    return max(0, int(wait_s * 1000))
-
-
-async def _ask(
-    submissions: Sequence[_Submission],
-    post: Callable[[Sequence[_Submission], float], Coroutine[Any, Any, list[_Outcome]]],
-    collect: Callable[[Sequence[str], float], Coroutine[Any, Any, list[_Outcome]]],
-    *,
-    in_order: bool,
-    timeout_s: float,
-) -> list[_Outcome]:
-    """Posts all chunks, then collects what is still on its way until the deadline."""
-    end = asyncio.get_running_loop().time() + timeout_s
-    chunks = _chunks(submissions)
-    outcomes: dict[int, _Outcome] = {}
-
-    async def post_chunk(chunk: list[int]) -> None:
-        # One chunk waits for its answers at once; several are all posted before any is waited for.
-        wait_s = _wait_s(end) if len(chunks) == 1 else 0.0
-        async with asyncio.timeout_at(end):
-            posted = await post([submissions[i] for i in chunk], wait_s)
-        outcomes.update(zip(chunk, posted, strict=True))
-
-    try:
-        if in_order:
-            for chunk in chunks:
-                await post_chunk(chunk)
-        else:
-            await _all([post_chunk(chunk) for chunk in chunks])
-    except TimeoutError:
-        raise DeadlineExceeded(f"the questions were not posted within {timeout_s:g} s") from None
-    await _all([_await_chunk(chunk, outcomes, collect, end) for chunk in chunks])
-    return [_settled(outcomes[i], timeout_s) for i in range(len(submissions))]
-
-
-async def _await_chunk(
-    chunk: list[int],
-    outcomes: dict[int, _Outcome],
-    collect: Callable[[Sequence[str], float], Coroutine[Any, Any, list[_Outcome]]],
-    end: float,
-) -> None:
-    """Collects the chunk's tickets again and again, into `outcomes`, until none is pending."""
-    clock = asyncio.get_running_loop().time
-    while pending := {i: t for i in chunk if (t := _pending_ticket(outcomes[i])) is not None}:
-        asked_at = clock()
-        if asked_at >= end:
-            return
-        try:
-            async with asyncio.timeout_at(end):
-                collected = await collect(list(pending.values()), _wait_s(end))
-                outcomes.update(zip(pending, collected, strict=True))
-                # A gateway that does not hold its reply must not be asked in a tight loop.
-                await asyncio.sleep(max(0.0, _SHORTEST_POLL_S - (clock() - asked_at)))
-        except (TimeoutError, DeadlineExceeded):
-            return
-
-
-def _pending_ticket(outcome: PrefixOutcome | FeedbackOutcome) -> str | None:
-    ticket = outcome.ticket
-    return ticket.id if ticket is not None and ticket.state in _PENDING else None
-
-
-def _settled(outcome: _Outcome, timeout_s: float) -> _Outcome:
-    if _pending_ticket(outcome) is None:
-        return outcome
-    late = DeadlineExceeded(f"no answer within {timeout_s:g} s")
-    return outcome.model_copy(update={"problem": late.problem()})
-
-
-def _wait_s(end: float) -> float:
-    """How long the gateway may hold a reply so that it still arrives in time."""
-    left_s = end - asyncio.get_running_loop().time()
-    return max(0.0, min(_LONGEST_WAIT_S, left_s - min(2.0, left_s / 10)))
-
-
-def _chunks(
-    submissions: Sequence[PrefixSubmission | FeedbackSubmission],
-) -> list[list[int]]:
-    """Indices of the submissions of each call, in order of first appearance; groups stay whole."""
-    groups: dict[str | int, list[int]] = {}
-    for index, submission in enumerate(submissions):
-        groups.setdefault(submission.query.group_id or index, []).append(index)
-
-    def size(group: list[int]) -> tuple[int, int]:
-        return len(group), sum(len(submissions[i].query.response_ids) for i in group)
-
-    calls = fill_calls(groups.values(), size=size, most=(CHUNK_SUBMISSIONS, CHUNK_TOKENS))
-    return [[index for group in call for index in group] for call in calls]
-
-
-async def _all(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """All results in order; the first failure cancels the rest and is raised by itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in work]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
-
-
-class ServiceClient(HttpClient):
-    """Calls one expert or feedback source, as the dispatcher does."""
-
-    _frames: bool | None = None
-
-    async def info(self, timeout_s: float = CALL_TIMEOUT_S) -> ServiceInfo:
-        """What the service says of itself."""
-        info = await self.call(
-            "GET",
-            "/v1/info",
-            reply=ServiceInfo,
-            timeout_s=timeout_s,
-            max_reply_bytes=_MOST_INFO_BYTES,
-        )
-        self._frames = info.frames
-        return info
-
-    async def logprobs(self, call: LogprobsCall, timeout_s: float) -> LogprobsReply:
-        """One result per query, in order."""
-        return await self.ask("/v1/logprobs", call, LogprobsReply, timeout_s)
-
-    async def feedback(self, call: FeedbackCall, timeout_s: float) -> FeedbackReply:
-        """One result per query, in order."""
-        return await self.ask("/v1/feedback", call, FeedbackReply, timeout_s)
-
-    async def generate(self, call: GenerateCall, timeout_s: float) -> GenerateReply:
-        """One result per query, in order."""
-        return await self.ask("/v1/generate", call, GenerateReply, timeout_s)
-
-    async def tokenize(self, call: TokenizeCall, timeout_s: float) -> TokenIds:
-        """Ids of a text or a chat, by a service that says `tokenizer` among its capabilities."""
-        return await self.call(
-            "POST",
-            "/v1/tokenize",
-            body=call,
-            reply=TokenIds,
-            timeout_s=timeout_s,
-            media_type=wire.JSON,
-            max_reply_bytes=_MOST_TOKENIZED_BYTES,
-        )
-
-    async def offer_weights(self, offer: WeightsOffer, timeout_s: float = CALL_TIMEOUT_S) -> None:
-        """Tells the service of versions that it may load, ancestors first."""
-        await self.call("PUT", "/v1/weights", body=offer, timeout_s=timeout_s, media_type=wire.JSON)
-
-    async def ask(
-        self,
-        path: str,
-        call: LogprobsCall | FeedbackCall | GenerateCall,
-        reply: type[_Reply],
-        timeout_s: float,
-    ) -> _Reply:
-        """One result per query of a call, in order, whatever the service's role.
-
-        Raises:
-            PreceptorError: the call failed, or has results for another number of queries.
-        """
-        # Services in other languages may know JSON only; they say so once.
-        if self._frames is None:
-            await self.info(timeout_s)
-        media_type = wire.FRAME if self._frames else wire.JSON
-        answer = await self.call(
-            "POST",
-            path,
-            body=call,
-            reply=reply,
-            timeout_s=timeout_s,
-            media_type=media_type,
-            max_reply_bytes=sum(_most_bytes(query) for query in call.queries) + _BYTES_PER_QUERY,
-        )
-        if len(answer.results) != len(call.queries):
-            raise ServiceFailed(
-                f"{path}: {len(answer.results)} results for {len(call.queries)} queries"
-            )
-        return answer
-
-
-def _most_bytes(query: PrefixQuery | FeedbackQuery | GenerateQuery) -> int:
-    """Of the longest reply that can be meant about `query`; nothing longer is kept in memory."""
-    if isinstance(query, FeedbackQuery):
-        return _BYTES_PER_QUERY
-    if isinstance(query, GenerateQuery):
-        num_tokens = query.count * query.sampling.max_new_tokens
-        return _BYTES_PER_QUERY + num_tokens * _BYTES_PER_ENTRY
-    num_candidates = 0 if query.candidate_ids is None else query.candidate_ids.shape[1]
-    num_entries = max(query.top_k + num_candidates, _ENTRIES_ASSUMED)
-    return _BYTES_PER_QUERY + query.num_positions * num_entries * _BYTES_PER_ENTRY

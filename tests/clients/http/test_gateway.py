@@ -43,9 +43,9 @@ from preceptor_clients.contract.schemas import (
     WeightManifest,
     WeightsOffer,
 )
-from preceptor_clients.http import clients as clients
-from preceptor_clients.http.clients import GatewayClient
+from preceptor_clients.http import posting
 from preceptor_clients.http.connection import RetryPolicy
+from preceptor_clients.http.gateway import GatewayClient
 
 QUICK = RetryPolicy(attempts=3, first_delay_s=0.001, max_delay_s=0.002)
 SHA = "0" * 64
@@ -191,7 +191,7 @@ async def test_tickets_that_wait_or_failed_are_not_waited_for(state, gateway, su
 
 
 async def test_big_lists_are_split_and_groups_are_not(gateway, submissions, monkeypatch):
-    monkeypatch.setattr(clients, "CHUNK_SUBMISSIONS", 3)
+    monkeypatch.setattr(posting, "CHUNK_SUBMISSIONS", 3)
 
     async with gateway.client() as client:
         outcomes = await client.logprobs("e", submissions("abcabbbbd."), timeout_s=10)
@@ -207,7 +207,7 @@ async def test_big_lists_are_split_and_groups_are_not(gateway, submissions, monk
 
 
 async def test_long_responses_are_split_by_tokens(gateway, submissions, monkeypatch):
-    monkeypatch.setattr(clients, "CHUNK_TOKENS", 100)
+    monkeypatch.setattr(posting, "CHUNK_TOKENS", 100)
 
     async with gateway.client() as client:
         await client.logprobs("e", submissions("....", length=60), timeout_s=10)
@@ -216,7 +216,7 @@ async def test_long_responses_are_split_by_tokens(gateway, submissions, monkeypa
 
 
 async def test_groups_in_order_are_posted_one_after_the_other(gateway, submissions, monkeypatch):
-    monkeypatch.setattr(clients, "CHUNK_SUBMISSIONS", 2)
+    monkeypatch.setattr(posting, "CHUNK_SUBMISSIONS", 2)
 
     async with gateway.client() as client:
         await client.logprobs("e", submissions("aabbcc"), batching="group", timeout_s=10)
@@ -234,7 +234,7 @@ async def test_no_submissions_ask_nothing(gateway):
 
 
 async def test_a_call_that_fails_as_a_whole_raises_its_error(gateway, submissions, monkeypatch):
-    monkeypatch.setattr(clients, "CHUNK_SUBMISSIONS", 1)
+    monkeypatch.setattr(posting, "CHUNK_SUBMISSIONS", 1)
     gateway.refuse = httpx.Response(401)
 
     async with gateway.client() as client:
