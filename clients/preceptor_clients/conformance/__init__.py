@@ -1,7 +1,8 @@
-"""Is this HTTP service an expert? Checks from outside, in any language it may be written.
+"""Conformance checks of an expert over HTTP, independent of its programming language.
 
-Each check is a function of a `Subject` that returns a word about what it saw, or raises `Failed`
-with what was expected, what came and how to mend it. `suite.py` names them in order.
+Each check is a function of a `Subject`. It returns a short note about its result, or raises
+`Failed` with what was expected, what was found and how to fix it. `suite.py` lists the checks in
+order.
 
 Example:
     report = await check_expert("http://127.0.0.1:8101", CheckOptions())

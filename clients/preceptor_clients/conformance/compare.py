@@ -1,4 +1,4 @@
-"""How far two rows of log-probs are apart, though each names only its best entries."""
+"""Distance between two rows of log-probs that list only their best entries."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ CHANGED: Final = 1.1e-3
 """Two steps of the 16-bit grid: a difference above this is not rounding."""
 _RELATIVE_TAIL: Final = 2.0
 _SMALL_TAIL: Final = 0.01
-"""A tail is what is left of 1, so it moves by what all entries move."""
+"""A tail is 1 minus the sum of the entries, so it changes by the sum of their changes."""
 _COMPARED: Final = 8
-"""The best entries of either row: the far ones are noise in bf16."""
+"""Best entries of either row that are compared: in bf16 the unlikely ones are noise."""
 
 
 def entries(answer: PrefixAnswer, row: int) -> dict[int, float]:
@@ -29,8 +29,8 @@ def entries(answer: PrefixAnswer, row: int) -> dict[int, float]:
 def distance(a: PrefixAnswer, row_a: int, b: PrefixAnswer, row_b: int) -> float:
     """Largest difference among the best entries of either row, in nats.
 
-    An id that one row leaves out counts as its last entry at most: only what it is above that for
-    certain. A row without an opinion is infinitely far from one with.
+    The log-prob of an id that one row leaves out is at most that of its last entry; only the excess
+    over that bound counts. A row without an opinion is infinitely far from a row with one.
     """
     one, other = entries(a, row_a), entries(b, row_b)
     if not one or not other:
@@ -48,7 +48,7 @@ def changed(a: PrefixAnswer, row_a: int, b: PrefixAnswer, row_b: int) -> bool:
     """Whether two rows differ by more than rounding, in any entry or the tail."""
     one, other = entries(a, row_a), entries(b, row_b)
     if one.keys() != other.keys():
-        # Ties at the end of the list may fall either way; what counts is a log-prob that moved.
+        # Ties at the end of the list may be ordered either way; only a changed log-prob counts.
         return distance(a, row_a, b, row_b) > CHANGED or _last_differs(one, other)
     return any(abs(x - other[i]) > CHANGED for i, x in one.items())
 
@@ -68,13 +68,13 @@ def widest(a: PrefixAnswer, b: PrefixAnswer) -> float:
 def departure(before: PrefixAnswer, after: PrefixAnswer, tolerance: float) -> str | None:
     """How an answer differs from one to the same question; None where it does not.
 
-    Entries, tails, candidates and own log-probs are compared; what was told before and is hidden
-    now differs.
+    Entries, tails, candidates and own log-probs are compared. A value that is masked now and was
+    not before is a difference.
     """
     for name in ("mask_P", "own_mask_P", "candidate_mask_PC"):
         was, now = getattr(before, name), getattr(after, name)
         if was is not None and (now is None or bool((was & ~now).any())):
-            return f"{name}: what was told is hidden"
+            return f"{name}: a value is masked that was given before"
     gap = widest(before, after)
     if gap > tolerance:
         return f"entries are {gap:.3f} apart"

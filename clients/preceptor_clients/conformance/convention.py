@@ -1,8 +1,8 @@
 """Entry t is about response token t, given everything before it and nothing else.
 
-An answer that is shifted by one is a perfectly good distribution of the wrong position. It is found
-by what it depends on: when token j changes, the entries up to j may not change (they are given what
-stands before j), and entry j + 1 must.
+An answer that is shifted by one is a valid distribution of the wrong position. The check finds it
+by its dependence on the tokens: when token j changes, the entries up to j must not change (they
+depend only on tokens before j), and entry j + 1 must.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SHIFT_MEND: Final = (
 
 
 async def check_index(subject: Subject) -> str:
-    """Entry t is about token t, by the log-prob of the token that came."""
+    """Entry t is about token t: checked by the log-prob of the token at t."""
     need_topk(subject)
     response, promised = await _followed(subject)
     [whole] = await subject.ask(subject.query(response))
@@ -35,10 +35,10 @@ async def check_index(subject: Subject) -> str:
         own = _own(whole, t)
         if own is None or abs(own - logprob) > subject.options.tolerance:
             raise Failed(
-                expected=f"token {t} has the log-prob {logprob:.3f} that it had when it was not "
-                "yet there",
-                found=f"{'none' if own is None else f'{own:.3f}'} once it and the next tokens "
-                "are there",
+                expected=f"token {t} has the log-prob {logprob:.3f} that it had as an "
+                "entry before it was appended",
+                found=f"{'none' if own is None else f'{own:.3f}'} after it and the next tokens "
+                "were appended",
                 mend=_SHIFT_MEND,
             )
     await _check_causal(subject, response, whole)
@@ -46,7 +46,7 @@ async def check_index(subject: Subject) -> str:
 
 
 async def _followed(subject: Subject) -> tuple[np.ndarray, list[float]]:
-    """`[T]` tokens that the expert itself holds likely, and the log-prob it gave to each."""
+    """`[T]` tokens that the expert finds likely, and the log-prob that it gave to each."""
     filler = int(subject.ids(1, 8)[0])
     response: list[int] = []
     promised: list[float] = []
@@ -56,7 +56,7 @@ async def _followed(subject: Subject) -> tuple[np.ndarray, list[float]]:
         row = list(entries(answer, 0).items())
         if not row:
             raise Skipped("the expert has no opinion on random text")
-        # Not always the best one: a constant favourite would hide a shift.
+        # Not always the best one: a constant best token would hide a shift.
         token, logprob = row[min(t % 3, len(row) - 1)]
         response.append(token)
         promised.append(logprob)
@@ -80,15 +80,15 @@ async def _check_causal(subject: Subject, response: np.ndarray, whole: PrefixAns
             if gap > subject.options.tolerance:
                 raise Failed(
                     expected=f"entry {t} does not depend on token {j}",
-                    found=f"it changed by {gap:.3f} when only token {j} did: it has seen the token "
-                    "that it should predict",
+                    found=f"it changed by {gap:.3f} when only token {j} changed: it depends on the "
+                    "token that it should predict",
                     mend=_SHIFT_MEND,
                 )
         moved[j] = changed(whole, j + 1, answer, j + 1)
         if not moved[j] and any(changed(whole, t, answer, t) for t in range(j + 2, len(response))):
             raise Failed(
                 expected=f"entry {j + 1} depends on token {j}",
-                found=f"entry {j + 1} is the same, later ones changed: answers come late by one",
+                found=f"entry {j + 1} is the same, later ones changed: answers are shifted by one",
                 mend=_SHIFT_MEND,
             )
     if not any(moved.values()):
@@ -108,19 +108,19 @@ async def check_context(subject: Subject) -> str:
     )
     if subject.info.capabilities.vocab_size and best + np.log(subject.vocab_size) < _UNIFORM:
         raise Failed(
-            expected="some ids likelier than others",
+            expected="some ids are more likely than others",
             found=f"every id has about 1/{subject.vocab_size}",
             mend="the model's weights are not loaded, or its logits are not read",
         )
     if not any(changed(answers[0], t, other, t) for other in answers[1:] for t in range(8)):
         raise Failed(
-            expected="other answers after other prompts",
-            found="the same answers after three different prompts",
+            expected="different answers for different prompts",
+            found="the same answers for three different prompts",
             mend="put the prompt before the response; check the attention mask",
         )
     if not any(changed(answers[0], 0, answers[0], t) for t in range(1, 8)):
         raise Failed(
-            expected="other answers at other positions",
+            expected="different answers at different positions",
             found="the same entries at every position",
             mend="give each position the row that follows the tokens before it",
         )
@@ -128,12 +128,12 @@ async def check_context(subject: Subject) -> str:
 
 
 async def check_split(subject: Subject) -> str:
-    """Tokens mean the same at the prompt's end and at the response's start."""
+    """A token at the prompt's end has the same effect as at the response's start."""
     need_topk(subject)
     if not subject.takes_ids:
-        raise Skipped("the expert takes no prompt of ids alone")
+        raise Skipped("the expert does not accept a prompt of ids alone")
     if subject.info.capabilities.needs_feedback:
-        raise Skipped("feedback stands between prompt and response")
+        raise Skipped("the expert puts feedback between prompt and response")
     prompt, response = subject.ids(12, 1), subject.ids(8, 2)
     [whole] = await subject.ask(subject.query(response, prompt=Prompt(ids=prompt)))
     moved = Prompt(ids=np.concatenate([prompt, response[:3]]))
@@ -141,7 +141,7 @@ async def check_split(subject: Subject) -> str:
     gap = max(distance(whole, 3 + t, split, t) for t in range(5))
     if gap > subject.options.tolerance:
         raise Failed(
-            expected="the same answers when the response's first tokens stand in the prompt",
+            expected="the same answers when the response's first tokens are moved into the prompt",
             found=f"log-probs {gap:.3f} apart",
             mend="use `prompt.ids` as they are: add no template, no start or end token",
         )

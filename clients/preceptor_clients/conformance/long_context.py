@@ -1,4 +1,4 @@
-"""At the declared limit of the context, and just beyond it."""
+"""Checks at the declared limit of the context and one token beyond it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _RESPONSE = 4
 
 
 async def check_context_limit(subject: Subject) -> str:
-    """A context of just the declared length is answered, a longer one refused."""
+    """A context of the declared length is answered, a longer one is refused."""
     limit = subject.info.capabilities.max_context
     if limit is None:
         raise Skipped("no `max_context` is declared")
     if not subject.takes_ids:
         raise Skipped("the expert takes no prompt of ids alone")
     if limit > subject.options.max_tokens:
-        raise Skipped(f"{limit} tokens are over --max-tokens {subject.options.max_tokens}")
+        raise Skipped(f"{limit} tokens are more than --max-tokens {subject.options.max_tokens}")
     if not subject.info.capabilities.needs_feedback:
         await _ask_long(subject, _long(subject, limit))
     [result] = await subject.results(_long(subject, limit + 1))
@@ -28,13 +28,13 @@ async def check_context_limit(subject: Subject) -> str:
         raise Failed(
             expected=f"{limit + 1} tokens: a problem with status 422, code `context-too-long`",
             found="an answer" if problem is None else f"status {problem.status}, {problem.code}",
-            mend="compare prompt and response with `max_context` first; never cut them",
+            mend="compare the length of prompt and response with `max_context`; never cut them",
         )
     return f"{limit} tokens"
 
 
 async def check_truncation(subject: Subject) -> str:
-    """The first tokens of a long context are still in view."""
+    """Answers depend on the first tokens of a long context."""
     need_topk(subject)
     if not subject.takes_ids:
         raise Skipped("the expert takes no prompt of ids alone")
@@ -56,9 +56,9 @@ async def check_truncation(subject: Subject) -> str:
     if not any(changed(one, t, two, t) for t in range(_RESPONSE)):
         raise Failed(
             expected=f"answers depend on the first {cut} of {tokens} tokens",
-            found="they are the same whatever stands there",
-            mend="the context is cut silently: declare the `max_context` that the model really "
-            "sees",
+            found="they are the same for different tokens there",
+            mend="the context is cut silently: declare as `max_context` the length that the model "
+            "can read",
         )
     return f"{tokens} tokens"
 

@@ -1,4 +1,4 @@
-"""Are these log-probs of one distribution, whoever asks, however it is asked?"""
+"""Checks that the log-probs are of one distribution, independent of how they are queried."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from preceptor_clients.contract.errors import AnswerRefused
 from preceptor_clients.contract.schemas import PrefixAnswer, PrefixQuery
 
 _WHOLE: Final = 4096
-"""Vocabularies up to this size are asked whole."""
+"""Vocabularies up to this size are queried completely."""
 _MASS_TOLERANCE: Final = 0.02
 _MENDS: Final = {
     "vocab_fingerprint": "echo the query's fingerprint in the answer",
     "kind": "declare the kind in `capabilities.kinds`",
-    "temperature": "answer at temperature 1: undo any scaling of the logits",
-    "weights": "hold the weights while a batch runs, and say which they were",
-    "token_ids_P": "echo `response_ids` at the positions asked, in order",
+    "temperature": "answer at temperature 1: do not scale the logits",
+    "weights": "keep the weights fixed while a batch runs, and report their version",
+    "token_ids_P": "echo `response_ids` at the queried positions, in order",
     "num_entries_P": "count the filled cells of each row; mask rows without any",
     "ids_PK": "list each id once, inside the vocabulary, -1 in empty cells",
     "logprobs_PK": "sort rows by descending log-prob; subtract the logsumexp of all logits",
@@ -30,14 +30,14 @@ _MENDS: Final = {
     "tail_P": "compute the tail last: 1 minus the sum of exp(log-prob as sent)",
     "own_logprobs_P": "take it from the same row as the entries; null where it is not known",
     "own_mask_P": "false where the row is masked",
-    "candidate_logprobs_PC": "one value per candidate asked, in order; null where it is padding",
+    "candidate_logprobs_PC": "one value per candidate of the query, in order; null for padding",
     "candidate_mask_PC": "false where the candidate is -1",
     "used_feedback": "name the items that were rendered, and no others",
 }
 
 
 async def check_door(subject: Subject) -> str:
-    """Answers pass the check that the dispatcher makes of each."""
+    """Answers pass the checks that the dispatcher makes of each answer."""
     capabilities = subject.info.capabilities
     queries = [
         subject.query(),
@@ -53,7 +53,7 @@ async def check_door(subject: Subject) -> str:
             check_answer(query, answer, capabilities)
         except AnswerRefused as refused:
             raise Failed(
-                expected=f"`{refused.check}` as docs/reference/wire-format.md has it",
+                expected=f"`{refused.check}` as defined in docs/reference/wire-format.md",
                 found=refused.detail,
                 mend=_MENDS.get(refused.check, "see docs/reference/wire-format.md"),
             ) from refused
@@ -67,14 +67,14 @@ async def check_door(subject: Subject) -> str:
 
 
 async def check_renderings(subject: Subject) -> str:
-    """JSON is spoken, and the frame says the same."""
+    """Answers in JSON and as a frame are the same."""
     query = subject.query()
     [spoken] = await subject.ask(query, media_type=wire.JSON)
     if not subject.info.frames:
         return "JSON only"
     [framed] = await subject.ask(query, media_type=wire.FRAME)
     if subject.info.capabilities.cacheable != "true":
-        return "JSON and frame; answers are declared to differ from draw to draw"
+        return "JSON and frame; not compared, because answers are declared to differ between draws"
     apart = widest(spoken, framed)
     if apart > subject.options.tolerance:
         raise Failed(
@@ -86,7 +86,7 @@ async def check_renderings(subject: Subject) -> str:
 
 
 async def check_normalisation(subject: Subject) -> str:
-    """Log-probs are of the whole vocabulary, however many are asked."""
+    """Log-probs are normalised over the whole vocabulary, for any top_k."""
     need_topk(subject)
     depths = sorted({1, min(4, subject.top_k), subject.top_k})
     answers = await subject.ask(*(subject.query(top_k=k) for k in depths))
@@ -112,16 +112,16 @@ async def _check_own_sum(subject: Subject, answer: PrefixAnswer) -> None:
     mass = float(np.exp(known).sum())
     if mass > 1 + _MASS_TOLERANCE:
         raise Failed(
-            expected=f"probabilities of {len(known)} tokens at one position: at most 1 in all",
+            expected=f"probabilities of {len(known)} tokens at one position add up to at most 1",
             found=f"{mass:.2f}, the largest log-prob {max(known):.3f}",
-            mend="a log-prob that is not known is null with its mask false; 0.0 means certainty",
+            mend="send null and mask false for an unknown log-prob; 0.0 means probability 1",
         )
 
 
 async def _check_whole(subject: Subject) -> str:
     capabilities, V = subject.info.capabilities, subject.vocab_size
     if capabilities.vocab_size is None:
-        return "the vocabulary's size is not declared"
+        return "the sum was not checked: the vocabulary's size is not declared"
     if min(_WHOLE, capabilities.max_top_k or _WHOLE) >= V:
         [answer] = await subject.ask(subject.query(1, top_k=V))
         mass = float(np.exp(list(entries(answer, 0).values())).sum())
@@ -129,11 +129,11 @@ async def _check_whole(subject: Subject) -> str:
         everything = np.arange(V, dtype=np.int32)[None]
         [answer] = await subject.ask(subject.query(1, candidate_ids=everything))
         if answer.candidate_logprobs_PC is None or answer.candidate_mask_PC is None:
-            return "candidates were left out"
+            return "the sum was not checked: some candidates were masked"
         known = answer.candidate_logprobs_PC[answer.candidate_mask_PC].astype(np.float64)
         mass = float(np.exp(known).sum())
     else:
-        return "the vocabulary is too large to be asked whole"
+        return "the sum was not checked: the vocabulary is too large"
     if abs(mass - 1) > _MASS_TOLERANCE:
         raise Failed(
             expected=f"probabilities of all {V} ids add up to 1",
@@ -150,7 +150,7 @@ async def check_candidates(subject: Subject) -> str:
     need_topk(subject)
     [plain] = await subject.ask(subject.query())
     best = np.where(plain.filled_PK(), plain.ids_PK, -1)[:, :4].astype(np.int32)
-    # In ascending order of id, so that scoring the own best ids in rank order does not pass.
+    # In ascending order of id, so that returning the best ids in rank order does not pass.
     asked = np.sort(best, axis=1)
     [answer] = await subject.ask(subject.query(candidate_ids=asked))
     if answer.candidate_logprobs_PC is None or answer.candidate_mask_PC is None:
@@ -170,30 +170,30 @@ async def check_candidates(subject: Subject) -> str:
         raise Failed(
             expected="a candidate's log-prob is that of the same id among the entries",
             found=f"{worst:.3f} apart",
-            mend="gather candidates by position and id, in the order asked",
+            mend="gather candidates by position and id, in the order of the query",
         )
     return ""
 
 
 async def check_repeatable(subject: Subject) -> str:
-    """The same question gets the same answer."""
+    """The same query gets the same answer."""
     query = subject.query()
     [first] = await subject.ask(query)
     [second] = await subject.ask(query)
     if subject.info.capabilities.cacheable != "true":
-        raise Skipped("answers are declared to differ from draw to draw")
+        raise Skipped("answers are declared to differ between draws")
     apart = widest(first, second)
     if apart > subject.options.tolerance:
         raise Failed(
-            expected="equal answers to equal questions",
+            expected="equal answers to equal queries",
             found=f"log-probs {apart:.3f} apart",
-            mend="turn dropout and sampling off; one version is one set of weights",
+            mend="turn dropout and sampling off; use the same weights for the same version",
         )
     return "equal to the last digit" if apart == 0 else f"{apart:.1e} apart"
 
 
 async def check_batch(subject: Subject) -> str:
-    """An answer does not depend on what is asked beside it, nor on the order."""
+    """An answer does not depend on the other queries of its batch, nor on their order."""
     need_topk(subject)
     lengths = (8, 3, 5, 8, 1)
     queries = [
@@ -238,38 +238,38 @@ def _batch_failure(
     mend = "check padding, attention mask and position ids of packed rows"
     if twin is not None:
         found += f"; it is the answer to query {twin}"
-        mend = "put results back into the order of the queries, after sorting them by length too"
-    return Failed(expected="the answer that the query gets alone", found=found, mend=mend)
+        mend = "return results in the order of the queries, also where they are sorted by length"
+    return Failed(expected="the same answer as for the query alone", found=found, mend=mend)
 
 
 async def check_positions(subject: Subject) -> str:
-    """Asking some positions gives those rows of asking all."""
+    """A query of some positions gets the same rows as a query of all positions."""
     need_topk(subject)
     [every] = await subject.ask(subject.query())
     [some] = await subject.ask(subject.query(positions=((1, 3), (6, 7))))
     apart = max(distance(every, t, some, row) for row, t in enumerate((1, 2, 6)))
     if apart > subject.options.tolerance:
         raise Failed(
-            expected="row p belongs to the p-th position asked",
-            found=f"log-probs {apart:.3f} apart from the same positions of the whole answer",
+            expected="row p belongs to the p-th queried position",
+            found=f"log-probs {apart:.3f} apart from the same positions of the complete answer",
             mend="pick rows by `positions`; they are half-open ranges of the response",
         )
     return ""
 
 
 def need_topk(subject: Subject) -> None:
-    """Skips what only distributions can be asked."""
+    """Skips a check that needs `topk` answers."""
     if "topk" not in subject.info.capabilities.kinds:
         raise Skipped(f"answers are {' and '.join(subject.info.capabilities.kinds)}")
 
 
 async def asked_one_by_one(subject: Subject, queries: list[PrefixQuery]) -> list[PrefixAnswer]:
-    """Each query in a call of its own."""
+    """The answers, with one call per query."""
     return [(await subject.ask(query))[0] for query in queries]
 
 
 def _shared(a: PrefixAnswer, b: PrefixAnswer) -> float:
-    """Largest difference of the ids that both answers name."""
+    """Largest difference among the ids that both answers contain."""
     gaps = [0.0]
     for t in range(len(a.mask_P)):
         one, other = entries(a, t), entries(b, t)

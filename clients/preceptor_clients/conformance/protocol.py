@@ -1,4 +1,4 @@
-"""What the service says of itself, what it refuses, and how."""
+"""Checks of the declared capabilities, of refusals and of error replies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from preceptor_clients.contract.tokenization import TokenizeCall
 from preceptor_clients.http.connection import RawReply
 
 _MOST_IN_ONE_CALL: Final = 512
-"""Larger batches are not tried at their limit."""
+"""The limit of larger batches is not tested."""
 
 
 async def check_health(subject: Subject) -> str:
@@ -29,9 +29,9 @@ async def check_health(subject: Subject) -> str:
         raw = await subject.stranger.raw("GET", path, timeout_s=subject.options.timeout_s)
         if raw.status != 200:
             raise Failed(
-                expected=f"{path} answers 200 without a key once the service can work",
+                expected=f"{path} answers 200 without a key when the service is ready",
                 found=f"status {raw.status}",
-                mend="serve both health routes outside the key's check",
+                mend="do not require the key on the two health routes",
             )
     return ""
 
@@ -39,14 +39,14 @@ async def check_health(subject: Subject) -> str:
 async def check_key(subject: Subject) -> str:
     """Calls without the key are refused."""
     if subject.options.key is None:
-        raise Skipped("no key was given; give --key-file where the service asks for one")
+        raise Skipped("no key was given; give --key-file if the service requires a key")
     raw = await subject.stranger.raw("GET", "/v1/info", timeout_s=subject.options.timeout_s)
     _expect_problem(raw, 401, "unauthorised", "`GET /v1/info` without a key")
     return ""
 
 
 async def check_declared(subject: Subject) -> str:
-    """Capabilities say what the gateway must know before it queues."""
+    """Capabilities contain everything that the gateway checks on submission."""
     info, capabilities = subject.info, subject.info.capabilities
     if info.role != "expert":
         raise Failed(
@@ -59,14 +59,14 @@ async def check_declared(subject: Subject) -> str:
         raise Failed(
             expected="`vocab_fingerprint` and `vocab_size` among the capabilities",
             found=f"{' and '.join(missing)} left out",
-            mend="declare them: without them ids of another vocabulary pass unseen",
+            mend="declare them: without them ids of another vocabulary are not detected",
         )
     open_ended = [n for n in ("max_context", "max_top_k") if getattr(capabilities, n) is None]
     return f"without limit: {', '.join(open_ended)}" if open_ended else ""
 
 
 async def check_vocabulary(subject: Subject) -> str:
-    """A query in another vocabulary is refused by itself, as is an id outside."""
+    """A query with another vocabulary or an id outside it is refused; other queries are not."""
     wanted, declared = (
         subject.options.vocab_fingerprint,
         subject.info.capabilities.vocab_fingerprint,
@@ -88,7 +88,7 @@ async def check_vocabulary(subject: Subject) -> str:
         outside = np.array([0, subject.vocab_size], np.int32)
         [result] = await subject.results(subject.query(outside))
         _expect_refused(
-            result, {422}, f"a query with id {subject.vocab_size}, one beyond the vocabulary"
+            result, {422}, f"a query with id {subject.vocab_size}, one above the vocabulary"
         )
     return await _check_tokenizer(subject) if subject.info.capabilities.tokenizer else ""
 
@@ -100,39 +100,39 @@ async def _check_tokenizer(subject: Subject) -> str:
     if outside or not found.ids.size:
         raise Failed(
             expected=f"`/v1/tokenize` gives ids below {subject.vocab_size} for {call.prompt!r}",
-            found=f"ids {outside} outside" if outside else "no id",
-            mend="serve the tokenizer whose vocabulary is declared, or declare no `tokenizer`",
+            found=f"ids {outside} outside the vocabulary" if outside else "no id",
+            mend="serve the tokenizer of the declared vocabulary, or declare no `tokenizer`",
         )
     return f"tokenizer: {found.ids.size} ids of {call.prompt!r}"
 
 
 async def check_limits(subject: Subject) -> str:
-    """Declared limits are reached and not passed."""
+    """Queries at the declared limits are answered, queries beyond them are refused."""
     capabilities, limits = subject.info.capabilities, subject.info.limits
     seen = list[str]()
     if capabilities.max_top_k is not None:
         [result] = await subject.results(subject.query(top_k=capabilities.max_top_k + 1))
-        _expect_refused(result, {422}, f"top_k {capabilities.max_top_k + 1}, one too many")
+        _expect_refused(result, {422}, f"top_k {capabilities.max_top_k + 1}, one above the limit")
         at_limit = subject.query(top_k=min(capabilities.max_top_k, subject.vocab_size))
         await subject.ask(at_limit)
         seen.append(f"top_k {capabilities.max_top_k}")
     if not capabilities.candidates:
         candidates = np.zeros((8, 1), np.int32)
         [result] = await subject.results(subject.query(candidate_ids=candidates))
-        _expect_refused(result, {422}, "candidates, which are not declared")
+        _expect_refused(result, {422}, "candidates, which the expert does not declare")
     if limits.max_batch <= _MOST_IN_ONE_CALL:
         await _check_batch_limit(subject, limits.max_batch)
-        seen.append(f"{limits.max_batch} a call")
+        seen.append(f"{limits.max_batch} queries per call")
     crowd = min(limits.max_concurrency, 8) + 2
     await asyncio.gather(*(subject.ask(subject.query()) for _ in range(crowd)))
-    return ", ".join([*seen, f"{crowd} calls at once"])
+    return ", ".join([*seen, f"{crowd} concurrent calls"])
 
 
 async def _check_batch_limit(subject: Subject, max_batch: int) -> None:
     query = subject.query(1)
     await subject.ask(*[query] * max_batch)
     raw = await _post(subject, [query] * (max_batch + 1))
-    _expect_problem(raw, 422, None, f"{max_batch + 1} queries in one call, one too many")
+    _expect_problem(raw, 422, None, f"{max_batch + 1} queries in one call, one above the limit")
 
 
 class _Mistake(NamedTuple):
@@ -146,7 +146,7 @@ class _Mistake(NamedTuple):
 
 
 async def check_errors(subject: Subject) -> str:
-    """Mistakes of the caller come back as problem details that name them."""
+    """Invalid requests are answered with problem details that name the fault."""
     query = json.loads(wire.render(subject.query(), wire.JSON))
     unknown = json.dumps({"queries": [query | {"no_such_field": 1}]}).encode()
     empty = json.dumps({"queries": [query | {"response_ids": []}]}).encode()
@@ -172,7 +172,7 @@ async def check_errors(subject: Subject) -> str:
 
 
 async def _try(subject: Subject, mistake: _Mistake) -> Failed | None:
-    """What is wrong with the reply to one mistake."""
+    """The fault in the reply to one invalid request."""
     raw = await subject.client.raw(
         mistake.method,
         mistake.path,
@@ -187,7 +187,7 @@ async def _try(subject: Subject, mistake: _Mistake) -> Failed | None:
     if mistake.what != "an unknown field" or "no_such_field" in repr(problem):
         return None
     return Failed(
-        expected="the problem of an unknown field names it, as `queries[0].no_such_field`",
+        expected="the problem names the unknown field, as `queries[0].no_such_field`",
         found=problem.detail or "no detail",
         mend='put it into `errors`: [{"field": ..., "detail": ...}]',
     )
@@ -222,19 +222,19 @@ def _expect_problem(raw: RawReply, status: int, code: str | None, what: str) -> 
         expected=expected,
         found=f"{what}: status {raw.status}, {media_type or 'no content type'}: "
         f"{raw.body[:200].decode(errors='replace')}",
-        mend="answer with the object of RFC 9457 and our members; codes stand in "
+        mend="answer with an object of RFC 9457; its fields and the codes are in "
         "docs/reference/wire-format.md",
     )
 
 
 def _expect_refused(result: PrefixResult, statuses: set[int], what: str) -> None:
-    """A single query that must be refused inside a call that succeeds."""
+    """Checks that one query is refused inside a call that succeeds."""
     problem = result.problem
     if problem is not None and problem.status in statuses:
         return
     found = "an answer" if problem is None else f"status {problem.status}, {problem.code}"
     raise Failed(
-        expected=f"{what}: a `problem` with status {min(statuses)} in its own result",
+        expected=f"{what}: a `problem` with status {min(statuses)} in the result of that query",
         found=found,
-        mend="compare each query with what `/v1/info` declares, before the model runs",
+        mend="compare each query with the declared capabilities before the model runs",
     )

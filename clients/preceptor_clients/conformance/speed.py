@@ -1,4 +1,4 @@
-"""How fast it answers: a figure for people, no judgement."""
+"""Measures the speed of answers. It is reported and never fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TOKENS: Final = 64
 
 
 async def check_speed(subject: Subject) -> str:
-    """How long calls of usual size take."""
+    """How long a call of typical size takes."""
     capabilities, limits = subject.info.capabilities, subject.info.limits
     room = min(capabilities.max_context or 4096, limits.max_batch_tokens)
     prompt, tokens = min(32, room // 4), max(1, min(_TOKENS, room // 4))

@@ -1,8 +1,8 @@
-"""The service under test, and how the checks talk to it.
+"""The service under test, and how the checks query it.
 
-Questions are made of random ids of the declared vocabulary, the same in every run. They are asked
-with exact ids as prompt, or with a chat message where the expert takes no ids alone. Log-probs are
-asked unrounded where the service speaks frames.
+Queries use random ids of the declared vocabulary, the same in every run. The prompt has exact ids,
+or a chat message where the expert does not accept ids alone. Log-probs are requested unrounded
+where the service supports frames.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ class CheckOptions:
     key: str | None = None
     """Bearer key of the service."""
     vocab_fingerprint: str | None = None
-    """The vocabulary that the expert should have: the student's."""
+    """The student's vocabulary, which the expert must have."""
     known: KnownAnswers | None = None
     """Answers of the model's own library."""
     weights: WeightsOffer | None = None
     """Versions to offer to an expert that answers with versioned weights, ancestors first."""
     tolerance: float = 0.15
-    """Largest difference, in nats, of what should be equal; the default allows for bf16."""
+    """Largest allowed difference, in nats, of equal answers; the default allows for bf16."""
     max_tokens: int = 4096
-    """Longest context that is asked; an expert with a longer one is not tested at its end."""
+    """Longest context of a query; the limit of an expert with a longer context is not tested."""
     timeout_s: float = 60.0
     """Deadline of one call."""
 
@@ -72,7 +72,7 @@ class CheckOptions:
 
 
 class Asked(Protocol):
-    """As much of a service's client as the checks need; `ServiceClient` is one."""
+    """The part of a service's client that the checks use; `ServiceClient` has it."""
 
     async def raw(
         self,
@@ -93,20 +93,20 @@ class Subject:
 
     client: Asked
     stranger: Asked
-    """The same address without a key."""
+    """A client of the same address without a key."""
     info: ServiceInfo
     options: CheckOptions
     takes_ids: bool = True
-    """Whether a prompt of ids alone is answered; else chat messages are sent."""
+    """Whether a prompt of ids alone is accepted; else chat messages are sent."""
 
     @property
     def vocab_size(self) -> int:
-        """Declared, else a guess that most vocabularies hold."""
+        """The declared size, else one that is below that of most vocabularies."""
         return self.info.capabilities.vocab_size or _ASSUMED_VOCABULARY
 
     @property
     def top_k(self) -> int:
-        """How many entries a usual question asks for."""
+        """Number of entries of a typical query."""
         return min(64, self.info.capabilities.max_top_k or 64, self.vocab_size)
 
     def ids(self, num: int, seed: int) -> np.ndarray:
@@ -114,7 +114,7 @@ class Subject:
         return np.random.default_rng(seed).integers(0, self.vocab_size, num).astype(np.int32)
 
     def prompt(self, num_tokens: int = 12, seed: int = 1) -> Prompt:
-        """About `num_tokens` of prompt."""
+        """A prompt of about `num_tokens` tokens."""
         if self.takes_ids:
             return Prompt(ids=self.ids(num_tokens, seed))
         chosen = np.random.default_rng(seed).integers(0, len(_WORDS), max(1, num_tokens // 8))
@@ -125,7 +125,7 @@ class Subject:
     def query(
         self, response: np.ndarray | int = 8, *, prompt: Prompt | None = None, **fields: Any
     ) -> PrefixQuery:
-        """A question about `response`, or about that many random tokens."""
+        """A query about `response`, or about that many random tokens."""
         capabilities = self.info.capabilities
         versions = () if self.options.weights is None else self.options.weights.manifests
         values: dict[str, Any] = {
@@ -142,7 +142,7 @@ class Subject:
         return PrefixQuery(**(values | fields))
 
     async def ask(self, *queries: PrefixQuery, media_type: str | None = None) -> list[PrefixAnswer]:
-        """The answers, in order; every array has as many rows as were asked.
+        """The answers, in order; every array has one row per queried position.
 
         Raises:
             Failed: a query was not answered.
@@ -155,10 +155,10 @@ class Subject:
     async def results(
         self, *queries: PrefixQuery, media_type: str | None = None
     ) -> list[PrefixResult]:
-        """The results, problems included; more queries than one call takes go in several.
+        """The results, problems included; queries above the limit of one call go into more calls.
 
         Raises:
-            Failed: a whole call was refused, or its reply is not of the contract.
+            Failed: a whole call was refused, or its reply is not valid.
         """
         size = max(1, self.info.limits.max_batch)
         found = list[PrefixResult]()
@@ -186,20 +186,20 @@ class Subject:
             raise Failed(
                 expected=f"a reply within {self.options.timeout_s:g} s",
                 found=error.detail,
-                mend="see the service's log; --timeout allows more time",
+                mend="see the service's log, or raise --timeout",
             ) from error
         if raw.status != 200:
             raise Failed(
                 expected="status 200 with one result per query",
                 found=f"status {raw.status}: {raw.body[:300].decode(errors='replace')}",
-                mend="answer each query by itself; a query's own fault is a `problem` in its "
-                "result",
+                mend="answer each query separately; put the fault of one query as a `problem` into "
+                "its result",
             ) from _problem_of(raw)
         try:
             reply = wire.parse(LogprobsReply, raw.body, raw.content_type)
         except PreceptorError as error:
             raise Failed(
-                expected="a LogprobsReply as docs/openapi.json has it",
+                expected="a LogprobsReply as defined in docs/openapi.json",
                 found=error.detail,
                 mend="compare the reply with tests/contract/vectors/logprobs_reply.json",
             ) from error
@@ -207,13 +207,13 @@ class Subject:
             raise Failed(
                 expected=f"{len(queries)} results, one per query, in order",
                 found=f"{len(reply.results)} results",
-                mend="give a result for every query; one that fails gets a `problem`",
+                mend="return a result for every query; the result of a failed query is a `problem`",
             )
         return list(reply.results)
 
 
 def _problem_of(raw: RawReply) -> PreceptorError | None:
-    """The error that a refused call names, if it names one."""
+    """The error in the reply of a refused call, if there is one."""
     try:
         return from_problem(ProblemDetails.model_validate_json(raw.body))
     except ValidationError:
@@ -225,9 +225,9 @@ def _answered(query: PrefixQuery, result: PrefixResult, *, late: bool) -> Prefix
         raise Skipped("the expert answers later")
     if result.accepted:
         raise Failed(
-            expected="an answer: the expert does not declare that it answers late",
+            expected="an answer: the expert does not declare late answers",
             found="a promise",
-            mend="answer at once, or declare `late_s`: how long its promises may take",
+            mend="answer in the reply, or declare `late_s`: how long a late answer may take",
         )
     if result.answer is None:
         problem = result.problem
@@ -237,17 +237,17 @@ def _answered(query: PrefixQuery, result: PrefixResult, *, late: bool) -> Prefix
     rows |= {len(result.answer.own_logprobs_P), len(result.answer.num_entries_P)}
     if rows != {P} or result.answer.ids_PK.shape != result.answer.logprobs_PK.shape:
         raise Failed(
-            expected=f"{P} rows in every array: one per position asked",
+            expected=f"{P} rows in every array: one per queried position",
             found=f"arrays of {sorted(rows)} rows",
-            mend="answer exactly the positions asked, in their order",
+            mend="answer exactly the queried positions, in their order",
         )
     return result.answer
 
 
 def not_answered(problem: ProblemDetails | None) -> Failed:
-    """A query that should have been answered was not."""
+    """The failure for a query without an answer."""
     found = "neither answer nor problem" if problem is None else f"{problem.code}: {problem.detail}"
-    mend = "the query is inside what `/v1/info` declares: answer it, or declare less"
+    mend = "the query is within the limits that `/v1/info` declares: answer it, or lower the limits"
     if problem is not None and problem.code == "weights-not-here":
         mend = "give `--weights FILE` with versions that the expert may load"
     return Failed(expected="an answer", found=found, mend=mend)

@@ -1,4 +1,4 @@
-"""The suite: every check in order, each by itself, so that one fault hides no other."""
+"""The suite: every check in order. Checks are independent, so that one fault hides no other."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ async def check_expert(
 
     Raises:
         ValueError: `only` names no check.
-        PreceptorError: nothing that answers `GET /v1/info` as an expert would is there.
+        PreceptorError: the service does not answer `GET /v1/info` as an expert.
     """
     unknown = set(only) - CHECKS.keys()
     if unknown:
-        raise ValueError(f"only: {sorted(unknown)} are no checks; there are {', '.join(CHECKS)}")
+        raise ValueError(f"only: unknown checks {sorted(unknown)}; valid are {', '.join(CHECKS)}")
     async with (
         ServiceClient(url, options.key, retry=NO_RETRY, transport=transport) as client,
         ServiceClient(url, retry=NO_RETRY, transport=transport) as stranger,
@@ -79,7 +79,7 @@ async def check_expert(
 async def make_subject(
     client: Asked, stranger: Asked, info: ServiceInfo, options: CheckOptions
 ) -> Subject:
-    """The service as the checks see it; one question tells what kind of prompt it takes."""
+    """The subject of the checks; one query finds out which kind of prompt the service accepts."""
     subject = Subject(client=client, stranger=stranger, info=info, options=options)
     return replace(subject, takes_ids=await _takes_ids(subject))
 
@@ -114,7 +114,7 @@ async def run_check(name: str, subject: Subject) -> Verdict:
 
 
 async def _takes_ids(subject: Subject) -> bool:
-    """Whether a prompt of ids alone is answered, as most experts do; else messages are sent."""
+    """Whether a prompt of ids alone is accepted; else chat messages are sent."""
     try:
         [with_ids] = await subject.results(subject.query(2))
         if with_ids.problem is None:

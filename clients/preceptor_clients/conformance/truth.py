@@ -1,4 +1,4 @@
-"""Is it the right model? Versions, temperature, and answers that are known from elsewhere."""
+"""Checks of the right model: versions, temperature, and answers known from another source."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOOK_ALIKE: Final = 1e-4
 
 
 async def check_known(subject: Subject) -> str:
-    """Log-probs are those of the model's own library."""
+    """Log-probs equal those of the model's own library."""
     known = _known(subject)
     cases = [case for case in known.cases if case.logprobs is not None]
     if not cases:
@@ -41,17 +41,17 @@ async def check_known(subject: Subject) -> str:
         raise Failed(
             expected=f"log-probs within {known.tolerance:g} of those in --known",
             found=f"{worst:.3f} apart{_shift_of(shifts, known.tolerance)}",
-            mend="other weights, another vocabulary, a cut context or a temperature: compare one "
-            "token's logits with the model's own library",
+            mend="possible causes: other weights, another vocabulary, a cut context, a "
+            "temperature; compare one token's logits with the model's own library",
         )
     return f"{sum(len(c.response_ids) for c in cases)} tokens, {worst:.1e} apart"
 
 
 async def ask_known(subject: Subject, cases: Sequence[KnownCase]) -> list[PrefixAnswer]:
-    """Answers to the cases, each as the check at the door lets it in.
+    """Answers to the cases, each of which passes the answer check.
 
     Raises:
-        Failed: an answer is refused at the door.
+        Failed: an answer is refused by the answer check.
     """
     answers: list[PrefixAnswer] = []
     for case in cases:
@@ -61,16 +61,17 @@ async def ask_known(subject: Subject, cases: Sequence[KnownCase]) -> list[Prefix
             check_answer(query, answer, subject.info.capabilities)
         except AnswerRefused as error:
             raise Failed(
-                expected="an answer that passes the check at the door",
+                expected="an answer that passes the answer check",
                 found=error.detail,
-                mend="answer known text as any other",
+                mend="answer this text like any other",
             ) from error
         answers.append(answer)
     return answers
 
 
 def _shown(answer: PrefixAnswer) -> np.ndarray:
-    """`[T]` log-probs of the tokens that came, where hidden from the entries; NaN where neither."""
+    """`[T]` log-probs of the response's tokens, from the entries where masked; NaN where
+    neither."""
     shown = np.where(answer.own_mask_P, answer.own_logprobs_P.astype(np.float64), np.nan)
     same = (answer.ids_PK == answer.token_ids_P[:, None]) & answer.filled_PK()
     rows, cols = np.nonzero(same)
@@ -82,7 +83,8 @@ def _shown(answer: PrefixAnswer) -> np.ndarray:
 def _furthest(answer: PrefixAnswer, shown: np.ndarray, expected: np.ndarray) -> float:
     """Largest gap to the known log-probs, in nats.
 
-    A token that is neither told nor among the entries can have no more than the last of them.
+    The log-prob of a token that is masked and not among the entries is at most that of the last
+    entry.
     """
     if not answer.mask_P.any():
         raise Skipped("the expert gives no log-prob of the student's own tokens")
@@ -93,11 +95,11 @@ def _furthest(answer: PrefixAnswer, shown: np.ndarray, expected: np.ndarray) -> 
 
 
 def _candidates_off(answer: PrefixAnswer, expected: np.ndarray) -> float:
-    """The same of the first candidates, which are the tokens that came; 0 without candidates."""
+    """The same for the first candidates, which are the response's tokens; 0 without candidates."""
     if answer.candidate_logprobs_PC is None or answer.candidate_mask_PC is None:
         return 0.0
     gaps = np.abs(answer.candidate_logprobs_PC[:, 0] - expected)
-    # Candidates travel on a grid that ends.
+    # Candidates are rounded to a grid, which has a smallest value.
     scored = answer.candidate_mask_PC[:, 0] & (expected > LOGPROB_FLOOR)
     return float(np.where(scored, gaps, 0.0).max(initial=0.0))
 
@@ -112,7 +114,7 @@ def _shift_of(shifts: list[tuple[float, float]], tolerance: float) -> str:
 
 
 async def check_temperature(subject: Subject) -> str:
-    """Answers are at temperature 1, whatever sampler runs beside."""
+    """Answers are at temperature 1, independent of any sampler."""
     [plain] = await subject.ask(subject.query())
     if plain.temperature != 1.0:
         raise Failed(
@@ -121,26 +123,26 @@ async def check_temperature(subject: Subject) -> str:
             mend="answer with log-softmax of the raw logits, before any temperature",
         )
     if subject.options.known is None:
-        raise Skipped("it says 1; whether it is, text shows that the model knows: give --known")
+        raise Skipped("declared as 1, not measured; give --known with text that the model knows")
     known = _known(subject)
     answers = [await _ask_case(subject, case) for case in known.cases]
     scored = [(a, t) for a in answers for t in range(len(a.mask_P)) if a.own_mask_P[t]]
     if len(scored) < _ENOUGH_TOKENS:
-        raise Skipped(f"{len(scored)} tokens in --known are below {_ENOUGH_TOKENS}")
+        raise Skipped(f"--known has {len(scored)} tokens, at least {_ENOUGH_TOKENS} are needed")
     fitted = _fitted_temperature(scored, subject.vocab_size)
     if not _LOWEST <= fitted <= _HIGHEST:
         raise Failed(
             expected=f"a temperature of {_LOWEST:g} to {_HIGHEST:g} fits the text in --known best",
             found=f"{fitted:.2f} fits best: the answers are "
             f"{'sharper' if fitted > 1 else 'flatter'} than the text",
-            mend="divide the logits by no temperature, neither in the engine nor after it; if the "
-            "text is not what the model knows, give other text",
+            mend="do not divide the logits by a temperature, in the engine or after it; if the "
+            "model does not know the text, give other text",
         )
     return f"{fitted:.2f} fits {len(scored)} tokens best"
 
 
 def _fitted_temperature(scored: list[tuple[PrefixAnswer, int]], vocab_size: int) -> float:
-    """The temperature at which the answers would give the text its highest likelihood.
+    """The temperature at which the answers give the text the highest likelihood.
 
     The tail counts as if its ids were equally likely.
     """
@@ -158,7 +160,7 @@ def _fitted_temperature(scored: list[tuple[PrefixAnswer, int]], vocab_size: int)
 
 
 async def check_weights(subject: Subject) -> str:
-    """Each version has its own answers, and one that is not there is refused."""
+    """Each version has its own answers, and an unknown version is refused."""
     if not subject.info.capabilities.weights:
         raise Skipped("the expert has no versions of weights")
     offer = subject.options.weights
@@ -167,23 +169,23 @@ async def check_weights(subject: Subject) -> str:
     found = await _refusal_of_never(subject)
     if found is not None:
         raise Failed(
-            expected=f"weights {_NEVER}, which nobody offered: a problem with status 425",
+            expected=f"weights {_NEVER}, which were never offered: a problem with status 425",
             found=found,
-            mend="answer with the version wanted or not at all",
+            mend="answer with the wanted version or refuse the query",
         )
     answers = [await _ask_version(subject, m.version) for m in offer.manifests[-2:]]
     if len(answers) == 2 and widest(*answers) < _LOOK_ALIKE:
         raise Failed(
-            expected=f"other answers with {offer.manifests[-1].version} than with "
+            expected=f"different answers with {offer.manifests[-1].version} than with "
             f"{offer.manifests[-2].version}",
             found="the same to the last digit",
-            mend="load the wanted version before the batch runs; empty caches keyed without it",
+            mend="load the wanted version before the batch runs; put the version into cache keys",
         )
     return f"{len(answers)} versions"
 
 
 async def _refusal_of_never(subject: Subject) -> str | None:
-    """What came instead of `weights-not-here`, which a query or the whole call may get."""
+    """What was returned instead of `weights-not-here`, for a query or for the whole call."""
     never = WantedWeights(mode="exact", version=_NEVER)
     try:
         [result] = await subject.results(subject.query(weights=never))
@@ -201,7 +203,7 @@ async def _ask_version(subject: Subject, version: str) -> PrefixAnswer:
         raise Failed(
             expected=f"weights {version} before and after",
             found=f"{answer.weights_before} before, {answer.weights_after} after",
-            mend="say which weights really computed the answer",
+            mend="report the version of the weights that computed the answer",
         )
     return answer
 
@@ -209,12 +211,12 @@ async def _ask_version(subject: Subject, version: str) -> PrefixAnswer:
 def _known(subject: Subject) -> KnownAnswers:
     known = subject.options.known
     if known is None:
-        raise Skipped("give --known FILE: only a number that came another way can tell")
+        raise Skipped("give --known FILE with numbers from another source to compare with")
     if known.vocab_fingerprint != subject.info.capabilities.vocab_fingerprint:
         raise Failed(
             expected=f"vocabulary {known.vocab_fingerprint}, that of --known",
             found=f"vocabulary {subject.info.capabilities.vocab_fingerprint}",
-            mend="serve the model that the file was made with, or make the file anew; fingerprints "
+            mend="serve the model that the file was made with, or make a new file; fingerprints "
             "of two versions (`v2-` and none) cannot be compared",
         )
     return known
@@ -226,10 +228,10 @@ async def _ask_case(subject: Subject, case: KnownCase) -> PrefixAnswer:
 
 
 def known_query(subject: Subject, case: KnownCase) -> PrefixQuery:
-    """The question of one case."""
+    """The query of one case."""
     prompt = Prompt(ids=np.array(case.prompt_ids, np.int32))
     ids = np.array(case.response_ids, np.int32)
-    # The token that came, and the next one: rows in another order show.
+    # The response's token and the next one, so that rows in a wrong order are detected.
     candidates = np.stack([ids, np.roll(ids, -1)], axis=1)
     scored: dict[str, Any] = (
         {"candidate_ids": candidates} if subject.info.capabilities.candidates else {}

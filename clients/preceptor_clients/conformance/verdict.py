@@ -1,4 +1,4 @@
-"""What a check says: passed, failed or skipped, in words that somebody can act on."""
+"""The result of a check: passed, failed or skipped, with what was expected and how to fix it."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class Report:
         return tuple(v.check for v in self.verdicts if v.state == "failed")
 
     def as_text(self) -> str:
-        """For people: one line a check, three more where it failed."""
+        """Readable text: one line per check, and three more for a failed one."""
         lines = [f"{self.service} {self.version} at {self.url}".strip(), ""]
         for verdict in self.verdicts:
             lines += _lines(verdict)
         counts = {s: sum(v.state == s for v in self.verdicts) for s in _MARKS}
-        outcome = "is an expert as the contract wants it" if self.ok else "must be mended"
+        outcome = "conforms to the contract" if self.ok else "does not conform to the contract"
         lines += ["", f"{counts['passed']} passed, {counts['failed']} failed, "
                   f"{counts['skipped']} skipped: {self.url} {outcome}"]  # fmt: skip
         return "\n".join(lines)
@@ -78,6 +78,6 @@ def _lines(verdict: Verdict) -> list[str]:
     return [
         head,
         f"       expected: {verdict.expected}",
-        f"       came:     {verdict.found}",
-        f"       mend:     {verdict.mend}",
+        f"       found:    {verdict.found}",
+        f"       fix:      {verdict.mend}",
     ]

@@ -1,6 +1,6 @@
-"""The check at the door: an expert's answer is refused unless it can be what was asked.
+"""The answer check: refuses an expert's answer that cannot be an answer to its query.
 
-Wrong log-probs that look right do more harm than a crash, so each answer is tested for shape,
+Wrong log-probs that look right do more harm than a crash, so each answer is checked for shape,
 echoed ids, order, mass, finiteness and versions before anything stores or trains on it. Every
 refusal names its check.
 
@@ -31,19 +31,19 @@ from preceptor_clients.contract.schemas import (
     WantedWeights,
 )
 
-# Sums in float32 may leave a certain token a little above log-prob 0.
+# With float32 sums, a token of probability 1 may get a log-prob slightly above 0.
 _POSITIVE_TOLERANCE: Final = 1e-4
-# Tight, because the tail is computed from the entries as they travel (`grid.py`), on either side in
-# the same way; float32 is what is left.
+# Tight, because sender and receiver compute the tail in the same way, from the entries as they are
+# encoded (`grid.py`). Only the rounding of float32 remains.
 _MASS_TOLERANCE: Final = 1e-5
-"""For the sum of a row's probabilities above 1, and for its tail beside it."""
+"""Allowed excess of a row's probabilities over 1, and allowed error of its tail."""
 _GRID_TOLERANCE: Final = 1e-3
 """Two steps of the grid on which log-probs travel."""
 _MOST_DRAWS: Final = 1 << 20
 _MOST_LATENCY_MS: Final = 1e12
 _OWN_TOLERANCE: Final = 2e-3
-"""The own token's log-prob travels exact, the entries on a grid of 4.9e-4; renormalised rows may
-differ by another step."""
+"""The log-prob of the own token is sent exactly; the entries are rounded to a grid of 4.9e-4.
+Renormalised rows may differ by another step."""
 
 
 def check_answer(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capabilities) -> None:
@@ -64,7 +64,7 @@ def check_answer(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capabil
 
 
 def _check_claims(answer: PrefixAnswer, capabilities: Capabilities) -> None:
-    """What an answer says of itself, beside its numbers."""
+    """Checks price, latency, number of draws and inclusion chances."""
     _check_price(answer.cost, answer.latency_ms)
     _refuse_unless(
         answer.num_draws is None or 1 <= answer.num_draws <= _MOST_DRAWS,
@@ -75,7 +75,7 @@ def _check_claims(answer: PrefixAnswer, capabilities: Capabilities) -> None:
     _refuse_unless(
         chances is None or capabilities.draws_positions or (chances == 1).all(),
         "inclusion_P",
-        "is below 1, and the expert does not declare `draws_positions`",
+        "has values below 1, but the expert does not declare `draws_positions`",
     )
 
 
@@ -96,24 +96,23 @@ def _refuse_unless(condition: object, check: str, detail: str) -> None:
 
 
 def _no_logprob(where: str) -> str:
-    return f"is missing, or {LEAST_LOGPROB:g} or below as no log-prob is, in {where}"
+    return f"is missing or not above {LEAST_LOGPROB:g} in {where}"
 
 
 def _check_identity(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capabilities) -> None:
     _refuse_unless(
         answer.vocab_fingerprint == query.vocab_fingerprint,
         "vocab_fingerprint",
-        "is not the query's",
+        "differs from the query's",
     )
     _refuse_unless(
         answer.kind in capabilities.kinds, "kind", f"{answer.kind} was not declared by the expert"
     )
-    # A tempered distribution looks like any other, and trains towards another expert.
+    # A tempered distribution cannot be recognised by its values, and would train the student
+    # towards a different expert.
+    _refuse_unless(answer.temperature == 1.0, "temperature", f"is {answer.temperature}, expected 1")
     _refuse_unless(
-        answer.temperature == 1.0, "temperature", f"is {answer.temperature}, only 1 is meant"
-    )
-    _refuse_unless(
-        # An expert that took new weights in the middle has answered as two models.
+        # If the weights changed during the batch, the answers come from two models.
         answer.weights_before == answer.weights_after,
         "weights",
         f"changed during the batch: {answer.weights_before} to {answer.weights_after}",
@@ -152,7 +151,7 @@ def _check_shapes(query: PrefixQuery, answer: PrefixAnswer) -> None:
         inclusion is None
         or (len(inclusion) == P and bool(((inclusion > 0) & (inclusion <= 1)).all())),
         "inclusion_P",
-        f"is no {P} chances in (0, 1]",
+        f"expected {P} values above 0 and at most 1",
     )
     _refuse_unless(
         answer.ids_PK.shape == answer.logprobs_PK.shape,
@@ -160,8 +159,8 @@ def _check_shapes(query: PrefixQuery, answer: PrefixAnswer) -> None:
         f"has shape {answer.logprobs_PK.shape}, ids {answer.ids_PK.shape}",
     )
     asked = query.response_ids[query.position_ids()]
-    # The classic error is to be off by one: log-probs of the neighbours look right, and the echoed
-    # ids show it.
+    # The most common fault is a shift by one: log-probs of the neighbouring token look plausible.
+    # The echoed ids reveal it.
     wrong = np.flatnonzero(answer.token_ids_P != asked)
     _refuse_unless(
         not wrong.size, "token_ids_P", f"differ from the ids sent, first at row {wrong[:1]}"
@@ -172,13 +171,13 @@ def _check_entries(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capab
     K: int = answer.ids_PK.shape[1]
     n = np.where(answer.mask_P, answer.num_entries_P, 0)
     _refuse_unless(
-        n.min(initial=0) >= 0 and n.max(initial=0) <= K, "num_entries_P", f"outside 0..{K}"
+        n.min(initial=0) >= 0 and n.max(initial=0) <= K, "num_entries_P", f"is outside 0..{K}"
     )
     _refuse_unless(
-        # Draws are as many as they are; each different one is an entry.
+        # The number of different draws is not bounded by top_k; each is an entry.
         answer.kind == "empirical" or n.max(initial=0) <= query.top_k,
         "num_entries_P",
-        f"is over the {query.top_k} asked",
+        f"is above top_k = {query.top_k}",
     )
     _refuse_unless(
         (n[answer.mask_P] > 0).all(), "num_entries_P", "is 0 in a row that is not masked"
@@ -188,7 +187,7 @@ def _check_entries(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capab
     size = capabilities.vocab_size
     in_range = (ids >= 0) & (ids < size if size is not None else True)
     _refuse_unless(in_range[filled].all(), "ids_PK", "holds an id outside the vocabulary")
-    # Empty cells get numbers of their own, or they would be each other's duplicates.
+    # Empty cells get distinct negative numbers, so that they do not count as duplicates.
     ordered = np.where(filled, ids, -1 - np.arange(K)[None, :])
     ordered.sort(axis=1)
     _refuse_unless(
@@ -200,8 +199,8 @@ def _check_entries(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capab
         _no_logprob("a filled cell; leave the entry out"),
     )
     _refuse_unless((logprobs[filled] <= _POSITIVE_TOLERANCE).all(), "logprobs_PK", "is above 0")
-    # In order, since a reader that wants fewer entries takes the first; equal ones may differ in
-    # the last bit.
+    # The order matters: a reader that needs fewer entries takes the first ones. Equal log-probs may
+    # differ in the last bit.
     rising = (np.diff(logprobs, axis=1) > 1e-6) & filled[:, 1:]
     _refuse_unless(not rising.any(), "logprobs_PK", "is not in descending order")
 
@@ -214,7 +213,7 @@ def _check_mass(answer: PrefixAnswer) -> None:
     _refuse_unless(
         (mass[rows] <= 1.0 + _MASS_TOLERANCE).all(),
         "mass",
-        f"of a row is {mass[rows].max(initial=0.0):.6f}",
+        f"of a row is {mass[rows].max(initial=0.0):.6f}, expected at most 1",
     )
     tail = answer.tail_P.astype(np.float64)
     _refuse_unless(((tail >= 0) & (tail <= 1))[rows].all(), "tail_P", "is outside 0..1")
@@ -227,21 +226,22 @@ def _check_mass(answer: PrefixAnswer) -> None:
 
 
 def _check_tail(answer: PrefixAnswer, vocab_size: int | None) -> None:
-    """No token outside the best entries has more than the last of them: together so many times it.
+    """Checks that the tail is at most (V - n) times the probability of the last entry.
 
-    A row whose best entry is left out has more outside than that.
+    Each of the V - n tokens outside the n best entries is at most as likely as the last entry. The
+    tail of a row that leaves out a best entry may be larger.
     """
     if answer.kind != "topk" or vocab_size is None or not answer.mask_P.any():
         return
     n = np.maximum(answer.num_entries_P, 1)
     last = np.exp(answer.logprobs_PK[np.arange(len(n)), n - 1].astype(np.float64))
-    # Rounding the entries to the grid moves their whole mass, and with it the tail, by as much.
+    # Rounding the entries to the grid changes their sum, and so the tail, by up to this tolerance.
     most = (vocab_size - n) * last * (1 + _GRID_TOLERANCE) + _GRID_TOLERANCE + _MASS_TOLERANCE
     _refuse_unless(
         (answer.tail_P <= most)[answer.mask_P].all(),
         "tail_P",
-        "is more than all other tokens can have, each at most as likely as the last entry: a best "
-        "entry is missing",
+        "is larger than the sum of all other tokens can be, each at most as likely as the last "
+        "entry: one of the best entries is missing",
     )
 
 
@@ -254,26 +254,26 @@ def _check_own(answer: PrefixAnswer) -> None:
         _no_logprob("a row where its mask is true; set own_mask_P to false"),
     )
     _refuse_unless((own[known] <= _POSITIVE_TOLERANCE).all(), "own_logprobs_P", "is above 0")
-    # Draws and points give no probability of the own token that the entries could contradict.
+    # `empirical` and `point` answers hold no probability to compare the own log-prob with.
     if answer.kind != "topk" or not known.any():
         return
     same = (answer.ids_PK == answer.token_ids_P[:, None]) & answer.filled_PK() & known[:, None]
     rows, cols = np.nonzero(same)
-    # In probabilities and not in nats: a token of e^-20 may be off by a nat without harm.
+    # Compared as probabilities, not in nats: an error of one nat at probability e^-20 is harmless.
     gap = np.abs(np.exp(answer.logprobs_PK[rows, cols]) - np.exp(own[rows]))
     _refuse_unless(
         (gap <= _OWN_TOLERANCE).all(),
         "own_logprobs_P",
         "disagrees with the same token among the entries",
     )
-    # A token outside the top entries can have no more than their tail, nor than the last of them.
+    # A token outside the top entries is at most as likely as the tail and as the last entry.
     outside = known & ~same.any(1)
     last = answer.logprobs_PK[np.arange(len(own)), np.maximum(answer.num_entries_P, 1) - 1]
     most = np.minimum(np.exp(last), answer.tail_P)
     _refuse_unless(
         (np.exp(own) <= most + _OWN_TOLERANCE)[outside].all(),
         "own_logprobs_P",
-        "is above what the entries leave to a token that is not among them",
+        "is larger than a token outside the entries can have: above the tail or the last entry",
     )
 
 
@@ -298,7 +298,7 @@ def _check_candidates(query: PrefixQuery, answer: PrefixAnswer) -> None:
     _refuse_unless(
         not (known & (query.candidate_ids < 0)).any(),
         "candidate_mask_PC",
-        "is true where no candidate was asked",
+        "is true in a cell without a candidate",
     )
 
 
@@ -310,7 +310,7 @@ def _check_feedback(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capa
     )
     if capabilities.needs_feedback:
         _refuse_unless(
-            # Such an expert may still say that it has no opinion anywhere.
+            # An answer without any opinion is still allowed.
             answer.used_feedback or not answer.mask_P.any(),
             "used_feedback",
             "is empty, but the expert has no opinion without feedback",
@@ -321,31 +321,31 @@ def check_feedback(query: FeedbackQuery, answer: FeedbackAnswer) -> None:
     """Refuses a feedback answer that cannot be right.
 
     Raises:
-        AnswerRefused: an id stands twice, a failed item carries a score, or an item says nothing at
-            all.
+        AnswerRefused: two items have the same id, a failed item has a score, or an item has
+            neither score nor text nor error.
     """
     _check_price(answer.cost, answer.latency_ms)
     ids = [item.id for item in answer.items]
-    _refuse_unless(len(set(ids)) == len(ids), "items", "name an id twice")
+    _refuse_unless(len(set(ids)) == len(ids), "items", "contain an id twice")
     for item in answer.items:
         _check_price(item.cost, None)
         _refuse_unless(
-            # A judgement that failed is no score of 0: it must not lower the mean of a group.
+            # A failed judgement must not count as score 0 and lower the mean of a group.
             item.error is None or item.score is None,
             "items",
-            f"{item.id} failed and yet has a score",
+            f"{item.id} has an error and a score; a failed item must have no score",
         )
         _refuse_unless(
             item.error is not None or item.score is not None or item.text is not None,
             "items",
             f"{item.id} has neither score nor text nor error",
         )
-    _refuse_unless(query.rollout_id, "items", "belong to no rollout")
+    _refuse_unless(query.rollout_id, "items", "belong to no rollout: the query has no rollout_id")
 
 
 MEND_VOCABULARY: Final = (
-    "`preceptor expert vocabulary FOLDER` prints what the student's tokenizer has: start the "
-    "expert with that tokenizer and fingerprint; one whose model has another is served by "
+    "`preceptor expert vocabulary FOLDER` prints the fingerprint of the student's tokenizer: start "
+    "the expert with that tokenizer and fingerprint; for a model with another tokenizer use "
     "`preceptor_services.experts.remote.aligned.aligning:Aligning`"
 )
 
@@ -355,13 +355,14 @@ def check_query(query: PrefixQuery, capabilities: Capabilities, expert: str = "t
 
     Args:
         query: The query.
-        capabilities: What the expert says of itself.
-        expert: How it is called in the messages.
+        capabilities: The expert's declared capabilities.
+        expert: Name of the expert in the messages.
 
     Raises:
-        VocabularyMismatch: the ids mean something else to the expert.
-        ContextTooLong: prompt and response alone are over its context.
-        Invalid: an id outside the vocabulary, or more entries or candidates than it can give.
+        VocabularyMismatch: the query's vocabulary is not the expert's.
+        ContextTooLong: prompt and response together exceed the expert's context.
+        Invalid: an id outside the vocabulary, a top_k above the expert's, or candidates that the
+            expert does not score.
     """
     wanted = capabilities.vocab_fingerprint
     if wanted is not None and query.vocab_fingerprint != wanted:
@@ -375,12 +376,14 @@ def check_query(query: PrefixQuery, capabilities: Capabilities, expert: str = "t
     length = prompt_len + len(query.response_ids)
     if capabilities.max_context is not None and length > capabilities.max_context:
         raise ContextTooLong(
-            f"prompt and response have {length} tokens, the expert takes "
+            f"prompt and response have {length} tokens, the expert takes at most "
             f"{capabilities.max_context}",
             field="response_ids",
         )
     if capabilities.max_top_k is not None and query.top_k > capabilities.max_top_k:
-        raise Invalid(f"{query.top_k} is over {capabilities.max_top_k}", field="top_k")
+        raise Invalid(
+            f"{query.top_k} is above the expert's limit of {capabilities.max_top_k}", field="top_k"
+        )
     if query.candidate_ids is not None and not capabilities.candidates:
         raise Invalid("the expert scores no candidates", field="candidate_ids")
 

@@ -11,7 +11,7 @@
     ├── MethodNotAllowed                405     method-not-allowed
     ├── Conflict                        409     conflict
     │   ├── VocabularyMismatch          409     vocabulary-mismatch
-    │   └── StaleFence                  409     stale-fence          claimed again since
+    │   └── StaleFence                  409     stale-fence          claimed again later
     ├── Cancelled                       410     cancelled
     ├── TooLarge                        413     too-large
     ├── UnsupportedMediaType            415     unsupported-media-type
@@ -45,7 +45,7 @@ _LONGEST_WAIT_S = 86_400.0
 
 
 def bounded_seconds(value: object) -> float | None:
-    """A wait as it can be kept: from 0 to a day; None for what is no number."""
+    """A wait clamped to the range from 0 to one day; None where the value is not a number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     if value != value:
@@ -58,7 +58,7 @@ def _bounded_words(value: object) -> object:
 
 
 def _bounded_status(value: object) -> int:
-    """A status of a failure; 500 for anything else, which a server may have written here."""
+    """A status from 400 to 599 as it is; 500 for any other value that a server sent."""
     return value if type(value) is int and 400 <= value <= 599 else 500
 
 
@@ -85,7 +85,7 @@ class FieldError(BaseModel):
 class ProblemDetails(BaseModel):
     """RFC 9457 problem details, with our members `code`, `errors` and `retry_after_s`.
 
-    They may come from any service: what is longer or larger than can be meant is cut.
+    They may come from any service, so texts and lists over the limits are cut.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
@@ -95,7 +95,7 @@ class ProblemDetails(BaseModel):
     title: Words = "error"
     """The problem in general, in a few words."""
     status: Annotated[int, BeforeValidator(_bounded_status)] = 500
-    """The HTTP status; for one query of a call, the one that it would have had alone."""
+    """The HTTP status. For one query of a call: the status of a call with that query alone."""
     detail: Words = ""
     """What went wrong and what to do, in a sentence."""
     code: Words = "error"
@@ -103,7 +103,7 @@ class ProblemDetails(BaseModel):
     errors: Annotated[tuple[FieldError, ...], BeforeValidator(_bounded_errors)] = ()
     """The fields at fault."""
     retry_after_s: Annotated[float | None, BeforeValidator(bounded_seconds)] = None
-    """Seconds after which it may work; absent where asking again does not help."""
+    """Seconds after which a retry may succeed; absent where a retry does not help."""
     instance: Words | None = None
     """Path of the request."""
 
@@ -185,7 +185,7 @@ class VocabularyMismatch(Conflict):
 
 
 class StaleFence(Conflict):
-    code, title = "stale-fence", "The job has been claimed again since"
+    code, title = "stale-fence", "The job was claimed again after this claim"
 
 
 class Cancelled(PreceptorError):
@@ -206,7 +206,7 @@ class KeyReused(PreceptorError):
 
 
 class WeightsNotHere(PreceptorError):
-    status, code, title = 425, "weights-not-here", "This replica lacks the wanted weights"
+    status, code, title = 425, "weights-not-here", "This replica does not have the wanted weights"
     retryable = True
 
 
@@ -220,7 +220,7 @@ class ServiceFailed(PreceptorError):
 
 
 class AnswerRefused(ServiceFailed):
-    """The check at the door failed; `check` names which one."""
+    """A check of the answer failed; `check` is the name of that check."""
 
     code, title = "answer-refused", "The expert's answer failed a check"
 
@@ -260,7 +260,7 @@ def from_problem(problem: ProblemDetails) -> PreceptorError:
 
 
 def from_validation(error: ValidationError, prefix: str = "") -> Invalid:
-    """A failed validation as ours: every field at fault, with its path."""
+    """Converts a failed pydantic validation to `Invalid`: every field at fault, with its path."""
     errors = tuple(
         _field_error(_path(prefix, item["loc"]), str(item["msg"]))
         for item in error.errors(include_url=False, include_input=False, include_context=False)
@@ -270,7 +270,7 @@ def from_validation(error: ValidationError, prefix: str = "") -> Invalid:
 
 
 def _field_error(path: str, message: str) -> FieldError:
-    """Validators of a whole message say `field: what is wrong`; then the field joins the path."""
+    """Validators of a whole message write `field: detail`; that field is appended to the path."""
     detail = message.removeprefix("Value error, ")
     own = _OWN_FIELD.match(detail)
     if own is not None:

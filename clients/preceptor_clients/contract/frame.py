@@ -1,4 +1,4 @@
-"""The frame: one binary rendering for every message that carries arrays.
+"""The frame: the binary rendering of every message that carries arrays.
 
 A message is JSON in which some values are numpy arrays. As JSON text the arrays become nested
 lists; as a frame they stay raw bytes, and the JSON holds a reference `{"$array": n}` to the n-th of
@@ -15,11 +15,11 @@ them. Layout, all integers little-endian:
 
 Element types: `b1` bool (one byte, 0 or 1), `i4` int32, `i8` int64, `f4` float32, and `q2`: a
 log-prob as a u16 code of `grid.py`. Every array is referenced exactly once. A key of the message
-that itself begins with `$` is written with one `$` more. `docs/reference/wire-format.md` has the
+that begins with `$` is escaped by one more `$`. `docs/reference/wire-format.md` has the
 specification and `tests/contract/vectors/` the test vectors.
 
-A decoder checks every length against what is there, or against a limit, before it allocates. Left
-out on purpose: pickled objects, strings inside arrays, big-endian data.
+Before it allocates, a decoder checks every length against the bytes received or against a limit.
+Left out on purpose: pickled objects, strings inside arrays, big-endian data.
 
 Example:
     data = encode({"ids": np.arange(3, dtype=np.int32)})
@@ -54,7 +54,8 @@ _TAGS: Final = {"b1": "b1", "i4": "i4", "i8": "i8", "f4": "f4"}
 _MAX_DIMS: Final = 4
 _FREE_BYTES: Final = 1 << 20
 _MAX_EXPANSION: Final = 1000
-"""A compressed body may hold `_FREE_BYTES` plus so many times its own size; a bomb holds more."""
+"""A compressed body may expand to `_FREE_BYTES` plus this multiple of its own size. A larger ratio
+is treated as a decompression bomb."""
 
 
 class Limits(NamedTuple):
@@ -85,17 +86,17 @@ class _Spec(NamedTuple):
 def encode(
     message: Any, *, compress: bool = False, quantised: frozenset[str] = frozenset()
 ) -> bytes:
-    """Renders `message` as a frame; nothing is lost.
+    """Renders `message` as a frame, without loss.
 
     Args:
         message: JSON values, with numpy arrays of bool, int32, int64 or float32 anywhere inside.
-        compress: zstd for the body; taken only when it is smaller.
-        quantised: Names of keys whose float32 arrays go as `q2` if all their values are on its
-            grid (`grid.quantise`).
+        compress: Compress the body with zstd, where the result is smaller.
+        quantised: Names of keys whose float32 arrays are encoded as `q2` if all their values are on
+            its grid (`grid.quantise`).
 
     Raises:
-        ValueError: an array holds NaN or infinity, or has another element type; or a text has half
-            a surrogate pair.
+        ValueError: an array holds NaN or infinity or has an unsupported element type, or a text
+            holds a lone surrogate.
     """
     arrays: list[tuple[str, np.ndarray]] = []
     stripped = _strip(message, "", arrays, quantised)
@@ -106,8 +107,8 @@ def encode(
         allow_nan=False,
         ensure_ascii=False,
     ).encode()
-    # Spaces are white space of JSON, and the body begins aligned: a reader may look at an array of
-    # int64 where it lies.
+    # Spaces are white space in JSON. They align the body, so that a reader can view an array of
+    # int64 in place.
     header += b" " * (-(_PREFIX.size + len(header)) % 8)
     pieces: list[bytes] = []
     for _, array in arrays:
@@ -116,7 +117,7 @@ def encode(
     length, encoding = len(body), 0
     if compress and length:
         packed = zstandard.ZstdCompressor(level=1).compress(body)
-        # A body that shrinks more than a decoder believes, such as one of zeros, goes raw.
+        # A body that exceeds the decoder's compression ratio, such as one of zeros, is sent raw.
         if len(packed) < length <= _most_from(len(packed)):
             body, encoding = packed, 1
     return _PREFIX.pack(MAGIC, encoding, len(header), length) + header + body
@@ -141,7 +142,7 @@ def _strip(
 
 
 def _escaped(key: str) -> str:
-    """Somebody's own `$array` must not read as one of ours."""
+    """Escapes a key that begins with `$`, so that it is not read as an array reference."""
     return "$" + key if key.startswith("$") else key
 
 
@@ -149,16 +150,15 @@ def _wire(array: np.ndarray, key: str, quantised: frozenset[str]) -> tuple[str, 
     tag = _TAGS.get(f"{array.dtype.kind}{array.dtype.itemsize}")
     if tag is None:
         raise ValueError(
-            f"{key}: arrays of {array.dtype} do not travel; use bool, int32, int64 or float32"
+            f"{key}: arrays of {array.dtype} are not supported; use bool, int32, int64 or float32"
         )
     if tag == "f4":
-        # JSON has no word for NaN: a message that went as text elsewhere could not be written
-        # again.
+        # JSON cannot represent NaN, so such a message could not be rendered as JSON.
         if not np.isfinite(array).all():
             raise ValueError(f"{key}: NaN or infinity is never encoded; mask the position instead")
         if key in quantised:
             codes = grid.codes(array)
-            # Only what is on the grid already: the frame itself never rounds.
+            # Only arrays whose values are already on the grid: the frame itself never rounds.
             if np.array_equal(grid.values(codes), array):
                 return "q2", codes
     return tag, array.astype(_DTYPES[tag], copy=False)
@@ -170,26 +170,28 @@ def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS) -> Any:
     Arrays are read-only, and views into `data` unless they were compressed or `q2`.
 
     Raises:
-        MalformedFrame: anything is off: magic, lengths, an unknown element type, an array that is
-            not referenced once, a bool that is neither 0 nor 1, a non-finite number, or a size over
-            `limits`.
+        MalformedFrame: wrong magic or lengths, an unknown element type, an array that is not
+            referenced exactly once, a bool that is neither 0 nor 1, a non-finite number, or a size
+            over `limits`.
     """
     view = memoryview(data)
     if len(view) < _PREFIX.size:
-        raise _malformed("prefix", f"{len(view)} bytes are too few for a frame")
+        raise _malformed("prefix", f"{len(view)} bytes, a frame has at least {_PREFIX.size}")
     magic, encoding, header_len, body_len = _PREFIX.unpack_from(view)
     # The three spare bytes must be 0, so that a later version may give them a meaning.
     if magic != MAGIC or encoding not in (0, 1) or any(view[5:8]):
-        raise _malformed("prefix", "magic or body encoding is not ours")
+        raise _malformed("prefix", "unknown magic or body encoding")
     if header_len > limits.header_bytes or body_len > limits.body_bytes:
-        raise _malformed("prefix", f"{header_len} and {body_len} bytes are over the limit")
+        raise _malformed(
+            "prefix", f"header of {header_len} or body of {body_len} bytes is over the limit"
+        )
     start = _PREFIX.size + header_len
     if start % 8 or len(view) < start:
         raise _malformed("header", "is cut off, or does not end on a multiple of 8")
     message, described = _parse_header(bytes(view[_PREFIX.size : start]), limits)
     specs = [_parse_spec(spec, body_len) for spec in described]
     expected = sum(spec.padded for spec in specs)
-    # Before the body is touched: what the header describes decides how much is decompressed.
+    # Checked before the body is read: the header determines how much is decompressed.
     if expected != body_len:
         raise _malformed("arrays", f"need {expected} bytes, the body has {body_len}")
     body = _body(view[start:], encoding, body_len)
@@ -199,9 +201,9 @@ def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS) -> Any:
         arrays.append(_array(body[offset : offset + spec.padded], spec))
         offset += spec.padded
     filled = _fill(message, arrays, limits.depth)
-    # An array that nothing refers to would travel along unseen by every check of the message.
+    # No check of the message would see an array without a reference.
     if any(array is not None for array in arrays):
-        raise _malformed("arrays", "has one that the message does not refer to")
+        raise _malformed("arrays", "contain an array that the message does not refer to")
     return filled
 
 
@@ -218,20 +220,22 @@ def _parse_header(header: bytes, limits: Limits) -> tuple[Any, list[Any]]:
         case {"message": message, "arrays": [*specs]} if len(parsed) == 2:
             if len(specs) <= limits.arrays:
                 return message, specs
-            raise _malformed("arrays", f"are over {limits.arrays}")
+            raise _malformed("arrays", f"are more than the limit of {limits.arrays}")
         case _:
-            raise _malformed("header", "needs `message` and a list `arrays`, no more")
+            raise _malformed(
+                "header", "must have `message` and a list `arrays`, and no other field"
+            )
 
 
 def _parse_spec(spec: Any, body_len: int) -> _Spec:
     match spec:
         case [str(tag), [*shape]] if tag in _DTYPES and len(shape) <= _MAX_DIMS:
-            # An empty array may not have a huge side either: numpy could not hold its shape.
+            # The bound also holds for empty arrays: numpy cannot represent larger dimensions.
             if all(type(n) is int and 0 <= n <= max(body_len, 1 << 31) for n in shape):
                 return _Spec(tag, tuple(shape))
         case _:
             pass
-    raise _malformed("arrays", f"{spec!r:.80} describes none")
+    raise _malformed("arrays", f"{spec!r:.80} is not a valid [type, shape]")
 
 
 def _body(rest: memoryview, encoding: int, length: int) -> memoryview:
@@ -240,11 +244,14 @@ def _body(rest: memoryview, encoding: int, length: int) -> memoryview:
             raise _malformed("body", f"has {len(rest)} bytes instead of {length}")
         return rest
     if length > _most_from(len(rest)):
-        raise _malformed("body", f"{len(rest)} bytes cannot honestly hold {length}")
+        raise _malformed(
+            "body", f"{len(rest)} compressed bytes claim {length}, more than the allowed ratio"
+        )
     try:
-        # The zstd frame states its own size; a larger one would be allocated before it is refused.
+        # The zstd frame states its own size. It is checked first, so that no larger buffer is
+        # allocated.
         if zstandard.get_frame_parameters(rest).content_size != length:
-            raise _malformed("body", "states another size inside")
+            raise _malformed("body", "has another size in its zstd header")
         body = zstandard.ZstdDecompressor().decompress(
             rest, max_output_size=length, allow_extra_data=False
         )
@@ -256,21 +263,21 @@ def _body(rest: memoryview, encoding: int, length: int) -> memoryview:
 
 
 def _array(padded: memoryview, spec: _Spec) -> np.ndarray:
-    # One message has one rendering, and no room to hide anything in.
+    # The padding must be zero: each message has exactly one rendering, without hidden data.
     if any(padded[spec.num_bytes :]):
-        raise _malformed("body", "has something else than zeros between arrays")
+        raise _malformed("body", "has padding that is not zero between arrays")
     raw = np.frombuffer(padded[: spec.num_bytes], _DTYPES[spec.tag])
     try:
         array = raw.reshape(spec.shape)
     except ValueError as error:
-        raise _malformed("arrays", f"{spec.shape} is no shape: {error}") from None
+        raise _malformed("arrays", f"{spec.shape} is not a valid shape: {error}") from None
     if spec.tag == "q2":
         array = grid.values(array)
-        # Read-only like the views beside it: who writes into an array should not find out by its
-        # type.
+        # Read-only like the other arrays, which are views: whether a write fails must not depend on
+        # the element type.
         array.setflags(write=False)
     elif spec.tag == "b1":
-        # numpy takes any byte for a bool, and some of its operations then disagree about it.
+        # numpy accepts any byte as a bool, but its operations do not treat values above 1 alike.
         if array.size and int(array.max()) > 1:
             raise _malformed("body", "has a bool that is neither 0 nor 1")
         array = array.view(np.bool_)
@@ -291,7 +298,7 @@ def _fill(value: Any, arrays: list[np.ndarray | None], depth: int) -> Any:
     if isinstance(value, list):
         return [_fill(v, arrays, depth - 1) for v in cast("list[Any]", value)]
     if isinstance(value, float) and not math.isfinite(value):
-        raise _malformed("header", "has a number that no float holds")
+        raise _malformed("header", "has a number outside the range of float64")
     return value
 
 
@@ -310,4 +317,6 @@ def _take(reference: dict[str, Any], arrays: list[np.ndarray | None]) -> np.ndar
         if array is not None:
             arrays[index] = None
             return array
-    raise _malformed("header", f"refers to array {index!r:.40}, which is not there or was taken")
+    raise _malformed(
+        "header", f"refers to array {index!r:.40}, which does not exist or was referenced before"
+    )

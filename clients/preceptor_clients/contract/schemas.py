@@ -9,7 +9,7 @@ order), `K` entries per position, `C` candidates per position. A missing log-pro
 0.0, never dropped silently. Each message has two renderings: JSON (arrays are nested lists, missing
 numbers null) and the frame (`frame.py`).
 
-Requests refuse unknown fields; answers ignore them, so that an older client survives a newer
+Requests refuse unknown fields. Answers ignore them, so that an older client works with a newer
 service.
 """
 
@@ -43,7 +43,7 @@ from preceptor_clients.contract.errors import ProblemDetails
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 VocabFingerprint = Annotated[str, StringConstraints(pattern=r"^(v[1-9][0-9]{0,3}-)?[0-9a-f]{64}$")]
-"""The version of the rule by which it was made and a SHA-256; version 1 has the SHA-256 alone."""
+"""The version of the fingerprint rule and a SHA-256; version 1 is the SHA-256 alone."""
 WeightVersion = Annotated[
     str,
     StringConstraints(
@@ -53,12 +53,12 @@ WeightVersion = Annotated[
 """`{policy}/{lineage}/{step}`."""
 Key = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Flag = Annotated[bool, Strict()]
-"""A truth value and nothing that could be read as one."""
+"""A bool. Values that could be converted to a bool are refused."""
 Step = Annotated[int, Field(ge=0, lt=1 << 31)]
-"""Counted from 0; as large as a column of the database holds."""
+"""Counted from 0; at most the largest value of its database column."""
 Seconds = Annotated[float, Field(ge=0)]
 ServiceRole = Literal["expert", "source"]
-"""What a service is to a deployment; each role is asked one kind of question."""
+"""The role of a service in a deployment; each role answers one kind of query."""
 
 
 class Request(BaseModel):
@@ -94,7 +94,7 @@ class Message(Request):
     role: Literal["system", "user", "assistant", "tool"]
     """Who speaks."""
     content: str
-    """What is said, as plain text."""
+    """The text, without markup."""
 
 
 class Prompt(Request):
@@ -103,7 +103,7 @@ class Prompt(Request):
     messages: tuple[Message, ...] = ()
     """The chat; empty where only the ids are known."""
     ids: Ints1 | None = None
-    """The ids that the student really saw, template and start token included."""
+    """The exact ids that the student saw, template and start token included."""
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -116,40 +116,40 @@ FeedbackKind = Literal[
     "execution", "verdict", "judge", "demonstration", "reference", "correction", "comment"
 ]
 RIGHT_ANSWER_KINDS: Final = frozenset[FeedbackKind]({"demonstration", "reference", "correction"})
-"""Items whose text is an answer to the prompt."""
+"""Kinds of items whose text is an answer to the prompt."""
 REMARK_KINDS: Final = frozenset[FeedbackKind]({"execution", "verdict", "judge", "comment"})
-"""Items whose text says something about the attempt."""
+"""Kinds of items whose text is about the attempt."""
 
 
 class FeedbackItem(Answer):
-    """One thing that somebody or something knows about an attempt.
+    """One piece of feedback about an attempt, from a person or a program.
 
     A failed judgement has `error`, never a score of 0.
     """
 
     id: Key
-    """Names it among the items of its query."""
+    """Unique among the items of its query."""
     kind: FeedbackKind
-    """What sort of knowledge it is; experts render each kind in their own way."""
+    """The kind of feedback; each expert decides how to render a kind."""
     score: float | None = None
-    """How good the attempt is, by convention from 0 to 1; null where nothing was judged."""
+    """The quality of the attempt, by convention from 0 to 1; null where it was not judged."""
     text: str | None = None
-    """What is said, as an expert reads it."""
+    """The text that experts read."""
     error: str | None = None
-    """Why judging failed; then there is no score."""
+    """Why the judgement failed; such an item has no score."""
     expert_may_see: Flag = True
-    """False keeps it out of every expert's view."""
+    """False: the item is shown to no expert."""
     source: Name
-    """Who says so."""
+    """Name of the source."""
     version: str
-    """The source's version then."""
+    """Version of the source when it made the item."""
     details: dict[str, JsonValue] = Field(default_factory=dict)
-    """What the source wants remembered, such as the isolation that a program ran under."""
+    """Further facts from the source, such as the isolation that a program ran under."""
     cost: float | None = None
     """Price of this item, in the deployment's unit."""
 
     def content_hash(self) -> str:
-        """SHA-256 of what an expert sees of this item: kind and text, not its id."""
+        """SHA-256 of the part that experts see: kind and text, not the id."""
         return hashlib.sha256(f"{self.kind}\0{self.text}".encode()).hexdigest()
 
 
@@ -178,30 +178,30 @@ class WantedWeights(Request):
 
 
 class PrefixQuery(Request):
-    """What would you have said at these positions of the student's own attempt?"""
+    """Asks an expert for its next-token distributions at positions of the student's attempt."""
 
     prompt: Prompt
     """What the student was asked."""
     response_ids: Ints1
     """`[T]` the student's tokens, the end token included."""
     owned: Bools1 | None = None
-    """`[T]` which tokens the student itself wrote; all where absent."""
+    """`[T]` true for tokens that the student wrote; all where absent."""
     positions: tuple[tuple[int, int], ...] | None = None
     """Half-open ranges of response positions, ascending and disjoint; all where absent."""
     feedback: tuple[FeedbackItem, ...] = ()
-    """What the expert may use, in order; it renders every item and chooses none."""
+    """The feedback in view, in order; the expert renders every item."""
     vocab_fingerprint: VocabFingerprint
-    """The vocabulary of all ids here; another one is refused with 409."""
+    """The vocabulary of all ids of the query; an expert with another one refuses it with 409."""
     top_k: Annotated[int, Field(ge=1, le=1 << 24)] = 64
-    """How many entries are wanted at each position."""
+    """Number of entries requested at each position."""
     candidate_ids: Ints2 | None = None
-    """`[P, C]` ids to score beside the expert's own top-k; -1 pads."""
+    """`[P, C]` ids to score in addition to the expert's top-k; -1 is padding."""
     entropy_P: Floats1 | None = None
-    """The student's own entropy in nats, for experts that can ask about a few positions only."""
+    """`[P]` the student's entropy in nats, for experts that can score only a few positions."""
     weights: WantedWeights | None = None
-    """Which version must answer; absent for experts without versions."""
+    """The weights that must compute the answer; absent for experts without versions."""
     group_id: Key | None = None
-    """Queries of one group share their prompt; a group is asked as one batch."""
+    """Queries of one group share their prompt and are sent as one batch."""
     draw: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
     """Number of the draw, for experts that sample."""
     priority: Annotated[int, Field(ge=0, le=9)] = 5
@@ -209,7 +209,7 @@ class PrefixQuery(Request):
     timeout_ms: Annotated[int, Field(ge=1, le=86_400_000)] = 60_000
     """How long the caller waits, from the submission on."""
     rollout_id: Key | None = None
-    """The rollout that the response is, for the records."""
+    """The rollout that contains the response, for the records."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -225,7 +225,9 @@ class PrefixQuery(Request):
         end = 0
         for start, stop in self.positions or ():
             if not end <= start < stop <= num_tokens:
-                raise ValueError(f"positions: [{start}, {stop}) is empty, unordered or outside")
+                raise ValueError(
+                    f"positions: [{start}, {stop}) is empty, unordered or out of range"
+                )
             end = stop
         if self.positions == ():
             raise ValueError("positions: is empty")
@@ -237,7 +239,7 @@ class PrefixQuery(Request):
         if self.entropy_P is not None and (
             len(self.entropy_P) != self.num_positions or self.entropy_P.min() < 0
         ):
-            raise ValueError(f"entropy_P: is no {self.num_positions} values of 0 or more")
+            raise ValueError(f"entropy_P: expected {self.num_positions} finite values >= 0")
         return self
 
     @property
@@ -248,7 +250,7 @@ class PrefixQuery(Request):
         return sum(stop - start for start, stop in self.positions)
 
     def position_ids(self) -> np.ndarray:
-        """`[P]` the positions asked, as int64 indices into the response."""
+        """`[P]` the queried positions, as int64 indices into the response."""
         if self.positions is None:
             return np.arange(len(self.response_ids))
         return np.concatenate([np.arange(start, stop) for start, stop in self.positions])
@@ -258,7 +260,7 @@ AnswerKind = Literal["topk", "empirical", "point"]
 
 
 class PrefixAnswer(Answer):
-    """An expert's next-token distributions at the positions asked.
+    """An expert's next-token distributions at the queried positions.
 
     Build it with `answers.build_answer`.
     """
@@ -266,9 +268,9 @@ class PrefixAnswer(Answer):
     kind: AnswerKind
     """`topk`: the most probable ids; `empirical`: counts of samples; `point`: one id a position."""
     token_ids_P: Ints1
-    """The student's token at each position, echoed: an answer shifted by one cannot pass."""
+    """The student's token at each position, echoed, so that an answer shifted by one is refused."""
     mask_P: Bools1
-    """False where the expert has no opinion; nothing else in that row means anything."""
+    """False where the expert has no opinion; the other values of that row are then ignored."""
     num_entries_P: Ints1
     """How many of the K cells are filled: the first ones, in descending order of log-prob."""
     ids_PK: Ints2
@@ -282,16 +284,16 @@ class PrefixAnswer(Answer):
     own_mask_P: Bools1
     """False where the log-prob of the student's own token is not known."""
     candidate_logprobs_PC: Floats2 | None = None
-    """Log-probs of the ids that were sent as candidates; absent where none were."""
+    """Log-probs of the candidate ids of the query; absent where it had none."""
     candidate_mask_PC: Bools2 | None = None
     """False in padded cells and where a candidate is not known."""
     renormalised_P: Bools1 | None = None
-    """True where rounding had brought a row above 1 and it was scaled back."""
+    """True where rounding raised the sum of a row above 1 and the row was scaled back to 1."""
     num_draws: int | None = None
-    """How many samples an `empirical` answer counts."""
+    """Number of samples of an `empirical` answer."""
     inclusion_P: Floats1 | None = None
-    """Chance, in (0, 1], that the expert asked itself about this position; absent where it took all
-    of them. Costs divided by it are unbiased over positions that were not drawn."""
+    """Probability, in (0, 1], with which the expert drew this position; absent where it takes all.
+    Dividing costs by it makes their sum unbiased although some positions were not drawn."""
     vocab_fingerprint: VocabFingerprint
     """The vocabulary of the ids; it must be the query's."""
     expert: Name
@@ -307,13 +309,13 @@ class PrefixAnswer(Answer):
     context_hash: Sha256 | None = None
     """SHA-256 of the ids of the context that the expert put before the response."""
     used_feedback: tuple[Key, ...] = ()
-    """Ids of the items really in view."""
+    """Ids of the feedback items that were rendered."""
     truncated: tuple[str, ...] = ()
-    """What did not fit, in words."""
+    """Descriptions of what did not fit into the context."""
     temperature: float = 1.0
     """Always 1: answers at another temperature are refused."""
     latency_ms: float | None = None
-    """Time that the answer took."""
+    """Time to compute the answer."""
     cost: float | None = None
     """Price of the answer, in the deployment's unit."""
 
@@ -327,12 +329,12 @@ class PrefixAnswer(Answer):
 
 
 class FeedbackQuery(Request):
-    """How did this attempt go?"""
+    """Asks a feedback source to judge one attempt."""
 
     rollout_id: Key
-    """The rollout that is judged."""
+    """The rollout to judge."""
     prompt: Prompt
-    """What was asked."""
+    """The prompt of the attempt."""
     response_ids: Ints1
     """`[T]` the tokens of the attempt."""
     response_text: str
@@ -340,9 +342,9 @@ class FeedbackQuery(Request):
     finish_reason: Literal["stop", "length"]
     """`length`: the attempt was cut off."""
     payload_sha256: Sha256
-    """The task's private data (tests, reference), put once as a blob."""
+    """Blob with the task's private data (tests, reference solution)."""
     payload: JsonValue = None
-    """The same, filled in on the way to the source; callers leave it out."""
+    """The content of that blob. The dispatcher fills it in; callers leave it out."""
     priority: Annotated[int, Field(ge=0, le=9)] = 5
     """0 is first."""
     timeout_ms: Annotated[int, Field(ge=1, le=86_400_000)] = 60_000
@@ -352,16 +354,16 @@ class FeedbackQuery(Request):
 
 
 class FeedbackAnswer(Answer):
-    """What a source found. An item that failed carries `error`."""
+    """The feedback items of a source. An item that failed has `error`."""
 
     items: tuple[FeedbackItem, ...]
-    """What it found, in order."""
+    """The feedback items, in order."""
     source: Name
     """Name of the source."""
     source_version: str
     """Its version, as in `/v1/info`."""
     latency_ms: float | None = None
-    """Time that judging took."""
+    """Time to judge the attempt."""
     cost: float | None = None
     """Price of the answer, in the deployment's unit."""
 
@@ -372,14 +374,15 @@ class FeedbackAnswer(Answer):
 VocabularySize = Annotated[int, Field(ge=1, le=1 << 24)]
 NumTokens = Annotated[int, Field(ge=1, le=1 << 31)]
 MOST_COST: Final = 1e9
-"""What is above it is a mistake, in whatever unit."""
+"""Larger costs are refused as mistakes."""
 
 
 class Capabilities(Answer):
-    """What an expert or source can do; the gateway refuses what it cannot before it queues."""
+    """The abilities of an expert or source; the gateway refuses queries beyond them on
+    submission."""
 
     kinds: Annotated[tuple[AnswerKind, ...], Field(max_length=8)] = ("topk",)
-    """Kinds of answers that it gives."""
+    """The kinds of its answers."""
     max_top_k: VocabularySize | None = None
     """Most entries a position; no bound where absent."""
     candidates: bool = False
@@ -387,21 +390,21 @@ class Capabilities(Answer):
     weights: bool = False
     """Answers with versioned weights and serves `PUT /v1/weights`."""
     needs_feedback: bool = False
-    """A rollout without feedback in view has no teacher here."""
+    """The expert has no opinion on a rollout without feedback in view."""
     late_s: Annotated[float, Field(gt=0, le=10 * 365 * 86_400)] | None = None
-    """Longest time, in seconds, from a promise to its answer, after which the promise is given up;
-    None for an expert that answers at once, whose promises are refused."""
+    """Seconds after which a promise of a late answer expires. None for an expert that answers in
+    its reply: its promises are refused."""
     draws_positions: bool = False
-    """Asks itself about positions drawn at random: its answers may have `inclusion_P` below 1."""
+    """The expert scores positions drawn at random: its answers may have `inclusion_P` below 1."""
     tokenizer: bool = False
-    """Serves `POST /v1/tokenize`; the SDK says it for a class with `tokenize`."""
+    """Serves `POST /v1/tokenize`; the SDK sets it for a class with `tokenize`."""
     cacheable: Literal["true", "per_draw", "until_revised"] = "true"
-    """`true`: equal questions have equal answers; `per_draw`: an answer belongs to one draw;
-    `until_revised`: it stands until people change it."""
+    """`true`: equal queries have equal answers; `per_draw`: an answer belongs to one draw;
+    `until_revised`: an answer is valid until people change it."""
     vocab_fingerprint: VocabFingerprint | None = None
     """The vocabulary of its ids."""
     vocab_size: VocabularySize | None = None
-    """Ids are below it."""
+    """All ids are below this number."""
     max_context: NumTokens | None = None
     """Tokens of context and response together."""
     cost_per_token: Annotated[float, Field(ge=0, le=MOST_COST)] | None = None
@@ -409,32 +412,32 @@ class Capabilities(Answer):
 
 
 class ServiceLimits(Answer):
-    """How much a service takes at once; the dispatcher keeps inside."""
+    """Limits of a service per call; the dispatcher observes them."""
 
     max_batch: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Items in one call."""
     max_batch_tokens: NumTokens = 65_536
     """Tokens of prompts and responses in one call."""
     enough_tokens: NumTokens | None = None
-    """A call of so many is given no further job: larger ones are no quicker, and their answers
-    come later. None where larger is always better."""
+    """The dispatcher adds no further job to a call of this many: a larger call has no higher
+    throughput and a higher latency. None where a larger call is always better."""
     max_concurrency: Annotated[int, Field(ge=1, le=4096)] = 1
-    """Calls at a time."""
+    """Concurrent calls."""
 
 
 class ServiceInfo(Answer):
     """`GET /v1/info` of every service."""
 
     name: Name
-    """Its name for itself."""
+    """Name of the service, as configured in the service."""
     role: ServiceRole | Literal["gateway"]
-    """What it is asked: an expert for distributions, a source for feedback."""
+    """`expert` answers with distributions, `source` with feedback."""
     version: Annotated[str, StringConstraints(min_length=1, max_length=1000)]
-    """Changes whenever answers may: code, configuration, template."""
+    """Changes whenever answers may change: code, configuration, template."""
     capabilities: Capabilities = Capabilities()
-    """What it can do."""
+    """Its abilities."""
     limits: ServiceLimits = ServiceLimits()
-    """How much at once."""
+    """Its limits per call."""
     frames: bool = False
     """Reads and writes frames as well as JSON."""
 
@@ -445,13 +448,13 @@ class ServiceStatus(Answer):
     name: Name
     """Its name in the deployment."""
     role: ServiceRole
-    """What it is asked."""
+    """Its role."""
     state: Literal["ready", "unreachable", "refused"]
-    """`refused`: it answers, but not as the contract wants it."""
+    """`refused`: it answers, but its answers break the contract."""
     detail: str | None = None
     """Why it is not ready."""
     info: ServiceInfo | None = None
-    """What it last said of itself."""
+    """The last reply of its `GET /v1/info`."""
 
 
 class Services(Answer):
@@ -467,7 +470,7 @@ class LogprobsCall(Request):
     queries: tuple[PrefixQuery, ...]
     """Answered in this order; at most `max_batch` of them."""
     answer_keys: tuple[Sha256, ...] = ()
-    """Where an expert that answers later puts each answer: `PUT /v1/answers/{answer_key}`."""
+    """For experts that answer later: the key of `PUT /v1/answers/{answer_key}` for each answer."""
 
 
 class FeedbackCall(Request):
@@ -481,18 +484,18 @@ class PrefixResult(Answer):
     """One item of an expert's reply: an answer, a problem, or a promise to answer later."""
 
     answer: PrefixAnswer | None = None
-    """What the expert says."""
+    """The expert's answer."""
     problem: ProblemDetails | None = None
     """Why this query has no answer; the others stand."""
     accepted: Flag = False
-    """True: the answer will be put to its answer key when it is there."""
+    """True: the expert will put the answer to its answer key later."""
 
 
 class FeedbackResult(Answer):
     """One item of a source's reply: an answer or a problem."""
 
     answer: FeedbackAnswer | None = None
-    """What the source found."""
+    """The source's answer."""
     problem: ProblemDetails | None = None
     """Why this query has no answer; the others stand."""
 
@@ -515,32 +518,33 @@ class WeightManifest(Request):
     """One immutable version of a policy's weights."""
 
     version: WeightVersion
-    """Its name; what it names never changes."""
+    """Name of the version; its content never changes."""
     parent: WeightVersion | None = None
-    """What one optimiser step turned into this version, perhaps on another lineage; None for the
-    first."""
+    """The version before the optimiser step that made this one, perhaps on another lineage; None
+    for the first."""
     uri: str
     """`file:` URI of a folder under an allow-listed root."""
     files: dict[str, Sha256]
     """File name to SHA-256; `model.safetensors` is among them."""
     vocab_fingerprint: VocabFingerprint
-    """The vocabulary that the policy writes in."""
+    """The policy's vocabulary."""
     checkpoint: Flag = False
-    """True where a checkpoint stands on it: derived state, such as an EMA, is kept beside it."""
+    """True where a checkpoint uses it: derived state, such as an EMA, is then kept."""
 
 
 class WeightsOffer(Request):
     """`PUT /v1/weights` of a service: versions it may load, ancestors first."""
 
     manifests: tuple[WeightManifest, ...]
-    """An ancestor stands before what was trained from it."""
+    """Each version comes after the versions that it was trained from."""
 
 
 # ---------------------------------------------------------------- the gateway's routes
 
 
 MOST_SUBMISSIONS: Final = 4096
-"""In one request, so that one caller does not hold up the others; a client sends more in parts."""
+"""Most queries in one request, so that one caller does not delay the others; a client splits larger
+submissions."""
 
 
 class PrefixSubmission(Request):
@@ -567,7 +571,7 @@ class LogprobsRequest(Request):
     submissions: Annotated[tuple[PrefixSubmission, ...], Field(max_length=MOST_SUBMISSIONS)]
     run: Name | None = None
     batching: Literal["merge", "group"] = "merge"
-    """`group`: each group is one call of the expert by itself, in the order given
+    """`group`: each group is one separate call of the expert, in the given order
     (deterministic)."""
     wait_ms: Annotated[int, Field(ge=0, le=300_000)] = 0
 
@@ -585,7 +589,7 @@ class FeedbackRequest(Request):
 
 
 class CollectRequest(Request):
-    """`POST /v1/tickets/collect`: what has become of these tickets?
+    """`POST /v1/tickets/collect`: the outcomes of these tickets.
 
     The tickets of one call are all an expert's or all a source's; the reply is `LogprobsOutcomes`
     or `FeedbackOutcomes` accordingly.
@@ -599,12 +603,12 @@ TicketState = Literal["queued", "running", "waiting", "done", "failed", "cancell
 
 
 class Ticket(Answer):
-    """One submission on its way."""
+    """The state of one submission."""
 
     id: Key
     state: TicketState
     answer_key: Sha256
-    """Names the answer: equal questions share it."""
+    """Key of the answer; equal queries share it."""
     answer_id: Key | None = None
     """Provenance id of the answer once it is stored."""
     cached: bool = False
@@ -639,7 +643,7 @@ class FeedbackOutcomes(Answer):
 
 
 class Arrival(Answer):
-    """A late answer that has come."""
+    """A late answer that has arrived."""
 
     ticket: Key
     answer_key: Sha256
@@ -652,7 +656,7 @@ class Arrivals(Answer):
     """Reply to `GET /v1/arrivals?run=...&after=CURSOR&limit=...`, oldest first."""
 
     cursor: int
-    """Ask again with this one; it is part of a checkpoint."""
+    """The cursor of the next request; it is part of a checkpoint."""
     arrivals: tuple[Arrival, ...]
 
 
@@ -666,7 +670,7 @@ class RunRecord(Request):
 
 
 class LineageRecord(Request):
-    """`POST /v1/lineages`: a run's first life, or its continuation from a checkpoint of another."""
+    """`POST /v1/lineages`: a run's first lineage, or one that continues from a checkpoint."""
 
     run: Name
     lineage: Name
@@ -674,9 +678,10 @@ class LineageRecord(Request):
     from_step: Step = 0
     """The first step of this lineage; the parent's steps from here on are superseded."""
     settings: dict[str, JsonValue] = Field(default_factory=dict)
-    """Where this life differs from the run's record, by dotted name: `steps` of an extended run."""
+    """Values that differ from the run's record, by dotted name, such as `steps` of an extended
+    run."""
     versions: dict[str, str] = Field(default_factory=dict)
-    """What this life was made with; the run's record has those of the first."""
+    """Versions used by this lineage; the run's record has those of the first lineage."""
 
 
 class RolloutRecord(Request):
@@ -700,23 +705,23 @@ class RolloutRecord(Request):
 
 
 class TargetRecord(Request):
-    """One rollout times one builder run: arrays and where each component came from."""
+    """The target of one rollout: its arrays and the answers that its components came from."""
 
     target_id: Key
     rollout_id: Key
     builder_version: str
     settings: dict[str, JsonValue]
     answer_ids: tuple[Key, ...]
-    """Answers of the components, in order."""
+    """Ids of the components' answers, in order."""
     feedback_ids: tuple[Key, ...]
-    """Feedback that the answers had in view."""
+    """Ids of the feedback that the answers had in view."""
     arrays: ArrayTree
     """The target's arrays, as `targets.Target.to_wire` gives them."""
     content_hash: Sha256
 
 
 class Credit(Request):
-    """What one optimiser step did with one rollout: costs and credit per token."""
+    """Costs and credit per token of one rollout in one optimiser step."""
 
     rollout_id: Key
     target_id: Key | None = None
@@ -725,11 +730,11 @@ class Credit(Request):
     advantages: Floats1
     """`[T]` future cost credited to each token, after baseline."""
     logprobs: Floats1
-    """`[T]` the student's log-prob of each token when the step began."""
+    """`[T]` the student's log-prob of each token at the start of the step."""
 
 
 class Credits(Request):
-    """A part of a step's credits: a blob that is put before the step, in either rendering."""
+    """A part of a step's credits: a blob that is put before the step, as JSON or as a frame."""
 
     consumed: tuple[Credit, ...]
 
@@ -744,8 +749,8 @@ class StepRecord(Request):
     metrics: dict[str, float]
     consumed: tuple[Credit, ...]
     consumed_in: tuple[Sha256, ...] = ()
-    """Blobs that each hold a frame of `Credits`, for a step whose credits fill several bodies; they
-    come after those of `consumed`, in order."""
+    """Blobs that each hold a frame of `Credits`, for a step whose credits exceed one body. Their
+    credits follow those of `consumed`, in order."""
     weights_before: WeightVersion
     weights_after: WeightVersion
 
@@ -764,9 +769,9 @@ class Accepted(Answer):
 
 
 class TraceSource(Answer):
-    """One component of a target at one position, back to its sources.
+    """One component of a target at one position, with its sources.
 
-    `weight` 0 means that the expert has no opinion here: it has no entries then, and no tail.
+    `weight` 0 means that the expert has no opinion here; it then has no entries and no tail.
     """
 
     answer_id: Key
@@ -778,13 +783,13 @@ class TraceSource(Answer):
     kind: AnswerKind
     weight: float
     inclusion: float | None = None
-    """Chance that the expert asked itself about this position; None where it took all of them."""
+    """Probability with which the expert drew this position; None where it takes all positions."""
     entries: tuple[tuple[int, float], ...]
     """(token id, probability), best first."""
     tail: float | None = None
-    """Probability of all that is not among the entries."""
+    """Probability of all tokens outside the entries."""
     own_logprob: float | None = None
-    """Of the student's token; None where the expert does not say."""
+    """The expert's value for the student's token; None where it is not known."""
     feedback: tuple[FeedbackItem, ...]
 
 
@@ -804,7 +809,7 @@ class Trace(Answer):
     token_id: int
     student_weights: str
     student_logprob: float | None = None
-    """None where no policy drew the token."""
+    """None where the policy did not draw the token."""
     owned: bool
     consumed_by: tuple[str, ...]
     """Steps on which this target was used, as `lineage/step`."""
@@ -818,7 +823,7 @@ class Accounting(Answer):
 
     run: Name
     lineage: Name | None = None
-    """The newest life, on which the counts below stand."""
+    """The newest lineage; the counts below are of it."""
     lineages: int
     steps: int
     """Surviving."""
@@ -830,4 +835,4 @@ class Accounting(Answer):
     consumed: int
     """Rollouts that surviving steps used."""
     consumed_twice: int
-    """Of these, how many more than once; anything but 0 is a fault."""
+    """Rollouts used by more than one surviving step; above 0 is a fault."""

@@ -1,9 +1,9 @@
 """Messages to bytes and back, in either rendering: JSON or the frame.
 
-Which one is said by media types. A body has `Content-Type: application/json` or
-`application/vnd.preceptor.frame`. A reply comes as a frame where `Accept` names the frame, else as
-JSON; the frame's parameters ask for more: `;logprobs=f32` for log-probs that are not rounded to the
-u16 grid, `;body=zstd` for a compressed body.
+Media types name the rendering. A body has `Content-Type: application/json` or
+`application/vnd.preceptor.frame`. A reply is a frame where `Accept` names the frame, else JSON. The
+frame's media type has two parameters: `;logprobs=f32` for log-probs that are not rounded to the u16
+grid, `;body=zstd` for a compressed body.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from preceptor_clients.contract.json_text import read_json
 JSON: Final = "application/json"
 FRAME: Final = frame.MEDIA_TYPE
 QUANTISED: Final = frozenset({"logprobs_PK", "candidate_logprobs_PC"})
-"""Arrays that travel as u16 where that loses nothing; their builders have rounded them already
+"""Arrays that are sent as u16 where that loses nothing; their builders have rounded them before
 (`answers.build_answer`)."""
 
 M = TypeVar("M", bound=BaseModel)
 
 
 class Rendering(NamedTuple):
-    """How a reply is wanted."""
+    """The requested rendering of a reply."""
 
     media_type: str = JSON
     exact: bool = False
@@ -41,7 +41,7 @@ class Rendering(NamedTuple):
 
 
 def accepted(accept: str | None) -> Rendering:
-    """The rendering that an `Accept` header asks for: the frame where it is named, else JSON."""
+    """The rendering that an `Accept` header requests: the frame where it is named, else JSON."""
     for part in (accept or "").lower().split(","):
         media_type, *parameters = (word.strip() for word in part.split(";"))
         if media_type == FRAME:
@@ -52,7 +52,7 @@ def accepted(accept: str | None) -> Rendering:
 def render(
     message: BaseModel, media_type: str = FRAME, *, exact: bool = False, compress: bool = False
 ) -> bytes:
-    """`message` as bytes of `media_type`; nothing is lost.
+    """`message` as bytes of `media_type`, without loss.
 
     `exact` keeps even rounded log-probs as float32.
     """
@@ -79,12 +79,13 @@ def parse(
         body: Its bytes.
         media_type: Of the bytes.
         limits: What a frame may hold.
-        integer_bits: Refuses larger integers and numbers that no float holds, anywhere in it.
+        integer_bits: Refuses integers of more bits, and numbers outside the range of float64,
+            anywhere in the message.
 
     Raises:
         UnsupportedMediaType: `media_type` is neither JSON nor the frame.
-        MalformedFrame: the bytes are not what `media_type` says they are.
-        Invalid: they are, but fields are missing, unknown or wrong; each is named.
+        MalformedFrame: the bytes are not valid for `media_type`.
+        Invalid: fields are missing, unknown or wrong; each is named.
     """
     base = (media_type or JSON).partition(";")[0].strip().lower()
     if base not in (FRAME, JSON):
@@ -113,6 +114,6 @@ def _check_numbers(value: Any, path: str, limit: int) -> None:
             if type(one) is not int or not -limit <= one < limit:
                 _check_numbers(one, f"{path}[{place}]", limit)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise Invalid("is a number that no float holds", field=path or "body")
+        raise Invalid("is a number outside the range of float64", field=path or "body")
     elif isinstance(value, int) and not -limit <= value < limit:
-        raise Invalid(f"is outside {limit.bit_length()} bits", field=path or "body")
+        raise Invalid(f"does not fit into {limit.bit_length()} bits", field=path or "body")

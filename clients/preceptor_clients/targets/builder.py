@@ -2,8 +2,8 @@
 
 A target belongs to one rollout and keeps one component per answer; components are never merged into
 one list, because cross-entropy is linear in the target: the loss is their weighted sum. At each
-position the weights of the components that have an opinion are scaled to sum to 1; where nobody has
-one, all weights are 0 and the position is unlabelled.
+position the weights of the components that have an opinion are scaled to sum to 1. Where none has
+an opinion, all weights are 0 and the position is unlabelled.
 
 Example:
     target = build_target(rollout_id, owned, [WeightedAnswer(answer_id, query, answer, 1.0)])
@@ -35,7 +35,8 @@ class WeightedAnswer(NamedTuple):
     query: PrefixQuery
     answer: PrefixAnswer
     weight: float | np.ndarray
-    """One for all, or `[P]` one for each position asked; 0 leaves a position to the others."""
+    """One weight for all positions, or `[P]` one per queried position; 0 leaves a position to the
+    other experts."""
 
     @property
     def weight_P(self) -> np.ndarray:
@@ -62,7 +63,7 @@ class TargetComponent:
     candidate_logprobs_TC: np.ndarray
     candidate_mask_TC: np.ndarray
     inclusion_T: np.ndarray | None = None
-    """float32 chance that this expert asked itself about a position; None where it took all."""
+    """float32 probability with which this expert drew a position; None where it takes all."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,15 +73,14 @@ class Target:
     rollout_id: str
     components: tuple[TargetComponent, ...]
     candidate_ids_TC: np.ndarray
-    """int32; the ids that the candidate log-probs belong to, -1 pads; C is 0 where none were
-    asked."""
+    """int32; the ids that the candidate log-probs belong to, -1 is padding; C is 0 where the query
+    had no candidates."""
 
     @property
     def id(self) -> str:
-        """Content-derived: the same answers built the same way are the same target."""
+        """Derived from the content: the same answers built in the same way have the same id."""
         return (
-            # With the version of the builder in it: the same answers built another way are another
-            # target.
+            # Includes the builder's version: another way of building makes another target.
             "t-"
             + hashlib.sha256(
                 f"{self.rollout_id}\0{BUILDER_VERSION}\0{self.content_hash()}".encode()
@@ -124,7 +124,7 @@ class Target:
         )
 
     def content_hash(self) -> str:
-        """SHA-256 of the arrays; replaying the builder must give the same."""
+        """SHA-256 of the arrays; building the target again must give the same."""
         return content_hash(self.to_wire())
 
 
@@ -134,8 +134,8 @@ def build_target(rollout_id: str, owned_T: np.ndarray, answers: Sequence[Weighte
     Args:
         rollout_id: The rollout that the answers belong to.
         owned_T: `[T]` bool: tokens that the student did not write get no target.
-        answers: What came, in the recipe's order of experts. An expert that did not answer is left
-            out; the others' weights then fill its place.
+        answers: The answers received, in the recipe's order of experts. An expert that did not
+            answer is left out; the weights of the others are then scaled up.
 
     Raises:
         ValueError: no answers, a weight that is not positive, or an answer for another response.
@@ -150,8 +150,8 @@ def build_target(rollout_id: str, owned_T: np.ndarray, answers: Sequence[Weighte
     # the rounding of float32.
     raw_ET = np.stack([_opinion_weights(item, owned_T) for item in answers])
     total_T = raw_ET.sum(0)
-    # Position by position: an expert that masks a token leaves it to the others there and nowhere
-    # else. Where the total is 0 all stay 0, which is unlabelled.
+    # Per position: where an expert masks a token, the weights of the others fill its share there
+    # only. Where the total is 0 all weights stay 0, and the position is unlabelled.
     weights_ET = np.divide(raw_ET, total_T, out=np.zeros_like(raw_ET), where=total_T > 0)
     return Target(
         rollout_id=rollout_id,
@@ -165,36 +165,36 @@ def build_target(rollout_id: str, owned_T: np.ndarray, answers: Sequence[Weighte
 
 
 def inclusion(num_tokens: int, answers: Sequence[WeightedAnswer]) -> np.ndarray | None:
-    """Chance of each position that any expert was asked about it.
+    """Probability of each position that at least one expert drew it.
 
-    Experts draw their positions apart from each other. A row that an expert masks though it takes
-    every position adds nothing: it would be masked in every draw.
+    Experts draw their positions independently. A row masked by an expert that takes every position
+    adds nothing: it would be masked in every draw.
 
     Args:
         num_tokens: T, the response's length.
-        answers: What came.
+        answers: The answers received.
 
     Returns:
-        `[T]` float32 in (0, 1], 1 where nobody would ever have an opinion; None where every expert
-        took all positions.
+        `[T]` float32 in (0, 1], 1 where no expert can have an opinion; None where every expert
+        takes all positions.
     """
     if all(item.answer.inclusion_P is None for item in answers):
         return None
-    # Draws are independent: the chance that nobody asked is the product of those of each. In
-    # float64, because it is then taken from 1.
+    # Draws are independent, so the probability that no expert drew a position is a product over
+    # experts. In float64, because the result is 1 minus that product.
     missed_T = np.ones(num_tokens)
     for item in answers:
         chance_P = item.answer.inclusion_P
         chance_P = item.weight_P > 0 if chance_P is None else chance_P
         missed_T[item.query.position_ids()] *= 1.0 - chance_P.astype(np.float64)
-    # Costs are divided by this: 1 where nobody could have an opinion, and there is no cost.
+    # Costs are divided by this. It is 1 where no expert can have an opinion: there is no cost.
     return np.where(missed_T < 1.0, 1.0 - missed_T, 1.0).astype(np.float32)
 
 
 def _opinion_weights(item: WeightedAnswer, owned_T: np.ndarray) -> np.ndarray:
     weights = np.zeros(len(owned_T), np.float64)
     weights[item.query.position_ids()] = item.weight_P
-    # A token that the student did not write is no decision of its to correct.
+    # A token that the student did not write was not its decision and is not corrected.
     return weights * owned_T
 
 
@@ -207,16 +207,16 @@ def _check_weight(item: WeightedAnswer) -> None:
                 f"{item.query.num_positions} positions"
             )
         if not (np.isfinite(weight) & (weight >= 0)).all():
-            raise ValueError(f"answers: weights {weight} of {expert} are not all 0 or more")
+            raise ValueError(f"answers: weights {weight} of {expert}, expected finite values >= 0")
     elif not weight > 0:
-        raise ValueError(f"answers: weight {weight} of {expert} is not positive")
+        raise ValueError(f"answers: weight {weight} of {expert}, expected a value above 0")
 
 
 def _component(item: WeightedAnswer, weight_T: np.ndarray, T: int) -> TargetComponent:
     query, answer, at = item.query, item.answer, item.query.position_ids()
     filled = answer.filled_PK()
     ids = np.where(filled, answer.ids_PK, -1)
-    # Not renormalised: what is missing to 1 is the tail, which is an entry of its own in the loss.
+    # Not renormalised: the rest up to 1 is the tail, which is a separate entry in the loss.
     probs = np.where(filled, np.exp(answer.logprobs_PK), 0.0)
     C = 0 if query.candidate_ids is None else query.candidate_ids.shape[1]
     has_candidates = answer.candidate_logprobs_PC is not None and C > 0
@@ -249,14 +249,14 @@ def _candidate_ids(query: PrefixQuery, T: int) -> np.ndarray:
 
 
 def _spread(rows: Any, at: np.ndarray, T: int, empty: Any, dtype: Any) -> np.ndarray:
-    # A position that was not asked looks like one without an opinion: weight 0, masks false.
+    # A position that was not queried is stored like one without an opinion: weight 0, masks false.
     dense = np.full((T, *rows.shape[1:]), empty, dtype)
     dense[at] = rows
     return dense
 
 
 def without_answers(target: Target, answer_ids: Sequence[str]) -> Target | None:
-    """`target` as if these answers had never come: the others' weights fill their place.
+    """`target` without the components of these answers; the other weights are scaled up.
 
     None where no other component has an opinion anywhere.
     """
@@ -265,7 +265,7 @@ def without_answers(target: Target, answer_ids: Sequence[str]) -> Target | None:
         return None
     whole_T = np.sum([c.weight_T for c in target.components], axis=0, dtype=np.float64)
     rest_T = np.sum([c.weight_T for c in left], axis=0, dtype=np.float64)
-    # A position keeps its whole weight, as it would if only the others had been asked.
+    # The weights at a position sum to 1 again, as if only the other experts had been queried.
     scale_T = np.divide(whole_T, rest_T, out=np.zeros_like(rest_T), where=rest_T > 0)
     return replace(
         target,

@@ -3,16 +3,15 @@
 The student wrote `base_ids`; a person changed the text. The edit becomes two labelled sequences:
 
 1. **The base**, the student's own states. Where the correction departs, the corrected token is the
-   label. The student's tokens after it are off the person's path and get none, until the two
-   texts have run together again; then the next departure has a label again. Tokens that the person
-   left as they were may be labels too (`accepted`); by default they are not, since silence is no
-   evidence.
+   label. The student's tokens after it get no label until the two texts agree again; then the next
+   departure has a label. Tokens that the person left unchanged may be labels too (`accepted`); by
+   default they are not, since an unchanged token is not evidence of approval.
 2. **The take-over**, the corrected text as a sequence of its own, on which the person carries on
    from the state that the student had reached: labels on what the person wrote. It is forced, so it
    trains by the local term only.
 
-DAgger (arXiv 1011.0686) asks an expert about the states that the learner visits; an edit answers
-for some of them, and says nothing about the rest.
+DAgger (arXiv 1011.0686) asks an expert about the states that the learner visits. An edit gives the
+answer for some of these states and none for the rest.
 
 The base is never tokenised again. The correction is tokenised as a whole, and where the person
 changed nothing the base's own tokens take the place of the new ones, from one place to another at
@@ -47,7 +46,7 @@ from preceptor_clients.sdk.plain_text import Placed
 COMPILER_VERSION: Final = "edits-2"
 T = TypeVar("T")
 _EXACT_TOKENS: Final = 4_000
-"""Longer changed stretches are aligned by rare tokens only: the exact way is quadratic."""
+"""Longer changed stretches are aligned by rare tokens only: exact alignment is quadratic."""
 
 
 class Spelling(Protocol):
@@ -74,12 +73,12 @@ class Spelling(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelRules:
-    """What an expert says of a compiled edit."""
+    """How a compiled edit becomes an expert's answer."""
 
     smoothing: float = 0.0
-    """Probability left to all other tokens at a label; 0 is a point."""
+    """Probability of all other tokens together at a label; 0 makes a one-hot label."""
     accepted: bool = False
-    """Whether tokens that were left as they were are labels too."""
+    """Whether unchanged tokens are labels too."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.smoothing < 1:
@@ -115,7 +114,7 @@ class CompiledEdit:
         }
 
     def shared_T(self) -> np.ndarray:
-        """`[T]` True for base tokens that stand in the correction too."""
+        """`[T]` True for base tokens that are in the correction too."""
         shared = np.ones(len(self.base_ids), np.bool_)
         for span in self.spans:
             shared[span.start : span.stop] = False
@@ -124,8 +123,8 @@ class CompiledEdit:
     def written_S(self) -> np.ndarray:
         """`[S]` True for take-over tokens that the person chose against what the student wrote.
 
-        The shared token with which a change ends is one of them: that it comes now, and nothing
-        more of the change, is the person's choice. After a deletion it is the only one.
+        The shared token right after a change is one of them: the person chose to end the change
+        there. After a deletion it is the only one.
         """
         written = np.zeros(len(self.takeover_ids), np.bool_)
         for span in self.spans:
@@ -159,19 +158,20 @@ def compile_edit(
     Args:
         spelling: Of the student's vocabulary.
         base_ids: `[T]` the student's response, its end token included where it has one.
-        text: The whole corrected response, as the person left it.
+        text: The whole corrected response.
         rules: The round's: when texts have run together again.
 
     Returns:
         The edit; without spans where the text is the student's own.
     """
     base = [int(token) for token in base_ids]
-    # The end token has no text: it is taken off, and put back where the correction ends by choice.
+    # The end token has no text. It is removed here and appended again where the correction ends by
+    # choice.
     ended = bool(base) and base[-1] in spelling.end_ids
     body = base[:-1] if ended else base
     written, settles_end = _respelled(spelling, body, text)
     # A response that was cut off by its length gets no end token unless the person changed its end:
-    # that it ends there was nobody's choice.
+    # neither student nor person chose to end it there.
     end = base[-1:] if ended else [spelling.eos_id] if settles_end else []
     takeover = [*written, *end]
     return CompiledEdit(
@@ -194,17 +194,18 @@ def edit_answer(
     expert: str,
     expert_version: str,
 ) -> PrefixAnswer:
-    """Labels as an expert's answer: a point where there is one, no opinion elsewhere.
+    """Labels as an expert's answer: a `point` entry at a label, no opinion elsewhere.
 
     Args:
-        query: What was asked; only its positions are answered.
+        query: The query; only its positions are answered.
         labels_T: `[T]` the wanted token at each response position, -1 without a label.
-        rules: How much probability is left to other tokens.
+        rules: The probability of other tokens.
         expert: Name of the people's expert.
         expert_version: Its version.
     """
     labels_P = labels_T[query.position_ids()]
-    # The rest is the tail of the answer: without it, cross-entropy would pull every other id to 0.
+    # The smoothing is the tail of the answer. Without it, cross-entropy would push every other id
+    # towards probability 0.
     logprob = float(np.log1p(-rules.smoothing))
     return build_answer(
         query,
@@ -217,7 +218,7 @@ def edit_answer(
         expert_version=expert_version,
         kind="point",
         mask_P=labels_P >= 0,
-        # The grid of log-probs has steps of 4.9e-4: it would round a small smoothing to none.
+        # The grid of log-probs has steps of 4.9e-4 and would round a small smoothing to 0.
         exact=rules.smoothing > 0,
     )
 
@@ -226,10 +227,10 @@ def edit_answer(
 
 
 def _respelled(spelling: Spelling, body: list[int], text: str) -> tuple[list[int], bool]:
-    """Ids of `text` that keep the base's own tokens where nothing changed; if its end was touched.
+    """Ids of `text` that keep the base's tokens where nothing changed; and whether its end changed.
 
-    The tokenizer may compose characters, or have other tokens for a text than the student chose:
-    what the person did not touch is the student's as it stands.
+    The tokenizer may compose characters, or split a text into other tokens than the student chose,
+    so the student's own tokens are kept wherever the person changed nothing.
     """
     base, fresh = _base_chunks(spelling, body), _fresh_chunks(spelling, text)
     if spelling.normal(_text(base)) == spelling.normal(text):
@@ -248,7 +249,7 @@ def _respelled(spelling: Spelling, body: list[int], text: str) -> tuple[list[int
 
 
 class _Chunk(NamedTuple):
-    """The fewest tokens that are whole characters together, and those; empty for special tokens."""
+    """The fewest tokens that form whole characters, and their text; empty for special tokens."""
 
     ids: tuple[int, ...]
     text: str
@@ -257,9 +258,9 @@ class _Chunk(NamedTuple):
 def _joined(
     spelling: Spelling, base: Sequence[_Chunk], fresh: Sequence[_Chunk]
 ) -> tuple[list[int], int]:
-    """Ids of a stretch that no chunk is shared in, and how many chunks of the base are at its end.
+    """Ids of a stretch without a shared chunk, and how many chunks of the base are at its end.
 
-    A change may begin or end within a chunk, and chunks may be cut at other places in both.
+    A change may begin or end within a chunk, and the two texts may have different chunk boundaries.
     """
     old, new = _text(base), _text(fresh)
     if spelling.normal(old) == spelling.normal(new):
@@ -268,7 +269,7 @@ def _joined(
     prefix = _shared(old, new)
     head, head_offset = next(
         (place, offset)
-        # The last place that both have a boundary at; (0, 0) is always one.
+        # The last place at which both have a boundary; (0, 0) always is one.
         for place, offset in reversed(base_cuts)
         if offset <= prefix and offset in places
     )
@@ -292,18 +293,18 @@ def _base_chunks(spelling: Spelling, ids: Sequence[int]) -> list[_Chunk]:
     text = ""
     for token in ids:
         some, text = (*some, token), text + decoder.decode(spelling.piece(token))
-        # A cut inside a character is no place of the text: bytes of it would be counted on both
-        # sides.
+        # A boundary inside a character is not used: its bytes would be counted on both sides.
         if not decoder.getstate()[0]:
             chunks.append(_Chunk(some, text))
             some, text = (), ""
-    # A response may end inside a character, cut off by its length; its end is a place all the same.
+    # A response that was cut off by its length may end inside a character; its end still counts as
+    # a boundary.
     text += decoder.decode(b"", final=True)
     return [*chunks, _Chunk(some, text)] if some else chunks
 
 
 def _fresh_chunks(spelling: Spelling, text: str) -> list[_Chunk]:
-    """Chunks that have every character of `text`, also those for which the tokenizer has no ids."""
+    """Chunks that cover every character of `text`, also those without ids in the tokenizer."""
     begun: list[tuple[int, list[int]]] = []
     reached = 0
     for token, start, stop in spelling.placed(text):
@@ -334,7 +335,7 @@ def _ids(chunks: Sequence[_Chunk]) -> list[int]:
 
 
 def _shared(a: str, b: str) -> int:
-    """How many characters the two begin with alike."""
+    """Length of the common prefix of the two, in characters."""
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2
@@ -370,8 +371,8 @@ def _spans(base: list[int], takeover: list[int], rejoin_tokens: int) -> list[Edi
 def _blocks(base: Sequence[T], takeover: Sequence[T], rejoin_tokens: int) -> list[_Block]:
     """Shared stretches in order: the common head, the common tail, and long ones in between."""
     shortest = min(len(base), len(takeover))
-    # The common ends first and by hand: an aligner that looks for the longest stretch may put them
-    # elsewhere, and is quadratic in what it is given.
+    # Common head and tail first: an aligner that looks for the longest stretch may align them
+    # elsewhere, and its time is quadratic in its input.
     head = next((k for k in range(shortest) if base[k] != takeover[k]), shortest)
     room = shortest - head
     tail = next((k for k in range(room) if base[-1 - k] != takeover[-1 - k]), room)
@@ -388,10 +389,10 @@ def _blocks(base: Sequence[T], takeover: Sequence[T], rejoin_tokens: int) -> lis
 
 
 def _settled(base: list[int], takeover: list[int], blocks: list[_Block]) -> list[_Block]:
-    """Pushes each departure to the first token that really differs.
+    """Moves each departure to the first token that differs.
 
-    An aligner may call either `a` of `a a` deleted. The label belongs where the texts part, or the
-    student would be told to write there what it has written.
+    An aligner may report either `a` of `a a` as deleted. The label must be at the first token that
+    differs; elsewhere it would be the token that the student already wrote.
     """
     settled = [blocks[0]]
     for block in blocks[1:]:
@@ -405,7 +406,7 @@ def _settled(base: list[int], takeover: list[int], blocks: list[_Block]) -> list
                 if block.n < 0:
                     break
         settled[-1] = last._replace(n=n)
-        # An inner stretch that the earlier one has used up is gone; the last one stays though
+        # An inner block that the earlier one covers is dropped; the last one is kept even when
         # empty, because it marks both ends.
         if block.n > 0 or block is blocks[-1]:
             settled.append(block)

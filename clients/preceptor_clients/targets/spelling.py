@@ -1,8 +1,8 @@
 """How a Hugging Face tokenizer spells texts, for the edit compiler.
 
 Only tokenizers whose tokens are bytes of the text can be used: byte-level ones (GPT-2, Qwen, Llama
-3 and the shipped student), and those whose pieces are plain text. Others add or take away spaces
-depending on what stands before, so that a token has no text of its own; they are refused.
+3 and the shipped student), and those whose pieces are plain text. In others the text of a token
+depends on the text before it, because they add or remove spaces; they are refused.
 
     spelling = TokenizerSpelling.of(AutoTokenizer.from_pretrained(folder))
 """
@@ -34,8 +34,8 @@ class TokenizerSpelling:
         """Spells with `tokenizer`, a `tokenizers.Tokenizer`; it is copied, not changed.
 
         Args:
-            tokenizer: It has the rules.
-            eos_id: The end that a correction gets where its response had none.
+            tokenizer: The tokenizer.
+            eos_id: The end token of a correction whose response had none.
             special_ids: Ids without a text.
             end_ids: Further ids after which a response is done.
 
@@ -44,7 +44,7 @@ class TokenizerSpelling:
         """
         rules: dict[str, Any] = json.loads(tokenizer.to_str())
         self._tokenizer: Any = cast("Any", type(tokenizer)).from_str(json.dumps(rules))
-        # A person who types the spelling of a special token means its characters.
+        # The spelling of a special token in a person's text is read as characters.
         self._plain = PlainText(tokenizer)
         self._eos_id = eos_id
         self._end_ids = frozenset({eos_id, *end_ids})
@@ -52,11 +52,13 @@ class TokenizerSpelling:
         decoder = cast("dict[str, Any] | None", rules["decoder"])
         self._kind = None if decoder is None else str(decoder["type"])
         if self._kind not in (*_PLAIN, "ByteLevel"):
-            raise ValueError(f"tokenizer: a decoder of type {self._kind!r} joins no plain bytes")
+            raise ValueError(
+                f"tokenizer: decoder {self._kind!r} is not supported; use a byte-level tokenizer"
+            )
 
     @classmethod
     def of(cls, tokenizer: Any) -> Self:
-        """That of a fast tokenizer of transformers.
+        """Builds it from a fast tokenizer of transformers.
 
         Raises:
             ValueError: its tokens are not bytes of the text, or it has no end token.
@@ -88,12 +90,13 @@ class TokenizerSpelling:
         return [one.token for one in self.placed(text)]
 
     def placed(self, text: str) -> list[Placed]:
-        """The same, with the characters of `text` that each stands for."""
-        # Half surrogates have no bytes; what a page may send by accident becomes a question mark.
+        """Ids of a text, each with the characters of `text` that it covers."""
+        # A lone surrogate, which a page may send by accident, has no bytes and becomes a question
+        # mark.
         return self._plain.placed(text.encode("utf-8", "replace").decode("utf-8"))
 
     def normal(self, text: str) -> str:
-        """What the tokenizer reads in the place of `text`."""
+        """`text` after the tokenizer's normalisation."""
         normalizer: Any = self._tokenizer.normalizer
         return text if normalizer is None else normalizer.normalize_str(text)
 

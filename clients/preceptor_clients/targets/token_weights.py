@@ -1,9 +1,9 @@
-"""Weights of an expert's tokens in a mixture of experts: each position by itself.
+"""Weights of an expert per position in a mixture of experts.
 
 A mixture never merges lists: every expert stays a component of the target, and at each position the
-weights of those that have an opinion are scaled to sum to 1. A rule here says how much one expert
-counts at each position, from its own answer; what it is multiplied with is the expert's weight in
-the run. Rules are pure, so that the same answers give the same target.
+weights of those that have an opinion are scaled to sum to 1. A rule computes the weight of one
+expert at each position from its own answer; it is multiplied by the expert's weight in the run.
+Rules are pure, so that the same answers give the same target.
 
     experts=(
         ExpertUse(name="large", weight=2.0, per_token=Certainty(scale=1.0)),
@@ -33,13 +33,13 @@ class TokenWeights(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Certainty:
-    """More where the expert is certain: `exp(-entropy / scale)`.
+    """A larger weight where the expert is certain: `exp(-entropy / scale)`.
 
     The entropy, in nats, counts the tail as one more id, so it is a lower bound.
     """
 
     scale: float = 1.0
-    """Nats of entropy that divide the weight by e; large ones make all positions equal."""
+    """Nats of entropy that divide the weight by e; a large scale makes all positions equal."""
 
     def __post_init__(self) -> None:
         if not self.scale > 0:

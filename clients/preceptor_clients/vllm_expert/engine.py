@@ -1,8 +1,8 @@
-"""The engine's side of vLLM, which is imported when an engine starts; `worker.py` has the other.
+"""The vLLM engine in the service's process; `worker.py` has the code in vLLM's workers.
 
-Written against vLLM 0.32: `AsyncLLM`, and `SamplingParams(flat_logprobs=...)`. Scores are of the
-raw logits: prompt log-probs know no temperature. Those of drawn tokens are `processed`: of the
-distribution that they were drawn from.
+Written against vLLM 0.32: `AsyncLLM`, and `SamplingParams(flat_logprobs=...)`. Prompt
+log-probs are of the raw logits, without a temperature. Log-probs of drawn tokens are `processed`:
+of the distribution that they were drawn from. vLLM is imported when an engine starts.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _INITIAL = "initial"
 
 
 def vllm_version() -> str:
-    """The version of the vLLM beside us.
+    """The version of the installed vLLM.
 
     Raises:
-        ValueError: There is none.
+        ValueError: vLLM is not installed.
     """
     try:
         return str(importlib.import_module("vllm").__version__)
@@ -40,15 +40,15 @@ def vllm_version() -> str:
 
 
 class Scores(NamedTuple):
-    """What vLLM says about one sequence."""
+    """vLLM's scores of one sequence."""
 
     flat: FlatLogprobs
     candidates_TC: Any
-    """Array of float32, where candidates were asked."""
+    """Array of float32, where the query has candidates."""
 
 
 class Engine:
-    """A running vLLM. Build it in the event loop that will use it."""
+    """A running vLLM engine. Build it in the event loop that will use it."""
 
     def __init__(self, config: VLLMExpertConfig) -> None:
         arguments: Any = importlib.import_module("vllm.engine.arg_utils")
@@ -77,21 +77,21 @@ class Engine:
         self._end_ids = sorted(end_ids(self.tokenizer))
         vllm_config: Any = self._llm.vllm_config
         self.max_context: int = vllm_config.model_config.max_model_len - 1
-        """Tokens of context and response: vLLM wants room for one more, which it draws."""
+        """Tokens of context and response; vLLM needs room for one more, which it draws."""
         cache: Any = vllm_config.cache_config
         self.cache_tokens: int = cache.kv_cache_size_tokens or (
             cache.num_gpu_blocks * cache.block_size
         )
-        """Tokens whose keys and values fit; more at a time would be preempted and begun again."""
+        """Tokens whose keys and values fit; beyond that vLLM preempts and restarts sequences."""
 
         self.scores_candidates: bool = (
             vllm_config.use_v2_model_runner and not cache.kv_sharing_fast_prefill
         )
-        """Whether ids that it is given can be scored: with vLLM's newer model runner alone."""
+        """Whether candidates can be scored, which only vLLM's newer model runner can."""
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked."""
+        """Whether the engine is running."""
         return not self._llm.errored
 
     def close(self) -> None:
@@ -101,12 +101,12 @@ class Engine:
     async def score(
         self, ids: Sequence[int], top_k: int, candidate_ids_TC: np.ndarray | None = None
     ) -> Scores:
-        """Log-probs of `ids`: at each position of the token that came and the `top_k` best.
+        """Log-probs of `ids` at each position: of its token and of the `top_k` best.
 
         Args:
             ids: Context and response.
             top_k: Best entries.
-            candidate_ids_TC: Ids to be scored at the last T positions, -1 pads.
+            candidate_ids_TC: Ids to score at the last T positions, -1 is padding.
         """
         params = self._params.SamplingParams(
             max_tokens=1,
@@ -119,7 +119,7 @@ class Engine:
         )
         output = await self._ask(ids, params)
         if list(output.prompt_token_ids) != list(ids):
-            raise ServiceFailed("vLLM read other ids than were sent")
+            raise ServiceFailed("vLLM returned other prompt ids than were sent")
         found = None if candidate_ids_TC is None else output.prompt_token_id_logprobs
         return Scores(output.prompt_logprobs, found)
 
@@ -142,13 +142,13 @@ class Engine:
         return [_generated(one) for one in sorted(output.outputs, key=lambda one: one.index)]
 
     async def load(self, folder: Path, version: str | None) -> None:
-        """Puts the weights of `folder` into the model, which nobody may be using."""
+        """Loads the weights of `folder`. No query may be running."""
         await self._llm.collective_rpc("take_weights", args=(str(folder),))
         await self._llm.reset_prefix_cache()
         await self._llm.update_weight_version(version or _INITIAL)
 
     async def version(self) -> str | None:
-        """The version of the weights, by the engine's own word."""
+        """The version of the weights, as the engine reports it."""
         said = await self._llm.get_weight_version()
         return said if "/" in said else None
 
@@ -160,18 +160,20 @@ class Engine:
             async for output in self._llm.generate(prompt, params, request_id):
                 last = output
         except self._errors.EngineDeadError as error:
-            raise ServiceUnavailable("vLLM's engine has died; its log says why") from error
+            raise ServiceUnavailable(
+                "vLLM's engine has stopped; see its log for the reason"
+            ) from error
         except self._errors.EngineGenerateError as error:
             raise ServiceFailed(f"vLLM: {error.__cause__ or error}") from error
         except ValueError as error:
-            raise Invalid(f"vLLM refuses it: {error}") from error
+            raise Invalid(f"vLLM refused the request: {error}") from error
         if last is None or not last.finished:
-            raise ServiceFailed("vLLM broke off")
+            raise ServiceFailed("vLLM aborted the request")
         return last
 
 
 def _candidates(ids: Sequence[int], candidate_ids_TC: np.ndarray | None) -> dict[str, Any]:
-    """vLLM counts rows by the token before: row i is about token i + 1."""
+    """Sampling arguments for the candidates. In vLLM row i is about token i + 1."""
     if candidate_ids_TC is None:
         return {}
     return {
@@ -184,7 +186,7 @@ def _generated(output: Any) -> Generated:
     flat, ids = output.logprobs, np.array(output.token_ids, np.int32)
     own = np.array(flat.start_indices[: len(ids)])
     if not np.array_equal(np.array(flat.token_ids, np.int32)[own], ids):
-        raise ServiceFailed("vLLM gave log-probs of other tokens than it drew")
+        raise ServiceFailed("vLLM returned log-probs of other tokens than it drew")
     logprobs = np.minimum(np.array(flat.logprobs, np.float32)[own], 0.0)
     return Generated(
         response_ids=ids,

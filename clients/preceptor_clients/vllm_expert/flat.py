@@ -1,8 +1,8 @@
 """vLLM's flat log-probs as arrays.
 
 With `flat_logprobs` vLLM keeps the scores of a whole sequence in a few flat lists instead of one
-object per entry (`vllm/logprobs.py`, RFC vllm#28226). Each position has the token that came, then
-the best k in descending order, so that the part of the response is a matrix of width k + 1 once.
+object per entry (`vllm/logprobs.py`, RFC vllm#28226). Each position has its own token, then the
+best k in descending order, so the rows of the response form a matrix of width k + 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from preceptor_clients.sdk.answers import Distributions
 
 
 class FlatLogprobs(Protocol):
-    """As much of `vllm.logprobs.FlatLogprobs` as is read."""
+    """The fields of `vllm.logprobs.FlatLogprobs` that are read."""
 
     start_indices: list[int]
     end_indices: list[int]
@@ -29,21 +29,21 @@ class FlatLogprobs(Protocol):
 def distributions_of(
     flat: FlatLogprobs, query: PrefixQuery, *, num_context: int, vocab_size: int
 ) -> Distributions:
-    """What vLLM computed at the positions of `query`.
+    """vLLM's distributions at the positions of `query`.
 
     Args:
         flat: Scores of context and response; position i is about token i, given those before it.
-        query: What was asked.
+        query: The query.
         num_context: Tokens before the response.
-        vocab_size: Ids from here on are padded rows of the head, and no tokens.
+        vocab_size: Ids from here on are padded rows of the head, not tokens.
 
     Returns:
-        Rows with fewer entries than asked where padded rows or impossible tokens were among them;
-        a token that came and is impossible has no log-prob.
+        The distributions. A row has fewer entries than requested where padded rows or impossible
+        tokens were among them; an impossible own token has no log-prob.
 
     Raises:
-        ServiceFailed: A position is missing, or is about other tokens, or has no log-prob of the
-            token that came: vLLM has had faults of this kind, and they look like answers.
+        ServiceFailed: A position is missing, is about another token, or has no log-prob of its own
+            token. vLLM has had such faults, and their results look like answers.
     """
     num_tokens = len(query.response_ids)
     if len(flat.start_indices) != num_context + num_tokens:
@@ -54,7 +54,7 @@ def distributions_of(
     widths = np.array(flat.end_indices[num_context:]) - starts
     width = int(widths[0])
     if width < 2 or (widths != width).any():
-        raise ServiceFailed(f"vLLM gave {widths.min()} to {widths.max()} entries per position")
+        raise ServiceFailed(f"vLLM returned {widths.min()} to {widths.max()} entries per position")
     first, last = int(starts[0]), int(starts[-1]) + width
     rows = query.position_ids()
     ids = np.array(flat.token_ids[first:last], np.int32).reshape(num_tokens, width)[rows]
@@ -62,12 +62,12 @@ def distributions_of(
     if not np.array_equal(ids[:, 0], query.response_ids[rows]):
         raise ServiceFailed("vLLM scored other tokens than the response's")
     if np.isnan(logprobs[:, 0]).any():
-        raise ServiceFailed("vLLM gave no finite log-prob of a token that came")
+        raise ServiceFailed("vLLM returned no finite log-prob of a token of the response")
     return _compacted(ids[:, 1:], logprobs[:, 1:], logprobs[:, 0], query.top_k, vocab_size)
 
 
 def spread_candidates(query: PrefixQuery) -> np.ndarray | None:
-    """`[T, C]` candidates at every position of the response, -1 where none are asked."""
+    """`[T, C]` candidates at every position of the response, -1 where there are none."""
     if query.candidate_ids is None or query.candidate_ids.shape[1] == 0:
         return None
     ids_TC = np.full((len(query.response_ids), query.candidate_ids.shape[1]), -1, np.int32)
@@ -76,7 +76,7 @@ def spread_candidates(query: PrefixQuery) -> np.ndarray | None:
 
 
 def candidates_of(scores_TC: Any, query: PrefixQuery) -> np.ndarray | None:
-    """`[P, C]` log-probs of the candidates asked, `MISSING` in padded cells.
+    """`[P, C]` log-probs of the query's candidates, `MISSING` in padded cells.
 
     Raises:
         ServiceFailed: A row is missing.
@@ -86,7 +86,9 @@ def candidates_of(scores_TC: Any, query: PrefixQuery) -> np.ndarray | None:
         return None
     found_TC = np.asarray(scores_TC, np.float32)
     if found_TC.shape != wanted_TC.shape:
-        raise ServiceFailed(f"vLLM scored {found_TC.shape} candidates of {wanted_TC.shape}")
+        raise ServiceFailed(
+            f"vLLM scored candidates of shape {found_TC.shape}, expected {wanted_TC.shape}"
+        )
     found_PC = found_TC[query.position_ids()]
     known_PC = (query.candidate_ids >= 0) & (found_PC > LEAST_LOGPROB)
     return np.where(known_PC, np.minimum(found_PC, 0.0), MISSING).astype(np.float32)

@@ -1,15 +1,15 @@
-"""A model in vLLM as an expert and a sampler, beside its engine, through arrays and not JSON.
+"""A model in vLLM as an expert and a sampler, with arrays instead of JSON.
 
-vLLM's own server renders every log-prob as a JSON object, at a cost above the model's. Here the
-engine runs behind the SDK: flat log-probs become arrays once and travel as a frame. The same
-service draws responses (`POST /v1/generate`) and takes new weights (`PUT /v1/weights`), and nobody
-else can reach the engine's own control routes, for it has none.
+vLLM's own server renders every log-prob as a JSON object, which costs more time than the model.
+Here the engine runs behind the SDK: flat log-probs become arrays once and are sent as a frame. The
+same service draws responses (`POST /v1/generate`) and accepts new weights (`PUT /v1/weights`). The
+engine has no HTTP control routes of its own.
 
     preceptor serve preceptor_clients.vllm_expert.service:VLLMExpert --option model=FOLDER
 
-The engine has one version of the weights at a time: a query that wants another waits until those
-before it are answered, then the engine reloads. Bytes are hashed as they are read and reach vLLM as
-a private copy, so that what was hashed is what is loaded.
+The engine has one version of the weights at a time. A query for another version waits until the
+queries before it are answered; then the engine reloads. Bytes are hashed as they are read and given
+to vLLM as a private copy, so that the hashed bytes are the loaded ones.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class VLLMExpert:
         self._started = False
 
     async def start(self) -> None:
-        """Starts the engine, which takes a while."""
+        """Starts the engine, which may take minutes."""
         self._engine = Engine(self._config)
         self._room = Admission(self._engine.cache_tokens)
         self._vocab = tokenizer_fingerprint(self._engine.tokenizer)
@@ -88,11 +88,11 @@ class VLLMExpert:
             self._engine.close()
 
     def ready(self) -> bool:
-        """Whether the engine can be asked."""
+        """Whether the engine is running."""
         return self._started and self._engine.alive
 
     def info(self) -> ServiceInfo:
-        """What this expert can do."""
+        """The capabilities of this expert."""
         return self._info
 
     # ------------------------------------------------------------ scoring
@@ -103,7 +103,8 @@ class VLLMExpert:
         """One answer per query; sequences of all calls share vLLM's batches.
 
         Raises:
-            WeightsNotHere: A wanted version is not known; the whole call goes elsewhere.
+            WeightsNotHere: A wanted version is not known; the whole call is sent to another
+                replica.
         """
         return await self._by_version(queries, self._answer)
 
@@ -123,7 +124,7 @@ class VLLMExpert:
             distributions,
             expert=self._config.name,
             expert_version=self._info.version,
-            exact=True,  # the service rounds what is to travel rounded
+            exact=True,  # the service rounds later, where the reply is to be rounded
             weights_before=version,
             weights_after=version,
             template_version=self._template.version if self._config.reads_feedback else None,
@@ -167,10 +168,10 @@ class VLLMExpert:
         longest = len(ids) + query.sampling.max_new_tokens
         if longest > self._max_context():
             raise ContextTooLong(
-                f"prompt and response may have {longest} tokens, {self._max_context()} fit",
+                f"prompt and response may have {longest} tokens, limit {self._max_context()}",
                 field="sampling.max_new_tokens",
             )
-        # All of a group at once share the prompt; beyond the cache vLLM itself lets them wait.
+        # A whole group together, so that it shares the prompt's cache. vLLM queues what exceeds it.
         async with self._room.room(min(longest * query.count, self._room.capacity)):
             responses = await self._engine.sample(ids.tolist(), query.sampling, query.count)
         return GenerateAnswer(
@@ -185,18 +186,19 @@ class VLLMExpert:
     # ------------------------------------------------------------ weights
 
     async def offer_weights(self, offer: WeightsOffer) -> None:
-        """Takes note of versions; one is loaded when it is first wanted.
+        """Registers versions; a version is loaded when a query first wants it.
 
         Raises:
-            Invalid: An address that is not allowed, or another vocabulary.
-            Conflict: A version is known with other bytes.
+            Invalid: The address is not allowed, or the vocabulary is another.
+            Conflict: The version is already known with other bytes.
         """
         self._offered.offer(offer.manifests)
 
     async def _by_version(
         self, queries: Sequence[Q], work: Callable[[Q, Version], Awaitable[A]]
     ) -> list[A | PreceptorError]:
-        """`work` on each query under the weights that it wants; one query's error is its own."""
+        """Runs `work` on each query with its wanted weights; an error affects only its own
+        query."""
         versions = [self._version(query.weights) for query in queries]
         replies: dict[int, A | PreceptorError] = {}
 

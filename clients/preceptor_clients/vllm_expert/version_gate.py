@@ -1,7 +1,7 @@
-"""An engine holds one version of the weights: many may use it, and a change waits for all of them.
+"""An engine holds one version of the weights: many callers share it, and a change waits for them.
 
-Callers pass in the order in which they came, so that a change is neither overtaken for ever nor
-made under anybody's hands.
+Callers are served in the order of their requests, so that later callers cannot delay a change for
+ever, and the weights never change while a caller uses them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _UNKNOWN: Final = "unknown"
 
 
 class VersionGate:
-    """Lets callers through with the version that they want.
+    """Gives callers access to the engine with the version that they want.
 
     Args:
-        load: Puts a version into the engine; never called while anybody uses it.
+        load: Loads a version into the engine; never called while the engine is in use.
     """
 
     def __init__(self, load: Callable[[Version], Awaitable[None]]) -> None:
@@ -37,7 +37,7 @@ class VersionGate:
         async with self._turn:
             if version != self._loaded:
                 await self._idle.wait()
-                # Whoever breaks off a change leaves nobody knows what behind.
+                # If loading is interrupted, the state of the engine is unknown.
                 self._loaded = _UNKNOWN
                 await self._load(version)
                 self._loaded = version

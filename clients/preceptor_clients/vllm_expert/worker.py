@@ -1,9 +1,10 @@
-"""What runs inside vLLM's worker processes: taking new weights whole.
+"""Loads new weights completely, inside vLLM's worker processes.
 
-vLLM mixes this class into its workers (`worker_extension_cls`). Its own `reload_weights` leaves out
-what shares its weights with another layer, which is the head of every model with tied embeddings:
-the CPU build keeps a packed copy of it (0.32), and would go on answering with the old head under
-the new embeddings. Wrong log-probs that look right; `expert check --known --weights` finds it.
+vLLM mixes this class into its workers (`worker_extension_cls`). Its own `reload_weights` skips
+layers that share their weights with another layer, such as the head of a model with tied
+embeddings. The CPU build keeps a packed copy of the head (0.32) and would continue to use the old
+head with the new embeddings. The log-probs would be wrong and look right; `expert check --known
+--weights` detects it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ class PolicyWorker:
     """A worker's methods that the service calls by name."""
 
     def take_weights(self, folder: str) -> None:
-        """Loads the weights in `folder`, and prepares anew whatever is tied to them."""
+        """Loads the weights in `folder`, and rebuilds the layers that are tied to them."""
         worker = cast("Any", self)
         worker.reload_weights(weights_path=folder)
         for module in _tied(worker.get_model()):

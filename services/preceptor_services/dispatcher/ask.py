@@ -1,7 +1,7 @@
-"""One call of a service: ask, bring missing weights along, check every answer at the door.
+"""One call of a service: send it, offer missing weights, check every answer.
 
-What concerns one question becomes that question's problem and the others stand; what concerns the
-whole call is raised.
+An error of one question becomes the problem of that question and does not affect the others. An
+error of the whole call is raised.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from preceptor_services.jobs.messages import ClaimedItem, ItemResult
 from preceptor_services.jobs.roles import RoleQuestion
 
 _OFF_LOOP_ENTRIES: Final = 1 << 15
-"""Checking more entries than this in one go would hold up the event loop."""
+"""Most entries to check on the event loop; more would block it for too long."""
 Result = PrefixResult | FeedbackResult
 _log = logging.getLogger("preceptor.dispatcher")
 
 
 class Asker:
-    """Asks one service."""
+    """Calls one service."""
 
     def __init__(self, service: ServiceClient, gateway: GatewayClient) -> None:
         self._service = service
@@ -63,7 +63,7 @@ class Asker:
     async def _ask(
         self, question: RoleQuestion, items: Sequence[ClaimedItem], timeout_s: float
     ) -> list[Result]:
-        """Asks once, and once more what failed for want of weights, after offering them."""
+        """Calls once; after offering weights, calls again for the questions that lacked them."""
         end = asyncio.get_running_loop().time() + timeout_s
         results: list[Result]
         try:
@@ -127,7 +127,7 @@ def _promised(item: ClaimedItem, capabilities: Capabilities) -> ItemResult:
     if capabilities.late_s is not None:
         return ItemResult(answer_key=item.answer_key, accepted=True)
     endless = AnswerRefused(
-        "accepted", "is a promise, and the expert does not declare `late_s`, when it would end"
+        "accepted", "is a promise of a late answer, but the expert does not declare `late_s`"
     )
     return ItemResult(answer_key=item.answer_key, problem=endless.problem())
 
@@ -138,14 +138,14 @@ def _refusal(check: Callable[[], None]) -> PreceptorError | None:
     except PreceptorError as error:
         return error
     except Exception as error:
-        # The check itself failed on this answer, so the answer is refused.
-        _log.exception("a check failed")
+        # The check raised an unexpected error on this answer, so the answer is refused.
+        _log.exception("the check of an answer raised an error")
         return AnswerRefused("unchecked", f"{type(error).__name__}: {error}")
     return None
 
 
 def _problem_of(item: ClaimedItem, result: Result) -> ItemResult:
-    problem = result.problem or ServiceFailed("the result holds nothing").problem()
+    problem = result.problem or ServiceFailed("the result has neither answer nor problem").problem()
     return ItemResult(answer_key=item.answer_key, problem=problem)
 
 

@@ -1,4 +1,4 @@
-"""Which jobs go together in one call of a service. Pure.
+"""Groups jobs into calls of a service. Pure.
 
 Jobs stay whole, because the members of one group share their prompt and an expert computes it once.
 Jobs stay in order. Left out: sorting by length, which would save padding but let a steady stream of
@@ -15,7 +15,7 @@ from preceptor_clients.contract.schemas import ServiceLimits
 
 
 class Batchable(Protocol):
-    """What batching reads of a job."""
+    """The fields of a job that batching reads."""
 
     @property
     def num_items(self) -> int: ...
@@ -32,16 +32,16 @@ def plan_calls(jobs: Sequence[J], limits: ServiceLimits) -> list[list[J]]:
     """Splits jobs into calls.
 
     Args:
-        jobs: In the order in which they are to be asked.
-        limits: Most items and tokens of one call; a job that is over by itself goes alone. A call
-            that has enough tokens is closed.
+        jobs: The jobs, in the order of their calls.
+        limits: Most items and tokens of one call. A job that alone exceeds them gets its own call.
+            A call that has enough tokens is closed.
 
     Returns:
         The jobs of each call, in order. A job that is `alone` shares its call with no other.
     """
 
     def size(job: J) -> tuple[int, int]:
-        # One that goes alone fills its call, whatever it is.
+        # A job that is `alone` fills its call, whatever its size.
         return limits.max_batch if job.alone else job.num_items, job.num_tokens
 
     most = (limits.max_batch, limits.max_batch_tokens)

@@ -1,8 +1,8 @@
-"""A circuit breaker: a service that keeps failing is asked less and less often.
+"""A circuit breaker: a service that keeps failing is called less and less often.
 
-Closed: everything goes through. After `threshold` failures in a row it opens, and nothing goes
-through for a pause that doubles with each further failure. When the pause is over it is half open:
-one call at a time, whose success closes it.
+Closed: all calls are made. After `threshold` consecutive failures it opens: no call is made for a
+pause that doubles with each further failure. After the pause it is half open: one call at a time,
+whose success closes it.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ class Breaker:
         self._clock = clock
         self._open_until = 0.0
         self.failures = 0
-        """In a row."""
+        """Consecutive failures."""
 
     @property
     def closed(self) -> bool:
-        """Whether calls go through freely."""
+        """Whether calls are made without restriction."""
         return self.failures < self._threshold
 
     def pause_s(self) -> float:
-        """How long nothing may go through yet; 0 when it is closed or half open."""
+        """Seconds until the next call may be made; 0 when it is closed or half open."""
         return 0.0 if self.closed else max(0.0, self._open_until - self._clock())
 
     def succeeded(self) -> None:
-        """A call went well."""
+        """Records a successful call."""
         self.failures = 0
 
     def failed(self) -> None:
-        """A call went wrong, and the service is to blame."""
+        """Records a call that failed because of the service."""
         self.failures += 1
         doublings = min(self.failures - self._threshold, 30)
         pause_s = min(self._max_pause_s, self._first_pause_s * 2.0**doublings)

@@ -1,7 +1,7 @@
-"""The calls of one service that are under way, and what becomes of their jobs.
+"""The running calls of one service, and the reports of their jobs.
 
-Each runs beside the loop that forms them: ask, report, acknowledge. A call whose jobs nobody wants
-any more is broken off.
+Each call is a task beside the loop that forms them: call, report, acknowledge. A call whose jobs
+are all cancelled is aborted.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from preceptor_services.jobs.messages import ItemResult
 from preceptor_services.jobs.roles import question_of_kind
 
 STOPPING: Final = ServiceUnavailable("the dispatcher is stopping").problem()
-_TOO_LATE: Final = DeadlineExceeded("the deadline passed before it was asked").problem()
+_TOO_LATE: Final = DeadlineExceeded("the deadline passed before the service was called").problem()
 _log = logging.getLogger("preceptor.dispatcher")
 
 
 @dataclass(kw_only=True)
 class Calls:
-    """Serves jobs that are held."""
+    """Runs the calls of held jobs."""
 
     service: str
     asker: Asker
@@ -53,19 +53,20 @@ class Calls:
 
     @property
     def idle(self) -> bool:
-        """Nothing is being asked."""
+        """Whether no call is running."""
         return not self._asking
 
     def room(self, num_slots: int) -> bool:
-        """Whether one more call may run beside those that do, of `num_slots` at most.
+        """Whether one more call may run, with at most `num_slots` at a time.
 
-        As many finished calls may be on their way to the gateway as may run: a gateway that is
-        slower than the service holds it back, and a dispatcher that dies loses no more than that.
+        At most `num_slots` finished calls may wait for their report to the gateway. So a slow
+        gateway slows down the calls, and a dispatcher that crashes loses no more results than
+        these.
         """
         return len(self._asking) < num_slots and len(self._serving) < 2 * num_slots
 
     async def start(self, jobs: Sequence[HeldJob], info: ServiceInfo) -> None:
-        """Begins a call."""
+        """Starts a call."""
         task = asyncio.create_task(self._serve(jobs, info))
         self._serving.add(task)
         task.add_done_callback(self._served)
@@ -73,9 +74,9 @@ class Calls:
         await asyncio.sleep(0)
 
     def cancel(self, job_id: str) -> None:
-        """Nobody wants this job any more; a call of which no job is wanted is broken off.
+        """Cancels a job; a call whose jobs are all cancelled is aborted.
 
-        Breaking it off closes the connection, by which the service learns of it.
+        Aborting it closes the connection, which tells the service.
         """
         if not self.leases.holds(job_id):
             return
@@ -85,7 +86,7 @@ class Calls:
                 call.cancel()
 
     async def finish(self, grace_s: float) -> None:
-        """Lets calls end within the grace, then breaks them off; their jobs are given back."""
+        """Lets calls end within the grace period, then aborts them and returns their jobs."""
         if self._serving:
             await asyncio.wait(self._serving, timeout=grace_s)
         for call in self._asking:
@@ -103,7 +104,7 @@ class Calls:
             if wanted:
                 await self._call(wanted, info)
         finally:
-            # Whatever went wrong, nothing may stay held for ever.
+            # In every case, so that no job stays held for ever.
             self.leases.forget(job.delivery for job in jobs)
             self.unwanted.difference_update(job.job_id for job in jobs)
 
@@ -111,8 +112,10 @@ class Calls:
         self._serving.discard(task)
         self.freed.set()
         if not task.cancelled() and task.exception() is not None:
-            # The boundary of a call: its jobs are reclaimed, the others go on.
-            _log.error("%s: a call was lost", self.service, exc_info=task.exception())
+            # The error boundary of a call: its jobs are reclaimed later, other calls continue.
+            _log.error(
+                "%s: a call ended with an unexpected error", self.service, exc_info=task.exception()
+            )
 
     async def _call(self, jobs: Sequence[HeldJob], info: ServiceInfo) -> None:
         items = [item for job in jobs for item in job.claimed.items]
@@ -146,7 +149,7 @@ class Calls:
             await self.reporter.report_all(jobs, call.result(), latency_ms)
             return
         if not isinstance(error, PreceptorError):
-            _log.error("%s: asking failed", self.service, exc_info=error)
+            _log.error("%s: the call raised an unexpected error", self.service, exc_info=error)
             error = ServiceFailed(f"the dispatcher failed: {type(error).__name__}: {error}")
         await self._settle_failure(jobs, error, latency_ms)
 
@@ -158,7 +161,7 @@ class Calls:
         if not refused:
             self.breaker.failed()
         if refused and len(jobs) == 1:
-            # Asking the same by itself again would give the same.
+            # The call had one question: calling again with it alone would fail again.
             problems = [
                 ItemResult(answer_key=item.answer_key, problem=error.problem())
                 for item in jobs[0].claimed.items

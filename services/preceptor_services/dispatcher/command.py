@@ -19,18 +19,19 @@ _DEFAULTS = WorkerConfig()
 def dispatcher_command(
     config: Annotated[Path, typer.Option(help="The deployment's TOML file.")],
     gateway: Annotated[
-        str | None, typer.Option(help="URL of the gateway where it is on another machine.")
+        str | None, typer.Option(help="URL of the gateway, if it runs on another machine.")
     ] = None,
     lease_s: Annotated[
-        float, typer.Option(help="Seconds after which a silent dispatcher's jobs are taken over.")
+        float,
+        typer.Option(help="Seconds without renewal after which another dispatcher reclaims jobs."),
     ] = _DEFAULTS.lease_s,
     grace_s: Annotated[
-        float, typer.Option(help="Seconds that calls may still run after SIGTERM.")
+        float, typer.Option(help="Seconds that running calls may take after SIGTERM.")
     ] = _DEFAULTS.grace_s,
 ) -> None:
-    """Takes jobs from the broker to experts and feedback sources."""
+    """Sends jobs from the broker to experts and feedback sources."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    # One line a request would be most of the log.
+    # One line per request would be most of the log.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         settings = load_settings(config)

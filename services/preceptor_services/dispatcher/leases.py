@@ -1,7 +1,7 @@
-"""What a dispatcher holds of one service's streams, and keeping it from being reclaimed.
+"""The leases of one service's jobs, renewed so that no other dispatcher reclaims them.
 
-Everything held is renewed four times a lease, so a call may last as long as its deadline allows;
-when the process dies or hangs, renewing stops and another dispatcher takes over.
+Every lease is renewed four times within its duration, so a call may last until its deadline. When
+the process crashes or hangs, renewal stops and another dispatcher reclaims the jobs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _log = logging.getLogger("preceptor.dispatcher")
 
 
 class Leases:
-    """Entries taken and not yet acknowledged."""
+    """Stream entries that were taken and not yet acknowledged."""
 
     def __init__(self, queue: JobStreams, consumer: str, lease_s: float) -> None:
         self._queue = queue
@@ -29,15 +29,15 @@ class Leases:
         self._renewed_at = time.monotonic()
 
     def hold(self, deliveries: Iterable[Delivery]) -> None:
-        """These are ours from now on."""
+        """Renews these from now on."""
         self._held |= {delivery.entry_id: delivery for delivery in deliveries}
 
     def holds(self, job_id: str) -> bool:
-        """Whether the job is among what is held."""
+        """Whether the job is held."""
         return any(delivery.job_id == job_id for delivery in self._held.values())
 
     def forget(self, deliveries: Iterable[Delivery]) -> None:
-        """No longer renews these: they are done, or somebody else's."""
+        """Stops renewing these: they are done, or another dispatcher has them."""
         for delivery in deliveries:
             self._held.pop(delivery.entry_id, None)
 
@@ -45,19 +45,21 @@ class Leases:
         """Acknowledges these."""
         finished = list(deliveries)
         self.forget(finished)
-        # If the broker is away they come back later, and the claim finds that they are done.
+        # If the broker is unavailable they are delivered again, and the claim finds them done.
         with contextlib.suppress(ServiceUnavailable):
             await self._queue.done(finished)
 
     async def renew_forever(self) -> None:
-        """Runs beside the work."""
+        """Renews the held leases until cancelled."""
         while True:
             await asyncio.sleep(self._lease_s / 4)
             overslept = time.monotonic() - self._renewed_at > self._lease_s
             self._renewed_at = time.monotonic()
             if overslept:
-                # Others may hold these by now; to renew them would be to take them back.
-                _log.warning("the lease of %d jobs was missed", len(self._held))
+                # Other dispatchers may hold these now; renewing would take the jobs from them.
+                _log.warning(
+                    "the leases of %d jobs expired before they were renewed", len(self._held)
+                )
                 self._held.clear()
             elif self._held:
                 with contextlib.suppress(ServiceUnavailable):

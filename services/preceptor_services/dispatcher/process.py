@@ -1,6 +1,6 @@
-"""The dispatcher as a process: one worker per service that the gateway names.
+"""The dispatcher as a process: one worker per service of the gateway.
 
-The list of services is the gateway's, asked again now and then, so that an expert added at run time
+The list of services is requested from the gateway periodically, so that an expert added at run time
 is served without a restart. Keys of services are read from the files that the gateway names.
 """
 
@@ -45,13 +45,13 @@ class Dispatcher:
     policies: Mapping[bool, AddressPolicy] = field(
         default_factory=lambda: {False: ANYWHERE, True: ANYWHERE}
     )
-    """Where services may be: those of the settings, and those that were added at run time."""
+    """Allowed addresses, by whether the service was added at run time."""
     _workers: dict[str, ServiceWorker] = field(default_factory=dict[str, ServiceWorker])
     _addresses: dict[str, ServiceAddress] = field(default_factory=dict[str, ServiceAddress])
-    """Where the worker of each service asks."""
+    """The address that each service's worker calls."""
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Serves until `stopping` is set, then finishes or gives back what is held."""
+        """Serves until `stopping` is set, then finishes or returns the held jobs."""
         async with asyncio.TaskGroup() as tasks:
             following = tasks.create_task(
                 _forever("directory", lambda: self._follow_directory(tasks, stopping))
@@ -86,7 +86,7 @@ class Dispatcher:
     ) -> None:
         try:
             key = await asyncio.to_thread(read_secret, Path(address.key_file))
-            # The worker itself decides about trying again; connections are as many as its calls.
+            # The worker decides about retries; there is one connection per concurrent call.
             client = ServiceClient(
                 address.url,
                 key,
@@ -95,7 +95,7 @@ class Dispatcher:
                 addresses=self.policies[address.added_at_runtime],
             )
         except (OSError, ValueError) as error:
-            # The other services are served; this one is looked at again the next time.
+            # The other services are still served; this one is tried again at the next refresh.
             _log.error("%s is not served: %s", address.name, error)
             return
         worker = ServiceWorker(
@@ -112,7 +112,7 @@ class Dispatcher:
                 while not stopping.is_set() and self._workers.get(address.name) is worker:
                     await _guarded(f"worker of {address.name}", worker.run)
 
-        if address.name in self._workers:  # the service has moved
+        if address.name in self._workers:  # the service has a new address
             self._end(address.name)
         self._workers[address.name], self._addresses[address.name] = worker, address
         tasks.create_task(serve(), name=f"worker of {address.name}")
@@ -121,7 +121,7 @@ class Dispatcher:
     def _end(self, name: str) -> None:
         self._workers.pop(name).stop()
         self._addresses.pop(name, None)
-        _log.info("%s is served no longer", name)
+        _log.info("%s is no longer served", name)
 
     async def _hear_cancellations(self) -> None:
         async for job_id in self.queue.cancels():
@@ -150,8 +150,8 @@ async def run_dispatcher(
 
     Args:
         settings: The deployment; broker, gateway and the dispatcher's key are read.
-        config: How jobs are held.
-        url: Where the gateway listens, where that is not on this machine.
+        config: Leases and timeouts.
+        url: URL of the gateway, if it is not on this machine.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

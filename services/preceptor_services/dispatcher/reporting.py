@@ -1,7 +1,7 @@
-"""Claims jobs at the gateway and reports what became of them.
+"""Claims jobs at the gateway and reports their results.
 
-Reporting comes before acknowledging: a job whose report was lost is delivered again, and its next
-claim finds it done.
+A job is reported before it is acknowledged. If the acknowledgement is lost, the job is delivered
+again, and its next claim finds it done.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _log = logging.getLogger("preceptor.dispatcher")
 
 @dataclass(frozen=True, eq=False)
 class HeldJob:
-    """A claimed job and its entry on the stream."""
+    """A claimed job and its stream entry."""
 
     delivery: Delivery
     claimed: ClaimedJob
@@ -55,22 +55,22 @@ class HeldJob:
 
     @property
     def num_items(self) -> int:
-        """Questions in it."""
+        """Number of questions in it."""
         return len(self.claimed.items)
 
     @property
     def num_tokens(self) -> int:
-        """As the gateway counted."""
+        """Tokens in it, as counted by the gateway."""
         return self.delivery.tokens
 
     @property
     def alone(self) -> bool:
-        """A job that comes again may be what ends the service: it is asked alone."""
+        """Whether the job gets its own call: a job delivered again may have crashed the service."""
         return self.claimed.exclusive or self.claimed.fence > 1 or self.delivery.deliveries > 1
 
 
 class Reporter:
-    """One dispatcher's word with the gateway, for one service."""
+    """Sends one dispatcher's claims and reports to the gateway, for one service."""
 
     def __init__(self, gateway: GatewayClient, leases: Leases, dispatcher: str) -> None:
         self._gateway = gateway
@@ -78,14 +78,14 @@ class Reporter:
         self._dispatcher = dispatcher
 
     async def claim(self, job_ids: Sequence[str]) -> Claims:
-        """Makes jobs ours, or learns that nobody wants them any more."""
+        """Claims jobs; the reply lists those that are no longer wanted."""
         request = ClaimRequest(dispatcher=self._dispatcher, job_ids=tuple(job_ids))
         return await self._gateway.call("POST", "/v1/internal/claims", body=request, reply=Claims)
 
     async def report_all(
         self, jobs: Sequence[HeldJob], results: Sequence[ItemResult], latency_ms: float
     ) -> None:
-        """Reports the results of a call; they are those of its jobs, one after the other."""
+        """Reports the results of a call, which are in the order of its jobs."""
         left = iter(results)
         reports = {
             job.job_id: JobReport(
@@ -100,7 +100,7 @@ class Reporter:
     async def give_back(
         self, jobs: Sequence[HeldJob], reason: ProblemDetails, latency_ms: float = 0.0
     ) -> None:
-        """Puts jobs back on the stream; the gateway gives up those that were there too often."""
+        """Returns jobs to the stream; the gateway fails those that were delivered too often."""
         reports = {
             job.job_id: JobReport(
                 job_id=job.job_id, fence=job.claimed.fence, final=False, reason=reason
@@ -112,7 +112,7 @@ class Reporter:
     async def _report(
         self, jobs: Sequence[HeldJob], reports: Mapping[str, JobReport], latency_ms: float
     ) -> None:
-        """Reports jobs at once, and acknowledges those that are over."""
+        """Reports jobs in one request, and acknowledges those that have ended."""
         if not jobs:
             return
         service = jobs[0].claimed.service
@@ -120,12 +120,14 @@ class Reporter:
         try:
             refused = await self._send(list(reports.values()), latency_ms)
         except PreceptorError as error:
-            # Its fault or its store's, not the answer's: the jobs come again, to be reported then.
+            # An error of the gateway or its store, not of the answers: the jobs are delivered again
+            # and reported then.
             _log.error("%s: results not reported: %s", service, error.detail)
             self._leases.forget(deliveries.values())
             return
         for job_id, problem in refused.items():
-            # Another dispatcher holds the entry now, or its next claim finds that the job ended.
+            # Another dispatcher holds the entry now, or the next claim finds that the job has
+            # ended.
             _log.warning("%s: %s", service, problem.detail)
             self._leases.forget([deliveries[job_id]])
         await self._leases.done(
@@ -135,13 +137,13 @@ class Reporter:
     async def _send(
         self, reports: Sequence[JobReport], latency_ms: float
     ) -> dict[str, ProblemDetails]:
-        """The jobs that are no longer ours; what is refused for its content becomes problems."""
+        """Jobs with a stale fence; results that are refused for their content become problems."""
         try:
             refused = await self._post(reports, latency_ms)
         except PreceptorError as error:
             if not error.blames_request:
                 raise
-            # Of the whole, so nobody knows of which job: too large, perhaps.
+            # The whole report was refused, perhaps as too large; the job at fault is not known.
             refused = {report.job_id: error.problem() for report in reports}
         blamed = [r for r in reports if r.job_id in refused and not _is_stale(refused[r.job_id])]
         if not blamed:
@@ -150,7 +152,7 @@ class Reporter:
             problem = refused.pop(report.job_id)
             _log.error("job %s: the gateway refused its report: %s", report.job_id, problem.detail)
             if len(reports) > 1:
-                # It may have been refused for its company.
+                # The other jobs of the report may have caused the refusal.
                 refused |= await self._send([report], latency_ms)
             else:
                 refused |= await self._without_the_worst(report, problem, latency_ms)
@@ -159,10 +161,10 @@ class Reporter:
     async def _without_the_worst(
         self, report: JobReport, problem: ProblemDetails, latency_ms: float
     ) -> dict[str, ProblemDetails]:
-        """The report with as few results failed as the gateway takes it with.
+        """Fails as few results as needed for the gateway to accept the report.
 
-        The one that the refusal names goes first, then the largest: one result that is too large
-        must not cost its neighbours theirs.
+        First the result that the refusal names, then the largest: one result that is too large must
+        not fail the others.
         """
         order = _worst_first(report, problem)
         for place in order[:-1]:
@@ -198,14 +200,14 @@ class Reporter:
 
 
 def _worst_first(report: JobReport, problem: ProblemDetails) -> list[int]:
-    """Places of the report's results: those that the refusal names, then by size."""
+    """Indices of the report's results: those that the refusal names first, then by size."""
     named = {int(place) for e in problem.errors for place in _RESULT.findall(e.field)}
     sizes = [len(wire.render(result)) for result in report.results]
     return sorted(range(len(sizes)), key=lambda place: (place not in named, -sizes[place]))
 
 
 def _failed_at(report: JobReport, place: int, refused: ProblemDetails) -> JobReport:
-    """The report with one result failed, so that nobody waits for it."""
+    """The report with one result failed, so that its callers do not wait for it."""
     reason = ServiceFailed(f"the gateway refused the result: {refused.detail}").problem()
     results = list(report.results)
     results[place] = ItemResult(answer_key=results[place].answer_key, problem=reason)

@@ -1,9 +1,9 @@
-"""Serves one service: takes its jobs, asks in micro-batches, reports, acknowledges.
+"""Serves one service: takes its jobs, calls in micro-batches, reports, acknowledges.
 
-    take or reclaim -> claim at the gateway -> plan calls -> ask -> check -> report -> acknowledge
+    take or reclaim -> claim at the gateway -> plan calls -> call -> check -> report -> acknowledge
 
 One loop forms the calls and starts each as soon as the service has room for it; the calls run
-beside it, in `calls.py`. Attempts are counted by the gateway, which gives a job up after the third.
+beside it, in `calls.py`. The gateway counts attempts and fails a job after the third.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from preceptor_services.jobs.streams import Delivery, JobStreams
 
 _BLOCK_S: Final = 0.5
 _LINGER_S: Final = 0.003
-"""How long the first job of an idle service waits for company."""
+"""How long the first job of an idle service waits for further jobs."""
 _INFO_AGE_S: Final = 20.0
 _INFO_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.5
@@ -40,14 +40,14 @@ _log = logging.getLogger("preceptor.dispatcher")
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """How jobs are held."""
+    """Leases and timeouts of a dispatcher."""
 
     lease_s: float = 10.0
-    """A job that nobody has renewed for so long may be reclaimed."""
+    """A job that was not renewed for this time may be reclaimed."""
     max_call_s: float = 600.0
-    """Longest call of a service, whatever the deadlines say."""
+    """Longest call of a service, independent of deadlines."""
     grace_s: float = 10.0
-    """How long calls may still run after the end was asked for."""
+    """How long running calls may take after `stop`."""
 
     def __post_init__(self) -> None:
         for field in ("lease_s", "max_call_s", "grace_s"):
@@ -91,7 +91,7 @@ class ServiceWorker:
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Serves until `stop`, then finishes or gives back what it holds."""
+        """Serves until `stop`, then finishes or returns the held jobs."""
         renewing = asyncio.create_task(self._leases.renew_forever())
         try:
             while not self._stopping.is_set():
@@ -107,7 +107,7 @@ class ServiceWorker:
         self._calls.freed.set()
 
     def cancel(self, job_id: str) -> None:
-        """Nobody wants this job any more."""
+        """Cancels a job."""
         self._calls.cancel(job_id)
 
     async def _round(self) -> None:
@@ -119,12 +119,12 @@ class ServiceWorker:
             if deliveries:
                 await self._dispatch(await self._claim(deliveries))
         except PreceptorError as error:
-            # The broker is away. What was taken stays held, or is reclaimed.
+            # The broker is unavailable. Jobs that were taken stay held or are reclaimed.
             _log.warning("%s: %s", self._service, error.detail)
             await self._pause(_RETRY_S)
 
     async def _until_callable(self) -> ServiceInfo | None:
-        """What the service says of itself, once it may be called again; None when stopping."""
+        """The service's info, once it may be called again; None when stopping."""
         while not self._stopping.is_set():
             await self._until_slot()
             await self._pause(self._breaker.pause_s())
@@ -133,12 +133,12 @@ class ServiceWorker:
                 return self._info
             if await self._hear_info():
                 return self._info
-            # Asking who it is costs a service nothing, so one that starts is not kept waiting.
+            # `/v1/info` costs a service nothing, so it is requested without a growing pause.
             await self._pause(_RETRY_S)
         return None
 
     async def _hear_info(self) -> bool:
-        """Asks the service who it is; False if it does not answer, which is logged once."""
+        """Requests the service's info; False if it does not answer, which is logged once."""
         try:
             self._info = await self._client.info(timeout_s=_INFO_TIMEOUT_S)
         except PreceptorError as error:
@@ -153,7 +153,7 @@ class ServiceWorker:
         return True
 
     async def _until_slot(self) -> None:
-        """Waits until one more call may run; a service on trial gets one at a time."""
+        """Waits until one more call may run; while the breaker is half open, one at a time."""
         while not self._stopping.is_set() and not self._calls.room(self._num_slots()):
             self._calls.freed.clear()
             await self._calls.freed.wait()
@@ -174,8 +174,8 @@ class ServiceWorker:
         return deliveries
 
     async def _reclaim(self) -> list[Delivery]:
-        # One at a time: jobs that another dispatcher died with are asked alone, and holding more of
-        # them than are asked would count an attempt against those that only wait.
+        # One at a time: reclaimed jobs get their own call. Holding more of them than are called
+        # would count an attempt for jobs that only wait.
         if time.monotonic() - self._reclaimed_at < self._config.lease_s / 4:
             return []
         found = await self._queue.reclaim(
@@ -194,7 +194,7 @@ class ServiceWorker:
         return taken
 
     async def _claim(self, deliveries: Sequence[Delivery]) -> list[HeldJob]:
-        """The jobs that are still wanted; what is not is acknowledged at once."""
+        """The jobs that are still wanted; the others are acknowledged immediately."""
         by_job = {delivery.job_id: delivery for delivery in deliveries}
         claims = await self._claims(list(by_job))
         now = time.monotonic()
@@ -203,12 +203,12 @@ class ServiceWorker:
         ]
         kept = [job.delivery for job in jobs]
         self._calls.unwanted.difference_update(claims.dropped)
-        # Also those of a job that stands on the stream twice.
+        # Includes the entries of a job that is on the stream twice.
         await self._leases.done(delivery for delivery in deliveries if delivery not in kept)
         return jobs
 
     async def _claims(self, job_ids: Sequence[str]) -> Claims:
-        """Asks the gateway until it answers; meanwhile the jobs are renewed."""
+        """Retries until the gateway answers; the leases are renewed meanwhile."""
         while True:
             try:
                 return await self._reporter.claim(job_ids)
@@ -220,7 +220,7 @@ class ServiceWorker:
 
     async def _dispatch(self, jobs: Sequence[HeldJob]) -> None:
         """Starts every call as soon as there is room for it."""
-        assert self._info is not None, "the service has been heard before its jobs are taken"
+        assert self._info is not None, "the service's info is requested before its jobs are taken"
         for members in plan_calls(jobs, self._info.limits):
             info = await self._until_callable()
             if info is None:

@@ -1,1 +1,1 @@
-"""Experts: whatever knows better than the student, answering its prefixes."""
+"""Experts: services that answer the student's prefixes with next-token distributions."""

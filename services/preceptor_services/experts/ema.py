@@ -3,10 +3,10 @@
     EMA(first) = w(first)
     EMA(v)     = (1 - rate) EMA(parent(v)) + rate w(v)
 
-in float32. Rate 1 is the live policy. An average depends on a version and its ancestors only, so
-any replica that starts anywhere computes the same bits. Averages of checkpointed versions are
-stored beside the weights, and every other one is restored by walking back to the nearest average
-that is in memory or stored, and replaying from there.
+in float32. Rate 1 is the live policy. An average depends only on a version and its ancestors, so
+every replica computes the same bits. Averages of checkpointed versions are stored beside the
+weights. Any other average is computed from its nearest ancestor whose average is in memory or
+stored.
 
 Source: SDPO (arXiv 2601.20802) and DistIL (arXiv 2606.05152) update the teacher once per step.
 """
@@ -42,8 +42,8 @@ class WeightCatalogue(OfferedWeights):
         """The weights of a version as float32 tensors.
 
         Raises:
-            WeightsNotHere: The bytes are gone.
-            ServiceFailed: They are not the ones that were offered, or no weights.
+            WeightsNotHere: The file does not exist any more.
+            ServiceFailed: The bytes differ from the manifest, or are not weights.
         """
         try:
             tensors = load(self.content(manifest))
@@ -53,7 +53,7 @@ class WeightCatalogue(OfferedWeights):
 
 
 class AverageWeights:
-    """EMA states of the newest few versions, and where to find the others."""
+    """Computes and caches EMA states; the newest few versions are kept in memory."""
 
     def __init__(self, catalogue: WeightCatalogue, *, rate: float, versions_kept: int) -> None:
         self._catalogue = catalogue
@@ -67,7 +67,7 @@ class AverageWeights:
         """EMA(version); do not write into it.
 
         Raises:
-            WeightsNotHere: The version, or an ancestor that its average needs, is not to be had.
+            WeightsNotHere: The version, or an ancestor that its average needs, is not available.
             ServiceFailed: Bytes differ from their manifest.
         """
         line = self._line_from_known(version)
@@ -79,15 +79,16 @@ class AverageWeights:
         return state
 
     def store_checkpoint(self, version: str) -> None:
-        """Stores the average of a version that has become a checkpoint's, where it is in memory."""
+        """Stores the average of a checkpoint's version, if it is in memory."""
         manifest, state = self._catalogue.get(version), self._states.get(version)
         if manifest is not None and state is not None and manifest.checkpoint:
             self._store(manifest, state)
 
     def _line_from_known(self, version: str) -> list[WeightManifest]:
-        """From the nearest ancestor whose average is known, or the first version, to `version`."""
+        """The versions from the nearest ancestor with a known average, or the first, to
+        `version`."""
         line: list[WeightManifest] = []
-        # At rate 1 an average is its own version: no ancestor is needed, nor asked of the trainer.
+        # At rate 1 an average equals its version: no ancestor is needed or requested.
         needed = 1 if self._rate == 1.0 else None
         for name in [version, *self._catalogue.ancestors(version)][:needed]:
             manifest = self._catalogue.get(name)
@@ -113,16 +114,16 @@ class AverageWeights:
 
     def _follow(self, manifest: WeightManifest, parent: State | None) -> State:
         weights = self._catalogue.load(manifest)
-        # The first version is its own average. Begun at 0 instead, the teacher of early steps would
-        # be a model that nobody trained.
+        # The first version is its own average. Starting from 0 instead would make the teacher of
+        # early steps an untrained model.
         if parent is None or self._rate == 1.0:
             return weights
         if parent.keys() != weights.keys():
             raise WeightsNotHere(
-                f"{manifest.version} has other tensors than {manifest.parent}", field="weights"
+                f"{manifest.version} has different tensors than its parent {manifest.parent}",
+                field="weights",
             )
-        # lerp leaves a weight that has not changed as it is, to the bit; (1 - rate) a + rate w does
-        # not.
+        # lerp keeps an unchanged weight bit by bit; (1 - rate) a + rate w does not.
         return {name: torch.lerp(parent[name], w, self._rate) for name, w in weights.items()}
 
     def _keep(self, manifest: WeightManifest, state: State) -> None:
@@ -134,8 +135,8 @@ class AverageWeights:
 
     def _path(self, manifest: WeightManifest) -> Path:
         folder = self._catalogue.folder(manifest, "weights")
-        # The rate is part of the path: two teachers of one policy must not read the averages of
-        # each other.
+        # The rate is part of the path, so that two teachers of one policy do not read each other's
+        # averages.
         settings = hashlib.sha256(f"{_FORMAT} {self._rate!r}".encode()).hexdigest()[:12]
         return folder.parent / f"ema-{settings}" / f"{folder.name}.safetensors"
 
@@ -148,10 +149,10 @@ class AverageWeights:
         note = self._identity(manifest) | {"sha256": hashlib.sha256(content).hexdigest()}
         try:
             write_whole(path, content)
-            # Last, because it is what says that the tensors are there.
+            # Written last, because it marks the tensors as complete.
             write_whole(note_path, json.dumps(note, indent=1).encode())
         except OSError as error:
-            # A replica may see the weights read-only; it then replays more after a restart.
+            # The weights' folder may be read-only here; then more is recomputed after a restart.
             _log.warning("the average of %s was not stored: %s", manifest.version, error)
 
     def _stored(self, manifest: WeightManifest) -> State | None:
@@ -162,13 +163,13 @@ class AverageWeights:
             note = json.loads(path.with_suffix(".json").read_bytes())
             content = path.read_bytes()
             if note != self._identity(manifest) | {"sha256": hashlib.sha256(content).hexdigest()}:
-                _log.warning("%s belongs to other bytes; the average is replayed", path)
+                _log.warning("%s was made from other weights; the average is recomputed", path)
                 return None
             return load(content)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, SafetensorError) as error:
-            _log.warning("%s cannot be used (%s); the average is replayed", path, error)
+            _log.warning("%s cannot be used (%s); the average is recomputed", path, error)
             return None
 
     def _identity(self, manifest: WeightManifest) -> dict[str, str]:

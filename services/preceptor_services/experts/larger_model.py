@@ -1,10 +1,10 @@
-"""A larger model of the student's vocabulary, as an expert: fixed weights, scored by one prefill.
+"""A larger model with the student's vocabulary, as an expert: fixed weights, scored by one prefill.
 
     preceptor serve preceptor_services.experts.larger_model:LargerModel --option model=FOLDER
 
-It reads the plain prompt; with `reads_feedback` it reads what the self-teacher would read
-(`context.py`). Whether its ids mean what the student's mean, the fingerprint of the vocabulary
-decides. Weights are held once, in `dtype`; `memory_mb` bounds what scoring takes besides.
+It reads the plain prompt; with `reads_feedback` it reads the same context as the self-teacher
+(`context.py`). The fingerprint of the vocabulary decides whether its ids are the student's. Weights
+are held once, in `dtype`; `memory_mb` bounds the memory of scoring beside them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from preceptor_services.experts.model import Precision
 from preceptor_services.experts.torch_expert import TorchExpert, TorchExpertConfig
 
 _ENOUGH_TOKENS: Final = 2048
-"""Cores are busy with so many; answers travel while the next are computed."""
+"""Concurrent calls: enough to keep the cores busy while answers are sent."""
 CODE_VERSION: Final = "4"
-"""Raised whenever the same model, settings and query may give another answer."""
+"""Increased whenever the answer to the same model, settings and query may change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +29,11 @@ class LargerModelConfig(TorchExpertConfig):
     name: str = "larger-model"
     """The expert's name in its answers."""
     reads_feedback: bool = False
-    """Puts the feedback of a query into the prompt; else the feedback is left out."""
+    """Whether the feedback of a query is put into the prompt; else it is left out."""
     dtype: Precision = "bfloat16"
-    """Of weights and activations; log-probs are float32 always."""
+    """Data type of weights and activations; log-probs are always float32."""
     memory_mb: int = 2048
-    """MiB that scoring may take beside the weights; more work than fits waits its turn."""
+    """MiB for scoring beside the weights; further work waits until memory is free."""
 
 
 class LargerModel(TorchExpert):
@@ -53,7 +53,7 @@ class LargerModel(TorchExpert):
             max_batch=self._config.max_batch,
             max_batch_tokens=max(self._max_context, self._budget.max_tokens),
             enough_tokens=None if self._scorer.device.type == "cuda" else _ENOUGH_TOKENS,
-            # One is computed while the next waits here, and not for a reply to travel.
+            # One call is computed while the next waits here, so no time is lost to sending replies.
             max_concurrency=2,
         )
 

@@ -1,4 +1,4 @@
-"""A Hugging Face folder as a scoring model, and tensors put into it."""
+"""A Hugging Face folder as a scoring model whose weights can be replaced."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DTYPES: Final[dict[Precision, torch.dtype]] = {
 class ScoringModel:
     """Architecture, tokenizer and initial weights of one folder, on one device.
 
-    `initial` is a float32 copy of the weights, where they are to be kept for going back to them.
+    `initial` is a float32 copy of the weights, where they must be restored later.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ScoringModel:
         self.vocab_size = 1 + max(vocabulary.values())
 
     def encode(self, messages: list[dict[str, str]]) -> list[int]:
-        """A chat as the ids that the student continues.
+        """The ids of a chat, to be continued by the assistant.
 
         Raises:
             Invalid: the chat template does not take the messages.
@@ -56,16 +56,16 @@ class ScoringModel:
         return self._chats.chat_ids(messages)
 
     async def tokenize(self, call: TokenizeCall) -> TokenIds:
-        """Ids of any text or chat; in a thread, because a long one takes a second.
+        """Ids of a text or chat. It runs in a thread, because a long text may take a second.
 
         Raises:
-            Invalid: the chat template does not take the messages, or there is none.
+            Invalid: the chat template refuses the messages, or there is none.
         """
         return TokenIds(ids=await asyncio.to_thread(self._ids, call))
 
     def _ids(self, call: TokenizeCall) -> np.ndarray:
         if call.prompt is not None:
-            # A client that renders chats itself writes the control tokens that it means.
+            # A client that renders chats itself writes control tokens on purpose.
             ids = self._chats.written_ids(call.prompt, add_special_tokens=call.add_special_tokens)
         else:
             ids = self._chats.chat_ids(
@@ -80,7 +80,7 @@ class ScoringModel:
         """Copies float32 tensors over the weights.
 
         Raises:
-            ValueError: a tensor is missing, unknown or of another shape; nothing was copied then.
+            ValueError: a tensor is missing, unknown or of another shape; then nothing was copied.
         """
         own = self._own(tensors)
         with torch.no_grad():
@@ -97,7 +97,7 @@ class ScoringModel:
         for name, shape in shapes.items():
             if tensors[name].shape != shape:
                 raise ValueError(
-                    f"weights: {name} has shape {tuple(tensors[name].shape)}, wants {tuple(shape)}"
+                    f"weights: {name} has shape {tuple(tensors[name].shape)}, not {tuple(shape)}"
                 )
         return tensors
 

@@ -1,4 +1,4 @@
-"""The self-teacher: the student's own policy, with feedback in view that the student did not have.
+"""The self-teacher: the student's own policy, with feedback that the student did not have.
 
     q(. | prompt, feedback, response before t)  under  EMA(policy weights)
 
@@ -6,8 +6,8 @@ The context is one user turn (`templates.py`) without the failed attempt; the re
 the assistant's answer by one prefill: no sampling, no gradient. Source: DistIL (arXiv 2606.05152),
 with the teacher context of SDPO (arXiv 2601.20802, section 2).
 
-Which teacher it is, is its options: a moving average (`ema_rate` between 0 and 1), frozen at the
-initial weights (0), the live policy (1), or a trust region (`trust_region`, `trust_region.py`).
+The options choose the teacher: a moving average (`ema_rate` between 0 and 1), frozen at the initial
+weights (0), the live policy (1), or a trust region (`trust_region`, `trust_region.py`).
 
     preceptor serve preceptor_services.experts.self_teacher:SelfTeacher \\
         --option model=FOLDER --option 'weights_roots=["/runs/NAME/weights"]'
@@ -37,7 +37,7 @@ from preceptor_services.experts.torch_expert import TorchExpert, TorchExpertConf
 from preceptor_services.experts.trust_region import GeometricMixture
 
 CODE_VERSION: Final = "5"
-"""Raised whenever the same model, settings and query may give another answer."""
+"""Increased whenever the answer to the same model, settings and query may change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +52,15 @@ class SelfTeacherConfig(TorchExpertConfig):
     """Share of the averaged policy in a geometric mixture with the initial model, where given.
     With `ema_rate` 1 this is the trust-region teacher of SDPO."""
     needs_feedback: bool = True
-    """No opinion where no feedback is in view; false scores the plain prompt then."""
+    """Whether a query without feedback gets no opinion; else the plain prompt is scored."""
     weights_roots: tuple[str, ...] = ()
     """Folders under which versions of weights may lie."""
     versions_kept: int = 4
     """Averages held in memory."""
     dtype: Precision = "float32"
-    """Of weights and activations; log-probs are float32 always."""
+    """Data type of weights and activations; log-probs are always float32."""
     memory_mb: int = 1024
-    """MiB that scoring may take beside the weights; more work than fits waits its turn."""
+    """MiB for scoring beside the weights; further work waits until memory is free."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,9 +69,11 @@ class SelfTeacherConfig(TorchExpertConfig):
         if self.trust_region is not None and not 0.0 < self.trust_region < 1.0:
             raise ValueError(f"trust_region: {self.trust_region} is not between 0 and 1")
         if self.trust_region is not None and self.ema_rate == 0.0:
-            raise ValueError("trust_region: with ema_rate 0 there is nothing to mix in")
+            raise ValueError(
+                "trust_region: cannot be used with ema_rate 0, which is the reference itself"
+            )
         if isinstance(self.weights_roots, str):
-            raise ValueError("weights_roots: is one text, wants a list of folders")
+            raise ValueError("weights_roots: is a single text, expected a list of folders")
         if self.versions_kept < 1:
             raise ValueError(f"versions_kept: {self.versions_kept} is below 1")
 
@@ -92,12 +94,12 @@ class SelfTeacher(TorchExpert):
         )
 
     async def offer_weights(self, offer: WeightsOffer) -> None:
-        """Takes note of versions, and makes the newest ready for the queries that will want it.
+        """Registers versions, and prepares the newest for coming queries.
 
         Raises:
-            Invalid: An address that is not allowed, or another vocabulary.
-            Conflict: A version is known with other bytes.
-            ServiceFailed: The newest version's bytes are not the ones offered.
+            Invalid: The address is not allowed, or the vocabulary is another.
+            Conflict: A version is already known with other bytes.
+            ServiceFailed: The newest version's bytes differ from its manifest.
         """
         self._catalogue.offer(offer.manifests)
         await self._in_torch(lambda: self._prepare(offer))
@@ -106,7 +108,7 @@ class SelfTeacher(TorchExpert):
         vocab_size = self._model.vocab_size
         if self._config.trust_region is None:
             return scorer_of(self._model.module, vocab_size)
-        # A copy before any version is loaded: the reference keeps the initial weights.
+        # Copied before any version is loaded, so that the reference keeps the initial weights.
         reference = scorer_of(copy.deepcopy(self._model.module), vocab_size)
         student = scorer_of(self._model.module, vocab_size)
         return GeometricMixture(reference, student, share=self._config.trust_region)
@@ -122,7 +124,7 @@ class SelfTeacher(TorchExpert):
         try:
             self._averages.state(offer.manifests[-1].version)
         except WeightsNotHere:
-            return  # an ancestor is still to come; a query that cannot wait says so
+            return  # an ancestor is not offered yet; a query before that raises the error
 
     def _load(self, version: str | None) -> None:
         if version == self._loaded:

@@ -1,8 +1,8 @@
-"""What experts share that score with a model of their own in torch: self-teacher and larger model.
+"""The common part of experts with a torch model of their own: self-teacher and larger model.
 
-The context is built on the event loop; everything else is done in one thread of torch, one batch
-at a time, so that weights never change during a batch and the same batch in the same order gives
-the same bits.
+The context is built on the event loop. Everything else runs in one torch thread, one batch at a
+time, so that weights never change during a batch and equal batches in the same order give the same
+bits.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class TorchExpertConfig:
     template: str = "compact"
     """`compact`, `papers`, or the path of a Jinja file."""
     device: str = "cpu"
-    """Where torch computes."""
+    """Torch device of the computation."""
     dtype: Precision
-    """Of weights and activations; log-probs are float32 always."""
+    """Data type of weights and activations; log-probs are always float32."""
     threads: int = 2
-    """Threads of torch; part of the version, because sums depend on it in their last bits."""
+    """Threads of torch; part of the version, because it affects the last bits of sums."""
     max_context: int | None = None
     """Tokens of context and response together; the model's own limit where absent."""
     max_top_k: int = 1024
@@ -63,13 +63,13 @@ class TorchExpertConfig:
     max_batch: int = 64
     """Queries in one call."""
     memory_mb: int
-    """MiB that scoring may take beside the weights; more work than fits waits its turn."""
+    """MiB for scoring beside the weights; further work waits until memory is free."""
 
     def __post_init__(self) -> None:
         if not Path(self.model, "config.json").is_file():
-            raise ValueError(f"model: {self.model!r} is no folder with a config.json")
+            raise ValueError(f"model: {self.model!r} is not a folder with a config.json")
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype: {self.dtype!r} is none of {sorted(DTYPES)}")
+            raise ValueError(f"dtype: {self.dtype!r} is not one of {sorted(DTYPES)}")
         for field in ("threads", "max_top_k", "max_batch", "memory_mb"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}: {getattr(self, field)} is below 1")
@@ -91,11 +91,11 @@ class TorchExpert(ABC):
         """Loads the model.
 
         Args:
-            config: The options that every expert of torch has.
-            code_version: Raised whenever the same model, settings and query may give another
-                answer.
-            reads_feedback: Whether the feedback of a query goes into its context.
-            keep_initial: Whether the weights of the folder are kept for going back to them.
+            config: The common options.
+            code_version: Increased whenever the answer to the same model, settings and query may
+                change.
+            reads_feedback: Whether the feedback of a query is put into its context.
+            keep_initial: Whether a copy of the folder's weights is kept, to restore them.
         """
         self._shared = config
         self._code_version = code_version
@@ -104,7 +104,7 @@ class TorchExpert(ABC):
         self._torch = ThreadPoolExecutor(
             1,
             thread_name_prefix=config.name,
-            # In the thread itself: the count of OpenMP threads belongs to the thread that sets it.
+            # Set in the torch thread: the number of OpenMP threads is a setting of each thread.
             initializer=lambda: torch.set_num_threads(config.threads),
         )
         self._model = self._torch.submit(self._load_model, keep_initial).result()
@@ -129,7 +129,7 @@ class TorchExpert(ABC):
         )
 
     def info(self) -> ServiceInfo:
-        """What this expert can do."""
+        """Capabilities of this expert."""
         return self._info
 
     async def logprobs(
@@ -138,13 +138,15 @@ class TorchExpert(ABC):
         """One answer per query; queries of one version of the weights are one batch.
 
         Raises:
-            WeightsNotHere: A wanted version is not known; the whole call goes elsewhere.
-            TooLarge: The answers would not fit into the budget.
+            WeightsNotHere: A wanted version is not known; the whole call is sent to another
+                replica.
+            TooLarge: The answers exceed the memory budget.
         """
         size = sum(num_entries(query) for query in queries)
         if size > self._admission.capacity:
             raise TooLarge(
-                f"{size} entries are asked for, {self._admission.capacity} fit", field="queries"
+                f"{size} entries are requested, at most {self._admission.capacity} fit",
+                field="queries",
             )
         async with self._admission.room(size):
             return await self._answers(queries)
@@ -154,7 +156,7 @@ class TorchExpert(ABC):
         return await self._model.tokenize(call)
 
     async def stop(self) -> None:
-        """Ends the thread of torch once its call is done."""
+        """Stops the torch thread after its current call."""
         self._torch.shutdown(wait=True)
 
     # ------------------------------------------------------------ what a subclass may change
@@ -166,11 +168,11 @@ class TorchExpert(ABC):
         return None
 
     def _load(self, version: str | None) -> None:
-        """In the thread of torch: puts a version's weights into the model."""
+        """Loads a version's weights into the model; runs in the torch thread."""
         self._loaded = version
 
     def _mask(self, query: PrefixQuery, context: Context) -> np.ndarray | None:
-        """`[P]`: where there is an opinion; None for everywhere."""
+        """`[P]` true where the expert has an opinion; None for all positions."""
         return None
 
     def _capabilities(self) -> Capabilities:
@@ -185,10 +187,10 @@ class TorchExpert(ABC):
 
     @abstractmethod
     def _limits(self) -> ServiceLimits:
-        """What one call may hold."""
+        """Limits of one call."""
 
     def _decides(self) -> dict[str, Any]:
-        """Everything on which answers depend, JSON values."""
+        """All settings on which answers depend, as JSON values."""
         return {
             "code": self._code_version,
             "device": self._shared.device,
@@ -267,7 +269,7 @@ class TorchExpert(ABC):
                 expert=self._shared.name,
                 expert_version=self._info.version,
                 mask_P=self._mask(query, context),
-                exact=True,  # the service rounds what is to travel rounded
+                exact=True,  # the service rounds later, where the reply is to be rounded
                 weights_before=before,
                 weights_after=self._loaded,
                 template_version=self._template_version(),

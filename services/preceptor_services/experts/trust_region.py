@@ -2,13 +2,13 @@
 
     q(v|s)  proportional to  q_reference(v|s)^(1 - share) * q_student(v|s)^share
 
-which is a linear interpolation of logits, normalised once. It is what a teacher may be at most that
-moves towards the student under a bound on its KL divergence from the reference. Source: SDPO (arXiv
-2601.20802), where it is as good as the moving average.
+which is a linear interpolation of logits, normalised once. It is the teacher closest to the student
+under a bound on the KL divergence from the reference. Source: SDPO (arXiv 2601.20802), where it is
+as good as the moving average.
 
-To the scoring engine it is one model (`engine.models.Scorer`); it costs a second forward pass.
+For the scoring engine it is one model (`engine.models.Scorer`); it costs a second forward pass.
 
-Dimensions: R rows (positions asked), H of a hidden state.
+Dimensions: R rows (queried positions), H of a hidden state.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class GeometricMixture:
 
     @property
     def device(self) -> torch.device:
-        """Where both compute."""
+        """Device of both models."""
         return self._student.device
 
     @property
@@ -42,11 +42,11 @@ class GeometricMixture:
 
     @property
     def logits_dtype(self) -> torch.dtype:
-        """float32, so that interpolating loses nothing."""
+        """float32, so that the interpolation loses no precision."""
         return torch.float32
 
     def plan(self, sequences: Sequence[np.ndarray], max_tokens: int) -> list[list[int]]:
-        """The student's way: both are of one architecture, and run one after the other."""
+        """The student's plan: both have the same architecture and run one after the other."""
         return self._student.plan(sequences, max_tokens)
 
     def hidden(self, sequences: Sequence[np.ndarray], places: Sequence[np.ndarray]) -> Tensor:
@@ -56,8 +56,8 @@ class GeometricMixture:
 
     def logits(self, hidden: Tensor, start: int, stop: int) -> Tensor:
         """`[R, stop - start]` interpolated logits."""
-        # Logits and not log-probs are mixed: their normalisers are one number a row, which the
-        # normaliser of the mixture takes up.
+        # Logits are mixed instead of log-probs: their normalisers are one number per row, which the
+        # normaliser of the mixture cancels.
         reference = self._reference.logits(hidden[:, 0], start, stop).float()
         student = self._student.logits(hidden[:, 1], start, stop).float()
         return torch.lerp(reference, student, self._share)

@@ -1,1 +1,1 @@
-"""Feedback sources: whatever can tell how an attempt went."""
+"""Feedback sources: services that judge an attempt."""

@@ -1,10 +1,9 @@
-"""The executor: runs the student's program on the task's cases, and says what happened.
+"""The executor: runs the student's program on the task's cases and reports the result.
 
-The program runs in a box (`isolation.py`) that never holds an expected value; verdicts are made
-here, from the values that came back (`preceptor_clients.contract.comparison`). Score 1 means that
-every case passed, shown and hidden; else 0, with the text that an expert may read
-(`preceptor_clients.contract.execution`). Where the box itself fails the item carries an error and
-no score.
+The program runs in a sandbox (`isolation.py`) that never holds an expected value; the returned
+values are compared here (`preceptor_clients.contract.comparison`). Score 1 means that every case
+passed, shown and hidden; else the score is 0. The text for experts is made by
+`preceptor_clients.contract.execution`. Where the sandbox fails the item has an error and no score.
 
     preceptor serve preceptor_services.feedback.executor:Executor --option workers=2
 """
@@ -65,7 +64,7 @@ from preceptor_services.sandbox.isolation import (
 from preceptor_services.sandbox.process import MAX_SLOTS, ProcessIsolation
 
 CODE_VERSION: Final = "2"
-"""Raised whenever the same response and task may get another answer."""
+"""Increased whenever the answer to the same response and task may change."""
 MAX_RECORDED_CHARS: Final = 200
 CUT_OFF: Final = "the response was cut off at the length limit"
 EMPTY: Final = "the response is empty"
@@ -81,13 +80,13 @@ class ExecutorConfig:
     cpu_seconds: float = Limits.cpu_seconds
     """Processor time of one attempt, all its cases together."""
     timeout_s: float = Limits.timeout_s
-    """Time by the clock of one attempt; generous, because the processor's time decides."""
+    """Wall-clock time of one attempt; generous, because the processor time decides."""
     memory_mb: int = Limits.memory_mb
     """Address space of one attempt."""
     output_bytes: int = Limits.output_bytes
     """Size of all values of one attempt."""
     workers: int = 2
-    """Attempts at a time."""
+    """Concurrent attempts."""
     max_batch: int = 256
     """Queries in one call."""
 
@@ -100,7 +99,7 @@ class ExecutorConfig:
 
     @property
     def limits(self) -> Limits:
-        """The part that an isolation enforces."""
+        """The limits that the sandbox enforces."""
         return Limits(
             cpu_seconds=self.cpu_seconds,
             timeout_s=self.timeout_s,
@@ -124,7 +123,7 @@ class Executor:
         self._version = self._hash_version()
 
     def info(self) -> ServiceInfo:
-        """Name, version and how much it takes at once."""
+        """Name, version, capabilities and limits."""
         return ServiceInfo(
             name=self._config.name,
             role="source",
@@ -133,7 +132,7 @@ class Executor:
         )
 
     async def start(self) -> None:
-        """Starts the boxes and tries each with programs whose end is known."""
+        """Starts the sandboxes and tests each with programs of known outcome."""
         self._not_ready = await asyncio.to_thread(self._start)
         if self._not_ready is not None:
             _log.error("the executor is not ready: %s", self._not_ready)
@@ -143,13 +142,13 @@ class Executor:
         return self._not_ready is None
 
     async def stop(self) -> None:
-        """Ends the boxes once their attempts are done."""
+        """Stops the sandboxes after their attempts have ended."""
         await asyncio.to_thread(self._threads.shutdown)
         for box in self._all_boxes:
             await asyncio.to_thread(box.stop)
 
     def describe_isolation(self) -> dict[str, JsonValue]:
-        """What the boxes protect and limit, as every answer says it."""
+        """Protections and limits of the sandboxes, as reported in every answer."""
         return self._isolation(self._all_boxes[0])
 
     async def feedback(
@@ -248,10 +247,10 @@ class Executor:
 def examine(
     query: FeedbackQuery, task: ExecutionTask, box: Isolation, limits: Limits
 ) -> ExecutionReport:
-    """Runs a response in `box` and compares its values with the expected ones.
+    """Runs a response in the sandbox and compares its values with the expected ones.
 
     Raises:
-        IsolationFailed: Nothing can be said about the response.
+        IsolationFailed: The sandbox failed; the response is not judged.
     """
     isolation = str(box.describe().get("level", "unknown"))
     program = query.response_text.strip()
@@ -284,7 +283,7 @@ def _case_report(visibility: Visibility, case: ExecutionCase, result: CaseResult
         return ended_case(visibility, case, "exception", error=result.error)
     if result.other is None:
         return valued_case(visibility, case, result.value)
-    # An object may call itself what it likes; only a real JSON value can be the expected one.
+    # An object can choose its own repr; only a real JSON value can equal the expected one.
     written = without_spaces(result.other)
     looks_right = written == compact(case.expected)
     got = f"an object that looks like {written}" if looks_right else written
@@ -292,7 +291,7 @@ def _case_report(visibility: Visibility, case: ExecutionCase, result: CaseResult
 
 
 def _record(report: ExecutionReport) -> dict[str, JsonValue]:
-    """The report as provenance keeps it: every case, long values cut."""
+    """The report for provenance: every case, with long values cut."""
     cases: list[JsonValue] = [
         {
             name: clip(value, MAX_RECORDED_CHARS)
@@ -309,7 +308,7 @@ def _record(report: ExecutionReport) -> dict[str, JsonValue]:
 
 def _read_task(query: FeedbackQuery) -> ExecutionTask:
     if query.payload is None:
-        raise Invalid("is not filled in", field="payload")
+        raise Invalid("is missing; name the task's cases in payload_sha256", field="payload")
     try:
         task = ExecutionTask.model_validate(query.payload)
     except ValidationError as error:
@@ -320,7 +319,7 @@ def _read_task(query: FeedbackQuery) -> ExecutionTask:
 
 
 def _self_test(box: Isolation, limits: Limits) -> str | None:
-    """Tries a good, a bad and an endless program; returns what went wrong."""
+    """Runs a correct, a failing and an endless program; returns the first wrong result."""
     quick = Limits(
         cpu_seconds=min(0.2, limits.cpu_seconds),
         timeout_s=limits.timeout_s,
@@ -338,5 +337,5 @@ def _self_test(box: Isolation, limits: Limits) -> str | None:
     ):
         found = box.run(ProgramRun(program=program, entry="x", inputs=([3, 1],)), quick)
         if found != expected:
-            return f"self-test: {program} gave {found}, wants {expected}"
+            return f"self-test: {program} gave {found}, expected {expected}"
     return None

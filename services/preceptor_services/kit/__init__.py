@@ -1,1 +1,1 @@
-"""Tools that know no domain: settings, clock, blobs, metrics, shared transactions."""
+"""Tools without domain knowledge: settings, clock, blobs, metrics, shared transactions."""

@@ -1,4 +1,4 @@
-"""What services of a deployment may be connected to."""
+"""The addresses at which services of a deployment may be."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _DEFAULT_PORTS = {"redis": 6379, "rediss": 6379, "valkey": 6379, "postgresql": 5
 
 
 def address_policy(deployment: Deployment, *, added_at_runtime: bool) -> AddressPolicy:
-    """Where a service may be: who writes the settings may name any address, a caller may not.
+    """The allowed addresses: any address from the settings, but not any address from a caller.
 
-    Broker, database and gateway are no services, whoever names them.
+    The addresses of broker, database and gateway are refused in both cases.
     """
     gateway = deployment.gateway
     never = [Endpoint(gateway.host, gateway.port)]

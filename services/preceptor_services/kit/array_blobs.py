@@ -1,6 +1,6 @@
 """ArrayBlobs: blobs that map ids to arrays, one per request.
 
-A synced file per answer would cost more than the answer. What was written or read lately is kept in
+A synced file per answer would cost more than the answer. Recently written or read blobs are kept in
 memory, because answers are usually fetched within seconds of their arrival.
 """
 
@@ -19,7 +19,7 @@ from preceptor_services.kit.threads import ITEM, off_loop
 
 _MEMORY_BYTES: Final = 64 << 20
 _OURS: Final = frame.Limits(header_bytes=1 << 30, body_bytes=1 << 34, arrays=1 << 30)
-"""What we wrote ourselves, and whose hash was checked, may be as large as a whole step."""
+"""Own blobs with a checked hash may be as large as a whole step."""
 
 Entries = dict[str, dict[str, Any]]
 
@@ -32,8 +32,6 @@ class Written(NamedTuple):
 
 
 class ArrayBlobs:
-    """Reads and writes array_blobs."""
-
     def __init__(self, blobs: BlobStore, *, memory_bytes: int = _MEMORY_BYTES) -> None:
         self._blobs = blobs
         self._recent: LRUCache[str, tuple[int, Entries]] = LRUCache(
@@ -41,7 +39,7 @@ class ArrayBlobs:
         )
 
     async def write(self, entries: Mapping[str, dict[str, Any]]) -> Written:
-        """Writes a pack; its blob stands when this returns."""
+        """Writes a pack; its blob is on disk when this returns."""
         size = ITEM * len(entries) + sum(_num_numbers(entry) for entry in entries.values())
         data = await off_loop(size, frame.encode, dict(entries), quantised=QUANTISED)
         sha256 = await self._blobs.put(data)
@@ -63,5 +61,5 @@ class ArrayBlobs:
 
 
 def _num_numbers(entry: Mapping[str, Any]) -> int:
-    """In the arrays at the top of it, which are the long ones."""
+    """Number of values in the arrays at the top level, which are the large ones."""
     return sum(value.size for value in entry.values() if isinstance(value, np.ndarray))

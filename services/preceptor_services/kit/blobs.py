@@ -1,8 +1,8 @@
 """Content-addressed blobs on a local folder: named by the SHA-256 of their bytes, written once.
 
-A blob is written before the row that names it: to a file of its own, synced, then renamed, so that
-no row ever names half a blob; an orphan is harmless. Frames are stored as zstd; the name is the
-hash of the bytes before compression, and reading checks it.
+A blob is written before the row that names it: to its own file, synced, then renamed. So no row
+names an incomplete blob; a blob without a row is harmless. Frames are stored as zstd; the name is
+the hash of the bytes before compression, and reading checks it.
 
 Example:
     sha = await blobs.put(data)
@@ -31,24 +31,24 @@ _WORTH_COMPRESSING: Final = 256
 
 
 class BlobStore(Protocol):
-    """Where arrays and payloads lie; a local folder here, an object store elsewhere."""
+    """Storage for arrays and payloads, such as a local folder or an object store."""
 
     async def put(self, data: bytes) -> str:
-        """Writes `data` and returns its SHA-256; a second time does nothing."""
+        """Writes `data` and returns its SHA-256; does nothing if it is already stored."""
         ...
 
     async def get(self, sha256: str) -> bytes:
         """The bytes, checked against their name.
 
         Raises:
-            NotFound: they were never written, or have been dropped.
+            NotFound: they were never written, or were deleted.
             ServiceUnavailable: the disk is full, read-only or failing.
         """
         ...
 
 
 class BlobDamaged(ServiceFailed):
-    """The bytes of a blob are not those that its name says."""
+    """The bytes of a blob do not match its hash."""
 
     code, title = "blob-damaged", "Stored bytes are damaged"
 
@@ -63,7 +63,9 @@ class LocalBlobs:
     async def put(self, data: bytes) -> str:
         """See `BlobStore.put`."""
         if len(data) > self._max_bytes:
-            raise TooLarge(f"a blob of {len(data)} bytes is over {self._max_bytes}", field="body")
+            raise TooLarge(
+                f"a blob of {len(data)} bytes is over the limit of {self._max_bytes}", field="body"
+            )
         with _disk_errors():
             return await asyncio.to_thread(self._put, data)
 
@@ -95,7 +97,7 @@ class LocalBlobs:
         except zstandard.ZstdError as error:
             raise _damaged(file, sha256, str(error)) from error
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise _damaged(file, sha256, "its bytes have another hash")
+            raise _damaged(file, sha256, "its bytes do not match the hash")
         return data
 
     def _path(self, sha256: str) -> Path:
@@ -103,7 +105,7 @@ class LocalBlobs:
 
 
 def _damaged(file: Path, sha256: str, why: str) -> BlobDamaged:
-    """Sets the file aside, so that the same bytes can be written again."""
+    """Renames the file, so that the same bytes can be written again."""
     with contextlib.suppress(OSError):
         file.rename(file.with_name(file.name + ".damaged"))
     return BlobDamaged(f"blob {sha256}: {why}", field="sha256")
@@ -114,10 +116,10 @@ def _disk_errors() -> Generator[None]:
     try:
         yield
     except OSError as error:
-        # Full, read-only or failing; its words name paths, which are for the log.
-        _log.warning("the blob store does not serve: %s", error)
+        # Full, read-only or failing. The message of the error has paths, so it is only logged.
+        _log.warning("the blob store failed: %s", error)
         raise ServiceUnavailable(
-            "the blob store does not serve at the moment; the gateway's log says why",
+            "the blob store is not available at the moment; see the gateway's log for the reason",
             field="blobs",
             retry_after_s=1.0,
         ) from error

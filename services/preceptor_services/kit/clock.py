@@ -1,8 +1,8 @@
-"""Server time: seconds since the epoch that never jump; a changed wall clock moves no deadline.
+"""Server time: seconds since the epoch without jumps; a changed wall clock moves no deadline.
 
-Within a process time is monotonic. Across restarts it goes on where it was: on the same boot of the
-machine by the machine's own monotonic clock, else by the wall clock, but never before what was told
-last. So leases and deadlines that stand in the database mean the same afterwards.
+Within a process time is monotonic. After a restart it continues: on the same boot of the machine by
+the machine's monotonic clock, else by the wall clock, but never before the last time that was kept.
+So leases and deadlines in the database stay valid.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Clock(Protocol):
-    """Tells server time; tests hand in one that they move."""
+    """Server time; tests use a clock that they set."""
 
     def now(self) -> float: ...
 
@@ -37,7 +37,7 @@ class ServerClock:
 
 
 class KeptClock(ServerClock):
-    """A server's clock that goes on after a restart; `keep` is called now and then."""
+    """A server's clock that continues after a restart; `keep` is called periodically."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(_continued(path))
@@ -45,7 +45,7 @@ class KeptClock(ServerClock):
         self.keep()
 
     def keep(self) -> None:
-        """Writes down what time it is."""
+        """Stores the current time."""
         make_private_folder(self._path.parent)
         told = {"boot": _boot(), "offset": self._offset, "now": self.now()}
         write_whole(self._path, json.dumps(told), mode=OWNER_ONLY)
@@ -66,7 +66,7 @@ def _continued(path: Path) -> float:
 
 
 def _boot() -> str:
-    """Names this boot of the machine, over which its monotonic clock runs; empty if unknown."""
+    """Id of this boot of the machine, for which its monotonic clock is valid; empty if unknown."""
     with contextlib.suppress(OSError):
         return _BOOT_ID.read_text().strip()
     return ""

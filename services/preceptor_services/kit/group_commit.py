@@ -1,7 +1,7 @@
-"""Many callers, few transactions: what comes while one runs goes together in the next.
+"""Many callers, few transactions: calls that arrive during a transaction share the next one.
 
-An idle gateway commits each request by itself and at once; a busy one commits as many as have come
-meanwhile. Nobody waits for company.
+An idle gateway commits each request immediately in its own transaction. A busy one commits together
+the requests that arrived in the meantime. No request waits for further ones.
 
 Example:
     commit = GroupCommit(write_all)         # takes a list, gives a result or an error for each
@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 
 class GroupCommit(Generic[T, R]):
-    """Collects calls for `run`."""
+    """Collects calls and passes them to `run` in groups."""
 
     def __init__(self, run: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]]) -> None:
         self._run = run
@@ -33,7 +33,7 @@ class GroupCommit(Generic[T, R]):
         self._running: asyncio.Task[None] | None = None
 
     async def __call__(self, item: T) -> R:
-        """The result of `item`; a caller who leaves does not undo it."""
+        """The result of `item`; cancelling the call does not undo it."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._running is None:
@@ -57,7 +57,7 @@ class GroupCommit(Generic[T, R]):
                 for _, future in group:
                     _tell(future, error)
                 return
-            # One of them is to blame: by itself it fails by itself.
+            # One item caused the error. Each is run alone, so that only that one fails.
             for one in group:
                 await self._run_group([one])
             return

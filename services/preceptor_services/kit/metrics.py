@@ -1,7 +1,7 @@
-"""Counters for Prometheus, in a registry of this application's own.
+"""Counters for Prometheus, in a registry of this application.
 
-What dispatchers do is counted here too: every call of a service comes back as one report, so that
-the figures stand in one place however many dispatchers there are, and those need no port.
+The work of dispatchers is counted here too: every call of a service arrives as one report. So the
+figures of all dispatchers are in one place, and dispatchers need no port.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _QUESTIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """What the gateway counts."""
+    """The metrics of the gateway."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -27,13 +27,13 @@ class Metrics:
         )
         self.seconds = Histogram(
             "preceptor_request_seconds",
-            "Time to the reply, waiting on purpose included.",
+            "Time to the reply, requested waiting (wait_ms) included.",
             ("route",),
             registry=self._registry,
         )
         self.tickets = Counter(
             "preceptor_tickets",
-            "Submissions by service and what became of them at the door.",
+            "Submissions by service and the result of their check.",
             ("service", "outcome"),
             registry=self._registry,
         )
@@ -46,7 +46,7 @@ class Metrics:
 
         self.queue_depth = Gauge(
             "preceptor_queue_depth",
-            "Jobs on the streams of a service, waiting and in work, when this was asked for.",
+            "Jobs on the streams of a service, waiting and claimed, at the time of the request.",
             ("service",),
             registry=self._registry,
         )
@@ -74,19 +74,19 @@ class Metrics:
 
         self.correction_items = Gauge(
             "preceptor_correction_items",
-            "Items that people are asked about, by state, when this was asked for.",
+            "Correction items, by state, at the time of the request.",
             ("state",),
             registry=self._registry,
         )
         self.correction_versions = Gauge(
             "preceptor_correction_versions",
-            "What people have handed in, by decision, when this was asked for.",
+            "Corrections submitted by people, by decision, at the time of the request.",
             ("decision",),
             registry=self._registry,
         )
         self.correction_claims = Gauge(
             "preceptor_correction_claims",
-            "Items that people hold, when this was asked for.",
+            "Correction items claimed by people, at the time of the request.",
             registry=self._registry,
         )
 

@@ -1,4 +1,4 @@
-"""Files that their owner alone may read: answers, prompts and people's texts lie in them."""
+"""Files that only their owner may read, because they hold answers, prompts and people's texts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def make_private(path: Path) -> None:
 
 
 def append_private(path: Path) -> IO[bytes]:
-    """The file, to be appended to."""
+    """Opens the file for appending."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
 
 
 def make_private_folder(path: Path) -> None:
-    """Makes a folder with its parents; it alone is private."""
+    """Makes a private folder; parents that it makes are not private."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)

@@ -1,7 +1,7 @@
 """Reads the deployment's TOML file (`preceptor_clients.contract.deployment`) and its secrets.
 
-PRECEPTOR_DATABASE and PRECEPTOR_BROKER in the environment win over the file. Relative paths are
-relative to the file, those among a service's options too.
+PRECEPTOR_DATABASE and PRECEPTOR_BROKER in the environment override the file. Relative paths, also
+in a service's options, are relative to the file.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def load_settings(path: Path, env: Mapping[str, str] = os.environ) -> Deployment
 
 
 def find_settings(folder: Path) -> Path:
-    """Settings of the deployment that lies in `folder`, or in the nearest folder above it.
+    """The settings file of the deployment in `folder`, or in the nearest folder above it.
 
-    A run of `preceptor train` lies below the folders from which its deployment loads weights. What
-    `preceptor up` resolved names the ports that it chose, and goes first.
+    The folder of a training run is below that of its deployment. `resolved.toml`, written by
+    `preceptor up`, has the chosen ports and is preferred.
 
     Raises:
-        ValueError: there is none; it names the folder and what to give.
+        ValueError: there is no such file; the message names the folder and the options to give.
     """
     whole = folder.resolve()
     for place in (whole, *whole.parents):
@@ -51,8 +51,8 @@ def find_settings(folder: Path) -> Path:
             if (place / name).is_file():
                 return place / name
     raise ValueError(
-        f"run-dir: {whole} has neither resolved.toml nor preceptor.toml, nor has a folder above "
-        "it; give --run-dir FOLDER, or --url and --key-file"
+        f"run-dir: neither {whole} nor a folder above it has resolved.toml or preceptor.toml; "
+        "give --run-dir FOLDER, or --url and --key-file"
     )
 
 

@@ -1,8 +1,6 @@
-"""What results come to: answers to store, promises, failures. Pure.
+"""Turns reported results into answers to store, promises and failures, as rows. Pure.
 
-An answer that stands is never replaced, and each job's results are taken whole or not at all.
-
-Answers as rows. Pure.
+A stored answer is never replaced. The results of a job are accepted all together or not at all.
 """
 
 from __future__ import annotations
@@ -20,48 +18,48 @@ from preceptor_services.store.questions.answers import AnswerState
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What is known of the questions that results are about."""
+    """The stored facts about the questions of the results."""
 
     states: Mapping[str, AnswerState]
-    """Where each of them stands, by answer key."""
+    """State of each question, by answer key."""
     visible_items: frozenset[str]
-    """Those of the feedback items named in answers that exist."""
+    """The existing ones among the feedback items that answers name."""
     pack_sha256: str | None
-    """Where the arrays of the answers lie."""
+    """SHA-256 of the blob with the answers' arrays."""
     names: Callable[[str], Collection[str]]
-    """What a service may call itself."""
+    """The allowed names of a service in its answers."""
     late_s: Callable[[str], float]
-    """How long a service's promise may take."""
+    """Seconds until a service's promise expires."""
     cost: Callable[[str, int], float]
-    """Price of an answer of a service about so many tokens, where the answer names none."""
+    """Price of a service's answer by number of tokens, for answers without a price."""
     now: float
 
     def pending(self, job_ids: Iterable[str]) -> list[str]:
-        """Questions of these jobs that were open before."""
+        """Questions of these jobs that are still pending."""
         asked = set(job_ids)
         return [s.answer_key for s in self.states.values() if s.job_id in asked and s.is_pending]
 
 
 @dataclass(kw_only=True)
 class Acceptance:
-    """What is to be written."""
+    """The rows to write."""
 
     done: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
-    """What each answer fills in of its row."""
+    """Columns of each answer's row, by answer key."""
     items: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     used: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     promised: dict[str, float] = field(default_factory=dict[str, float])
-    """When each promise is given up."""
+    """Time at which each promise expires."""
     failed: dict[str, ProblemDetails] = field(default_factory=dict[str, ProblemDetails])
 
     def fail(self, keys: Iterable[str], problem: ProblemDetails) -> None:
-        """These fail, unless something has been said of them."""
+        """Fails these questions, except those that have an answer or a promise."""
         for key in keys:
             if key not in self.done and key not in self.promised:
                 self.failed.setdefault(key, problem)
 
     def tally(self, states: Mapping[str, AnswerState]) -> Counter[tuple[str, str]]:
-        """How many questions ended how, by service and outcome."""
+        """Number of questions by service and outcome."""
         ends = (("done", self.done), ("failed", self.failed), ("promised", self.promised))
         return Counter((states[key].service, end) for end, keys in ends for key in keys)
 
@@ -69,22 +67,23 @@ class Acceptance:
 def accept(
     acceptance: Acceptance, evidence: Evidence, service: str, results: Sequence[ItemResult]
 ) -> None:
-    """Adds what one job of `service` came to.
+    """Adds the results of one job of `service`.
 
     Raises:
-        Invalid: a result is of no question of that service, or says nothing; nothing was added.
+        Invalid: a result is not for a question of that service, or is empty; nothing was added.
     """
     for place, result in enumerate(results):
         state = evidence.states.get(result.answer_key)
         if state is None or state.service != service:
             raise Invalid(
-                "is no question of this job's service", field=f"results[{place}].answer_key"
+                "is not the key of a question to this job's service",
+                field=f"results[{place}].answer_key",
             )
         if not (result.prefix or result.feedback or result.problem or result.accepted):
             raise Invalid("says nothing", field=f"results[{place}]")
     for result in results:
         state = evidence.states[result.answer_key]
-        # The first answer stands, be it of an earlier report or of a neighbour in this one.
+        # The first answer is kept, whether from an earlier report or from another job of this one.
         if state.state != "done" and result.answer_key not in acceptance.done:
             _accept_one(acceptance, evidence, state, result)
 
@@ -109,11 +108,11 @@ def accept_prefix(
     refused = _version_changed(answer.expert_version, state)
     refused = refused or _wrong_name(answer.expert, state, evidence)
     if refused is None and not evidence.visible_items.issuperset(answer.used_feedback):
-        refused = AnswerRefused("used_feedback", "names an item that nobody sent")
+        refused = AnswerRefused("used_feedback", "names an item that does not exist")
     if refused is not None:
         acceptance.failed[state.answer_key] = refused.problem()
         return
-    assert evidence.pack_sha256 is not None, "a pack is written before its answers are judged"
+    assert evidence.pack_sha256 is not None, "a pack is written before its answers are accepted"
     key, cost = state.answer_key, evidence.cost(state.service, len(answer.token_ids_P))
     _done(acceptance, answer_values(key, answer, evidence.pack_sha256, cost, evidence.now))
     acceptance.used += used_rows(key, answer)
@@ -135,7 +134,7 @@ def _accept_feedback(
 def _done(acceptance: Acceptance, values: dict[str, Any]) -> None:
     key = values["answer_key"]
     acceptance.done[key] = values
-    # One question can be in two jobs of a call, asked again after it failed: the answer counts.
+    # A question that failed and was asked again can be in two jobs of a call: the answer is kept.
     acceptance.failed.pop(key, None)
     acceptance.promised.pop(key, None)
 
@@ -143,21 +142,21 @@ def _done(acceptance: Acceptance, values: dict[str, Any]) -> None:
 def _wrong_name(said: str, state: AnswerState, evidence: Evidence) -> PreceptorError | None:
     if said in evidence.names(state.service):
         return None
-    return AnswerRefused("expert", f"{state.service} answered in the name of {said}")
+    return AnswerRefused("expert", f"{state.service} answered with the name {said}")
 
 
 def _version_changed(version: str, state: AnswerState) -> PreceptorError | None:
     if version == state.version:
         return None
     return AnswerRefused(
-        "version", f"{state.service} answered as {version}, it was asked as {state.version}"
+        "version", f"{state.service} answered with version {version}, expected {state.version}"
     )
 
 
 def answer_values(
     answer_key: str, answer: PrefixAnswer, pack_sha256: str, cost: float, now: float
 ) -> dict[str, Any]:
-    """What an expert's answer fills in of its row; `cost` is the price where it names none."""
+    """The columns of an expert's answer; `cost` is used where the answer has no price."""
     return {
         "answer_key": answer_key,
         "done_at": now,
@@ -173,7 +172,7 @@ def answer_values(
 
 
 def used_rows(answer_key: str, answer: PrefixAnswer) -> list[dict[str, Any]]:
-    """Which items were in view, in order."""
+    """One row per feedback item in view, in order."""
     return [
         {"answer_key": answer_key, "ordinal": ordinal, "item_id": item}
         for ordinal, item in enumerate(answer.used_feedback)
@@ -183,7 +182,7 @@ def used_rows(answer_key: str, answer: PrefixAnswer) -> list[dict[str, Any]]:
 def feedback_values(
     answer_key: str, answer: FeedbackAnswer, cost: float, now: float
 ) -> dict[str, Any]:
-    """What a source's answer fills in of its row."""
+    """The columns of a source's answer."""
     return {
         "answer_key": answer_key,
         "done_at": now,
@@ -196,7 +195,7 @@ def feedback_values(
 def item_rows(answer_key: str, answer: FeedbackAnswer, now: float) -> list[dict[str, Any]]:
     """The items of a source's answer.
 
-    A source numbers its items within one answer. Here they get ids that are unique for good,
+    Item ids of a source are unique within one answer only. Here they get globally unique ids,
     because targets refer to them.
     """
     rows: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
-"""How unanswered questions become jobs. Pure.
+"""Bundles unanswered questions into jobs. Pure.
 
-A job is one call of the service at most: the members of one group, cut where the service's limits
-are. Questions without a group travel together, unless each group must be a call by itself.
+A job fits into one call of the service: the members of one group, split at the service's limits.
+Questions without a group share jobs, unless each group must be a separate call.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CHARS_PER_TOKEN = 3
 
 
 class Bundled(Protocol):
-    """What bundling reads of a question."""
+    """The fields of a question that bundling reads."""
 
     @property
     def group_id(self) -> str | None: ...
@@ -31,9 +31,9 @@ def bundle(questions: Sequence[Q], limits: ServiceLimits, *, exclusive: bool) ->
     """Splits questions into jobs, in the order in which their groups first appear.
 
     Args:
-        questions: What is to be asked.
-        limits: Most items and tokens of one call; an item that is over by itself goes alone.
-        exclusive: Each group is a call by itself, and a question without one is its own group.
+        questions: The questions.
+        limits: Most items and tokens of one call; an item that alone exceeds them gets its own job.
+        exclusive: Each group is a separate call, and a question without a group is its own group.
     """
     groups: dict[str | int | None, list[Q]] = {}
     for number, question in enumerate(questions):

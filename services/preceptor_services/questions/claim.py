@@ -1,7 +1,7 @@
-"""Hands jobs to dispatchers: the first half of `internal.py`.
+"""Gives jobs to dispatchers.
 
-Each claim raises the job's fence, and only the last claimant may report. All jobs of a claim are
-one transaction.
+Each claim increases the job's fence, and only the last claimant may report. All jobs of a claim are
+in one transaction.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _log = logging.getLogger("preceptor.gateway")
 
 @dataclass(frozen=True, kw_only=True)
 class JobClaims:
-    """Serves dispatchers that want work."""
+    """Serves the claims of dispatchers."""
 
     database: Database
     blobs: BlobStore
@@ -45,7 +45,7 @@ class JobClaims:
     metrics: Metrics
 
     async def claim(self, request: ClaimRequest) -> Claims:
-        """Gives jobs to a dispatcher."""
+        """Claims jobs for a dispatcher."""
         now = self.clock.now()
         ids = list(dict.fromkeys(request.job_ids))
         async with self.database.write() as conn:
@@ -102,13 +102,13 @@ class JobClaims:
         try:
             return json.loads(await self.blobs.get(query.payload_sha256))
         except (NotFound, BlobDamaged, ValueError) as error:
-            # One lost blob must not hold up the other jobs; the source says what it misses.
+            # One lost blob must not stop the other jobs; the source refuses the query without it.
             _log.error("payload of %s is lost: %s", query.rollout_id, error)
             return None
 
 
 async def _bury(conn: Connection, spent: Sequence[JobRow]) -> list[Settled]:
-    """Jobs that were handed out too often are dead; the reason is their tickets' problem."""
+    """Fails jobs that were delivered too often; their tickets get the reason."""
     if not spent:
         return []
     reasons = {job.id: _gave_up(job) for job in spent}
@@ -119,7 +119,7 @@ async def _bury(conn: Connection, spent: Sequence[JobRow]) -> list[Settled]:
 
 def _gave_up(job: JobRow) -> ProblemDetails:
     last = "" if job.reason is None else f"; the last reason: {job.reason.get('detail')}"
-    return ServiceFailed(f"given up after {MAX_DELIVERIES} deliveries{last}").problem()
+    return ServiceFailed(f"failed after {MAX_DELIVERIES} deliveries{last}").problem()
 
 
 def _attempt_row(job: JobRow, dispatcher: str, now: float) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Answer keys: which questions are the same question.
+"""Answer keys: equal questions have equal keys.
 
-Two submissions whose keys agree share one answer, so the key covers everything that the answer may
-depend on, and nothing that says only how or when it is to be delivered. Ids of feedback items enter
-beside their content, because an answer echoes the ids that it had in view.
+Submissions with equal keys share one answer. So the key covers everything that the answer may
+depend on, and nothing that affects only how or when it is delivered. Ids of feedback items are
+included with their content, because an answer echoes the ids that it had in view.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def prefix_answer_key(service: str, version: str, weights: str | None, query: Pr
     Args:
         service: The expert's name at the gateway.
         version: The expert's version.
-        weights: The exact version of the weights that is asked for; None where it has none.
-        query: What is asked.
+        weights: The exact version of the wanted weights; None where the expert has no versions.
+        query: The query.
     """
     entropy = {} if query.entropy_P is None else {"entropy": query.entropy_P}
     return content_hash(
@@ -64,13 +64,13 @@ def feedback_answer_key(service: str, version: str, query: FeedbackQuery) -> str
 
 
 def payload_hash(service: str, query: PrefixQuery | FeedbackQuery) -> str:
-    """What an idempotency key stands for: the query without the conditions of its delivery."""
+    """Hash of the payload of an idempotency key: the query without its delivery options."""
     fields: dict[str, Any] = query.model_dump(exclude=set(_DELIVERY), exclude_none=True)
     return content_hash({"service": service, "kind": type(query).__name__, "query": fields})
 
 
 def ticket_id(caller: str, idempotency_key: str) -> str:
-    """The same caller's same key is the same ticket."""
+    """Id of the ticket of a caller's idempotency key."""
     digest = hashlib.sha256(f"{caller}\0{idempotency_key}".encode()).hexdigest()
     return f"k-{digest[:32]}"
 

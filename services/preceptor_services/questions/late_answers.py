@@ -1,4 +1,4 @@
-"""Takes answers that an expert had promised: they settle their tickets and arrive at their runs."""
+"""Receives answers that an expert promised earlier: they settle tickets and arrive at runs."""
 
 from __future__ import annotations
 
@@ -45,23 +45,24 @@ class LateAnswers:
     metrics: Metrics
 
     async def put(self, answer_key: str, answer: PrefixAnswer, caller: Caller) -> None:
-        """Takes an answer that an expert of `caller` has promised.
+        """Stores a promised answer of one of the caller's experts.
 
         Raises:
-            NotFound: nobody asked for it.
-            Forbidden: another expert was asked.
-            ServiceUnavailable: no promise has been reported; it may be on its way.
-            AnswerRefused: it cannot be what was asked.
-            Conflict: another answer stands already, or the promise was given up.
+            NotFound: no question has this key.
+            Forbidden: the question is to another expert.
+            ServiceUnavailable: no promise has been reported yet; a retry may succeed.
+            AnswerRefused: the answer failed a check.
+            Conflict: another answer is already stored, or the promise expired.
         """
         async with self.database.read() as conn:
             state = (await answers.find(conn, [answer_key])).get(answer_key)
             packed = await answers.question_frame(conn, answer_key)
         if state is None or packed is None or state.kind != "logprobs":
-            raise NotFound(f"nobody asked for {answer_key}", field="answer_key")
+            raise NotFound(f"no question has the answer key {answer_key}", field="answer_key")
         if not caller.speaks_for(state.service):
             raise Forbidden(
-                f"{caller.name} speaks for {sorted(caller.services)}; another expert was asked",
+                f"the key of {caller.name} is for {sorted(caller.services)}; this question is to "
+                "another expert",
                 field="answer_key",
             )
         query = unpack_query("logprobs", packed)
@@ -79,13 +80,15 @@ class LateAnswers:
             if state.state == "done":
                 stored = (await answers.stored(conn, [answer_key]))[answer_key]
                 if stored.pack_sha256 != pack.sha256:
-                    raise Conflict("another answer stands already", field="answer_key")
+                    raise Conflict("another answer is already stored", field="answer_key")
                 return
             if state.state == "failed":
-                raise Conflict("the promise was given up", field="answer_key")
+                raise Conflict("the promise has expired", field="answer_key")
             if state.state == "pending":
                 raise ServiceUnavailable(
-                    "no promise of it has been reported yet", field="answer_key", retry_after_s=1.0
+                    "the promise of this answer has not been reported yet",
+                    field="answer_key",
+                    retry_after_s=1.0,
                 )
             result = ItemResult(answer_key=answer_key, prefix=answer)
             evidence = Evidence(

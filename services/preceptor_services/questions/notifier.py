@@ -1,4 +1,4 @@
-"""Wakes requests that wait for tickets, within this process; nothing polls."""
+"""Wakes requests that wait for tickets, within this process and without polling."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ class Watch:
         self._nothing_left = asyncio.Event()
 
     def add(self, ticket_ids: Iterable[str]) -> None:
-        """Waits for these too. Read their states after this, or a change would be missed."""
+        """Adds tickets to wait for. Read their states after this call, or a change may be
+        missed."""
         for ticket_id in ticket_ids:
             self.pending.add(ticket_id)
             self._watched.add(ticket_id)
             self._watches.setdefault(ticket_id, set()).add(self)
 
     def settle(self, ticket_ids: Iterable[str]) -> None:
-        """These need not be waited for any more."""
+        """Removes tickets from those to wait for."""
         self.pending.difference_update(ticket_ids)
         if not self.pending:
             self._nothing_left.set()
 
     async def wait(self, timeout_s: float) -> None:
-        """Returns when nothing is pending or the time is over."""
+        """Returns when nothing is pending or after the timeout."""
         if not self.pending:
             return
         with contextlib.suppress(TimeoutError):
@@ -47,14 +48,14 @@ class Watch:
 
 
 class Notifier:
-    """Who waits for what."""
+    """The watches of all waiting requests, by ticket."""
 
     def __init__(self) -> None:
         self._watches: dict[str, set[Watch]] = {}
 
     @contextlib.contextmanager
     def watch(self, ticket_ids: Iterable[str] = ()) -> Generator[Watch]:
-        """Watches tickets for the time of a `with` block."""
+        """Watches tickets during a `with` block."""
         watch = Watch(self._watches)
         watch.add(ticket_ids)
         try:
@@ -63,7 +64,7 @@ class Notifier:
             watch.end()
 
     def notify(self, ticket_ids: Iterable[str]) -> None:
-        """The states of these tickets have changed for good."""
+        """Wakes the requests that wait for these tickets, whose states are final."""
         for ticket_id in ticket_ids:
             for watch in self._watches.get(ticket_id, ()):
                 watch.settle((ticket_id,))

@@ -1,4 +1,4 @@
-"""What has become of tickets: states, problems and answers, waited for on demand."""
+"""Outcomes of tickets: states, problems and answers; a request may wait for them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Row = tuple[TicketRow, StoredAnswer | None]
 
 
 class Outcomes:
-    """Reads outcomes; requests that are woken at once share a query."""
+    """Reads outcomes; requests that are woken together share a query."""
 
     def __init__(self, database: Database, array_blobs: ArrayBlobs) -> None:
         self.database = database
@@ -74,7 +74,7 @@ class Outcomes:
         )
 
     async def _write_off(self, lost: Mapping[str, ProblemDetails]) -> None:
-        """Answers whose arrays are gone are failed, so that they are asked again."""
+        """Fails answers whose arrays are lost, so that they can be asked again."""
         async with self.database.write() as conn:
             for key, problem in lost.items():
                 document = problem.model_dump(mode="json", exclude_none=True)
@@ -112,7 +112,10 @@ class Outcomes:
         watch.settle(i for i, (ticket, _) in rows.items() if ticket.state not in ASKED)
         kinds = {ticket.kind for ticket, _ in rows.values()}
         if len(kinds) > 1:
-            raise Invalid("are of both kinds; collect each by itself", field="tickets")
+            raise Invalid(
+                "are of both kinds; collect logprobs and feedback in separate requests",
+                field="tickets",
+            )
         return kinds.pop() if kinds else "logprobs"
 
     async def ticket(self, caller: str, ticket_id: str) -> Ticket:
@@ -124,7 +127,7 @@ class Outcomes:
         rows = await self._read(ids)
         for ticket_id in ids:
             if ticket_id not in rows or rows[ticket_id][0].caller != caller:
-                raise NotFound(f"no ticket {ticket_id!r} of yours", field="ticket")
+                raise NotFound(f"this caller has no ticket {ticket_id!r}", field="ticket")
         return rows
 
     async def _read_all(self, wanted: Sequence[Sequence[str]]) -> list[dict[str, Row] | Exception]:

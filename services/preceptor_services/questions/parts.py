@@ -1,4 +1,4 @@
-"""What the life of a question is made of, put together once a process."""
+"""The parts of question handling, built once per process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from preceptor_services.store.database import Database
 
 @dataclass(frozen=True, kw_only=True)
 class Questions:
-    """Everything that a route about questions may need."""
+    """The objects that routes about questions use."""
 
     notifier: Notifier
     payloads: Payloads
@@ -48,7 +48,7 @@ class Questions:
         metrics: Metrics,
         max_queue: int,
     ) -> Self:
-        """Puts the parts together; nothing runs yet."""
+        """Builds the parts; background tasks are not started."""
         notifier = Notifier()
         sweeper = Sweeper(database, queue, notifier, clock)
         return cls(

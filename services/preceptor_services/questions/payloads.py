@@ -1,4 +1,4 @@
-"""Payloads: a task's private data, put once as a blob and named by its hash in feedback queries."""
+"""Payloads: a task's private data, stored once as a blob and named by hash in feedback queries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from preceptor_services.store.database import Database
 
 @dataclass(frozen=True, kw_only=True)
 class Payloads:
-    """Takes payloads in and gives them out."""
+    """Stores and returns payloads."""
 
     database: Database
     blobs: BlobStore
@@ -23,11 +23,11 @@ class Payloads:
         """Stores `data`.
 
         Raises:
-            Invalid: its hash is not `sha256`.
+            Invalid: the hash of `data` is not `sha256`.
         """
         found = await self.blobs.put(data)
         if found != sha256:
-            raise Invalid(f"the body has SHA-256 {found}", field="sha256")
+            raise Invalid(f"does not match the body, which has SHA-256 {found}", field="sha256")
         async with self.database.write() as conn:
             await services.add_blobs(conn, {sha256: len(data)}, self.clock.now())
 

@@ -1,10 +1,9 @@
-"""What requests add to what is there. Pure: rows come in as values and go out as values.
+"""Plans the rows that requests add. Pure: rows come in as values and go out as values.
 
-A ticket whose answer is there is done at once; one whose question is on its way joins it; the rest
-become jobs. Requests that are committed together are planned one after the other, each on what
-those before it add, so that they end as if each had been alone.
-
-What a submission adds, as rows. Pure.
+A ticket whose answer is stored is done immediately. A ticket whose question is pending joins it.
+The other questions become jobs. Requests that share a transaction are planned one after the other,
+each on top of the rows of those before it, so that the result is the same as in separate
+transactions.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Admission:
-    """One request, of which `questions` passed the door and `errors` did not."""
+    """One request: the `questions` that passed the checks, and the `errors` of the others."""
 
     addressee: Addressee
     kind: str
@@ -47,7 +46,7 @@ class Admission:
 
 
 class KnownTicket(NamedTuple):
-    """What matters of a ticket whose key is used again."""
+    """The needed fields of an existing ticket whose key is used again."""
 
     payload_hash: str
     state: str
@@ -55,7 +54,7 @@ class KnownTicket(NamedTuple):
 
 @dataclass(kw_only=True)
 class Standing:
-    """What is there, as far as some requests touch it."""
+    """The stored rows that some requests depend on."""
 
     tickets: dict[str, KnownTicket]
     """By id."""
@@ -67,7 +66,7 @@ class Standing:
     """Jobs by service."""
 
     def add(self, plan: SubmissionPlan) -> None:
-        """`plan` is going to be written."""
+        """Adds the rows of `plan`, which will be written."""
         self.tickets |= {r["id"]: KnownTicket(r["payload_hash"], r["state"]) for r in plan.tickets}
         self.items |= {row["id"]: row["content_hash"] for row in plan.items}
         for row in (*plan.answers, *plan.reopened):
@@ -78,10 +77,10 @@ class Standing:
 
 @dataclass(kw_only=True)
 class SubmissionPlan:
-    """What one request adds, and what its submissions get."""
+    """The rows that one request adds, and the tickets of its submissions."""
 
     accepted: dict[int, str] = field(default_factory=dict[int, str])
-    """Ticket of each submission that was taken."""
+    """Ticket of each accepted submission."""
     states: dict[str, str] = field(default_factory=dict[str, str])
     """Of these tickets."""
     errors: dict[int, PreceptorError] = field(default_factory=dict[int, PreceptorError])
@@ -96,10 +95,10 @@ class SubmissionPlan:
 def plan_admission(
     request: Admission, standing: Standing, max_queue: int, now: float
 ) -> SubmissionPlan:
-    """What `request` adds to what stands.
+    """The rows that `request` adds.
 
     Raises:
-        PreceptorError: nothing of the request could go on, or the queue is full.
+        PreceptorError: every submission of the request failed, or the queue is full.
     """
     plan = SubmissionPlan(errors=dict(request.errors))
     fresh = _tell_new(plan, request.questions, standing)
@@ -108,11 +107,11 @@ def plan_admission(
     _add_jobs(plan, request, fresh, standing, now)
     _check_room(request.addressee.service, len(plan.jobs), standing, max_queue)
     for question in fresh:
-        # What failed before is asked again.
+        # A question that failed before is asked again.
         state = _JOINED_STATE.get(standing.answers.get(question.answer_key, "pending"), "queued")
         row = ticket_row(request.addressee, request.kind, question, state, now, request.run)
         if state == "waiting":
-            # It joins a promise, and waits as long as that may take.
+            # It joins a promise, and waits until the promise expires.
             late_s = request.addressee.info.capabilities.late_s or 0.0
             row["deadline_at"] = max(row["deadline_at"], now + late_s)
         plan.tickets.append(row)
@@ -123,7 +122,7 @@ def plan_admission(
 def _tell_new(
     plan: SubmissionPlan, questions: Sequence[Question], standing: Standing
 ) -> list[Question]:
-    """The questions whose key was not used before; every ticket goes into the plan."""
+    """The questions with a new key; every ticket is added to the plan."""
     payloads: dict[str, str] = {}
     fresh: list[Question] = []
     for question in questions:
@@ -149,9 +148,9 @@ def _tell_new(
 def _add_items(
     plan: SubmissionPlan, fresh: Sequence[Question], standing: Standing, now: float
 ) -> list[Question]:
-    """Writes down feedback that callers bring themselves, so that every answer can be traced to it.
+    """Adds the feedback items of callers, so that every answer can be traced to them.
 
-    An id means one text for good: a question that uses a known id for another text is refused.
+    An id always names the same text: a question that uses a known id for another text is refused.
     """
     new: dict[str, FeedbackItem] = {}
     hashes: dict[str, str] = {}
@@ -162,7 +161,7 @@ def _add_items(
         if clash is not None:
             place, item = clash
             problem = Conflict(
-                f"{item.id!r} names another text already", field=f"feedback[{place}].id"
+                f"{item.id!r} is already the id of another text", field=f"feedback[{place}].id"
             )
             plan.errors[question.index] = at_submission(problem, question.index)
             continue
@@ -186,7 +185,7 @@ def _clashing_item(
 
 
 def _raise_if_none_left(num_submissions: int, errors: Mapping[int, PreceptorError]) -> None:
-    """Where nothing can go on the request itself fails, with every field at fault."""
+    """Where every submission failed, the request fails, with every field at fault."""
     if not num_submissions or len(errors) < num_submissions:
         return
     first = errors[min(errors)]
@@ -223,13 +222,13 @@ def _check_room(service: str, num_jobs: int, standing: Standing, max_queue: int)
     unfinished = standing.unfinished.get(service, 0)
     if num_jobs and unfinished + num_jobs > max_queue:
         raise QueueFull(
-            f"{service} has {unfinished} unfinished jobs of at most {max_queue}",
+            f"{service} has {unfinished} unfinished jobs, the limit is {max_queue}",
             retry_after_s=_RETRY_AFTER_S,
         )
 
 
 def item_row(item: FeedbackItem, now: float) -> dict[str, Any]:
-    """Feedback that a caller brought along."""
+    """The row of a caller's feedback item."""
     return {
         "id": item.id,
         "answer_key": None,
@@ -269,7 +268,7 @@ def job_row(
 def answer_row(
     addressee: Addressee, kind: str, key: str, job_id: str, ordinal: int, now: float
 ) -> dict[str, Any]:
-    """An answer that is still to come."""
+    """The row of a pending answer."""
     return {
         "answer_key": key,
         "answer_id": answer_id(key),
@@ -284,7 +283,7 @@ def answer_row(
 
 
 def question_row(question: Question) -> dict[str, Any]:
-    """What was asked."""
+    """The row of a question."""
     return {
         "answer_key": question.answer_key,
         "frame": question.frame,

@@ -14,10 +14,10 @@ _log = logging.getLogger("preceptor.gateway")
 
 
 async def put_jobs(queue: JobQueue, rows: Sequence[JobRow]) -> list[str]:
-    """Puts jobs in their order, since some must be asked so.
+    """Puts jobs in their order, since some must be called in order.
 
     Returns:
-        Ids of those that the queue did not take: the first of a service and all after it.
+        Ids of the jobs that the queue did not accept: the first of a service and all after it.
     """
     refused: list[str] = []
     for service in dict.fromkeys(row.service for row in rows):

@@ -1,6 +1,6 @@
-"""Questions at the door: checked one by one, and given their keys, before anything is written.
+"""Checks queries one by one and computes their keys, before anything is written.
 
-What concerns one submission becomes its problem and the rest goes on.
+An error of one submission becomes its problem; the other submissions continue.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _DEFAULT_PRIORITY = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One submission that passed the door."""
+    """One submission that passed the checks."""
 
     index: int
-    """Its place in the request."""
+    """Its index in the request."""
     idempotency_key: str
     ticket_id: str
     payload_hash: str
@@ -56,7 +56,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Addressee:
-    """Who asks whom."""
+    """The caller and the service that is asked."""
 
     caller: str
     service: str
@@ -65,7 +65,7 @@ class Addressee:
 
 
 def at_submission(error: PreceptorError, index: int) -> PreceptorError:
-    """`error` with its fields as seen from the whole request."""
+    """`error` with its fields relative to the whole request."""
     place = f"submissions[{index}].query"
     error.errors = tuple(
         FieldError(field=f"{place}.{e.field}", detail=e.detail) for e in error.errors
@@ -78,13 +78,13 @@ def prepare_prefixes(
     submissions: Sequence[PrefixSubmission],
     weights: Mapping[str, str | PreceptorError],
 ) -> tuple[list[Question], dict[int, PreceptorError]]:
-    """Checks queries against what the expert can do.
+    """Checks queries against the expert's capabilities.
 
     Args:
         addressee: Caller and expert.
-        submissions: What was sent.
-        weights: The exact version, or the reason why there is none, of every wish among them, by
-            `wish_key`.
+        submissions: The submissions.
+        weights: For every `WantedWeights` among them, by `wish_key`: the exact version, or the
+            reason why there is none.
 
     Returns:
         The questions that pass, and the error of each that does not, by its index.
@@ -111,7 +111,7 @@ def prepare_prefixes(
 
 
 def wish_key(wanted: WantedWeights) -> str:
-    """Equal wishes have equal keys."""
+    """Equal values of `WantedWeights` have equal keys."""
     return wanted.model_dump_json()
 
 
@@ -125,7 +125,7 @@ def prepare_feedback(
         query = submission.query.model_copy(update={"payload": None})
         if query.payload_sha256 not in known_payloads:
             missing = Invalid(
-                f"no blob {query.payload_sha256}; put it first", field="payload_sha256"
+                f"no blob {query.payload_sha256}; upload it first", field="payload_sha256"
             )
             errors[index] = at_submission(missing, index)
             continue
@@ -135,7 +135,7 @@ def prepare_feedback(
 
 
 def unpack_query(kind: str, packed: bytes) -> PrefixQuery | FeedbackQuery:
-    """The query that a question stored."""
+    """The query of a stored question."""
     message = frame.decode(zstandard.ZstdDecompressor().decompress(packed))
     return question_of_kind(kind).query.model_validate(message)
 

@@ -1,8 +1,8 @@
-"""Takes what dispatchers report: the second half of `internal.py`.
+"""Receives the reports of dispatchers.
 
-One report holds all jobs of one call of a service, and is one blob and one transaction. Each job is
-taken or refused by itself: one whose fence is stale, or whose results make no sense, does not touch
-its neighbours. What a dispatcher says nothing about fails.
+One report has all jobs of one call of a service, and is one blob and one transaction. Each job is
+accepted or refused separately: a job with a stale fence or invalid results does not affect the
+others. Questions without a result fail.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NO_REASON = ServiceFailed("no reason was given").problem()
 
 @dataclass(frozen=True, kw_only=True)
 class JobReports:
-    """Serves dispatchers that have worked."""
+    """Serves the reports of dispatchers."""
 
     database: Database
     queue: JobQueue
@@ -55,8 +55,9 @@ class JobReports:
     metrics: Metrics
 
     async def report(self, request: ReportRequest) -> ReportReply:
-        """Takes the results of a call; the jobs of it that are refused."""
-        # Written before the fences are looked at: stale reports are rare, an orphan is harmless.
+        """Stores the results of a call; returns its refused jobs."""
+        # Written before the fences are checked: stale reports are rare, and an unused blob is
+        # harmless.
         pack = await self._write_pack([r for report in request.jobs for r in report.results])
         now = self.clock.now()
         async with self.database.write() as conn:
@@ -127,7 +128,7 @@ class JobReports:
 
 
 async def visible_items(conn: Connection, results: Iterable[ItemResult]) -> frozenset[str]:
-    """The feedback items among those that answers name which somebody has sent."""
+    """The existing ones among the feedback items that answers name."""
     ids = {item for r in results if r.prefix is not None for item in r.prefix.used_feedback}
     return frozenset(await feedback.content_hashes(conn, ids)) if ids else frozenset()
 
@@ -135,7 +136,7 @@ async def visible_items(conn: Connection, results: Iterable[ItemResult]) -> froz
 def _sort_out(
     reports: Sequence[JobReport], rows: Mapping[str, JobRow]
 ) -> tuple[list[JobReport], dict[str, ProblemDetails]]:
-    """Reports of jobs that are the reporter's, and the problem of each that is not."""
+    """Reports of jobs that the reporter holds, and the problem of each other job."""
     held: dict[str, JobReport] = {}
     refused: dict[str, ProblemDetails] = {}
     for report in reports:
@@ -147,7 +148,7 @@ def _sort_out(
             stale = f"job {job.id} is {job.state} under fence {job.fence}, not {report.fence}"
             refused[job.id] = StaleFence(stale, field="fence").problem()
         else:
-            # A job that is named twice ends once, as it was said first.
+            # A job that is named twice ends once, with the first of its reports.
             held.setdefault(job.id, report)
     return list(held.values()), refused
 
@@ -159,7 +160,7 @@ def _accept_all(
     rows: Mapping[str, JobRow],
     refused: dict[str, ProblemDetails],
 ) -> list[JobReport]:
-    """The reports that are taken; adds to `refused` those that make no sense."""
+    """The accepted reports; adds those with invalid results to `refused`."""
     taken: list[JobReport] = []
     for report in held:
         try:
@@ -172,7 +173,7 @@ def _accept_all(
 
 
 def _end(report: JobReport, job: JobRow) -> tuple[str, str, dict[str, Any] | None]:
-    """The job, its new state and the reason: done, or queued again, or dead."""
+    """The job, its new state (done, queued again or dead) and the reason."""
     if report.final:
         return job.id, "done", None
     dead = job.attempts >= MAX_DELIVERIES
@@ -180,10 +181,10 @@ def _end(report: JobReport, job: JobRow) -> tuple[str, str, dict[str, Any] | Non
 
 
 def _silence(report: JobReport, dispatcher: str) -> ProblemDetails:
-    """Why the questions of an ended job fail of which nothing was said."""
+    """The problem of questions of an ended job that have no result."""
     if not report.final:
         return report.reason or _NO_REASON
-    return ServiceFailed(f"nothing was reported about it by {dispatcher}").problem()
+    return ServiceFailed(f"dispatcher {dispatcher} reported no result").problem()
 
 
 def _ended(report: JobReport, request: ReportRequest, now: float) -> dict[str, Any]:

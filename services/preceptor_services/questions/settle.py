@@ -1,6 +1,6 @@
-"""Writes verdicts, in the transaction of the caller: answers first, then the tickets behind them.
+"""Writes answers and then their tickets, in the transaction of the caller.
 
-A statement is made once for all questions that it concerns, however many jobs they came from.
+Each statement covers all questions of a report, independent of their number of jobs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from preceptor_services.store.questions.tickets import Settled
 async def write_acceptance(
     conn: Connection, acceptance: Acceptance, pack: Written | None, now: float
 ) -> list[Settled]:
-    """Stores what was judged; the tickets that it settles."""
+    """Writes an acceptance; returns the tickets that it settles."""
     if pack is not None:
         await services.add_blobs(conn, {pack.sha256: pack.size}, now)
     await _finish(conn, acceptance)
@@ -39,7 +39,7 @@ async def write_acceptance(
 
 
 async def _finish(conn: Connection, acceptance: Acceptance) -> None:
-    """Answers of experts and of sources fill different columns."""
+    """Writes answers; those of experts and of sources have different columns."""
     by_columns: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for values in acceptance.done.values():
         by_columns.setdefault(tuple(values), []).append(values)
@@ -48,7 +48,7 @@ async def _finish(conn: Connection, acceptance: Acceptance) -> None:
 
 
 async def fail_questions(conn: Connection, failed: Mapping[str, ProblemDetails]) -> list[Settled]:
-    """Questions that will not be answered, and their tickets; equal problems go together."""
+    """Fails questions and their tickets; equal problems share a statement."""
     groups: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for key, problem in failed.items():
         reason = document(problem)
@@ -61,5 +61,5 @@ async def fail_questions(conn: Connection, failed: Mapping[str, ProblemDetails])
 
 
 def document(problem: ProblemDetails) -> dict[str, Any]:
-    """A problem as a JSON column holds it."""
+    """A problem as the value of a JSON column."""
     return problem.model_dump(mode="json", exclude_none=True)

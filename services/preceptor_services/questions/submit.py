@@ -1,8 +1,7 @@
-"""Takes questions in: one transaction writes tickets, questions and their jobs, or nothing.
+"""Accepts questions: one transaction writes tickets, questions and their jobs, or nothing.
 
-Requests that come at once share a transaction. Only when it is committed do the jobs go on the
-stream. Where the broker does not take them the tickets stand all the same, and `sweep.py` puts the
-jobs again.
+Concurrent requests share a transaction. Jobs are put on the stream after the commit. If the broker
+does not accept them the tickets remain valid, and `sweep.py` puts the jobs again.
 """
 
 from __future__ import annotations
@@ -49,14 +48,14 @@ _PREPARING: Final = 2 * ITEM
 
 
 class Posted(NamedTuple):
-    """What became of one submission: exactly one of the two."""
+    """The result of one submission: a ticket or an error."""
 
     ticket_id: str | None = None
     problem: ProblemDetails | None = None
 
 
 class Submissions:
-    """Takes requests of callers."""
+    """Serves the submissions of callers."""
 
     def __init__(
         self,
@@ -79,10 +78,10 @@ class Submissions:
         self._commit = GroupCommit(self._commit_all)
 
     async def logprobs(self, caller: str, request: LogprobsRequest, watch: Watch) -> list[Posted]:
-        """Takes questions to an expert; what stays open of them is pending in `watch`.
+        """Accepts questions to an expert; the unanswered ones are pending in `watch`.
 
         Raises:
-            PreceptorError: the expert is unknown, its queue is full, or no submission could go on.
+            PreceptorError: the expert is unknown, its queue is full, or every submission failed.
         """
         entry = self._registry.get(request.expert, "expert", field="expert")
         addressee = _addressee(caller, entry)
@@ -111,7 +110,7 @@ class Submissions:
         return await self._submit(admission, watch)
 
     async def feedback(self, caller: str, request: FeedbackRequest, watch: Watch) -> list[Posted]:
-        """Takes questions to a feedback source; as `logprobs`."""
+        """Accepts questions to a feedback source, like `logprobs`."""
         entry = self._registry.get(request.source, "source", field="source")
         addressee = _addressee(caller, entry)
         payloads = list({s.query.payload_sha256 for s in request.submissions})
@@ -136,7 +135,7 @@ class Submissions:
         return await self._submit(admission, watch)
 
     async def _submit(self, admission: Admission, watch: Watch) -> list[Posted]:
-        # Before they are written: a ticket that joins a question may be settled at once.
+        # Before they are written: a ticket that joins a question may be settled immediately after.
         watch.add(question.ticket_id for question in admission.questions)
         plan = await self._commit(admission)
         watch.settle(q.ticket_id for q in admission.questions if not _is_asked(plan, q.ticket_id))
@@ -153,7 +152,7 @@ class Submissions:
     async def _commit_all(
         self, admissions: Sequence[Admission]
     ) -> list[SubmissionPlan | Exception]:
-        """Each request's plan, written; or why nothing of it was."""
+        """Writes each request's plan; returns the plan or the error of the request."""
         now = self._clock.now()
         outcomes: list[SubmissionPlan | Exception] = []
         async with self._database.write() as conn:

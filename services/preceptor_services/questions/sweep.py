@@ -1,12 +1,12 @@
-"""What runs beside the requests: deadlines, and jobs that the broker has lost.
+"""Background work: deadlines, and jobs that the broker has lost.
 
-Deadlines: the sweeper sleeps until the next one, and fails what is over it.
+Deadlines: the sweeper sleeps until the next one, and fails the tickets that have passed it.
 
-Lost jobs: the stream is only a list of reminders, so whatever SQL calls unfinished must stand on
-it. A job whose `put` failed is put again. Where the stream of a service is shorter than SQL says,
-twice in a row, the broker has lost entries, nobody knows which: every job that is not freshly put
-or claimed is put again. A duplicate costs a computation at worst, since only the last claim may
-report.
+Lost jobs: SQL is authoritative, and every job that is unfinished in SQL must be on the stream. A
+job whose `put` failed is put again. If the stream of a service is shorter than the number of jobs
+in SQL twice in a row, the broker has lost entries, and it is not known which: every job that was
+not put or claimed recently is put again. A duplicate at worst repeats a computation, since only the
+last claim may report.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NEVER: Final = float("inf")
 
 
 class Sweeper:
-    """Keeps tickets and jobs moving when nothing else does."""
+    """Fails tickets past their deadline and puts lost jobs again."""
 
     def __init__(
         self, database: Database, queue: JobQueue, notifier: Notifier, clock: Clock
@@ -63,7 +63,7 @@ class Sweeper:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def expect(self, deadlines: Iterable[float]) -> None:
-        """New deadlines, of which the sweeper may have to know."""
+        """Adds deadlines; the sweeper wakes for the earliest."""
         earliest = min(deadlines, default=_NEVER)
         if earliest < self._next_deadline:
             self._next_deadline = earliest
@@ -79,8 +79,8 @@ class Sweeper:
             await self.sweep()
 
     async def sweep(self) -> None:
-        """Fails every ticket that is over its deadline."""
-        problem = DeadlineExceeded("no answer came before the deadline").problem()
+        """Fails every ticket past its deadline."""
+        problem = DeadlineExceeded("no answer arrived before the deadline").problem()
         document = problem.model_dump(mode="json", exclude_none=True)
         async with self._database.write() as conn:
             over = await tickets.expire(conn, self._clock.now(), document)
@@ -91,8 +91,12 @@ class Sweeper:
         await self._tell(over, unwanted)
 
     async def cancel(self, ticket_id: str) -> None:
-        """Gives one ticket up, and its question if nobody else wants it."""
-        document = Cancelled("nobody wants it any more").problem().model_dump(mode="json")
+        """Cancels one ticket, and its question if no other ticket waits for it."""
+        document = (
+            Cancelled("every ticket of the question was cancelled")
+            .problem()
+            .model_dump(mode="json")
+        )
         async with self._database.write() as conn:
             cancelled = await tickets.cancel(conn, ticket_id)
             affected = await answers.abandon(conn, [t.answer_key for t in cancelled], document)
@@ -100,7 +104,7 @@ class Sweeper:
         await self._tell(cancelled, unwanted)
 
     async def give_up(self, service: str) -> None:
-        """Fails every open question to a service that is no more."""
+        """Fails every open question to a removed service."""
         problem = NotFound(f"{service} was removed", field="expert").problem()
         async with self._database.write() as conn:
             open_jobs = await answers.open_questions(conn, service)
@@ -119,7 +123,7 @@ class Sweeper:
         await asyncio.sleep(_RECONCILE_S)
 
     async def reconcile(self) -> None:
-        """Puts again what does not stand on the stream."""
+        """Puts jobs again that are missing on the stream."""
         now = self._clock.now()
         async with self._database.read() as conn:
             missing = await jobs.never_put(conn)
@@ -149,6 +153,6 @@ async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except Exception:
-            # The boundary of a background task: it must outlive a database that is away.
+            # The error boundary of a background task: it must survive an unavailable database.
             _log.exception("%s failed", name)
             await asyncio.sleep(_IDLE_S)

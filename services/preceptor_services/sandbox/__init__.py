@@ -1,5 +1,5 @@
-"""The box that untrusted programs run in, seen from the feedback sources that need one.
+"""The sandbox in which feedback sources run untrusted programs.
 
-`isolation.py` is the seam; `process.py` is the rung that every Linux machine offers, and
-`zygote.py` runs inside it.
+`isolation.py` is the interface. `process.py` implements it for every Linux machine; `zygote.py`
+runs inside that sandbox.
 """

@@ -1,8 +1,8 @@
-"""The seam between grading an attempt and the box that it runs in.
+"""The interface between grading an attempt and the sandbox that it runs in.
 
-An `Isolation` runs one program on some inputs and says what came back and how it ended. It never
-sees what was expected: verdicts are made outside, from the values. A stronger box is one new file
-with a class of this shape.
+An `Isolation` runs one program on some inputs and returns the values and how it ended. It never
+gets the expected values: they are compared outside. A stronger sandbox is one new file with a class
+of this protocol.
 """
 
 from __future__ import annotations
@@ -16,35 +16,39 @@ Ended = Literal["finished", "timeout", "output_limit", "crashed"]
 
 
 class IsolationFailed(Exception):
-    """The box itself failed, so nothing is known about the attempt."""
+    """The sandbox failed, so nothing is known about the attempt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one attempt, all its cases together, may use."""
+    """Limits of one attempt, for all its cases together."""
 
     cpu_seconds: float = 1.0
-    """Processor time; it decides, so that a busy machine gives the same verdict."""
+    """Processor time. This limit decides, so that the verdict does not depend on the load."""
     timeout_s: float = 15.0
-    """Time by the clock; only a program that sleeps should meet it."""
+    """Wall-clock time. Only a program that sleeps should reach it."""
     memory_mb: int = 256
     """Address space, the interpreter's own 30 MB included."""
     output_bytes: int = 65_536
-    """Size of the values that come back, as JSON."""
+    """Size of the returned values, as JSON."""
 
     def __post_init__(self) -> None:
         for field in ("cpu_seconds", "timeout_s", "memory_mb", "output_bytes"):
             if not getattr(self, field) > 0:
                 raise ValueError(f"{field}: {getattr(self, field)} is not above 0")
         if self.timeout_s <= self.cpu_seconds:
-            raise ValueError(f"timeout_s: {self.timeout_s} is not above cpu_seconds")
+            raise ValueError(
+                f"timeout_s: {self.timeout_s} is not above cpu_seconds ({self.cpu_seconds})"
+            )
         if self.memory_mb < 64:
-            raise ValueError(f"memory_mb: {self.memory_mb} is below the 64 of an interpreter")
+            raise ValueError(
+                f"memory_mb: {self.memory_mb} is below 64, which the interpreter needs"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramRun:
-    """A Python expression, and the values that `entry` is bound to, one case each."""
+    """A Python expression, and the values that `entry` is bound to, one per case."""
 
     program: str
     entry: str
@@ -53,18 +57,18 @@ class ProgramRun:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
-    """How one case ended by itself: with a value, something that is no JSON value, or an error."""
+    """How one case ended: with a JSON value, with another value, or with an error."""
 
     value: JsonValue = None
     other: str | None = None
-    """`repr` of a value that JSON has no exact form for, such as a tuple or a set."""
+    """`repr` of a value that JSON cannot represent exactly, such as a tuple or a set."""
     error: str | None = None
     """`Class: message` of the exception."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came back: results of the first cases, in order; all of them where it finished."""
+    """The results of the first cases, in order; of all cases where the program finished."""
 
     results: tuple[CaseResult, ...]
     ended: Ended
@@ -73,28 +77,28 @@ class Outcome:
 
 
 class Isolation(Protocol):
-    """A box for programs that nobody trusts."""
+    """A sandbox for untrusted programs."""
 
     def start(self) -> None:
-        """Makes the box ready.
+        """Starts the sandbox.
 
         Raises:
-            IsolationFailed: It cannot be had on this machine.
+            IsolationFailed: It is not available on this machine.
         """
         ...
 
     def describe(self) -> dict[str, JsonValue]:
-        """What protects the machine, for the record; `level` names it."""
+        """The protections in force, for the record; `level` names them."""
         ...
 
     def run(self, attempt: ProgramRun, limits: Limits) -> Outcome:
-        """Runs one attempt; nothing of it is left afterwards.
+        """Runs one attempt and removes everything that it left.
 
         Raises:
-            IsolationFailed: The box failed, not the program.
+            IsolationFailed: The sandbox failed, not the program.
         """
         ...
 
     def stop(self) -> None:
-        """Ends the box."""
+        """Stops the sandbox."""
         ...

@@ -1,9 +1,9 @@
-"""The process box, seen from the service: starts `zygote.py` and speaks with it.
+"""The process sandbox, on the side of the service: starts `zygote.py` and sends it attempts.
 
-One box runs one attempt at a time, in a process of its own with limits on processor, memory, files,
-processes and output; network, other processes and files are out of sight where the kernel allows
-namespaces, and `describe` says which of them it got. Left out, for a box of its own kind: a filter
-on system calls. A bug in the kernel is an escape.
+One sandbox runs one attempt at a time, in its own process with limits on processor, memory, files,
+processes and output. Where the kernel allows namespaces, the process cannot see the network, other
+processes or files; `describe` lists the protections in force. Left out: a filter on system calls. A
+bug in the kernel may allow an escape.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from preceptor_services.sandbox.isolation import (
 )
 
 FIRST_UID: Final = 65_520
-"""Between the users that systemd hands out and `nobody`: nobody's processes are in reach."""
+"""User ids between those that systemd assigns and `nobody`, so that no other process has them."""
 MAX_SLOTS: Final = 12
 _ZYGOTE: Final = Path(__file__).with_name("zygote.py")
 _START_S: Final = 60.0
 _GRACE_S: Final = 30.0
-"""How much longer than an attempt's own limit an answer may take on a busy machine."""
+"""Extra time for a reply beyond the attempt's own limit, for a busy machine."""
 _MAX_HEADER: Final = 65_536
 
 
 class ProcessIsolation:
-    """One fork server; `slot` gives it a user of its own where the service runs as root."""
+    """One fork server; where the service runs as root, `slot` gives it its own user."""
 
     def __init__(self, slot: int = 0) -> None:
         if not 0 <= slot < MAX_SLOTS:
@@ -59,10 +59,10 @@ class ProcessIsolation:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Starts the fork server, if it does not run, and waits until it is locked in.
+        """Starts the fork server unless it runs, and waits until its protections are set.
 
         Raises:
-            IsolationFailed: It did not come up.
+            IsolationFailed: It did not start.
         """
         if self._process is not None and self._process.poll() is None:
             return
@@ -89,19 +89,20 @@ class ProcessIsolation:
                 }
                 description, _ = self._ask(settings, _START_S, 0)
         finally:
-            # At once: it then is no place where anybody could write, not even its owner.
+            # Removed immediately, so that no process can write there, not even its owner.
             os.rmdir(root)
         self._description = cast("dict[str, JsonValue]", description)
 
     def describe(self) -> dict[str, JsonValue]:
-        """What the fork server got when it locked itself in."""
+        """The protections that the fork server could set."""
         return dict(self._description)
 
     def run(self, attempt: ProgramRun, limits: Limits) -> Outcome:
         """Runs one attempt.
 
         Raises:
-            IsolationFailed: The fork server died or did not answer; the next call starts another.
+            IsolationFailed: The fork server ended or did not answer; the next call starts a new
+                one.
         """
         self.start()
         request = {
@@ -137,7 +138,7 @@ class ProcessIsolation:
             self._control.sendall(struct.pack("<II", len(text), 0) + text)
             header_len, body_len = struct.unpack("<II", self._read(8))
             if header_len > _MAX_HEADER or body_len > max_body:
-                raise OSError(f"a reply of {header_len} and {body_len} bytes")
+                raise OSError(f"invalid reply: header of {header_len}, body of {body_len} bytes")
             return json.loads(self._read(header_len)), self._read(body_len)
         except (OSError, ValueError) as error:
             self._kill()
@@ -149,7 +150,7 @@ class ProcessIsolation:
         while size:
             part = self._control.recv(min(size, 1 << 20))
             if not part:
-                raise OSError("it has ended")
+                raise OSError("its process has ended")
             parts.append(part)
             size -= len(part)
         return b"".join(parts)
@@ -162,7 +163,7 @@ class ProcessIsolation:
 
 
 def _outcome(header: dict[str, Any], reply: bytes, num_cases: int) -> Outcome:
-    """What a child's reply amounts to; its program may have written anything into it."""
+    """The outcome in a child's reply, which is untrusted: the program can write to the pipe."""
     ended = cast("Ended", header["ended"])
     lines = reply.split(b"\n")[:-1]
     if not lines or _parsed(lines[0]) != {"ready": True}:
@@ -202,9 +203,10 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _clean(text: str) -> str:
-    """Without addresses, which differ from run to run, and lone surrogates, which no file holds."""
+    """Removes addresses, which differ between runs, and lone surrogates, which UTF-8 cannot
+    encode."""
     return re.sub(r" at 0x[0-9a-f]+", "", text).encode("utf-8", "replace").decode()

@@ -1,13 +1,13 @@
-"""The inside of the process box: a small interpreter that forks one child per attempt.
+"""The inside of the process sandbox: a small interpreter that forks one child per attempt.
 
-Run as a script, by its path, with the standard library only; its standard input is a socket to the
-service. It first locks itself in (own network, processes and empty root directory where the kernel
-allows them), says what it got, and then serves attempts one by one: fork, limits, unprivileged
-user, run, read a bounded reply, kill whatever is left. Interpreter and modules are loaded once,
-which is what makes an attempt cost a millisecond.
+It runs as a script, by its path, with the standard library only; its standard input is a socket to
+the service. It first isolates itself (own network, processes and empty root directory where the
+kernel allows them) and reports the protections in force. Then it serves attempts one by one: fork,
+limits, unprivileged user, run, read a bounded reply, kill the remaining processes. Interpreter and
+modules are loaded once, so that an attempt costs about a millisecond.
 
-Nothing secret is ever in here: inputs come in, values go out, expected values stay outside. The
-reply pipe of a child may carry anything that its program likes to write there.
+This process holds no secrets: it receives inputs and returns values; expected values stay outside.
+The reply pipe of a child is untrusted: the program can write anything to it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PRELOADED = (
     "bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq",
     "itertools", "operator", "re", "statistics", "string", "unicodedata",
 )  # fmt: skip
-"""What a program may import although it sees no files."""
+"""Modules that a program may import although it sees no files."""
 MAX_ERROR_CHARS = 400
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -50,11 +50,11 @@ def main() -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for name in PRELOADED:
         importlib.import_module(name)
-    sys.set_int_max_str_digits(0)  # the limit on processor time is limit enough
+    sys.set_int_max_str_digits(0)  # the limit on processor time suffices
     sys.path.clear()  # the same modules at every level of isolation
     settings, _ = receive(control)
     described = lock_in(settings)
-    for fd in (0, 1, 2):  # until here what goes wrong is for the service's log
+    for fd in (0, 1, 2):  # errors before this line go to the service's log
         os.dup2(null, fd)
     os.close(null)
     send(control, described)
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def receive(control: socket.socket) -> tuple[dict[str, Any], bytes]:
-    """One message; the process ends when the service has gone."""
+    """One message; the process exits when the service has closed the socket."""
     header_len, body_len = struct.unpack("<II", _read(control, 8))
     header = json.loads(_read(control, header_len))
     return header, _read(control, body_len)
@@ -96,7 +96,7 @@ def _read(control: socket.socket, size: int) -> bytes:
 
 
 def lock_in(settings: dict[str, Any]) -> dict[str, Any]:
-    """Gives up all it can; returns what that came to."""
+    """Drops as many privileges as possible; returns the protections in force."""
     refused: list[str] = []
     is_root = os.geteuid() == 0
     namespaces = _leave_namespaces(is_root, refused)
@@ -121,14 +121,15 @@ def lock_in(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _leave_namespaces(is_root: bool, refused: list[str]) -> bool:
-    """Network, processes and IPC of its own; an ordinary user needs a user namespace for that."""
+    """Enters own network, process and IPC namespaces; a user other than root needs a user
+    namespace."""
     flags = CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS
     if not is_root:
         flags |= CLONE_NEWUSER
     if _libc.unshare(flags) != 0:
         refused.append(f"unshare: {os.strerror(ctypes.get_errno())}")
         return False
-    # Only children enter the new process namespace: the first one, its init, serves.
+    # Only children enter the new process namespace; the first child, its init, serves attempts.
     pid = os.fork()
     if pid:
         os.closerange(0, 64)
@@ -184,7 +185,7 @@ def run(
     _kill_all(pid)
     _, status, usage = os.wait4(pid, 0)
     _reap()
-    # After the last process, so that nobody is left who writes.
+    # After the last process has ended, so that none can write any more.
     os.close(read_fd)
     code = os.waitstatus_to_exitcode(status)
     out_of_time = code in (-signal.SIGPROF, -signal.SIGXCPU) or (
@@ -215,10 +216,10 @@ def _read_reply(fd: int, limit: int, deadline: float) -> tuple[bytes, str]:
 
 
 def _kill_all(pid: int) -> None:
-    """The child and whatever it may have started; in a process namespace, everything there is."""
+    """Kills the child and its descendants; in a process namespace, every other process."""
     targets = (-1,) if os.getpid() == 1 else (-pid, pid)
     for target in targets:
-        # it may be gone, or not yet the leader of its own group
+        # the child may have ended, or may not lead its own group yet
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(target, signal.SIGKILL)
 
@@ -232,7 +233,7 @@ def _reap() -> None:
 
 
 def _child(request: dict[str, Any], settings: dict[str, Any], write_fd: int) -> NoReturn:
-    """Never returns: whatever happens, this process must not go on as a server."""
+    """Runs the attempt and exits. It never returns, since a child must not serve attempts."""
     try:
         os.setsid()
         os.dup2(write_fd, REPLY_FD)
@@ -263,7 +264,7 @@ def _limit(limits: dict[str, Any], uid: int) -> None:
         os.setresuid(uid, uid, uid)
         _prctl(PR_SET_DUMPABLE, 0)
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which clears it
-    # Finer than RLIMIT_CPU, which counts whole seconds and catches who disarms this one.
+    # Finer than RLIMIT_CPU, which counts whole seconds but cannot be disarmed by the program.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, limits["cpu_seconds"])
 
@@ -274,7 +275,7 @@ def _run_cases(program: str, entry: str, inputs: list[str]) -> None:
     except BaseException as error:
         _write({"program_error": _line(error)})
         return
-    random.seed(0)  # fork has sown it anew
+    random.seed(0)  # fork has reseeded it
     for text in inputs:
         names: dict[str, Any] = {"__builtins__": builtins, entry: json.loads(text)}
         try:
@@ -292,7 +293,7 @@ def _result(value: Any) -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON gives the same value back, of the same types."""
+    """Whether the value is the same, with the same types, after a JSON round trip."""
     kind = cast("type[Any]", type(value))
     if kind is list:
         return all(_is_plain(item) for item in value)
@@ -309,7 +310,7 @@ def _line(error: BaseException) -> str:
         message = str(error.msg if isinstance(error, SyntaxError) else error)
         return f"{type(error).__name__}: {message}"[:MAX_ERROR_CHARS]
     except BaseException:
-        return "an exception without a text"
+        return "an exception without a message"
 
 
 def _write(message: dict[str, Any]) -> None:

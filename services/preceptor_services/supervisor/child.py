@@ -1,8 +1,8 @@
-"""One child process: started in a group of its own, logged, tied to us, ended with its children.
+"""One child process: in its own process group, with a log, ended together with its own children.
 
-A group of its own keeps Ctrl-C from reaching the child before we decide in which order things end.
-On Linux the kernel ends the child when we die, however we die; elsewhere only an orderly end takes
-the children along.
+The own group keeps Ctrl-C from reaching the child, since the supervisor stops children in order. On
+Linux the kernel ends the child whenever the supervisor ends, also after a crash. On other systems
+only an orderly stop ends the children.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _TAIL_LINES: Final = 12
 
 @dataclass(frozen=True, kw_only=True)
 class ChildSpec:
-    """What to run."""
+    """Command line and settings of one process."""
 
     name: str
     command: tuple[str, ...]
     log: Path
     url: str | None
-    """Where it listens; None if it does not."""
+    """Its URL; None if it does not listen."""
     is_ready: Callable[[], Awaitable[bool]]
     stop_rank: int
-    """Lower ones are ended first."""
+    """Lower ones are stopped first."""
 
 
 class Child:
-    """A process that runs `spec`, perhaps for the second time."""
+    """A process that runs `spec`; it can be restarted."""
 
     def __init__(self, spec: ChildSpec) -> None:
         self.spec = spec
@@ -51,7 +51,7 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Of the process, if one was started."""
+        """Process id, if it was started."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
@@ -70,30 +70,30 @@ class Child:
             )
 
     def exit_code(self) -> int | None:
-        """None while it runs or was never started."""
+        """Exit code; None while it runs or if it was never started."""
         return None if self._process is None else self._process.poll()
 
     def runs(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
     def terminate(self) -> None:
-        """Asks it to end."""
+        """Sends SIGTERM."""
         if self.runs():
             assert self._process is not None
             self._process.send_signal(signal.SIGTERM)
-            # A stopped process hears nothing until it is continued.
+            # A stopped process receives the signal only after it is continued.
             self._process.send_signal(signal.SIGCONT)
 
     def kill_group(self) -> None:
-        """Ends it and whatever it has started, at once."""
+        """Kills the process and its descendants immediately."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def ending(self) -> str:
-        """Its name, how it ended and its last words."""
+        """Its name, how it ended and the last lines of its log."""
         try:
             lines = self.spec.log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
         except OSError:

@@ -28,11 +28,11 @@ def up_command(
     ready_file: Annotated[
         Path | None,
         typer.Option(
-            help="JSON file to write when all is ready; everything then ends with the caller."
+            help="JSON file to write when all is ready; the deployment then stops with its caller."
         ),
     ] = None,
 ) -> None:
-    """Starts broker, gateway, dispatcher and the services that name their class; watches them."""
+    """Starts and watches broker, gateway, dispatcher and the services that have a `use` class."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for name in ("httpx", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -71,13 +71,13 @@ async def _up(config: Path, ready_file: Path | None, console: Console) -> None:
 
 
 def _cancel_once(main: asyncio.Task[None]) -> None:
-    # A second Ctrl-C must not break off the orderly end that the first one began.
+    # A second Ctrl-C must not abort the orderly stop that the first one began.
     if not main.cancelling():
         main.cancel()
 
 
 async def _leave_with(parent: int, main: asyncio.Task[None]) -> None:
-    """A program that waits for the ready file owns us: when it dies, we end."""
+    """Stops when the program that started `preceptor up` with a ready file has ended."""
     while os.getppid() == parent:
         await asyncio.sleep(_PARENT_POLL_S)
     _cancel_once(main)

@@ -1,7 +1,7 @@
-"""What is to run where: free ports, keys that are missing, command lines.
+"""The plan of a deployment: free ports, missing keys, command lines.
 
-Everything that is decided here is written back to `resolved.toml` in the run's folder, which every
-child reads and every other tool may.
+All choices are written to `resolved.toml` in the run's folder. Every child reads it, and other
+tools may read it.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ _DISPATCHER_GRACE_S: Final = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessPlan:
-    """A deployment, ready to be started."""
+    """A deployment that is ready to start."""
 
     folder: Path
     settings: Deployment
-    """With real ports and addresses."""
+    """The settings, with the chosen ports and addresses."""
     specs: tuple[ChildSpec, ...]
-    """In the order in which they are started; the broker, if there is one, is the first."""
+    """The processes in the order of their start; an embedded broker is the first."""
 
 
 def make_plan(settings: Deployment, folder: Path) -> ProcessPlan:
-    """Decides what is open, makes missing keys and folders, and writes `resolved.toml`.
+    """Chooses open ports, makes missing keys and folders, and writes `resolved.toml`.
 
     Args:
         settings: As read from the file.
-        folder: The run's folder: logs, the broker's file and what is resolved go there.
+        folder: The run's folder, for logs, the broker's file and `resolved.toml`.
     """
     embedded = _wants_embedded_broker(settings)
     resolved = _resolved(settings, folder, embedded)
@@ -97,7 +97,8 @@ def _resolved(settings: Deployment, folder: Path, embedded: bool) -> Deployment:
 
 
 def _same_port(folder: Path) -> int | None:
-    """The gateway's port of the last start, where it is free: bookmarks and printed links stay."""
+    """The gateway's port of the last start, if it is free, so that bookmarks and links stay
+    valid."""
     try:
         g = parse_deployment((folder / _RESOLVED).read_text()).gateway
     except (OSError, ValueError):
@@ -133,7 +134,7 @@ def _key_files(settings: Deployment) -> list[Path]:
 
 def _broker_spec(settings: Deployment, folder: Path) -> ChildSpec:
     port = urlsplit(settings.gateway.broker).port
-    assert port is not None, "the embedded broker's address was made here"
+    assert port is not None, "an embedded broker always has a port"
     data = folder / "broker"
     make_private_folder(data)
     return ChildSpec(
@@ -172,7 +173,7 @@ def _dispatcher_spec(folder: Path, resolved: Path) -> ChildSpec:
 
 
 def _service_spec(name: str, service: DeployedService, folder: Path) -> ChildSpec:
-    assert service.use is not None, "the caller looked"
+    assert service.use is not None, "the caller checked it"
     parts = urlsplit(service.url)
     options = folder / "options" / f"{name}.json"
     write_whole(options, json.dumps(service.options, indent=2), mode=OWNER_ONLY)

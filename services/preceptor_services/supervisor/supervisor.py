@@ -1,4 +1,4 @@
-"""Starts a deployment's processes, watches them, and ends them.
+"""Starts, watches and stops a deployment's processes.
 
 Example:
     async with Supervisor(Path("runs/demo/preceptor.toml")) as supervisor:
@@ -24,18 +24,19 @@ from preceptor_services.supervisor.child import Child
 from preceptor_services.supervisor.plan import make_plan
 
 _START_TIMEOUT_S: Final = 240.0
-"""Below the 300 s of the trainer, which waits for the ready file: our reason names the process."""
+"""Shorter than the 300 s for which the trainer waits for the ready file, so that this error, which
+names the process, comes first."""
 _STOP_TIMEOUT_S: Final = 8.0
 _POLL_S: Final = 0.1
 _FIRST_RESTART_S: Final = 0.2
 _MAX_RESTARTS: Final = 5
 _HEALTHY_S: Final = 60.0
-"""A child that ran for so long has its earlier restarts forgiven."""
+"""After this time of running, the earlier restarts of a child are no longer counted."""
 _log = logging.getLogger("preceptor.supervisor")
 
 
 class ChildFailed(Exception):
-    """A process did not start, or kept ending; the message has its last words."""
+    """A process did not start, or ended again and again; the message has the end of its log."""
 
 
 class Supervisor:
@@ -72,15 +73,15 @@ class Supervisor:
 
     @property
     def settings(self) -> Deployment:
-        """With the ports and addresses that were chosen."""
+        """The settings, with the chosen ports and addresses."""
         assert self._settings is not None, "entered"
         return self._settings
 
     async def watch(self) -> None:
-        """Restarts what ends by itself, for ever.
+        """Restarts processes that end unexpectedly, without end.
 
         Raises:
-            ChildFailed: one ended again and again.
+            ChildFailed: a process ended too often.
         """
         while True:
             for child in self.children:
@@ -88,14 +89,14 @@ class Supervisor:
             await asyncio.sleep(_POLL_S)
 
     async def stop(self) -> None:
-        """Ends everything: first who takes work, then who does it, then who carries it."""
+        """Stops all processes in the order of their specs."""
         for rank in sorted({child.spec.stop_rank for child in self.children}):
             await _end([child for child in self.children if child.spec.stop_rank == rank])
         if self._lock is not None:
             self._lock.close()
 
     def description(self) -> dict[str, Any]:
-        """Addresses, key files, process ids: what another program needs to use the deployment."""
+        """Addresses, key files and process ids, for programs that use the deployment."""
         settings = self.settings
         return {
             "gateway": settings.gateway.url,
@@ -131,7 +132,7 @@ class Supervisor:
                 break
             if time.monotonic() > end:
                 raise ChildFailed(f"not ready within {_START_TIMEOUT_S:g} s: {child.ending()}")
-        # A foreign process on the same port would have answered just as well.
+        # Another process on the same port could have answered.
         if not child.runs():
             raise ChildFailed(child.ending())
 
@@ -150,12 +151,12 @@ class Supervisor:
         elif time.monotonic() >= self._restart_at[name]:
             del self._restart_at[name]
             child.restarts += 1
-            child.kill_group()  # what it may have left behind
+            child.kill_group()  # descendants that are still running
             child.start()
             self.on_restart()
 
     def _lock_folder(self) -> None:
-        # Two deployments in one folder would share a database and a broker's file.
+        # Two deployments in one folder would share the database and the broker's file.
         self._lock = (self.folder / "up.lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -174,10 +175,10 @@ async def _end(children: Sequence[Child]) -> None:
     finally:
         for child in children:
             if child.runs():
-                _log.warning("%s does not end and is killed", child.spec.name)
+                _log.warning("%s did not end in time and is killed", child.spec.name)
             child.kill_group()
 
 
 def write_description(path: Path, description: dict[str, Any]) -> None:
-    """Writes it so that a reader never sees half of it."""
+    """Writes the file atomically, so that a reader never sees a part of it."""
     write_whole(path, json.dumps(description, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Experts with one fault each; everything else is right, and most pass the check at the door."""
+"""Experts with one fault each; everything else is right, and most pass the answer check."""
 
 from __future__ import annotations
 

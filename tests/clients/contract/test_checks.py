@@ -1,4 +1,4 @@
-"""The check at the door refuses every answer that cannot be right, and names the reason."""
+"""The answer check refuses every answer that cannot be right, and names the reason."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -157,7 +157,7 @@ def test_a_corrupted_answer_is_refused_by_its_own_check(name, make_query, make_a
 def test_more_entries_than_asked_are_refused(make_query, make_answer):
     answer = make_answer(make_query(top_k=5))
 
-    with pytest.raises(AnswerRefused, match="over the 4 asked"):
+    with pytest.raises(AnswerRefused, match="is above top_k = 4"):
         check_answer(make_query(top_k=4), answer, CAPABILITIES)
 
 
@@ -332,7 +332,7 @@ def test_a_missing_best_entry_shows_in_the_tail_though_own_is_hidden(make_query,
         }
     )
 
-    with pytest.raises(AnswerRefused, match="best entry is missing"):
+    with pytest.raises(AnswerRefused, match="one of the best entries is missing"):
         check_answer(query, hidden, CAPABILITIES)
 
 

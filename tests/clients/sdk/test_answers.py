@@ -1,4 +1,4 @@
-"""An answer built by the SDK passes the check at the door, whatever the model says."""
+"""An answer built by the SDK passes the answer check, whatever the model says."""
 
 from collections.abc import Callable
 

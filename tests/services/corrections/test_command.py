@@ -179,5 +179,5 @@ def test_a_folder_without_a_deployment_is_named_with_what_to_give(tmp_path: Path
     result = CliRunner().invoke(app, ["people", "list", "--run-dir", str(tmp_path)])
 
     assert result.exit_code == 1
-    assert f"{tmp_path} has neither resolved.toml nor preceptor.toml" in result.stderr
+    assert f"neither {tmp_path} nor a folder above it has resolved.toml" in result.stderr
     assert "--url and --key-file" in result.stderr

@@ -114,7 +114,7 @@ async def test_answers_that_cannot_be_held_are_refused_before_they_are_computed(
     expert = make_larger(memory_mb=4)
     num_queries = 1 + expert._admission.capacity // (261 * 10)
 
-    with pytest.raises(TooLarge, match="entries are asked for"):
+    with pytest.raises(TooLarge, match="entries are requested"):
         await expert.logprobs([make_query(top_k=261)] * num_queries, [])
 
 

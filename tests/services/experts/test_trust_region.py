@@ -116,7 +116,7 @@ def test_the_version_tells_teachers_apart(make_teacher: MakeTeacher) -> None:
     ("options", "message"),
     [
         ({"trust_region": 1.0}, "trust_region: 1.0 is not between 0 and 1"),
-        ({"trust_region": 0.5, "ema_rate": 0.0}, "nothing to mix in"),
+        ({"trust_region": 0.5, "ema_rate": 0.0}, "cannot be used with ema_rate 0"),
     ],
 )
 def test_a_mixture_without_two_parts_is_refused(

@@ -1,12 +1,12 @@
-"""Attention over packed sequences, in the place of the one that a transformers model brings.
+"""Attention over packed sequences; it replaces the attention of a transformers model.
 
-On a CPU it goes block by block (`blocks.py`), on a GPU segment by segment: each attends to itself
-causally and to the segments above it entirely, through torch's fused attention, on keys and values
-laid side by side. Where that needs a mask, queries go in blocks of `_QUERY_BLOCK` rows, so that
-memory stays linear in the tokens.
+On a CPU it works block by block (`blocks.py`), on a GPU segment by segment. A segment attends to
+itself causally and to all tokens of the segments above it, with torch's fused attention on
+concatenated keys and values. Where a mask is needed, queries are processed in blocks of
+`_QUERY_BLOCK` rows, so that memory stays linear in the tokens.
 
-transformers hands keyword arguments of a forward call down to its attention function
-(`AttentionInterface`), which is how `packed` arrives here.
+transformers passes keyword arguments of a forward call to its attention function
+(`AttentionInterface`); `packed` is passed in this way.
 
 Dimensions: N packed tokens, G query heads, M key heads, D of a head.
 """
@@ -30,7 +30,7 @@ _REFUSED: Final = ("softcap", "s_aux")
 
 
 class Unpackable(ValueError):
-    """This model's attention does more than the packed one can."""
+    """The packed attention does not support this model's attention."""
 
 
 def packed_attention(
@@ -46,28 +46,28 @@ def packed_attention(
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """What a transformers attention layer calls.
+    """The attention function of a transformers layer.
 
     Args:
         module: The layer.
         query_1GND: `[1, G, N, D]`, G query heads over N packed tokens.
         key_1MND: `[1, M, N, D]`, where M divides G.
         value_1MND: Likewise.
-        attention_mask: None; the segments say what may be seen.
+        attention_mask: None; the segments define what a token may attend to.
         packed: The layout of the N tokens.
-        blocks: Likewise, where they are to be read block by block.
-        scaling: Of the scores; 1 / sqrt(D) where absent.
-        sliding_window: Most tokens that a token sees, itself included; all where absent.
-        options: What this layer wants besides.
+        blocks: The blocks of the layout, for processing block by block.
+        scaling: Factor of the scores; 1 / sqrt(D) where absent.
+        sliding_window: Most tokens that a token attends to, itself included; all where absent.
+        options: Further options of the layer.
 
     Returns:
         `[1, N, G, D]` and no weights.
 
     Raises:
-        Unpackable: The layer asks for what is not computed here.
+        Unpackable: The layer uses an option that is not supported here.
     """
     if packed is None or attention_mask is not None:
-        raise Unpackable("its layers do not hand the layout down to their attention")
+        raise Unpackable("its layers do not pass the layout to their attention")
     for name in _REFUSED:
         if options.get(name) is not None:
             raise Unpackable(f"its attention has {name}")
@@ -93,10 +93,10 @@ def _attend_segments(
     out_NGD = query_1GND.new_empty((query_1GND.shape[2], query_1GND.shape[1], value_1MND.shape[-1]))
     for segment in packed.segments:
         key, value = _seen(key_1MND, segment), _seen(value_1MND, segment)
-        # A beginning needs no mask, and the fused kernel itself is linear in memory.
+        # A first segment needs no mask, and the fused kernel itself is linear in memory.
         whole = not segment.above and (window or packed.longest) >= packed.longest
-        # A mask has queries times keys elements: by blocks of queries there are never more than a
-        # constant times the keys.
+        # A mask has queries times keys elements. Blocks of queries bound it to a constant times the
+        # keys.
         step = segment.stop - segment.start if whole else _QUERY_BLOCK
         for start in range(segment.start, segment.stop, step):
             stop = min(start + step, segment.stop)
@@ -117,15 +117,15 @@ def _seen(states_1MND: Tensor, segment: Segment) -> Tensor:
     own = states_1MND[:, :, segment.start : segment.stop]
     if not segment.above:
         return own
-    # Copied side by side, because the fused kernels want one tensor of keys; a mask over all packed
-    # keys would cost memory that is quadratic in them.
+    # Concatenated, because the fused kernels need one tensor of keys. A mask over all packed keys
+    # would need memory quadratic in their number.
     return torch.cat([*(states_1MND[:, :, a:b] for a, b in segment.above), own], dim=2)
 
 
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int
 ) -> Tensor:
-    """The queries are the last ones of their sequence: the i-th sees all but those after itself."""
+    """Attention of the last queries of a sequence: each attends to all tokens up to itself."""
     num_queries, num_keys = query.shape[2], key.shape[2]
     whole = num_queries == num_keys <= window
     return scaled_dot_product_attention(
@@ -133,8 +133,8 @@ def _attend(
         key,
         value,
         attn_mask=None if whole else _mask(num_queries, num_keys, window, query),
-        # Without a mask tensor where the kernel can do without: it then skips what is hidden,
-        # instead of computing it and throwing it away.
+        # Without a mask tensor where possible: the kernel then skips hidden keys instead of
+        # computing and discarding them.
         is_causal=whole,
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
@@ -142,7 +142,8 @@ def _attend(
 
 
 def _mask(num_queries: int, num_keys: int, window: int, like: Tensor) -> Tensor:
-    """Added to the scores, in their type: a boolean one would be converted in every layer."""
+    """The mask as numbers to add to the scores; a boolean mask would be converted in every
+    layer."""
     before = num_keys - num_queries
     hidden = torch.full(
         (num_queries, num_keys), float("-inf"), dtype=like.dtype, device=like.device

@@ -1,4 +1,4 @@
-"""The statistics of a block of logits on a GPU, in one pass: `head.py` says what they are for.
+"""The statistics of a block of logits on a GPU, in one pass, for `head.py`.
 
 Eager torch would read the logits four times and write float32 copies of them. Each program reads
 `_BLOCK` columns of one row once. Needs triton, which comes with torch for GPUs.
@@ -7,7 +7,7 @@ Dimensions: R rows (positions asked), C columns (logits of a block).
 """
 
 # pyright: basic, reportMissingImports=false, reportIndexIssue=false
-# (triton comes with torch for GPUs alone, and its compiled functions are typed as plain ones)
+# (triton is installed only with torch for GPUs; its compiled functions have plain types)
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _kernel(
     BLOCK: tl.constexpr,
     RUN: tl.constexpr,
 ):
-    # Rows times vocabulary may be more elements than 32 bits count.
+    # Rows times vocabulary may exceed 32 bits.
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
     columns = block * BLOCK + tl.arange(0, BLOCK)
@@ -44,7 +44,7 @@ def _kernel(
     highest = tl.max(values, axis=0)
     normaliser = highest + tl.log(tl.sum(tl.exp(values - highest), axis=0))
     tl.store(normalisers + row * num_blocks + block, normaliser)
-    # After the sum: what pads the vocabulary counts in the normaliser and is never a maximum.
+    # After the sum: padding of the vocabulary counts in the normaliser but is never a maximum.
     real = tl.where(columns < num_real, values, float("-inf"))
     of_runs = tl.max(tl.reshape(real, (BLOCK // RUN, RUN)), axis=1)
     runs = block * (BLOCK // RUN) + tl.arange(0, BLOCK // RUN)
@@ -52,7 +52,7 @@ def _kernel(
 
 
 def block_statistics(block_RC: Tensor, num_real: int, *, run: int) -> tuple[Tensor, Tensor]:
-    """Logsumexp of parts of a block, and the maximum of each run of its first columns.
+    """Logsumexp of the parts of a block, and the maximum of each run of its first columns.
 
     Args:
         block_RC: Logits of any float type, columns contiguous, whole runs.

@@ -1,17 +1,16 @@
-"""Attention over packed sequences that gives the same bits whatever a sequence is packed with.
+"""Attention over packed sequences whose bits do not depend on the other packed sequences.
 
-Sums of floating-point numbers depend on how a library cuts them up, and it cuts them up by the
-shapes that it is given. So the shapes here are a matter of places alone: the places of a sequence
-are cut into blocks, the same for every sequence, and the queries of a block go together with every
-key up to its end, filled up where the sequence ends before. Blocks that are the same in several
-sequences are computed once.
+Floating-point sums depend on how a library splits them, and it splits them by the shapes of its
+arguments. So the shapes here depend on places only: the places of every sequence are split into the
+same blocks, and the queries of a block attend to every key up to its end, padded where the sequence
+ends before. Blocks that are the same in several sequences are computed once.
 
     places   0..31      32..63     64..95          96..127
     queries  32 of 32   32 of 64   32 of 96 keys   32 of 128 keys
 
-Products of the linear layers, which see all packed tokens at once, keep the bits of a row as long
-as there are not just a few rows: `filled` sees to that. All this holds on a CPU; on a GPU
-`attention.py` goes segment by segment, which is quicker there. Source of the idea: batch invariance
+Products of the linear layers over all packed tokens keep the bits of a row as long as the number of
+rows is a multiple of `ROWS`: `filled` pads them. All this holds on a CPU; on a GPU `attention.py`
+works segment by segment, which is faster there. Source of the idea: batch invariance
 as in "Defeating Nondeterminism in LLM Inference" (Thinking Machines Lab, 2025).
 
 Dimensions: N packed tokens, B beginnings that share a block, Q queries of a block, K keys up to its
@@ -30,22 +29,23 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 ROWS: Final = 32
-"""Rows of a product come in multiples of it: the last few of them may be summed in another way."""
+"""The rows of a product are padded to a multiple of it; remaining rows may be summed
+differently."""
 _BLOCKS: Final = ((512, 32), (1024, 64), (2048, 128))
-"""Length of the blocks below a place: small ones share more, large ones cost fewer calls."""
+"""Length of the blocks below a place: small blocks share more, large ones need fewer calls."""
 _LONGEST_BLOCK: Final = 256
 _GATHERED: Final = 1 << 15
-"""Tokens whose keys are copied at a time."""
+"""Number of tokens whose keys are copied at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """The same places of B different beginnings."""
+    """The same places of B different prefixes."""
 
     start: int
     """Place of the first query; the last one is the last key."""
     rows_BK: Tensor
-    """int64 packed index of every token up to the end of the block; the last one fills it up."""
+    """int64 packed index of every token up to the end of the block; padded with the last one."""
 
     @property
     def num_queries(self) -> int:
@@ -54,8 +54,8 @@ class Block:
 
     def parts(self) -> Iterator[Tensor]:
         """`rows_BK`, a bounded number of keys at a time."""
-        # Bounded in keys and not in rows: late blocks have many more keys than early ones. How many
-        # rows go together does not change the bits of one.
+        # Bounded by keys and not by rows: late blocks have many more keys than early ones. The
+        # number of rows processed together does not change the bits of a row.
         step = max(1, _GATHERED // self.rows_BK.shape[1])
         for first in range(0, len(self.rows_BK), step):
             yield self.rows_BK[first : first + step]
@@ -65,13 +65,13 @@ def blocks_of(rows: Sequence[np.ndarray]) -> tuple[Block, ...]:
     """Blocks of sequences, of which `rows` holds the packed index of every token."""
     blocks: list[Block] = []
     for start, stop in _cuts(max(map(len, rows))):
-        # In a tree, the last token of a block says which tokens came before it.
+        # In a tree, the last token of a block determines the tokens before it.
         different = {int(r[min(stop, len(r)) - 1]): r for r in rows if len(r) > start}
         rows_BK = np.empty((len(different), stop), np.int64)
         for row, r in zip(rows_BK, different.values(), strict=True):
             row[: len(r)] = r[:stop]
-            # Any token would do, since only later queries would see it; the last one makes the
-            # fillers easy to tell, by repeating.
+            # Padding with any token would work, since no real query attends to it. The last one
+            # makes padding recognisable, because it repeats.
             row[len(r) :] = r[-1]
         blocks.append(Block(start, torch.tensor(rows_BK)))
     return tuple(blocks)
@@ -106,9 +106,9 @@ def attend_blocks(
         query_1GND: `[1, G, N, D]`.
         key_1MND: `[1, M, N, D]`, where M divides G.
         value_1MND: Likewise.
-        blocks: Of the packed sequences.
-        scaling: Of the scores; 1 / sqrt(D) where absent.
-        window: Most tokens that a token sees, itself included; all where absent.
+        blocks: The blocks of the packed sequences.
+        scaling: Factor of the scores; 1 / sqrt(D) where absent.
+        window: Most tokens that a token attends to, itself included; all where absent.
     """
     query_NGD, key_NMD, value_NMD = (
         s[0].transpose(0, 1) for s in (query_1GND, key_1MND, value_1MND)
@@ -126,7 +126,7 @@ def attend_blocks(
                 scale=scaling,
                 enable_gqa=query_NGD.shape[1] != key_NMD.shape[1],
             )
-            # What fills a block up repeats its last token, at places where that is not.
+            # Padding of a block repeats its last token at other places, so it is skipped.
             real_BQ = torch.ones_like(rows_BQ, dtype=torch.bool)
             real_BQ[:, 1:] = rows_BQ[:, 1:] != rows_BQ[:, :-1]
             out_NGD[rows_BQ[real_BQ]] = attended_BGQD.transpose(1, 2)[real_BQ]
@@ -134,7 +134,7 @@ def attend_blocks(
 
 
 def _mask(block: Block, window: int | None, like: Tensor) -> Tensor:
-    """`[Q, K]` added to the scores, in their type: a boolean one would be converted every time."""
+    """`[Q, K]` numbers to add to the scores; a boolean mask would be converted every time."""
     hidden_QK = torch.full(
         (block.num_queries, block.rows_BK.shape[1]), float("-inf"), dtype=like.dtype
     )

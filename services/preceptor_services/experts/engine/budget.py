@@ -1,8 +1,8 @@
-"""How much memory scoring may take, as amounts of work.
+"""The memory budget of scoring, as amounts of work.
 
-What grows with the tokens of a forward pass (activations) and what grows with rows times vocabulary
-(logits) get a share each; what stays after a call (entries) is the part of `admission.py`. Weights
-are not in the budget.
+Activations, which grow with the tokens of a forward pass, and logits, which grow with rows times
+vocabulary, each have a share. The share of entries, which remain after a call, is used by
+`admission.py`. Weights are not in the budget.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 _LOGITS_SHARE: Final = 4
-"""One part in so many is for logits, one for answers, and two are for activations."""
+"""Number of shares: one is for logits, one for answers, and two are for activations."""
 _BYTES_PER_LOGIT: Final = 8
-"""One element, and its share of the float32 copies of a block or of the runs searched."""
+"""Bytes of one element, with its part of the float32 copies of a block or of the searched runs."""
 _BYTES_PER_ENTRY: Final = 40
-"""An id and a log-prob, and what becomes of them on the way into a reply."""
+"""Bytes of an id and a log-prob, with their copies on the way into a reply."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What goes through model and head at a time, and what may wait to be sent."""
+    """Bounds of the work in model and head at a time, and of the answers that wait to be sent."""
 
     max_tokens: int = 65_536
-    """Packed tokens of one forward pass; a longer sequence goes alone."""
+    """Packed tokens of one forward pass; a longer sequence gets its own pass."""
     max_logits: int = 32 << 20
-    """Elements of `[rows, vocabulary]`."""
+    """Elements of `[rows, vocabulary]` at a time."""
     max_entries: int = 16 << 20
-    """Entries of all answers under way: positions times top-k and candidates."""
+    """Entries of all unsent answers: positions times top-k and candidates."""
 
     def __post_init__(self) -> None:
         for field in ("max_tokens", "max_logits", "max_entries"):
@@ -44,21 +44,21 @@ def budget_of(memory_mb: int, config: Any, *, element_bytes: int, max_context: i
     Args:
         memory_mb: MiB for activations, logits and answers together.
         config: A transformers configuration of a decoder.
-        element_bytes: Of one activation.
+        element_bytes: Bytes of one activation.
         max_context: Tokens of the longest sequence, which must fit.
 
     Raises:
-        ValueError: It does not.
+        ValueError: The longest sequence does not fit.
     """
     share = (memory_mb << 20) // _LOGITS_SHARE
     per_token = token_bytes(config, element_bytes)
-    # Two of the four shares; a budget that cannot hold the longest sequence is refused now rather
-    # than at the first long one.
+    # Two of the four shares. A budget that cannot hold the longest sequence is refused at the
+    # start, not at the first long sequence.
     max_tokens = 2 * share // per_token
     if max_tokens < max_context:
         raise ValueError(
-            f"memory_mb: {memory_mb} holds {max_tokens} tokens at {per_token} bytes, "
-            f"max_context is {max_context}"
+            f"memory_mb: {memory_mb} is enough for {max_tokens} tokens of {per_token} bytes, "
+            f"but max_context is {max_context}; raise memory_mb or lower max_context"
         )
     return Budget(
         max_tokens=max_tokens,
@@ -68,7 +68,7 @@ def budget_of(memory_mb: int, config: Any, *, element_bytes: int, max_context: i
 
 
 def token_bytes(config: Any, element_bytes: int) -> int:
-    """Activations of one token that are alive at once in a decoder layer, generously.
+    """Upper estimate of the bytes of one token's activations in a decoder layer.
 
     Residual, its norm in float32, queries, keys and values before and after their rotation, and
     the three products of a gated MLP.
@@ -79,5 +79,5 @@ def token_bytes(config: Any, element_bytes: int) -> int:
     head_dim: int = getattr(config, "head_dim", None) or hidden // heads
     inner: int = getattr(config, "intermediate_size", None) or 4 * hidden
     attention = 4 * (heads + 2 * key_heads) * head_dim
-    # The last term is in float32 whatever the model is in: norms compute there.
+    # The last term is always in float32, because norms are computed in it.
     return element_bytes * (4 * hidden + attention + 4 * inner) + 4 * 4 * hidden

@@ -1,23 +1,23 @@
-"""From hidden states to entries: normaliser, k best and asked ids; `[T, V]` never exists.
+"""From hidden states to entries: normaliser, k best and requested ids, without a `[T, V]` tensor.
 
-Rows go in chunks, so that logits never take more than a given number of elements. On a CPU the head
-is applied to blocks of columns that stay in the cache, and one compiled loop takes all that is
-needed of a block while it is there (`sweep_kernel.py`).
+Rows are processed in chunks, so that logits never exceed a given number of elements. On a CPU the
+head is applied to blocks of columns that fit into the cache, and one compiled loop reads all that
+is needed from a block while it is cached (`sweep_kernel.py`).
 
-On a GPU the head is applied to all columns at once, and one kernel (`block_kernel.py`) takes
+On a GPU the head is applied to all columns at once, and one kernel (`block_kernel.py`) computes
 
     logsumexp      of each part of a row
     maxima         of each run of 128 columns
 
-The k best logits lie in the k runs with the largest maxima, since each of these holds one that is
-no smaller than any outside; so only k runs are searched. That is exact. Types of number that the
-CPU's loop does not know go the same way in eager torch.
+The k best logits are in the k runs with the largest maxima, since each of these runs has a logit
+that is at least as large as any outside them. So searching only these k runs is exact. Number types
+that the CPU's loop does not support are processed in the same way in eager torch.
 
 Columns beyond the real vocabulary (padding of the head) count in the normaliser, as they do when
 the student samples, but are never entries: their probability is part of the tail.
 
-Dimensions: R rows (positions asked), K entries of a row, A asked ids, V rows of the head, W those
-filled up to whole runs, C columns of a block, M runs, N columns of a run.
+Dimensions: R rows (queried positions), K entries of a row, A requested ids, V rows of the head, W
+rows of the head padded to whole runs, C columns of a block, M runs, N columns of a run.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from preceptor_services.experts.engine.models import Scorer
 from preceptor_services.experts.engine.side_by_side import side_by_side
 
 RUN: Final = 128
-"""Columns whose maximum is kept."""
+"""Columns of a run, of which the maximum is kept."""
 BLOCK: Final = 32 * RUN
-"""Columns that eager torch takes at a time on a CPU; heads with no more are read whole."""
+"""Columns that eager torch processes at a time on a CPU; smaller heads are processed whole."""
 
 _SWEPT: Final = frozenset({torch.bfloat16, torch.float32})
 """Types of logits that `sweep_kernel.py` reads."""
 _SWEPT_ROWS: Final = 512
 SWEPT_COLUMNS: Final = 1024
-"""A block that is swept: 1 MB in 16 bits. Fewer rows make the product slower, and more of either
-leave the cache of a core."""
+"""Size of a block for the compiled loop: 1 MB in 16 bits. Fewer rows make the product slower; more
+rows or columns exceed the cache of a core."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entries:
-    """What `read_head` found, on the scorer's device."""
+    """The result of `read_head`, on the scorer's device."""
 
     ids_RK: Tensor
     """int32."""
     logprobs_RK: Tensor
     """float32, descending."""
     asked_logprobs_RA: Tensor
-    """float32; anything where the asked id is -1."""
+    """float32; undefined where the requested id is -1."""
 
 
 def read_head(
@@ -66,15 +66,15 @@ def read_head(
     vocab_size: int,
     max_logits: int,
 ) -> Entries:
-    """Log-probs of the best and of the asked ids.
+    """Log-probs of the best and of the requested ids.
 
     Args:
-        scorer: Whose head it is.
-        hidden: `[R, ...]` as the scorer gave it.
-        asked_RA: int64 ids to score besides; -1 pads.
+        scorer: The model with the head.
+        hidden: `[R, ...]` as returned by the scorer.
+        asked_RA: int64 ids to score additionally; -1 is padding.
         top_k: Entries per row, at most `vocab_size`.
         vocab_size: Ids below it may be entries.
-        max_logits: Elements held at once; one row is held in any case.
+        max_logits: Elements in memory at once, but at least one row.
     """
     read, threads, step = _read_large, 1, max_logits // scorer.num_logits
     if scorer.num_logits <= BLOCK:
@@ -82,11 +82,11 @@ def read_head(
     elif is_swept(scorer):
         read, threads = _read_swept, torch.get_num_threads()
         step = min(max_logits // (threads * SWEPT_COLUMNS), _SWEPT_ROWS)
-        # As many pieces for each thread, of equal size.
+        # The same number of pieces for each thread, of equal size.
         num_pieces = -(-len(hidden) // (max(1, step) * threads)) * threads
         step = min(step, -(-len(hidden) // (num_pieces * ROWS)) * ROWS)
-    # Chunks of equal length, up to the last one, which is no small one: rows are filled to a
-    # multiple of ROWS, which a power of two below it divides.
+    # Chunks of equal length, also the last one: rows are padded to a multiple of ROWS, which every
+    # smaller power of two divides.
     step = step - step % ROWS if step > ROWS else 1 << (max(1, step).bit_length() - 1)
     pieces = list(zip(_cut(filled(hidden), step), _cut(filled(asked_RA), step), strict=True))
 
@@ -106,7 +106,7 @@ def _cut(rows: Tensor, step: int) -> list[Tensor]:
 
 
 def is_swept(scorer: Scorer) -> bool:
-    """Whether its head is read in blocks by the compiled loop."""
+    """Whether the compiled loop processes its head in blocks."""
     return (
         scorer.num_logits > BLOCK and scorer.device.type == "cpu" and scorer.logits_dtype in _SWEPT
     )
@@ -116,8 +116,8 @@ def _read_small(
     scorer: Scorer, hidden: Tensor, asked_RA: Tensor, top_k: int, vocab_size: int
 ) -> Entries:
     logits_RV = scorer.logits(hidden, 0, scorer.num_logits).float()
-    # Over all rows of the head, padding too, as the student normalises when it samples; entries are
-    # taken from the real vocabulary alone.
+    # Over all rows of the head, padding included, as the student normalises when it samples.
+    # Entries are only from the real vocabulary.
     normaliser_R1 = logits_RV.logsumexp(-1, keepdim=True)
     best = logits_RV[:, :vocab_size].topk(top_k, dim=-1)
     return Entries(
@@ -130,7 +130,8 @@ def _read_small(
 def _read_swept(
     scorer: Scorer, hidden: Tensor, asked_RA: Tensor, top_k: int, vocab_size: int
 ) -> Entries:
-    # Here, because numba takes half a second to import, and a small vocabulary needs none of it.
+    # Imported here, because numba takes half a second to import and a small vocabulary does not use
+    # it.
     from preceptor_services.experts.engine.sweep_kernel import Sweep
 
     sweep = Sweep(asked_RA, top_k=top_k, vocab_size=vocab_size)
@@ -161,9 +162,9 @@ def _read_large(
 
 
 def _swept(scorer: Scorer, hidden: Tensor, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits `[R, W]` (whole runs, filled up with -inf), normaliser `[R, 1]`, maxima `[R, W/RUN]`.
+    """Logits `[R, W]` (whole runs, padded with -inf), normaliser `[R, 1]`, maxima `[R, W/RUN]`.
 
-    Maxima are over the real vocabulary alone.
+    Maxima are over the real vocabulary only.
     """
     num_logits = scorer.num_logits
     width = -(-num_logits // RUN) * RUN
@@ -171,7 +172,7 @@ def _swept(scorer: Scorer, hidden: Tensor, vocab_size: int) -> tuple[Tensor, Ten
     step = width if on_gpu else BLOCK
     statistics = _gpu_statistics if on_gpu else _statistics
     logits_RW = hidden.new_empty((len(hidden), width), dtype=scorer.logits_dtype)
-    # exp(-inf) is 0 and no maximum: what fills up the last run is in neither result.
+    # exp(-inf) is 0 and -inf is never a maximum, so the padding of the last run affects no result.
     logits_RW[:, num_logits:] = float("-inf")
     normalisers: list[Tensor] = []
     maxima: list[Tensor] = []
@@ -182,7 +183,8 @@ def _swept(scorer: Scorer, hidden: Tensor, vocab_size: int) -> tuple[Tensor, Ten
         normaliser, highest = statistics(block_RC, vocab_size - start)
         normalisers.append(normaliser)
         maxima.append(highest)
-    # A logsumexp of logsumexps is that of the whole row, without holding it in float32.
+    # The logsumexp of the parts' logsumexps is that of the whole row, which is never held in
+    # float32.
     normaliser_R1 = torch.cat(normalisers, dim=1).logsumexp(-1, keepdim=True)
     return logits_RW, normaliser_R1, torch.cat(maxima, dim=1)
 
@@ -197,13 +199,13 @@ def _statistics(block_RC: Tensor, num_real: int) -> tuple[Tensor, Tensor]:
         maxima_RM[:, first:] = float("-inf")
         if num_real > first * RUN:
             maxima_RM[:, first] = values_RC[:, first * RUN : num_real].amax(-1)
-    # In place, while the block is in the cache: this is where the time goes.
+    # In place, while the block is in the cache: this step takes most of the time.
     sums_R1 = values_RC.sub_(highest_R1).exp_().sum(-1, keepdim=True)
     return sums_R1.log_().add_(highest_R1), maxima_RM
 
 
 def _gpu_statistics(block_RC: Tensor, num_real: int) -> tuple[Tensor, Tensor]:
-    # Here, because triton comes with torch for GPUs alone.
+    # Imported here, because triton is installed only with torch for GPUs.
     from preceptor_services.experts.engine.block_kernel import block_statistics
 
     return block_statistics(block_RC, num_real, run=RUN)
@@ -216,8 +218,8 @@ def _best_in_runs(
     runs_RK = maxima_RM.topk(top_k, dim=-1).indices
     index_RKN = runs_RK[:, :, None].expand(-1, -1, RUN)
     found_RKN = logits_RW.view(len(logits_RW), -1, RUN).gather(1, index_RKN)
-    # The run on the border holds ids beyond the vocabulary: its maximum leaves them out, and so
-    # must the search.
+    # The last run of the vocabulary also has ids beyond it: its maximum excludes them, so the
+    # search must exclude them too.
     if vocab_size % RUN:
         is_last = (runs_RK == vocab_size // RUN)[:, :, None]
         found_RKN[:, :, vocab_size % RUN :].masked_fill_(is_last, float("-inf"))

@@ -1,8 +1,8 @@
-"""Models as the engine sees them: hidden states at wanted places, and blocks of logits.
+"""The engine's interface to models: hidden states at wanted places, and blocks of logits.
 
-A decoder of transformers runs packed where its attention can be exchanged and a trial shows that
-it then says the same; any other runs on sequences padded on the right, which a causal model never
-looks at. Both are asked for the final hidden states alone: the head belongs to `head.py`.
+A transformers decoder runs packed if its attention can be replaced and a trial gives the same
+logits. Any other model runs on sequences padded on the right, since a causal model does not attend
+to padding there. Both return the final hidden states only: `head.py` applies the head.
 
 Dimensions: B sequences, L tokens of the longest, N packed tokens, R rows (positions asked), H of a
 hidden state.
@@ -25,16 +25,16 @@ from preceptor_services.experts.engine.packing import MIN_SHARED, pack, plan_pas
 _log = logging.getLogger(__name__)
 _HEAD_TOLERANCE: Final = 1e-3
 _TRIAL_TOLERANCE: Final[dict[torch.dtype, float]] = {torch.float32: 1e-3, torch.float64: 1e-3}
-"""Of the largest logit. In 16 bits two orders of summation differ by far more than in 32, and
-still by far less than a model that mixes its sequences."""
+"""Tolerance relative to the largest logit. In 16 bits two orders of summation differ much more than
+in 32 bits, but much less than the results of a model that mixes its sequences."""
 
 
 class Scorer(Protocol):
-    """What `score` reads of a model, or of several that answer as one."""
+    """A model, or several that answer as one, as used by `score`."""
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the computation."""
         ...
 
     @property
@@ -44,11 +44,11 @@ class Scorer(Protocol):
 
     @property
     def logits_dtype(self) -> torch.dtype:
-        """Of what `logits` gives."""
+        """Data type of the result of `logits`."""
         ...
 
     def plan(self, sequences: Sequence[np.ndarray], max_tokens: int) -> list[list[int]]:
-        """Indices of the sequences that share a forward pass of at most so many tokens."""
+        """Indices of the sequences of each forward pass, of at most `max_tokens` tokens."""
         ...
 
     def hidden(self, sequences: Sequence[np.ndarray], places: Sequence[np.ndarray]) -> Tensor:
@@ -87,13 +87,12 @@ class _Decoder:
 
 
 class PaddedScorer(_Decoder):
-    """Sequences side by side, padded to the longest. For models that cannot be packed."""
+    """Processes sequences as a batch, padded to the longest. For models that cannot be packed."""
 
     def plan(self, sequences: Sequence[np.ndarray], max_tokens: int) -> list[list[int]]:
-        """Sequences of similar length together; the padding counts."""
+        """Puts sequences of similar length together; padding counts as tokens."""
         passes: list[list[int]] = []
-        # Shortest first: lengths rise, so the sequence that joins is the one that all are padded
-        # to.
+        # Shortest first: each sequence added is the longest so far, to which all are padded.
         for index in sorted(range(len(sequences)), key=lambda i: len(sequences[i])):
             longest = len(sequences[index])
             if not passes or longest * (len(passes[-1]) + 1) > max_tokens:
@@ -106,7 +105,7 @@ class PaddedScorer(_Decoder):
         ids_BL = np.zeros((len(sequences), max(map(len, sequences))), np.int64)
         for row, sequence in enumerate(sequences):
             ids_BL[row, : len(sequence)] = sequence
-        # Without a mask: causal attention never looks at padding on the right.
+        # Without a mask: causal attention does not attend to padding on the right.
         states_BLH = self._model.base_model(
             input_ids=torch.tensor(ids_BL, device=self.device), use_cache=False
         ).last_hidden_state
@@ -117,10 +116,10 @@ class PaddedScorer(_Decoder):
 
 
 class PackedScorer(_Decoder):
-    """Sequences one after another, common beginnings once.
+    """Processes packed sequences, with common prefixes once.
 
-    Read in blocks, which they are on a CPU unless told otherwise, a sequence gets the same bits
-    whatever it is packed with.
+    Processed in blocks, which is the default on a CPU, the bits of a sequence do not depend on the
+    other packed sequences.
     """
 
     def __init__(
@@ -131,10 +130,10 @@ class PackedScorer(_Decoder):
         self._in_blocks = self.device.type == "cpu" if in_blocks is None else in_blocks
         model.set_attn_implementation(ATTENTION)
         if model.config._attn_implementation != ATTENTION:
-            raise Unpackable("its attention cannot be exchanged")
+            raise Unpackable("its attention cannot be replaced")
 
     def plan(self, sequences: Sequence[np.ndarray], max_tokens: int) -> list[list[int]]:
-        """Sequences with a common beginning together; what they share counts once."""
+        """Puts sequences with a common prefix together; shared tokens count once."""
         return plan_passes(sequences, max_tokens=max_tokens, min_shared=self._min_shared)
 
     def hidden(self, sequences: Sequence[np.ndarray], places: Sequence[np.ndarray]) -> Tensor:
@@ -155,40 +154,39 @@ class PackedScorer(_Decoder):
 
 
 def scorer_of(model: Any, vocab_size: int) -> PackedScorer | PaddedScorer:
-    """`model` behind the engine: packed where a trial shows that it may be, else padded.
+    """A scorer of `model`: packed if a trial shows that packing keeps its logits, else padded.
 
     Args:
-        model: A causal language model of transformers, in `eval` mode. Packing exchanges its
-            attention, for every caller.
-        vocab_size: Ids below it may be tried.
+        model: A causal language model of transformers, in `eval` mode. Packing replaces its
+            attention for every caller.
+        vocab_size: The trial uses ids below it.
 
     Raises:
-        ValueError: Its log-probs are more than a linear head applied to its last hidden state.
+        ValueError: Its logits are not a linear head applied to its last hidden state.
     """
     with torch.inference_mode():
         sequences = _trial_sequences(vocab_size)
         places = [np.arange(len(sequence)) for sequence in sequences]
         own = [_own_logits(model, sequence) for sequence in sequences]
         padded = PaddedScorer(model)
-        # First, and an error: without a linear head neither way would be right.
+        # Checked first, and an error: without a linear head neither scorer would be right.
         _check_head(model, padded, sequences[0], own[0])
         before = model.config._attn_implementation
         try:
-            # Every common beginning is shared in the trial, however short: it is to go through the
-            # tree.
+            # The trial shares every common prefix, also short ones, to test the tree.
             packed = PackedScorer(model, min_shared=1)
             found = packed.logits(packed.hidden(sequences, places), 0, packed.num_logits)
             _check_trial(torch.cat(own), found)
-        except Exception as error:  # whatever an unknown architecture makes of a packed sequence
-            # The padded way needs the attention that the model came with.
+        except Exception as error:  # an unknown architecture may raise any error
+            # The padded scorer needs the model's original attention.
             model.set_attn_implementation(before)
-            _log.warning("%s is read padded, not packed: %s", type(model).__name__, error)
+            _log.warning("%s runs padded, not packed: %s", type(model).__name__, error)
             return padded
     return PackedScorer(model)
 
 
 def _trial_sequences(vocab_size: int) -> list[np.ndarray]:
-    """Three that share beginnings and one that does not, of different lengths."""
+    """Three sequences with common prefixes and one without, of different lengths."""
     long = np.arange(24) * 7 % vocab_size
     return [long, np.append(long[:9], 1), np.append(long[:9], [2, 3, 2]), long[5:16]]
 
@@ -203,9 +201,11 @@ def _check_head(model: Any, scorer: PaddedScorer, sequence: np.ndarray, own_LV: 
         raise ValueError("model: its head is not linear")
     hidden_LH = scorer.hidden([sequence], [np.arange(len(sequence))])
     gap = (own_LV - scorer.logits(hidden_LH, 0, scorer.num_logits).float()).abs().max().item()
-    # Written this way round, because NaN is not below anything: it must fail the check.
+    # Written as `not <=`, so that NaN fails the check.
     if not gap <= _HEAD_TOLERANCE:
-        raise ValueError(f"model: its logits differ by {gap:.1e} from head times hidden state")
+        raise ValueError(
+            f"model: its logits differ by {gap:.1e} from the product of head and hidden state"
+        )
 
 
 def _check_trial(own: Tensor, found: Tensor) -> None:

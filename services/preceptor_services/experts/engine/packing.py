@@ -1,22 +1,22 @@
-"""Sequences as a tree of their common beginnings, laid out one token after another.
+"""Sequences as a tree of their common prefixes, packed token by token.
 
-What several sequences begin with is computed once: a prompt of a group of rollouts, the question
-before feedback that differs, a rollout that was sampled twice. Each node of the tree is a
-*segment*: its tokens see themselves causally, and every token of the segments above it. There is
-no padding.
+A common prefix of several sequences is computed once: the prompt of a group of rollouts, the
+question before different feedback, a rollout that was sampled twice. Each node of the tree is a
+*segment*: its tokens attend causally to the segment itself, and to every token of the segments
+above it. There is no padding.
 
     sequences  a b c d     a b c e     x y
     packed     a b c | d | e | x y
     places     0 1 2   3   3   0 1
 
-A branch costs an attention call of its own in every layer, so beginnings shorter than `min_shared`
+A branch needs a separate attention call in every layer, so prefixes shorter than `min_shared`
 tokens are computed again instead. Sources: radix trees of prefixes (SGLang, arXiv 2312.07104), tree
 attention over one packed sequence.
 
 Example:
     packed = pack([np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5])], min_shared=2)
     packed.tokens_N          # [1 2 3 4 5]
-    packed.rows[1]           # [0 1 2 4]: where the tokens of the second sequence lie
+    packed.rows[1]           # [0 1 2 4]: indices of the tokens of the second sequence
 
 Dimensions: N packed tokens.
 """
@@ -31,12 +31,13 @@ from typing import Final
 import numpy as np
 
 MIN_SHARED: Final = 16
-"""Tokens from which on sharing beats reading them again, on a CPU at hidden size 256."""
+"""Number of tokens from which sharing is faster than computing again, on a CPU at hidden size
+256."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A run of packed tokens, and the runs that it continues, the first one first."""
+    """A run of packed tokens, and the runs before it in its sequences, in order."""
 
     start: int
     stop: int
@@ -50,14 +51,14 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """Sequences laid out for one forward pass."""
+    """Sequences packed for one forward pass."""
 
     tokens_N: np.ndarray
     """`[N]` int64 token ids."""
     places_N: np.ndarray
     """`[N]` int64 index of each token in its own sequence."""
     segments: tuple[Segment, ...]
-    """They cover `[0, N)` in order."""
+    """The segments, which cover `[0, N)` in order."""
     rows: tuple[np.ndarray, ...]
     """For each sequence, the packed index of each of its tokens."""
 
@@ -68,9 +69,9 @@ class Packed:
 
 
 def pack(sequences: Sequence[np.ndarray], *, min_shared: int = MIN_SHARED) -> Packed:
-    """Lays out `sequences`, none of them empty; equal beginnings become one segment."""
+    """Packs `sequences`, none of them empty; equal prefixes become one segment."""
     order = _sorted(sequences)
-    # Any two sequences share the least that neighbours between them share.
+    # Two sequences share the minimum of what the neighbours between them share.
     shared = [_num_shared(sequences[a], sequences[b]) for a, b in pairwise(order)]
     layout = _Layout(sequences, max(1, min_shared))
     layout.add(order, shared, (), 0)
@@ -80,20 +81,20 @@ def pack(sequences: Sequence[np.ndarray], *, min_shared: int = MIN_SHARED) -> Pa
 def plan_passes(
     sequences: Sequence[np.ndarray], *, max_tokens: int, min_shared: int = MIN_SHARED
 ) -> list[list[int]]:
-    """Which sequences go through the model together.
+    """Splits sequences into forward passes.
 
-    Sequences with a common beginning stay together where they fit; a sequence that is over
-    `max_tokens` by itself goes alone.
+    Sequences with a common prefix stay together where they fit; a sequence that alone exceeds
+    `max_tokens` gets its own pass.
     """
     passes: list[list[int]] = []
     room = 0
-    # In the order of the tree: neighbours share most, so the last pass is the only one that a
-    # sequence could share anything with.
+    # In the order of the tree: neighbours share most, so a sequence can share tokens only with the
+    # last pass.
     for index in _sorted(sequences):
         sequence = sequences[index]
         added = len(sequence)
         if passes and (shared := _num_shared(sequences[passes[-1][-1]], sequence)) >= min_shared:
-            # A beginning that is shared from further up may cost a few tokens twice.
+            # A prefix that is shared with an earlier sequence may count a few tokens twice.
             added = min(added, added - shared + min_shared)
         if not passes or added > room:
             passes.append([])
@@ -104,7 +105,7 @@ def plan_passes(
 
 
 def _sorted(sequences: Sequence[np.ndarray]) -> list[int]:
-    # Big-endian bytes sort as the ids themselves do, and are quick to compare.
+    # Big-endian bytes sort in the same order as the ids, and are fast to compare.
     return sorted(range(len(sequences)), key=lambda i: sequences[i].astype(">u4").tobytes())
 
 
@@ -115,7 +116,7 @@ def _num_shared(a: np.ndarray, b: np.ndarray) -> int:
 
 
 class _Layout:
-    """What is laid out so far."""
+    """The layout built so far."""
 
     def __init__(self, sequences: Sequence[np.ndarray], min_shared: int) -> None:
         self._sequences = sequences
@@ -141,9 +142,9 @@ class _Layout:
         above: tuple[tuple[int, int], ...],
         depth: int,
     ) -> None:
-        """Sequences in sorted order that agree in their first `depth` tokens, laid out as `above`.
+        """Adds sorted sequences whose first `depth` tokens are equal and already in `above`.
 
-        `shared[i]` is how much members i and i + 1 have in common.
+        `shared[i]` is the length of the common prefix of members i and i + 1.
         """
         for first, last in self._families(shared, depth):
             family, inner = members[first : last + 1], shared[first:last]
@@ -151,7 +152,7 @@ class _Layout:
             below = above
             if common > depth:
                 below = (*above, self._append(self._sequences[family[0]], depth, common, above))
-            # Those that end here come first in sorted order and need no segment of their own.
+            # Sequences that end here come first in sorted order and need no further segment.
             ended = sum(len(self._sequences[member]) == common for member in family)
             for member in family[:ended]:
                 self._rows[member] = list(below)
@@ -159,8 +160,8 @@ class _Layout:
                 self.add(family[ended:], inner[ended:], below, common)
 
     def _families(self, shared: Sequence[int], depth: int) -> list[tuple[int, int]]:
-        """First and last of each run of neighbours that share enough beyond `depth`."""
-        # Measured from `depth`: what lies above is shared already.
+        """First and last index of each run of neighbours that share enough tokens after `depth`."""
+        # Measured from `depth`: the tokens before it are shared already.
         cuts = [i for i, n in enumerate(shared) if n - depth < self._min_shared]
         return list(zip([0, *(i + 1 for i in cuts)], [*cuts, len(shared)], strict=True))
 

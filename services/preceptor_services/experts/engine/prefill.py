@@ -1,6 +1,6 @@
-"""One sequence to read, and what is wanted of it.
+"""One sequence for the model, and the positions to score.
 
-Dimensions: L tokens that are read, P positions asked, C candidate ids.
+Dimensions: L tokens of the model's input, P queried positions, C candidate ids.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from preceptor_clients.contract.schemas import PrefixQuery
 
 @dataclass(frozen=True, kw_only=True)
 class Prefill:
-    """Context and response as ids, and the positions at which the model is to be asked.
+    """Context and response as ids, and the positions to score.
 
     `positions_P` are ascending indices into the response; `candidate_ids_PC` has -1 in empty cells.
     """
@@ -27,7 +27,7 @@ class Prefill:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that the model reads; nobody asks what follows the last one."""
+        """Number of input tokens; the last response token is not among them."""
         return len(self.context_ids) + len(self.response_ids) - 1
 
     @property
@@ -36,19 +36,19 @@ class Prefill:
         return 0 if self.candidate_ids_PC is None else self.candidate_ids_PC.shape[1]
 
     def tokens(self) -> np.ndarray:
-        """`[L]` what the model reads."""
-        # Without the last token: nobody asks what follows it.
+        """`[L]` the model's input tokens."""
+        # Without the last token: no entry depends on it.
         return np.concatenate([self.context_ids, self.response_ids[:-1]])
 
     def places(self) -> np.ndarray:
-        """`[P]` places in `tokens` of the hidden states that predict the positions wanted."""
+        """`[P]` places in `tokens` of the hidden states that predict the queried positions."""
         # One place earlier, by the index convention: the last token of the context predicts
         # position 0.
         return len(self.context_ids) - 1 + self.positions_P
 
 
 def prefill_of(query: PrefixQuery, context_ids: np.ndarray) -> Prefill:
-    """What `query` asks, in the context that the expert gave it."""
+    """The prefill of `query` in the context that the expert built."""
     return Prefill(
         context_ids=context_ids,
         response_ids=query.response_ids,
@@ -59,6 +59,6 @@ def prefill_of(query: PrefixQuery, context_ids: np.ndarray) -> Prefill:
 
 
 def num_entries(query: PrefixQuery) -> int:
-    """Log-probs that its answer will hold."""
+    """Number of log-probs in its answer."""
     num_candidates = 0 if query.candidate_ids is None else query.candidate_ids.shape[1]
     return query.num_positions * (query.top_k + num_candidates)

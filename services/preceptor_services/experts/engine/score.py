@@ -1,21 +1,21 @@
 """Scoring prefixes with a causal language model: one prefill, no sampling, no gradient.
 
-For each query the model reads context and response once, and at the positions wanted it gives
+For each query the model reads context and response once. At each queried position it returns
 log q(. | context, response before t) in full precision: the K best entries, the student's own token
 and any candidate ids, all normalised over every row of the head. Index convention as in
 `schemas.py`: entry t is the distribution over response token t given everything before it, so it is
 read from the hidden state one place earlier.
 
 Left out: logit post-processing such as soft-capping, which `scorer_of` refuses, and a cache of
-keys and values between calls: what a call shares, it shares inside.
+keys and values between calls: tokens are shared only within a call.
 
 Example:
     scorer = scorer_of(model, vocab_size=261)
     prefill = Prefill(context_ids=context, response_ids=response, positions_P=np.arange(3), top_k=8)
     [distributions] = score(scorer, [prefill], vocab_size=261)
 
-Dimensions: R rows (positions asked of all prefills of a pass), P those of one prefill, K entries, A
-asked ids: the own token and C candidates.
+Dimensions: R rows (queried positions of all prefills of a pass), P those of one prefill, K entries,
+A requested ids: the own token and C candidates.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ def score(
     vocab_size: int,
     budget: Budget = DEFAULT_BUDGET,
 ) -> list[Distributions]:
-    """What a model says at every position wanted.
+    """Distributions of a model at every queried position.
 
-    On one machine and with one number of threads, a prefill gets the same bits; on a CPU whatever
-    else is scored with it (packed decoders whose layers see each token by itself: not a mixture of
-    experts), on a GPU in the same call.
+    On one machine and with the same number of threads, a prefill gets the same bits. On a CPU they
+    do not depend on the other prefills of the call (for packed decoders whose layers process each
+    token separately, so not for a mixture of experts). On a GPU they are equal for equal calls.
 
     Args:
         scorer: The model, as `scorer_of` made it.
         prefills: Sequences with at least one token of context each.
         vocab_size: Ids below it may be entries.
-        budget: How much goes through the model and the head at a time.
+        budget: Bounds of the work in model and head at a time.
 
     Returns:
         One `Distributions` per prefill, log-probs as float32.
 
     Raises:
-        ValueError: A prefill without context: nothing precedes its first token.
+        ValueError: A prefill has no context, so no hidden state predicts its first token.
     """
     for index, prefill in enumerate(prefills):
         if not len(prefill.context_ids):
@@ -83,8 +83,8 @@ def score(
                 scorer,
                 torch.cat(side_by_side(hidden, together)),
                 _asked_ids(batch).to(scorer.device),
-                # As many as the one that asks for most; the others take a beginning of them, since
-                # entries come in descending order.
+                # The largest top_k of the prefills; the others use the first entries of these,
+                # since entries are in descending order.
                 top_k=min(max(prefill.top_k for prefill in batch), vocab_size),
                 vocab_size=vocab_size,
                 max_logits=budget.max_logits,
@@ -94,13 +94,13 @@ def score(
 
 
 def _tokens_of_a_pass(sequences: Sequence[np.ndarray], budget: Budget, threads: int) -> int:
-    """So few that there is a pass for each thread where the sequences allow it."""
+    """Tokens per pass, small enough for one pass per thread where the sequences allow it."""
     if threads == 1:
         return budget.max_tokens
     lengths = [len(sequence) for sequence in sequences]
-    # A pass is closed when the next sequence does not fit, at worst by its length less one. With so
-    # much more room every pass holds an even share, and no thread gets a second one while the
-    # others wait.
+    # A pass is closed when the next sequence does not fit; at worst it is short by the length of
+    # that sequence less one. With this much extra room every pass has an equal share, and no thread
+    # gets a second pass while the others wait.
     share = sum(lengths) // threads + max(lengths) - 1
     return min(share, max(1, budget.max_tokens // threads))
 
@@ -112,8 +112,8 @@ def _asked_ids(batch: Sequence[Prefill]) -> Tensor:
     start = 0
     for prefill in batch:
         stop = start + len(prefill.positions_P)
-        # The own token is asked of every row: it is often outside the k best, and objectives that
-        # look at sampled tokens need its exact log-prob.
+        # The own token is requested in every row: it is often outside the k best, and objectives on
+        # sampled tokens need its exact log-prob.
         asked_RA[start:stop, 0] = prefill.response_ids[prefill.positions_P]
         if prefill.candidate_ids_PC is not None:
             asked_RA[start:stop, 1 : 1 + prefill.num_candidates] = prefill.candidate_ids_PC

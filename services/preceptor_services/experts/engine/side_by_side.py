@@ -1,8 +1,7 @@
-"""Work on several cores, each piece on one: between two pieces nobody waits for anybody.
+"""Work on several cores, each piece on one core, without waiting for the others in between.
 
-Torch shares every single operation among its threads and waits for the slowest at the end of each.
-Where there are pieces enough, a thread of its own for each is quicker, all the more so on a machine
-that has other work to do.
+Torch splits every single operation among its threads and waits for the slowest at the end of each.
+With enough pieces, one thread per piece is faster, especially on a machine with other load.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ R = TypeVar("R")
 
 
 def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """`work` of each item, as many at a time as this thread may use threads of torch.
+    """`work` of each item, with as many at a time as this thread may use torch threads.
 
-    Inside, torch uses one thread, so that pieces of pieces are done in turn.
+    Inside, torch uses one thread, so nested calls process their items one by one.
     """
     threads = torch.get_num_threads()
     if threads == 1 or len(items) < 2:
         return [work(item) for item in items]
 
     def alone(item: T) -> R:
-        with torch.inference_mode():  # which belongs to a thread
+        with torch.inference_mode():  # a setting of each thread
             return work(item)
 
     try:
         with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
             return list(pool.map(alone, items))
     finally:
-        # What one thread sets, threads to come and products in float32 take over.
+        # The setting of one thread also affects later threads and float32 products.
         torch.set_num_threads(threads)

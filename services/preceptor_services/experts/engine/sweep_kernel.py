@@ -1,18 +1,18 @@
-"""What `head.py` needs of a block of logits on a CPU, in one pass over each row while it is cached.
+"""The statistics of a block of logits on a CPU, in one pass over each row while it is cached.
 
-Eager torch reads a block five times and writes float32 copies of it; that costs as much as the
-product which made the block. This loop, compiled by numba (no compiler is needed), takes the
-logsumexp, the asked ids and the k best so far, and forgets the block.
+Eager torch reads a block five times and writes float32 copies of it, which costs as much as the
+product that made the block. This loop, compiled by numba (no compiler is needed), updates the
+logsumexp, the requested ids and the k best so far, and discards the block.
 
-The k best are kept in a heap of integers that sort as (logit, lower id first): the bits of a
-number as a signed integer, all but the sign turned round below zero, sort as the number does.
-A run whose maximum is no better than the worst entry kept is not searched.
+The k best are kept in a heap of integers that sort by (logit, lower id first): the bits of a number
+as a signed integer, with all bits but the sign inverted below zero, sort like the number.
+A run whose maximum is not above the worst kept entry is not searched.
 
-Dimensions: R rows, C columns of a block, K entries kept, A asked ids.
+Dimensions: R rows, C columns of a block, K entries kept, A requested ids.
 """
 
 # pyright: basic
-# (numba's compiled functions are typed as plain ones)
+# (numba's compiled functions have plain types)
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _PART: Final = 16
 _LOW: Final = 0x7FFF_FFFF
 _EMPTY: Final = np.iinfo(np.int64).min
 _LOG2_E: Final = np.float32(1.4426950408889634)
-# Without "nnan" and "ninf": a logit that is not a number must show in the normaliser.
+# Without "nnan" and "ninf": a NaN among the logits must make the normaliser NaN.
 _FAST: Final = {"reassoc", "contract", "arcp", "nsz"}
 
 
 @njit(inline="always")
 def _exp(x: Any) -> Any:
-    """exp of a float32 that is not above 0, to two units in the last place."""
+    """exp of a float32 <= 0, exact to two units in the last place."""
     y = x * _LOG2_E
-    # Below that the exponent bits of the last line would run under. The largest logit adds 1 to the
-    # sum, beside which 2^-126 is nothing.
+    # Below this bound the exponent bits of the last line would underflow. The largest logit adds 1
+    # to the sum, beside which 2^-126 is negligible.
     y = np.float32(-126.0) if y < np.float32(-126.0) else y
     whole = np.int32(y - np.float32(0.5))
     part = y - np.float32(whole)
@@ -59,13 +59,13 @@ def _exp(x: Any) -> Any:
 
 @njit
 def _replace_worst(heap: Any, key: Any) -> None:
-    """Puts `key` into a heap of which the first is the smallest, in place of that."""
+    """Replaces the first and smallest element of a heap by `key`."""
     one, size = np.uint64(1), np.uint64(len(heap))
     place = np.uint64(0)
     while place + place + one < size:
         child = place + place + one
         if child + one < size:
-            # Added, not branched to: which child is smaller cannot be foreseen.
+            # Added instead of branched: the branch could not be predicted.
             child += np.uint64(heap[child + one] < heap[child])
         if heap[child] >= key:
             break
@@ -75,14 +75,14 @@ def _replace_worst(heap: Any, key: Any) -> None:
 
 
 def _compiled(narrow: Any, shift: int) -> Callable[..., None]:
-    """The loop for logits whose bits, as a `narrow` integer shifted so far, are a float32's."""
+    """The loop for logits whose bits, as a `narrow` integer shifted by `shift`, are a float32."""
     least, low = narrow(np.iinfo(narrow).min), narrow(np.iinfo(narrow).max)
     sign = narrow(np.iinfo(narrow).bits - 1)
 
     @njit(inline="always")
     def ordered(bits):
-        # Sorts as the number of these bits does; its own inverse. In the width of the logits, so
-        # that a register holds as many of them as it can.
+        # Maps bits to integers that sort like the numbers; it is its own inverse. It works in the
+        # width of the logits, so that a register holds as many of them as possible.
         return narrow(bits ^ narrow(narrow(bits >> sign) & low))
 
     @njit(inline="always")
@@ -91,7 +91,7 @@ def _compiled(narrow: Any, shift: int) -> Callable[..., None]:
 
     @njit(inline="always")
     def highest_of(bits_C, first, length):
-        # A loop of a fixed length is nine times as fast: the compiler unrolls it.
+        # A loop of fixed length is nine times as fast, because the compiler unrolls it.
         highest = least
         for column in range(first, first + length):
             highest = narrow(max(highest, ordered(bits_C[column])))
@@ -104,8 +104,8 @@ def _compiled(narrow: Any, shift: int) -> Callable[..., None]:
             if value > worst:
                 bits = np.int32(np.int32(bits_C[column]) << np.int32(shift))
                 wide = np.int64(bits ^ ((bits >> np.int32(31)) & np.int32(_LOW)))
-                # The id counted from above, so that of equal logits the lower id is the better one,
-                # as in a stable sort.
+                # The id is counted downwards, so that among equal logits the lower id is the better
+                # one, as in a stable sort.
                 _replace_worst(heap, (wide << 32) | (_LOW - first_id - column))
                 worst = narrow(heap[0] >> (32 + shift))
         return worst
@@ -124,8 +124,8 @@ def _compiled(narrow: Any, shift: int) -> Callable[..., None]:
                 best = max(best, maxima[run])
             for column in range(num_runs * _RUN, num_columns):
                 best = max(best, ordered(bits_C[column]))
-            # The heap comes filled with the least integer: until it is full everything is better.
-            # Without a heap nothing is, and no run is searched.
+            # The heap is initialised with the smallest integer, so every entry is better until it
+            # is full. With an empty heap no entry is better, and no run is searched.
             worst = narrow(heap[0] >> (32 + shift)) if len(heap) else low
             real_runs = real // _RUN
             for run in range(real_runs):
@@ -137,8 +137,8 @@ def _compiled(narrow: Any, shift: int) -> Callable[..., None]:
             worst = keep_better(bits_C, real_runs * _RUN, real, first_id, heap, worst)
             highest_logit = logit_of(ordered(best))
             total = np.float32(0.0)
-            # Over padding of the vocabulary too: it counts in the normaliser, and its highest logit
-            # in `best`.
+            # Padding of the vocabulary is included: it counts in the normaliser, and its highest
+            # logit in `best`.
             for column in range(num_columns):
                 total += _exp(logit_of(bits_C[column]) - highest_logit)
             normalisers_R[row] = highest_logit + np.float32(math.log(total))
@@ -157,14 +157,14 @@ _KERNELS: Final = {
 
 
 class Sweep:
-    """Rows whose blocks of logits come one after another, from the lowest ids to the highest."""
+    """State of rows whose blocks of logits are processed from the lowest ids to the highest."""
 
     def __init__(self, asked_RA: Tensor, *, top_k: int, vocab_size: int) -> None:
-        """Nothing seen yet.
+        """Starts without any block.
 
         Args:
-            asked_RA: int64 ids whose logits are wanted; -1 pads.
-            top_k: Entries kept of each row.
+            asked_RA: int64 ids whose logits are requested; -1 is padding.
+            top_k: Entries to keep per row.
             vocab_size: Ids below it may be entries.
         """
         self._asked_RA: NDArray[np.int64] = asked_RA.numpy()
@@ -174,7 +174,7 @@ class Sweep:
         self._vocab_size = vocab_size
 
     def take(self, logits_RC: Tensor, first_id: int) -> None:
-        """Reads the next block, whose first column is the logit of `first_id`."""
+        """Processes the next block, whose first column has the logits of `first_id`."""
         as_bits, sweep = _KERNELS[logits_RC.dtype]
         self._normalisers.append(np.empty(len(logits_RC), np.float32))
         sweep(
@@ -188,7 +188,7 @@ class Sweep:
         )
 
     def found(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Ids `[R, K]` and logits `[R, K]` of the best, normaliser `[R, 1]`, asked `[R, A]`."""
+        """Ids `[R, K]` and logits `[R, K]` of the best, normaliser `[R, 1]`, requested `[R, A]`."""
         keys_RK = np.sort(self._heaps_RK, axis=-1)[:, ::-1]
         ids_RK = (_LOW - (keys_RK & _LOW)).astype(np.int32)
         ordered_RK = (keys_RK >> 32).astype(np.int32)

@@ -1,1 +1,1 @@
-"""Servers of other people's making as experts: what they say, in the words of our contract."""
+"""Adapters that make experts of third-party servers: their replies as answers of the contract."""

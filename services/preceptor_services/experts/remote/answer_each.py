@@ -1,4 +1,4 @@
-"""Queries answered apart from each other: one that fails costs itself alone."""
+"""Answers queries independently: a failure affects only its own query."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Q = TypeVar("Q")
 async def answer_each(
     questions: Sequence[Q], answer: Callable[[Q], Awaitable[PrefixAnswer]]
 ) -> list[PrefixAnswer | PreceptorError]:
-    """What `answer` gives for each question, all at once; an error in the place of its question."""
+    """The concurrent results of `answer`, in order; a failed query has its error as result."""
 
     async def one(question: Q) -> PrefixAnswer | PreceptorError:
         try:

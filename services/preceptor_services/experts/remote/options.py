@@ -1,4 +1,4 @@
-"""What an adapter is told of the server behind it."""
+"""Options for the server behind an adapter."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ class ServerOptions:
     name: str
     """The expert's name in its answers."""
     model: str | None = None
-    """Which of the server's models; the only one where absent."""
+    """Name of the server's model; may be absent where the server has only one."""
     key_file: str | None = None
-    """Holds the key that the server asks for."""
+    """File with the server's key."""
     reads_feedback: bool = False
-    """Puts the feedback of a query into the prompt; else the feedback is left out."""
+    """Whether the feedback of a query is put into the prompt; else it is left out."""
     template: str = "compact"
     """`compact`, `papers`, or the path of a Jinja file."""
     max_batch: int = 16
     """Queries in one call."""
     max_concurrency: int = 4
-    """Requests to the server at a time."""
+    """Concurrent requests to the server."""
     timeout_s: float = 120.0
-    """Most seconds of one request, waiting and retries included."""
+    """Timeout in seconds of one request, with waiting and retries."""
     start_timeout_s: float = 600.0
-    """How long the server may take until it answers at the start; models load slowly."""
+    """Timeout in seconds for the first answer of the server, which may still load its model."""
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"url: {self.url!r} is no http address")
+            raise ValueError(f"url: {self.url!r} is not an http address")
         for field in ("max_batch", "max_concurrency"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}: {getattr(self, field)} is below 1")

@@ -1,10 +1,11 @@
-"""Which positions an expert with few calls asks about.
+"""Draws the positions that an expert with few calls scores.
 
-Positions are drawn without replacement with chances in proportion to a weight: equal, by the
-student's entropy, or more where feedback points. No chance is 0, so that costs divided by it are
-unbiased over all positions whatever the weights were; choosing the best by a rule would leave the
-others unknown. The draw is systematic sampling in a random order (Madow 1949), which gives every
-position exactly its chance: pi_t = min(1, c w_t) with c such that they add up to the number drawn.
+Positions are drawn without replacement with probabilities in proportion to a weight: equal, by the
+student's entropy, or higher where the feedback refers to. No probability is 0, so that costs
+divided by it are unbiased over all positions for any weights. A deterministic choice would give no
+information about the other positions. The draw is systematic sampling in a random order (Madow
+1949), which gives every position exactly its probability: pi_t = min(1, c w_t) with c such that
+they add up to the number drawn.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Choice = Literal["random", "entropy", "feedback"]
 _FLOOR: Final = 0.1
 """Least weight of a position, as a share of the mean."""
 _POINTED: Final = 8.0
-"""Weight of a token where feedback points, beside 1 elsewhere."""
+"""Weight of a token that the feedback refers to; other tokens have weight 1."""
 _LINE: Final = re.compile(r"\bline (\d{1,6})\b", re.IGNORECASE)
 _QUOTED: Final = re.compile(r"`([^`\n]{2,200})`|\"([^\"\n]{2,200})\"|'([^'\n]{2,200})'")
 
@@ -36,11 +37,11 @@ def entropy_weights(entropy_P: np.ndarray) -> np.ndarray:
 
 
 def feedback_weights(pieces: Sequence[str], feedback: Sequence[FeedbackItem]) -> np.ndarray:
-    """`[T]` more weight on the lines that feedback numbers and the words that it quotes.
+    """`[T]` higher weights on the lines that feedback numbers and the words that it quotes.
 
     Args:
         pieces: The text of each response token.
-        feedback: What is known about the attempt.
+        feedback: The feedback on the attempt.
     """
     text = "".join(pieces)
     pointed = np.zeros(len(text), np.bool_)
@@ -55,7 +56,7 @@ def feedback_weights(pieces: Sequence[str], feedback: Sequence[FeedbackItem]) ->
 
 
 def inclusion(weights: np.ndarray, num: int) -> np.ndarray:
-    """`[N]` chances of being drawn: in proportion to the weights, at most 1, `num` in all."""
+    """`[N]` inclusion probabilities: in proportion to the weights, at most 1, with sum `num`."""
     if num >= len(weights):
         return np.ones(len(weights))
     chances = np.ones(len(weights))
@@ -71,7 +72,7 @@ def inclusion(weights: np.ndarray, num: int) -> np.ndarray:
 
 
 def draw(chances: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Indices drawn, ascending; each with exactly its chance, as many as the chances add up to."""
+    """Drawn indices, ascending; each has exactly its probability, and their number is its sum."""
     order = generator.permutation(len(chances))
     ends = np.cumsum(chances[order])
     steps = np.ceil(np.round(ends, 9) - generator.uniform(1e-6, 1.0 - 1e-6)).astype(np.int64)
@@ -79,10 +80,10 @@ def draw(chances: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def generator_of(expert: tuple[str, ...], query: PrefixQuery) -> np.random.Generator:
-    """Positions follow from the query, so that a retry asks about the same ones.
+    """A generator seeded by expert and query, so that a retry draws the same positions.
 
-    And from what tells the expert from others: two of them must not draw the same positions, or the
-    chance that either was asked would not be what the trainer takes it for.
+    The seed includes the expert, so that two experts draw independently. The trainer assumes this
+    for the probability that at least one of them drew a position.
     """
     seed = hashlib.sha256(query.response_ids.tobytes())
     seed.update("\0".join((*expert, str(query.draw))).encode())

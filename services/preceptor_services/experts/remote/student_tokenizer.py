@@ -1,4 +1,4 @@
-"""The student's tokenizer beside a server that has one of its own, and a teacher's beside it."""
+"""The tokenizer of the student, or of a teacher, used beside a server with its own tokenizer."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from preceptor_clients.sdk.chat_encoding import ChatEncoder
 
 
 class StudentTokenizer:
-    """A Hugging Face folder's tokenizer; nothing is added to a text, and nothing is cleaned up.
+    """A Hugging Face folder's tokenizer, without added tokens and without clean-up of texts.
 
     Raises:
-        ValueError: the folder holds no tokenizer.
+        ValueError: the folder has no tokenizer.
     """
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise ValueError(f"tokenizer: {str(folder)!r} is no folder")
+            raise ValueError(f"tokenizer: {str(folder)!r} is not a folder")
         self._tokenizer: Any = cast("Any", AutoTokenizer).from_pretrained(
             folder, local_files_only=True
         )
@@ -40,51 +40,51 @@ class StudentTokenizer:
             self.end_id = min(self.end_ids, default=None)
 
     def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """A chat up to where the assistant begins to write, as one text.
+        """A chat as one text, up to the start of the assistant's turn.
 
         Raises:
-            Invalid: the chat template does not take the messages, or one spells a control token.
+            Invalid: the chat template refuses the messages, or one spells a control token.
         """
         return self._chats.chat_text(messages)
 
     def without_start(self, text: str) -> str:
-        """`text` for a reader that begins each text with a start token, if this tokenizer does."""
+        """`text` without its start token, for a server that adds the start token itself."""
         return text.removeprefix(self._tokenizer.bos_token) if self._chats.adds_start else text
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The same as ids, whatever the messages spell.
+        """The same chat as ids; spellings of control tokens in messages are characters.
 
         Raises:
-            Invalid: the chat template does not take the messages.
+            Invalid: the chat template refuses the messages.
         """
         return self._chats.chat_ids(messages)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without start or end tokens; what spells a control token is characters."""
+        """Ids of a text, without start or end token; spellings of control tokens are characters."""
         return self._chats.text_ids(text)
 
     def spells_control(self, text: str) -> bool:
-        """Whether a reader that looks for control tokens finds one in this text."""
+        """Whether this text has the spelling of a control token."""
         return self._chats.spells_control(text)
 
     def begins_control(self, text: str) -> bool:
-        """Whether a text begins as a control token is spelled."""
+        """Whether this text begins with the spelling of a control token."""
         return text.startswith(tuple(filter(None, self._control.values())))
 
     def end_of(self, other: StudentTokenizer, token: int) -> int | None:
-        """This tokenizer's end for an end of another's: the one of the same name, else its own."""
+        """The end token here for an end token of `other`: that with the same name, else its own."""
         name = other._control.get(token)
         return next((i for i in self.end_ids if self._control.get(i) == name), self.end_id)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; bytes that are no character become U+FFFD."""
+        """The text of ids; bytes that are not a character become U+FFFD."""
         return self._tokenizer.decode(
             list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
 
     @cached_property
     def id_of_text(self) -> dict[str, int]:
-        """Ids by their text, for those texts that one id alone has."""
+        """Ids by their text, for texts of exactly one id."""
         texts = [self.decode([i]) for i in range(self.vocab_size)]
         times = Counter(texts)
         return {

@@ -1,4 +1,4 @@
-"""What an API of chats reads before the response."""
+"""The chat that a chat API reads before the response."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ class Turns(NamedTuple):
 
 
 def turns_of(query: PrefixQuery, template: FeedbackTemplate, *, reads_feedback: bool) -> Turns:
-    """The chat of a query, with its feedback if that is wanted.
+    """The chat of a query, with its feedback if `reads_feedback`.
 
     Raises:
-        Invalid: the prompt is of ids only, which another tokenizer cannot read; or the feedback
+        Invalid: the prompt has only ids, which another tokenizer cannot read, or the feedback
             cannot be rendered.
     """
     if not query.prompt.messages:
-        raise Invalid("is empty; this expert reads texts, not ids", field="prompt.messages")
+        raise Invalid(
+            "is empty; this expert needs messages, it cannot read ids", field="prompt.messages"
+        )
     items = [item for item in query.feedback if item.text] if reads_feedback else []
     messages = [message.model_dump() for message in query.prompt.messages]
     rendered = render_feedback(template, messages, items)

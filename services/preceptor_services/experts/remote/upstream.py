@@ -1,8 +1,9 @@
-"""JSON calls to an API that is not ours.
+"""JSON calls to a third-party API.
 
-Rate limits and restarts (429, 503, no connection) are waited for, `Retry-After` respected, within
-the deadline. What the API refuses is this expert's fault or its deployment's, never the caller's:
-its 4xx become a 502 with its own words, so that nobody is told to mend a key that is not his.
+Requests are retried on rate limits and restarts (429, 503, no connection), with `Retry-After`,
+until the deadline. A refusal by the API is a fault of this expert or its deployment, never of the
+caller: its 4xx become a 502 with its message, so that a caller is not told to change a key of the
+API.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ _RETRY: Final = RetryPolicy(attempts=3)
 
 
 class Refused(ServiceFailed):
-    """The server understood the request and will not do it."""
+    """The server answered with a 4xx status."""
 
     code, title = "server-refused", "The server behind the expert refused the request"
 
 
 class Upstream:
-    """One server, called over HTTP; connections open with the first call."""
+    """One server, called over HTTP; connections are opened by the first call."""
 
     def __init__(
         self, url: str, key_file: str | None, *, max_concurrency: int, timeout_s: float
@@ -44,17 +45,17 @@ class Upstream:
         self._client: HttpClient | None = None
 
     async def get(self, path: str, *, timeout_s: float | None = None) -> Any:
-        """What `GET path` gives."""
+        """The JSON reply of `GET path`."""
         return await self._call("GET", path, None, timeout_s)
 
     async def post(self, path: str, body: dict[str, Any], *, timeout_s: float | None = None) -> Any:
-        """What `POST path` gives.
+        """The JSON reply of `POST path`.
 
         Raises:
-            Refused: the server said 4xx; its words are in the error.
-            ServiceUnavailable: it stayed busy or away.
-            DeadlineExceeded: it took longer than allowed.
-            ServiceFailed: it failed, or answered with something else than JSON.
+            Refused: the server answered 4xx; the error has its message.
+            ServiceUnavailable: it stayed busy or unreachable.
+            DeadlineExceeded: the timeout passed.
+            ServiceFailed: it failed, or its reply is not JSON.
         """
         return await self._call("POST", path, json.dumps(body).encode(), timeout_s)
 
@@ -84,11 +85,11 @@ class Upstream:
         try:
             return await on_bytes(len(received.body), json.loads, received.body)
         except ValueError:
-            raise ServiceFailed(f"{method} {self._url}{path} answered with no JSON") from None
+            raise ServiceFailed(f"the reply to {method} {self._url}{path} is not JSON") from None
 
 
 def member(value: Any, *path: str | int) -> Any:
-    """What stands at `path` inside a JSON value; None where something on the way is missing."""
+    """The value at `path` inside a JSON value; None where a part of the path is missing."""
     for step in path:
         if isinstance(step, int):
             items = cast("list[Any]", value) if isinstance(value, list) else []
@@ -105,15 +106,15 @@ def _ours(error: PreceptorError) -> PreceptorError:
     if isinstance(error, QueueFull):
         return ServiceUnavailable(error.detail, retry_after_s=error.retry_after_s)
     if 400 <= error.status < 500:
-        return Refused(f"the server refused: {error.detail}")
+        return Refused(f"the server refused the request: {error.detail}")
     return ServiceFailed(f"the server failed: {error.detail}")
 
 
 def _key(path: Path) -> str:
     if not path.is_file():
         raise ValueError(
-            f"key_file: {str(path)!r} is no file in {path.resolve().parent}; put the key that the "
-            "server behind this expert asks for into it"
+            f"key_file: {str(path)!r} is not a file in {path.resolve().parent}; write the key of the "
+            "server behind this expert into it"
         )
     key = path.read_text(encoding="utf-8-sig").strip()
     if not key:

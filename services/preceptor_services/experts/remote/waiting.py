@@ -13,10 +13,10 @@ _PAUSE_S: Final = 1.0
 
 
 async def when_there(work: Callable[[], Awaitable[T]], timeout_s: float) -> T:
-    """What `work` gives, tried again while the server is away or busy.
+    """The result of `work`, retried while the server is unreachable or busy.
 
     Raises:
-        DeadlineExceeded: it was still so after `timeout_s`; the last reason is named.
+        DeadlineExceeded: the timeout passed; the message has the last reason.
     """
     last: ServiceUnavailable | None = None
     try:
@@ -29,4 +29,4 @@ async def when_there(work: Callable[[], Awaitable[T]], timeout_s: float) -> T:
                 await asyncio.sleep(_PAUSE_S)
     except TimeoutError:
         why = "" if last is None else f": {last.detail}"
-        raise DeadlineExceeded(f"the server was not there within {timeout_s:g} s{why}") from last
+        raise DeadlineExceeded(f"the server did not answer within {timeout_s:g} s{why}") from last

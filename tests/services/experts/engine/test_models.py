@@ -99,7 +99,7 @@ def test_a_model_whose_sequences_would_mix_is_read_padded_and_says_so(
         scorer = scorer_of(copy.deepcopy(model), VOCAB_SIZE)
 
     assert type(scorer) is PaddedScorer
-    assert "is read padded, not packed" in caplog.text
+    assert "runs padded, not packed" in caplog.text
     assert_says_what_transformers_says(model, scorer)
 
 
@@ -115,5 +115,5 @@ def test_a_padded_model_stays_in_its_tokens() -> None:
 def test_a_model_that_changes_its_logits_after_the_head_is_refused() -> None:
     gemma = made("Gemma2", **SMALL, head_dim=16, final_logit_softcapping=2.0)
 
-    with pytest.raises(ValueError, match="head times hidden state"):
+    with pytest.raises(ValueError, match="product of head and hidden state"):
         scorer_of(gemma, VOCAB_SIZE)

@@ -1,1 +1,1 @@
-"""Teachers with another tokenizer: their tokens beside the student's, over the same bytes."""
+"""Teachers with another tokenizer, aligned with the student's tokens by bytes."""

@@ -5,12 +5,13 @@
         --option tokenizer=STUDENT --option teacher_tokenizer=FOLDER
 
 The teacher reads the text of the student's state in its own tokens (`alignment.py`). Each of its
-entries counts for the student's token that its bytes begin with; entries that begin with the same
-one are added up, and what has none is in the tail. A row in which too little can be told is masked,
-and `truncated` of the answer says how many were. Where a query needs more requests than
-`max_requests`, those beyond the first are drawn at random and `inclusion_P` carries the chances.
+entries counts for the student's token with which its bytes begin. Entries that begin with the same
+student token are added up; entries without one are in the tail. A row with too little mapped mass
+is masked, and `truncated` of the answer has the number of such rows. Where a query needs more
+requests than `max_requests`, the requests after the first are drawn at random, and `inclusion_P`
+has the probabilities.
 
-Left out: the log-prob of a student's token that is not among the entries.
+Left out: the log-prob of the student's token where it is not among the entries.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
 from preceptor_services.experts.remote.turns import turns_of
 
 CODE_VERSION: Final = "3"
-"""Raised whenever the same server, settings and query may give another answer."""
+"""Increased whenever the answer to the same server, settings and query may change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,9 @@ class AligningConfig(ScoringOptions):
     teacher_tokenizer: str
     """Hugging Face folder with the teacher's tokenizer and chat template."""
     max_requests: int = 16
-    """Requests for one query."""
+    """Most requests for one query."""
     min_told: float = 0.5
-    """A row is masked where less than this mass counts for tokens of the student."""
+    """A row is masked where less than this mass is mapped to tokens of the student."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,7 +77,7 @@ class Aligning:
         self._server = ScoringServer(config, self._teacher)
 
     async def start(self) -> None:
-        """Waits for the server, then finds out what it can do."""
+        """Waits for the server, then detects its capabilities."""
         await self._server.start()
 
     async def stop(self) -> None:
@@ -84,11 +85,11 @@ class Aligning:
         await self._server.stop()
 
     def ready(self) -> bool:
-        """Whether the server has shown what it can do."""
+        """Whether the server's capabilities are known."""
         return self._server.ready()
 
     def info(self) -> ServiceInfo:
-        """What this expert can do."""
+        """Capabilities of this expert."""
         info = self._server.info(self._version(), self._student, max_context=None)
         capabilities = info.capabilities.model_copy(update={"draws_positions": True})
         return info.model_copy(update={"capabilities": capabilities})
@@ -117,7 +118,7 @@ class Aligning:
             expert=self._config.name,
             expert_version=self._version(),
             mask_P=np.array([row in lists for row in range(len(asked))], np.bool_),
-            exact=True,  # the service rounds what is to travel rounded
+            exact=True,  # the service rounds later, where the reply is to be rounded
             inclusion_P=inclusion_P,
             template_version=self._template.version if self._config.reads_feedback else None,
             used_feedback=turns.used_feedback,
@@ -127,7 +128,7 @@ class Aligning:
     def _choose(
         self, query: PrefixQuery, found: list[Reading]
     ) -> tuple[list[Reading], np.ndarray | None]:
-        """All readings where they are few; else the first, and some of the others by chance."""
+        """All readings if they are few; else the first one and a random choice of the others."""
         spare = self._config.max_requests - 1
         if len(found) <= spare + 1:
             return found, None
@@ -135,7 +136,7 @@ class Aligning:
         chances = positions.inclusion(np.ones(len(others)), spare)
         drawn = positions.draw(chances, self._generator(query)) if spare else ()
         inclusion_P = np.ones(query.num_positions, np.float32)
-        # With no spare request the others have no chance: they stay out of every draw.
+        # Without a further request the others have probability 0 and are never drawn.
         for reading in others if spare else ():
             inclusion_P[list(reading.rows)] = chances[0]
         return [found[0], *(others[int(i)] for i in drawn)], inclusion_P
@@ -147,15 +148,17 @@ class Aligning:
         self, query: PrefixQuery, context: list[int], reading: Reading
     ) -> dict[int, tuple[tuple[int, float], ...]]:
         """Entries in the student's tokens by row of the query."""
-        # The last token is there for the row that stands at it, which is about what precedes it.
+        # The last token is included only because the row at its place depends on the tokens before
+        # it.
         ids, first = [*context, *reading.ids, self._pieces.anchor], len(context)
-        # The same depth for every query: sums over more entries would be other sums.
+        # The same depth for every query: sums over more entries would differ.
         depth = self._server.found.max_top_k
         rows = await self._server.rows(ids, first, depth, timeout_s=query.timeout_ms / 1000)
         return {p: self._translate(rows[n], depth) for p, n in reading.rows.items()}
 
     def _translate(self, row: Row, top_k: int) -> tuple[tuple[int, float], ...]:
-        """Best first; empty where too little can be told. The token that came is not favoured."""
+        """Entries, best first; empty where too little mass is mapped. The own token is not
+        added."""
         mass: dict[int, float] = defaultdict(float)
         for teacher_id, logprob in row.entries[:top_k]:
             token = self._pieces.student_id(teacher_id)
@@ -170,7 +173,8 @@ class Aligning:
         fitting = self._server.found.max_context
         if fitting is not None and longest > fitting:
             raise ContextTooLong(
-                f"{longest} tokens of the teacher's, it takes {fitting}", field="response_ids"
+                f"{longest} tokens in the teacher's tokenizer, it takes at most {fitting}",
+                field="response_ids",
             )
 
     def _version(self) -> str:

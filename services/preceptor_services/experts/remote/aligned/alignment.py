@@ -1,10 +1,10 @@
-"""A teacher's tokens beside the student's, over the same bytes.
+"""Aligns a teacher's tokens with the student's, by the bytes of the text.
 
 A state of the student is a text, and the teacher's state is its own tokenisation of the same text.
-Where a span of the student's tokens and one of the teacher's end at the same byte, both are in the
-same state, and one request about a longer text serves all such positions. At the others the
-teacher's tokens of the text so far are no beginning of its tokens of more text; each takes a
-request of its own. So a position's answer depends on what stands before it and on nothing after.
+Where a student token and a teacher token end at the same byte, both are in the same state; one
+request about a longer text serves all such positions. At other positions the teacher's tokens of
+the text so far are not a prefix of its tokens of the longer text, so each needs a separate request.
+So the answer at a position depends only on the text before it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Reading:
 
     ids: tuple[int, ...]
     rows: dict[int, int]
-    """Row of the query to the number of the teacher's tokens before it."""
+    """Number of the teacher's tokens before each row of the query, by row."""
 
 
 def readings(
@@ -30,15 +30,15 @@ def readings(
     response_ids: Sequence[int],
     positions: Sequence[int],
 ) -> list[Reading]:
-    """The fewest sequences that serve every row that has a text; the one that serves most first.
+    """The fewest sequences that serve every row with a text; the one that serves most comes first.
 
-    Rows after a special token, or within a character, have no text and are in none.
+    Rows after a special token, or within a character, have no text and are not served.
 
     Args:
-        student: Its tokenizer.
-        teacher: The other one.
-        response_ids: `[T]` in the student's tokens.
-        positions: `[P]` asked, ascending.
+        student: The student's tokenizer.
+        teacher: The teacher's tokenizer.
+        response_ids: `[T]` the response in the student's tokens.
+        positions: `[P]` the queried positions, ascending.
     """
     states = dict[int, tuple[int, ...]]()
     for row, t in enumerate(positions):
@@ -56,7 +56,7 @@ def readings(
 
 
 def text_of(student: StudentTokenizer, ids: Sequence[int]) -> str | None:
-    """What a reader of texts sees of these ids; None where they are no text."""
+    """The text of these ids; None where they are not text."""
     if student.special_ids.intersection(ids):
         return None
     text = student.decode(ids)
@@ -64,7 +64,7 @@ def text_of(student: StudentTokenizer, ids: Sequence[int]) -> str | None:
 
 
 class Pieces:
-    """Which token of the student a token of the teacher begins with."""
+    """Maps a token of the teacher to the student's token with which its bytes begin."""
 
     def __init__(self, student: StudentTokenizer, teacher: StudentTokenizer) -> None:
         self._student = student
@@ -75,10 +75,10 @@ class Pieces:
         self._known = dict[int, int | None]()
 
     def student_id(self, teacher_id: int) -> int | None:
-        """None where there is none: part of a character, or a special token that ends nothing.
+        """The student's token; None for part of a character or a special token that is not an end.
 
-        A piece that is one token of the student's counts as that one, though more text might have
-        made it a longer one.
+        A piece that is exactly one student token counts as that token, although with more text it
+        might have become a longer token.
         """
         if teacher_id not in self._known:
             self._known[teacher_id] = self._find(teacher_id)

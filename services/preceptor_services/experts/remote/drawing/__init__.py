@@ -1,1 +1,1 @@
-"""APIs that return text only: draws at a few positions become distributions."""
+"""Experts from APIs that return only text: draws at a few positions become distributions."""

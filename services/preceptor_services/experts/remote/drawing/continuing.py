@@ -15,7 +15,7 @@ _CONTINUE: Final = {"continue_final_message": True, "add_generation_prompt": Fal
 
 @dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """One model of one API, and how it is asked to go on."""
+    """Requests continuations from one model of one API."""
 
     upstream: Upstream
     model: str
@@ -29,11 +29,11 @@ class Continuation:
 
         Args:
             turns: Messages, or a text for plain completions.
-            prefix: What the assistant has written so far.
-            num: How many.
+            prefix: The assistant's text so far.
+            num: Number of continuations.
 
         Raises:
-            ServiceFailed: the reply has not as many texts, or an unknown word for how one ended.
+            ServiceFailed: the reply has fewer texts, or an unknown finish reason.
         """
         body: dict[str, Any] = {
             "model": self.model,
@@ -55,7 +55,7 @@ class Continuation:
             found = [Drawn("", False, "reasoning that is not shown") for _ in found]
         if len(found) != num:
             raise ServiceFailed(
-                f"{num} draws were asked for, {len(found)} came; an API that knows no `n` wants "
+                f"requested {num} draws, got {len(found)}; for an API without `n` set "
                 "draws_per_call = 1"
             )
         return found

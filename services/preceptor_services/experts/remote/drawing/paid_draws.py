@@ -1,8 +1,8 @@
-"""What is paid for, of answers that are not whole yet: whoever asks again pays for the rest alone.
+"""Keeps the paid draws of unfinished answers, so that a retry pays only for the missing ones.
 
-A query fails as a whole when one of its calls does, and is asked again under the same answer key.
-Its positions are the same then, also where fewer calls are left by now, so that the chances that
-travel with the answer are those by which it was drawn.
+A query fails completely when one of its calls fails, and is retried under the same answer key. Its
+positions then stay the same, even if fewer calls are left, so that the probabilities in the answer
+are those of the draw.
 """
 
 from __future__ import annotations
@@ -17,48 +17,48 @@ from cachetools import LRUCache
 from preceptor_clients.contract.schemas import PrefixQuery
 
 _MOST: Final = 1024
-"""Answers remembered; those that nobody asks for again are forgotten, the oldest first."""
+"""Most unfinished answers to keep; the oldest are dropped first."""
 
 
 class Chosen(NamedTuple):
     """The positions of one query."""
 
     at_P: np.ndarray
-    """Rows of the query that are asked about."""
+    """Drawn rows of the query."""
     inclusion_P: np.ndarray
 
 
 class Drawn(NamedTuple):
-    """What came of one position."""
+    """The draws at one position."""
 
     tokens: Counter[int]
     num_calls: int
     elsewhere: Counter[str]
-    """Replies whose text stands in another field, by that field."""
+    """Number of replies whose text is in another field, by that field."""
 
 
 @dataclass
 class PaidDraws:
-    """What there is of one answer."""
+    """The draws so far of one answer."""
 
     chosen: Chosen | None = None
     by_row: dict[int, Drawn] = field(default_factory=dict[int, Drawn])
 
 
 class UnfinishedAnswers:
-    """Draws by answer key and response: a key that a caller uses twice must mix nothing up."""
+    """Draws by answer key and response, so that a reused key does not mix up two responses."""
 
     def __init__(self) -> None:
         self._kept: LRUCache[tuple[str, bytes, object], PaidDraws] = LRUCache(_MOST)
 
     def of(self, query: PrefixQuery, answer_key: str | None) -> PaidDraws:
-        """What there is for this question; nothing where it has no key."""
+        """The draws so far of this query; empty where it has no key."""
         if answer_key is None:
             return PaidDraws()
         return self._kept.setdefault(_key(query, answer_key), PaidDraws())
 
     def forget(self, query: PrefixQuery, answer_key: str | None) -> None:
-        """The answer is whole."""
+        """Drops the draws of a finished answer."""
         if answer_key is not None:
             self._kept.pop(_key(query, answer_key), None)
 

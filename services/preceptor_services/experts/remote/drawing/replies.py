@@ -1,9 +1,9 @@
 """One choice of a chat or completion API's reply, read as a continuation.
 
-A continuation is text, and a word for how it ended. Where the text stands in another field than the
-content (reasoning, a refusal, the call of a tool), or reasoning came before it, the reply continues
-another state than the one asked about: it is no draw, and never one of the end token. A word for
-the end that nobody knows is refused, since it decides whether the end token was drawn.
+A continuation has a text and a finish reason. Where the text is in another field than the content
+(reasoning, a refusal, a tool call), or reasoning came before it, the reply continues another state
+than the queried one: it does not count as a draw, and never as a draw of the end token. An unknown
+finish reason is refused, since it decides whether the end token was drawn.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NO_TEXT: Final = frozenset(
     {"content_filter", "safety", "refusal", "recitation", "blocklist", "prohibited_content", "spii"}
     | {"language", "tool_calls", "tool_call", "tool_use", "function_call", "pause_turn"}
 )
-"""The reply ended for another reason than the model's text; what there is continues nothing."""
+"""Finish reasons other than the end of the model's text; such a reply is not a continuation."""
 _ELSEWHERE: Final = (
     *("reasoning_content", "reasoning", "reasoning_details", "reasoning_text"),
     *("thinking", "thinking_blocks", "thoughts", "refusal", "tool_calls", "function_call", "audio"),
@@ -37,10 +37,10 @@ _ELSEWHERE: Final = (
 
 
 def continuation(choice: Any) -> Drawn:
-    """A choice as a draw, or as none with the reason.
+    """A choice as a draw, or the reason why it is not one.
 
     Raises:
-        ServiceFailed: it has no text at all, or an unknown word for how it ended.
+        ServiceFailed: it has no text at all, or an unknown finish reason.
     """
     word = _word(member(choice, "finish_reason"))
     elsewhere = _elsewhere(choice)
@@ -50,12 +50,12 @@ def continuation(choice: Any) -> Drawn:
         return Drawn("", False, elsewhere)
     if word not in _ENDS and word not in _CUTS:
         raise ServiceFailed(
-            f"finish_reason: {member(choice, 'finish_reason')!r} is no known word for an end or a "
-            "cut, so nothing tells whether the text ended here"
+            f"finish_reason: unknown value {member(choice, 'finish_reason')!r}, so it is not known "
+            "whether the text ended or was cut"
         )
     ended = word in _ENDS
     text = _text(choice)
-    # Some APIs write null where the model ended at once.
+    # Some APIs write null where the model ended without a token.
     if text is None and ended:
         text = ""
     if text is None:
@@ -64,7 +64,7 @@ def continuation(choice: Any) -> Drawn:
 
 
 def reasoned_tokens(reply: Any) -> int:
-    """How many tokens of hidden reasoning the reply counts; 0 where it says nothing of it."""
+    """Number of hidden reasoning tokens in the reply; 0 where it has no such count."""
     for details in ("completion_tokens_details", "output_tokens_details"):
         found = member(reply, "usage", details, "reasoning_tokens")
         if isinstance(found, int) and found > 0:
@@ -73,7 +73,7 @@ def reasoned_tokens(reply: Any) -> int:
 
 
 def _word(reason: Any) -> str:
-    """The same word for the spellings of one: `STOP`, `FINISH_REASON_STOP`, `end-turn`."""
+    """A finish reason in a common spelling, for `STOP`, `FINISH_REASON_STOP`, `end-turn`."""
     if isinstance(reason, dict):
         reason = member(reason, "type")
     if not isinstance(reason, str):
@@ -82,7 +82,7 @@ def _word(reason: Any) -> str:
 
 
 def _elsewhere(choice: Any) -> str | None:
-    """The field beside the content that holds something."""
+    """The first other field than the content that is not empty."""
     for place in (member(choice, "message"), choice):
         for name in _ELSEWHERE:
             if member(place, name):

@@ -1,8 +1,8 @@
 """From a drawn text to the next token of the student's vocabulary.
 
-A text API continues text, and the student's states are ids. A draw counts only where prefix text
-and drawn text together, tokenised again, begin with the prefix's own ids; else it continues another
-state, one that the student would never be in. The token after them is the draw.
+A text API continues text, but the student's states are ids. A draw counts only if prefix text and
+drawn text together, tokenised again, begin with the prefix's own ids. Otherwise it continues
+another state, which the student would never reach. The token after the prefix's ids is the draw.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ _NO_CHARACTER: Final = "\ufffd"
 
 
 class Drawn(NamedTuple):
-    """One continuation, as the API gave it."""
+    """One continuation from the API."""
 
     text: str
     ended: bool
-    """True where the API says that the text ends here, false where it was cut."""
+    """True where the API reports an end of the text, false where it was cut."""
     elsewhere: str | None = None
-    """Where the reply's text stands, if that is another field than the content: it is no draw."""
+    """The field with the reply's text, if it is not the content; such a reply is not a draw."""
 
 
 def prefix_text(tokenizer: StudentTokenizer, ids: Sequence[int]) -> str | None:
-    """The text that stands for these ids and no others; None where there is none.
+    """The text that is tokenised to exactly these ids; None where there is none.
 
-    Control tokens have no text that an API would read as them, and a text that spells one would be
-    read as one.
+    An API does not read a text as a control token in general, and might read a text that spells a
+    control token as that token. Both are excluded.
     """
     if tokenizer.special_ids.intersection(ids):
         return None
@@ -42,11 +42,11 @@ def prefix_text(tokenizer: StudentTokenizer, ids: Sequence[int]) -> str | None:
 def next_token(
     tokenizer: StudentTokenizer, prefix: str, prefix_ids: Sequence[int], drawn: Drawn
 ) -> int | None:
-    """The token that `drawn` puts after the prefix; None where it does not tell.
+    """The token that `drawn` puts after the prefix; None where it cannot be determined.
 
-    It does not tell where the text stands elsewhere, where the prefix's ids change, where the text
-    begins within a character or as a control token is spelled, and where a text that was cut holds
-    one token only, which more text might have made a longer one.
+    It cannot be determined where the text is in another field, where the prefix's ids change, where
+    the text begins within a character or with the spelling of a control token, and where a cut text
+    has only one token, which more text might have made longer.
     """
     if drawn.elsewhere is not None or drawn.text.startswith(_NO_CHARACTER):
         return None

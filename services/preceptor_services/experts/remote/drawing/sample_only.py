@@ -1,16 +1,16 @@
-"""An API that returns text only, as an expert: draws at a few positions become distributions.
+"""An API that returns only text, as an expert: draws at a few positions become distributions.
 
     preceptor expert serve preceptor_services.experts.remote.drawing.sample_only:SampleOnly \\
         --option url=https://api.example.com --option model=NAME --option tokenizer=FOLDER
 
 At each position chosen (`positions.py`) the API continues the student's text `draws` times at
-temperature 1. What the draws say of the next token (`retokenising.py`) is an `empirical` answer;
-the chance that a position was chosen travels with it as `inclusion_P`. Elsewhere the mask is false.
+temperature 1. The next tokens of the draws (`retokenizing.py`) are an `empirical` answer. The
+probability that a position was chosen is in its `inclusion_P`. Elsewhere the mask is false.
 
-The API must continue an assistant's turn that has begun: vLLM and SGLang do with the default
-`body_fields`; others want a field of the message (`message_fields`, such as `{"prefix": true}`); an
-API of plain completions (`api = "completions"`) always does. One that starts a new turn instead
-answers another question, and nothing here can tell.
+The API must continue an unfinished assistant's turn. vLLM and SGLang do so with the default
+`body_fields`; others need a field of the message (`message_fields`, such as `{"prefix": true}`); an
+API of plain completions (`api = "completions"`) always does. An API that starts a new turn instead
+answers another question, which cannot be detected here.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ from preceptor_services.experts.remote.upstream import Upstream
 from preceptor_services.experts.remote.waiting import when_there
 
 CODE_VERSION: Final = "3"
-"""Raised whenever the same API, settings and query may give another answer."""
+"""Increased whenever the answer to the same API, settings and query may change."""
 _NOT_DECIDING: Final = frozenset(
     {"url", "tokenizer", "model", "template", "key_file", "max_batch", "max_concurrency"}
     | {"timeout_s", "start_timeout_s", "max_calls_in_all", "cost_per_call"}
@@ -107,7 +107,7 @@ class SampleOnly:
         return self._continuation is not None
 
     def info(self) -> ServiceInfo:
-        """What this expert can do."""
+        """Capabilities of this expert."""
         return ServiceInfo(
             name=self._config.name,
             role="expert",
@@ -138,7 +138,7 @@ class SampleOnly:
             async with asyncio.timeout(query.timeout_ms / 1000):
                 answer = await self._ask(query, paid)
         except TimeoutError:
-            raise DeadlineExceeded(f"the draws took more than {query.timeout_ms} ms") from None
+            raise DeadlineExceeded(f"the draws took longer than {query.timeout_ms} ms") from None
         self._unfinished.forget(query, key)
         return answer
 
@@ -159,7 +159,7 @@ class SampleOnly:
             expert_version=self._version(),
             kind="empirical",
             mask_P=np.array([p in counts for p in range(query.num_positions)], np.bool_),
-            exact=True,  # the service rounds what is to travel rounded
+            exact=True,  # the service rounds later, where the reply is to be rounded
             num_draws=self._config.draws,
             inclusion_P=chosen.inclusion_P.astype(np.float32),
             template_version=self._template.version if self._config.reads_feedback else None,
@@ -169,7 +169,7 @@ class SampleOnly:
         )
 
     def _choose(self, query: PrefixQuery) -> Chosen:
-        """Of the positions asked, those that the student wrote; the same for the same draw."""
+        """Draws among the queried positions that the student wrote; equal for equal draws."""
         asked = query.position_ids()
         owned = np.ones(len(asked), np.bool_) if query.owned is None else query.owned[asked]
         rows = np.flatnonzero(owned)
@@ -203,7 +203,7 @@ class SampleOnly:
         rows: np.ndarray,
         paid: PaidDraws,
     ) -> None:
-        """Adds to `paid` what is not in it; the first failure is raised once all calls are done."""
+        """Adds the missing draws to `paid`; raises the first failure after all calls have ended."""
 
         async def one(row: int) -> None:
             paid.by_row[row] = await self._draw_at(query, turns, row)
@@ -238,19 +238,20 @@ class SampleOnly:
         return Drawn(tokens, num_calls, elsewhere)
 
     def _spend(self) -> None:
-        """Before the call: one that fails may have cost money too."""
+        """Counts a call. It is counted before the call, because a failed call may also cost
+        money."""
         if self._calls_left is not None:
             if self._calls_left < 1:
                 raise ServiceFailed(f"the {self._config.max_calls_in_all} calls in all are spent")
             self._calls_left -= 1
 
     def _turns(self, query: PrefixQuery) -> tuple[list[dict[str, str]] | str, tuple[str, ...]]:
-        """What the API reads before the response, and the feedback in it."""
+        """The API's input before the response, and the feedback in it."""
         turns = turns_of(query, self._template, reads_feedback=self._config.reads_feedback)
         if self._config.api == "completions":
             text = self._tokenizer.chat_text(turns.messages)
             is_told = "add_special_tokens" in (self._config.body_fields or {})
-            # A server of completions begins every text with a start token, as its tokenizer does.
+            # A completions server adds the start token of its tokenizer to every text.
             text = text if is_told else self._tokenizer.without_start(text)
             return text, turns.used_feedback
         return turns.messages, turns.used_feedback
@@ -272,7 +273,7 @@ class SampleOnly:
 
 
 def _no_draws(elsewhere: Counter[str]) -> tuple[str, ...]:
-    return tuple(f"{n} draws hold {name} in place of text" for name, n in elsewhere.items())
+    return tuple(f"{n} draws have {name} instead of text" for name, n in elsewhere.items())
 
 
 def _as_arrays(counts: dict[int, Counter[int]], num_positions: int) -> Distributions:

@@ -1,4 +1,4 @@
-"""Options of an expert that only samples."""
+"""Options of an expert that draws samples from a text API."""
 
 from __future__ import annotations
 
@@ -19,51 +19,53 @@ class SampleOnlyConfig(ServerOptions):
     reads_feedback: bool = True
     start_timeout_s: float = 60.0
     api: Literal["chat", "completions"] = "chat"
-    """Messages, or one text made with the student's chat template."""
+    """`chat`: messages; `completions`: one text made with the student's chat template."""
     message_fields: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Added to the assistant's message that is to be continued."""
+    """Fields to add to the assistant's message, which the API continues."""
     body_fields: dict[str, Any] | None = None
-    """Added to the request that continues one; what vLLM and SGLang want where absent."""
+    """Fields to add to the request; by default those of vLLM and SGLang for a continuation."""
     choose: Choice = "random"
-    """How positions are drawn: equally, by the student's entropy where the query has it, or more
-    often where feedback points."""
+    """Probabilities of the positions: equal, by the student's entropy where the query has it, or
+    higher where the feedback refers to."""
     draws: int = 8
     """Continuations at each position."""
     draws_per_call: int = 8
-    """How many the API gives in one call; 1 for one that knows no `n`."""
+    """Continuations per call; 1 for an API that does not support `n`."""
     draw_tokens: int = 8
     """Tokens of each continuation; enough for the longest token of the student's vocabulary."""
     min_kept: float = 0.5
-    """A position with a smaller share of draws that tell a token has no opinion."""
+    """A position with a smaller share of usable draws is masked."""
     max_calls: int = 8
-    """Calls for one query; positions are as many as they pay for."""
+    """Most calls for one query; this limits the number of positions."""
     max_calls_in_all: int | None = None
-    """Calls until this process ends; then queries are refused."""
+    """Most calls of this process; after them queries are refused."""
     cost_per_call: float | None = None
-    """Price of a call, in the deployment's unit; what was spent then stands in each answer."""
+    """Price of a call, in the deployment's unit; each answer then has its cost."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.api not in ("chat", "completions"):
             raise ValueError(f"api: {self.api!r} is neither 'chat' nor 'completions'")
         if self.choose not in _CHOICES:
-            raise ValueError(f"choose: {self.choose!r} is none of {_CHOICES}")
+            raise ValueError(f"choose: {self.choose!r} is not one of {_CHOICES}")
         for name in ("draws", "draws_per_call", "max_calls"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is below 1")
         if self.draw_tokens < 2:
-            raise ValueError(f"draw_tokens: {self.draw_tokens} is below 2: no token would be whole")
+            raise ValueError(
+                f"draw_tokens: {self.draw_tokens} is below 2, which is needed for a complete token"
+            )
         if not 0 < self.min_kept <= 1:
             raise ValueError(f"min_kept: {self.min_kept} is not in (0, 1]")
         if self.cost_per_call is not None and not self.cost_per_call >= 0:
             raise ValueError(f"cost_per_call: {self.cost_per_call} is below 0")
         if self.calls_per_position > self.max_calls:
             raise ValueError(
-                f"max_calls: {self.max_calls} do not pay for one position, which takes "
-                f"{self.calls_per_position}"
+                f"max_calls: {self.max_calls} is below the {self.calls_per_position} calls of one "
+                "position"
             )
 
     @property
     def calls_per_position(self) -> int:
-        """Calls that the draws at one position take."""
+        """Number of calls for the draws at one position."""
         return -(-self.draws // self.draws_per_call)

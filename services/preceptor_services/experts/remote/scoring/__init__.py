@@ -1,1 +1,1 @@
-"""Servers that give log-probs of a prompt, each asked in its own dialect."""
+"""Experts from servers that return log-probs of a prompt, each with its own dialect."""

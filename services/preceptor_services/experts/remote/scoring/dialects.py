@@ -1,13 +1,14 @@
-"""How servers are asked for the log-probs of a prompt, and how their replies are read.
+"""Requests for the log-probs of a prompt in three dialects, and parsers of the replies.
 
-Three ways, each checked token by token against the ids that were sent:
+Each reply is checked token by token against the ids that were sent:
 
-- vLLM: `prompt_logprobs` of `/v1/completions`. k entries by id, and the token that stands there,
-  which is one more where it is none of the best; the first row is null.
-- SGLang: `/generate` with `return_logprob`. Asked from one token earlier and that row dropped,
-  because the first row of what is asked is always null.
-- OpenAI's old completions: `echo` with `logprobs`. Entries by text: those whose text several ids
-  share cannot be told apart.
+- vLLM: `prompt_logprobs` of `/v1/completions`. k entries by id, and the prompt's own token, which
+is
+  one more entry where it is not among the best; the first row is null.
+- SGLang: `/generate` with `return_logprob`. Requested from one token earlier, because the first
+  requested row is always null; that row is dropped.
+- OpenAI's old completions: `echo` with `logprobs`. Entries by text: entries whose text is shared by
+  several ids are ambiguous.
 
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 https://docs.sglang.io/basic_usage/sampling_params.html
@@ -28,22 +29,22 @@ _TOKEN_ID: Final = "token_id:"
 
 
 class Dialect(Protocol):
-    """One way of asking."""
+    """Requests and replies of one kind of server."""
 
     name: ClassVar[str]
     path: ClassVar[str]
     generates: ClassVar[int]
-    """Tokens that the server must be let generate; they need room in its context."""
+    """Tokens that the server must generate at least; they need room in its context."""
 
     def request(self, model: str, ids: Sequence[int], first: int, top_k: int) -> dict[str, Any]:
-        """The body that asks about the tokens from index `first` (1 at least) on."""
+        """The request body for the tokens from index `first` (at least 1) on."""
         ...
 
     def rows(self, reply: Any, ids: Sequence[int], first: int, top_k: int) -> list[Row]:
         """One row for each of those tokens.
 
         Raises:
-            ServiceFailed: the reply is not about these tokens, or not what was asked for.
+            ServiceFailed: the reply is about other tokens or does not match the request.
         """
         ...
 
@@ -59,7 +60,7 @@ class VllmPrompt:
         self._tokenizer = tokenizer
 
     def request(self, model: str, ids: Sequence[int], first: int, top_k: int) -> dict[str, Any]:
-        """The whole prompt is scored, whatever `first` is: the server has no start."""
+        """Requests the whole prompt for any `first`: the server has no start index."""
         return {
             "model": model,
             "prompt": list(ids),
@@ -77,7 +78,7 @@ class VllmPrompt:
             cells = _row(table, t)
             given = {_int(key): _number(member(cell, "logprob")) for key, cell in cells.items()}
             if ids[t] not in given:
-                raise _other_token(t, ids[t], "no entry for it in its own row")
+                raise _other_token(t, ids[t], "no entry for it in its row")
             own = cells.get(str(ids[t]))
             _check_text(self._tokenizer, t, ids[t], member(own, "decoded_token"))
             found.append(
@@ -95,7 +96,7 @@ class VllmPrompt:
 
 
 class SglangInput:
-    """SGLang's own route."""
+    """The dialect of SGLang's own route."""
 
     name: ClassVar[str] = "sglang"
     path: ClassVar[str] = "/generate"
@@ -105,7 +106,7 @@ class SglangInput:
         self._tokenizer = tokenizer
 
     def request(self, model: str, ids: Sequence[int], first: int, top_k: int) -> dict[str, Any]:
-        """Starting at 0 would throw the server's cached prefixes away."""
+        """Does not start at 0, because the server would then not use its cached prefixes."""
         return {
             "input_ids": list(ids),
             "sampling_params": {"max_new_tokens": 0, "temperature": 1.0},
@@ -135,7 +136,7 @@ class SglangInput:
 
 
 class EchoedPrompt:
-    """The prompt given back with its log-probs."""
+    """The dialect that echoes the prompt with its log-probs."""
 
     name: ClassVar[str] = "openai"
     path: ClassVar[str] = "/v1/completions"
@@ -145,7 +146,7 @@ class EchoedPrompt:
         self._tokenizer = tokenizer
 
     def request(self, model: str, ids: Sequence[int], first: int, top_k: int) -> dict[str, Any]:
-        """One token is generated, because not every server takes 0."""
+        """Requests one generated token, because not every server accepts 0."""
         return {
             "model": model,
             "prompt": list(ids),
@@ -163,8 +164,8 @@ class EchoedPrompt:
         top = _list(member(logprobs, "top_logprobs"), "logprobs.top_logprobs")
         if not len(ids) <= len(tokens) <= len(ids) + self.generates:
             raise ServiceFailed(
-                f"logprobs.tokens: has {len(tokens)} tokens, {len(ids)} were sent; the server did "
-                "not echo them, or has another tokenizer"
+                f"logprobs.tokens: has {len(tokens)} tokens, {len(ids)} were sent; the server does "
+                "not echo the prompt, or has another tokenizer"
             )
         _check_length("logprobs.token_logprobs", len(own), len(tokens))
         _check_length("logprobs.top_logprobs", len(top), len(tokens))
@@ -185,10 +186,10 @@ class EchoedPrompt:
         return found
 
     def _by_id(self, cells: Mapping[str, Any], own: int, top_k: int) -> dict[int, float]:
-        """Texts that are no single id get numbers below 0, each its own.
+        """Entries by id; a text that is not a single id gets a unique negative number.
 
-        An object has each text once, so an id hides every better one of the same text: where a text
-        of several ids stands and cells are missing, nothing is known of the best entries.
+        An object has each text once, so one id may hide a better one with the same text. Where a
+        text of several ids is present and cells are missing, the best entries are not known.
         """
         given = dict[int, float]()
         for n, (text, logprob) in enumerate(cells.items()):
@@ -214,9 +215,9 @@ def _id_of(tokenizer: StudentTokenizer, text: str) -> int | None:
 
 
 def _check_text(tokenizer: StudentTokenizer, t: int, token: int, text: Any) -> None:
-    """Where both texts name one id each, they must name the same.
+    """Checks that the text of a token belongs to the id that was sent, if it belongs to one id.
 
-    Parts of a character beyond ASCII are written in many ways, so those are not compared.
+    Parts of a non-ASCII character are written in many ways, so they are not compared.
     """
     if not isinstance(text, str) or not text.isascii():
         return
@@ -227,7 +228,7 @@ def _check_text(tokenizer: StudentTokenizer, t: int, token: int, text: Any) -> N
 
 def _other_token(t: int, token: int, found: str) -> ServiceFailed:
     return ServiceFailed(
-        f"token {t}: id {token} was sent, the server has {found}; its tokenizer is another, or its "
+        f"token {t}: id {token} was sent, the server has {found}; it has another tokenizer, or its "
         "rows are shifted"
     )
 
@@ -239,13 +240,15 @@ def _check_length(name: str, found: int, expected: int) -> None:
 
 def _row(table: Sequence[Any], t: int) -> dict[str, Any]:
     if not isinstance(table[t], dict):
-        raise ServiceFailed(f"the server gave no log-probs for token {t}; only the first has none")
+        raise ServiceFailed(
+            f"the server returned no log-probs for token {t}; only the first may have none"
+        )
     return cast("dict[str, Any]", table[t])
 
 
 def _list(value: Any, name: str) -> list[Any]:
     if not isinstance(value, list):
-        raise ServiceFailed(f"{name}: is missing; the server gives no log-probs of a prompt")
+        raise ServiceFailed(f"{name}: is missing; the server returns no log-probs of a prompt")
     return cast("list[Any]", value)
 
 
@@ -253,7 +256,7 @@ def _int(value: Any) -> int:
     try:
         return int(value)
     except (TypeError, ValueError):
-        raise ServiceFailed(f"{value!r} is no token id") from None
+        raise ServiceFailed(f"{value!r} is not a token id") from None
 
 
 def _rank(value: Any) -> int | None:
@@ -261,9 +264,9 @@ def _rank(value: Any) -> int | None:
 
 
 def _number(value: Any) -> float:
-    """`null` is not known; it is left out of every row."""
+    """A number of a reply; `null` becomes NaN, which is left out of every row."""
     if value is None:
         return float("nan")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ServiceFailed(f"{value!r} is no log-prob")
+        raise ServiceFailed(f"{value!r} is not a log-prob")
     return float(value)

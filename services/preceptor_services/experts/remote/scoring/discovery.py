@@ -1,9 +1,9 @@
-"""What a server can do, found by asking it: which model, which way of asking, how many entries.
+"""Detects a server's capabilities by requests: its model, its dialect, its number of entries.
 
-Nothing is guessed from names alone: a way of asking counts once a short prompt has come back with
-rows that are about its tokens. The cap is the largest number of best entries that the server gave,
-so a server that refuses more and one that silently gives fewer end at the same figure; the token
-that came is not counted where a server may have added it.
+Names alone are not relied on: a dialect is accepted if the reply to a short prompt has rows about
+its tokens. The cap is the largest number of best entries that the server returned, so it is the
+same for a server that refuses more and for one that silently returns fewer. The own token is not
+counted where the server may have added it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PROBE: Final = "Two and two are 4; nobody knows why."
 
 
 class Wanted(Protocol):
-    """What a deployment says about the server; None is found out."""
+    """The configured facts about the server; those that are None are detected."""
 
     @property
     def model(self) -> str | None: ...
@@ -35,7 +35,7 @@ class Wanted(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A server that can score a prompt."""
+    """The detected capabilities of a server that can score a prompt."""
 
     model: str
     dialect: Dialect
@@ -45,11 +45,11 @@ class Found:
 
 
 async def discover(upstream: Upstream, wanted: Wanted, tokenizer: StudentTokenizer) -> Found:
-    """What the server is and can do.
+    """Detects the server's model and capabilities.
 
     Raises:
-        ServiceFailed: it has not the model, has another tokenizer, or gives no log-probs of a
-            prompt in any way known; the reason is named for each way.
+        ServiceFailed: it does not have the model, has another tokenizer, or returns no log-probs of
+            a prompt in any known dialect; the message has the reason for each dialect.
     """
     card = await find_model(upstream, wanted.model)
     model = str(card["id"])
@@ -67,7 +67,7 @@ async def discover(upstream: Upstream, wanted: Wanted, tokenizer: StudentTokeniz
 
 
 async def find_model(upstream: Upstream, wanted: str | None) -> dict[str, Any]:
-    """What the server says of the model wanted, or of the only one it has."""
+    """The server's entry for the wanted model, or for its only model."""
     try:
         listed = member(await upstream.get("/v1/models"), "data")
     except Refused:
@@ -76,7 +76,7 @@ async def find_model(upstream: Upstream, wanted: str | None) -> dict[str, Any]:
     if wanted is None:
         if len(cards) != 1:
             raise ServiceFailed(
-                f"model: name one; the server has {[c['id'] for c in cards] or 'no list'}"
+                f"model: is missing; the server has {[c['id'] for c in cards] or 'no list'}"
             )
         return cards[0]
     if not cards:
@@ -84,7 +84,9 @@ async def find_model(upstream: Upstream, wanted: str | None) -> dict[str, Any]:
     for card in cards:
         if card["id"] == wanted:
             return card
-    raise ServiceFailed(f"model: {wanted!r} is not served; there are {[c['id'] for c in cards]}")
+    raise ServiceFailed(
+        f"model: {wanted!r} is not served; the server has {[c['id'] for c in cards]}"
+    )
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,14 @@ async def _find_dialect(probe: _Probe, wanted: str | None, owner: str) -> Dialec
         else:
             return dialect
     raise ServiceFailed(
-        "the server gives no log-probs of a prompt; "
+        "the server returns no log-probs of a prompt; "
         + "; ".join(reasons)
-        + ". An API that returns text only can be sampled: see SampleOnly"
+        + ". For an API that returns only text use SampleOnly"
     )
 
 
 async def _find_cap(probe: _Probe, dialect: Dialect, wanted: int) -> int:
-    """The most best entries that are given, by bisection below `wanted`."""
+    """The largest number of best entries that the server returns, by bisection up to `wanted`."""
     works, fails = 1, wanted + 1
     asked = wanted
     while fails - works > 1:
@@ -143,7 +145,7 @@ async def _given(probe: _Probe, dialect: Dialect, top_k: int) -> int:
 
 
 async def _check_tokenizer(upstream: Upstream, model: str, tokenizer: StudentTokenizer) -> None:
-    """Ids of the same text, where the server says them (vLLM and SGLang do)."""
+    """Compares the ids of a text, if the server can tokenise (vLLM and SGLang can)."""
     body = {"model": model, "prompt": _PROBE, "add_special_tokens": False}
     try:
         theirs = member(await upstream.post("/tokenize", body), "tokens")
@@ -152,7 +154,7 @@ async def _check_tokenizer(upstream: Upstream, model: str, tokenizer: StudentTok
     ours = tokenizer.encode(_PROBE)
     if isinstance(theirs, list) and theirs != ours:
         raise ServiceFailed(
-            f"the server's tokenizer is another: {_PROBE!r} has ids {theirs[:8]}... there, "
+            f"the server has another tokenizer: {_PROBE!r} has ids {theirs[:8]}... there, "
             f"{ours[:8]}... here"
         )
 

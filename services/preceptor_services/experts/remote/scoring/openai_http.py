@@ -1,12 +1,12 @@
-"""A model behind an OpenAI-compatible server, as an expert: top-k of the prompt, over HTTP.
+"""A model behind an OpenAI-compatible server, as an expert: top-k log-probs of the prompt.
 
     preceptor expert serve preceptor_services.experts.remote.scoring.openai_http:OpenAIServer \\
         --option url=http://127.0.0.1:8000 --option tokenizer=FOLDER
 
-`tokenizer` is the student's: ids are sent, and a server whose tokenizer is another is refused. At
-the start the server is asked what it can do (`discovery.py`); its cap on entries and its context
-become this expert's capabilities. Candidates are not scored: most servers take no list of ids for
-each position.
+`tokenizer` is the student's: ids are sent, and a server with another tokenizer is refused. At the
+start the server's capabilities are detected (`discovery.py`); its cap on entries and its context
+become those of this expert. Candidates are not scored, because most servers accept no list of ids
+per position.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from preceptor_services.experts.remote.scoring.scoring_server import ScoringServ
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
 
 CODE_VERSION: Final = "2"
-"""Raised whenever the same server, settings and query may give another answer."""
+"""Increased whenever the answer to the same server, settings and query may change."""
 _UNBOUNDED: Final = 1 << 30
 
 
@@ -50,7 +50,7 @@ class OpenAIServer:
         self._server = ScoringServer(self._config, self._tokenizer)
 
     async def start(self) -> None:
-        """Waits for the server, then finds out what it can do."""
+        """Waits for the server, then detects its capabilities."""
         await self._server.start()
 
     async def stop(self) -> None:
@@ -58,11 +58,11 @@ class OpenAIServer:
         await self._server.stop()
 
     def ready(self) -> bool:
-        """Whether the server has shown what it can do."""
+        """Whether the server's capabilities are known."""
         return self._server.ready()
 
     def info(self) -> ServiceInfo:
-        """What this expert can do."""
+        """Capabilities of this expert."""
         return self._server.info(
             self._version(), self._tokenizer, max_context=self._server.found.max_context
         )
@@ -70,7 +70,7 @@ class OpenAIServer:
     async def logprobs(
         self, queries: Sequence[PrefixQuery], answer_keys: Sequence[str]
     ) -> Sequence[PrefixAnswer | PreceptorError]:
-        """One answer per query, each a request of its own: the server batches better than we."""
+        """One answer per query, with one request each: the server does the batching."""
         return await answer_each(queries, self._answer)
 
     async def _answer(self, query: PrefixQuery) -> PrefixAnswer:
@@ -94,7 +94,7 @@ class OpenAIServer:
             expert=self._config.name,
             expert_version=self._version(),
             mask_P=mask_P,
-            exact=True,  # the service rounds what is to travel rounded
+            exact=True,  # the service rounds later, where the reply is to be rounded
             template_version=self._template.version if self._config.reads_feedback else None,
             context_hash=ids_hash(context.ids),
             used_feedback=context.used_feedback,

@@ -1,4 +1,4 @@
-"""What an adapter is told of a server that gives log-probs of a prompt."""
+"""Options for a server that returns log-probs of a prompt."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from preceptor_services.experts.remote.scoring.dialects import DIALECTS
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions(ServerOptions):
-    """Options of the adapters for servers that give log-probs of a prompt."""
+    """Options of the adapters for servers that return log-probs of a prompt."""
 
     dialect: str | None = None
-    """`vllm`, `sglang` or `openai`; found by trial where absent."""
+    """`vllm`, `sglang` or `openai`; detected where absent."""
     max_top_k: int = 128
-    """Entries of the server's per position; its own cap may be lower."""
+    """Most entries per position to request; the server's own cap may be lower."""
     max_context: int | None = None
-    """The server's tokens of prompt and response; what it says itself where absent."""
+    """Most tokens of prompt and response; the server's own value where absent."""
     cost_per_token: float | None = None
     """Price of a token of the response, in the deployment's unit."""
 
@@ -25,7 +25,7 @@ class ScoringOptions(ServerOptions):
         super().__post_init__()
         names = [d.name for d in DIALECTS]
         if self.dialect is not None and self.dialect not in names:
-            raise ValueError(f"dialect: {self.dialect!r} is none of {names}")
+            raise ValueError(f"dialect: {self.dialect!r} is not one of {names}")
         if self.max_top_k < 1:
             raise ValueError(f"max_top_k: {self.max_top_k} is below 1")
         if self.max_context is not None and self.max_context < 2:

@@ -1,8 +1,8 @@
-"""One position of somebody else's answer, made into a row that means what our rows mean.
+"""Converts one position of a server's reply to a row of the contract.
 
-Lists are cut, never repaired: from the first entry that is none of the student's ids on, the mass
-belongs to the tail. What no distribution can be is refused, because normalising it would hide that
-the server is wrong.
+Lists are cut, never repaired: from the first entry on that is not an id of the student, the mass
+belongs to the tail. Values that cannot be a distribution are refused, because normalising them
+would hide a fault of the server.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from preceptor_clients.sdk.answers import Distributions
 
 _POSITIVE_TOLERANCE: Final = 1e-4
 _MASS_TOLERANCE: Final = 5e-3
-"""Servers round log-probs of bf16 heads; more mass than this is no rounding."""
+"""Allowed mass above 1, since servers round log-probs of bf16 heads; more is a fault."""
 
 
 class Row(NamedTuple):
     """The distribution over one token of the sequence."""
 
     own: float | None
-    """Log-prob of the token that stands there."""
+    """Log-prob of the own token."""
     entries: tuple[tuple[int, float], ...]
     """Ids and log-probs, best first."""
     num_best: int
-    """How many best ones the server gave; the token that came is none of them where the server may
-    have added it."""
+    """Number of best entries from the server, without the own token where the server may have added
+    it."""
 
 
 def make_row(
@@ -47,20 +47,20 @@ def make_row(
 ) -> Row:
     """The row of one position.
 
-    Minus infinity and what servers write for it (`LEAST_LOGPROB` and below) is no log-prob: such an
-    entry is left out, and of such a token nothing is known.
+    Minus infinity, and the values at or below `LEAST_LOGPROB` that servers write for it, are not
+    log-probs: such an entry is left out, and the log-prob of such a token is not known.
 
     Args:
-        position: Where in the sequence, for errors.
-        own_id: The id that stands there.
-        own: Its log-prob, where the server gives it apart; NaN where it gives none.
+        position: Index in the sequence, for error messages.
+        own_id: The sequence's own id at this position.
+        own: Its log-prob, where the server returns it separately; NaN where it does not.
         given: Log-probs by id, NaN where not known; an id that could not be read is negative.
-        vocab_size: Ids beyond it are padding of the server's head.
-        own_is_added: Whether the server puts the token that came among the best, whatever it is.
-        own_rank: Its rank, where the server says that; 1 is the best.
+        vocab_size: Ids from here on are padding of the server's head.
+        own_is_added: Whether the server always adds the own token to the best entries.
+        own_rank: Rank of the own token, where the server returns it; 1 is the best.
 
     Raises:
-        ServiceFailed: the log-probs are of no distribution.
+        ServiceFailed: the log-probs are not a distribution.
     """
     likely = {i: x for i, x in given.items() if x > LEAST_LOGPROB}
     stated = given.get(own_id, math.nan) if own is None else own
@@ -69,7 +69,7 @@ def make_row(
         likely[own_id] = stated
     best = sorted(likely.items(), key=lambda entry: -entry[1])
     if own is None and math.isnan(stated):
-        best = []  # the entry that is missing may be the best one
+        best = []  # the missing entry may be the best one
     place = next((n for n, (i, _) in enumerate(best, start=1) if i == own_id), 0)
     if place and own_rank is not None and own_rank > place:
         del best[place - 1]
@@ -89,19 +89,19 @@ def _check_distribution(position: int, logprobs: Sequence[float], own: float) ->
     mass = math.fsum(math.exp(x) for x in logprobs)
     if mass > 1 + _MASS_TOLERANCE:
         raise ServiceFailed(
-            f"position {position}: the entries' probabilities add up to {mass:.4f}; they are not "
-            "normalised, or missing ones were filled in"
+            f"position {position}: the entries' probabilities add up to {mass:.4f}, above 1; "
+            "they are not normalised, or unknown ones were filled in"
         )
 
 
 def as_lists(
     entries: Mapping[int, Sequence[tuple[int, float]]], query: PrefixQuery
 ) -> Distributions:
-    """Lists of entries as arrays; a student's token has the log-prob that its list gives it.
+    """Lists of entries as arrays; the own token has its log-prob in the list.
 
     Args:
-        entries: By row of the query, best first; rows that are not there are empty.
-        query: What was asked.
+        entries: Entries by row of the query, best first; missing rows are empty.
+        query: The query.
     """
     P = query.num_positions
     K = max([1, *(min(query.top_k, len(row)) for row in entries.values())])
@@ -120,11 +120,11 @@ def as_lists(
 def distributions(
     rows: Sequence[Row], at: np.ndarray, top_k: int
 ) -> tuple[Distributions, np.ndarray]:
-    """Rows as arrays, and `[P]` which of them say anything.
+    """Rows as arrays, and the mask `[P]` of rows with entries.
 
     Args:
         rows: One per response token.
-        at: `[P]` the positions asked.
+        at: `[P]` the queried positions.
         top_k: Entries kept per position.
     """
     chosen = [rows[int(t)] for t in at]

@@ -1,4 +1,4 @@
-"""A server that gives log-probs of a prompt, from the moment it has shown that it does."""
+"""A server that returns log-probs of a prompt, once its capabilities are detected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log: Final = logging.getLogger("preceptor.expert")
 
 
 class ScoringServer:
-    """The server of `options`, whose ids are those of `tokenizer`."""
+    """The server of `options`, with the ids of `tokenizer`."""
 
     def __init__(self, options: ScoringOptions, tokenizer: StudentTokenizer) -> None:
         self._options = options
@@ -34,10 +34,10 @@ class ScoringServer:
         self._found: Found | None = None
 
     async def start(self) -> None:
-        """Waits for the server, then finds out what it can do.
+        """Waits for the server, then detects its capabilities.
 
         Raises:
-            ServiceFailed: it cannot do what an expert must; the reason is named.
+            ServiceFailed: it cannot be used as an expert; the message has the reason.
         """
         self._found = found = await when_there(
             lambda: discover(self._upstream, self._options, self._tokenizer),
@@ -50,12 +50,12 @@ class ScoringServer:
         await self._upstream.aclose()
 
     def ready(self) -> bool:
-        """Whether the server has shown what it can do."""
+        """Whether the server's capabilities are known."""
         return self._found is not None
 
     @property
     def found(self) -> Found:
-        """What it can do.
+        """The detected capabilities.
 
         Raises:
             ServiceUnavailable: it has not answered yet.
@@ -67,12 +67,12 @@ class ScoringServer:
     def info(
         self, version: str, student: StudentTokenizer, *, max_context: int | None
     ) -> ServiceInfo:
-        """What an expert in front of this server can do.
+        """The info of an expert that uses this server.
 
         Args:
-            version: The expert's.
-            student: The tokenizer whose ids the expert answers with.
-            max_context: The student's tokens of context and response, where that is known.
+            version: The expert's version.
+            student: The tokenizer of the ids in the expert's answers.
+            max_context: Most tokens of context and response in the student's tokenizer, if known.
         """
         options = self._options
         return ServiceInfo(
@@ -98,7 +98,7 @@ class ScoringServer:
         """The distributions over the tokens of `ids` from index `first` on, checked.
 
         Raises:
-            ServiceFailed: the reply is not about these tokens, or of no distribution.
+            ServiceFailed: the reply is about other tokens, or is not a distribution.
         """
         dialect = self.found.dialect
         body = dialect.request(self.found.model, ids, first, top_k)

@@ -266,7 +266,7 @@ async def test_what_the_api_cannot_do_is_named(serve, connect):
 def test_wrong_options_are_named(tokenizer_folder):
     for options, words in (
         ({"choose": "best"}, "choose: 'best'"),
-        ({"draws": 9, "max_calls": 1}, "max_calls: 1 do not pay for one position, which takes 2"),
+        ({"draws": 9, "max_calls": 1}, "max_calls: 1 is below the 2 calls of one position"),
         ({"draw_tokens": 1}, "draw_tokens: 1 is below 2"),
         ({"min_kept": 0.0}, r"min_kept: 0\.0"),
         ({"api": "words"}, "api: 'words'"),
