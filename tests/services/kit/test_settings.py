@@ -43,7 +43,7 @@ def test_a_run_below_its_deployment_has_the_settings_of_the_nearest_one(tmp_path
 
 
 def test_a_folder_without_settings_above_it_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"run-dir: {tmp_path} has neither"):
+    with pytest.raises(ValueError, match=f"run-dir: neither {tmp_path} nor a folder"):
         find_settings(tmp_path)
 
 

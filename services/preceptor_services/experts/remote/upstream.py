@@ -113,8 +113,8 @@ def _ours(error: PreceptorError) -> PreceptorError:
 def _key(path: Path) -> str:
     if not path.is_file():
         raise ValueError(
-            f"key_file: {str(path)!r} is not a file in {path.resolve().parent}; write the key of the "
-            "server behind this expert into it"
+            f"key_file: {str(path)!r} is not a file in {path.resolve().parent}; write the key of "
+            "the server behind this expert into it"
         )
     key = path.read_text(encoding="utf-8-sig").strip()
     if not key:
