@@ -137,5 +137,5 @@ async def test_64_requests_at_once_wait_in_line_and_are_all_answered(
 def test_memory_that_does_not_hold_one_sequence_is_refused(
     make_larger: Callable[..., LargerModel],
 ) -> None:
-    with pytest.raises(ValueError, match=r"memory_mb: 1 holds \d+ tokens"):
+    with pytest.raises(ValueError, match=r"memory_mb: 1 is enough for \d+ tokens"):
         make_larger(memory_mb=1)

@@ -84,7 +84,7 @@ def decoder(hidden_size: int) -> SimpleNamespace:
 
 
 def test_a_budget_that_does_not_hold_one_sequence_is_refused() -> None:
-    with pytest.raises(ValueError, match="memory_mb: 1 holds"):
+    with pytest.raises(ValueError, match="memory_mb: 1 is enough for"):
         budget_of(1, decoder(hidden_size=512), element_bytes=4, max_context=4096)
 
 

@@ -235,7 +235,7 @@ async def test_a_server_that_is_not_there_is_named_after_the_wait(tokenizer_fold
         url="http://127.0.0.1:9", tokenizer=str(tokenizer_folder), start_timeout_s=0.5
     )
 
-    with pytest.raises(DeadlineExceeded, match=r"not there within 0\.5 s"):
+    with pytest.raises(DeadlineExceeded, match=r"did not answer within 0\.5 s"):
         await expert.start()
     await expert.stop()
 
