@@ -12,6 +12,7 @@ import ast
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from rich.console import Console
 from preceptor_clients.cli.options import typed_options
 from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.kit.files import make_key_file, read_key_file
+from preceptor_clients.kit.logs import log_to_stderr
 from preceptor_clients.kit.naming import load_named
 from preceptor_clients.sdk.service import ExpertService, SourceService, service_app
 from preceptor_clients.sdk.serving import http_protocol
@@ -36,6 +38,7 @@ _EXTRAS: Final = {
     "preceptor_trainer": "trainer",
 }
 _errors = Console(stderr=True)
+_log = logging.getLogger("preceptor.serve")
 
 app = typer.Typer(
     name="preceptor",
@@ -157,21 +160,44 @@ def serve(
     ] = None,
 ) -> None:
     """Serves a Python class as an expert or feedback source."""
+    try:
+        options = read_options(options_file)
+    except ValueError as error:
+        raise fail_with(str(error)) from None
+    serve_class(use, options, option or [], host=host, port=port, key_file=key_file)
+
+
+def serve_class(
+    use: str,
+    options: Mapping[str, Any],
+    pairs: Sequence[str] = (),
+    *,
+    host: str,
+    port: int,
+    key_file: Path | None,
+) -> None:
+    """Serves `module:Class`, built with `options` and NAME=VALUE pairs, until it is told to end.
+
+    Raises:
+        typer.Exit: it cannot be built, or the key cannot be read; the reason has been printed.
+    """
+    log_to_stderr()
     if importlib.util.find_spec("uvicorn") is None:
         raise fail_with("`preceptor serve` needs preceptor[serve]: pip install 'preceptor[serve]'")
     import uvicorn
 
     try:
-        service = build_service(use, read_options(options_file), option or [])
+        service = build_service(use, options, pairs)
         key = None if key_file is None else _own_key(key_file)
     except ValueError as error:
         raise fail_with(str(error)) from None
-    typer.echo(f"{use} starts, and will listen at http://{host}:{port}", err=True)
+    _log.info("%s starts, and will listen at http://%s:%d", use, host, port)
     uvicorn.run(
         service_app(service, key=key),
         host=host,
         port=port,
         log_level="warning",
+        log_config=None,
         timeout_graceful_shutdown=10,
         http=http_protocol(),
         ws="none",

@@ -102,10 +102,14 @@ class DeployedGateway(_Section):
     """Port to listen on; 0 lets the supervisor choose one."""
     database: str = "sqlite+aiosqlite:///preceptor.db"
     """SQLAlchemy URL of an async driver; a relative SQLite path is relative to the file."""
+    database_password_file: Path | None = None
+    """Holds the password of the URL's user, so that the URL need not."""
     blobs: Path = Path("blobs")
     """Folder of the content-addressed store."""
     broker: str = "redis://127.0.0.1:6379/0"
     """URL of a Redis or Valkey server; `embedded` lets the supervisor start one."""
+    broker_password_file: Path | None = None
+    """Holds the broker's password, so that the URL need not."""
     weights_roots: tuple[Path, ...] = (Path("weights"),)
     """Folders under which weights may lie; everything else is refused."""
     hash_key_file: Path = Path("keys/hash.key")
@@ -120,6 +124,16 @@ class DeployedGateway(_Section):
     """Folder with the key files of services that are added at run time, and with nothing else."""
     allow_service_addresses: tuple[AddressNetwork, ...] = ("127.0.0.0/8", "::1/128")
     """Networks in which services that are added at run time may listen, beside public addresses."""
+
+    @model_validator(mode="after")
+    def _embedded_broker_has_no_password(self) -> Self:
+        named = self.broker != EMBEDDED and "broker" in self.model_fields_set
+        if self.broker_password_file is not None and not named:
+            raise ValueError(
+                "broker_password_file: belongs to a broker of your own; name its address in "
+                "`broker`, or leave the password out"
+            )
+        return self
 
     @property
     def url(self) -> str:
@@ -242,6 +256,8 @@ class Deployment(_Section):
                 "blobs": folder / g.blobs,
                 "weights_roots": tuple(folder / root for root in g.weights_roots),
                 "hash_key_file": folder / g.hash_key_file,
+                "database_password_file": _anchored_file(g.database_password_file, folder),
+                "broker_password_file": _anchored_file(g.broker_password_file, folder),
                 "service_keys": folder / g.service_keys,
             }
         )
@@ -329,6 +345,10 @@ def _anchored_option(value: JsonValue, folder: Path) -> JsonValue:
     if isinstance(value, list):
         return [_anchored_option(each, folder) for each in value]
     return value
+
+
+def _anchored_file(path: Path | None, folder: Path) -> Path | None:
+    return None if path is None else folder / path
 
 
 def _anchored_database(url: str, folder: Path) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from preceptor_clients.kit.logs import log_to_stderr
 from preceptor_services.dispatcher.process import run_dispatcher
 from preceptor_services.dispatcher.worker import WorkerConfig
 from preceptor_services.kit.settings import load_settings
@@ -28,14 +28,16 @@ def dispatcher_command(
     grace_s: Annotated[
         float, typer.Option(help="Seconds that running calls may take after SIGTERM.")
     ] = _DEFAULTS.grace_s,
+    alive_file: Annotated[
+        Path | None,
+        typer.Option(help="File that is touched whenever the gateway has answered."),
+    ] = None,
 ) -> None:
     """Sends jobs from the broker to experts and feedback sources."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    # One line per request would be most of the log.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    log_to_stderr()
     try:
         settings = load_settings(config)
         worker_config = WorkerConfig(lease_s=lease_s, grace_s=grace_s)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
-    asyncio.run(run_dispatcher(settings, worker_config, gateway))
+    asyncio.run(run_dispatcher(settings, worker_config, gateway, alive_file=alive_file))

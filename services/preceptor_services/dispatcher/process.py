@@ -26,7 +26,7 @@ from preceptor_services.dispatcher.worker import ServiceWorker, WorkerConfig
 from preceptor_services.jobs.messages import Directory, ServiceAddress
 from preceptor_services.jobs.streams import JobStreams
 from preceptor_services.kit.addresses import address_policy
-from preceptor_services.kit.settings import read_secret
+from preceptor_services.kit.settings import broker_url, read_secret
 
 _DIRECTORY_S: Final = 5.0
 _UNREACHED_S: Final = 0.3
@@ -46,6 +46,8 @@ class Dispatcher:
         default_factory=lambda: {False: ANYWHERE, True: ANYWHERE}
     )
     """Allowed addresses, by whether the service was added at run time."""
+    on_answer: Callable[[], None] = lambda: None
+    """Called after each answer of the gateway to the question which services there are."""
     _workers: dict[str, ServiceWorker] = field(default_factory=dict[str, ServiceWorker])
     _addresses: dict[str, ServiceAddress] = field(default_factory=dict[str, ServiceAddress])
     """The address that each service's worker calls."""
@@ -73,6 +75,7 @@ class Dispatcher:
                 _log.warning("the gateway does not answer: %s", error.detail)
                 await asyncio.sleep(_UNREACHED_S)
                 continue
+            self.on_answer()
             named = {address.name for address in directory.services}
             for name in self._workers.keys() - named:
                 self._end(name)
@@ -144,7 +147,11 @@ async def _guarded(name: str, work: Callable[[], Awaitable[None]]) -> None:
 
 
 async def run_dispatcher(
-    settings: Deployment, config: WorkerConfig, url: str | None = None
+    settings: Deployment,
+    config: WorkerConfig,
+    url: str | None = None,
+    *,
+    alive_file: Path | None = None,
 ) -> None:
     """Runs until SIGTERM or SIGINT.
 
@@ -152,13 +159,15 @@ async def run_dispatcher(
         settings: The deployment; broker, gateway and the dispatcher's key are read.
         config: Leases and timeouts.
         url: URL of the gateway, if it is not on this machine.
+        alive_file: Touched after each answer of the gateway, for a health check from outside: a
+            dispatcher listens nowhere.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     key = read_secret(settings.key_for("dispatcher"))
-    queue = JobStreams.connect(settings.gateway.broker)
+    queue = JobStreams.connect(broker_url(settings.gateway))
     name = f"{socket.gethostname()}-{os.getpid()}"
     async with GatewayClient(url or settings.gateway.url, key, max_concurrency=32) as gateway:
         try:
@@ -166,6 +175,9 @@ async def run_dispatcher(
                 runtime: address_policy(settings, added_at_runtime=runtime)
                 for runtime in (False, True)
             }
-            await Dispatcher(gateway, queue, name, config, policies).run(stopping)
+            dispatcher = Dispatcher(gateway, queue, name, config, policies)
+            if alive_file is not None:
+                dispatcher.on_answer = alive_file.touch
+            await dispatcher.run(stopping)
         finally:
             await queue.aclose()

@@ -136,6 +136,11 @@ class Executor:
         self._not_ready = await asyncio.to_thread(self._start)
         if self._not_ready is not None:
             _log.error("the executor is not ready: %s", self._not_ready)
+            return
+        isolation = self.describe_isolation()
+        level = logging.INFO if isolation.get("level") == "namespaces" else logging.WARNING
+        said = ", ".join(f"{name}: {value}" for name, value in isolation.items())
+        _log.log(level, "attempts run under this isolation: %s", said)
 
     def ready(self) -> bool:
         """False until the self-test has passed."""

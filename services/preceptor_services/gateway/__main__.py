@@ -17,12 +17,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from preceptor_clients.contract.deployment import Deployment
+from preceptor_clients.kit.logs import log_to_stderr
 from preceptor_clients.sdk.serving import http_protocol
 from preceptor_services.gateway.app import create_app
 from preceptor_services.jobs.streams import JobStreams
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.kit.clock import KeptClock
-from preceptor_services.kit.settings import load_settings
+from preceptor_services.kit.settings import broker_url, database_url, load_settings
 from preceptor_services.store.database import Database
 
 _DRAIN_S: Final = 10
@@ -48,9 +49,7 @@ def gateway(
     ),
 ) -> None:
     """Runs the gateway."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for chatty in ("httpx", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    log_to_stderr()
     try:
         settings = load_settings(config)
     except (OSError, ValueError) as error:
@@ -79,8 +78,8 @@ async def _keep_forever(clock: KeptClock) -> None:
 async def serve(settings: Deployment) -> None:
     """Serves until it is told to end."""
     g = settings.gateway
-    database = Database.open(g.database)
-    queue = JobStreams.connect(g.broker, max_length=g.max_queue)
+    database = Database.open(database_url(g))
+    queue = JobStreams.connect(broker_url(g), max_length=g.max_queue)
     try:
         clock = KeptClock(g.blobs / "clock.json")
         app = create_app(settings, database, LocalBlobs(g.blobs), queue, clock=clock)
@@ -91,6 +90,7 @@ async def serve(settings: Deployment) -> None:
                 host=g.host,
                 port=g.port,
                 log_level="warning",
+                log_config=None,
                 access_log=False,
                 timeout_graceful_shutdown=_DRAIN_S,
                 http=http_protocol(),

@@ -10,8 +10,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote, urlsplit
 
-from preceptor_clients.contract.deployment import Deployment, parse_deployment
+from preceptor_clients.contract.deployment import DeployedGateway, Deployment, parse_deployment
 from preceptor_clients.kit.files import read_key_file
 
 DATABASE_ENV: Final = "PRECEPTOR_DATABASE"
@@ -62,3 +63,34 @@ def read_secret(path: Path) -> str:
     if len(token) < 32:
         raise ValueError(f"{path}: holds {len(token)} characters; a key has at least 32")
     return token
+
+
+def database_url(gateway: DeployedGateway) -> str:
+    """Where the database is, with its password where that is in a file. Never log it.
+
+    Raises:
+        ValueError: the URL holds a password too, or the file holds none.
+    """
+    return _with_password("database", gateway.database, gateway.database_password_file)
+
+
+def broker_url(gateway: DeployedGateway) -> str:
+    """Where the broker is, with its password where that is in a file. Never log it.
+
+    Raises:
+        ValueError: the URL holds a password too, or the file holds none.
+    """
+    return _with_password("broker", gateway.broker, gateway.broker_password_file)
+
+
+def _with_password(field: str, url: str, file: Path | None) -> str:
+    if file is None:
+        return url
+    parts = urlsplit(url)
+    if parts.password is not None:
+        raise ValueError(
+            f"gateway.{field}: holds a password, and so does {field}_password_file; keep the file"
+        )
+    place = parts.netloc.rpartition("@")[2]
+    login = f"{parts.username or ''}:{quote(read_key_file(file), safe='')}"
+    return parts._replace(netloc=f"{login}@{place}").geturl()

@@ -14,7 +14,7 @@ import typer
 
 from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.blobs import LocalBlobs
-from preceptor_services.kit.settings import find_settings, load_settings
+from preceptor_services.kit.settings import database_url, find_settings, load_settings
 from preceptor_services.store.database import Database
 
 _CONFIG: Final = "preceptor.toml"
@@ -43,7 +43,7 @@ def place_of(run_dir: Path, database: str | None, blobs: Path | None) -> tuple[s
         # The environment may name the database of something else that runs here.
         settings = load_settings(path, env={}) if path.exists() else None
         if settings is not None and _is_there(settings.gateway.database):
-            return settings.gateway.database, settings.gateway.blobs
+            return database_url(settings.gateway), settings.gateway.blobs
     raise ValueError(f"{folder}: its database is not there; nothing was run in this folder yet")
 
 

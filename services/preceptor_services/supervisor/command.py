@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from preceptor_clients.cli.paste import pasted
+from preceptor_clients.kit.logs import log_to_stderr
 from preceptor_services.corrections.place import PAGE
 from preceptor_services.supervisor.supervisor import ChildFailed, Supervisor, write_description
 
@@ -33,9 +33,7 @@ def up_command(
     ] = None,
 ) -> None:
     """Starts and watches broker, gateway, dispatcher and the services that have a `use` class."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for name in ("httpx", "asyncio"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    log_to_stderr()
     console = Console()
     try:
         asyncio.run(_up(config, ready_file, console))

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from preceptor_services.kit.settings import find_settings, load_settings, read_secret
+from preceptor_services.kit.settings import (
+    broker_url,
+    database_url,
+    find_settings,
+    load_settings,
+    read_secret,
+)
 
 GOOD = """
 [gateway]
@@ -85,6 +91,48 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
         _load(tmp_path, text)
 
     assert named in str(refused.value)
+
+
+WITH_PASSWORDS = """
+[gateway]
+database = "postgresql+asyncpg://preceptor@db:5432/preceptor"
+database_password_file = "db.password"
+broker = "redis://broker:6379/0"
+broker_password_file = "/absolute/broker.password"
+"""
+
+
+def test_passwords_in_files_become_part_of_the_urls(tmp_path: Path) -> None:
+    (tmp_path / "db.password").write_text("p@ss/word:" + 32 * "x" + "\n")
+    (tmp_path / "b").write_text(32 * "y")
+    text = WITH_PASSWORDS.replace("/absolute/broker.password", str(tmp_path / "b"))
+
+    gateway = _load(tmp_path, text).gateway
+
+    quoted = "p%40ss%2Fword%3A" + 32 * "x"
+    assert database_url(gateway) == f"postgresql+asyncpg://preceptor:{quoted}@db:5432/preceptor"
+    assert broker_url(gateway) == f"redis://:{32 * 'y'}@broker:6379/0"
+    assert gateway.database == "postgresql+asyncpg://preceptor@db:5432/preceptor"
+
+
+def test_urls_without_password_files_stay_as_they_are(tmp_path: Path) -> None:
+    gateway = _load(tmp_path, GOOD).gateway
+
+    assert database_url(gateway) == gateway.database
+    assert broker_url(gateway) == gateway.broker
+
+
+def test_two_passwords_for_one_server_are_refused(tmp_path: Path) -> None:
+    text = WITH_PASSWORDS.replace("preceptor@db", "preceptor:one@db")
+
+    with pytest.raises(ValueError, match=r"gateway\.database: holds a password, and so does"):
+        database_url(_load(tmp_path, text).gateway)
+
+
+@pytest.mark.parametrize("broker", ["", 'broker = "embedded"'])
+def test_an_embedded_broker_has_no_password(tmp_path: Path, broker: str) -> None:
+    with pytest.raises(ValueError, match=r"broker_password_file: belongs to a broker of your own"):
+        _load(tmp_path, f"[gateway]\n{broker}\nbroker_password_file = 'b'")
 
 
 def test_a_short_key_is_refused(tmp_path: Path) -> None:
