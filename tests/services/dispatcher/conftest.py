@@ -95,9 +95,9 @@ class Deployment:
                 await task
                 await queue.aclose()
 
-    def start_dispatcher(self, *, lease_s: float = 1.0) -> subprocess.Popen[bytes]:
+    def start_dispatcher(self, *options: str, lease_s: float = 1.0) -> subprocess.Popen[bytes]:
         """A dispatcher as a process of its own, to be killed."""
-        return self._start("dispatcher", "--lease-s", str(lease_s))
+        return self._start("dispatcher", "--lease-s", str(lease_s), *options)
 
     def start_gateway(self) -> None:
         """The gateway as a process of its own."""

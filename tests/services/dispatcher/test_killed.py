@@ -195,3 +195,24 @@ async def _until_acknowledged(gateway) -> None:
     async with asyncio.timeout(20):
         while await gateway.queue.depth("moody"):
             await asyncio.sleep(0.05)
+
+
+async def test_a_dispatcher_touches_its_file_while_the_gateway_answers_and_then_no_more(
+    make_deployment, moody, tmp_path: Path
+) -> None:
+    alive = tmp_path / "alive"
+    async with (
+        moody() as url,
+        make_deployment(moody=url, own_process=True) as gateway,
+    ):
+        gateway.start_dispatcher("--alive-file", str(alive))
+        await until(alive.exists, 60.0)
+        gateway.gateway.kill()
+        gateway.gateway.wait()
+        alive.unlink()
+        log = tmp_path / "dispatcher.log"
+        await until(lambda: "the gateway does not answer" in log.read_text(), 60.0)
+
+        assert not alive.exists()
+        gateway.start_gateway()
+        await until(alive.exists, 60.0)
