@@ -13,12 +13,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from compose_rules import ROOT, RULES, broken, load_compose, runs_once
 
 from preceptor_clients.contract.deployment import parse_deployment
+from preceptor_services.dispatcher.worker import WorkerConfig
+from preceptor_services.gateway import __main__ as gateway
 from preceptor_services.supervisor.deploy import key_files, password_files
 
 COMPOSE = load_compose()
 SERVICES = COMPOSE["services"]
 SETTINGS = parse_deployment((ROOT / "deploy" / "preceptor.toml").read_text())
-GATEWAY_DRAIN_S = 10
 
 PLANTED = {
     "read-only root": {"read_only": False},
@@ -63,9 +64,11 @@ def test_only_the_gateways_network_has_a_way_out() -> None:
     assert [n for n, s in SERVICES.items() if open_ & set(s.get("networks", []))] == ["gateway"]
 
 
-def test_the_gateway_may_drain_before_it_is_killed() -> None:
-    for name in ("gateway", "dispatcher"):
-        assert float(SERVICES[name]["stop_grace_period"].rstrip("s")) > GATEWAY_DRAIN_S
+@pytest.mark.parametrize(
+    ("name", "needs_s"), [("gateway", gateway._DRAIN_S), ("dispatcher", WorkerConfig().grace_s)]
+)
+def test_who_drains_has_the_time_for_it(name: str, needs_s: float) -> None:
+    assert float(SERVICES[name]["stop_grace_period"].removesuffix("s")) > needs_s
 
 
 def test_s10_the_executor_sees_its_own_key_alone_and_no_storage() -> None:
