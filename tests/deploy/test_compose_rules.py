@@ -8,10 +8,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 from compose_rules import ROOT, RULES, broken, load_compose, runs_once
 
+from preceptor_clients.cli.new_expert import write_expert
 from preceptor_clients.contract.deployment import parse_deployment
 from preceptor_services.dispatcher.worker import WorkerConfig
 from preceptor_services.gateway import __main__ as gateway
@@ -100,6 +102,20 @@ def test_keys_are_mounted_to_read_only(name: str) -> None:
     volumes = SERVICES[name].get("volumes", [])
 
     assert all(v.endswith(":ro") for v in volumes if v.startswith("keys-"))
+
+
+def test_an_expert_of_ones_own_keeps_every_rule_too(tmp_path: Path) -> None:
+    write_expert("wise-owl", tmp_path / "wise-owl", 8101)
+
+    service = yaml.safe_load((tmp_path / "wise-owl" / "compose.yml").read_text())["services"][
+        "wise-owl"
+    ]
+    assert broken(service) == set()
+    assert set(service["networks"]) <= set(COMPOSE["networks"])
+    volume, place, mode = service["volumes"][0].split(":")
+    assert volume in COMPOSE["volumes"]
+    assert mode == "ro"
+    assert f"{place}/wise-owl.key" in (tmp_path / "wise-owl" / "Dockerfile").read_text()
 
 
 def test_what_runs_once_is_waited_for_as_such() -> None:
