@@ -248,7 +248,7 @@ def test_the_callers_model_keeps_its_attention(model: Qwen3ForCausalLM) -> None:
         ),
         (
             lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES)),
-            "softcap: the model's attention asks for it",
+            "softcap: the model's attention needs it",
         ),
     ],
     ids=["a window", "soft-capped scores"],

@@ -1,1 +1,1 @@
-"""Collecting a step: problems are attempted, judged, shown to experts, and labelled."""
+"""Collecting a step: problems are attempted, judged, sent to experts and labelled."""

@@ -1,7 +1,7 @@
-"""What the student itself holds at every position, for experts to go by.
+"""The student's most probable ids and its entropy at every position, for queries to experts.
 
 Divergences that weigh ids by the student (reverse KL, Jensen-Shannon) need the experts' log-probs
-of the student's ids, and an expert's own top-k need not hold them. Experts that can ask about few
+of the student's ids, which may not be in an expert's own top-k. Experts that score only a few
 positions may choose them by the student's entropy. Each is one forward pass of the policy that
 sampled the rollouts, without gradient.
 
@@ -69,7 +69,7 @@ def student_entropy(
 def _per_rollout(
     rollouts: Sequence[Rollout], per_position: Callable[[TrainBatch], NDArray[Any]]
 ) -> list[NDArray[Any]]:
-    """What `per_position` gives for batches, [N, ...], as one array per rollout."""
+    """The results of `per_position` for batches, [N, ...], as one array per rollout."""
     rows = [
         TrainRollout(
             rollout_id=r.rollout_id,

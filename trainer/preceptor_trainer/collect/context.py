@@ -1,8 +1,8 @@
-"""Context policies: which feedback each expert query may use. Pure functions of a group.
+"""Context policies choose the feedback of each expert query. Pure functions of a group.
 
-The experts only render what they are given; the choice is made here, so that it is the same for
-every expert and stands in the trainer's configuration. The failed attempt itself is never in view:
-the rollout is scored as the answer, and shown beside its own feedback it lowers entropy and
+Experts only render the feedback of a query. The choice is made here, so that it is the same for
+every expert and is part of the trainer's configuration. The failed attempt itself is never in view:
+the rollout is scored as the answer, and showing it with its own feedback lowers entropy and
 accuracy (arXiv 2601.20802, table 6).
 """
 
@@ -20,7 +20,7 @@ _THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 
 class InView(NamedTuple):
-    """What one rollout's expert may see."""
+    """The feedback in view for one rollout."""
 
     items: tuple[FeedbackItem, ...]
     uses: frozenset[str]
@@ -28,7 +28,7 @@ class InView(NamedTuple):
 
 
 class ContextPolicy(Protocol):
-    """A group of attempts at one problem in, what each one's expert may see out, in order."""
+    """From a group of attempts at one problem to the feedback in view for each, in order."""
 
     def __call__(self, group: Sequence[Attempt]) -> list[InView]: ...
 
@@ -37,19 +37,19 @@ class ContextPolicy(Protocol):
 class PapersContext:
     """Sibling demonstration, else own feedback (arXiv 2601.20802 section 2 and arXiv 2606.05152).
 
-    A rollout with neither has no teacher and is masked. Which sibling: the next successful one in
-    the group's order, cyclically, because always taking the first makes one lucky attempt the
-    teacher of all.
+    A rollout with neither has no teacher and is masked. The demonstration is the next successful
+    sibling in the group's order, cyclically, because the first one would be the demonstration of
+    all.
     """
 
     demonstrations: bool = True
     """Whether a successful sibling may be shown."""
     own_solution: bool = False
-    """Whether a successful rollout is shown its own response, whatever its siblings did.
+    """Whether a successful rollout is shown its own response, regardless of its siblings.
 
-    As in table 2 of arXiv 2601.20802; its released code shows a sibling's or nothing, as here when
-    off. On, every rollout has a teacher: without demonstrations it is what keeps a policy at what
-    it does well while its failures are mended.
+    As in table 2 of arXiv 2601.20802. The released code shows a sibling's response or nothing, as
+    here when off. When on, every successful rollout has a teacher; without demonstrations this
+    keeps the policy at its successes while it learns from its failures.
     """
     own_feedback: bool = True
     """Whether the rollout's own feedback may be shown where there is no demonstration."""
@@ -64,7 +64,7 @@ class PapersContext:
         others = sorted((j for j in successes if j != i), key=lambda j: (j - i) % len(group))
         if self.demonstrations and others:
             sibling = group[others[0]]
-            # Whether this sibling is the one depends on the outcomes of those it was preferred to.
+            # The choice of this sibling depends on the outcomes of the siblings before it.
             return InView((demonstration(sibling),), _judged(group, i, others[0]))
         if not self.own_feedback:
             return InView((), frozenset())
@@ -78,9 +78,9 @@ class PapersContext:
 
 
 def _judged(group: Sequence[Attempt], i: int, chosen: int) -> frozenset[str]:
-    """Siblings whose success or failure led to `chosen`.
+    """Siblings whose success or failure led to the choice of `chosen`.
 
-    It, and those before it in the cyclic order.
+    These are `chosen` and those before it in the cyclic order.
     """
     distance = (chosen - i) % len(group)
     return frozenset(group[(i + d) % len(group)].rollout.rollout_id for d in range(1, distance + 1))
@@ -88,7 +88,7 @@ def _judged(group: Sequence[Attempt], i: int, chosen: int) -> frozenset[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class NothingInView:
-    """No feedback at all: the control arm, in which the expert is the policy's own average."""
+    """No feedback: the control arm, in which the expert is the policy's own average."""
 
     def __call__(self, group: Sequence[Attempt]) -> list[InView]:
         return [InView((), frozenset()) for _ in group]

@@ -1,7 +1,7 @@
-"""Dynamic sampling: a step goes on to further problems until enough groups teach something.
+"""Dynamic sampling: a step uses further problems until enough groups have different scores.
 
-Where rewards are compared within a group, one whose scores are all equal teaches nothing. DAPO
-(arXiv 2503.14476, section 3.2) leaves such groups out and samples further prompts in their place.
+Where rewards are compared within a group, a group with equal scores gives no gradient. DAPO (arXiv
+2503.14476, section 3.2) leaves such groups out and samples further prompts instead.
 
     RunConfig(
         problems=...,                               # of a step: more than are needed, in order
@@ -10,8 +10,8 @@ Where rewards are compared within a group, one whose scores are all equal teache
         ...
     )
 
-Of the same name is a switch of `GRPO`, which only leaves groups without signal out of its count and
-samples nothing. `GRPO.dapo()` has it on, and DAPO has both.
+`GRPO` has a switch of the same name, which only leaves groups without signal out of its count and
+does not sample. `GRPO.dapo()` sets it; DAPO uses both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from preceptor_trainer.collect.rollouts import Attempt
 from preceptor_trainer.tasks.task import Problem
 
 Judge: TypeAlias = Callable[[Sequence[Problem], int], Awaitable[list[Attempt]]]
-"""Problems, and the number of the first one's group, to judged rollouts, group by group."""
+"""Maps problems and the group number of the first one to judged rollouts, group by group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,11 @@ class Judged:
     """A step's judged rollouts."""
 
     attempts: list[Attempt]
-    """Those that train."""
+    """Rollouts to train on."""
     discarded: list[Attempt]
-    """Those that were paid for and do not."""
+    """Judged rollouts that are not trained on."""
     missing_groups: int
-    """Groups with signal that were asked for and that the step's problems did not give."""
+    """Number of requested groups with signal that the step's problems did not give."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +45,19 @@ class DynamicSampling:
     """Tries a step's problems in their order until enough groups have scores that differ."""
 
     groups: int
-    """So many groups train, if the step's problems suffice; else as many as were found, and the
-    metric `missing_groups` says how many were not."""
+    """Groups with signal to train on. If the step's problems give fewer, those found are used, and
+    the metric `missing_groups` has the number of missing ones."""
 
     def __post_init__(self) -> None:
         if self.groups < 1:
             raise ValueError(f"groups: must be at least 1, not {self.groups}")
 
     async def fill(self, problems: Sequence[Problem], judge: Judge) -> Judged:
-        """Judges no more problems at a time than groups are missing.
+        """Judges at most as many problems at a time as groups are missing.
 
-        Where no group of the whole reserve has signal, the last ones are the step, which has
-        records and metrics as any other. Comparing their rewards adds no gradient; the weights may
-        still move, by AdamW's momentum and decay and by what else the objective holds.
+        If no group has signal, the last ones are used for the step, which has records and metrics
+        like any other. Comparing their rewards adds no gradient; the weights may still change by
+        AdamW's momentum and decay and by other terms of the objective.
         """
         kept: list[list[Attempt]] = []
         flat: list[list[Attempt]] = []
@@ -82,8 +82,8 @@ class DynamicSampling:
 def has_signal(group: Sequence[Attempt]) -> bool:
     """Whether two sampled attempts that were scored have different scores.
 
-    Scores are those of the feedback sources, before what an objective takes off a long response.
-    Answers that were given to the student are in no comparison.
+    Scores are those of the feedback sources, before an objective's penalty for long responses.
+    Given answers are not compared.
     """
     sampled = {attempt.score for attempt in group if not attempt.rollout.given}
     return len(sampled - {None}) > 1

@@ -1,7 +1,7 @@
 """Asks feedback sources and experts about rollouts, through the gateway, and builds the targets.
 
-The trainer never branches on who answered: an expert that did not answer leaves its place to the
-others, and a rollout without any answer has no target. What went missing is counted, not hidden.
+The trainer never depends on which expert answered: the weight of an expert without an answer goes
+to the others, and a rollout without any answer has no target. Missing answers are counted.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class ExpertUse:
     weight: float = 1.0
     """Its share of each position's target, before scaling over the experts that answered."""
     per_token: TokenWeights | None = None
-    """How much of that weight each position gets, by its answer; all of it where absent."""
+    """Rule for the share of that weight per position, by the answer; the full weight where
+    absent."""
     top_k: int = 32
     """Entries per position."""
     needs_feedback: bool = True
@@ -60,11 +61,11 @@ class ExpertUse:
     kind: AnswerKind = "topk"
     """`empirical` for an expert that only samples, `point` for one that names a single token."""
     own_logprobs: bool = True
-    """Whether it says how probable it finds the student's own tokens."""
+    """Whether it returns log-probs of the student's own tokens."""
     scores_candidates: bool = True
-    """Whether it scores ids that it is given."""
+    """Whether it scores candidate ids."""
     wants_entropy: bool = False
-    """Whether it chooses positions by the student's entropy, which then goes with each query."""
+    """Whether it chooses positions by the student's entropy, which is then sent with each query."""
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
@@ -81,13 +82,13 @@ class ExpertUse:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Labelled:
-    """An attempt, what its experts could see, and the target that came of it."""
+    """An attempt, the feedback in view, and its target."""
 
     attempt: Attempt
     in_view: InView
     target: Target | None
     inclusion_T: np.ndarray | None = None
-    """`[T]` chance that any expert was asked; None where they took all positions."""
+    """`[T]` probability that at least one expert drew the position; None where all took all."""
 
     def record(self) -> TargetRecord | None:
         """The target's provenance row, if there is a target."""
@@ -106,10 +107,10 @@ class Labelled:
         )
 
     def train_rollout(self, *, on_policy: bool) -> TrainRollout:
-        """As the update takes it.
+        """The row of the update.
 
         Args:
-            on_policy: Whether the policy that is updated sampled it; a given response never is.
+            on_policy: Whether the policy to update sampled it; false for a given response.
         """
         rollout = self.attempt.rollout
         return TrainRollout(
@@ -130,7 +131,7 @@ class Labelled:
 
 @dataclass(kw_only=True)
 class Labeller:
-    """One run's questions to its sources and experts."""
+    """Sends one run's queries to its sources and experts."""
 
     gateway: GatewayClient
     run: str
@@ -141,11 +142,11 @@ class Labeller:
     batching: Literal["merge", "group"]
     timeout_s: float = 120.0
     dropped: Counter[str] = field(default_factory=Counter[str])
-    """Answers that did not come, by the problem's code; whoever reports them takes and clears."""
+    """Missing answers by the problem's code; the reader reports and clears them."""
     _payloads: set[str] = field(default_factory=set[str])
 
     async def put_payload(self, payload: object) -> str:
-        """Puts a task's private data once, its keys in the task's order; returns its SHA-256."""
+        """Stores a task's private data once, with keys in their order; returns its SHA-256."""
         body = json.dumps(payload, separators=(",", ":"), allow_nan=False).encode()
         sha256 = hashlib.sha256(body).hexdigest()
         if sha256 not in self._payloads:
@@ -153,7 +154,7 @@ class Labeller:
         return sha256
 
     async def feedback(self, rollouts: Sequence[Rollout]) -> list[Attempt]:
-        """Asks every source about every rollout."""
+        """Queries every source about every rollout."""
         answers = await asyncio.gather(*(self._ask_source(s, rollouts) for s in self.task.sources))
         return [
             Attempt(
@@ -181,7 +182,7 @@ class Labeller:
         return [() if o.answer is None else o.answer.items for o in outcomes]
 
     async def targets(self, attempts: Sequence[Attempt]) -> list[Labelled]:
-        """Chooses what is in view, asks every expert, and builds one target per rollout."""
+        """Chooses the feedback in view, queries every expert, and builds one target per rollout."""
         in_view = [
             view
             for _, group in groupby(attempts, key=lambda a: a.rollout.group)
@@ -258,6 +259,6 @@ def _labelled(attempt: Attempt, view: InView, answers: Sequence[WeightedAnswer])
         attempt=attempt,
         in_view=view,
         target=build_target(rollout.rollout_id, owned, came) if came else None,
-        # Also of the answers without an opinion: their chances count, whatever the draw gave.
+        # Includes answers without an opinion: their draw probabilities count too.
         inclusion_T=inclusion(len(owned), answers),
     )

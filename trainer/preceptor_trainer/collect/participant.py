@@ -1,12 +1,12 @@
-"""Whoever takes part in a run beside its experts: people, probes, a rule that ends the run.
+"""Participants of a run beside its experts: people, probes, a rule that ends the run.
 
     class Stops(Participant):
         async def ends(self, at: StepContext, labelled: Sequence[Labelled]) -> bool:
             return any(row.attempt.solved for row in labelled)
 
 The loop calls every hook of every participant in the order of `RunConfig.participants`. A hook that
-is not overridden does nothing. What a participant adds is recorded and trained like everything
-else; what it observes changes nothing.
+is not overridden does nothing. Rows that a participant adds are recorded and trained like all
+others. Observing has no effect on the run.
 """
 
 from __future__ import annotations
@@ -33,41 +33,41 @@ class RunContext:
     seed: int
     run_dir: Path
     first_step: int
-    """0, or the step of the checkpoint that a resumed run goes on from."""
+    """0, or the step of the checkpoint from which a resumed run continues."""
     gateway: GatewayClient
     labeller: Labeller
     policy: Policy
     new_student: Callable[[], Student]
-    """A student of the participant's own, which samples as the run's does."""
+    """A separate student for the participant, which samples like the run's student."""
     published: Callable[[], Published]
     """The newest version of the policy."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepContext:
-    """The step that is being collected."""
+    """The current step during collection."""
 
     step: int
     prefix: str
-    """Of the ids of rollouts that are made for it."""
+    """Prefix of the ids of rollouts made for it."""
     weights: str
-    """The version that it is sampled from."""
+    """The version of the policy that samples it."""
     student: Student
     params: SamplingParams
 
 
 class Participant:
-    """Takes part in a run. Every hook may be overridden."""
+    """Base class of participants. Every hook may be overridden."""
 
     async def start(self) -> None:
-        """Before the first step."""
+        """Called before the first step."""
 
     async def rollouts(self, at: StepContext) -> list[Rollout]:
-        """Further rollouts of the step, to be judged and shown to experts as the others are."""
+        """Further rollouts of the step, to be judged and sent to experts like the others."""
         return []
 
     async def labelled(self, at: StepContext, labelled: Sequence[Labelled]) -> list[Labelled]:
-        """Further rows with targets of their own, once the step's rows are labelled."""
+        """Further rows with their own targets, after the step's rows are labelled."""
         return []
 
     async def ends(self, at: StepContext, labelled: Sequence[Labelled]) -> bool:
@@ -75,19 +75,19 @@ class Participant:
         return False
 
     def metrics(self, step: int) -> dict[str, float]:
-        """What it counted for this step, beside the step's own metrics; asked once a step."""
+        """Further metrics of this step; called once per step."""
         return {}
 
     async def trained(self, step: int) -> None:
-        """After the optimiser step, published and recorded."""
+        """Called after the optimiser step is published and recorded."""
 
 
 class Joins(Protocol):
-    """A participant as a value of the configuration."""
+    """The configuration of a participant."""
 
     @property
     def adds_rollouts(self) -> bool:
-        """Whether it brings rollouts that stand in no group of the step."""
+        """Whether it adds rollouts that are in no group of the step."""
         ...
 
     def join(self, run: RunContext) -> Participant:

@@ -1,11 +1,10 @@
-"""Where a step's sequences come from: the student itself, or in part right answers given to it.
+"""Sources of a step's sequences: samples of the student, or in part given right answers.
 
     RunConfig(..., rollout_source=References(texts_of=reference_texts, share=0.5))  # as in GKD
 
-A given sequence stands where a sampled one would: sources judge it, experts label it, and it is
-recorded. It is marked `given`, so it trains as a forced sequence does: local term only, no
-importance weight, no part in a baseline. `owned` is true on it and says where labels may go, not
-who wrote it.
+A given sequence replaces a sampled one: sources judge it, experts label it, and it is recorded. It
+is marked `given`, so it trains like a forced sequence: local term only, no importance weight, not
+part of a baseline. `owned` is true on it, since it marks the tokens that may have labels.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from preceptor_trainer.tasks.task import Problem
 
 
 class RolloutSource(Protocol):
-    """Problems in, one group of rollouts per problem out, in the order of the problems."""
+    """From problems to one group of rollouts per problem, in the order of the problems."""
 
     @property
     def given_share(self) -> float:
@@ -44,7 +43,7 @@ class OnPolicy:
         return 0.0
 
     async def __call__(self, student: Student, request: RolloutRequest) -> list[Rollout]:
-        """Samples every rollout that is asked for."""
+        """Samples every requested rollout."""
         return await student.rollouts(request)
 
 
@@ -53,9 +52,9 @@ class References:
     """A share of every group is right answers; the rest is sampled."""
 
     texts_of: Callable[[Problem], Sequence[str]]
-    """Right answers to a problem; a group takes them in turn, again from the first if it must."""
+    """Right answers to a problem; a group uses them in order and repeats them if needed."""
     share: float = 1.0
-    """Of each group, rounded up to whole rollouts; 1 samples nothing."""
+    """Given share of each group, rounded up to whole rollouts; with 1 nothing is sampled."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -79,7 +78,7 @@ class References:
     def _texts(self, problem: Problem, count: int) -> list[str]:
         texts = self.texts_of(problem)
         if not texts:
-            raise ValueError(f"texts_of: no right answer to problem {problem.id!r}")
+            raise ValueError(f"texts_of: returned no right answer to problem {problem.id!r}")
         return [texts[i % len(texts)] for i in range(count)]
 
 

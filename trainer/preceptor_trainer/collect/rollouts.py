@@ -1,4 +1,4 @@
-"""A rollout: one attempt of the student, with everything that later stages may ask about it."""
+"""A rollout: one attempt of the student, with all data that later stages need."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Rollout:
     weights: str
     """The policy version that sampled it."""
     candidate_ids: np.ndarray | None = None
-    """`[T, C]` the student's own most probable ids, where experts are to score them."""
+    """`[T, C]` the student's most probable ids, if experts score them."""
     entropy_T: np.ndarray | None = None
-    """`[T]` the student's entropy in nats, where an expert chooses positions by it."""
+    """`[T]` the student's entropy in nats, if an expert chooses positions by it."""
     given: bool = False
-    """True for a right answer put in its place: trained as a forced sequence."""
+    """True for a given right answer, which is trained like a forced sequence."""
 
     @property
     def prompt(self) -> Prompt:
@@ -51,7 +51,7 @@ class Rollout:
         return Prompt(messages=messages, ids=np.asarray(self.prompt_ids, np.int32))
 
     def feedback_query(self, timeout_ms: int) -> FeedbackQuery:
-        """What the feedback sources are asked."""
+        """The query to the feedback sources."""
         return FeedbackQuery(
             rollout_id=self.rollout_id,
             prompt=self.prompt,
@@ -85,12 +85,12 @@ class Rollout:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attempt:
-    """A rollout and what its feedback sources said."""
+    """A rollout and its feedback items."""
 
     rollout: Rollout
     items: tuple[FeedbackItem, ...]
     task: Task
-    """Says what the items amount to."""
+    """Computes score and success from the items."""
 
     @property
     def score(self) -> float | None:
@@ -104,5 +104,5 @@ class Attempt:
 
     @property
     def failed(self) -> bool:
-        """Whether it was judged and is no success; one that nobody judged is neither."""
+        """Whether it was judged and is not a success; an unjudged attempt is neither."""
         return self.score is not None and not self.solved

@@ -1,7 +1,7 @@
-"""The student as the collecting stage sees it: problems in, rollouts out, at one version.
+"""The student in the collecting stage: from problems to rollouts, at one version.
 
-Its model is a copy of the policy's, so that the optimiser may move on while it samples; the copy
-also says what the student itself holds at every position. What draws the responses is a `Sampler`.
+Its model is a copy of the policy's, so that the optimiser can continue while it samples. The copy
+also computes the student's own distributions. A `Sampler` draws the responses.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from preceptor_trainer.sampling.sampler import Generation, Published, Sampler, S
 from preceptor_trainer.tasks.task import Problem
 
 MakeSampler: TypeAlias = Callable[[Policy], Sampler]
-"""The policy gives what a sampler must know of it: tokenizer, end token, vocabulary."""
+"""Makes a sampler from the policy, which has tokenizer, end token and vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RolloutRequest:
-    """The rollouts of one step, or of a part of it."""
+    """A request for the rollouts of one step, or of a part of it."""
 
     problems: Sequence[Problem]
     payloads: Sequence[str]
-    """SHA-256 of each problem's payload, which the gateway has."""
+    """SHA-256 of each problem's payload, which is stored at the gateway."""
     num_samples: int
     """Rollouts of each problem: the size of a group."""
     params: SamplingParams
     generator: torch.Generator
     prefix: str
-    """Of the rollouts' ids: `{prefix}-{problem}-{sample}`."""
+    """Prefix of the rollouts' ids: `{prefix}-{problem}-{sample}`."""
     step: int
 
 
@@ -58,7 +58,7 @@ class Student:
         )
 
     async def load(self, published: Published) -> None:
-        """Takes on a version."""
+        """Loads a version."""
         if published.version != self._version:
             if not self._shares_model:
                 self._model.load_state_dict(dict(published.tensors))
@@ -67,7 +67,7 @@ class Student:
 
     @property
     def version(self) -> str:
-        """The version that it holds."""
+        """The loaded version."""
         assert self._version is not None, "no version was loaded"
         return self._version
 
@@ -76,7 +76,7 @@ class Student:
         return self._policy.encode(problem.messages)
 
     def response_ids(self, text: str) -> list[int]:
-        """A text as a whole response, the end token included."""
+        """The ids of a text as a complete response, the end token included."""
         return self._policy.response_ids(text)
 
     async def with_candidates(self, rollouts: Sequence[Rollout], num_ids: int) -> list[Rollout]:
@@ -106,7 +106,7 @@ class Student:
         params: SamplingParams,
         generator: torch.Generator,
     ) -> list[Generation]:
-        """One response to each prompt, whose first tokens are given."""
+        """One response to each prompt, with given first tokens."""
         request = SampleRequest(
             prompts=prompts, params=params, generator=generator, forced_prefixes=forced_prefixes
         )

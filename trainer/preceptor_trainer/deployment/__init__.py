@@ -1,1 +1,1 @@
-"""A deployment of one run's own."""
+"""The deployment of a single run."""

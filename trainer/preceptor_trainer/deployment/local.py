@@ -1,6 +1,6 @@
-"""A deployment of one run's own: settings on disk, and `preceptor up` as a child process.
+"""The deployment of a single run: settings on disk, and `preceptor up` as a child process.
 
-The trainer knows the services by their settings file and their HTTP routes only.
+The trainer uses the services only through their settings file and HTTP routes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.tasks.programming_by_example.task import EXECUTOR
 
 _READY_TIMEOUT_S = 300.0
-"""A cold disk and two busy cores take minutes to import torch once per process."""
+"""Timeout of the start. With a cold disk and two busy cores, importing torch takes minutes."""
 _STOP_TIMEOUT_S = 30.0
 
 SELF_TEACHER = "preceptor_services.experts.self_teacher:SelfTeacher"
@@ -41,11 +41,11 @@ EXECUTOR_CLASS = "preceptor_services.feedback.executor:Executor"
 
 
 def own_deployment(experts: Mapping[str, DeployedService], *, weights_root: str) -> Deployment:
-    """The services of one machine: these experts and the executor, a broker and keys of its own.
+    """The services of one machine: these experts, the executor, a broker and own keys.
 
     Args:
-        experts: By name.
-        weights_root: Folder under which weights may lie, relative to the settings file.
+        experts: Experts by name.
+        weights_root: Allowed folder of weights, relative to the settings file.
     """
     return Deployment(
         gateway=DeployedGateway(
@@ -77,7 +77,7 @@ def write_settings(run_dir: Path, *, needs_feedback: bool) -> Path:
         }
         experts = {"self-teacher": local_service("self-teacher", SELF_TEACHER, options)}
         comment = (
-            f"One run's own deployment, started by `preceptor up --config {path}`.\n"
+            f"The deployment of one run, started by `preceptor up --config {path}`.\n"
             "Ports 0 are chosen when it starts; the gateway keeps its port as long as it is free."
         )
         text = to_toml(own_deployment(experts, weights_root="weights"), comment=comment)
@@ -86,11 +86,11 @@ def write_settings(run_dir: Path, *, needs_feedback: bool) -> Path:
 
 
 class DeploymentFailed(Exception):
-    """The services did not start; the message has the reason and their last words."""
+    """The services did not start; the message has the reason and the end of the log."""
 
 
 class LocalDeployment:
-    """`preceptor up` for the time of a `with` block."""
+    """Runs `preceptor up` during a `with` block."""
 
     def __init__(self, run_dir: Path, console: Console) -> None:
         self._run_dir = run_dir
@@ -137,7 +137,7 @@ class LocalDeployment:
         deadline = time.monotonic() + _READY_TIMEOUT_S
         while not ready_file.exists():
             if self._process.poll() is not None:
-                self._fail(f"`preceptor up` ended with {self._process.returncode}")
+                self._fail(f"`preceptor up` ended with exit code {self._process.returncode}")
             if time.monotonic() > deadline:
                 self._fail(f"not ready within {_READY_TIMEOUT_S:g} s")
             if words := self._last_words(1):
@@ -159,11 +159,11 @@ class LocalDeployment:
         self._stop()
         raise DeploymentFailed(
             f"the services did not start: {reason}. Each has a log in {self._run_dir / 'logs'}; "
-            f"the last words of {self._log.name}:\n{self._last_words(20)}"
+            f"the last lines of {self._log.name}:\n{self._last_words(20)}"
         )
 
     def _last_words(self, num_lines: int) -> str:
-        """What this start has written to its log; an earlier one's words are left out."""
+        """The last lines of this start's log, without those of earlier starts."""
         with Path(self._log.name).open(errors="replace") as log:
             log.seek(self._log_start)
             return "\n".join(log.read().splitlines()[-num_lines:])

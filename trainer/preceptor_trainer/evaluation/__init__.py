@@ -1,1 +1,1 @@
-"""How good a policy is: held-out problems, pass@k and its uncertainty."""
+"""Evaluation of a policy: held-out problems, pass@k and its uncertainty."""

@@ -1,4 +1,4 @@
-"""Answers the held-out problems and has them graded, through the same services as in training."""
+"""Samples answers to held-out problems and grades them with the services of the training."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from preceptor_trainer.tasks.task import Problem
 _log: Final = logging.getLogger("preceptor.trainer")
 
 Grades = dict[tuple[int, str, str], bool | None]
-"""Success by place of the problem, response text and finish reason; None where no grade came."""
+"""Success by index of the problem, response text and finish reason; None without a grade."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How the held-out problems are answered, before and after."""
+    """How the held-out problems are sampled, before and after training."""
 
     problems: Sequence[Problem]
-    """None of them is trained on."""
+    """Held-out problems; they must not be trained on."""
     num_samples: int = 16
     """Samples of each problem."""
     ks: tuple[int, ...] = (1, 8)
     """The k of pass@k."""
     sampling: SamplingParams = SamplingParams()
-    """As in training, unless there is a reason."""
+    """How tokens are drawn; by default as in training."""
     batch_problems: int = 32
-    """Problems answered at a time."""
+    """Problems sampled at a time."""
 
     def __post_init__(self) -> None:
         if not self.problems:
@@ -57,25 +57,25 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """What the policy did on the held-out problems: `P` problems, `N` samples each."""
+    """Results on the held-out problems: `P` problems, `N` samples each."""
 
     weights: str
     problem_ids: tuple[str, ...]
     successes_PN: np.ndarray
-    """False also where no grade came."""
+    """Successes; false also for samples without a grade."""
     graded_PN: np.ndarray
-    """Whether a grade came; a sample without one is neither a success nor a failure."""
+    """Samples with a grade; a sample without one is neither a success nor a failure."""
     lengths_PN: np.ndarray
     seconds: float
 
     @property
     def num_ungraded(self) -> int:
-        """Samples that have no grade."""
+        """Number of samples without a grade."""
         return int((~self.graded_PN).sum())
 
     @property
     def solved_share(self) -> float:
-        """Successes among the samples that have a grade."""
+        """Share of successes among the samples with a grade."""
         return float(self.successes_PN[self.graded_PN].mean())
 
     def pass_at(self, k: int) -> np.ndarray:
@@ -83,7 +83,7 @@ class Evaluation:
         return pass_at_k(self.successes_PN, k, graded_PN=self.graded_PN)
 
     def every_grade_PN(self) -> np.ndarray:
-        """The successes, for whoever cannot do without a grade.
+        """The successes, for callers that need every grade.
 
         Raises:
             RuntimeError: grades are missing.
@@ -91,7 +91,7 @@ class Evaluation:
         if self.num_ungraded:
             raise RuntimeError(
                 f"{self.num_ungraded} of {self.graded_PN.size} samples of {self.weights} were not "
-                "graded; run it again when the feedback source is well"
+                "graded; repair the feedback source and run the evaluation again"
             )
         return self.successes_PN
 
@@ -135,7 +135,7 @@ class Evaluation:
             seconds=values["seconds"],
             problem_ids=tuple(values["problem_ids"]),
             successes_PN=np.array(values["successes"], np.bool_),
-            # Evaluations of earlier versions had every grade.
+            # Files of earlier versions have a grade for every sample.
             graded_PN=np.array(values.get("graded", np.ones_like(values["successes"])), np.bool_),
             lengths_PN=np.array(values["lengths"], np.int32),
         )
@@ -152,15 +152,15 @@ async def evaluate(
 ) -> Evaluation:
     """Samples and grades every held-out problem with the version that `student` holds.
 
-    A grade that does not come is missing: it counts neither as a success nor as a failure.
+    A sample without a grade counts neither as a success nor as a failure.
 
     Raises:
-        RuntimeError: so many are missing that pass@k has no estimate for any problem.
+        RuntimeError: so many grades are missing that pass@k has no estimate for any problem.
     """
     began = time.monotonic()
     problems, grading = list(config.problems), list[asyncio.Task[Grades]]()
     rollouts: list[Rollout] = []
-    # All at once: between batches they would wait behind the grades of the last one.
+    # All payloads first: between batches they would wait for the grades of the batch before.
     payloads = [await labeller.put_payload(p.payload) for p in problems]
     async with asyncio.TaskGroup() as group:
         # The next batch is sampled while the last one is graded.
@@ -203,7 +203,7 @@ async def evaluate(
 
 
 async def _grade(labeller: Labeller, rollouts: Sequence[Rollout], start: int) -> Grades:
-    """Equal answers to one problem are run once."""
+    """Grades rollouts; equal answers to one problem are run once."""
     different = {_key(r, start): r for r in rollouts}
     attempts = await labeller.feedback(list(different.values()))
     grades: Grades = {}
@@ -216,7 +216,7 @@ async def _grade(labeller: Labeller, rollouts: Sequence[Rollout], start: int) ->
 
 
 def paired_gain(before: Evaluation, after: Evaluation, k: int, *, seed: int) -> Interval:
-    """After minus before in pass@k, over the problems that have an estimate both times."""
+    """The gain in pass@k, over the problems with an estimate before and after."""
     first_P, second_P = before.pass_at(k), after.pass_at(k)
     both_P = ~np.isnan(first_P) & ~np.isnan(second_P)
     return paired_difference(first_P[both_P], second_P[both_P], seed=seed)

@@ -7,9 +7,9 @@
 chance that at least one of k fresh samples succeeds; `1 - (1 - c/n)^k` is not.
 
 Dimensions: S seeds (training runs), P problems, N samples of one problem. Intervals are percentile
-bootstraps. Problems are resampled once for all seeds, because every seed meets the same problems;
-seeds are resampled beside them when there are several. With a handful of seeds such an interval
-is still too narrow: say how many there were.
+bootstraps. Problems are resampled once for all seeds, because every seed has the same problems;
+seeds are resampled too when there are several. With few seeds such an interval is still too narrow,
+so report their number.
 """
 
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ def mean_interval(
     Args:
         values: [P] or [S, P].
         seed: of the resampling.
-        level: coverage aimed at.
+        level: nominal coverage.
         num_resamples: bootstrap draws.
     """
     values_SP = np.atleast_2d(np.asarray(values, np.float64))
@@ -97,7 +97,7 @@ def paired_difference(
         before: [P] or [S, P], problem by problem.
         after: the same problems in the same order.
         seed: of the resampling.
-        level: coverage aimed at.
+        level: nominal coverage.
         num_resamples: bootstrap draws.
 
     Raises:
@@ -112,7 +112,7 @@ def paired_difference(
 def _bootstrap_means(
     values_SP: NDArray[np.float64], rng: np.random.Generator, num_resamples: int
 ) -> NDArray[np.float64]:
-    """Means of resamples; a resample is how often each seed and each problem was drawn."""
+    """Means of resamples; a resample has the number of draws of each seed and problem."""
     num_seeds, num_problems = values_SP.shape
     problems_RP = _counts(rng, num_resamples, num_problems)
     if num_seeds == 1:

@@ -5,10 +5,11 @@
 
 A step is: statistics without gradient for the costs-to-go and old log-probs, one denominator over
 all batches, then batch by batch loss and backward, clip, step. When no group is split over batches,
-each batch is its own world and the first pass is saved: the same statistics serve both ends.
+no statistics are needed from other batches; the first pass is saved and its statistics are used for
+both purposes.
 
-The learner leaves train/eval mode alone. Dropout would make the two passes disagree: policies here
-have none.
+The learner does not change train/eval mode. Policies must not use dropout, which would make the two
+passes differ.
 
 Dimensions: B rollouts of a batch, T response positions.
 """
@@ -34,7 +35,7 @@ from preceptor_trainer.objectives.metrics import Mean
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """AdamW with linear warm-up, then a constant rate or one that falls."""
+    """AdamW with linear warm-up, then a constant or linearly falling rate."""
 
     lr: float
     """Learning rate after warm-up."""
@@ -45,7 +46,7 @@ class OptimiserConfig:
     eps: float = 1e-8
     """Added to the root of the second moment."""
     max_grad_norm: float | None = 1.0
-    """Gradients are scaled down to this global norm; None leaves them."""
+    """Gradients are scaled down to this global norm; None disables clipping."""
     warmup_steps: int = 0
     """Steps until the full learning rate."""
     decay_until: int | None = None
@@ -68,7 +69,7 @@ class OptimiserConfig:
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
-        # Counted from 1: a first step at rate 0 would spend its rollouts on nothing.
+        # Counted from 1: with rate 0 the first step would not use its rollouts.
         warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
         if self.decay_until is None:
             return self.lr * warm
@@ -78,29 +79,30 @@ class OptimiserConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RolloutCredit:
-    """What one step did with one rollout, over its `T` tokens: kept for provenance and pictures."""
+    """Costs and credit of one rollout in one step, over its `T` tokens, for provenance and
+    pictures."""
 
     rollout_id: str
     cost_T: NDArray[np.float32]
     """Cross-entropy to the target in nats; `MISSING` where unlabelled."""
     advantage_T: NDArray[np.float32]
-    """Future cost that the token was charged with, after the baseline; 0 without a score term."""
+    """Future cost credited to the token, after the baseline; 0 without a score term."""
     old_logprob_T: NDArray[np.float32]
     """The student's log-prob of its own token before the step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one optimiser step did."""
+    """The result of one optimiser step."""
 
     loss: float
     metrics: dict[str, float]
-    """Means over the step; a metric over nothing is absent."""
+    """Means over the step; a metric without values is absent."""
     grad_norm: float
     """Before clipping."""
     lr: float
     skipped: bool
-    """True when a gradient was not finite and the weights were left alone."""
+    """True when a gradient was not finite and the weights were not changed."""
     credits: tuple[RolloutCredit, ...] = ()
     """One per rollout of the step."""
 
@@ -140,10 +142,10 @@ class Learner:
             raise ValueError("batches is empty")
         device = self._parameters[0].device
         batches = [batch.to(device) for batch in batches]
-        # A backward pass that somebody else ran through the model must not count in this step.
+        # Gradients of an earlier backward pass must not count in this step.
         self._optimiser.zero_grad(set_to_none=True)
         loss, metrics, credits = self._accumulate(batches, objective)
-        # Called without a bound too, because it measures the norm.
+        # Also called without a bound, because it measures the norm.
         grad_norm = nn.utils.clip_grad_norm_(
             self._parameters, self.config.max_grad_norm or float("inf")
         )
@@ -155,8 +157,7 @@ class Learner:
         else:
             cast(Any, self._optimiser).step()
         self._optimiser.zero_grad(set_to_none=True)
-        # A skipped step counts: warm-up and decay go by the steps of the run, not by those that
-        # worked.
+        # A skipped step counts: warm-up and decay follow all steps of the run.
         self.num_steps += 1
         means = {name: value for name, m in metrics.items() if (value := m.value()) is not None}
         return StepResult(
@@ -200,13 +201,14 @@ class Learner:
             else:
                 advantages = prepared[i]
             share, reported = objective(stats, batch, advantages, denominator)
-            # Batch by batch: only one batch has its activations in memory at a time, and gradients
-            # add up in the parameters.
+            # Batch by batch, so that only one batch has activations in memory; gradients add up in
+            # the parameters.
             cast(Any, share).backward()
             # Detached, or the sum would keep the graphs of all batches.
             loss = loss + share.detach()
             for name, mean in reported.items():
-                # Sums and counts, because a mean of means over batches of different sizes is none.
+                # Sums and counts, because the mean of the batches' means is wrong for batches of
+                # different sizes.
                 metrics[name] = metrics[name] + mean if name in metrics else mean
             credits += _credits(batch, stats.detach(), advantages)
         return loss, metrics, credits
@@ -230,7 +232,7 @@ class Learner:
 def _credits(
     batch: TrainBatch, stats: StudentStatistics, advantages: Advantages
 ) -> list[RolloutCredit]:
-    # Not 0 where nobody has an opinion: that would read as perfect agreement.
+    # Not 0 where no expert has an opinion: that would mean perfect agreement.
     cost_BT = torch.full_like(advantages.advantage_BT, MISSING)
     if stats.target_logprobs_BTEK is not None:
         cost_BT = torch.where(batch.labelled_BT, cross_entropy(stats, batch.targets), cost_BT)
@@ -248,8 +250,8 @@ def _credits(
 
 
 def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    # Decay holds products of weights small. A gain of a norm or a bias has no such product to hold
-    # down; pulled towards 0 it would shrink what passes through.
+    # Decay bounds products of weights. Gains of norms and biases form no such products; decay would
+    # only scale their outputs down.
     matrices = [p for p in parameters if p.ndim >= 2]
     vectors = [p for p in parameters if p.ndim < 2]
     groups = [
@@ -261,5 +263,5 @@ def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[d
 
 def _groups_are_split(batches: Sequence[TrainBatch]) -> bool:
     homes = [{int(group) for group in batch.group_B} for batch in batches]
-    # A group in two batches is counted twice on the left.
+    # A group in two batches is counted twice in the sum.
     return sum(map(len, homes)) > len(set[int]().union(*homes))

@@ -1,7 +1,7 @@
 """The student as files: loading it, and publishing its weights as immutable versions.
 
 A version is `{policy}/{lineage}/{step}`: the weights that begin step `step`. Its files are written
-under a temporary name and renamed, so that a reader never meets half a file, and an existing
+under a temporary name and renamed, so that a reader never sees an incomplete file. An existing
 version is never written again.
 """
 
@@ -34,7 +34,7 @@ class Policy:
     """
 
     def __init__(self, folder: Path) -> None:
-        disable_progress_bar()  # it would draw over the live progress
+        disable_progress_bar()  # it would overwrite the live progress
         self.folder = folder
         self.tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(folder)
         self.model = self.new_model()
@@ -47,16 +47,16 @@ class Policy:
         self.vocab_size = 1 + max(vocabulary.values())
 
     def new_model(self) -> nn.Module:
-        """The student as it was shipped; a fresh copy at every call."""
+        """A new copy of the shipped student."""
         model = cast(Any, AutoModelForCausalLM).from_pretrained(self.folder, dtype=torch.float32)
         return cast(nn.Module, model.eval())
 
     def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """A chat as the ids that the student continues."""
+        """The ids of a chat, which the student continues."""
         return self._chats.chat_ids(messages)
 
     def response_ids(self, text: str) -> list[int]:
-        """A text as a whole response, with the end token of the tokenizer's own choice.
+        """The ids of a text as a complete response, with the tokenizer's end token.
 
         Raises:
             ValueError: the tokenizer has no end token.
@@ -81,7 +81,7 @@ class Policy:
 
 
 class WeightFolder:
-    """Where a run's versions lie: `ROOT/{policy}/{lineage}/{step}/model.safetensors`."""
+    """The folder of a run's versions: `ROOT/{policy}/{lineage}/{step}/model.safetensors`."""
 
     def __init__(self, root: Path, policy: str, vocab_fingerprint: str) -> None:
         self.root = root.resolve()
@@ -95,10 +95,10 @@ class WeightFolder:
     def write(
         self, model: nn.Module, version: str, *, parent: str | None, checkpoint: bool
     ) -> WeightManifest:
-        """Writes the weights of `version`, or finds them written, and describes them."""
+        """Writes the weights of `version` unless they exist; returns their manifest."""
         folder = self.root / version
         if not folder.exists():
-            # Of a version that no checkpoint stands on, nothing is wanted after a power failure.
+            # A version without a checkpoint is not needed after a power failure.
             with whole_folder(folder, synced=checkpoint) as partial:
                 save_file(_tensors(model), partial / "model.safetensors")
         return WeightManifest(
@@ -117,8 +117,8 @@ class WeightFolder:
     def prune(self, lineage: str, *, before_step: int, keep: Sequence[int]) -> None:
         """Removes the bytes of versions before `before_step`, except those of the steps in `keep`.
 
-        Their manifests stay. Callers keep what an expert may still need to restore its average:
-        everything since the last but one checkpoint.
+        Their manifests are kept. Callers keep all versions since the last but one checkpoint,
+        because an expert may need them to restore its average.
         """
         lineage_folder = self.root / self.policy / lineage
         for folder in lineage_folder.iterdir() if lineage_folder.exists() else ():

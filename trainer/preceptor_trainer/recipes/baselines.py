@@ -1,9 +1,9 @@
-"""The methods that DistIL is held against, each in the form that its authors recommend.
+"""The methods that DistIL is compared with, each in the form that its authors recommend.
 
 Teachers: the self-teacher (moving average, feedback in view), the frozen one (initial weights, the
 reference in view), and a larger model (`LARGER_DIR`), which reads the plain prompt. Where there is
-no larger model, RLAD and GKD also come with a teacher made of the student: that is another method,
-and it has another name.
+no larger model, RLAD and GKD are also defined with a teacher made of the student. That is a
+different method with a different name.
 """
 
 from __future__ import annotations

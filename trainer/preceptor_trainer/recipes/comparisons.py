@@ -1,4 +1,4 @@
-"""Comparisons in the programming-by-example world: functions of the folder that they run in.
+"""Comparisons on the programming-by-example task: functions of the folder that they run in.
 
     preceptor compare fast
     preceptor solve never-solved --out runs/compare/all_fail
@@ -34,10 +34,10 @@ VALIDATION_SEED: Final = 3_002
 def fast(folder: Path) -> Comparison:
     """All methods on fresh problems, up to a minute and a half for each run.
 
-    Pass@64 is there for what pass@1 hides: a method that only sharpens gains at one try and loses
-    at many.
+    Pass@64 shows what pass@1 does not: a method that only sharpens the policy gains at one try and
+    loses at many.
     """
-    del folder  # it needs nothing from there
+    del folder  # not needed
     return Comparison(
         name="fast",
         question="Which methods learn from an executor's feedback in this world, who gains at 1, 8 "
@@ -59,8 +59,8 @@ def fast(folder: Path) -> Comparison:
 def all_fail(folder: Path) -> Comparison:
     """Training on problems that the student never solved in many attempts.
 
-    Measured on fresh attempts at those same problems: chosen by failures, they would seem to
-    improve by chance alone if the attempts that chose them were counted.
+    Measured by fresh attempts at the same problems. The attempts that selected the problems are not
+    counted, because selection by failures would look like an improvement.
     """
     found = load_never_solved(folder, split="train")
     unsolved = found.problems()
@@ -84,7 +84,7 @@ def all_fail(folder: Path) -> Comparison:
 def all_methods() -> tuple[Method, ...]:
     """Every method; with a teacher made of the student where there is no larger model.
 
-    The substitutes carry other names, so that no report calls them what they are not.
+    The substitutes have other names, so that reports do not confuse them with the originals.
     """
     larger = (
         (m.RLAD, m.GKD) if (LARGER_DIR / "config.json").is_file() else (m.RLAD_SELF, m.GKD_SELF)

@@ -1,4 +1,4 @@
-"""What the runs of all compared methods share beside their trial."""
+"""Settings that the runs of all compared methods share beside their trial."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.tasks.programming_by_example.task import PROGRAMMING
 
 RATES: Final = (5e-5, 1.5e-4, 4.5e-4, 1.35e-3)
-"""One grid for all: AdamW takes the scale of a loss out, so equal rates mean about equal steps."""
+"""One grid for all: AdamW removes the scale of a loss, so equal rates make about equal steps."""
 WARMUP_STEPS: Final = 4
 IN_VIEW: Final = PapersContext(demonstrations=False, own_solution=True)
-"""What a self-teacher sees, for all methods that have one: the quickstart's choice."""
+"""The context policy of all methods with a self-teacher: the quickstart's choice."""
 SELF_TEACHER: Final = {"self-teacher": self_teacher()}
 
 
 def run_of(trial: Trial, **decided: Any) -> RunConfig:
-    """A run of `trial`; unless decided otherwise, the self-teacher with `IN_VIEW`."""
+    """A run of `trial`; by default with the self-teacher and `IN_VIEW`."""
     fields: dict[str, Any] = {
         "name": trial.name,
         "seed": trial.seed,

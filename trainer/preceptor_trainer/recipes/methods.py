@@ -1,9 +1,9 @@
-"""The methods that can be compared: one `Method` each, taken by its name.
+"""The methods that can be compared: one `Method` each, selected by name.
 
     preceptor compare fast --methods distil,distil-local,remaining,kl-to-go
 
-A method is its objective, its experts and what they may see; everything else is the comparison's.
-To add one, write such a value in a module of your own and name it `module:METHOD`.
+A method is its objective, its experts and their context policy; the comparison sets everything
+else. To add one, define such a value in your own module and name it `module:METHOD`.
 
 DistIL and its variants are here, the others in `baselines.py`.
 """
@@ -68,7 +68,7 @@ def kl_to_go(trial: Trial) -> RunConfig:
 
 
 def withheld(trial: Trial) -> RunConfig:
-    """DistIL towards the same expert, which sees no feedback."""
+    """DistIL towards the same expert without feedback."""
     return run_of(
         trial,
         objective=DistIL(length_constant=TYPICAL_LENGTH),

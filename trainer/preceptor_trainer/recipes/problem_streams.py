@@ -1,4 +1,4 @@
-"""Which problems a comparison trains on: fresh ones at every step, or a fixed set over and over."""
+"""The training problems of a comparison: new ones at every step, or epochs over a fixed set."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Fixed:
 
 @dataclass(frozen=True, kw_only=True)
 class Epochs:
-    """Each epoch in an order of its own; what does not fill a step is left out of it."""
+    """Each epoch has its own order; remaining problems that do not fill a step are left out."""
 
     problems: Sequence[Problem]
     seed: int

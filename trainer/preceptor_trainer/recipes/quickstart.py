@@ -1,10 +1,10 @@
-"""The quickstart: a shipped student learns to program by example from what an executor says.
+"""The quickstart: the shipped student learns to program by example from an executor's feedback.
 
 The self-teacher is the student's own moving average with feedback in view: the trace of a failed
-attempt, the attempt itself where it worked. DistIL with the exact sequence-level gradient turns
-what it would have written into the update.
+attempt, or the attempt itself where it succeeded. DistIL with the exact sequence-level gradient
+trains the student towards it.
 
-What was chosen, and on which problems, is in docs/decisions/0009-the-quickstarts-recipe.md.
+docs/decisions/0009-the-quickstarts-recipe.md has the reasons for the settings.
 
     preceptor quickstart --seed 0
 """
@@ -27,15 +27,15 @@ from preceptor_trainer.tasks.programming_by_example.problems import Problem, sam
 from preceptor_trainer.tasks.programming_by_example.task import PROGRAMMING
 
 HELD_OUT_SEED: Final = 2026
-"""The same held-out problems for every seed: runs can be compared problem by problem."""
+"""The same held-out problems for every seed, so that runs can be compared problem by problem."""
 
 TYPICAL_LENGTH: Final = 24.0
-"""Tokens of a usual response: the constant by which the loss is divided, beside the rollouts."""
+"""Tokens of a typical response. The loss is divided by it and by the number of rollouts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainProblems:
-    """Each step's problems, drawn anew."""
+    """New problems for each step."""
 
     seed: int
     per_step: int = 32
@@ -61,15 +61,15 @@ def quickstart(
     """The quickstart's run.
 
     Args:
-        name: Of the run.
-        seed: Decides problems and samples.
+        name: Name of the run.
+        seed: Seed of problems and samples.
         steps: Optimiser steps.
         problems_per_step: Groups in one step.
         rollouts_per_problem: Size of a group.
         held_out: Held-out problems.
         num_samples: Samples of each held-out problem.
         checkpoint_every: Steps between checkpoints.
-        withhold_feedback: The control arm: the same expert, with nothing in view.
+        withhold_feedback: The control arm: the same expert without feedback in view.
     """
     return RunConfig(
         name=name,

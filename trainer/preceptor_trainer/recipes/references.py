@@ -1,7 +1,7 @@
-"""A problem's own right answer: in an expert's view (OPSD), or trained on as a sequence (SFT, GKD).
+"""A problem's reference answer: in an expert's view (OPSD), or as a training sequence (SFT, GKD).
 
-The student of such a method is told more than one that learns from an executor alone: the
-comparison's table of what each method sees says so.
+Such a method has more information than one that learns from an executor alone; the comparison's
+table of what each method sees states this.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from preceptor_trainer.tasks.task import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceInView:
-    """Every expert query sees the reference, whatever became of the attempt."""
+    """Every expert query has the reference in view, regardless of the attempt's outcome."""
 
     def __call__(self, group: Sequence[Attempt]) -> list[InView]:
-        """The reference depends on no rollout, so siblings stay fair baselines."""
+        """The reference depends on no rollout, so siblings remain unbiased baselines."""
         return [InView((_item(attempt.rollout.problem),), frozenset()) for attempt in group]
 
 
 def reference_texts(problem: Problem) -> Sequence[str]:
-    """The right answers that a problem carries.
+    """The reference answers of a problem.
 
     Raises:
-        ValueError: it carries none.
+        ValueError: it has none.
     """
     reference = getattr(problem, "reference", None)
     if not isinstance(reference, str):
-        raise ValueError(f"problem {problem.id!r} carries no reference")
+        raise ValueError(f"problem {problem.id!r} has no reference")
     return (reference,)
 
 

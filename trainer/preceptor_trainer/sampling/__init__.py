@@ -1,1 +1,1 @@
-"""Drawing responses: the seam (`sampler.py`) and the sampler in the trainer's own process."""
+"""Drawing responses: the interface (`sampler.py`) and the sampler in the trainer's process."""

@@ -1,9 +1,9 @@
-"""Attention and its cache for many responses to few contexts, one token a step.
+"""Attention and its cache for many responses to few contexts, one token per step.
 
-Keys and values of a context are kept once, however many responses continue it, and are read once a
-step for all of them: on a CPU, reading a copy for every response took most of a step's time. Those
-of the responses lie in buffers of full size, so that a step writes one column instead of copying
-all. Grouped query heads share their keys.
+Keys and values of a context are stored once for all of its responses, and read once per step for
+all of them: on a CPU, reading a copy for every response took most of a step's time. Those of the
+responses are in buffers of full size, so that a step writes one column instead of copying all.
+Grouped query heads share their keys.
 
 Dimensions: U contexts, B responses in flight, Q queries, N context positions, T response positions,
 H query heads, G key heads, D of a head, C responses to the context that has most.
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 MOST_SLOTS = 4
-"""Rows of a batched product to each response, beyond which they are not padded to one another."""
+"""Most rows of a padded batched product per response; above it each row is computed separately."""
 
 _WITHOUT_EFFECT = frozenset(
     {"cache_position", "dropout", "is_causal", "output_attentions", "position_ids", "use_cache"}
 )
-"""What attention layers also hand over, and what changes nothing here: the mask alone says what is
-seen, rotations lie in queries and keys already, and dropout is off outside training."""
+"""Further arguments of attention layers, without effect here: the mask alone restricts attention,
+queries and keys are already rotated, and dropout is off outside training."""
 
 
 class DecodeCache(Cache):
@@ -40,26 +40,26 @@ class DecodeCache(Cache):
 
     @property
     def is_branched(self) -> bool:
-        """True once responses have begun."""
+        """True after `branch`."""
         return self._context_of_B is not None
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Keeps `[U, G, N, D]` of contexts; appends to `[B, G, T, D]` of responses, once branched.
+        """Stores `[U, G, N, D]` of contexts; once branched appends to `[B, G, T, D]` of responses.
 
         Returns:
-            The contexts', or those of the responses alone.
+            Those of the contexts, or those of the responses only.
         """
         states = [key_states, value_states]
         if not self.is_branched:
-            # as they come they are transposed views, which a product would copy at every step
+            # these are transposed views, which a product would copy at every step
             self._contexts[layer_idx] = [state.contiguous() for state in states]
             return key_states, value_states
         start = self._filled.get(layer_idx, 0)
         stop = start + key_states.shape[2]
         if layer_idx not in self._buffers:
-            # Of full size at once: to append by concatenation would copy the whole cache at every
+            # Allocated at full size: appending by concatenation would copy the whole cache at every
             # step.
             self._buffers[layer_idx] = [
                 state.new_empty(*state.shape[:2], self._room, state.shape[3]) for state in states
@@ -71,19 +71,18 @@ class DecodeCache(Cache):
         return keys[:, :, :stop], values[:, :, :stop]
 
     def branch(self, context_of_B: Tensor) -> None:
-        """Begins the responses: row b continues context `context_of_B[b]`, which never falls."""
+        """Starts the responses: row b continues context `context_of_B[b]`; the indices ascend."""
         self._context_of_B = context_of_B
         self._lay_out()
 
     def select(self, rows: Tensor) -> None:
-        """Keeps these rows, in rising order, and the contexts that they continue."""
+        """Keeps these rows, in ascending order, and the contexts that they continue."""
         assert self._context_of_B is not None
         for buffers in self._buffers.values():
             buffers[:] = [buffer[rows] for buffer in buffers]
         context_of_B = self._context_of_B[rows]
         used_U = torch.bincount(context_of_B).nonzero()[:, 0]
-        # Contexts are numbered anew without gaps; both lists rise, so a search finds the new
-        # number.
+        # Contexts are renumbered without gaps; both lists ascend, so a search finds the new number.
         self._context_of_B = torch.searchsorted(used_U, context_of_B)
         # Copied only when a context has no response left.
         if len(used_U) < len(next(iter(self._contexts.values()))[0]):
@@ -109,7 +108,7 @@ class DecodeCache(Cache):
         counts_U = torch.bincount(self._context_of_B)
         num_rows = len(self._context_of_B)
         if len(counts_U) * int(counts_U.max()) > MOST_SLOTS * num_rows:
-            # one context has many responses and others have few: a copy for each row is less
+            # one context has many responses and others few: a copy for each row needs less memory
             self._take_contexts(self._context_of_B)
             self._context_of_B = torch.arange(num_rows)
             counts_U = torch.ones(num_rows, dtype=torch.long)
@@ -148,35 +147,35 @@ def decode_attention(
     sliding_window: int | None = None,
     **options: object,
 ) -> tuple[Tensor, None]:
-    """What a transformers attention layer calls.
+    """The attention function of a transformers layer.
 
     Args:
         module: The layer.
         query: `[B, H, Q, D]`.
         key: `[B, G, T, D]`, where G divides H.
         value: Likewise.
-        attention_mask: `[B, 1, Q, N + T]`, true where seen; N is 0 until the cache has branched.
+        attention_mask: `[B, 1, Q, N + T]`, true where visible; N is 0 until the cache has branched.
             Then the keys of each row's context come before its own.
-        scaling: Of the scores.
-        decode_cache: Holds the contexts.
-        sliding_window: Most tokens that a token sees, itself included; all where absent.
-        options: What this layer wants besides.
+        scaling: Factor of the scores.
+        decode_cache: The cache with the contexts.
+        sliding_window: Most tokens that a token attends to, itself included; all where absent.
+        options: Further options of the layer.
 
     Returns:
         `[B, Q, H, D]` and no weights.
 
     Raises:
-        ValueError: The layer asks for what is not computed here.
+        ValueError: The layer uses an option that is not supported here.
     """
     _refuse_what_is_not_computed(options, sliding_window, attention_mask.shape[-1])
     layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType] # set by transformers
-    # Here and not on the scores: a query has D numbers, and its scores one for every key.
+    # Scales the queries instead of the scores: a query has D numbers, its scores one per key.
     query = query * scaling
     scores = _by_row(query, key.mT)
     if decode_cache.is_branched:
         scores = torch.cat([decode_cache.context_scores(query, layer), scores], dim=-1)
-    # Not minus infinity: a query in the padding sees nothing at all, and the softmax of such a row
-    # would be NaN, which the next layer would carry into keys and values.
+    # Not minus infinity: a query in the padding sees no key, and the softmax of its row would be
+    # NaN, which the next layer would spread to keys and values.
     scores.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
     weights = scores.softmax(-1)
     own = weights[..., -key.shape[2] :]
@@ -189,7 +188,7 @@ def decode_attention(
 def _refuse_what_is_not_computed(
     options: dict[str, object], sliding_window: int | None, num_keys: int
 ) -> None:
-    """Other attention than this one would give log-probs that look right and are not."""
+    """Refuses unsupported options: ignoring them would give wrong log-probs that look right."""
     if sliding_window is not None and sliding_window < num_keys:
         raise ValueError(
             f"sliding_window: {sliding_window} is less than the {num_keys} tokens of context and "
@@ -198,7 +197,7 @@ def _refuse_what_is_not_computed(
     for name, value in options.items():
         if value is not None and name not in _WITHOUT_EFFECT:
             raise ValueError(
-                f"{name}: the model's attention asks for it; the local sampler does not compute it"
+                f"{name}: the model's attention needs it, but the local sampler does not support it"
             )
 
 

@@ -1,4 +1,4 @@
-"""The sampler in the trainer's own process, on a copy of the policy's model."""
+"""The sampler in the trainer's process, on a copy of the policy's model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class InProcessSampler:
 
     @property
     def version(self) -> str:
-        """The version that it holds."""
+        """The loaded version."""
         assert self._version is not None, "no version was loaded"
         return self._version
 
@@ -32,7 +32,7 @@ class InProcessSampler:
             self._version = published.version
 
     async def sample(self, request: SampleRequest) -> list[list[Generation]]:
-        """As `Sampler.sample`; the event loop stays free."""
+        """Like `Sampler.sample`, without blocking the event loop."""
         n = request.num_samples
         prompts = [ids for ids in request.prompts for _ in range(n)]
         forced = request.forced_prefixes

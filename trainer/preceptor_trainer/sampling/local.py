@@ -1,22 +1,22 @@
-"""Generation in the trainer's own process: the local sampler.
+"""Generation in the trainer's process: the local sampler.
 
     >>> sampler = LocalSampler(model, end_ids={257}, pad_id=256)
     >>> generations = sampler.sample([ids] * 8, SamplingParams(), torch.Generator().manual_seed(0))
 
-Made for many short responses on a CPU. Equal prompts are read once, and their keys and values are
-shared by their samples (`decoding.py`); finished rows leave the batch.
+It is made for many short responses on a CPU. Equal prompts are computed once, and their keys and
+values are shared by their samples (`decode_cache.py`); finished rows are removed from the batch.
 
-Every response has random numbers of its own, drawn before anything else and turned into tokens by
-inverting the cumulative distribution. So a response does not depend on which others share its
-batch, beyond rounding. Left out: beams, penalties, logit processors; models
-whose attention has a window, soft-capped scores or sinks are refused.
+Every response has its own random numbers, drawn at the start and converted to tokens by inverting
+the cumulative distribution. So a response does not depend on the other responses of its batch,
+except for rounding. Left out: beams, penalties, logit processors; models whose attention has a
+window, soft-capped scores or sinks are refused.
 
 Dimensions: B responses in flight, U different contexts, N positions so far, Q query positions, T
 response positions, F forced tokens, V vocabulary.
 """
 
 # pyright: reportUnknownMemberType=false
-# (transformers is typed in part)
+# (transformers has incomplete types)
 from __future__ import annotations
 
 import copy
@@ -40,18 +40,18 @@ COMPACT_BELOW = 0.75  # rebuild the batch when fewer rows than this are still ru
 
 
 class LocalSampler:
-    """Samples from a causal language model that stays the caller's: weights are shared."""
+    """Samples from a causal language model of the caller, sharing its weights."""
 
     def __init__(self, model: nn.Module, *, end_ids: Collection[int], pad_id: int) -> None:
         """Samples with `model`.
 
         Args:
             model: A causal language model of transformers.
-            end_ids: A response ends with the first of these that is drawn.
-            pad_id: Any id: padding is masked.
+            end_ids: A response ends with the first drawn token among these.
+            pad_id: Id of padding; any id, since padding is masked.
         """
-        # The modules are copied and the parameters shared, so that another attention can be set
-        # here while the caller's model keeps its own; updates in place are seen at once.
+        # Modules are copied and parameters shared: the copy gets another attention function, and
+        # the caller's model keeps its own. Updates in place take effect here too.
         shared = {id(p): p for p in model.parameters()} | {id(b): b for b in model.buffers()}
         self._model = cast(PreTrainedModel, copy.deepcopy(model, shared).eval())
         AttentionInterface.register(ATTENTION, decode_attention)
@@ -74,7 +74,7 @@ class LocalSampler:
             prompts: Token ids of each context, not empty.
             params: How tokens are drawn.
             generator: The only source of randomness; the same state gives the same responses.
-            forced_prefixes: Response tokens already given, one list (maybe empty) a prompt.
+            forced_prefixes: Given first response tokens, one list (possibly empty) per prompt.
 
         Returns:
             Generations in the order of the prompts.
@@ -88,14 +88,14 @@ class LocalSampler:
         for index, prompt in enumerate(prompts):
             if len(prompt) == 0:
                 raise ValueError(f"prompts[{index}] is empty")
-        # All at once and by row: what a response draws does not depend on how many steps its
-        # neighbours take. In float64, because 24 bits cannot tell apart the rare ids of a large
+        # Drawn together and per row, so that a response does not depend on the number of steps of
+        # the others. In float64, because 24 bits cannot distinguish the rare ids of a large
         # vocabulary.
         uniforms_NT = torch.rand(
             len(prompts), params.max_new_tokens, generator=generator, dtype=torch.float64
         )
         contexts = [(tuple(p), tuple(f)) for p, f in zip(prompts, prefixes, strict=True)]
-        # neighbours of one length pad little, and equal contexts meet
+        # neighbours of equal length need little padding, and equal contexts are adjacent
         order = sorted(range(len(contexts)), key=lambda i: (_length(contexts[i]), contexts[i]))
         results: dict[int, Generation] = {}
         for start in range(0, len(order), MAX_ROWS):
@@ -112,12 +112,12 @@ class LocalSampler:
     ) -> list[Generation]:
         groups = [(context, len(list(same))) for context, same in groupby(contexts)]
         counts_U = torch.tensor([count for _, count in groups])
-        # On the left: the last token of every context is then in the last column, and responses
-        # grow from there without gaps.
+        # Padded on the left: the last token of every context is then in the last column, and
+        # responses follow without gaps.
         ids_UN, visible_UN = _left_pad([p + f for (p, f), _ in groups], self._pad_id)
         cache = DecodeCache(room=params.max_new_tokens)
-        # Logits of the positions before each forced token, and of the one that the first draw
-        # needs; those of the rest of the prompt would be for nothing.
+        # Logits of the positions before each forced token, and of the position of the first draw;
+        # those of the rest of the prompt are not needed.
         keep = 1 + max(len(f) for (_, f), _ in groups)
         logits_UQV = self._forward(ids_UN, visible_UN, cache, keep)
         forced = [
@@ -155,13 +155,13 @@ class LocalSampler:
             where = rows[running].numpy()
             tokens_BT[where, step] = token_B[running].numpy()
             logprobs_BT[where, step] = logprob_B[running].numpy()
-            # The end token itself is part of the response: the student chose it, and answers for
-            # it.
+            # The end token is part of the response: the student chose it, so it gets credit too.
             running &= ~torch.isin(token_B, self._ends)
             num_running = int(running.sum())
             if num_running == 0 or step + 1 == num_steps:
                 break
-            # Not at every end: to move the caches costs about as much as to carry a few idle rows.
+            # Not after every end: moving the caches costs about as much as computing a few idle
+            # rows.
             if num_running < COMPACT_BELOW * len(rows):
                 cache.select(running.nonzero()[:, 0])
                 rows, token_B, visible_BN = rows[running], token_B[running], visible_BN[running]
@@ -177,10 +177,10 @@ class LocalSampler:
         positions count the visible ones.
         """
         num_queries, num_keys = ids_BQ.shape[1], visible_BN.shape[1]
-        # The queries are the last positions, so the diagonal is shifted by the keys before them.
+        # The queries are the last positions, so the diagonal is shifted by the earlier keys.
         causal_QN = torch.ones(num_queries, num_keys, dtype=torch.bool).tril(num_keys - num_queries)
-        # Counted without padding, so that rotations are those of the unpadded sequence; in the
-        # padding itself the count is -1.
+        # Counted without padding, so that rotations equal those of the unpadded sequence; in
+        # padding the count is -1.
         positions_BN = (visible_BN.cumsum(1) - 1).clamp_min(0)
         output: Any = self._model(
             input_ids=ids_BQ,
@@ -189,11 +189,11 @@ class LocalSampler:
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=keep,
-            # Once more by another name: a layer hands further arguments down to its attention
+            # Passed again by another name: a layer passes further arguments to its attention
             # function, but not its cache.
             decode_cache=cache,
         )
-        # Log-probs of 16-bit logits would be off by hundredths of a nat, which reads as a stale
+        # Log-probs of 16-bit logits would be wrong by hundredths of a nat, which looks like a stale
         # policy.
         return output.logits.float()
 
@@ -214,7 +214,7 @@ class LocalSampler:
 
 
 def draw(logits_BV: Tensor, params: SamplingParams, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Draws a token a row by inversion.
+    """Draws one token per row by inversion.
 
     Args:
         logits_BV: `[B, V]` float32.
@@ -224,17 +224,17 @@ def draw(logits_BV: Tensor, params: SamplingParams, uniform_B: Tensor) -> tuple[
     Returns:
         Tokens `[B]` and their log-probs `[B]` under the truncated distribution.
     """
-    # Temperature first, as servers do: what is cut off is cut by the mass that is drawn from.
+    # Temperature first, as servers do: the truncation uses the tempered distribution.
     logprobs_BV = truncate((logits_BV / params.temperature).log_softmax(-1), params)
-    # In float64: added up in float32, a quarter of 150,000 random ids leave the sum as it was, and
-    # could never be drawn.
+    # In float64: in a float32 sum, a quarter of 150,000 random ids do not change the sum, and could
+    # never be drawn.
     cumulative_BV = logprobs_BV.exp().cumsum(-1, dtype=torch.float64)
-    # scaled by the last entry, so that rounding never asks for more mass than there is
+    # scaled by the last entry, so that rounding never exceeds the total mass
     threshold_B = uniform_B[:, None] * cumulative_BV[:, -1:]
-    # right=True: the first id whose sum is above the threshold, so that one of probability 0 is
-    # never drawn, not even by a uniform of exactly 0.
+    # right=True: the first id whose sum is above the threshold, so that an id of probability 0 is
+    # never drawn, even if the uniform number is 0.
     token_B1 = torch.searchsorted(cumulative_BV, threshold_B, right=True)
-    # Rounding may bring the threshold up to the whole mass, above which there is no id.
+    # Rounding may raise the threshold to the total mass, above which there is no id.
     token_B1 = token_B1.clamp_max(logits_BV.shape[-1] - 1)
     return token_B1[:, 0], logprobs_BV.gather(1, token_B1)[:, 0]
 
@@ -243,16 +243,16 @@ def truncate(logprobs_BV: Tensor, params: SamplingParams) -> Tensor:
     """Applies top-k, then top-p, and renormalises; dropped tokens have minus infinity."""
     if params.top_k == 0 and params.top_p == 1.0:
         return logprobs_BV
-    # Stable: of equal log-probs the lower id is kept, on every machine.
+    # A stable sort: among equal log-probs the lower id is kept, on every machine.
     sorted_BV, order_BV = logprobs_BV.sort(dim=-1, descending=True, stable=True)
     if params.top_k:
         sorted_BV[:, params.top_k :] = -torch.inf
-        # Renormalised in between: top-p is a share of what top-k has left.
+        # Renormalised in between: top-p is a share of the mass that top-k keeps.
         sorted_BV = sorted_BV.log_softmax(-1)
     mass_before_BV = sorted_BV.exp().cumsum(-1) - sorted_BV.exp()
-    # By the mass before a token: the one that crosses the bound is kept.
+    # By the mass before a token, so that the token that crosses the bound is kept.
     beyond_BV = mass_before_BV >= params.top_p
-    # Something must be left to draw, whatever rounding says.
+    # At least one token is kept, also after rounding.
     beyond_BV[:, 0] = False
     sorted_BV = sorted_BV.masked_fill(beyond_BV, -torch.inf).log_softmax(-1)
     return torch.empty_like(sorted_BV).scatter_(1, order_BV, sorted_BV)
@@ -263,7 +263,7 @@ def _length(context: tuple[tuple[int, ...], tuple[int, ...]]) -> int:
 
 
 def _left_pad(rows: list[tuple[int, ...]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Ids `[U, N]` and which of them are real."""
+    """Ids `[U, N]`, and a mask of the real ones."""
     longest = max(len(row) for row in rows)
     ids_UN = torch.tensor([(pad_id,) * (longest - len(row)) + row for row in rows])
     starts_U = torch.tensor([longest - len(row) for row in rows])
@@ -276,7 +276,7 @@ def _forced_logprobs(
     """Log-probs `[F]` of forced tokens, from the logits of the last `F + 1` positions."""
     if not forced:
         return np.zeros(0, np.float32)
-    # The temperature but no truncation: a forced token may lie outside the kept set, where its
+    # With temperature but without truncation: a forced token may be outside the kept set, where its
     # log-prob would be minus infinity.
     before_FV = logits_QV[-1 - len(forced) : -1] / temperature
     picked_F = before_FV.log_softmax(-1).gather(1, torch.tensor(forced)[:, None])[:, 0]

@@ -16,7 +16,7 @@ class SamplingParams:
     top_k: int = 0
     """Keeps this many tokens; 0 keeps all."""
     max_new_tokens: int = 48
-    """Longest response, the end token included and a forced prefix not."""
+    """Most tokens of a response, with the end token and without a forced prefix."""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:

@@ -1,4 +1,4 @@
-"""The seam between a run and whatever draws its responses.
+"""The interface between a run and the sampler of its responses.
 
     class Remote:
         @property
@@ -6,8 +6,8 @@
         async def load(self, published: Published) -> None: ...
         async def sample(self, request: SampleRequest) -> list[list[Generation]]: ...
 
-Prompts and responses are token ids, never text: what is trained on is what was drawn. The sampler
-in the trainer's own process is `in_process.py`; one behind `/v1/generate` can stand in its place.
+Prompts and responses are token ids, never text, so that training uses exactly the drawn tokens. The
+sampler in the trainer's process is `in_process.py`; one behind `/v1/generate` can replace it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampleRequest:
-    """What is to be drawn."""
+    """A request for responses."""
 
     prompts: Sequence[Sequence[int]]
     """Token ids of each context, not empty."""
@@ -42,9 +42,9 @@ class SampleRequest:
     params: SamplingParams = SamplingParams()
     """How tokens are drawn."""
     generator: torch.Generator
-    """The only source of randomness; a sampler elsewhere draws its seed from it."""
+    """The only source of randomness; a remote sampler draws its seed from it."""
     forced_prefixes: Sequence[Sequence[int]] | None = None
-    """Response tokens that are already given, one list (maybe empty) for each prompt."""
+    """Given first response tokens, one list (possibly empty) per prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Generation:
     response_ids: npt.NDArray[np.int32]
     """`[T]`, a forced prefix first, the end token last when it was drawn."""
     logprobs: npt.NDArray[np.float32]
-    """`[T]` under the distribution drawn from; forced tokens under the temperature alone."""
+    """`[T]` under the sampling distribution; forced tokens with the temperature only."""
     finish_reason: Literal["stop", "length"]
     num_forced: int = 0
 
@@ -64,11 +64,11 @@ class Sampler(Protocol):
 
     @property
     def version(self) -> str:
-        """The version that it holds."""
+        """The loaded version."""
         ...
 
     async def load(self, published: Published) -> None:
-        """Takes on a version; what is sampled from then on is drawn from it."""
+        """Loads a version; later samples are drawn from it."""
         ...
 
     async def sample(self, request: SampleRequest) -> list[list[Generation]]:

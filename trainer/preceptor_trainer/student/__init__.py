@@ -1,4 +1,4 @@
-"""The student that the package ships, and the script that made it."""
+"""The shipped student, and the script that made it."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """The student's model and tokenizer: Qwen3 architecture, bytes as tokens."""
 
 # pyright: reportUnknownMemberType=false
-# (tokenizers is typed in part)
+# (tokenizers has incomplete types)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -44,12 +44,12 @@ def make_tokenizer() -> Any:
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
-    """Ids of a chat up to where the assistant begins to write."""
+    """Ids of a chat up to the start of the assistant's turn."""
     return ChatEncoder(tokenizer).chat_ids(messages)
 
 
 def _byte_characters() -> dict[int, str]:
-    """GPT-2's printable stand-in for each byte: itself where printable, else from 256 upwards."""
+    """GPT-2's printable character of each byte: itself where printable, else from 256 upwards."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     characters = {byte: chr(byte) for byte in printable}
@@ -57,7 +57,7 @@ def _byte_characters() -> dict[int, str]:
 
 
 def make_model(tokenizer: Any, num_layers: int = NUM_LAYERS) -> Qwen3ForCausalLM:
-    """A fresh model, of 2.4 million parameters at four layers; seed torch before the call."""
+    """A new model, of 2.4 million parameters at four layers; seed torch before the call."""
     return Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=len(tokenizer),

@@ -2,15 +2,15 @@
 
 Four kinds of example, each rendered as it is at run time (compact template, chat template):
 
-- `plain`: the problem alone. The answer is right, or with probability `wrong_share` a near miss:
-  this is what makes the student imperfect.
+- `plain`: the problem alone. The answer is right, or with probability `wrong_share` a near miss,
+  which makes the student imperfect.
 - `trace`: the problem with the feedback text of a failed plausible attempt. Always right.
-- `demo`: the problem with a right answer, written differently where the language allows. Always
+- `demo`: the problem with a right answer, in a different form where the language has one. Always
   right.
 - `both`: a demonstration and the feedback of an attempt. Always right.
 
-So everything the student gets wrong in text of its own, it can mend with feedback in view. No
-program in the corpus, right or wrong, shown or answered, has a held-out or validation behaviour.
+So the student can correct its own mistakes with feedback in view. No program in the corpus, right
+or wrong, in a prompt or an answer, has a held-out or validation behaviour.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Kind = Literal["plain", "trace", "demo", "both"]
 KIND_SHARES: dict[Kind, float] = {"plain": 0.50, "trace": 0.36, "demo": 0.11, "both": 0.03}
 PLAIN_ONLY: dict[Kind, float] = {"plain": 1.0}
 FEATURE_SHARES = {1: 0.08, 2: 0.84, 3: 0.08}
-"""More of the long programs than in the problems: they are many, and teach to combine."""
+"""A larger share of long programs than in the problems: they are many, and teach combination."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class CorpusItem:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One training text; `programs` holds every program text that had a part in it."""
+    """One training text; `programs` has every program text used for it."""
 
     kind: Kind
     messages: list[Message]
@@ -95,7 +95,7 @@ def _plain(problem: Problem, rng: random.Random, wrong_share: float) -> Example:
 
 
 def draw_near_miss(problem: Problem, rng: random.Random, num_draws: int = 4) -> str:
-    """A wrong program by one or two slips, the one of some draws that fits most shown pairs."""
+    """A program with one or two mistakes: the one of several draws that fits most shown pairs."""
     best, best_fit = "", -1
     for _ in range(num_draws):
         text = _slip(problem, rng)
@@ -118,7 +118,7 @@ def _slip(problem: Problem, rng: random.Random) -> str:
 
 
 def draw_failed_attempt(problem: Problem, rng: random.Random) -> str:
-    """What a student may have tried: mostly a near miss, at times a stray or broken program."""
+    """A plausible failed attempt: mostly a near miss, sometimes an unrelated or broken program."""
     draw = rng.random()
     if draw < 0.06:
         return break_syntax(problem.reference, rng)
@@ -136,10 +136,10 @@ def break_syntax(text: str, rng: random.Random) -> str:
 
 
 def rewrite(problem: Problem, rng: random.Random) -> str:
-    """A right answer in other words where the language has some, else the reference."""
+    """A right answer in a different form where the language has one, else the reference."""
     text = rng.choice(problem.behaviour.texts[:6])
     if not evaluate(text, problem).solved:
-        # equal on all probes, and yet not on these inputs
+        # equal on all probes, but not on these inputs
         text = problem.reference
     if rng.random() < 0.3:
         name = rng.choice("aein")

@@ -1,15 +1,15 @@
 """Makes the larger model: `python -m preceptor_trainer.student.larger --out DIR`.
 
 The student with twice as many layers, trained on clean text in four runs: a teacher for methods
-that need one which is better than the student without feedback. A copy of each layer is put after
-it that adds nothing at first, so that training goes on from what the student can do (Net2Net, arXiv
-1511.05641). In the end its logits are multiplied by `SHARPNESS`: at temperature 1 it answers as the
-trained model would at 1 / SHARPNESS.
+that need one that is better than the student without feedback. After each layer a copy is inserted
+that initially adds nothing, so that training continues from the student's abilities (Net2Net, arXiv
+1511.05641). Finally its logits are multiplied by `SHARPNESS`: at temperature 1 it answers like the
+trained model at 1 / SHARPNESS.
 The same seed, steps and machine give the same weights.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# (torch, transformers and safetensors are typed in part)
+# (torch, transformers and safetensors have incomplete types)
 from __future__ import annotations
 
 import logging
@@ -40,16 +40,16 @@ FIRST = PretrainConfig(
     kind_shares=PLAIN_ONLY,
     compiled=True,
 )
-"""On text that the student has not seen, and prompts as the larger model will read them."""
+"""Text that the student has not seen, with prompts in the larger model's format."""
 AGAIN = replace(FIRST, steps=1000, learning_rate=1.5e-3, decay_share=1.0, seed=3)
-"""A second cycle of the rate on fresh text: the first one's loss was still falling at its end."""
+"""A second learning-rate cycle on new text, since the loss still fell at the end of the first."""
 WIDE = replace(
     FIRST, steps=1600, decay_share=0.6, seed=4, feature_shares={1: 0.06, 2: 0.54, 3: 0.40}
 )
-"""Thousands of longer programs that it has hardly met: it solved 75 % of problems with behaviours
-from its text, and 68 % of others."""
+"""Thousands of longer programs, rare in its text: it solved 75 % of problems with behaviours from
+its text, and 68 % of others."""
 LAST = replace(FIRST, steps=700, learning_rate=1e-3, decay_share=1.0, seed=5)
-"""Back to the usual mixture: 68 % of validation problems before these two runs, 71 % after."""
+"""The usual mixture again: 68 % of validation problems before these two runs, 71 % after."""
 RUNS = {"first": FIRST, "again": AGAIN, "wide": WIDE, "last": LAST}
 
 WEIGHTS = "model.safetensors"
@@ -60,7 +60,7 @@ SHARPNESS = 4.0
 
 
 def grown(folder: Path, tokenizer: Any) -> Qwen3ForCausalLM:
-    """The student in `folder` with twice its layers, which says what the student says."""
+    """The student in `folder` with twice its layers and the same outputs."""
     small: Any = made_before(folder, tokenizer).model
     large = make_model(tokenizer, num_layers=2 * NUM_LAYERS)
     body: Any = large.model
@@ -79,7 +79,7 @@ def grown(folder: Path, tokenizer: Any) -> Qwen3ForCausalLM:
 def save_sharpened(folder: Path, out: Path, sharpness: float = SHARPNESS) -> None:
     """Copies the model in `folder` with its logits multiplied by `sharpness`.
 
-    The last norm's weights take the factor: nothing but the output layer reads what they scale.
+    The factor is applied to the weights of the last norm, whose output only the output layer uses.
     """
     out.mkdir(parents=True, exist_ok=True)
     for path in filter(Path.is_file, folder.iterdir()):
@@ -87,17 +87,19 @@ def save_sharpened(folder: Path, out: Path, sharpness: float = SHARPNESS) -> Non
     weights = load_file(folder / WEIGHTS)
     weights[LAST_NORM] = weights[LAST_NORM] * sharpness
     save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
-    (out / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone
+    (out / WEIGHTS).chmod(0o644)  # safetensors makes files that only the owner can read
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
-    work: Annotated[Path, typer.Option(help="Folder for what is made on the way.")] = Path(
+    work: Annotated[Path, typer.Option(help="Folder for intermediate models.")] = Path(
         "runs/larger/work"
     ),
-    scale: Annotated[float, typer.Option(help="Share of the steps, to try it in less time.")] = 1.0,
+    scale: Annotated[
+        float, typer.Option(help="Share of the steps, for a shorter trial run.")
+    ] = 1.0,
 ) -> None:
-    """Makes the larger model out of the shipped student; a run that is finished is used again."""
+    """Makes the larger model from the shipped student; finished runs are reused."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     start: Callable[[Any], Qwen3ForCausalLM] = partial(grown, STUDENT_DIR)
     for name, config in RUNS.items():

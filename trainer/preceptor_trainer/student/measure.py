@@ -1,4 +1,4 @@
-"""How good the student is, and what feedback does for it:
+"""Measures the student, and the effect of feedback on it:
 `python -m preceptor_trainer.student.measure --model DIR --out FILE.json`.
 
 On held-out problems: pass@1 and pass@8 (unbiased, Chen et al. 2021, arXiv 2107.03374); then, on the
@@ -8,7 +8,7 @@ intervals from a paired bootstrap over problems.
 """
 
 # pyright: reportUnknownMemberType=false
-# (transformers is typed in part)
+# (transformers has incomplete types)
 from __future__ import annotations
 
 import hashlib
@@ -71,7 +71,7 @@ def measure(
 
 
 class Answerer:
-    """Samples texts of the student for chats."""
+    """Samples the student's answers to chats."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self._tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(folder)
@@ -115,7 +115,7 @@ def _with_demonstration(problem: Problem) -> Any:
 
 
 def pass_at_k(solved_PN: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.float64]:
-    """The unbiased estimate a problem: 1 - C(n - c, k) / C(n, k)."""
+    """The unbiased estimate per problem: 1 - C(n - c, k) / C(n, k)."""
     num_samples = solved_PN.shape[1]
     return np.array(
         [1 - comb(num_samples - int(c), k) / comb(num_samples, k) for c in solved_PN.sum(1)]

@@ -1,17 +1,16 @@
 """Makes the student: `python -m preceptor_trainer.student.pretrain --out DIR`.
 
-Clean text first, in two cycles of the learning rate, so that the model learns to find programs;
-then a shorter run in which many of the plain examples carry a wrong answer, so that it forgets to
-do so without feedback, and only there.
-Loss on the response, and with a smaller weight on the outputs inside the prompt, which are a free
-lesson in inferring a function from its earlier pairs.
+First clean text, in two cycles of the learning rate, so that the model learns to find programs.
+Then a shorter run in which many of the plain examples have a wrong answer, so that it becomes worse
+without feedback only. The loss is on the response, and with a smaller weight on the outputs inside
+the prompt, which train the inference of a function from earlier pairs.
 
 Hidden matrices are trained by Muon (Jordan et al. 2024), the rest by AdamW, in float32
 master weights with bfloat16 products. The same seed, steps and machine give the same weights.
 """
 
 # pyright: reportUnknownMemberType=false
-# (torch and transformers are typed in part)
+# (torch and transformers have incomplete types)
 from __future__ import annotations
 
 import logging
@@ -70,17 +69,18 @@ class PretrainConfig:
     kind_shares: Mapping[Kind, float] = field(default_factory=lambda: KIND_SHARES)
     """What stands in the prompts."""
     feature_shares: Mapping[int, float] = field(default_factory=lambda: FEATURE_SHARES)
-    """Programs of one, two and three features."""
+    """Shares of programs of one, two and three features."""
     batch_size: int = 64
     """Examples a step."""
     warmup_steps: int = 50
-    """Linear from zero."""
+    """Warm-up steps, with a rate that rises linearly from zero."""
     seed: int = 0
-    """Decides initial weights and text."""
+    """Seed of initial weights and text."""
     compiled: bool = False
-    """Fused kernels: a third faster after a minute's start; needs a C++ compiler."""
+    """Whether to compile fused kernels: a third faster after a start of one minute; needs a C++
+    compiler."""
     threads: int = 2
-    """Threads of torch; part of what makes a run repeatable."""
+    """Threads of torch; a run is repeatable only with the same number."""
     checkpoint_every: int = 200
     """Steps between saved models."""
 
@@ -111,11 +111,11 @@ CLEAN_AGAIN = PretrainConfig(
     seed=1,
     compiled=True,
 )
-"""A second cycle of the rate on fresh text: the first one's loss was still falling at its end."""
+"""A second learning-rate cycle on new text, since the loss still fell at the end of the first."""
 IMPERFECT = PretrainConfig(
     steps=400, learning_rate=8e-4, decay_share=1.0, wrong_share=0.6, singles_until=0.0
 )
-"""Learns to be wrong without feedback."""
+"""Trains wrong answers without feedback."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def encode(example: Example, tokenizer: Any) -> Encoded:
 
 
 def _prompt_weights(ids: list[int]) -> list[float]:
-    """A small weight on what follows an arrow, up to the line's end or the word `not`."""
+    """A small weight on the tokens after an arrow, up to the line's end or the word `not`."""
     weights: list[float] = []
     inside = False
     for index, token in enumerate(ids):
@@ -167,14 +167,14 @@ def stream_batches(config: PretrainConfig, tokenizer: Any) -> Iterator[list[Enco
 
 def batch_losses(model: Any, batch: list[Encoded], pad_id: int) -> tuple[Tensor, Tensor]:
     """Losses `[B, T-1]` of each next token, and their weights, 0 at padding."""
-    # few different lengths: the CPU's matrix library compiles and caches a kernel for each shape
+    # few different lengths, because the CPU's matrix library compiles a kernel for each shape
     longest = -(-max(len(encoded.ids) for encoded in batch) // 16) * 16 + 1
     ids = torch.full((len(batch), longest), pad_id)
     weights = torch.zeros(len(batch), longest)
     for row, encoded in enumerate(batch):
         ids[row, : len(encoded.ids)] = torch.tensor(encoded.ids)
         weights[row, : len(encoded.ids)] = torch.tensor(encoded.weights)
-    # right padding and a causal mask: real tokens never see the padding
+    # right padding and a causal mask: real tokens do not attend to the padding
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits: Tensor = model(input_ids=ids[:, :-1], use_cache=False).logits
     losses = functional.cross_entropy(
@@ -227,15 +227,15 @@ def save_student(model: Qwen3ForCausalLM, tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     for path in folder.iterdir():
         if path.is_file():
-            path.chmod(0o644)  # safetensors writes for its owner alone
+            path.chmod(0o644)  # safetensors makes files that only the owner can read
 
 
 def pretrain(
     config: PretrainConfig, out: Path, start: Callable[[Any], Qwen3ForCausalLM] = make_model
 ) -> None:
-    """Trains a model into `out`, with copies on the way in `out/checkpoints`.
+    """Trains a model and writes it to `out`, with intermediate models in `out/checkpoints`.
 
-    Begins with what `start` makes for the tokenizer, in float32, with fresh optimiser states.
+    It starts from the model that `start` makes, in float32, with new optimiser states.
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -296,7 +296,7 @@ class Progress:
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the student.")],
-    work: Annotated[Path, typer.Option(help="Folder for what is made on the way.")] = Path(
+    work: Annotated[Path, typer.Option(help="Folder for intermediate models.")] = Path(
         "runs/student"
     ),
     clean_steps: Annotated[int, typer.Option(help="Steps on clean text.")] = CLEAN.steps,
@@ -304,14 +304,14 @@ def main(
         int, typer.Option(help="Steps of a second cycle on clean text.")
     ] = CLEAN_AGAIN.steps,
     imperfect_steps: Annotated[
-        int, typer.Option(help="Steps with wrong answers in the plain text.")
+        int, typer.Option(help="Steps with wrong answers in plain examples.")
     ] = IMPERFECT.steps,
     wrong_share: Annotated[
-        float, typer.Option(help="Share of plain examples with a wrong answer then.")
+        float, typer.Option(help="Share of plain examples with a wrong answer in these steps.")
     ] = IMPERFECT.wrong_share,
-    seed: Annotated[int, typer.Option(help="Decides weights and text.")] = CLEAN.seed,
+    seed: Annotated[int, typer.Option(help="Seed of weights and text.")] = CLEAN.seed,
 ) -> None:
-    """Makes the student in three runs; what stands finished in `work` is used again."""
+    """Makes the student in three runs; finished runs in `work` are reused."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     runs = {
         "clean": replace(CLEAN, steps=clean_steps),

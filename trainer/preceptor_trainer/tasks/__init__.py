@@ -1,1 +1,1 @@
-"""Worlds in which a student acts: problems, and what an attempt at one looks like."""
+"""Tasks of a student: problems, and how attempts at them are judged."""

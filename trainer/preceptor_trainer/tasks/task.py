@@ -1,10 +1,9 @@
-"""Tasks: who judges an attempt, what its score is, and when it counts as solved.
+"""Tasks: the sources that judge an attempt, its score, and when it counts as solved.
 
     RunConfig(..., task=ScoredTask(sources=("executor",)))
 
-A problem says what is asked (`messages`) and what its judges need (`payload`); the task is the same
-for all problems of a run. Nothing else in the trainer knows a threshold or a feedback source's
-name.
+A problem has its chat (`messages`) and the data for its judges (`payload`); the task is the same
+for all problems of a run. Thresholds and names of feedback sources are only in tasks.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ class Problem(Protocol):
 
     @property
     def id(self) -> str:
-        """Its name in records and evaluations."""
+        """The problem's name in records and evaluations."""
         ...
 
     @property
@@ -31,7 +30,7 @@ class Problem(Protocol):
 
     @property
     def payload(self) -> dict[str, Any]:
-        """What the feedback sources are told of it, and nobody else."""
+        """The data for the feedback sources only."""
         ...
 
 
@@ -48,13 +47,13 @@ class Task(Protocol):
         ...
 
     def solved(self, items: Sequence[FeedbackItem]) -> bool:
-        """Whether an attempt counts as a success; one that nobody judged does not."""
+        """Whether an attempt counts as a success; an unjudged attempt does not."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredTask:
-    """The score is the sum of what the sources gave, and solved means that it is high enough."""
+    """The score is the sum of the sources' scores; solved means a score of at least `solved_at`."""
 
     sources: tuple[str, ...]
     """Feedback sources, by name at the gateway; empty where attempts are not judged."""
@@ -62,7 +61,7 @@ class ScoredTask:
     """Lowest score of a success."""
 
     def score(self, items: Sequence[FeedbackItem]) -> float | None:
-        """The sum over the items that have one; an item with an error has none, which is not 0."""
+        """The sum over the items with a score; an item with an error has no score, not 0."""
         scores = [item.score for item in items if item.score is not None]
         return sum(scores) if scores else None
 
@@ -73,4 +72,4 @@ class ScoredTask:
 
 
 NOT_JUDGED: Final = ScoredTask(sources=())
-"""For attempts that no source is asked about."""
+"""The task of attempts that are not judged."""

@@ -1,1 +1,1 @@
-"""People take part in a run: what goes to them, and what their corrections become."""
+"""People as participants of a run: selected rollouts go to them, corrections become targets."""

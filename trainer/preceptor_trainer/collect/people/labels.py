@@ -1,6 +1,6 @@
 """Corrections as rollouts with targets: the same shapes as the student's own, marked as given.
 
-Three things come of one correction: labels on the student's own sequence, labels on the corrected
+One correction can give three things: labels on the student's own sequence, labels on the corrected
 text as a sequence of its own, and the corrected text as feedback for the other experts.
 """
 
@@ -30,13 +30,13 @@ from preceptor_trainer.sampling.sampler import Generation
 from preceptor_trainer.tasks.task import NOT_JUDGED
 
 GROUPS_FROM = 1_000_000
-"""Groups of corrected rollouts are numbered from here, so that none shares a baseline."""
+"""First group number of corrected rollouts, so that they share no baseline with others."""
 _FORCED_FROM = 2_000_000
 _TIMEOUT_MS = 3_600_000
 
 
 class Answered(NamedTuple):
-    """One answer of the people's expert, with its id and what was asked."""
+    """One answer of the people's expert, with its id and query."""
 
     answer_id: str
     query: PrefixQuery
@@ -52,7 +52,7 @@ class Answered(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedProblem:
-    """A problem as the queue remembers it; its tests are not needed any more."""
+    """A problem as the queue stored it, without its tests, which are no longer needed."""
 
     id: str
     messages: Sequence[dict[str, str]]
@@ -60,7 +60,7 @@ class RecordedProblem:
 
 
 def base_query(row: Labelled, vocab_fingerprint: str) -> PrefixQuery:
-    """What would you have written, of the student's own response; no deadline but people's own."""
+    """The query about the student's own response; it has no deadline except that of people."""
     rollout = row.attempt.rollout
     return PrefixQuery(
         prompt=rollout.prompt,
@@ -75,7 +75,7 @@ def base_query(row: Labelled, vocab_fingerprint: str) -> PrefixQuery:
 def takeover_query(
     result: Result, spelling: TokenizerSpelling, vocab_fingerprint: str
 ) -> PrefixQuery | None:
-    """The same of the corrected response; None where nothing was changed."""
+    """The query about the corrected response; None where nothing was changed."""
     if result.text is None or result.response_ids is None:
         return None
     edit = compile_edit(spelling, np.asarray(result.response_ids), result.text, result.edits)
@@ -100,7 +100,7 @@ def labelled_by_people(
     weight: float,
     accepted_weight: float,
 ) -> Labelled:
-    """One use of a person's labels, on the sequence that was asked about."""
+    """One use of a person's labels, on the queried sequence."""
     ids = answered.query.response_ids
     takeover = not np.array_equal(ids, np.asarray(result.response_ids or (), ids.dtype))
     text = (result.text if takeover else result.response_text) or ""
@@ -117,8 +117,8 @@ def labelled_by_people(
 def repeated(own: Answered, takeover: Answered) -> bool:
     """Whether a take-over has every label of the student's own sequence, in the same state.
 
-    The two share their states as far as their ids agree: an edit of one place departs where both
-    have the same label, and only further departures, or accepted tokens, are its own.
+    The two have the same states as long as their ids agree. An edit of one place has its label in
+    both; only further departures or accepted tokens are labels of the own sequence alone.
     """
     own_ids, ids = own.query.response_ids, takeover.query.response_ids
     length = min(len(own_ids), len(ids))
@@ -131,7 +131,7 @@ def repeated(own: Answered, takeover: Answered) -> bool:
 
 
 def _labels(answered: Answered) -> dict[int, int]:
-    """Response position to the token that a person wants there."""
+    """The token that a person wants, by response position."""
     places, answer = answered.query.position_ids(), answered.answer
     return {
         int(place): int(answer.ids_PK[p, 0]) for p, place in enumerate(places) if answer.mask_P[p]
@@ -143,8 +143,8 @@ def scaled(
 ) -> Target:
     """`target` with the weights that people's labels have in this run.
 
-    On the student's own sequence a label that repeats the student's token is an accepted one. On a
-    take-over every label is what the person wrote.
+    On the student's own sequence a label equal to the student's token is an accepted token. On a
+    take-over every label is a token that the person wrote.
     """
 
     def rescaled(component: TargetComponent) -> TargetComponent:
@@ -174,7 +174,7 @@ def forced_prefix(result: Result, spelling: TokenizerSpelling) -> list[int]:
     assert result.response_ids is not None, "the caller keeps only what has ids"
     edit = compile_edit(spelling, np.asarray(result.response_ids), result.text, result.edits)
     start = [int(token) for token in edit.forced_prefix()]
-    # A change that settles the end leaves nothing to go on with: the end is sampled again.
+    # After a change of the end nothing can be sampled, so the end token is left out and sampled.
     return start[:-1] if start and start[-1] in spelling.end_ids else start
 
 
@@ -207,12 +207,12 @@ def rolled_on(
 def prompt_ids(result: Result) -> list[int]:
     """The ids that the student saw."""
     ids = result.prompt.ids
-    assert ids is not None, "the queue got the ids that the student saw"
+    assert ids is not None, "the queue stores the ids that the student saw"
     return [int(i) for i in ids]
 
 
 def correction_feedback(result: Result) -> FeedbackItem:
-    """The corrected text as what an expert may have in view."""
+    """The corrected text as a feedback item for experts."""
     return FeedbackItem(
         id=f"correction-{result.version}",
         kind="correction",

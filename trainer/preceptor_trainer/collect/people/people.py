@@ -1,16 +1,16 @@
-"""People as experts of a run: which rollouts go to them, and what their late answers become.
+"""People as experts of a run: rollouts are sent to them, and their late answers become targets.
 
     RunConfig(..., participants=(PeopleConfig(select=Failed(), per_round=40, round_steps=10),))
 
-Nothing waits for people. Each step sends what the policy chose to the correction queue, asks the
-people's expert about it (which promises to answer later), and joins what has arrived since. A
-correction labels fixed states, so it does not expire with the policy: all of them are kept, over
-all rounds, and each step draws some of them again, as DAgger aggregates (arXiv 1011.0686). They
-train by the local term alone.
+No step waits for people. Each step sends the selected rollouts to the correction queue, queries the
+people's expert about them (which promises to answer later), and adds the answers that have arrived.
+A correction labels fixed states, so it does not expire with the policy: all corrections of all
+rounds are kept, and each step draws some of them again, as DAgger aggregates (arXiv 1011.0686).
+They train by the local term only.
 
-Each use is a rollout of its own in the records, in a group named after the original one, since a
-rollout is consumed at most once. What stands at the gateway is read from the beginning when a run
-is resumed, so the checkpoint holds nothing of it.
+Each use is a separate rollout in the records, in a group named after the original one, since a
+rollout is consumed at most once. A resumed run reads all corrections from the gateway again, so
+they are not part of the checkpoint.
 
 Files: `people_selection.py` chooses, `people_labels.py` makes rollouts and targets, this one keeps
 the set.
@@ -66,35 +66,35 @@ class PeopleConfig:
     """How a run works with people."""
 
     select: Selection = field(default_factory=Failed)
-    """Which rollouts go to them."""
+    """Selects the rollouts for people."""
     expert: str = "people"
     """The people's expert, by name at the gateway."""
     round_steps: int = 10
-    """Steps to a round of corrections."""
+    """Steps per round of corrections."""
     per_round: int = 50
-    """Items that one round takes."""
+    """Most items of one round."""
     double_share: float = 0.1
-    """Share of items that two people work on blindly."""
+    """Share of items that two people correct independently."""
     guidelines: str = ""
-    """What people are told beside each item."""
+    """Instructions shown with each item."""
     rejoin_tokens: int = 3
-    """So many equal tokens in a row before a correction and the response have run together."""
+    """Consecutive equal tokens after which correction and response count as joined again."""
     per_step: int = 16
-    """Corrected sequences in one step, drawn from all that there are."""
+    """Corrected sequences in one step, drawn from all corrections."""
     labels: bool = True
-    """Token targets at the departures, on the student's own sequence; with `takeover`, where it has
-    labels that the take-over does not repeat in the same state."""
+    """Token targets at the departures, on the student's own sequence. With `takeover` only for
+    sequences with labels that the take-over does not repeat in the same state."""
     takeover: bool = True
-    """The corrected text as a second sequence, on which the person carries on."""
+    """The corrected text as a second sequence with targets at the person's tokens."""
     feedback: bool = False
     """The corrected text in the experts' view: dense targets on the student's own sequence."""
     forced: int = 0
-    """Rollouts in one step that begin with a correction and go on by the student: its own tokens
-    after the change are judged and labelled like any others."""
+    """Rollouts in one step that begin with a correction and are continued by the student. Its
+    tokens after the change are judged and labelled like any others."""
     weight: float = 1.0
-    """Of a person's label beside a position of the run's other targets."""
+    """Weight of a person's label relative to a position of the other targets."""
     accepted_weight: float = 0.0
-    """Of a token that a person left as it was, where the people's expert labels those at all."""
+    """Weight of an unchanged token, where the people's expert labels unchanged tokens."""
 
     def __post_init__(self) -> None:
         for name in ("round_steps", "per_round", "rejoin_tokens", "per_step"):
@@ -108,11 +108,11 @@ class PeopleConfig:
                 f"{self.accepted_weight} in [0, 1]"
             )
         if not (self.labels or self.takeover or self.feedback):
-            raise ValueError("labels: with takeover and feedback off too, nothing would be learnt")
+            raise ValueError("labels: at least one of labels, takeover and feedback must be on")
 
     @property
     def adds_rollouts(self) -> bool:
-        """Corrected rollouts are of earlier steps and stand in no group of this one."""
+        """True: corrected rollouts are from earlier steps and in no group of this one."""
         return True
 
     def join(self, run: RunContext) -> People:
@@ -142,22 +142,22 @@ class People(Participant):
     results_cursor: int = 0
     arrivals_cursor: int = 0
     corrections: dict[str, Result] = field(default_factory=dict[str, Result])
-    """What counts now, by rollout."""
+    """The current result, by rollout."""
     answered: dict[str, Answered] = field(default_factory=dict[str, Answered])
     """Labels on the student's own sequences, by rollout."""
     taken_over: dict[str, Answered] = field(default_factory=dict[str, Answered])
     """Labels on the corrected texts, by rollout."""
     _asked: set[str] = field(default_factory=set[str])
     _at_once: dict[str, str] = field(default_factory=dict[str, str])
-    """Tickets that were answered when they were posted, by rollout: they never arrive."""
+    """Tickets that were answered on submission, by rollout; they are not among the arrivals."""
     _rounds: set[str] = field(default_factory=set[str])
     _counted: dict[int, dict[str, float]] = field(default_factory=dict[int, dict[str, float]])
-    """By step: the next one may be collected while this one trains."""
+    """Per step, because the next step may be collected while this one trains."""
 
     async def rollouts(self, at: StepContext) -> list[Rollout]:
-        """Rollouts that begin with a correction, up to and with its change, and go on by sampling.
+        """Rollouts whose prefix is a correction up to and with its change; the rest is sampled.
 
-        They go to the feedback sources and experts beside the others.
+        They are sent to feedback sources and experts like the others.
         """
         edited = sorted(r for r, c in self.corrections.items() if c.text is not None)
         if not edited or not self.config.forced:
@@ -185,7 +185,7 @@ class People(Participant):
         ]
 
     async def labelled(self, at: StepContext, labelled: Sequence[Labelled]) -> list[Labelled]:
-        """Sends some of `labelled` to people; returns what is to be trained on of theirs."""
+        """Sends some of `labelled` to people; returns the corrected rows to train on."""
         sent = await self._send(at.step, labelled)
         await self._join()
         drawn = await self._draw(at.step, at.prefix, at.weights)
@@ -197,18 +197,18 @@ class People(Participant):
         return drawn
 
     def metrics(self, step: int) -> dict[str, float]:
-        """Items sent in this step, corrections that count now, sequences of them in the step."""
+        """Items sent in this step, current corrections, and corrected sequences in the step."""
         return self._counted.pop(step, {})
 
     @property
     def answered_at_once(self) -> frozenset[str]:
-        """Rollouts whose question had an answer when it was asked; the next step joins it."""
+        """Rollouts whose query was answered on submission; the next step adds the answer."""
         return frozenset(self._at_once)
 
     # ------------------------------------------------------------ out
 
     async def _send(self, step: int, labelled: Sequence[Labelled]) -> int:
-        """How many the round took that it did not have."""
+        """Sends selected rollouts; returns the number of new items of the round."""
         wishes = self.config.select(labelled, generator(self.seed, "people", step))
         chosen = [
             (row, wish) for row, wish in zip(labelled, wishes, strict=True) if wish is not None
@@ -244,15 +244,15 @@ class People(Participant):
             guidelines=self.config.guidelines,
             edits=EditRules(rejoin_tokens=self.config.rejoin_tokens),
         )
-        # Kept where it is there: a run that starts again must not undo what people have set since.
+        # An existing round is kept: a restarted run must not undo later settings by people.
         path, params = f"/v1/corrections/rounds/{name}", {"keep": "true"}
         await self.gateway.call("PUT", path, params=params, body=settings, reply=Round)
         self._rounds.add(name)
 
     async def _ask(self, queries: Sequence[PrefixQuery], *, how: str) -> None:
-        """Posts questions to the people's expert; their tickets wait as long as people need.
+        """Submits queries to the people's expert, with tickets that have no short deadline.
 
-        Where another run had asked the same, the answer stands already.
+        If another run has made the same query, its answer exists already.
         """
         submissions = [
             PrefixSubmission(idempotency_key=f"{self.run}/{query.rollout_id}/{how}", query=query)
@@ -269,7 +269,7 @@ class People(Participant):
     # ------------------------------------------------------------ in
 
     async def _join(self) -> None:
-        # Arrivals first: an answer that is seen here has its result among those read next.
+        # Arrivals first: the result of an answer that is seen here is among those read next.
         arrived: dict[str, str] = {}
         while True:
             page = await self.gateway.arrivals(self.run, self.arrivals_cursor, _PAGE)
@@ -287,7 +287,7 @@ class People(Participant):
             await self._take_over()
 
     async def _ask_about(self, rollout_ids: Iterable[str]) -> None:
-        """Asks about corrections that nobody had asked for: those of rollouts chosen by hand."""
+        """Queries corrections without a query so far: those of manually added rollouts."""
         new = [r for r in rollout_ids if r not in self._asked and r not in self.answered]
         queries = [
             _query(result := self.corrections[r], result.response_ids or (), self.vocab_fingerprint)
@@ -311,7 +311,7 @@ class People(Participant):
                 return found
 
     def _count(self, result: Result) -> None:
-        """What counts of one rollout has changed: labels of before are no longer its."""
+        """Stores the changed result of a rollout and drops its earlier labels."""
         if result.rollout_id is None or result.response_ids is None:
             return
         self.answered.pop(result.rollout_id, None)
@@ -332,7 +332,7 @@ class People(Participant):
                 self.answered[rollout_id] = answered
 
     async def _take_over(self) -> None:
-        """Asks about the corrected texts, which the people's expert answers at once."""
+        """Queries the corrected texts, which the people's expert answers immediately."""
         new = [
             (rollout_id, query)
             for rollout_id, result in self.corrections.items()
@@ -396,7 +396,7 @@ class People(Participant):
         return rows
 
     def _repeated(self, rollout_id: str) -> bool:
-        """Whether its labels are trained with the take-over already, which is drawn as often."""
+        """Whether the take-over already trains its labels, and is drawn as often."""
         takeover = self.taken_over.get(rollout_id)
         return takeover is not None and repeated(self.answered[rollout_id], takeover)
 

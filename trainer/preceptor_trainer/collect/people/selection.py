@@ -1,9 +1,9 @@
-"""Which rollouts go to people: policies over one step's labelled rollouts. Pure.
+"""Policies that select rollouts for people from one step's labelled rollouts. Pure.
 
     PeopleConfig(select=AnyOf((Failed(), Disagreement(at_least=0.5))))
 
-A policy says how much it wants each rollout; the round's budget then takes the highest. Chosen by
-hand is not here: that is a call of the queue's API (`POST /v1/corrections/rollouts`).
+A policy gives each rollout a priority; the round's budget then takes the highest. Rollouts can also
+be added manually by the queue's API (`POST /v1/corrections/rollouts`).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from preceptor_trainer.collect.labelling import Labelled
 
 
 class Wish(NamedTuple):
-    """How much a policy wants a rollout corrected, and why."""
+    """The priority of a rollout's correction, and the reason."""
 
     priority: float
     reason: str
 
 
 class Selection(Protocol):
-    """One step's rollouts in; a wish or None for each out, in order."""
+    """From one step's rollouts to a wish or None for each, in order."""
 
     def __call__(
         self, labelled: Sequence[Labelled], generator: torch.Generator
@@ -36,10 +36,10 @@ class Selection(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """Attempts that failed; those of problems that no sibling solved come first."""
+    """Failed attempts; those of problems that no sibling solved come first."""
 
     per_problem: int = 1
-    """Failed siblings of one problem are much alike: so many are enough."""
+    """Most failed siblings of one problem, since they are similar."""
 
     def __call__(
         self, labelled: Sequence[Labelled], generator: torch.Generator
@@ -59,10 +59,11 @@ class Failed:
 
 @dataclass(frozen=True, kw_only=True)
 class Disagreement:
-    """Rollouts on which experts differ: the largest total variation between two at a position."""
+    """Rollouts on which experts differ, by the largest total variation between two at a
+    position."""
 
     at_least: float = 0.5
-    """Of total variation, 0 to 1."""
+    """Smallest total variation, 0 to 1."""
 
     def __call__(
         self, labelled: Sequence[Labelled], generator: torch.Generator
@@ -74,7 +75,7 @@ class Disagreement:
 
 @dataclass(frozen=True, kw_only=True)
 class Uncertainty:
-    """Rollouts that the student itself was unsure of: its mean surprise over its own tokens."""
+    """Rollouts with a high mean surprise of the student over its own tokens."""
 
     at_least: float = 0.5
     """Nats per token."""
@@ -89,10 +90,10 @@ class Uncertainty:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomShare:
-    """A share drawn at random: what every other policy should be compared with."""
+    """A random share, as the control for every other policy."""
 
     share: float = 0.1
-    """Chance of each rollout to be chosen."""
+    """Probability that a rollout is chosen."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -101,7 +102,7 @@ class RandomShare:
     def __call__(
         self, labelled: Sequence[Labelled], generator: torch.Generator
     ) -> list[Wish | None]:
-        """Priorities are random too, so that a tight budget takes no particular ones."""
+        """Priorities are random too, so that a small budget takes a random choice."""
         drawn = torch.rand(2, len(labelled), generator=generator)
         return [
             Wish(float(priority), "random") if float(chance) < self.share else None
@@ -111,10 +112,10 @@ class RandomShare:
 
 @dataclass(frozen=True, kw_only=True)
 class AnyOf:
-    """What any of several policies wants, for all of their reasons."""
+    """Rollouts that any of several policies selects, with all reasons."""
 
     policies: tuple[Selection, ...]
-    """Each is asked; the highest priority counts."""
+    """The policies; the highest priority counts."""
 
     def __post_init__(self) -> None:
         if not self.policies:
@@ -140,7 +141,8 @@ def _joined(wishes: Sequence[Wish]) -> Wish | None:
 def disagreement(row: Labelled) -> float:
     """The largest total variation between two experts at one position; 0 with fewer than two.
 
-    Entries outside an expert's list share its tail, and are taken for equal: a lower bound.
+    Entries outside an expert's list are in its tail and are assumed equal, so this is a lower
+    bound.
     """
     if row.target is None:
         return 0.0
@@ -159,7 +161,7 @@ def disagreement(row: Labelled) -> float:
 def _total_variation(a: TargetComponent, b: TargetComponent, t: int) -> float:
     of_a, of_b = _probabilities(a, t), _probabilities(b, t)
     shared = sum(min(of_a[i], of_b[i]) for i in of_a.keys() & of_b.keys())
-    # What one lists and the other does not may lie in the other's tail.
+    # An entry that only one expert lists may be in the other's tail.
     only_a = sum(p for i, p in of_a.items() if i not in of_b)
     only_b = sum(p for i, p in of_b.items() if i not in of_a)
     tails = min(only_a + float(a.tail_T[t]), float(b.tail_T[t])) if only_a else 0.0

@@ -1,6 +1,6 @@
-"""What a program does, on a committed probe set, and the split that this decides.
+"""The behaviour of a program on a committed probe set, and the data split by behaviour.
 
-Two programs with the same outputs on all probes count as one behaviour, however they are written.
+Two programs with the same outputs on all probes are the same behaviour.
 The split is a hash of the behaviour, so train, validation and held-out share none.
 """
 
@@ -57,12 +57,12 @@ PROBES: Final[tuple[tuple[int, ...], ...]] = (
 
 
 def compile_expression(text: str) -> Callable[[list[int]], Value]:
-    """Compiles a text of this world's own generator to a function of `x`; never foreign text.
+    """Compiles a text of this task's own generator to a function of `x`; never untrusted text.
 
     Raises:
         SyntaxError: `text` is not one Python expression.
     """
-    _compile(text)  # by itself first, for its own message and so that `x)+(x` stays an error
+    _compile(text)  # first alone, for its own message and so that `x)+(x` stays an error
     code = _compile(f"lambda x:({text})")
     return cast("Callable[[list[int]], Value]", eval(code, {"__builtins__": SAFE_BUILTINS}))
 
@@ -78,13 +78,13 @@ def compiles(text: str) -> bool:
 
 def _compile(source: str) -> CodeType:
     with warnings.catch_warnings():
-        # broken programs are part of the world: `2if` is a warning to Python
+        # broken programs are expected here: `2if` gives a warning in Python
         warnings.simplefilter("ignore", SyntaxWarning)
         return compile(source, "<expression>", "eval")
 
 
 def behaviour_of(text: str) -> tuple[str, ...]:
-    """Outputs on every probe as compact text; an exception counts as one value, whatever it is."""
+    """Outputs on every probe as compact text; all exceptions count as the same value."""
     try:
         function = compile_expression(text)
     except SyntaxError:
@@ -96,7 +96,7 @@ def _observe(function: Callable[[list[int]], Value], probe: tuple[int, ...]) -> 
     try:
         return repr(function(list(probe))).replace(" ", "")
     except Exception:
-        # the program's own failure is the observation
+        # the failure of the program is the result
         return RAISES
 
 

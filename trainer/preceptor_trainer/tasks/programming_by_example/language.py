@@ -1,15 +1,15 @@
-"""The small language of the world: Python expressions over a list `x`.
+"""The small language of the task: Python expressions over a list `x`.
 
 A program is a pipeline of features applied to `x`: a comprehension (map, filter, or both), an
-order or slice, and a fold to one integer. At most three features meet in one program, so that a
-few input/output pairs nearly determine it, and the text stays within `MAX_CHARS`. A slice is taken
-of `x` or of a sorted `x`, not of what a filter left: five digits say too little about that.
+order or slice, and a fold to one integer. A program has at most three features, so that a few
+input/output pairs nearly determine it, and its text is at most `MAX_CHARS` long. A slice is taken
+of `x` or of a sorted `x`, not of a filtered list: five digits would not determine it.
 
     >>> Program(stages=(Comp(map="v*2", where="v>1"), Order("[::-1]"))).text()
     '[v*2 for v in x if v>1][::-1]'
 
-Left out on purpose: loops, conditionals, two lists, strings. Feedback, not the language, is what
-this world is about.
+Left out on purpose: loops, conditionals, two lists, strings. The task is about feedback, not about
+the language.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FILTERS = (
     "v%3",
     "v%3<1",
 )
-"""Many constants: of a few hundred pairs a student would learn by heart which are never asked."""
+"""Many constants: of a few hundred pairs a student would memorise which are held out."""
 SLICES = ("[1:]", "[2:]", "[:-1]", "[:2]", "[:3]", "[-2:]", "[::2]")
 REORDERS = ("[::-1]", "sorted", "sorted-down")
 ORDERS = (*SLICES, *REORDERS)
@@ -50,7 +50,7 @@ FOLDS = ("sum", "max", "min", "len")
 
 
 def _bare(inner: str) -> str:
-    """A comprehension needs no brackets of its own as the only argument of a call."""
+    """A comprehension without its brackets, as the only argument of a call."""
     is_comprehension = inner.startswith("[") and "][" not in inner
     return inner[1:-1] if is_comprehension else inner
 
@@ -98,7 +98,7 @@ Stage = Comp | Order | Fold
 
 @dataclass(frozen=True)
 class Program:
-    """Stages from the innermost outwards; a fold can only come last."""
+    """Stages from the innermost outwards; only the last may be a fold."""
 
     stages: tuple[Stage, ...]
 
@@ -109,7 +109,7 @@ class Program:
         return expression
 
     def num_features(self) -> int:
-        """How many independent choices make this program up."""
+        """Number of independent choices in this program."""
         return sum(
             (stage.map != "v") + (stage.where != "") if isinstance(stage, Comp) else 1
             for stage in self.stages
@@ -130,7 +130,7 @@ def enumerate_programs() -> Iterator[Program]:
         *product(reorders, slices),
         *product(comps, reorders),
         *product((*slices, Order("[::-1]")), plain),
-        # the same behaviours in other words: what a demonstration may look like
+        # the same behaviours in other forms, for demonstrations
         *product((comp for comp in plain if not comp.where), slices),
     ]
     folds: list[tuple[Stage, ...]] = [
@@ -155,7 +155,7 @@ def _other(term: str, choices: tuple[str, ...], rng: random.Random) -> str:
 
 
 def mutate(program: Program, rng: random.Random) -> Program:
-    """Returns a near miss: one feature changed, dropped or added, as a hasty author would."""
+    """Returns a near miss: one feature changed, dropped or added."""
     stages = list(program.stages)
     index = rng.randrange(len(stages))
     stage = stages[index]

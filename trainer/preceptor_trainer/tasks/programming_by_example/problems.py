@@ -1,4 +1,4 @@
-"""Problems: a hidden function, a few shown pairs, and hidden cases that decide.
+"""Problems: a hidden function, a few shown pairs, and hidden cases for grading.
 
     >>> problem = sample_problems("train", count=1, seed=7)[0]
     >>> problem.messages
@@ -44,14 +44,14 @@ NUM_SHOWN = 3
 NUM_HIDDEN = 6
 NUM_PLAIN = 7  # cases on five digits: those shown, and four of the hidden ones
 FEATURE_SHARES = {1: 0.06, 2: 0.88, 3: 0.06}
-FOLD_SHARE = 0.03  # a fold shows three integers in all: the hardest to guess
+FOLD_SHARE = 0.03  # a fold shows only three integers, so it is the hardest to infer
 MAX_REPEATS = 8  # problems of one behaviour in a sample; only single features need any
 ISOLATION_IN_PROCESS = "in-process evaluation of generated text"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One question with its cases; `reference` is one of many right answers."""
+    """One problem with its cases; `reference` is one of many right answers."""
 
     id: str
     shown: tuple[tuple[list[int], Value], ...]
@@ -117,7 +117,8 @@ def draw_behaviour(
 
 
 def _sample_behaviours(split: Split, count: int, rng: random.Random) -> list[Behaviour]:
-    """Behaviours drawn by their shares, none again before its like were all there as often."""
+    """Behaviours drawn by their shares; one repeats only after all of its kind occurred as
+    often."""
     draws = Counter(
         (
             rng.choices(list(FEATURE_SHARES), weights=list(FEATURE_SHARES.values()))[0],
@@ -138,7 +139,7 @@ def _sample_behaviours(split: Split, count: int, rng: random.Random) -> list[Beh
 
 @cache
 def _askable(split: Split, num_features: int, is_fold: bool) -> list[Behaviour]:
-    """Behaviours of one kind; lists where a split happens to have no fold of that size."""
+    """Behaviours of one kind; lists where a split has no fold of that size."""
     alike = [
         behaviour
         for behaviour in load_universe().in_split(split)
@@ -150,13 +151,13 @@ def _askable(split: Split, num_features: int, is_fold: bool) -> list[Behaviour]:
 
 
 def _can_be_asked(behaviour: Behaviour) -> bool:
-    """True when random inputs soon give a problem (a filter may leave nearly every list empty)."""
+    """True when a few random inputs give a problem (a filter may leave most lists empty)."""
     rng = random.Random("can be asked")
     return any(draw_problem(behaviour, rng) is not None for _ in range(4))
 
 
 def draw_problem(behaviour: Behaviour, rng: random.Random) -> Problem | None:
-    """Draws the cases of a problem; None when the draw would say too little about the function."""
+    """Draws the cases of a problem; None when they would not determine the function."""
     program = behaviour.programs[0]
     cases = _draw_cases(behaviour.texts[0], rng)
     if cases is None:
@@ -194,7 +195,7 @@ def _draw_cases(text: str, rng: random.Random) -> list[tuple[list[int], Value]] 
 
 
 def _draw_plain_input(rng: random.Random) -> tuple[int, ...]:
-    """Five digits: of one length, so that a small student finds what belongs together."""
+    """Five digits: of equal length, so that a small student can align inputs and outputs."""
     return tuple(rng.randint(0, 9) for _ in range(5))
 
 
@@ -207,10 +208,9 @@ def _draw_odd_input(rng: random.Random) -> tuple[int, ...]:
 
 
 def evaluate(text: str, problem: Problem) -> ExecutionReport:
-    """Runs an expression in this process; only for texts that our own generator or model wrote.
+    """Runs an expression in this process; only for texts of the own generator or model.
 
-    Names are restricted, time and memory are not: the executor service is the place for foreign
-    programs.
+    Names are restricted, time and memory are not. Use the executor service for untrusted programs.
     """
     try:
         function = (
@@ -229,7 +229,7 @@ def _case_report(visibility: Visibility, case: ExecutionCase, function: Any) -> 
     try:
         value = function(list(given))
     except Exception as error:
-        # the program's own failure is the report
+        # the failure of the program is the result
         return ended_case(visibility, case, "exception", error=last_line(error))
     return valued_case(visibility, case, value)
 

@@ -1,4 +1,4 @@
-"""Who judges an attempt at a problem of this world: the executor, by all of its cases."""
+"""Attempts at a problem of this task are judged by the executor, on all cases."""
 
 from __future__ import annotations
 

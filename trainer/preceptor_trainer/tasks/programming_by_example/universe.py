@@ -1,4 +1,4 @@
-"""Every behaviour of the language, with the texts that show it."""
+"""Every behaviour of the language, with its program texts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_OUTPUT_CHARS = 26  # prompts stay short: the student reads bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Behaviour:
-    """One function: its programs from the shortest on, and where it belongs."""
+    """One function: its programs from the shortest on, and its split."""
 
     values: tuple[str, ...]
     programs: tuple[Program, ...]
@@ -81,7 +81,7 @@ def _behaviour(values: tuple[str, ...], programs: dict[str, Program]) -> Behavio
 
 
 def _is_worth_asking(values: tuple[str, ...]) -> bool:
-    """Refuses constants, near-identities of nothing, and programs that mostly raise or sprawl."""
+    """False for constants, near-identities, and programs that mostly raise or have long outputs."""
     identity = tuple(repr(list(probe)).replace(" ", "") for probe in PROBES)
     defined = [value for value in values if value != RAISES]
     return (
@@ -94,5 +94,5 @@ def _is_worth_asking(values: tuple[str, ...]) -> bool:
 
 @cache
 def function_of(text: str) -> Callable[[list[int]], Value]:
-    """The compiled program, kept: the generator runs the same few thousand texts all the time."""
+    """The compiled program, cached, since the generator runs the same few thousand texts."""
     return compile_expression(text)
