@@ -140,7 +140,7 @@ def test_other_models_read_it_anew_and_say_so(model, caplog):
     with caplog.at_level(logging.WARNING):
         assert trunk_of(model().eval()) is padded
 
-    assert "reads every prompt anew" in caplog.text
+    assert "computes every prompt again" in caplog.text
 
 
 def test_a_model_that_ignores_the_mask_is_found_by_the_trial():

@@ -1,7 +1,7 @@
 """Rollouts and their targets as tensors.
 
 A row is prompt then response, padded on the right. Everything about the response is [B, T] and
-starts at its first token, so objectives never meet the prompt, and padding is one mask.
+starts at its first token, so objectives never see the prompt, and padding is one mask.
 
     batches = make_batches(rollouts, token_budget=8192)
 
@@ -31,13 +31,13 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRollout:
-    """One rollout, its target, and how both came about."""
+    """One rollout, its target, and their origin."""
 
     rollout_id: str
     group: int
     """Rollouts of one prompt at one step share a number, and may share a baseline."""
     prompt_ids: Sequence[int]
-    """At least one token: something must predict the first response token."""
+    """At least one token, which predicts the first response token."""
     response_ids: Sequence[int]
     behaviour_logprobs: NDArray[np.float32] | None = None
     """[T] log-probs under the sampling distribution; NaN where unknown, None where never kept."""
@@ -49,11 +49,11 @@ class TrainRollout:
     on_policy: bool = True
     """False for stale, aggregated or forced sequences, which get the local term only."""
     given: bool = False
-    """True for a right answer that the student did not write: what imitation learns from."""
+    """True for a given right answer, on which imitation trains."""
     chosen_positions: bool = False
-    """True when the labelled positions were picked by a rule: the future term then is refused."""
+    """True when the labelled positions were chosen by a rule: the future term is then refused."""
     inclusion_probability: NDArray[np.float32] | None = None
-    """[T] in (0, 1], where positions were drawn at random; None means every position was asked."""
+    """[T] in (0, 1], where positions were drawn at random; None means all positions."""
     uses: frozenset[str] = frozenset()
     """Rollouts whose text or outcome this rollout's target depends on (its demonstrations)."""
 
@@ -72,7 +72,7 @@ class TrainRollout:
         inclusion = self.inclusion_probability
         if inclusion is not None and not ((inclusion > 0) & (inclusion <= 1)).all():
             raise ValueError(
-                f"inclusion_probability of rollout {self.rollout_id!r} leaves (0, 1]: {inclusion}"
+                f"inclusion_probability of rollout {self.rollout_id!r} not in (0, 1]: {inclusion}"
             )
         if self.target is not None and self.target.rollout_id != self.rollout_id:
             raise ValueError(
@@ -87,7 +87,7 @@ class TrainRollout:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetTensors:
-    """The experts' opinions; a row's components stay apart, because the loss is linear in them."""
+    """The experts' opinions; components are kept separate, because the loss is linear in them."""
 
     kind_BE: Tensor
     ids_BTEK: Tensor
@@ -135,14 +135,14 @@ class TrainBatch:
     @property
     def labelled_BT(self) -> Tensor:
         """Positions where some expert has an opinion on a token that the student wrote."""
-        # Both: a token that was forced on the student was no decision of its, and one without an
-        # opinion has no cost rather than a cost of 0.
+        # Both conditions: a forced token was not the student's decision, and a token without an
+        # opinion has no cost, which is not a cost of 0.
         return self.owned_BT & (self.targets.weight_BTE.sum(-1) > 0)
 
     @property
     def scored_BT(self) -> Tensor:
         """Tokens that may carry a score term: sampled by this student, in a rollout with costs."""
-        # Not only labelled tokens: one without a label is charged with what comes after it.
+        # Not only labelled tokens: an unlabelled token is charged with later costs.
         return self.owned_BT & (self.on_policy_B & self.has_teacher_B)[:, None]
 
     def to(self, device: torch.device | str) -> "TrainBatch":
@@ -160,7 +160,7 @@ def collate(rollouts: Sequence[TrainRollout]) -> TrainBatch:
         raise ValueError("rollouts is empty")
     shape = (len(rollouts), _longest(rollouts))
     longest = max(len(r.prompt_ids) + r.num_tokens for r in rollouts)
-    # Any id of the vocabulary may fill up a row: on the right of it, no causal model sees it.
+    # Padding may be any id: a causal model does not attend to it on the right.
     input_ids = np.zeros((len(rollouts), longest), np.int64)
     predictor, response_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     response_mask, owned = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
@@ -170,8 +170,8 @@ def collate(rollouts: Sequence[TrainRollout]) -> TrainBatch:
         start, length = len(rollout.prompt_ids), rollout.num_tokens
         input_ids[b, :start] = rollout.prompt_ids
         input_ids[b, start : start + length] = rollout.response_ids
-        # The hidden state at a place predicts the next token: response token 0 is read off the last
-        # place of the prompt. In padding it stays 0, a place that every row has.
+        # The hidden state at a place predicts the next token: that of response token 0 is at the
+        # last place of the prompt. In padding it is 0, a place that every row has.
         predictor[b, :length] = np.arange(start - 1, start + length - 1)
         response_ids[b, :length] = rollout.response_ids
         response_mask[b, :length] = True
@@ -180,7 +180,7 @@ def collate(rollouts: Sequence[TrainRollout]) -> TrainBatch:
             behaviour[b, :length] = rollout.behaviour_logprobs
         if rollout.inclusion_probability is not None:
             inclusion[b, :length] = rollout.inclusion_probability
-    # What is unknown becomes a mask and a harmless number: NaN would survive a product with 0.
+    # An unknown value becomes a mask and a finite number: NaN times 0 would be NaN.
     known = np.isfinite(behaviour)
     rewards = [r.reward for r in rollouts]
     return TrainBatch(
@@ -199,7 +199,7 @@ def collate(rollouts: Sequence[TrainRollout]) -> TrainBatch:
         on_policy_B=torch.tensor([r.on_policy for r in rollouts]),
         given_B=torch.tensor([r.given for r in rollouts]),
         chosen_positions_B=torch.tensor([r.chosen_positions for r in rollouts]),
-        # No reward is not a reward of 0: `reward_mask_B` keeps it out of every mean.
+        # A missing reward is not a reward of 0: `reward_mask_B` excludes it from every mean.
         reward_B=torch.tensor([0.0 if r is None else r for r in rewards], dtype=torch.float32),
         reward_mask_B=torch.tensor([r is not None for r in rewards]),
         targets=_stack_targets(rollouts),
@@ -209,9 +209,9 @@ def collate(rollouts: Sequence[TrainRollout]) -> TrainBatch:
 def make_batches(rollouts: Sequence[TrainRollout], *, token_budget: int) -> list[TrainBatch]:
     """Split one step's rollouts into batches of at most `token_budget` padded tokens.
 
-    Groups stay whole where they fit, because a group in one call needs no extra pass for its
-    baselines. Longest first: little padding, and a call that does not fit fails at once. The order
-    is a function of the rollouts alone.
+    Groups stay together where they fit, because a group in one call needs no extra pass for its
+    baselines. Longest first: little padding, and a call that does not fit into memory fails at the
+    start. The order depends only on the rollouts.
 
     Args:
         rollouts: the whole step.
@@ -222,8 +222,8 @@ def make_batches(rollouts: Sequence[TrainRollout], *, token_budget: int) -> list
     """
     if token_budget < 1:
         raise ValueError(f"token_budget must be positive, not {token_budget}")
-    # Sorting is stable: among equal lengths the order of the step decides, so that the same step
-    # makes the same batches, and the same sums to the bit.
+    # Sorting is stable: equal lengths keep the order of the step, so that the same step gives the
+    # same batches and bitwise equal sums.
     ordered = sorted(rollouts, key=lambda r: r.group)
     groups = [
         sorted(rows, key=_num_tokens, reverse=True)
@@ -233,8 +233,8 @@ def make_batches(rollouts: Sequence[TrainRollout], *, token_budget: int) -> list
     units = [unit for rows in groups for unit in _split(rows, token_budget)]
     packed: list[list[TrainRollout]] = []
     for unit in units:
-        # Only the last batch is filled up: lengths fall, so an earlier one that has room left holds
-        # longer rows, and to their length these would be padded.
+        # Only the last batch is filled: lengths descend, so earlier batches have longer rows, to
+        # which these rows would be padded.
         if packed and _num_padded(packed[-1] + unit) <= token_budget:
             packed[-1].extend(unit)
         else:
@@ -251,7 +251,7 @@ def _num_padded(rows: Sequence[TrainRollout]) -> int:
 
 
 def _split(rows: list[TrainRollout], token_budget: int) -> list[list[TrainRollout]]:
-    """A group, longest row first, as one unit if it fits, else in as few pieces as do."""
+    """A group, longest row first, as one piece if it fits, else in as few pieces as possible."""
     pieces: list[list[TrainRollout]] = []
     while rows:
         # The first row is the longest of those left: all rows of a piece are padded to it.
@@ -292,7 +292,7 @@ def _stack_cells(
 ) -> NDArray[Any]:
     """One field of all components as [B, T, E] or [B, T, E, K]."""
     values = [[getattr(c, field) for c in _components(rollout)] for rollout in rollouts]
-    # Experts may answer with different numbers of ids; the widest answer of the batch decides.
+    # Experts may return different numbers of ids; the widest answer of the batch sets K.
     trailing = () if field.endswith("_T") else (_width(v for row in values for v in row),)
     shape = (len(rollouts), _longest(rollouts), max(map(len, values)))
     out = np.full((*shape, *trailing), empty, dtype)

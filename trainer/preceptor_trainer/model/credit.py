@@ -1,4 +1,4 @@
-"""Future credit: what each sampled token is charged for the costs that come after it.
+"""Future credit: the later costs that each sampled token is charged with.
 
 The sequence-level gradient of `E_y[sum_t c_t]` (arXiv 2606.05152) has, beside the local term, the
 score-function term
@@ -77,13 +77,13 @@ def future_costs(
     """Costs-to-go of every position.
 
     The mask is applied before the sums: a cost in padding, at an unlabelled position or at a token
-    that the student did not write reaches nobody.
+    that the student did not write is charged to no token.
 
     Args:
         cost_BT: costs in nats.
         mask_BT: bool, where a cost counts.
-        inclusion_BT: chance that a position was asked, by which the costs are divided already; None
-            where all were. "remaining" divides its count by it too, or the mean would not be one.
+        inclusion_BT: probability of drawing a position, by which the costs are divided already;
+            None for all positions. "remaining" divides its count by it too, to be a mean.
         gamma: discount per position, 1 for the objective as stated.
         normaliser: "sum" is exact; "remaining" divides by the number of later costs, which is the
             released, biased form; a number divides by that constant.
@@ -92,8 +92,8 @@ def future_costs(
     Returns:
         [B, T], detached; 0 at the last position under "later".
     """
-    # Detached: the score term is a gradient of log pi alone, weighted by costs (the second line of
-    # the gradient above). Its own derivative is the local term, which stands beside it.
+    # Detached: the score term is the gradient of log pi weighted by costs (the second line of the
+    # gradient above). The derivative of the costs is the local term.
     cost_BT = torch.where(mask_BT, cost_BT.detach(), 0.0)
     if credit == "all":
         future_BT = cost_BT.sum(-1, keepdim=True).expand_as(cost_BT)
@@ -104,7 +104,7 @@ def future_costs(
     if normaliser == "remaining":
         count_BT = mask_BT.to(cost_BT.dtype)
         if inclusion_BT is not None:
-            # Each drawn position stands for 1 / chance positions, in the count as in the costs.
+            # Each drawn position has the weight 1 / probability, in the count as in the costs.
             count_BT = count_BT / inclusion_BT
         # The count is never discounted: the released form divides a plain sum by how many it has.
         # Below 1 there are no later costs, and 0 / 1 is the credit of the last token.
@@ -138,21 +138,22 @@ def baselines(future_BT: Tensor, alive_BT: Tensor, peers_BB: Tensor) -> Tensor:
     Returns:
         [B, T]; 0 where no peer is alive.
     """
-    # A mean that holds the rollout itself is no longer independent of its actions.
+    # A mean that includes the rollout itself depends on its actions.
     assert not peers_BB.diagonal().any()
     peers_BB = peers_BB.to(future_BT.dtype)
     alive_BT = alive_BT.to(future_BT.dtype)
-    # A sibling that has ended says nothing about what is to come at this position; counted as 0, it
-    # would pull the mean down for the longer ones. Where no sibling is left, the clamp keeps 0 / 0
-    # away and the baseline is 0, which is as unbiased.
+    # A sibling that has ended has no costs-to-go at this position; counted as 0, it would lower the
+    # mean for longer rollouts. Where no sibling is left, the clamp prevents 0 / 0 and the baseline
+    # is 0, which is also unbiased.
     return peers_BB @ (future_BT * alive_BT) / (peers_BB @ alive_BT).clamp(min=1.0)
 
 
 def peers(group_B: Tensor, eligible_B: Tensor, labelled_BT: Tensor, gap_BT: Tensor) -> Tensor:
-    """Who may be whose baseline: others of the same group with the same kind of labels.
+    """Allowed baselines: other rollouts of the same group with the same kind of labels.
 
-    Two rollouts have the same kind of labels when, as far as both reach, the same positions lack
-    one. A sparsely labelled rollout has small costs-to-go, and as a baseline it would mislead.
+    Two rollouts have the same kind of labels if, up to the end of the shorter one, the same
+    positions are unlabelled. A sparsely labelled rollout has small costs-to-go and would be a wrong
+    baseline.
 
     Args:
         group_B: group numbers.
@@ -163,11 +164,11 @@ def peers(group_B: Tensor, eligible_B: Tensor, labelled_BT: Tensor, gap_BT: Tens
     Returns:
         [B, B] bool, False on the diagonal.
     """
-    # Numbers, because torch multiplies no boolean matrices.
+    # Converted to numbers, because torch cannot multiply boolean matrices.
     gap = gap_BT.float()
     labelled = labelled_BT.float()
-    # How many positions lack a label in one rollout and have it in the other; past the end of
-    # either both masks are false, so only the common stretch is compared.
+    # The number of positions that are labelled in only one of the two; after the end of either both
+    # masks are false, so only the common part is compared.
     differ_BB = (gap @ labelled.T + labelled @ gap.T) > 0
     same_BB = (group_B[:, None] == group_B) & (eligible_B[:, None] & eligible_B) & ~differ_BB
     return same_BB.fill_diagonal_(False)
@@ -176,7 +177,7 @@ def peers(group_B: Tensor, eligible_B: Tensor, labelled_BT: Tensor, gap_BT: Tens
 def independence(rollout_ids: Sequence[str], uses: Sequence[frozenset[str]]) -> Tensor:
     """[B, B] bool: entry (i, j) says that j's target does not depend on rollout i.
 
-    A baseline made of a sibling whose demonstration or outcome came from this rollout depends on
-    this rollout's actions, and is biased.
+    A baseline of a sibling whose demonstration depends on this rollout depends on this rollout's
+    actions and is biased.
     """
     return torch.tensor([[i not in used for used in uses] for i in rollout_ids])

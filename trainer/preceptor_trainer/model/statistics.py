@@ -1,15 +1,15 @@
-"""What an objective sees of the student: a few numbers per response position, never the logits.
+"""The student statistics of objectives: a few numbers per response position, never the logits.
 
 The full vocabulary enters once, through the normaliser: every log-prob here is
-`logit - logsumexp(all logits)`, also where only K ids are looked at. What the student puts outside
+`logit - logsumexp(all logits)`, also where only K ids are scored. The student's probability outside
 an expert's K ids is one number, the tail.
 
 Dimensions: B rollouts (rows), T response positions, E experts (components of a target), K ids of
 one component, C candidate ids. Entry t belongs to the distribution over response token t given
-everything before t. Cells where nothing is (padding, an empty id) hold ABSENT.
+everything before t. Empty cells (padding, an empty id) hold ABSENT.
 
 Left out on purpose: whole distributions. Only full-vocabulary divergences need them, and the
-supports that travel over the wire never do.
+supports that are sent over the wire never do.
 """
 
 from dataclasses import dataclass, replace
@@ -33,8 +33,8 @@ class Needs:
     target_logprobs: bool = False
     """Log-probs at the ids of every component, and the log tail mass beside them."""
     num_candidates: int = 0
-    """How many of the student's own most probable ids experts are asked to score, and log-probs at
-    them."""
+    """Number of the student's most probable ids that experts score; log-probs at them are
+    computed."""
     entropy: bool = False
     """Entropy of the full distribution, without gradient: it is a metric."""
 
@@ -61,7 +61,7 @@ def log_tail_mass(logprobs_K: Tensor, present_K: Tensor) -> Tensor:
 
     The log-probs must be normalised over the full vocabulary. `log1p(-mass)` equals
     `log(-expm1(logsumexp))` and has a gradient for an empty set too (tail 1, log tail 0). At the
-    clamp the gradient is zero: nothing is left to move.
+    clamp the gradient is zero.
 
     Args:
         logprobs_K: [..., K] student log-probs at the ids.
@@ -70,7 +70,6 @@ def log_tail_mass(logprobs_K: Tensor, present_K: Tensor) -> Tensor:
     Returns:
         [...] log tail mass, at least log(MIN_TAIL).
     """
-    # where, so that an empty set has a mass of exactly 0 with a gradient of 0, whatever its cells
-    # hold.
+    # where, so that an empty set has a mass of exactly 0 with a gradient of 0, for any cell values.
     mass = torch.where(present_K, logprobs_K.exp(), 0.0).sum(-1)
     return torch.log1p(-mass.clamp(max=1.0 - MIN_TAIL))

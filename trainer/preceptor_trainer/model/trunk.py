@@ -2,10 +2,10 @@
 
     hidden_NH = trunk_of(model)(model, batch)
 
-Rollouts of a group continue one prompt. `shared_contexts` reads every different prompt once and
-lets all its responses attend to its keys and values; gradients flow back through them. What comes
-out is what `padded` gives, up to the order of summation, from a fraction of the tokens: a group of
-8 responses of 25 tokens to a prompt of 80 is 280 instead of 840.
+Rollouts of a group continue one prompt. `shared_contexts` computes every different prompt once, and
+all its responses attend to its keys and values; gradients flow back through them. The result equals
+that of `padded`, up to the order of summation, with a fraction of the tokens: a group of 8
+responses of 25 tokens to a prompt of 80 has 280 tokens instead of 840.
 
 Dimensions: B rows, U different prompts, P positions of the longest prompt, T response positions, N
 real ones, H of a hidden state.
@@ -24,15 +24,15 @@ from preceptor_trainer.model.batch import TrainBatch, TrainRollout, collate
 
 _log = logging.getLogger(__name__)
 _TRIAL_TOLERANCE: Final = {torch.float32: 1e-3, torch.float64: 1e-3}
-"""Of the largest hidden value. In 16 bits two orders of summation differ by far more than in 32,
-and still by far less than a model that mixes its rows."""
+"""Tolerance relative to the largest hidden value. In 16 bits two orders of summation differ much
+more than in 32 bits, but much less than the results of a model that mixes its rows."""
 
 
 class CausalModel(Protocol):
     """The part of a Hugging Face causal language model that the trainer uses."""
 
     def get_decoder(self) -> Any:
-        """Called with `input_ids`; answers an object with `last_hidden_state` [B, L, H]."""
+        """A module that maps `input_ids` to an object with `last_hidden_state` [B, L, H]."""
         ...
 
     def get_output_embeddings(self) -> Any:
@@ -41,41 +41,41 @@ class CausalModel(Protocol):
 
 
 class Trunk(Protocol):
-    """All of a model but its head, on a batch."""
+    """Computes a model without its head on a batch."""
 
     def __call__(self, model: CausalModel, batch: TrainBatch) -> Tensor:
-        """`[N, H]`: what predicts each real response token, row by row."""
+        """`[N, H]`: the hidden states that predict each real response token, row by row."""
         ...
 
 
 def padded(model: CausalModel, batch: TrainBatch) -> Tensor:
-    """Every row whole, its prompt included. For any causal model.
+    """Computes every row completely, with its prompt. For any causal model.
 
-    No attention mask is passed: rows are padded on the right, which a causal model cannot see, and
-    without a mask attention takes its fast path.
+    No attention mask is passed: rows are padded on the right, to which a causal model does not
+    attend, and attention without a mask is faster.
     """
     hidden_BLH: Tensor = model.get_decoder()(
         input_ids=batch.input_ids_BL, use_cache=False
     ).last_hidden_state
-    # Row by row, as masking with `response_mask_BT` orders them: `shared_contexts` and the head go
-    # by the same order.
+    # Row by row, as masking with `response_mask_BT` orders them; `shared_contexts` and the head use
+    # the same order.
     row_N, position_N = batch.response_mask_BT.nonzero(as_tuple=True)
     return hidden_BLH[row_N, batch.predictor_BT[row_N, position_N]]
 
 
 def shared_contexts(model: CausalModel, batch: TrainBatch) -> Tensor:
-    """Every different prompt once, then all responses. For models that `trunk_of` has tried."""
+    """Computes every different prompt once, then all responses. For models tested by `trunk_of`."""
     prompt_lengths_B = batch.predictor_BT[:, 0] + 1
     places_P = torch.arange(int(prompt_lengths_B.max()), device=prompt_lengths_B.device)
     inside_BP = places_P < prompt_lengths_B[:, None]
-    # The first P places of a row with a shorter prompt hold response tokens too. Without the mask
-    # equal prompts with different responses would not be equal, and -1 is no id.
+    # The first P places of a row with a shorter prompt have response tokens too. They are masked by
+    # -1, which is not an id, so that equal prompts with different responses are equal.
     prompts_BP = batch.input_ids_BL[:, : len(places_P)].masked_fill(~inside_BP, -1)
-    # By content and not by group number: retries of one problem in two groups share a prompt as
-    # well. The contexts come out sorted, so their order follows from the batch alone.
+    # By content and not by group number, because two groups may have the same prompt. The contexts
+    # are sorted, so their order depends only on the batch.
     found: tuple[Tensor, Tensor] = cast(Any, prompts_BP).unique(dim=0, return_inverse=True)
     contexts_UP, context_of_B = found
-    # Nothing is shared, and two passes cost more than one.
+    # No prompt is shared, and two passes cost more than one.
     if len(contexts_UP) == batch.num_rollouts:
         return padded(model, batch)
 
@@ -83,7 +83,7 @@ def shared_contexts(model: CausalModel, batch: TrainBatch) -> Tensor:
     cache = DynamicCache(config=decoder.config)
     # Prompts are padded on the right, and need no mask: see `padded`.
     hidden_UPH: Tensor = decoder(
-        # -1 is no row of the embedding; what it is replaced by is never seen.
+        # -1 is not a row of the embedding; its replacement is never attended to.
         input_ids=contexts_UP.clamp(min=0),
         past_key_values=cache,
         use_cache=True,
@@ -98,9 +98,9 @@ def shared_contexts(model: CausalModel, batch: TrainBatch) -> Tensor:
         steps_T = torch.arange(inputs_BT.shape[1], device=inputs_BT.device)
         responses_BTH: Tensor = decoder(
             input_ids=inputs_BT,
-            # Here a mask is needed: the padding of a prompt lies before the response, where causal
-            # attention would see it. And positions go on from the end of the own prompt, not of the
-            # longest one, so that rotations are those of the unpadded row.
+            # A mask is needed here: the padding of a prompt is before the response, and causal
+            # attention would include it. Positions continue from the end of the own prompt, not of
+            # the longest one, so that rotations equal those of the unpadded row.
             attention_mask=_mask(inside_BP, len(steps_T), hidden_BTH.dtype),
             position_ids=prompt_lengths_B[:, None] + steps_T,
             past_key_values=cache,
@@ -113,8 +113,8 @@ def shared_contexts(model: CausalModel, batch: TrainBatch) -> Tensor:
 def _repeat(cache: DynamicCache, context_of_B: Tensor) -> None:
     """Gives every row the keys and values of its context.
 
-    By `index_select`, whose backward pass adds in a fixed order: on a CPU that of plain indexing
-    adds from several threads at once, and the same seed would not give the same weights.
+    It uses `index_select`, whose backward pass adds in a fixed order. On a CPU the backward pass of
+    indexing adds from several threads, so that equal seeds would not give equal weights.
     """
     layers: Any = cache.layers
     for layer in layers:
@@ -123,7 +123,7 @@ def _repeat(cache: DynamicCache, context_of_B: Tensor) -> None:
 
 
 def _mask(inside_BP: Tensor, num_steps: int, dtype: torch.dtype) -> Tensor:
-    """`[B, 1, T, P + T]`, to be added to scores: the row's prompt, and its response so far."""
+    """`[B, 1, T, P + T]` to add to scores: visible are the row's prompt and its response so far."""
     seen_TT = torch.ones(num_steps, num_steps, dtype=torch.bool, device=inside_BP.device).tril()
     seen = torch.cat(
         [
@@ -137,7 +137,7 @@ def _mask(inside_BP: Tensor, num_steps: int, dtype: torch.dtype) -> Tensor:
 
 
 def trunk_of(model: Any) -> Trunk:
-    """`shared_contexts` where a trial shows that the model then says the same, else `padded`.
+    """`shared_contexts` if a trial gives the same hidden states, else `padded`.
 
     Args:
         model: A causal language model of transformers, in `eval` mode.
@@ -145,17 +145,21 @@ def trunk_of(model: Any) -> Trunk:
     try:
         _check_layers(model)
         _check_trial(model)
-    except Exception as error:  # whatever an unknown architecture makes of a cache it did not fill
-        _log.warning("%s reads every prompt anew: %s", type(model).__name__, error)
+    except Exception as error:  # an unknown architecture may raise any error
+        _log.warning(
+            "%s computes every prompt again for each response: %s", type(model).__name__, error
+        )
         return padded
     return shared_contexts
 
 
 def _check_layers(model: Any) -> None:
-    """A trial is too short to notice a window."""
+    """Refuses layers with a window, which the short trial would not detect."""
     kinds = {type(layer) for layer in DynamicCache(config=model.get_decoder().config).layers}
     if kinds != {DynamicLayer}:
-        raise ValueError(f"its layers keep {sorted(kind.__name__ for kind in kinds)}")
+        raise ValueError(
+            f"its layers have unsupported caches {sorted(kind.__name__ for kind in kinds)}"
+        )
 
 
 @torch.no_grad()
@@ -179,4 +183,4 @@ def _check_trial(model: Any) -> None:
     allowed = _TRIAL_TOLERANCE.get(dtype, 2**-4) * max(1.0, wanted.abs().max().item())
     gap = (wanted - found).abs().max().item()
     if not gap <= allowed:
-        raise ValueError(f"prompts read once change its hidden states by {gap:.1e}")
+        raise ValueError(f"sharing prompts changes its hidden states by {gap:.1e}")

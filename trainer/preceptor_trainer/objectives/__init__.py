@@ -14,12 +14,12 @@
 | `hybrid.py` | `lambda * A_GRPO + (1 - lambda) * A_SDPO` | 2601.20802 |
 
 Shared parts: `token_objective.py` (sums of token losses), `divergences.py` (supports and
-divergences), `sampled_tokens.py` (what is known about the sampled token), `group_rewards.py`,
-`clipping.py`, `importance.py`, `checks.py` (what a run must have), `metrics.py`.
+divergences), `sampled_tokens.py` (log-probs of the sampled token), `group_rewards.py`,
+`clipping.py`, `importance.py`, `checks.py` (requirements on a run), `metrics.py`.
 
 An objective is a frozen dataclass that is called; its fields are its switches. A recipe imports the
-class it wants; nothing is looked up by name. It says what a run must have when the run is built,
-and one optimiser step asks it three things:
+class it needs; nothing is looked up by name. It checks the run's configuration when the run is
+built. One optimiser step makes three calls:
 
     advantages = objective.advantages(statistics, batches)      # data, from all rows of the step
     denominator = objective.denominator(batches)                # once, over all rows of the step
@@ -38,7 +38,7 @@ from preceptor_trainer.objectives.metrics import Mean
 
 
 class Sampling(Protocol):
-    """How the rollouts are drawn, as far as an objective may object to it."""
+    """The sampling settings that an objective checks."""
 
     @property
     def temperature(self) -> float:
@@ -57,7 +57,7 @@ class Sampling(Protocol):
 
 
 class Expert(Protocol):
-    """What an expert is said to answer with."""
+    """The declared abilities of an expert."""
 
     @property
     def name(self) -> str:
@@ -71,17 +71,17 @@ class Expert(Protocol):
 
     @property
     def own_logprobs(self) -> bool:
-        """Whether it says how probable it finds the student's own token."""
+        """Whether it returns the log-prob of the student's own token."""
         ...
 
     @property
     def scores_candidates(self) -> bool:
-        """Whether it scores ids that it is given."""
+        """Whether it scores candidate ids."""
         ...
 
 
 class Source(Protocol):
-    """Where rollouts come from."""
+    """The source of rollouts."""
 
     @property
     def given_share(self) -> float:
@@ -90,7 +90,7 @@ class Source(Protocol):
 
 
 class PlannedRun(Protocol):
-    """What an objective may ask about the run that it is for; a `RunConfig` is one."""
+    """The settings of a run that an objective checks; `RunConfig` has them."""
 
     @property
     def sampling(self) -> Sampling: ...
@@ -106,7 +106,7 @@ class PlannedRun(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Advantages:
-    """What the no-gradient pass leaves for the gradient pass, as data."""
+    """Results of the pass without gradient, as data for the pass with gradient."""
 
     advantage_BT: Tensor
     """Weight of the score term; 0 where a token has none."""
@@ -115,18 +115,18 @@ class Advantages:
 
 
 class Objective(Protocol):
-    """What the update calls. Implementations are pure: no state, no model, no optimiser."""
+    """The interface of objectives. Implementations are pure: no state, no model, no optimiser."""
 
     @property
     def needs(self) -> Needs:
-        """The student statistics to compute, and the candidate ids to ask experts about."""
+        """The student statistics to compute, and the number of candidate ids of expert queries."""
         ...
 
     def check(self, plan: PlannedRun) -> None:
-        """Refuse a run in which this objective cannot work, or is not what it says.
+        """Refuse a run in which this objective cannot work, or would be a different objective.
 
         Raises:
-            ValueError: names the field, its value and the remedy.
+            ValueError: with the field, its value and the remedy.
         """
         ...
 
@@ -137,7 +137,7 @@ class Objective(Protocol):
         ...
 
     def denominator(self, batches: Sequence[TrainBatch]) -> float:
-        """What the step's loss is divided by."""
+        """The number by which the step's loss is divided."""
         ...
 
     def token_losses(

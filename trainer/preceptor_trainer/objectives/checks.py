@@ -1,42 +1,42 @@
-"""What an objective may demand of a run, each demand with the reason that is shown.
+"""Checks of an objective's requirements on a run, each with its error message.
 
-Called when a `RunConfig` is built, so that a recipe which cannot work never starts. The experts'
-abilities are those that the recipe declares (`ExpertUse`); a service that cannot do what was
-declared refuses the first query.
+They run when a `RunConfig` is built, so that a recipe that cannot work does not start. The experts'
+abilities are those that the recipe declares (`ExpertUse`); a service without a declared ability
+refuses the first query.
 """
 
 from preceptor_trainer.objectives import PlannedRun
 
 
 def one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a switch that does not exist."""
+    """Refuse an unknown value of a switch."""
     if value not in allowed:
         raise ValueError(f"{field} must be one of {allowed}, not {value!r}")
 
 
 def positive(field: str, value: float) -> None:
     """Refuse zero, negative numbers and NaN."""
-    # Written this way round, because every comparison with NaN is false.
+    # Written as `not >`, because every comparison with NaN is false.
     if not value > 0:
         raise ValueError(f"{field} must be positive, not {value}")
 
 
 def within_0_1(field: str, value: float) -> None:
-    """Refuse what is no share."""
+    """Refuse a value outside [0, 1]."""
     if not 0 <= value <= 1:
         raise ValueError(f"{field} must be in [0, 1], not {value}")
 
 
 def require_experts(plan: PlannedRun) -> None:
-    """Some expert must say what it would have written."""
+    """At least one expert is needed."""
     if not plan.experts:
-        raise ValueError("experts: is empty, and this objective learns from nothing else")
+        raise ValueError("experts: is empty, but this objective learns only from experts")
 
 
 def require_rewards(plan: PlannedRun) -> None:
-    """Rewards are compared with those of siblings."""
+    """Rewards and at least two rollouts per problem are needed."""
     if not plan.sources:
-        raise ValueError("task.sources: is empty, so that no rollout has a reward to learn from")
+        raise ValueError("task.sources: is empty, but this objective needs rewards")
     if plan.rollouts_per_problem < 2:
         raise ValueError(
             f"rollouts_per_problem={plan.rollouts_per_problem} leaves no sibling to compare a "
@@ -45,7 +45,7 @@ def require_rewards(plan: PlannedRun) -> None:
 
 
 def require_policy_samples(plan: PlannedRun, remedy: str) -> None:
-    """The rollouts must be the policy's own, where an expectation over them is differentiated."""
+    """The rollouts must be samples of the policy, whose expectation is differentiated."""
     sampling = plan.sampling
     if sampling.temperature != 1:
         raise ValueError(
@@ -59,48 +59,48 @@ def require_policy_samples(plan: PlannedRun, remedy: str) -> None:
 
 
 def require_distributions(plan: PlannedRun, wanted: str) -> None:
-    """Every expert must give probabilities, not draws: their logarithm is taken."""
+    """Every expert must return probabilities instead of draws, because their logarithm is used."""
     for expert in plan.experts:
         if expert.kind != "topk":
             raise ValueError(
-                f"{wanted} needs the expert's log-probs, and expert {expert.name!r} gives "
+                f"{wanted} needs the expert's log-probs, but expert {expert.name!r} has "
                 f"kind={expert.kind!r}: an id that it did not draw would have probability 0; "
                 "use forward cross-entropy (alpha=0, or DistIL)"
             )
 
 
 def require_entropies(plan: PlannedRun) -> None:
-    """Every expert's entropy must be readable off its answer."""
+    """Every expert's answer must determine its entropy."""
     for expert in plan.experts:
         if expert.kind == "empirical":
             raise ValueError(
-                f"future='kl' with expert {expert.name!r} of kind='empirical': an entropy cannot "
-                "be read off a sample; use future='ce'"
+                f"future='kl' with expert {expert.name!r} of kind='empirical': a sample does not "
+                "determine the entropy; use future='ce'"
             )
 
 
 def require_candidates(plan: PlannedRun, wanted: str) -> None:
-    """Every expert must score ids that it is given."""
+    """Every expert must score candidate ids."""
     for expert in plan.experts:
         if not expert.scores_candidates:
             raise ValueError(
-                f"{wanted} needs the expert's log-probs of the student's own ids, and expert "
+                f"{wanted} needs the expert's log-probs of the student's own ids, but expert "
                 f"{expert.name!r} has scores_candidates=False; use support='expert'"
             )
 
 
 def require_own_logprobs(plan: PlannedRun, wanted: str) -> None:
-    """Every expert must say how probable it finds the sampled tokens."""
+    """Every expert must return log-probs of the sampled tokens."""
     for expert in plan.experts:
         if not expert.own_logprobs:
             raise ValueError(
-                f"{wanted} needs the expert's log-probs of the sampled tokens, and expert "
+                f"{wanted} needs the expert's log-probs of the sampled tokens, but expert "
                 f"{expert.name!r} has own_logprobs=False"
             )
 
 
 def require_given_answers(plan: PlannedRun) -> None:
-    """Some rollouts must be given, where only given ones are imitated."""
+    """Some rollouts must be given, because only given ones are imitated."""
     if plan.rollout_source.given_share <= 0:
         raise ValueError(
             "rollout_source: gives no sequence to imitate; use References, with share=1 for "

@@ -1,4 +1,4 @@
-"""The clipped surrogate of PPO, with bounds of its own on either side.
+"""The clipped surrogate of PPO, with a separate bound on each side.
 
     A >= 0:   min( r A, clip(r, 1 - low, 1 + high) A )
     A <  0:   the same, and never below dual * A
@@ -23,11 +23,11 @@ class Clip:
     """Bounds of a token's ratio."""
 
     low: float = 0.2
-    """How far below 1 a ratio still counts."""
+    """Clip bound below 1: ratios below 1 - low are clipped."""
     high: float = 0.2
-    """How far above 1; larger than `low` lets improbable tokens grow."""
+    """Clip bound above 1; a value above `low` lets improbable tokens grow."""
     dual: float | None = None
-    """For A < 0, where a ratio grew without bound: the loss is at most this times |A|."""
+    """For A < 0, where the ratio is otherwise unbounded: the loss is at most this times |A|."""
 
     def __post_init__(self) -> None:
         positive("high", self.high)
@@ -49,17 +49,17 @@ class Clip:
         # exp overflows at 89 in float32, and inf times an advantage of 0 is NaN.
         ratio_BT = log_ratio_BT.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
         clipped_BT = ratio_BT.clamp(1 - self.low, 1 + self.high)
-        # The smaller of the two (PPO, equation 7): clipping takes the reason to go further away,
-        # never the reason to come back.
+        # The smaller of the two (PPO, equation 7): clipping removes the gradient away from the old
+        # policy, never the gradient back to it.
         surrogate_BT = torch.minimum(ratio_BT * advantage_BT, clipped_BT * advantage_BT)
         if self.dual is not None:
-            # For A < 0 the minimum has no bound: a token whose ratio grew a hundredfold would carry
-            # the step.
+            # For A < 0 the minimum is unbounded: a token whose ratio grew a hundredfold would
+            # dominate the step.
             floor_BT = torch.maximum(surrogate_BT, self.dual * advantage_BT)
             surrogate_BT = torch.where(advantage_BT < 0, floor_BT, surrogate_BT)
         return -surrogate_BT
 
     def clipped(self, log_ratio_BT: Tensor, advantage_BT: Tensor) -> Tensor:
-        """[B, T] bool: tokens whose ratio is past the bound on the side that matters."""
+        """[B, T] bool: tokens whose ratio is beyond the bound that applies to their sign."""
         too_high_BT = (log_ratio_BT.exp() > 1 + self.high) & (advantage_BT > 0)
         return too_high_BT | ((log_ratio_BT.exp() < 1 - self.low) & (advantage_BT < 0))

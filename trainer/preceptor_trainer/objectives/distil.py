@@ -17,14 +17,14 @@ exact estimator of this gradient with a leave-one-out baseline.
 
 Caution. The gradient above holds `f` fixed. When feedback is computed from the rollout itself,
 `q_t` depends on later actions through it, and the gradient has all costs in the future term:
-`credit="all"` is that one, at more variance. The paper's algorithm is `later`. Whether there is a
-teacher at all is such feedback where only failures are taught: under `all` a rollout without one
-has cost 0 and is compared with its siblings like any other, since a baseline of taught ones alone
-would be biased. In the same way a leave-one-out baseline is unbiased only over siblings whose
-target does not use this rollout (`loo_independent`). Siblings that demonstrate to each other bias
-the future term under `loo`: by 2 to 8 % in enumerated pairs whose teachers of success and failure
-are close, by 13 to 44 % where the two are unrelated. `benchmarks/exact_gradient.py` measures all of
-this.
+`credit="all"` is that gradient, with more variance. The paper's algorithm is `later`. Where only
+failures have a teacher, its presence also depends on the rollout: under `all` a rollout without a
+teacher has cost 0 and is compared with its siblings like any other, since a baseline of rollouts
+with a teacher only would be biased. In the same way a leave-one-out baseline is unbiased only over
+siblings whose target does not use this rollout (`loo_independent`). Siblings that demonstrate to
+each other bias the future term under `loo`: by 2 to 8 % in enumerated pairs whose teachers of
+success and failure are close, by 13 to 44 % where the two are unrelated.
+`benchmarks/exact_gradient.py` measures all of this.
 
 Caution. Costs are positive and the last token has none after it, so CE-to-go prefers short
 responses wherever experts keep some entropy. Watch the response length; `future="kl"` is neutral at
@@ -165,7 +165,7 @@ class DistIL:
             self._costs_to_charge(stats.detach(), batch)
             for stats, batch in zip(statistics, batches, strict=True)
         ]
-        # All rows of the step at once: a sibling that serves as baseline may be in another batch.
+        # All rows of the step together: a sibling in the baseline may be in another batch.
         advantage_RT = self._advantage(_join(costs), batches)
         rows = torch.split(advantage_RT, [batch.num_rollouts for batch in batches])
         return [
@@ -180,12 +180,11 @@ class DistIL:
     def denominator(self, batches: Sequence[TrainBatch]) -> float:
         """Rollouts times the length constant, or owned tokens of rollouts with a teacher."""
         if self.divide_by == "rollouts":
-            # Fixed before anything is sampled, so that the expectation of loss over count is the
-            # gradient of one objective; of the whole step, so that it does not matter how rows were
-            # batched.
+            # Fixed before sampling, so that the expected gradient of loss over count is that of one
+            # objective; of the whole step, so that it does not depend on the batches.
             return sum(batch.num_rollouts for batch in batches) * self.length_constant
         tokens = sum(int((b.owned_BT & b.has_teacher_B[:, None]).sum()) for b in batches)
-        # A step in which nobody was taught has the loss 0 and not 0 / 0.
+        # A step without any teacher has the loss 0 instead of 0 / 0.
         return float(max(tokens, 1))
 
     def token_losses(
@@ -211,14 +210,14 @@ class DistIL:
         weights_BT = self._importance_weights(stats, batch, advantages)
         local_BT = torch.zeros_like(stats.sampled_logprobs_BT)
         if self.local:
-            # Both terms, as in the released code; exact for a local term would be the ratios of the
-            # tokens before it, which make its state.
+            # Both terms, as in the released code. The exact weights of the local term would be the
+            # ratios of the tokens before it, which determine its state.
             local_BT = _labelled_costs(stats, batch) * weights_BT
-        # No minus: costs go down, where rewards go up.
+        # No minus: costs are minimised, unlike rewards.
         score_BT = stats.sampled_logprobs_BT * advantages.advantage_BT * weights_BT
-        # Own tokens alone: the expectation of grad log pi vanishes for tokens drawn from pi, and
-        # only then may a baseline be subtracted. A forced token would be pushed by the baseline
-        # itself.
+        # Own tokens only: the expectation of grad log pi vanishes for tokens drawn from pi, and
+        # only then may a baseline be subtracted. On a forced token the baseline itself would add a
+        # gradient.
         return local_BT, torch.where(self._scored(batch), score_BT, 0.0)
 
     def __call__(
@@ -274,13 +273,12 @@ class DistIL:
             alive_RT = _join([b.response_mask_BT for b in batches])
             future_RT = future_RT - baselines(future_RT, alive_RT, self._peers(batches))
         if self.advantage_clip is not None:
-            # After the baseline, so that the bound is on the weight of the score term and has no
-            # side.
+            # After the baseline, so that the bound is symmetric, on the weight of the score term.
             future_RT = future_RT.clamp(-self.advantage_clip, self.advantage_clip)
         return torch.where(_join([self._scored(b) for b in batches]), future_RT, 0.0)
 
     def _scored(self, batch: TrainBatch) -> Tensor:
-        """[B, T] tokens with a score term; under `all` also where nobody is taught, at cost 0."""
+        """[B, T] tokens with a score term; under `all` also those without a teacher, at cost 0."""
         if self.credit == "all":
             return batch.owned_BT & batch.on_policy_B[:, None]
         return batch.scored_BT
@@ -288,11 +286,11 @@ class DistIL:
     def _peers(self, batches: Sequence[TrainBatch]) -> Tensor:
         labelled_RT = _join([b.labelled_BT for b in batches])
         gap_RT = _join([b.owned_BT for b in batches]) & ~labelled_RT
-        # Without a teacher there are no costs to compare, and those of an older policy are another
+        # Without a teacher there are no costs to compare, and costs of an older policy have another
         # expectation.
         eligible_R = torch.cat([b.has_teacher_B & b.on_policy_B for b in batches])
         if self.credit == "all":
-            # What is labelled came of the rollout: to choose peers by it would bias the baseline.
+            # Labels depend on the rollout, so choosing peers by them would bias the baseline.
             gap_RT = torch.zeros_like(gap_RT)
             eligible_R = torch.cat([b.on_policy_B for b in batches])
         group_R = torch.cat([b.group_B for b in batches])
@@ -321,7 +319,7 @@ class DistIL:
         entropy_BT = target_entropy(targets)
         assert stats.tail_logprobs_BTE is not None
         student_tail_BT = (targets.weight_BTE * stats.tail_logprobs_BTE.exp()).sum(-1)
-        # What the objective is an expectation of: the sum over a rollout.
+        # The objective is the expectation of this sum over a rollout.
         per_rollout_B = torch.where(labelled, cost_BT, 0.0).sum(-1)
         metrics = batch_metrics(stats, batch) | {
             "cost": mean_over(cost_BT, labelled),
@@ -341,8 +339,8 @@ class DistIL:
 
 
 def _labelled_costs(stats: StudentStatistics, batch: TrainBatch) -> Tensor:
-    """[B, T] costs over the chance that the position was asked, so that their sum is unbiased."""
-    # Horvitz-Thompson: a position that is asked with chance p stands for 1 / p of its kind, and the
+    """[B, T] costs over the probability of drawing the position, so that their sum is unbiased."""
+    # Horvitz-Thompson: a position drawn with probability p has the weight 1 / p, so that the
     # expectation over draws is the sum over all positions.
     cost_BT = cross_entropy(stats, batch.targets) / batch.inclusion_BT
     return torch.where(batch.labelled_BT, cost_BT, 0.0)
@@ -357,7 +355,7 @@ def _join(per_batch: Sequence[Tensor], value: float = 0.0) -> Tensor:
 
 
 def _refuse_chosen_positions(batch: TrainBatch) -> None:
-    """Costs at positions picked by a rule say nothing about the costs of the others."""
+    """Refuses positions chosen by a rule: they do not estimate the costs of the others."""
     refused = batch.chosen_positions_B & batch.on_policy_B
     if refused.any():
         name = batch.rollout_ids[int(refused.nonzero()[0])]
@@ -369,11 +367,11 @@ def _refuse_chosen_positions(batch: TrainBatch) -> None:
 
 
 def _refuse_empirical(batch: TrainBatch) -> None:
-    """The entropy of a few draws is not the expert's; its KL would be biased upwards."""
+    """Refuses draws: their entropy is not the expert's, and the KL would be biased upwards."""
     refused_B = (batch.targets.kind_BE == KINDS.index("empirical")).any(-1)
     if refused_B.any():
         name = batch.rollout_ids[int(refused_B.nonzero()[0])]
         raise ValueError(
-            f"future='kl' with an empirical component in rollout {name!r}: an entropy cannot be "
-            "read off a sample; use future='ce'"
+            f"future='kl' with an empirical component in rollout {name!r}: a sample does not "
+            "determine the entropy; use future='ce'"
         )

@@ -1,20 +1,20 @@
-"""Divergences between student and experts on a few ids and the rest.
+"""Divergences between student and experts on a few ids and the tail.
 
     alpha = 0   KL(q || p)                                       forward
     alpha = 1   KL(p || q)                                       reverse
     between     (1 - alpha) KL(p || m) + alpha KL(q || m),  m = (1 - alpha) p + alpha q
 
 with student p and expert q: the generalised Jensen-Shannon divergence in the convention of GKD
-(arXiv 2306.13649) and SDPO (arXiv 2601.20802); 1/2 is the usual one. At the ends it is replaced by
-what it tends to after division by alpha (or 1 - alpha), not by its value there, which is zero.
+(arXiv 2306.13649) and SDPO (arXiv 2601.20802); 1/2 is the usual one. At alpha 0 and 1, where its
+value is zero, it is replaced by its limit after division by alpha (or 1 - alpha).
 
 Two supports. `expert` takes the expert's own ids; only they can pull up a token that the student
 holds improbable. `student` takes the student's own ids, sent to the experts as candidates: this is
-where reverse KL has its weight, and it needs experts that score ids they are given. Two ways with
-what lies outside: as one more token (`tail`: coarse, and nothing is lost), or both distributions
-renormalised on the support (`renormalise`: no gradient outside, and mass there costs nothing).
+where reverse KL has its weight, and it needs experts that score candidate ids. The probability
+outside the support is either one more token (`tail`: coarse, but complete), or both distributions
+are renormalised on the support (`renormalise`: no gradient outside, and mass there has no cost).
 
-Reverse KL on a truncated support without either would pull spuriously on everything outside it:
+Reverse KL on a truncated support without either would have a wrong gradient outside the support, so
 there is no such switch. Several experts: the weighted sum of the divergences to each, not the
 divergence to their mixture.
 
@@ -50,7 +50,7 @@ from preceptor_trainer.objectives.metrics import Mean, mean_over_drawn
 SupportOf: TypeAlias = Literal["expert", "student"]
 Rest: TypeAlias = Literal["tail", "renormalise"]
 
-# Probabilities travel rounded; one that became 0 still has a logarithm.
+# Probabilities are rounded on the wire; this keeps the logarithm of one that became 0 finite.
 _MIN_PROB = 1e-30
 
 
@@ -61,11 +61,11 @@ class Divergence:
     alpha: float = 0.5
     """0 forward KL, 1 reverse KL, Jensen-Shannon between."""
     support: SupportOf = "expert"
-    """Whose most probable ids are compared."""
+    """The support: the most probable ids of `expert` or `student`."""
     num_ids: int = 20
     """Ids of the student's support; the expert's are as many as its `top_k`."""
     rest: Rest = "tail"
-    """What becomes of the probability outside the support."""
+    """How the probability outside the support is treated."""
     term_clip: float | None = None
     """Upper bound in nats of each id's term, before the sum over ids."""
 
@@ -85,10 +85,10 @@ class Divergence:
         return Needs(target_logprobs=True, entropy=True)
 
     def check(self, plan: PlannedRun) -> None:
-        """Refuse experts that do not answer what this divergence is made of.
+        """Refuse experts whose answers lack what this divergence needs.
 
         Raises:
-            ValueError: names the expert and the reason.
+            ValueError: with the expert and the reason.
         """
         require_experts(plan)
         if self.alpha > 0:
@@ -105,7 +105,7 @@ class Divergence:
             batch: holds the targets.
 
         Returns:
-            [B, T] nats, over the chance that the position was asked; 0 where unlabelled.
+            [B, T] nats, over the probability of drawing the position; 0 where unlabelled.
 
         Raises:
             ValueError: an expert with an opinion scored none of the student's ids.
@@ -113,18 +113,17 @@ class Divergence:
         student_BTEI, expert_BTEI, present_BTEI = self._support(stats, batch)
         terms_BTEI = divergence_terms(student_BTEI, expert_BTEI, self.alpha)
         if self.term_clip is not None:
-            # Before the sum over ids, as in OPSD: one word of style must not carry its position.
-            # Above the bound the gradient is 0; there is no bound from below, where terms are
-            # negative.
+            # Before the sum over ids, as in OPSD: one token of style must not dominate its
+            # position. Above the bound the gradient is 0; negative terms are not bounded.
             terms_BTEI = terms_BTEI.clamp(max=self.term_clip)
-        # An id that an expert did not score has a real log-prob on the side of the student and
-        # ABSENT on the other: reverse KL would charge it thousands of nats.
+        # An id that an expert did not score has a real log-prob for the student and ABSENT for the
+        # expert: reverse KL would add thousands of nats.
         per_expert_BTE = torch.where(present_BTEI, terms_BTEI, 0.0).sum(-1)
         divergence_BT = (batch.targets.weight_BTE * per_expert_BTE).sum(-1) / batch.inclusion_BT
         return torch.where(batch.labelled_BT, divergence_BT, 0.0)
 
     def mean(self, stats: StudentStatistics, batch: TrainBatch) -> Mean:
-        """The mean over all positions as those that were asked estimate it, in nats."""
+        """The mean over all positions, in nats, estimated from the drawn ones."""
         # The loss has been divided already; the mean divides once more, by the sum of chances.
         undivided_BT = self(stats, batch) * batch.inclusion_BT
         return mean_over_drawn(undivided_BT, batch.labelled_BT, batch.inclusion_BT)
@@ -143,23 +142,23 @@ class Divergence:
         else:
             assert stats.candidate_logprobs_BTC is not None
             _refuse_unscored(batch)
-            # An expert may leave ids unscored: each is compared on the ids that it did score.
+            # An expert may leave ids unscored: each is compared on the ids that it scored.
             present = targets.candidate_mask_BTEC & (targets.candidate_ids_BTC >= 0)[:, :, None]
             student = stats.candidate_logprobs_BTC[:, :, None].expand_as(present)
             expert = torch.where(present, targets.candidate_logprobs_BTEC, ABSENT)
-            # Not the tail of the answer: that one lies outside the own ids of the expert, and this
-            # support is the one of the student.
+            # Not the tail of the answer, which is outside the expert's ids: this support is the
+            # student's.
             expert_tail = 1 - expert.exp().sum(-1)
         if self.rest == "renormalise":
             return _renormalised(student, present), _renormalised(expert, present), present
         student_tail = log_tail_mass(student, present)
-        # The same least tail as the student has, so that two that put all on the support agree; and
-        # rounded probabilities may add up to more than 1.
+        # The same minimum as for the student's tail, so that equal distributions on the support
+        # agree; and rounded probabilities may add up to more than 1.
         log_expert_tail = expert_tail.clamp(min=MIN_TAIL).log()
         return (
             torch.cat([student, student_tail[..., None]], -1),
             torch.cat([expert, log_expert_tail[..., None]], -1).to(student.dtype),
-            # An expert without a single id has no tail to compare either.
+            # An expert without any scored id has no tail to compare.
             torch.cat([present, present.any(-1, keepdim=True)], -1),
         )
 
@@ -176,8 +175,7 @@ def divergence_terms(student: Tensor, expert: Tensor, alpha: float) -> Tensor:
         [...] nats; single terms may be negative.
     """
     if alpha == 0:
-        # alpha = 0 and 1 apart: the mixture is then one of the two, and its divergence to itself,
-        # 0.
+        # alpha = 0 and 1 separately: the mixture is then one of the two, and the divergence 0.
         return expert.exp() * (expert - student)
     if alpha == 1:
         return student.exp() * (student - expert)
@@ -191,12 +189,12 @@ def divergence_terms(student: Tensor, expert: Tensor, alpha: float) -> Tensor:
 
 def _renormalised(logprobs: Tensor, present: Tensor) -> Tensor:
     kept = torch.where(present, logprobs, ABSENT)
-    # ABSENT once more: shifted by the normaliser, an empty cell would carry a gradient into it.
+    # ABSENT again: after the shift by the normaliser, an empty cell would have a gradient.
     return torch.where(present, kept - kept.logsumexp(-1, keepdim=True), ABSENT)
 
 
 def _refuse_unscored(batch: TrainBatch) -> None:
-    """A divergence over no ids would be zero, and look like agreement."""
+    """Refuses a support without ids: its divergence would be zero and look like agreement."""
     opinion_BTE = (batch.targets.weight_BTE > 0) & batch.owned_BT[..., None]
     refused_B = (opinion_BTE & ~batch.targets.candidate_mask_BTEC.any(-1)).any(-1).any(-1)
     if refused_B.any():

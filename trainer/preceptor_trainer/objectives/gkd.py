@@ -40,7 +40,7 @@ class GKD(TokenObjective):
         return self.divergence.needs
 
     def check(self, plan: PlannedRun) -> None:
-        """Refuse experts that do not answer what the divergence is made of."""
+        """Refuse experts whose answers lack what the divergence needs."""
         self.divergence.check(plan)
 
     def counted(self, batch: TrainBatch) -> Tensor:

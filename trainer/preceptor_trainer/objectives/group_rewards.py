@@ -4,7 +4,7 @@
 
 Source: GRPO (arXiv 2402.03300); without the division, Dr. GRPO (arXiv 2503.20783); the penalty,
 DAPO (arXiv 2503.14476, equation 13). The mean includes the rollout itself, as in the papers: the
-expected gradient is then (1 - 1/G) of the true one. A rollout without a reward is no rollout with
+expected gradient is then (1 - 1/G) of the true one. A rollout without a reward does not count as
 reward zero: it is in no mean and has no advantage.
 
 Dimensions: R rollouts of a step.
@@ -26,7 +26,7 @@ def group_advantages(reward_R: Tensor, known_R: Tensor, group_R: Tensor, *, std:
 
     Args:
         reward_R: rewards.
-        known_R: bool, which of them mean anything.
+        known_R: bool, rollouts with a reward.
         group_R: group numbers.
         std: divide by the group's standard deviation (of a sample: over G - 1).
 
@@ -36,9 +36,9 @@ def group_advantages(reward_R: Tensor, known_R: Tensor, group_R: Tensor, *, std:
     same_RR = _same_group(known_R, group_R)
     peers_RR = same_RR.to(reward_R.dtype)
     count_R = peers_RR.sum(1)
-    # The rollout itself is in the mean, as in the papers; groups are of one size, so the factor of
-    # (1 - 1/G) only scales the step. Sums as products with a 0/1 matrix, because the rows of a
-    # group need not be neighbours.
+    # The rollout itself is in the mean, as in the papers; groups have equal size, so the factor of
+    # (1 - 1/G) only scales the step. Sums are products with a 0/1 matrix, because the rows of a
+    # group need not be adjacent.
     centred_R = reward_R - peers_RR @ torch.where(known_R, reward_R, 0.0) / count_R.clamp(min=1)
     if std:
         squares_R = torch.where(known_R, centred_R.square(), 0.0)
@@ -65,7 +65,7 @@ def _same_group(known_R: Tensor, group_R: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class SoftOverlong:
-    """Takes up to 1 off the reward of a response that nears the longest allowed."""
+    """Subtracts up to 1 from the reward of a response close to the length limit."""
 
     max_length: int
     """Tokens of the longest response allowed."""

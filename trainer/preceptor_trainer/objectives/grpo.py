@@ -1,10 +1,10 @@
-"""GRPO: each rollout's reward against those of its siblings; and DAPO's form of it.
+"""GRPO: each rollout's reward relative to those of its siblings; and DAPO's form of it.
 
     J(theta) = E[ 1/G sum_i 1/|y_i| sum_t min( r_it A_i, clip(r_it, 1 - low, 1 + high) A_i ) ]
     r_it     = pi(a_it) / pi_old(a_it),      A_i = (r_i - mean(r)) / std(r)
 
-Source: arXiv 2402.03300. No expert is asked: `experts=()`. Groups whose rewards are all equal,
-all failed or all solved, teach nothing.
+Source: arXiv 2402.03300. No expert is needed: `experts=()`. Groups whose rewards are all equal, all
+failed or all solved, have no gradient.
 
     GRPO()                                                       # the paper's, no reference KL
     GRPO(std=False, divide_by="rollouts", length_constant=1024)  # Dr. GRPO, arXiv 2503.20783
@@ -12,16 +12,16 @@ all failed or all solved, teach nothing.
     GRPO(std=False, divide_by="tokens", clip=Clip(high=0.28, dual=3.0),
          importance=TruncatedImportance())                       # as compared with by SDPO, DistIL
 
-Traps. The mean over each response's tokens makes a token of a long wrong answer cheap, so wrong
-answers grow; the division by the standard deviation weighs problems that are nearly always or
-nearly never solved up. Both are the paper's, and both can be switched off. Released code takes
-"token mean" per micro-batch; here the count is over the whole step.
+Traps. The mean over each response's tokens gives a token of a long wrong answer a small weight, so
+wrong answers grow. The division by the standard deviation gives a higher weight to problems that
+are nearly always or nearly never solved. Both are the paper's, and both can be switched off.
+Released code takes "token mean" per micro-batch; here the count is over the whole step.
 
-`pi_old` is the policy before the step, so ratios are 1 unless rollouts come from an older policy:
-then it is that one, as far as its log-probs are on record.
+`pi_old` is the policy before the step, so ratios are 1 for its rollouts. For rollouts of an older
+policy it is that policy, where its log-probs are recorded.
 
-DAPO samples further prompts in the place of groups without signal. That is the run's to do
-(`RunConfig.dynamic_sampling`); here they only leave the count.
+DAPO samples further prompts instead of groups without signal. The run does this
+(`RunConfig.dynamic_sampling`); here such groups are only left out of the count.
 
 Left out on purpose: KL to a reference policy, which later forms drop (`KDRL` with a frozen expert
 is that penalty).
@@ -52,16 +52,16 @@ class GRPO(TokenObjective):
     """The switches of GRPO; the defaults are the paper's."""
 
     divide_by: DivideBy = "responses"
-    """Each response counts once, whatever its length."""
+    """How losses are averaged; by default each response has the same weight."""
     std: bool = True
     """Divide advantages by the group's standard deviation."""
     clip: Clip = Clip()
     """Bounds of the ratio."""
     overlong: SoftOverlong | None = None
-    """Taken off the rewards of long responses before they are compared."""
+    """Penalty on the rewards of long responses, before they are compared."""
     dynamic_sampling: bool = False
-    """Groups whose rewards are all equal are not counted. Others are not sampled in their place:
-    that is `RunConfig.dynamic_sampling`."""
+    """Groups whose rewards are all equal are not counted. To sample others instead, use
+    `RunConfig.dynamic_sampling`."""
     importance: TruncatedImportance | None = None
     """Corrects for a sampler that is not the policy."""
 
@@ -97,8 +97,7 @@ class GRPO(TokenObjective):
             taken = [BT & signal_B[:, None] for BT, signal_B in zip(taken, rows, strict=True)]
         if self.divide_by == "tokens":
             return float(max(sum(int(BT.sum()) for BT in taken), 1))
-        # A rollout without a reward is in no mean, and so not in the count that the mean is taken
-        # over.
+        # A rollout without a reward is in no mean and so not in the count.
         num_rollouts = max(sum(int(BT.any(-1).sum()) for BT in taken), 1)
         return num_rollouts * (self.length_constant if self.divide_by == "rollouts" else 1.0)
 
@@ -115,8 +114,8 @@ class GRPO(TokenObjective):
                 advantage_BT=torch.where(
                     self.counted(batch), rows_B[:, None].to(stats.sampled_logprobs_BT.dtype), 0.0
                 ),
-                # Rollouts of an older policy are clipped against that one, or the ratio would begin
-                # at 1 and never be bounded by how far the policy has gone since.
+                # Rollouts of an older policy are clipped relative to that policy. Otherwise the
+                # ratio would start at 1 and not bound the change of the policy since.
                 old_logprobs_BT=anchors(stats, batch),
             )
             for rows_B, batch, stats in zip(rows, batches, statistics, strict=True)
@@ -135,8 +134,8 @@ class GRPO(TokenObjective):
         log_ratio_BT = self.log_ratio(stats, batch, advantages)
         loss_BT = self.clip.loss(log_ratio_BT, advantages.advantage_BT)
         if self.importance is not None:
-            # On the outside of the clip: what the sampler did differently is no step of the
-            # optimiser, and must not use up the trust region.
+            # Outside the clip: the sampler's deviation is not a change by the optimiser and must
+            # not use up the trust region.
             loss_BT = loss_BT * self._sampler_weights(batch, advantages)
         return torch.where(self.counted(batch), loss_BT, 0.0)
 
@@ -158,17 +157,16 @@ class GRPO(TokenObjective):
         if self.overlong is not None:
             batches = [_penalised(batch, self.overlong) for batch in batches]
         reward_R = torch.cat([batch.reward_B for batch in batches])
-        # A given answer has a reward and no sampled token: it must not raise the mean that sampled
-        # ones are compared with.
+        # A given answer has a reward but no sampled token: it must not raise the mean of the
+        # sampled ones.
         known_R = torch.cat([self.counted(batch).any(-1) for batch in batches])
         return reward_R, known_R, torch.cat([batch.group_B for batch in batches])
 
     def _sampler_weights(self, batch: TrainBatch, advantages: Advantages) -> Tensor:
-        """Only the sampler's factor: the clip bounds what optimiser steps have changed."""
+        """Only the sampler's factor: the clip bounds the change by optimiser steps."""
         assert self.importance is not None
         weights_BT = self.importance.sampler(advantages.old_logprobs_BT, batch)
-        # The anchor of an older rollout is what its sampler reported: the ratio has corrected for
-        # it.
+        # The anchor of an older rollout is its sampler's log-prob, so the ratio corrects for it.
         return torch.where(batch.on_policy_B[:, None], weights_BT, 1.0)
 
 

@@ -5,13 +5,14 @@
 Equal to one policy gradient with the advantage `share * A_GRPO + (1 - share) * A_SDPO`, in which
 A_SDPO is `log q(a) - log pi(a)`. Source: arXiv 2601.20802, with a share of .9; it helped a small
 model and slightly hurt a large one there. Both parts are divided by the same count, so that the
-share means what it says.
+share does not depend on counts.
 
     Hybrid()
     Hybrid(distillation=SDPO(form="sampled"), share=0.5)
 
 Trap: the two losses are not on one scale. Normalised advantages are of order one at every token,
-log-ratios are small at most tokens: the share is no share of the gradient. The metrics report both.
+log-ratios are small at most tokens: the share is not the share of the gradient. The metrics report
+both.
 
 Dimensions: B rollouts of a batch, T response positions.
 """
@@ -36,11 +37,11 @@ class Hybrid(TokenObjective):
     """The two parts and the first one's share; their own `divide_by` is not used."""
 
     reward: GRPO = GRPO(std=False)
-    """What rewards teach."""
+    """The objective on rewards."""
     distillation: SDPO = SDPO()
-    """What experts teach."""
+    """The objective on experts."""
     share: float = 0.9
-    """Of the reward's part."""
+    """Share of the reward's objective."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,8 +64,8 @@ class Hybrid(TokenObjective):
 
     def counted(self, batch: TrainBatch) -> Tensor:
         """Tokens that either part counts."""
-        # One count for both: divided by two counts, the share would move with how many rollouts
-        # have a teacher.
+        # One count for both: with two counts the share would depend on the number of rollouts with
+        # a teacher.
         return self.reward.counted(batch) | self.distillation.counted(batch)
 
     def advantages(

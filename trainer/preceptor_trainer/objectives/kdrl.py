@@ -10,8 +10,8 @@ divergence. Unlike TRRD it learns in groups without signal.
 
 Traps. The k3 form, whose value is the better estimate, has another gradient: code that swaps it in
 optimises something else. The result is sensitive to beta; where teacher and student are far
-apart, the square of the log-ratio makes few tokens carry the step. With a frozen self-teacher that
-sees nothing (`needs_feedback=False`) this is GRPO's penalty to the reference policy.
+apart, the square of the log-ratio makes few tokens dominate the step. With a frozen self-teacher
+that sees nothing (`needs_feedback=False`) this is GRPO's penalty to the reference policy.
 
 Dimensions: B rollouts of a batch, T response positions.
 """
@@ -70,7 +70,7 @@ class KDRL(GRPO):
         The divergence is over the chance that the position was asked; the reward needs no teacher.
         """
         loss_BT = super().token_losses(stats, batch, advantages)
-        # Outside the clip: the divergence is to hold where the reward has no gradient left.
+        # Outside the clip: the divergence must also act where the reward's gradient is clipped.
         return loss_BT + self.beta * self._k2(stats, batch) / batch.inclusion_BT
 
     def metrics(

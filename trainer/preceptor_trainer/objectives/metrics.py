@@ -23,9 +23,9 @@ class Mean:
         return Mean(total=self.total + other.total, count=self.count + other.count)
 
     def value(self) -> float | None:
-        """The mean; None over nothing, which is not zero."""
+        """The mean; None without values, which is not zero."""
         count = float(self.count)
-        # None and not 0: a mean over nothing must not be averaged with those of other steps.
+        # None and not 0: a missing mean must not be averaged with those of other steps.
         return float(self.total) / count if count else None
 
 
@@ -36,28 +36,28 @@ def mean_over(values: Tensor, mask: Tensor) -> Mean:
 
 
 def mean_over_drawn(values_BT: Tensor, known_BT: Tensor, inclusion_BT: Tensor) -> Mean:
-    """The mean over all positions as the drawn ones estimate it: each over its chance.
+    """The mean over all positions, estimated from the drawn ones weighted by 1 / probability.
 
     Args:
-        values_BT: anything where unknown.
-        known_BT: bool, positions that were asked.
-        inclusion_BT: the chance of that.
+        values_BT: arbitrary where unknown.
+        known_BT: bool, drawn positions.
+        inclusion_BT: the probability of drawing each.
 
     Returns:
-        `mean_over(values_BT, known_BT)` where every position was asked.
+        `mean_over(values_BT, known_BT)` where every position was drawn.
     """
     total = torch.where(known_BT, values_BT.detach() / inclusion_BT, 0.0).sum()
     return Mean(total=total, count=torch.where(known_BT, 1 / inclusion_BT, 0.0).sum())
 
 
 def batch_metrics(stats: StudentStatistics, batch: TrainBatch) -> dict[str, Mean]:
-    """What a rollout batch looks like, whatever the objective.
+    """Metrics of a rollout batch that do not depend on the objective.
 
     `behaviour_gap` is the mean of sampler minus trainer log-prob on the sampled tokens: near zero
-    for a fresh policy. A large one says that sampler and trainer do not run the same model.
+    for a fresh policy. A large gap means that sampler and trainer do not run the same model.
     """
     owned = batch.owned_BT
-    # A rollout of an older policy differs for a good reason, and would hide a broken sampler.
+    # Rollouts of an older policy have a gap by design and would hide a broken sampler.
     known = owned & batch.behaviour_mask_BT & batch.on_policy_B[:, None]
     everyone = torch.ones_like(batch.has_teacher_B)
     metrics = {

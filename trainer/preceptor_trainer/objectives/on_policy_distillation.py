@@ -4,8 +4,8 @@
     L   = - E_{y ~ pi}[ sum_t A_t log pi(a_t|s_t) ]
 
 Source: https://thinkingmachines.ai/blog/on-policy-distillation/. It needs one log-prob of the
-teacher per token. Each token answers for its own log-ratio only (discount 0): the expected gradient
-is that of the per-token reverse KL with the states held fixed, not of the sequence's.
+teacher per token. Each token is credited with its own log-ratio only (discount 0): the expected
+gradient is that of the per-token reverse KL with the states held fixed, not of the sequence's.
 
     OnPolicyDistillation(importance=TruncatedImportance())
 
@@ -86,7 +86,7 @@ class OnPolicyDistillation(TokenObjective):
         self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
     ) -> Tensor:
         """The score term of every sampled token."""
-        # Minus: the advantage is a gain and no cost.
+        # Minus: the advantage is a gain, not a cost.
         loss_BT = -advantages.advantage_BT * stats.sampled_logprobs_BT / batch.inclusion_BT
         if self.importance is not None:
             loss_BT = loss_BT * self.importance.score_weights(
@@ -105,12 +105,12 @@ class OnPolicyDistillation(TokenObjective):
         expert_BT, _ = expert_logprobs(batch)
         ratio_BT = expert_BT - stats.sampled_logprobs_BT
         if self.max_log_ratio is not None:
-            # Both ways: a token that the student holds nearly impossible and drew all the same is
-            # as heavy as one that the teacher does.
+            # Bounded on both sides: a drawn token that the student finds nearly impossible has as
+            # large a weight as one that the teacher finds nearly impossible.
             ratio_BT = ratio_BT.clamp(-self.max_log_ratio, self.max_log_ratio)
         return torch.where(_scored(batch), ratio_BT, 0.0)
 
 
 def _scored(batch: TrainBatch) -> Tensor:
-    """[B, T] bool: sampled tokens whose log-prob under some expert is known."""
+    """[B, T] bool: sampled tokens with a known log-prob of at least one expert."""
     return sampled(batch) & expert_logprobs(batch)[1]

@@ -4,17 +4,17 @@
 
 with `D_v` the v-th term of generalised Jensen-Shannon divergence between student p and the policy
 with the reference in view, frozen at its initial weights. Source: arXiv 2601.18734. Forward KL
-(`alpha=0`) did best there. Bounding every token of the vocabulary keeps style words, whose
-divergence is far larger than that of content, from carrying the step.
+(`alpha=0`) did best there. The bound on every token of the vocabulary prevents style words, whose
+divergence is much larger than that of content, from dominating the step.
 
     OPSD()                                                    # forward KL, terms at most 0.05 nats
     OPSD(divergence=Divergence(alpha=0.5))                    # JSD, unbounded
 
-The released code, and its trap. A term above the bound has no gradient at all: the tokens that
-the student is most wrong about are the ones that it does not learn from, and what is left of such a
-position may pull away from them. The bound is 0.05 by default and 0.06 in the script; DistIL's
-mathematics release applies the same default to the cost of the whole position, where it silences
-most of them. Only terms above are cut; negative ones stay.
+The released code, and its trap. A term above the bound has no gradient: the student does not learn
+from the tokens where it is most wrong, and the remaining terms of such a position may have the
+opposite effect. The bound is 0.05 by default and 0.06 in the script; DistIL's
+mathematics release applies the same default to the cost of the whole position, which removes the
+gradient of most positions. Only terms above the bound are clipped; negative ones are not.
 
 Left out on purpose: the sampled-token variant, which was worse (it is `SDPO(form="sampled")`).
 
@@ -50,7 +50,7 @@ class OPSD(TokenObjective):
         return self.divergence.needs
 
     def check(self, plan: PlannedRun) -> None:
-        """Refuse experts that do not answer what the divergence is made of."""
+        """Refuse experts whose answers lack what the divergence needs."""
         self.divergence.check(plan)
 
     def counted(self, batch: TrainBatch) -> Tensor:

@@ -12,15 +12,15 @@ Sampling is not differentiated: this is what DistIL adds.
     SDPO(divergence=Divergence(alpha=1.0, support="student", num_ids=20))       # rich feedback
     SDPO(form="sampled", importance=TruncatedImportance())        # one log-prob per token
 
-The student's ids travel: trainer, query, expert, target. `support="expert"` takes the expert's own
-top-k instead, which any server can give.
+The student's ids are sent with the query, scored by the expert and stored in the target.
+`support="expert"` uses the expert's own top-k instead, which any server can return.
 
 The released code, and its traps. Its token mean is taken per micro-batch; with one row in each,
 that is a mean over a rollout's tokens and then over all rollouts, masked ones as zeros, so that the
 step shrinks with the share of rollouts without a teacher (`divide_by="responses"` is that one; the
 default counts tokens over the whole step). Its importance weight multiplies the loss, detached and
-capped, instead of clipping as PPO does. Its script for coding sets `ema_update_rate`, which nothing
-reads. An alpha of 0 there is forward KL, as here; other code has it the other way round.
+capped, instead of clipping as PPO does. Its script for coding sets `ema_update_rate`, which is not
+used. An alpha of 0 there is forward KL, as here; other code has the opposite convention.
 
 Left out on purpose: the sequence-level form (tried in the paper without gain; `DistIL(future="kl")`
 is its forward analogue) and the clipped off-policy objective of its equation 13.
@@ -71,13 +71,13 @@ class SDPO(TokenObjective):
         return self.divergence.needs if self.form == "distribution" else Needs(entropy=True)
 
     def check(self, plan: PlannedRun) -> None:
-        """Refuse experts that do not answer what this form is made of.
+        """Refuse experts whose answers lack what this form needs.
 
         Raises:
             ValueError: names the field and the reason.
         """
-        # A divergence at a state is defined whoever drew the state. The score term below is an
-        # expectation over the sampled token, so only that form objects to another sampler.
+        # A divergence at a state does not depend on how the state was sampled. The score term below
+        # is an expectation over the sampled token, so only that form refuses another sampler.
         if self.form == "distribution":
             self.divergence.check(plan)
             return

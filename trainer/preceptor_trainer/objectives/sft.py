@@ -10,8 +10,8 @@ sequence comes from `References`, never from the student: sampled rollouts are l
     SFT(soft=1.0)                  # and an expert
 
 Trap: averaging over each micro-batch, as common trainers do, gives tokens of short examples more
-weight than those of long ones; here the count is over the whole step. Imitation never sees the
-student's own mistakes, and forgets more than on-policy methods do.
+weight than those of long ones; here the count is over the whole step. Imitation does not train on
+the student's own mistakes, and causes more forgetting than on-policy methods.
 
 Dimensions: B rollouts of a batch, T response positions.
 """
@@ -50,7 +50,7 @@ class SFT(TokenObjective):
         return Needs(target_logprobs=self.soft > 0, entropy=True)
 
     def check(self, plan: PlannedRun) -> None:
-        """Refuse a run that gives nothing to imitate, or no teacher for a soft loss.
+        """Refuse a run without given sequences, or without an expert for a soft loss.
 
         Raises:
             ValueError: names the field and the reason.
@@ -62,8 +62,8 @@ class SFT(TokenObjective):
     def counted(self, batch: TrainBatch) -> Tensor:
         """Tokens of given responses; if all is soft, those labelled or with a chance to be."""
         given_BT = batch.owned_BT & batch.given_B[:, None]
-        # With soft < 1 every given token has a loss, its own text; with 1 a token that no expert
-        # spoke about has none.
+        # With soft < 1 every given token has a loss, from its own text; with soft = 1 a token
+        # without an expert's opinion has none.
         return given_BT & could_be_known(batch, batch.labelled_BT) if self.soft == 1 else given_BT
 
     def token_losses(

@@ -1,4 +1,4 @@
-"""Objectives that are a sum over tokens: what is theirs is the loss of a token, the rest is here.
+"""Base class of objectives that are a sum over tokens; subclasses define the loss of a token.
 
     @dataclass(frozen=True, kw_only=True)
     class MyObjective(TokenObjective):
@@ -11,8 +11,8 @@ Three divisions, each by a count over the whole step, never over a batch:
     "responses"   mean over rollouts of the mean over a rollout's counted tokens
     "rollouts"    sum of token losses / (rollouts * length_constant)
 
-Only "rollouts" divides by what does not depend on what was sampled, so only it leaves the gradient
-of an expectation as it is. "tokens" lets long responses weigh more than short ones, "responses"
+Only "rollouts" divides by a number that does not depend on the samples, so only it keeps the
+gradient of an expectation. "tokens" lets long responses weigh more than short ones, "responses"
 makes a token of a long response weigh less.
 
 Dimensions: B rollouts of a batch, T response positions.
@@ -82,10 +82,10 @@ class TokenObjective(ABC):
     def denominator(self, batches: Sequence[TrainBatch]) -> float:
         """The count over the whole step."""
         if self.divide_by == "tokens":
-            # At least 1: a step in which nothing counts has the loss 0 and not 0 / 0.
+            # At least 1: a step without counted tokens has the loss 0 instead of 0 / 0.
             return float(max(sum(int(self.counted(batch).sum()) for batch in batches), 1))
-        # All rollouts, those without a teacher too: how many of them have one is a matter of the
-        # draw, and a count that depends on it makes a ratio estimator.
+        # All rollouts, also those without a teacher: the number of rollouts with a teacher is
+        # random, and dividing by it would make a ratio estimator.
         num_rollouts = sum(batch.num_rollouts for batch in batches)
         return num_rollouts * (self.length_constant if self.divide_by == "rollouts" else 1.0)
 
@@ -112,7 +112,7 @@ class TokenObjective(ABC):
         metrics = self.metrics(stats.detach(), batch, advantages)
         metrics["token_loss"] = mean_over(loss_BT, counted_BT)
         if self.divide_by == "responses":
-            # A row has all its tokens in one batch, so that this division is no batch's own.
+            # All tokens of a row are in one batch, so this division does not depend on the batches.
             loss_BT = loss_BT / counted_BT.sum(-1, keepdim=True).clamp(min=1)
         return loss_BT.sum() / denominator, metrics
 
@@ -124,20 +124,20 @@ class TokenObjective(ABC):
 
 
 def taught(batch: TrainBatch) -> Tensor:
-    """[B, T] bool: own tokens of rollouts with a teacher, the count of what experts teach."""
+    """[B, T] bool: own tokens of rollouts with a teacher, the count of expert losses."""
     return batch.owned_BT & batch.has_teacher_B[:, None]
 
 
 def could_be_known(batch: TrainBatch, known_BT: Tensor) -> Tensor:
-    """Tokens that an expert told something about, or that were left out by chance alone.
+    """Tokens with a known value of an expert, or that were left out only by the random draw.
 
-    A count must not depend on the draw that the losses are divided by the chance of.
+    The count must not depend on the draw, because the losses are divided by its probabilities.
 
     Args:
-        batch: says with which chance a position was asked; below 1, it might not have been.
-        known_BT: bool, where some expert told what the objective learns from.
+        batch: has the probability with which each position was drawn.
+        known_BT: bool, where at least one expert returned the value that the objective needs.
 
     Returns:
-        [B, T] bool; `known_BT` itself where every position was asked.
+        [B, T] bool; equal to `known_BT` where every position was drawn.
     """
     return known_BT | (batch.owned_BT & (batch.inclusion_BT < 1))

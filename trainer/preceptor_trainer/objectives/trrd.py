@@ -15,15 +15,15 @@ teacher holds improbable makes the ratio explode. With it, the teacher's half of
 zero outside the bound. And at the first step the ratio is not 1 but `(pi/q)^(1 - alpha)`, between
 .61 and 1.65 at alpha .5: many tokens begin clipped.
 
-A token whose teacher log-prob is unknown takes no part; a rollout without a teacher is left out,
-also of its group's mean.
+A token with an unknown teacher log-prob is left out. A rollout without a teacher is left out, also
+of its group's mean.
 
-An expert that is asked at drawn positions only: the bounds hold for the ratio, and the clipped term
-is then divided by the chance of its position. All that had a chance is counted, and a rollout's
-reward is in its group's mean whatever was drawn of it. In expectation the gradient is then that
-with all positions asked; the term of one drawn token is larger than the bounds say, by the inverse
-of its chance. Of several experts that draw apart it is not the expectation: the ratio is taken to
-those that were asked, and it is not linear in them.
+With an expert that scores only drawn positions, the bounds apply to the ratio, and the clipped term
+is then divided by the probability of drawing its position. All positions with a positive
+probability are counted, and a rollout's reward is always in its group's mean. The expected gradient
+is then that of scoring all positions; the term of one drawn token exceeds the bounds by the inverse
+of its probability. With several experts that draw independently this does not hold: the ratio is
+relative to the experts that drew the position, and it is not linear in them.
 
 Dimensions: B rollouts of a batch, T response positions.
 """
@@ -87,8 +87,8 @@ class TRRD(GRPO):
         """The policy over the geometric mean of old policy and teacher."""
         to_old_BT = super().log_ratio(stats, batch, advantages)
         to_expert_BT = stats.sampled_logprobs_BT - expert_logprobs(batch)[0]
-        # Before it is weighed and added: the bound is on the log-ratio to the teacher alone
-        # (appendix B), and what optimiser steps have changed stays to the clip.
+        # Before weighting and adding: this bound is on the log-ratio to the teacher only (appendix
+        # B); the clip bounds the change by optimiser steps.
         bounded_BT = to_expert_BT.clamp(-self.max_log_ratio, self.max_log_ratio)
         return self.alpha * to_old_BT + (1 - self.alpha) * bounded_BT
 
@@ -96,7 +96,7 @@ class TRRD(GRPO):
         self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
     ) -> Tensor:
         """Minus the clipped surrogate where the teacher is known, over the chance that it is."""
-        # After the clip: a ratio that is divided first would be clipped for having been drawn.
+        # After the clip: a ratio divided before it would be clipped because of the draw.
         loss_BT = super().token_losses(stats, batch, advantages) / batch.inclusion_BT
         return torch.where(expert_logprobs(batch)[1], loss_BT, 0.0)
 
@@ -108,8 +108,7 @@ class TRRD(GRPO):
         known_BT = self.counted(batch) & told_BT
         log_ratio_BT = self.log_ratio(stats, batch, advantages)
         clipped_BT = self.clip.clipped(log_ratio_BT, advantages.advantage_BT)
-        # Where the bound holds the teacher has no gradient: a large share says that it is hardly
-        # used.
+        # Beyond the bound the teacher has no gradient: a large share means that it is hardly used.
         beyond_BT = (stats.sampled_logprobs_BT - expert_BT).abs() > self.max_log_ratio
         return super().metrics(stats, batch, advantages) | {
             "clipped": mean_over_drawn(clipped_BT.float(), known_BT, batch.inclusion_BT),

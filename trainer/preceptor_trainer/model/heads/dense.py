@@ -8,8 +8,8 @@ one here forms all logits of the call at once; a head that never holds them all 
 Left out on purpose: the sampler's temperature. Student and expert are compared at temperature 1,
 the distribution that the objective is about.
 
-Dimensions: N real response positions of a batch, H of a hidden state, V vocabulary, I ids that are
-looked at; B rows, T response positions, E components of a target, K ids of one, C candidate ids.
+Dimensions: N real response positions of a batch, H of a hidden state, V vocabulary, I ids to score;
+B rows, T response positions, E components of a target, K ids of one, C candidate ids.
 """
 
 from typing import Protocol
@@ -59,8 +59,8 @@ def dense_head(
     Returns:
         Statistics in [B, T, ...]; padding and empty ids hold ABSENT.
     """
-    # Here and not in the normaliser: log-probs are differences of logits and logsumexp, and 16 bits
-    # leave an error of some .03 nats in them over a vocabulary of 50,000.
+    # The logits are converted, not only the normaliser: log-probs are differences of logits and
+    # logsumexp, and 16 bits leave an error of about .03 nats over a vocabulary of 50,000.
     logits_NV = _at_least_float32(output(hidden_NH))
     real = batch.response_mask_BT
     targets = batch.targets
@@ -72,9 +72,9 @@ def dense_head(
     if needs.num_candidates:
         wanted.append(targets.candidate_ids_BTC[real])
     ids_NI = torch.cat(wanted, dim=1)
-    # Normalised over the whole vocabulary, also where an expert gave K ids: ratios and tails are
-    # wrong on a truncated normaliser. -1 is no column to gather; what is read in its place is
-    # replaced on the next line, which stops its gradient too.
+    # Normalised over the whole vocabulary, also where an expert returned K ids: ratios and tails
+    # are wrong with a truncated normaliser. -1 is not a valid column; the value read for it is
+    # replaced in the next line, which also stops its gradient.
     logprobs_NI = logits_NV.gather(1, ids_NI.clamp(min=0)) - logits_NV.logsumexp(1, keepdim=True)
     logprobs_NI = torch.where(ids_NI >= 0, logprobs_NI, ABSENT)
     sampled_N1, *looked_at = torch.split(logprobs_NI, [part.shape[1] for part in wanted], dim=1)
@@ -82,14 +82,13 @@ def dense_head(
     target_BTEK = tail_BTE = candidate_BTC = entropy_BT = None
     if needs.target_logprobs:
         target_NEK = looked_at.pop(0).reshape(len(hidden_NH), num_experts, num_ids)
-        # From the mass on the ids and not as one minus what the expert left: it is the tail of the
-        # student.
+        # From the student's mass on the ids: this is the student's tail, not the expert's.
         tail_NE = log_tail_mass(target_NEK, targets.ids_BTEK[real] >= 0)
         target_BTEK, tail_BTE = _spread(target_NEK, real), _spread(tail_NE, real)
     if needs.num_candidates:
         candidate_BTC = _spread(looked_at.pop(0), real)
     if needs.entropy:
-        # Without gradient, or the graph would hold another [N, V] for a metric.
+        # Without gradient, because the graph would hold another [N, V] tensor for a metric.
         entropy_BT = _spread(_entropy(logits_NV.detach()), real, absent=0.0)
     return StudentStatistics(
         sampled_logprobs_BT=_spread(sampled_N1[:, 0], real),
@@ -101,7 +100,7 @@ def dense_head(
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:
-    # Only upwards: a float64 model is there to check gradients, and float32 would spoil that.
+    # Only to higher precision: a float64 model is used for gradient checks.
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
