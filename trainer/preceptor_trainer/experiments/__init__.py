@@ -1,1 +1,1 @@
-"""Experiments over many runs: comparing methods, and spending attempts on single questions."""
+"""Experiments over many runs: comparisons of methods, and attempts at single questions."""

@@ -1,6 +1,6 @@
 """A policy so small that every expectation over its sequences is a finite sum.
 
-Proof bench for objectives: free logits for every prefix, all sequences up to a horizon, and the
+A test bed for objectives: free logits for every prefix, all sequences up to a horizon, and the
 gradient of the objective as stated, by central differences of its definition. `expected_gradient`
 runs an objective as training does (batch, head, advantages, loss) on every sequence, weighted by
 its probability; the two must agree.
@@ -31,8 +31,8 @@ Tokens: TypeAlias = tuple[int, ...]
 class PrefixTable(nn.Module):
     """A causal model whose logits are a free parameter at every prefix of the response.
 
-    Rows must have a prompt of one token, which says nothing. With logits [R, P, V] every row has a
-    table of its own, so that one backward pass gives every row's gradient.
+    Rows must have a prompt of one token, which has no effect. With logits [R, P, V] every row has
+    its own table, so that one backward pass gives every row's gradient.
     """
 
     def __init__(self, logits_PV: Tensor) -> None:
@@ -40,11 +40,11 @@ class PrefixTable(nn.Module):
         self.logits = nn.Parameter(logits_PV)
 
     def get_decoder(self) -> Callable[..., SimpleNamespace]:
-        """The prefix's logits stand in for a hidden state."""
+        """Returns the prefix's logits as the hidden state."""
         return self._look_up
 
     def get_output_embeddings(self) -> nn.Module:
-        """Nothing is left to do."""
+        """The identity, since hidden states are already logits."""
         return nn.Identity()
 
     def _look_up(self, *, input_ids: Tensor, use_cache: bool) -> SimpleNamespace:
@@ -52,7 +52,7 @@ class PrefixTable(nn.Module):
         prefix = torch.zeros_like(input_ids)
         for t in range(1, input_ids.shape[1]):
             prefix[:, t] = prefix[:, t - 1] * num_tokens + input_ids[:, t] + 1
-        # The state after the last token predicts nothing: any entry will do.
+        # The state after the last token predicts nothing, so any entry can be used.
         prefix = prefix.clamp(max=num_prefixes - 1)
         rows = torch.arange(len(prefix))[:, None]
         table = self.logits[prefix] if self.logits.ndim == 2 else self.logits[rows, prefix]
@@ -61,7 +61,7 @@ class PrefixTable(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class TinyWorld:
-    """All responses over V tokens up to a horizon; a stop token, where there is one, ends them."""
+    """All responses over V tokens up to a horizon; an optional stop token ends them."""
 
     num_tokens: int = 3
     horizon: int = 4
@@ -113,7 +113,7 @@ def log_softmax(logits: Floats) -> Floats:
 
 
 def as_teacher(logits_PV: Floats) -> Floats:
-    """Probabilities, rounded as they travel so that both sides see the same numbers."""
+    """Probabilities, rounded as on the wire so that both sides use the same numbers."""
     return np.exp(log_softmax(logits_PV)).astype(np.float32).astype(np.float64)
 
 

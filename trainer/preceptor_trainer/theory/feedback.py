@@ -1,9 +1,9 @@
-"""Feedback that is given, and feedback that the rollout caused.
+"""Feedback that is given, and feedback that depends on the rollout.
 
 DistIL's gradient charges a token with later costs only. That is exact while the teacher in a
-state depends on the state alone. When feedback is computed from the rollout (here: passed or
-failed, seen by the teacher at every position), the teacher early in the rollout depends on what is
-written later. Then earlier costs do not drop out, and only `credit="all"` is the full gradient.
+state depends only on the state. When feedback is computed from the rollout (here: passed or failed,
+visible to the teacher at every position), the teacher early in the rollout depends on later tokens.
+Then earlier costs do not drop out, and only `credit="all"` is the full gradient.
 """
 
 from typing import Final

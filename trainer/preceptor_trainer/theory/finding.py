@@ -1,4 +1,4 @@
-"""What a theory module hands to its table and figure: plain numbers, as they are committed."""
+"""The results of a theory module for its table and figure: plain numbers, as committed."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ class Finding:
         )
 
     def chart_hash(self) -> str:
-        """Written into the figure, so that a figure of other numbers is found out."""
+        """Hash stored in the figure, so that a figure of other numbers is detected."""
         return hashlib.sha256(json.dumps(asdict(self.chart)).encode()).hexdigest()
 
     def table(self) -> str:

@@ -1,7 +1,7 @@
-"""Stop or continue: costs-to-go charge for every further token, so they prefer short responses.
+"""Stop or continue: costs-to-go charge every further token, so they prefer short responses.
 
 The teacher stops with chance 0.05 in every state; the student has one stop chance s. A further
-entropy of h nats per token stands for everything else that the teacher is unsure of. With
+entropy of h nats per token models the teacher's uncertainty about other choices. With
 c(s) = CE(teacher, student) + h the exact objective is c(s) times the mean length 1/s. Its minimum
 is not at the teacher's 0.05. The released mean of later costs is c where the response goes on and 0
 where it ends: its stationary point solves c'(s) = c(s). KL-to-go subtracts the entropy and is

@@ -1,4 +1,4 @@
-"""An expert's top k ids instead of its whole distribution: what is left of the gradient.
+"""The gradient with an expert's top k ids instead of its whole distribution.
 
 In one position the full gradient of forward CE by the logits is pi - q. On a support S of k ids,
 with masses Q and Pi of teacher and student on it, it becomes
@@ -8,13 +8,13 @@ with masses Q and Pi of teacher and student on it, it becomes
     dropped       Q pi - q on S,  Q pi outside                    the rest of the sum is left out
 
 Only the tail form keeps the mass of S and of the rest at the teacher's. Dropping it has its rest at
-q/Q on S and nothing outside: all other tokens unlearnt. S is the expert's top k, which is what a
-server returns, or the student's own, as in released code: that one cannot pull up a token which the
-student holds improbable. `DistIL` takes the expert's ids and the tail; `Divergence` has both
+q/Q on S and nothing outside: all other tokens are unlearnt. S is the expert's top k, which a server
+returns, or the student's own, as in released code: the latter cannot raise a token that the student
+finds improbable. `DistIL` takes the expert's ids and the tail; `Divergence` has both
 supports, with tail or renormalised; `dropped` is in neither.
 
-Two made teachers. The flat one is a shifted power law, q_i ~ (i + 33)^-2 over 1000 ids: 5.2 nats.
-The peaked one has .753, .168 and .038 on three ids and the rest spread over 1997; its second
+Two constructed teachers. The flat one is a shifted power law, q_i ~ (i + 33)^-2 over 1000 ids: 5.2
+nats. The peaked one has .753, .168 and .038 on three ids and the rest spread over 1997; its second
 favourite is the student's 1937th. Students are the teacher's log-probs (of the flat one: times 0.7)
 plus normal noise of 1.2 (flat) and 0.3 (peaked).
 
@@ -176,7 +176,7 @@ def fit_numbers() -> dict[str, float]:
 
 
 def peaked_numbers() -> dict[str, float]:
-    """What each support does for a favourite that the student does not know."""
+    """The effect of each support on a likely token that the student finds improbable."""
     q = peaked_teacher()
     pi = softmax(peaked_students(q))
     numbers = {"peaked teacher: mass of its top 20": float(np.sort(q)[-20:].sum())}
@@ -190,7 +190,7 @@ def peaked_numbers() -> dict[str, float]:
 
 
 def cost_numbers() -> dict[str, float]:
-    """What earlier tokens are charged for a matched position."""
+    """The cost that earlier tokens are charged for a matched position."""
     numbers: dict[str, float] = {}
     for name, q in (("flat", flat_teacher()), ("peaked", peaked_teacher())):
         numbers[f"{name}, matched, all ids: cost"] = cost(q, np.ones(len(q), np.bool_), "tail")

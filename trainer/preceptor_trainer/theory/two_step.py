@@ -1,11 +1,10 @@
 """Two decisions: the tokenwise gradient is stuck where the sequence-level one is not.
 
-First L or R, where the teacher has no opinion (1/2, 1/2). Then one of four: after L the teacher
-knows the right one (0.99), after R it is lost (uniform). The response succeeds when its second
-token is 0.
-Tokenwise CE matches the teacher and stays at P(L) = 1/2. The sequence-level gradient sees that what
-comes after L costs less. The signal is the teacher's entropy: with KL-to-go there is none once the
-teacher is matched.
+First L or R, where the teacher is indifferent (1/2, 1/2). Then one of four tokens: after L the
+teacher gives the right one 0.99, after R it is uniform. The response succeeds when its second token
+is 0. Tokenwise CE matches the teacher and stays at P(L) = 1/2. The sequence-level gradient includes
+that costs after L are lower. The signal is the teacher's entropy: with KL-to-go there is none once
+the teacher is matched.
 
 A second world has two options in both steps and shares the second step's logits between the
 branches, so that the student cannot match both teachers: (0.98 on token 0) after L, (0.7 on token

@@ -60,8 +60,8 @@ def test_the_report_names_where_a_rate_was_chosen_and_keeps_the_mark_of_the_edge
             json.dumps({"comparison": "c", "budget": "b", "methods": {"distil": SEARCHED}}),
             "has no grpo",
         ),
-        ('{"methods": []}', r"no compare\.json"),
-        ("steps,loss", r"no compare\.json"),
+        ('{"methods": []}', r"not a compare\.json"),
+        ("steps,loss", r"not a compare\.json"),
     ],
 )
 def test_a_file_without_a_methods_rate_is_named(tmp_path: Path, text: str, reason: str) -> None:
@@ -98,5 +98,5 @@ def test_two_ways_to_choose_rates_are_refused(compare, tmp_path):
     outcome = compare("--rates-of", str(report), "--no-search")
 
     assert outcome.exit_code == 2
-    assert "so does --no-search" in outcome.output
+    assert "cannot be used with --no-search" in outcome.output
     assert not (tmp_path / "runs").exists()

@@ -54,5 +54,5 @@ def test_missing_rates_say_how_to_make_them(tmp_path):
 
 
 def test_rates_of_another_world_are_refused(rates):
-    with pytest.raises(ValueError, match="the world has changed"):
+    with pytest.raises(ValueError, match="the generator of problems has changed"):
         replace(rates, problem_ids=("x", "y", "z")).hard_tail()

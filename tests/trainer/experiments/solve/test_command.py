@@ -60,7 +60,7 @@ def test_too_few_samples_choose_no_questions(run, rates):
 def test_a_method_that_there_is_not_is_named_with_those_that_there_are(run, rates):
     said = run(rates, "--method", "guess")
 
-    assert "'guess' is none of best-of-k, multi-turn, test-time" in said
+    assert "'guess' is not one of best-of-k, multi-turn, test-time" in said
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,11 @@ def test_the_grid_ends_with_the_last_attempt():
         ({"problems": []}, "problems: is empty"),
         ({"max_attempts": 0}, "max_attempts: must be at least 1, not 0"),
         ({"seeds": ()}, "seeds: is empty"),
-        ({"drivers": ()}, "drivers: is empty; there are best-of-k, multi-turn, test-time"),
-        ({"drivers": ("multi-turn", "guess")}, "drivers: 'guess' is none of best-of-k, multi-turn"),
+        ({"drivers": ()}, "drivers: is empty; valid are best-of-k, multi-turn, test-time"),
+        (
+            {"drivers": ("multi-turn", "guess")},
+            "drivers: 'guess' is not one of best-of-k, multi-turn",
+        ),
     ],
 )
 def test_an_experiment_that_cannot_be_made_is_refused(experiment, fields, words):

@@ -37,10 +37,10 @@ ByMethod = Mapping[str, Sequence[CellResult]]
 def analyse(
     comparison: Comparison, search: Sequence[CellResult], final: Sequence[CellResult]
 ) -> dict[str, Any]:
-    """Everything that the report says, with the raw counts that it can be computed from again.
+    """The numbers of the report, with the raw counts from which they can be computed again.
 
     Raises:
-        ValueError: cells do not pair, or a method used what it declares not to see.
+        ValueError: cells are not paired, or a method used information that it declares not to use.
     """
     by_method = {
         method.name: [result for result in final if result.cell.method == method.name]
@@ -71,7 +71,7 @@ def analyse(
 
 
 def _check_pairs(by_method: ByMethod) -> None:
-    """Every method answered the same problems after training on the same seeds."""
+    """Checks that every method answered the same problems after training on the same seeds."""
     (name, first), *others = by_method.items()
     for other, results in others:
         for a, b in zip(first, results, strict=True):
@@ -88,7 +88,7 @@ def _size(outcomes: Outcomes) -> dict[str, int]:
 
 
 def _wall_clock(results: Sequence[CellResult]) -> dict[str, float]:
-    """What the runs took one by one, as far as it is known."""
+    """Wall-clock time of the runs in sum, where it is known."""
     known = [r.wall_seconds for r in results if r.wall_seconds is not None]
     return {"seconds": sum(known), "known": len(known), "runs": len(results)}
 
@@ -160,7 +160,7 @@ def values_SP(outcomes: Sequence[Outcomes], k: int) -> NDArray[np.float64]:
 
 
 def _gains(by_method: ByMethod, k: int) -> dict[str, Any]:
-    """What each method gained over the student it began with."""
+    """The gain of each method over its student before training."""
     estimates = {
         name: estimate(
             values_SP([r.after for r in results], k) - values_SP([r.before for r in results], k),
@@ -196,7 +196,7 @@ def _pass_at_k_curve(results: Sequence[CellResult]) -> dict[str, list[float]]:
 
 
 def learning_curve(results: Sequence[CellResult]) -> list[dict[str, float]]:
-    """Means over seeds of what the probes found, at the steps that every seed reached."""
+    """Means over seeds of the probes, at the steps that every seed reached."""
     by_step = [{int(point["step"]): point for point in r.probes} for r in results]
     shared = sorted(set[int].intersection(*(set(points) for points in by_step)))
     return [

@@ -1,10 +1,10 @@
-"""What every run of a comparison may spend on training: steps, seconds, or sampled tokens.
+"""The training budget of every run of a comparison: steps, seconds, or sampled tokens.
 
 Seconds are those of the phases of surviving steps (sampling, feedback, experts, targets, update,
-publishing), without evaluations and without starting up, so that a run which was interrupted has
-spent no more than one that was not. Tokens are response tokens of all rollouts, those too that
-dynamic sampling discards. A run ends before the first step that begins with the budget spent, so it
-may exceed it by a part of a step.
+publishing), without evaluations and start-up, so that an interrupted run has not spent more than an
+uninterrupted one. Tokens are response tokens of all rollouts, also of those that dynamic sampling
+discards. A run ends before the first step after the budget is spent, so it may exceed the budget by
+part of a step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_STEPS: Final = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """So much of one thing."""
+    """An amount of one unit."""
 
     unit: Unit
     amount: float
@@ -39,7 +39,7 @@ class Budget:
 
     @property
     def most_steps(self) -> int:
-        """Steps of a run that this budget alone would end."""
+        """Most steps of a run with this budget."""
         return int(self.amount) if self.unit == "steps" else _MOST_STEPS
 
     def __str__(self) -> str:
@@ -47,12 +47,12 @@ class Budget:
 
 
 def spent(lines: Iterable[MetricsLine], unit: Unit) -> float:
-    """What steps have cost, by their metrics."""
+    """The cost of steps, by their metrics."""
     return sum(cost_of(line, unit) for line in lines)
 
 
 def cost_of(line: MetricsLine, unit: Unit) -> float:
-    """What one step has cost."""
+    """The cost of one step."""
     if unit == "steps":
         return 1.0
     if unit == "tokens":
@@ -67,7 +67,7 @@ class WithinBudget:
     inner: Schedule
     budget: Budget
     run_dir: Path
-    """Whose metrics say what was spent, earlier lives of the run included."""
+    """The run with the metrics of spending, earlier lineages included."""
 
     @property
     def batching(self) -> Literal["merge", "group"]:

@@ -1,9 +1,8 @@
-"""Finished cells: one JSON file each, with everything that the report is made of.
+"""Finished cells: one JSON file each, with all data for the report.
 
 FOLDER/cells/{stage}-{method}-{lr}-{seed}.json
 
-A cell also says what it was made with. One that belongs to another configuration, another student
-or another budget is refused, not mixed in.
+A cell also records its configuration, student and budget. A cell with other ones is refused.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ METRICS: Final = (
     "loss", "kl", "grad_norm", "rollouts", "targets", "dropped_answers",
     "discarded_rollouts", "discarded_tokens", "missing_groups",
 )  # fmt: skip
-"""What is kept of every step."""
+"""Metrics stored for every step."""
 
 
 class MadeOtherwise(ValueError):
-    """What is there belongs to another configuration, student or budget."""
+    """Existing results belong to another configuration, student or budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ class Outcomes:
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> Outcomes:
-        """What `asdict` made."""
+        """Reads the dictionary that `asdict` made."""
         return cls(
             problem_ids=tuple(value["problem_ids"]),
             successes_P=tuple(value["successes_P"]),
@@ -96,7 +95,7 @@ class CellStore:
         self._folder = folder / "cells"
 
     def save(self, result: CellResult) -> None:
-        """Writes a cell; an interrupted write leaves none."""
+        """Writes a cell atomically."""
         text = json.dumps(asdict(result), allow_nan=False)
         write_whole(self._path(result.cell), text + "\n")
 
@@ -104,7 +103,7 @@ class CellStore:
         """A finished cell, or None.
 
         Raises:
-            MadeOtherwise: it was made with something else than is planned now.
+            MadeOtherwise: its configuration differs from the planned one.
         """
         path = self._path(cell)
         if not path.exists():
@@ -130,14 +129,14 @@ class CellStore:
 def identity(comparison: Comparison, cell: Cell) -> dict[str, Any]:
     """Everything that a cell's numbers depend on, as JSON values.
 
-    Models go by their bytes and problems by their ids: folders move, and a world may change under a
-    name.
+    Models are identified by their bytes and problems by their ids, since folders may move and the
+    problems of a name may change.
     """
     method = comparison.method(cell.method)
     config = method.build(comparison.trial(cell))
     described = describe(config)
     described["model"] = _sha256(config.model / "model.safetensors")
-    assert config.evaluation is not None, "it is the trial's"
+    assert config.evaluation is not None, "the trial sets it"
     ids = "\n".join(problem.id for problem in config.evaluation.problems)
     described["evaluation"]["problems"] = hashlib.sha256(ids.encode()).hexdigest()[:16]
     services = {name: describe_service(service) for name, service in method.services.items()}
@@ -173,6 +172,6 @@ def _sha256(path: Path) -> str:
 
 @cache
 def _sha256_of_version(path: Path, size: int, mtime_ns: int) -> str:
-    """Read once for all cells; size and time are what tells that the file has changed."""
+    """Reads a file once for all cells; a change is detected by size and time."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""`preceptor compare`: runs what is missing of a comparison, and writes its report."""
+"""`preceptor compare`: runs the missing cells of a comparison, and writes its report."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def compare_command(
         typer.Argument(help="A function that returns a Comparison: its name, or module:function."),
     ] = "fast",
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the comparison; an unfinished one goes on.")
+        Path | None, typer.Option(help="Folder of the comparison; an unfinished one is continued.")
     ] = None,
     methods: Annotated[
         str | None,
@@ -102,7 +102,9 @@ def _overridden(
 
 def _without_search(planned: Comparison, search: bool, rates_of: Path | None) -> Comparison:
     if rates_of is not None and not search:
-        raise ValueError("rates_of: chooses the learning rates, and so does --no-search: take one")
+        raise ValueError(
+            "rates_of: cannot be used with --no-search, since both choose the learning rates"
+        )
     if rates_of is not None:
         return replace(planned, methods=with_rates_of(rates_of, planned.methods))
     if not search:
@@ -114,7 +116,7 @@ def with_rates_of(report: Path, methods: Sequence[Method]) -> tuple[Method, ...]
     """The methods, each with the one rate that the comparison of a `compare.json` chose for it.
 
     Raises:
-        ValueError: the file is no comparison's, or a method was not in it, or not searched there.
+        ValueError: the file is not of a comparison, or lacks a method or its search.
     """
     try:
         analysis = json.loads(report.read_text())
@@ -124,7 +126,7 @@ def with_rates_of(report: Path, methods: Sequence[Method]) -> tuple[Method, ...]
             for name, m in analysis["methods"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"rates_of: {report} is no compare.json") from error
+        raise ValueError(f"rates_of: {report} is not a compare.json") from error
     missing = [method.name for method in methods if method.name not in found]
     if missing:
         raise ValueError(f"rates_of: {report} has no {', '.join(missing)}")

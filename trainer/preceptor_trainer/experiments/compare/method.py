@@ -9,8 +9,8 @@
         learning_rates=(1e-4, 2e-4, 4e-4),
     )
 
-A recipe decides objective, experts, context and where rollouts come from; student, problems,
-evaluation, budget and the size of a step are the trial's, the same for all methods.
+A recipe decides objective, experts, context and rollout source. The trial decides student,
+problems, evaluation, budget and step size, which are the same for all methods.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Everything about one run that its method does not decide."""
+    """The settings of one run that its method does not decide."""
 
     name: str
     """Of the run."""
     seed: int
-    """Decides problems and samples."""
+    """Seed of problems and samples."""
     lr: float
     """Learning rate after warm-up."""
     steps: int
@@ -90,13 +90,13 @@ class Method:
     recipe: Callable[[Trial], RunConfig]
     """Builds the run."""
     sees: Sees
-    """What it is told."""
+    """The information that it uses."""
     learning_rates: tuple[float, ...]
     """Searched; as many as every other method of the comparison has."""
     services: Mapping[str, Service] = field(default_factory=dict[str, Service])
     """The experts that its runs ask, by name."""
     note: str = ""
-    """What a reader must know, in a sentence."""
+    """A note for readers, in a sentence."""
     rate_from: RateFrom | None = None
     """Where its one learning rate was chosen, if not here."""
 
@@ -114,7 +114,7 @@ class Method:
         """The run of `trial`.
 
         Raises:
-            ValueError: the recipe changed what is the trial's, or asks an expert that the method
+            ValueError: the recipe changed a setting of the trial, or uses an expert that the method
                 does not name.
         """
         config = self.recipe(trial)
@@ -132,7 +132,9 @@ class Method:
                 raise ValueError(f"{name}: the recipe of {self.name!r} changed {wanted} to {has}")
         unknown = [use.name for use in config.experts if use.name not in self.services]
         if unknown:
-            raise ValueError(f"experts: {self.name!r} asks {unknown}, its services do not say how")
+            raise ValueError(
+                f"experts: {self.name!r} uses {unknown}, which are not among its services"
+            )
         return config
 
     @property

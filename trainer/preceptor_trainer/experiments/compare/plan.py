@@ -42,14 +42,14 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all methods of a comparison have in common."""
+    """Settings that all methods of a comparison share."""
 
     problems: Callable[[int], ProblemStream]
     """Seed to the problems of each step."""
     validation: EvaluationConfig
-    """Where learning rates are chosen."""
+    """Evaluation for the choice of learning rates."""
     held_out: EvaluationConfig
-    """Where methods are compared."""
+    """Evaluation for the comparison of methods."""
     probe: EvaluationConfig
     """A small evaluation between steps, for the learning curves."""
     probe_every: int = 5
@@ -69,12 +69,12 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Which methods, on what, for how much."""
+    """A comparison: its methods, setting and budget."""
 
     name: str
     """Of the report."""
     methods: tuple[Method, ...]
-    """The first is the one that the others are held against."""
+    """The methods; the others are compared with the first."""
     setting: Setting
     """The same for all."""
     budget: Budget
@@ -86,7 +86,7 @@ class Comparison:
     ks: tuple[int, ...] = (1, 8)
     """The k of pass@k that are tested. Learning rates are chosen by pass@1."""
     question: str = ""
-    """What it is to answer, in a sentence."""
+    """The question of the comparison, in a sentence."""
 
     def __post_init__(self) -> None:
         names = [method.name for method in self.methods]
@@ -139,7 +139,7 @@ class Comparison:
         ]
 
     def final_cells(self, rates: Mapping[str, float]) -> list[Cell]:
-        """Every method on every seed, seed by seed: whatever is finished can be compared."""
+        """Every method on every seed, seed by seed, so that finished seeds can be compared."""
         return [
             Cell(stage="final", method=method.name, lr=rates[method.name], seed=seed)
             for seed in self.seeds
@@ -162,7 +162,7 @@ class Comparison:
         )
 
     def _refuse_shared_problems(self) -> None:
-        """A rate chosen on the problems that count would be chosen by luck."""
+        """Refuses held-out problems in the validation set, which would bias the comparison."""
         validation = {problem.id for problem in self.setting.validation.problems}
         shared = validation & {problem.id for problem in self.setting.held_out.problems}
         if shared and self.search_cells():

@@ -1,6 +1,6 @@
-"""Watching the run of a cell: probes between steps, and a count of what was used.
+"""Observation of a cell's run: probes between steps, and counts of the information used.
 
-Both are participants that only observe, so what a run trains on does not depend on the watching.
+Both are participants that only observe, so they do not affect training.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Probing(Participant):
     def __init__(self, config: Probes, run: RunContext) -> None:
         self._config = config
         self._run = run
-        # A student of its own: an overlapped schedule may be using the other one.
+        # A separate student: an overlapped schedule may be using the other one.
         self._student = run.new_student()
 
     async def start(self) -> None:
@@ -65,7 +65,8 @@ class _Probing(Participant):
             self._run.labeller,
             # Not the version alone: the evaluation in the end has rollouts of that name.
             weights=f"probe/{published.version}",
-            # The same draws at every step and for every method: curves differ by policy alone.
+            # The same draws at every step and for every method, so that curves differ only by
+            # policy.
             seed=self._run.seed,
             on_progress=lambda done, total: None,
         )

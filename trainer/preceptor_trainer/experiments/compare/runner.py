@@ -1,8 +1,8 @@
-"""Runs the cells of a comparison that are not there yet, one after the other, on one deployment.
+"""Runs the missing cells of a comparison, one after the other, on one deployment.
 
     Runner(comparison, folder, console).run()
 
-Started again, it continues: a finished cell is a file, and an interrupted one goes on from its
+A restarted runner continues: a finished cell is a file, and an interrupted one continues from its
 last checkpoint. A finished run keeps its records, its report and its provenance; its weights and
 checkpoints are removed.
 """
@@ -47,7 +47,7 @@ from preceptor_trainer.run.progress import Progress
 
 
 class _Once:
-    """Starts the services when they are first needed, which may be never."""
+    """Starts the services when they are first needed."""
 
     def __init__(self, start: Callable[[], LocalDeployment]) -> None:
         self._start = start
@@ -68,7 +68,7 @@ class Runner:
         self.store = CellStore(folder)
 
     def run(self) -> tuple[list[CellResult], list[CellResult]]:
-        """Runs what is missing; returns the cells of the search and those that count."""
+        """Runs the missing cells; returns those of the search and the final ones."""
         with ExitStack() as services:
             deployment = _Once(lambda: services.enter_context(self._deployment()))
             search = self._complete(self.comparison.search_cells(), deployment)
@@ -160,10 +160,10 @@ class Runner:
 
 
 def claim(run_dir: Path, made_with: dict[str, Any]) -> None:
-    """Writes down what an unfinished run is made with, since it will go on from there.
+    """Records the configuration of an unfinished run, which will be continued with it.
 
     Raises:
-        MadeOtherwise: it was begun with something else.
+        MadeOtherwise: the run was started with another configuration.
     """
     path = run_dir / "made_with.json"
     if path.exists():

@@ -1,9 +1,9 @@
-"""What a method is told beside the problem: declared by its recipe, checked against its runs.
+"""The information of a method beside the problem: declared by its recipe, checked by its runs.
 
-A comparison is fair only where its reader knows who was told what. The check is of use, not of
-honesty: what was in an expert's view, who answered, and which rollouts the student did not write
-are counted while a run trains. How an objective uses a score cannot be seen from outside, so that
-column is declared only.
+Readers of a comparison must know which information each method uses. A run counts the feedback in
+experts' view, the experts that answered, and the rollouts that the student did not write; these are
+checked against the declaration. The use of scores by an objective cannot be counted, so that column
+is declared only.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ ExpertOpinion: TypeAlias = Literal["none", "sampled token", "top-k"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sees:
-    """What a method is told."""
+    """The information that a method uses."""
 
     score: Literal["no", "chooses demonstrations", "reward", "both"]
     """Whether an attempt succeeded, and what for."""
     trace: bool = False
-    """What the executor said about the student's own attempt, as text."""
+    """The executor's text about the student's own attempt."""
     solution: bool = False
     """An attempt of the student at the same problem that succeeded: this one, or a sibling."""
     reference: bool = False
     """A right answer that the student did not write."""
     larger_model: bool = False
-    """What a larger model would have written."""
+    """The distributions of a larger model."""
     opinion: ExpertOpinion = "top-k"
     """How much of an expert's next-token distribution reaches the loss."""
     own_attempts: Literal["all", "some", "none"] = "all"
@@ -80,7 +80,7 @@ class Observed:
 
 
 def contradictions(sees: Sees, counts: dict[str, int], larger_experts: frozenset[str]) -> list[str]:
-    """What a run used although its method declares that it does not see it.
+    """Information that a run used although its method declares that it does not.
 
     Args:
         sees: the declaration.
@@ -108,7 +108,7 @@ def contradictions(sees: Sees, counts: dict[str, int], larger_experts: frozenset
 
 
 def unused(sees: Sees, counts: dict[str, int], larger_experts: frozenset[str]) -> list[str]:
-    """What a method declares to see and no run used: said in the report, and no error."""
+    """Declared information that no run used; it is reported and is not an error."""
     used = dict.fromkeys(_KIND_FIELDS.values(), False)
     for kind, field in _KIND_FIELDS.items():
         used[field] = used[field] or bool(counts.get(f"kind/{kind}"))

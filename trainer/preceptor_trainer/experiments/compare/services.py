@@ -1,7 +1,7 @@
 """One deployment for all cells of a comparison.
 
-Cells do not meet in it: each run has a name space of its own for weights, and its rollouts carry
-its name. What two cells ask alike (the same student, prompt and attempt) is answered once.
+Cells are separate in it: each run has its own name space for weights, and its rollouts have its
+name. Equal queries of two cells (the same student, prompt and attempt) are answered once.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def larger_model(model: Path) -> Service:
 
 
 class NoModel(ValueError):
-    """A method needs a model that nobody has made or downloaded."""
+    """A method needs a model that does not exist on this machine."""
 
 
 def write_deployment(folder: Path, services: Mapping[str, Service], model: Path) -> Path:
     """Writes `preceptor.toml` for a comparison in `folder`; a changed plan changes the file.
 
     Raises:
-        NoModel: a service's model is not there.
+        NoModel: a service's model does not exist.
     """
     runs = (folder / RUNS).resolve()
     runs.mkdir(parents=True, exist_ok=True)

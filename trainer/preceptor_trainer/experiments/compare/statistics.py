@@ -70,13 +70,13 @@ def estimate(
         num_resamples: bootstrap draws.
 
     Raises:
-        ValueError: values are no table, not finite, or a single number.
+        ValueError: values are not a table, not finite, or a single number.
     """
     values_SP = np.asarray(values, np.float64)
     if values_SP.ndim != 2 or values_SP.size < 2:
         raise ValueError(f"values must be [S, P] with at least two entries, not {values_SP.shape}")
     if not np.isfinite(values_SP).all():
-        raise ValueError("values must be finite; a missing outcome is no outcome")
+        raise ValueError("values must be finite; leave out missing outcomes")
     mean = float(values_SP.mean())
     means_R = bootstrap_means(values_SP, seed=seed, num_resamples=num_resamples)
     widening, dof = _small_sample(values_SP)
@@ -160,7 +160,7 @@ class Corrected:
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Holm's adjusted p-values: the i-th smallest of m, times m - i + 1, never falling.
 
-    By hand: scipy corrects for false discoveries alone.
+    Implemented here, because scipy only corrects for the false discovery rate.
     """
     ordered = sorted(p_values, key=lambda name: p_values[name])
     adjusted: dict[str, float] = {}
@@ -172,9 +172,9 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def correct(estimates: Mapping[str, Estimate], *, alpha: float = 0.05) -> dict[str, Corrected]:
-    """Holm's procedure over a family of comparisons, with the interval that each one earned.
+    """Holm's procedure over a family of comparisons, with the corresponding intervals.
 
-    The i-th smallest p-value of m is looked at with level 1 - alpha / (m - i + 1).
+    The i-th smallest p-value of m is tested with level 1 - alpha / (m - i + 1).
     """
     adjusted = holm({name: e.p for name, e in estimates.items()})
     ordered = sorted(estimates, key=lambda name: estimates[name].p)

@@ -82,7 +82,7 @@ def order_table(analysis: Mapping[str, Any], name: str) -> Table:
 
 
 def sees_table(analysis: Mapping[str, Any]) -> Table:
-    """What each method is told."""
+    """The information that each method uses."""
     rows: list[tuple[str, ...]] = []
     for values in analysis["methods"].values():
         unused = [sees.LABELS[field] for field in values["sees_unused"]]
@@ -174,7 +174,7 @@ def _not_searched(values: Mapping[str, Any]) -> str:
 
 
 def claims(analysis: Mapping[str, Any]) -> list[str]:
-    """What the numbers allow to be said, in sentences."""
+    """The claims that the numbers support, as sentences."""
     titles = {method: values["title"] for method, values in analysis["methods"].items()}
     said: list[str] = []
     for k in analysis["ks"]:

@@ -1,4 +1,4 @@
-"""Spending attempts on one question at a time: three ways, over the same services as training.
+"""Attempts at single questions: three methods, with the same services as training.
 
     preceptor solve base-rates --split held_out --out runs/solve     # who is in the hard tail
     preceptor solve run --out runs/solve                             # all three, on the hard tail

@@ -1,11 +1,10 @@
-"""How often the student solves each of many problems, and what follows: the hard tail.
+"""The success rates of the student on many problems, and the hard tail among them.
 
-A problem that cannot come into the tail any more is not attempted further: most are solved within a
-few attempts, and the tail is a few in a hundred.
+A problem that can no longer be in the tail is not attempted further: most are solved within a few
+attempts, and the tail is a few per cent.
 
-Chosen by a look at outcomes, the tail looks harder than it is: whoever is measured on it is
-measured on fresh samples. It is a function of the student's base rates alone, not of which method
-solves what.
+Because the tail is selected by outcomes, it looks harder than it is, so methods are measured on it
+with fresh samples. It depends only on the student's base rates, not on the methods.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from preceptor_trainer.tasks.programming_by_example.problems import Problem, sam
 
 BASE_RATES: Final = "base_rates.json"
 LEAST_SAMPLES: Final = 128
-"""A hard tail is chosen by at least so many samples of each problem."""
+"""Least number of samples per problem to select a hard tail."""
 LOOK: Final = 32
 """Attempts at every problem before it is looked at: the others go on with those that may still be
 what is looked for."""
@@ -59,18 +58,20 @@ class BaseRates:
         """The problems, made again.
 
         Raises:
-            ValueError: the world has changed since.
+            ValueError: the generator of problems has changed.
         """
         problems = sample_problems(self.split, count=len(self.problem_ids), seed=self.problems_seed)
         if tuple(problem.id for problem in problems) != self.problem_ids:
-            raise ValueError("problem_ids: the world has changed since these rates were measured")
+            raise ValueError(
+                "problem_ids: the generator of problems has changed since these rates were measured"
+            )
         return problems
 
     def check_student(self, folder: Path) -> None:
-        """Refuses to speak of another student than it was measured on.
+        """Checks that the rates were measured on this student.
 
         Raises:
-            ValueError: it is another one.
+            ValueError: they were measured on another student.
         """
         if self.student_sha256 != student_sha256(folder):
             raise ValueError(
@@ -87,7 +88,7 @@ class BaseRates:
         if self.num_samples < LEAST_SAMPLES:
             raise ValueError(
                 f"num_samples: {self.num_samples} are too few to choose a hard tail; "
-                f"take at least {LEAST_SAMPLES}"
+                f"use at least {LEAST_SAMPLES}"
             )
         possible = in_tail(self.successes_P, self.num_samples)
         return [problem for problem, is_in in zip(self.problems(), possible, strict=True) if is_in]

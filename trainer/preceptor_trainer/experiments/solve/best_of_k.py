@@ -1,7 +1,7 @@
-"""Best-of-k: independent attempts, none of which learns of another.
+"""Best-of-k: independent attempts.
 
-All k attempts are drawn even when an early one succeeds: independent draws allow the unbiased
-`1 - C(n-c, k) / C(n, k)`, which wastes nothing.
+All k attempts are drawn even when an early one succeeds, because independent draws allow the
+unbiased `1 - C(n-c, k) / C(n, k)`, which uses all of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ async def best_of_k(
     Args:
         session: of the student.
         problems: the questions.
-        seed: another one than that of the samples which chose the questions.
+        seed: different from that of the samples that selected the questions.
         max_attempts: of each.
     """
     outcome = await evaluate(

@@ -49,7 +49,7 @@ app: Final = typer.Typer(
     help="Attempts at single questions: best-of-k, multi-turn, training at test time.",
     no_args_is_help=True,
 )
-Out = Annotated[Path, typer.Option(help="Folder of the experiment; an unfinished one goes on.")]
+Out = Annotated[Path, typer.Option(help="Folder of the experiment; it is continued.")]
 SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "held_out")
 
 
@@ -61,9 +61,9 @@ def base_rates_command(
     samples: Annotated[
         int, typer.Option(min=1, help="Attempts at each that may be in the tail.")
     ] = LEAST_SAMPLES,
-    seed: Annotated[int, typer.Option(help="Decides the problems.")] = 7,
+    seed: Annotated[int, typer.Option(help="Seed of the problems.")] = 7,
 ) -> None:
-    """Measures how often the student solves each problem: who is in the hard tail."""
+    """Measures how often the student solves each problem, and finds the hard tail."""
     console, chosen = Console(), _split(split)
 
     async def measure(gateway: GatewayClient) -> None:
@@ -92,7 +92,7 @@ def never_solved_command(
         int, typer.Option(min=LOOK, help=f"None of so many succeeds; a multiple of {LOOK}.")
     ] = ATTEMPTS,
 ) -> None:
-    """Finds problems that the student never solves, among those that it is unlikely to."""
+    """Finds problems that the student never solves, among those with a low probability."""
     console, chosen = Console(), _split(split)
 
     def show(found: int) -> None:
@@ -121,7 +121,7 @@ def run_command(
     group: Annotated[int, typer.Option(min=2, help="Attempts between two test-time steps.")] = 16,
     lr: Annotated[float, typer.Option(help="Learning rate at test time.")] = 2e-4,
 ) -> None:
-    """Runs what is missing on the hard tail, and reports discovery@k."""
+    """Runs the missing attempts on the hard tail, and reports discovery@k."""
     console = Console()
     try:
         rates = load_base_rates(out / BASE_RATES, split="held_out")
@@ -136,7 +136,7 @@ def run_command(
         claim_folder(experiment, out)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    # Whatever is there is not run again; without anything missing no service starts.
+    # Existing results are not run again; if nothing is missing, no service is started.
     if not is_complete(experiment, out):
         _with_services(out, console, lambda g: Bench(experiment, out, g, console).run())
     analysis = analyse(experiment, rates, read_trajectories(experiment, out))
@@ -147,7 +147,7 @@ def run_command(
 
 
 def _questions(rates: BaseRates, most: int) -> list[Problem]:
-    """Of the hard tail; refused now where the report would be refused after hours."""
+    """Questions of the hard tail; refused before the run if too few for the report."""
     tail = rates.hard_tail()
     if len(tail) < 2:
         raise ValueError(
@@ -159,7 +159,7 @@ def _questions(rates: BaseRates, most: int) -> list[Problem]:
 
 def _split(name: str) -> Split:
     if name not in SPLITS:
-        raise typer.BadParameter(f"{name!r} is none of {SPLITS}", param_hint="--split")
+        raise typer.BadParameter(f"{name!r} is not one of {SPLITS}", param_hint="--split")
     return name
 
 

@@ -93,7 +93,7 @@ def discovery(
         One `Discovery` per method, and for every pair "a - b" the difference at each k.
 
     Raises:
-        ValueError: methods answered different questions, or one gave up before the last k.
+        ValueError: methods answered different questions, or one ended before the last k.
     """
     questions = _questions(trajectories)
     curves: dict[str, Discovery] = {}
@@ -124,12 +124,12 @@ def _questions(trajectories: Mapping[str, Sequence[Trajectory]]) -> list[str]:
     if any(other != first for other in others):
         raise ValueError(f"trajectories: {list(by_method)} answered different questions")
     if len(first) < 2:
-        raise ValueError("trajectories: one question says nothing about others; take at least two")
+        raise ValueError("trajectories: only one question; at least two are needed for an interval")
     return first
 
 
 def _check_lasted(rows: Sequence[Trajectory], last: int) -> None:
-    """A trajectory may be censored early, a question's every one may not: nothing is known then."""
+    """Checks that at least one trajectory of each question lasted to the last k."""
     longest: dict[str, int] = {}
     for t in rows:
         reached = last if t.solved_at is not None else t.attempts

@@ -1,4 +1,4 @@
-"""All drivers on the hard tail, over seeds: what is missing is run, what is there is kept.
+"""All drivers on the hard tail, over seeds: missing results are run, existing ones are kept.
 
 FOLDER/base_rates.json                   how the questions were chosen
 FOLDER/experiment.json                   what the trajectories were made with
@@ -36,7 +36,7 @@ SETTINGS_FILE: Final = "experiment.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Questions, seeds and how many attempts each may cost."""
+    """Questions, seeds and the number of attempts."""
 
     problems: Sequence[Problem]
     """The hard tail."""
@@ -61,10 +61,10 @@ class Experiment:
         if self.max_attempts < 1:
             raise ValueError(f"max_attempts: must be at least 1, not {self.max_attempts}")
         if not self.drivers:
-            raise ValueError(f"drivers: is empty; there are {', '.join(DRIVERS)}")
+            raise ValueError(f"drivers: is empty; valid are {', '.join(DRIVERS)}")
         for driver in self.drivers:
             if driver not in DRIVERS:
-                raise ValueError(f"drivers: {driver!r} is none of {', '.join(DRIVERS)}")
+                raise ValueError(f"drivers: {driver!r} is not one of {', '.join(DRIVERS)}")
         if not self.seeds:
             raise ValueError("seeds: is empty")
 
@@ -141,10 +141,10 @@ class Bench:
 
 
 def claim_folder(experiment: Experiment, folder: Path) -> None:
-    """Writes down what the folder's trajectories are made with.
+    """Records the configuration of the folder's trajectories.
 
     Raises:
-        MadeOtherwise: it holds those of something else.
+        MadeOtherwise: the folder has trajectories of another configuration.
     """
     path, made_with = folder / SETTINGS_FILE, experiment.made_with()
     if path.exists():

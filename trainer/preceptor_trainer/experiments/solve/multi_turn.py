@@ -1,4 +1,4 @@
-"""Multi-turn: one attempt a turn, with the feedback on earlier attempts in the prompt.
+"""Multi-turn: one attempt per turn, with the feedback on earlier attempts in the prompt.
 
 The history holds feedback only, not the attempts (arXiv 2601.20802, section 5, found that better),
 each text once, the newest last. When the prompt would exceed its budget of tokens, the oldest text
@@ -73,7 +73,7 @@ class MultiTurn:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A question as it stands in one turn."""
+    """A question in one turn."""
 
     id: str
     messages: Sequence[dict[str, str]]
@@ -82,7 +82,7 @@ class Asked:
 
 @dataclass(kw_only=True)
 class Dialogue:
-    """One question with what has been said about it."""
+    """One question with the feedback on its attempts."""
 
     problem: Problem
     settings: MultiTurn
@@ -109,10 +109,10 @@ class Dialogue:
         return Asked(id=self.problem.id, messages=messages, payload=self.problem.payload)
 
     def take(self, attempt: Attempt) -> None:
-        """Counts an attempt and remembers what was said about it.
+        """Counts an attempt and stores its feedback.
 
         Raises:
-            RuntimeError: nobody judged it; it is neither a success nor a failure.
+            RuntimeError: it was not judged, so it is neither a success nor a failure.
         """
         if attempt.score is None:
             why = [item.error for item in attempt.items] or "no source answered"
@@ -128,7 +128,7 @@ class Dialogue:
                 self.history.append(item)
 
     def trajectory(self, seed: int, seconds: float) -> Trajectory:
-        """What is left of it."""
+        """The trajectory of the dialogue."""
         return Trajectory(
             method="multi-turn",
             problem_id=self.problem.id,

@@ -37,26 +37,28 @@ AT_ONCE: Final = 32
 
 @dataclass(frozen=True, kw_only=True)
 class NeverSolved:
-    """Which problems of one split a student never solved, and how hard that was looked for."""
+    """The problems of one split that a student never solved, and the effort to find them."""
 
     split: Split
     problem_ids: tuple[str, ...]
     chance_below: float
     """Of the student's probability of all known right answers, before any attempt was made."""
     attempts: int
-    """None of so many succeeded."""
+    """Number of attempts, none of which succeeded."""
     student_sha256: str
 
     def problems(self) -> list[Problem]:
         """The problems, made again.
 
         Raises:
-            ValueError: the world has changed since.
+            ValueError: the generator of problems has changed.
         """
         ids = set(self.problem_ids)
         found = [p for some in _candidates(self.split) for p in some if p.id in ids]
         if len(found) != len(ids):
-            raise ValueError("problem_ids: the world has changed since these were found")
+            raise ValueError(
+                "problem_ids: the generator of problems has changed since these were found"
+            )
         return found
 
     def save(self, folder: Path) -> Path:
@@ -103,10 +105,10 @@ def find_never_solved(
     graded here.
 
     Raises:
-        ValueError: `attempts` is no multiple of `LOOK`.
+        ValueError: `attempts` is not a multiple of `LOOK`.
     """
     if attempts < LOOK or attempts % LOOK:
-        raise ValueError(f"attempts: {attempts} is no multiple of {LOOK}")
+        raise ValueError(f"attempts: {attempts} is not a multiple of {LOOK}")
     policy = Policy(STUDENT_DIR)
     found: list[str] = []
     unsolved = _unsolved(policy, _unlikely(split, policy, chance_below), attempts)
@@ -182,7 +184,7 @@ def chances(policy: Policy, problems: Sequence[Problem]) -> list[float]:
     if not rows:
         return []
     longest = max(len(ids) for _, ids, _ in rows)
-    # Causal, so what follows the end of a row changes nothing in it.
+    # The model is causal, so padding after a row does not affect it.
     ids_BT = torch.tensor([ids + [policy.pad_id] * (longest - len(ids)) for _, ids, _ in rows])
     logprobs_BTV = policy.model(input_ids=ids_BT).logits.float().log_softmax(-1)
     logprobs_BT = logprobs_BTV[:, :-1].gather(-1, ids_BT[:, 1:, None])[..., 0]

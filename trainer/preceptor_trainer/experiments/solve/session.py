@@ -1,4 +1,4 @@
-"""The student and those who judge its attempts: all that the drivers without training need."""
+"""The student and its feedback sources, for drivers without training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from preceptor_trainer.sampling.sampler import Published
 from preceptor_trainer.tasks.programming_by_example.task import PROGRAMMING
 
 INITIAL: Final = "initial"
-"""Lineage of the shipped weights, which no run published."""
+"""Lineage name of the shipped weights, which were not published by a run."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

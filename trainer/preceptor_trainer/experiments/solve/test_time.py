@@ -1,9 +1,9 @@
 """Test-time self-distillation: the student is trained on the one question, from its own feedback.
 
-Sample a group, have it judged; on a success stop, else take one step in which the self-teacher sees
-each attempt's own feedback (there is no solution to show), and sample again. Source: arXiv
-2601.20802, section 5. Every question and seed is a run of its own, with a name space of its own for
-weights at the gateway; the loop's stages are the trainer's.
+It samples a group and has it judged. After a success it stops; otherwise it takes one step in which
+the self-teacher has each attempt's own feedback in view (there is no solution to show), and samples
+again. Source: arXiv 2601.20802, section 5. Every question and seed is a separate run, with its own
+name space for weights at the gateway; the stages are those of the trainer's loop.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ def _kl_to_go() -> Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class SelfDistillation:
-    """How a question is trained on."""
+    """Settings of the training on one question."""
 
     objective: Objective = field(default_factory=_kl_to_go)
-    """KL-to-go by default: with one prompt, the pull of CE-to-go to short answers adds up fast."""
+    """KL-to-go by default: with one prompt, CE-to-go would quickly shorten the answers."""
     lr: float = 2e-4
     """Learning rate, without warm-up: there are few steps."""
     group: int = 16
     """Attempts between two steps."""
     expert: str = "self-teacher"
-    """Who is asked, with the attempt's own feedback in view."""
+    """The experts, with the attempt's own feedback in view."""
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
@@ -96,11 +96,11 @@ class StopAtSuccess:
 
     @property
     def adds_rollouts(self) -> bool:
-        """It only looks on."""
+        """False: it only observes."""
         return False
 
     def join(self, run: RunContext) -> FirstSuccess:
-        """What becomes of one run."""
+        """The participant of one run."""
         return FirstSuccess(self.max_attempts, run.first_step)
 
 
@@ -145,10 +145,10 @@ def first_success(labelled: Sequence[Labelled], *, limit: int) -> int | None:
 
 
 async def discover(config: RunConfig, run_dir: Path, gateway: GatewayClient) -> Trajectory:
-    """Attempts and steps in turn; started again, it goes on from its last checkpoint.
+    """Alternates attempts and steps; after a restart it continues from its last checkpoint.
 
-    Tokens and seconds are those of the steps that count: what an interrupted lineage took after its
-    last checkpoint is taken again.
+    Tokens and seconds are those of surviving steps: steps of an interrupted lineage after its last
+    checkpoint are repeated.
     """
     began = time.monotonic()
     trainer = Trainer(config, run_dir, gateway, Progress(Console(quiet=True)))

@@ -1,4 +1,4 @@
-"""What a driver leaves of one question and one seed."""
+"""The result of a driver for one question and one seed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Trajectory:
     problem_id: str
     seed: int
     attempts: int
-    """Made and judged."""
+    """Number of judged attempts."""
     solved_at: int | None
-    """Place of the first success, from 1; None where none came: censored at `attempts`."""
+    """Number of the first success, from 1; None without success: censored at `attempts`."""
     successes: int | None = None
     """Of all attempts, where they were independent draws: makes pass@k unbiased."""
     tokens: int
     """Response tokens sampled."""
     seconds: float
-    """Of wall-clock; shared evenly where questions ran together."""
+    """Wall-clock time; shared evenly among questions that ran together."""
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
