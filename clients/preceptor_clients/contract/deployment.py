@@ -103,13 +103,13 @@ class DeployedGateway(_Section):
     database: str = "sqlite+aiosqlite:///preceptor.db"
     """SQLAlchemy URL of an async driver; a relative SQLite path is relative to the file."""
     database_password_file: Path | None = None
-    """Holds the password of the URL's user, so that the URL need not."""
+    """File with the password of the database user; the URL then contains none."""
     blobs: Path = Path("blobs")
     """Folder of the content-addressed store."""
     broker: str = "redis://127.0.0.1:6379/0"
     """URL of a Redis or Valkey server; `embedded` lets the supervisor start one."""
     broker_password_file: Path | None = None
-    """Holds the broker's password, so that the URL need not."""
+    """File with the broker's password; the URL then contains none."""
     weights_roots: tuple[Path, ...] = (Path("weights"),)
     """Folders under which weights may lie; everything else is refused."""
     hash_key_file: Path = Path("keys/hash.key")
@@ -130,8 +130,8 @@ class DeployedGateway(_Section):
         named = self.broker != EMBEDDED and "broker" in self.model_fields_set
         if self.broker_password_file is not None and not named:
             raise ValueError(
-                "broker_password_file: belongs to a broker of your own; name its address in "
-                "`broker`, or leave the password out"
+                "broker_password_file: is set, but the embedded broker has no password; set "
+                "`broker` to the URL of your broker, or remove broker_password_file"
             )
         return self
 

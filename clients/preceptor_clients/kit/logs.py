@@ -1,4 +1,4 @@
-"""One format for the log of every process: time, level, who says it, what."""
+"""One log format for all processes: time, level, logger, message."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Final
 
 FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _CHATTY: Final = ("alembic", "asyncio", "httpx")
-"""They would write a line for each request."""
+"""Loggers that write a line per request at level INFO."""
 
 
 def log_to_stderr() -> None:
-    """Writes everything from INFO on to standard error, a line each."""
+    """Sends log records from level INFO to standard error."""
     logging.basicConfig(level=logging.INFO, format=FORMAT)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -30,7 +30,7 @@ def dispatcher_command(
     ] = _DEFAULTS.grace_s,
     alive_file: Annotated[
         Path | None,
-        typer.Option(help="File that is touched whenever the gateway has answered."),
+        typer.Option(help="File to touch after each answer of the gateway, for health checks."),
     ] = None,
 ) -> None:
     """Sends jobs from the broker to experts and feedback sources."""

@@ -140,7 +140,7 @@ class Executor:
         isolation = self.describe_isolation()
         level = logging.INFO if isolation.get("level") == "namespaces" else logging.WARNING
         said = ", ".join(f"{name}: {value}" for name, value in isolation.items())
-        _log.log(level, "attempts run under this isolation: %s", said)
+        _log.log(level, "isolation of attempts: %s", said)
 
     def ready(self) -> bool:
         """False until the self-test has passed."""

@@ -66,19 +66,19 @@ def read_secret(path: Path) -> str:
 
 
 def database_url(gateway: DeployedGateway) -> str:
-    """Where the database is, with its password where that is in a file. Never log it.
+    """URL of the database, including the password from its file. Never log it.
 
     Raises:
-        ValueError: the URL holds a password too, or the file holds none.
+        ValueError: the URL contains a password although a password file is set.
     """
     return _with_password("database", gateway.database, gateway.database_password_file)
 
 
 def broker_url(gateway: DeployedGateway) -> str:
-    """Where the broker is, with its password where that is in a file. Never log it.
+    """URL of the broker, including the password from its file. Never log it.
 
     Raises:
-        ValueError: the URL holds a password too, or the file holds none.
+        ValueError: the URL contains a password although a password file is set.
     """
     return _with_password("broker", gateway.broker, gateway.broker_password_file)
 
@@ -89,7 +89,8 @@ def _with_password(field: str, url: str, file: Path | None) -> str:
     parts = urlsplit(url)
     if parts.password is not None:
         raise ValueError(
-            f"gateway.{field}: holds a password, and so does {field}_password_file; keep the file"
+            f"gateway.{field}: the URL contains a password although {field}_password_file is set; "
+            "remove it from the URL"
         )
     place = parts.netloc.rpartition("@")[2]
     login = f"{parts.username or ''}:{quote(read_key_file(file), safe='')}"

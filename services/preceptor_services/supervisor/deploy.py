@@ -1,10 +1,11 @@
-"""A deployment in parts, one process each, as containers want it; `preceptor up` is one machine's.
+"""Commands to deploy each part as a process of its own, for instance in containers.
 
-    preceptor deploy keys        # once, before everything else
-    preceptor deploy migrate     # once, when the database answers
-    preceptor deploy serve NAME  # an expert or a source of the settings
+    preceptor deploy keys        # once, first
+    preceptor deploy migrate     # once, when the database is ready
+    preceptor deploy serve NAME  # one expert or feedback source of the settings
 
-Gateway and dispatchers have commands of their own.
+`preceptor gateway` and `preceptor dispatcher` are the other parts. `preceptor up` starts all parts
+on one machine instead.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _log = logging.getLogger("preceptor.deploy")
 _SHARED = 0o640
 
 app = typer.Typer(
-    help="A deployment whose parts run by themselves: keys, tables, services.",
+    help="Commands to deploy each part as a process of its own: keys, tables, services.",
     no_args_is_help=True,
 )
 Config = Annotated[Path, typer.Option(help="The deployment's TOML file.")]
@@ -40,7 +41,7 @@ _DEFAULT = Path("preceptor.toml")
 
 @app.command("keys")
 def make_keys(config: Config = _DEFAULT) -> None:
-    """Makes every key and password that the settings name a file for, unless the file is there."""
+    """Creates the key and password files of the settings that do not exist yet."""
     log_to_stderr()
     with _said_plainly():
         settings = load_settings(config)
@@ -48,44 +49,44 @@ def make_keys(config: Config = _DEFAULT) -> None:
             make_key_file(path)
         for path in password_files(settings):
             make_key_file(path)
-            # Broker and database run as users of their own, which share the folder's group.
+            # Broker and database run as other users; in containers they are in this file's group.
             path.chmod(_SHARED)
-    _log.info("every key is there")
+    _log.info("all key and password files exist")
 
 
 @app.command("migrate")
 def migrate(config: Config = _DEFAULT) -> None:
-    """Brings the tables of the database up to date."""
+    """Applies the migrations that the database does not have yet."""
     log_to_stderr()
     with _said_plainly():
         asyncio.run(_migrate(database_url(load_settings(config).gateway)))
-    _log.info("the tables are up to date")
+    _log.info("the database has all migrations")
 
 
 @app.command("serve")
 def serve(
-    name: Annotated[str, typer.Argument(help="Of an expert or a source of the settings.")],
+    name: Annotated[str, typer.Argument(help="Name of an expert or source of the settings.")],
     config: Config = _DEFAULT,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
 ) -> None:
-    """Serves one of the deployment's services, with its class, options, key and port."""
+    """Serves an expert or feedback source with the class, options, key and port of the settings."""
     with _said_plainly():
         service = service_named(load_settings(config), name)
         port = urlsplit(service.url).port
         if service.use is None or not port:
-            raise ValueError(f"{name}: needs `use`, and a port in `url`, to be served from here")
+            raise ValueError(f"{name}: set `use`, and a port in `url`, to serve it by this command")
     serve_class(service.use, service.options, host=host, port=port, key_file=service.key_file)
 
 
 def key_files(settings: Deployment) -> Iterator[Path]:
-    """Files of the keys that gateway and services know each other by."""
+    """Key files of the gateway, its callers and all services."""
     yield settings.gateway.hash_key_file
     yield from (key.file for key in settings.keys.values())
     yield from (service.key_file for _, _, service in settings.services())
 
 
 def password_files(settings: Deployment) -> Iterator[Path]:
-    """Files of the passwords of broker and database."""
+    """Password files of database and broker, if set."""
     gateway = settings.gateway
     for path in (gateway.database_password_file, gateway.broker_password_file):
         if path is not None:
@@ -93,14 +94,14 @@ def password_files(settings: Deployment) -> Iterator[Path]:
 
 
 def service_named(settings: Deployment, name: str) -> DeployedService:
-    """The expert or source of that name.
+    """The expert or source called `name`.
 
     Raises:
-        ValueError: there is none; it names those there are.
+        ValueError: the settings have none; the message lists those that exist.
     """
     services = {known: service for _, known, service in settings.services()}
     if name not in services:
-        raise ValueError(f"{name}: is no service of the settings; there are {', '.join(services)}")
+        raise ValueError(f"{name}: the settings have no such service, only {', '.join(services)}")
     return services[name]
 
 

@@ -75,6 +75,4 @@ def test_a_service_that_is_not_there_is_refused_with_those_that_are(config: Path
     refused = invoke("serve", "teacher", "--config", config)
 
     assert refused.exit_code == 2
-    assert "teacher: is no service of the settings; there are self-teacher, people" in (
-        refused.output
-    )
+    assert "teacher: the settings have no such service, only self-teacher, people" in refused.output
