@@ -135,8 +135,8 @@ def other_experts(api: str, teacher: str, words: Path) -> dict[str, DeployedServ
         "max_requests": 2,
     }
     return {
-        "sampler": local_service("sampler", f"{remote}.sample_only:SampleOnly", sampler),
-        "words": local_service("words", f"{remote}.aligning:Aligning", aligning),
+        "sampler": local_service("sampler", f"{remote}.drawing.sample_only:SampleOnly", sampler),
+        "words": local_service("words", f"{remote}.aligned.aligning:Aligning", aligning),
     }
 
 

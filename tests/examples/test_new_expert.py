@@ -116,7 +116,7 @@ def test_the_image_installs_the_wheel_that_its_build_step_makes(tmp_path):
     assert wheel == f"preceptor-{version('preceptor')}-py3-none-any.whl"
     assert "COPY wheels/ /wheels/" in dockerfile
     assert "--find-links /wheels" in dockerfile
-    assert called == "build --tag wise-owl ."
+    assert called == "build --tag wise-owl:local ."
     assert "image: wise-owl" in (folder / "compose.yml").read_text()
 
 

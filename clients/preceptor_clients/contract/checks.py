@@ -38,6 +38,9 @@ _POSITIVE_TOLERANCE: Final = 1e-4
 _MASS_TOLERANCE: Final = 1e-5
 """Allowed excess of a row's probabilities over 1, and allowed error of its tail."""
 _GRID_TOLERANCE: Final = 1e-3
+_PADDED_MASS: Final = 0.2
+"""Probability that rows of a head beyond the vocabulary may have: no entry names them, and they
+count to the tail. An untrained model gives them their share of the rows."""
 """Two steps of the grid on which log-probs travel."""
 _MOST_DRAWS: Final = 1 << 20
 _MOST_LATENCY_MS: Final = 1e12
@@ -229,16 +232,19 @@ def _check_tail(answer: PrefixAnswer, vocab_size: int | None) -> None:
     """Checks that the tail is at most (V - n) times the probability of the last entry.
 
     Each of the V - n tokens outside the n best entries is at most as likely as the last entry. The
-    tail of a row that leaves out a best entry may be larger.
+    tail of a row that leaves out a best entry may be larger. Only rows whose own token is hidden
+    are held to it: where it is known, it shows whether the entries are the best ones, and teachers
+    of another tokenizer name only what they could align.
     """
-    if answer.kind != "topk" or vocab_size is None or not answer.mask_P.any():
+    hidden_P = answer.mask_P & ~answer.own_mask_P
+    if answer.kind != "topk" or vocab_size is None or not hidden_P.any():
         return
     n = np.maximum(answer.num_entries_P, 1)
     last = np.exp(answer.logprobs_PK[np.arange(len(n)), n - 1].astype(np.float64))
     # Rounding the entries to the grid changes their sum, and so the tail, by up to this tolerance.
-    most = (vocab_size - n) * last * (1 + _GRID_TOLERANCE) + _GRID_TOLERANCE + _MASS_TOLERANCE
+    most = (vocab_size - n) * last * (1 + _GRID_TOLERANCE) + _PADDED_MASS + _GRID_TOLERANCE
     _refuse_unless(
-        (answer.tail_P <= most)[answer.mask_P].all(),
+        (answer.tail_P <= most)[hidden_P].all(),
         "tail_P",
         "is larger than the sum of all other tokens can be, each at most as likely as the last "
         "entry: one of the best entries is missing",

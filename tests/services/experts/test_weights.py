@@ -210,7 +210,7 @@ async def test_a_stored_average_that_is_damaged_is_replayed_instead(
     await offer(restarted, *manifests)
 
     assert await answer_bytes(restarted, wanted) == expected
-    assert "replayed" in caplog.text
+    assert "recomputed" in caplog.text
 
 
 async def test_a_version_that_becomes_a_checkpoint_later_is_stored_then(

@@ -50,10 +50,14 @@ def test_a_method_of_another_module_is_found_by_its_path():
 
 
 def test_what_is_no_method_is_refused_by_name():
-    with pytest.raises(ValueError, match="'rates' is a tuple, no Method"):
+    with pytest.raises(
+        typer.BadParameter, match="'RATES' is neither module:name nor one of distil"
+    ):
         load_method("rates")
-    with pytest.raises(typer.BadParameter, match="no attribute 'NO_SUCH'"):
+    with pytest.raises(typer.BadParameter, match="'NO_SUCH' is neither module:name nor one of"):
         load_method("no-such")
+    with pytest.raises(ValueError, match="is a tuple, no"):
+        load_method("preceptor_trainer.recipes.methods:RATES")
 
 
 def test_without_a_search_the_middle_rate_is_taken():
