@@ -161,13 +161,13 @@ async def _run_again(seen: _Seen, client: Asked, info: ServiceInfo, known: Known
         cause = failure.__cause__
         if isinstance(cause, (DeadlineExceeded, ServiceUnavailable, WeightsNotHere)):
             return
-        raise SelfTestFailed(f"known: {failure.found}; mend: {failure.mend}") from failure
+        raise SelfTestFailed(f"known: {failure.found}; fix: {failure.mend}") from failure
     if seen.answers is not None and seen.answers[0] == info.version:
         for before, after in zip(seen.answers[1], answers, strict=False):
             found = departure(before, after, known.tolerance)
             if found is not None:
                 raise SelfTestFailed(
-                    f"known: expected the answers of the last time; {found}; mend: give changed "
+                    f"known: expected the answers of the last time; {found}; fix: give changed "
                     "answers a new version"
                 )
     seen.answers = info.version, answers
@@ -185,7 +185,7 @@ async def _check(name: str, subject: Subject) -> None:
         if isinstance(cause, (DeadlineExceeded, ServiceUnavailable)):
             raise ServiceUnavailable(f"did not answer the self-test: {cause.detail}") from failure
         raise SelfTestFailed(
-            f"{name}: expected {failure.expected}; came {failure.found}; mend: {failure.mend}"
+            f"{name}: expected {failure.expected}; found {failure.found}; fix: {failure.mend}"
         ) from failure
     except PreceptorError as error:
         raise ServiceUnavailable(f"did not answer the self-test: {error.detail}") from error

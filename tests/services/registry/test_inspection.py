@@ -101,7 +101,7 @@ async def test_an_expert_that_answers_wrongly_is_refused_with_the_reason(world, 
     assert entry.state == "refused"
     assert entry.detail is not None
     assert entry.detail.startswith(f"{check}: expected")
-    assert "mend:" in entry.detail
+    assert "fix:" in entry.detail
     with pytest.raises(ServiceUnavailable, match=f"{check}: expected"):
         await world.trainer.submit_logprobs("new", [world.submission("a")])
 
