@@ -4,9 +4,9 @@
         await Trainer(config, run_dir, gateway, progress).run()
 
 A trainer that is started again on the same folder continues from the last checkpoint on a new
-lineage; the steps that the interrupted one took after it are superseded. Nothing in here knows who
-answers or who takes part: experts, sources, participants, the objective and the context policy come
-with the configuration.
+lineage; the steps that the interrupted one took after it are superseded. The loop names no
+expert, source or participant: they come with the configuration, as do the objective and the context
+policy.
 """
 
 from __future__ import annotations

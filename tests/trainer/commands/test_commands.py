@@ -30,7 +30,7 @@ def train(tmp_path, monkeypatch):
     [
         (RECIPE, ["stepz=3"], "'stepz'"),
         (RECIPE, ["held_out=1", "steps=0"], "steps: must be at least 1, not 0"),
-        ("collections:UserDict", [], "returned a UserDict, no RunConfig"),
+        ("collections:UserDict", [], "returned a UserDict, not a RunConfig"),
         ("nowhere:recipe", [], "No module named 'nowhere'"),
     ],
 )

@@ -64,7 +64,7 @@ def test_a_line_torn_by_a_kill_neither_counts_nor_spoils_the_next(tmp_path: Path
 def test_a_line_that_is_no_step_is_named_by_file_and_number(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n[1]\n')
 
-    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: no line of metrics"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: not a line of metrics"):
         read_metrics(tmp_path)
 
 

@@ -18,6 +18,6 @@ def keep_options(run_dir: Path, options: Mapping[str, Any]) -> None:
 
 
 def kept_options(run_dir: Path) -> dict[str, Any] | None:
-    """The options that the run was begun with; None for a folder that does not tell."""
+    """The options that the run was begun with; None where the folder has no record."""
     path = run_dir / _FILE
     return cast("dict[str, Any]", json.loads(path.read_text())) if path.exists() else None

@@ -1,4 +1,4 @@
-"""Whether a run may begin or go on in its folder, and what to say where it may not.
+"""Decides whether a run may begin or continue in its folder; if not, prints what to do.
 
 Everything here is decided before a service starts.
 """
@@ -34,15 +34,15 @@ class Start:
 
     run_dir: Path
     options: Mapping[str, Any]
-    """As given, without what says where the run lies."""
+    """The options as given, without those that name the place of the run."""
     command: tuple[str | Path, ...]
     """The command with its place, without options."""
     anew: tuple[str | Path, ...]
-    """The same for a run that is not there yet."""
+    """The same for a new run."""
     options_anew: Mapping[str, Any] | None = None
-    """The options of that, where they are others."""
+    """Options of the new run, where they differ."""
     options_of: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
-    """Options by a run's settings, where they can be told from them."""
+    """Derives the options from a run's settings, where that is possible."""
 
     def to_continue(self, begun: Mapping[str, Any] | None = None) -> str:
         """The command that goes on with the run, which was begun with the settings `begun`."""
@@ -52,7 +52,7 @@ class Start:
         return pasted(*self.command, *as_words(self.options if options is None else options))
 
     def to_begin_anew(self) -> str:
-        """The command that begins another run as this one was to be."""
+        """The command that begins another run with these options."""
         return pasted(*self.anew, *as_words(self.options_anew or self.options))
 
 
@@ -83,7 +83,7 @@ def prepared(start: Start, config: RunConfig, extend: int | None) -> Planned:
     """What the trainer is to run: `config`, with the steps that the run was given since.
 
     Raises:
-        typer.Exit: the run was begun with other settings, or cannot be extended; it has been said.
+        typer.Exit: the run was begun with other settings, or cannot be extended; it is reported.
     """
     with told_how_to_go_on(start):
         standing = Standing.read(start.run_dir)
@@ -97,7 +97,7 @@ def prepared(start: Start, config: RunConfig, extend: int | None) -> Planned:
 
 @contextmanager
 def told_how_to_go_on(start: Start) -> Generator[None]:
-    """A run that may not go on so: says why, and the commands that work."""
+    """Prints why a run cannot continue, and the commands that work."""
     try:
         yield
     except OtherSettings as error:
@@ -113,7 +113,7 @@ def told_how_to_go_on(start: Start) -> Generator[None]:
 
 
 def kept_by(run_dir: Path) -> str:
-    """What the run's folder holds, in words."""
+    """A sentence about the steps that the run's folder keeps."""
     found = latest_checkpoint(run_dir / "checkpoints")
     if found is None or int(found.name) == 0:
         return f"{run_dir} has no checkpoint yet, so that the run begins with its first step again"

@@ -39,7 +39,7 @@ from preceptor_trainer.run.standing import Standing
 Seed = Annotated[int, typer.Option(help="Decides problems and samples.")]
 Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
 Extend = Annotated[
-    int | None, typer.Option(min=1, help="Gives the finished run so many steps more.")
+    int | None, typer.Option(min=1, help="Number of further steps for a finished run.")
 ]
 
 
@@ -48,7 +48,9 @@ def train_command(
         str,
         typer.Argument(help="module:function; takes `seed` and the options, returns a RunConfig."),
     ],
-    run_dir: Annotated[Path, typer.Option(help="Folder of the run; an unfinished one goes on.")],
+    run_dir: Annotated[
+        Path, typer.Option(help="Folder of the run; an unfinished one is continued.")
+    ],
     gateway: Annotated[str, typer.Option(help="URL of the gateway.")],
     key_file: Annotated[
         Path,
@@ -87,7 +89,7 @@ def quickstart_command(
     seed: Seed = 0,
     steps: Steps = 40,
     name: Annotated[
-        str | None, typer.Option(help="Name of the run; an unfinished one of that name goes on.")
+        str | None, typer.Option(help="Name of the run; an unfinished one is continued.")
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
     held_out: Annotated[int, typer.Option(min=1, help="Held-out problems.")] = 200,
@@ -155,7 +157,7 @@ def _quickstart_options(begun: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_begun(ctx: typer.Context, start: Start) -> dict[str, Any]:
-    """Whoever extends a run need not say again how it was begun."""
+    """Options that the run was begun with, where the command does not give them."""
     begun = Standing.read(start.run_dir).begun
     kept = {} if begun is None else _quickstart_options(begun)
     return {
@@ -211,7 +213,7 @@ def _run_folder(runs: Path, name: str | None, extend: int | None) -> Path:
 
 
 def _beside(run_dir: Path) -> Path:
-    """A folder of the same kind that is not there yet."""
+    """The same folder name with the next free number."""
     base, _, last = run_dir.name.rpartition("-")
     stem, number = (base, int(last)) if base and last.isdecimal() else (run_dir.name, 1)
     while (folder := run_dir.with_name(f"{stem}-{number + 1}")).exists():
@@ -220,15 +222,15 @@ def _beside(run_dir: Path) -> Path:
 
 
 def _config(recipe: str, seed: int, pairs: list[str]) -> RunConfig:
-    """What the recipe returns.
+    """Calls the recipe, and checks what it returns.
 
     Raises:
-        typer.BadParameter: it does not take an option, refuses one, or returns something else.
+        typer.BadParameter: the recipe refuses an option, or returns something else.
     """
     function = load_named(recipe, "RECIPE")
     try:
         options = typed_options(pairs, function)
-        # Bound first: a TypeError from inside the recipe is the recipe's own, and keeps its trace.
+        # Bound first: a TypeError from inside the recipe must keep its traceback.
         arguments = signature(function).bind(seed=seed, **options)
     except (TypeError, ValueError) as error:
         raise typer.BadParameter(f"{recipe!r}: {error}", param_hint="--option") from error
@@ -238,6 +240,6 @@ def _config(recipe: str, seed: int, pairs: list[str]) -> RunConfig:
         raise typer.BadParameter(f"{recipe!r}: {error}", param_hint="RECIPE") from error
     if not isinstance(config, RunConfig):
         raise typer.BadParameter(
-            f"{recipe!r} returned a {type(config).__name__}, no RunConfig", param_hint="RECIPE"
+            f"{recipe!r} returned a {type(config).__name__}, not a RunConfig", param_hint="RECIPE"
         )
     return config

@@ -1,1 +1,1 @@
-"""Tools that know no domain."""
+"""Tools that are independent of the domain."""

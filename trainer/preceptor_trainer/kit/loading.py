@@ -1,4 +1,4 @@
-"""What a command's user names as `module:name`: a recipe, a comparison, a method."""
+"""Loads what a command names as `module:name`: a recipe, a comparison, a method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def load_named(path: str, hint: str, *, home: str = "") -> Any:
     """The object that `module:name` names; a bare name is looked up in `home`.
 
     Raises:
-        typer.BadParameter: there is no such thing; the message says why, or which names there are.
+        typer.BadParameter: it cannot be loaded; the message says why, or which names there are.
     """
     if home and ":" not in path:
         return _at_home(path, hint, home)

@@ -1,4 +1,4 @@
-"""What a finished run shows to people: a page, two pictures, and a few lines in the terminal.
+"""The report of a finished run: a page, two pictures, and a few lines in the terminal.
 
     write_report(run_dir)                            # report.html and figures/*.png
     console.print(terminal_summary(summary), soft_wrap=True)

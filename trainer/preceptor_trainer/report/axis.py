@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from matplotlib.ticker import MaxNLocator
 
 ROUND = (1, 2, 2.5, 5, 10)
-"""Distances between marks, but for powers of ten."""
+"""Distances between marks, up to a power of ten."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
-    """A label and where it stands, in per cent."""
+    """A label and its place, in per cent."""
 
     label: str
     at: float

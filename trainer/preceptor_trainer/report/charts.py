@@ -34,7 +34,7 @@ class Chart:
     title: str
     note: str
     alternative: str
-    """The picture in a sentence, for those who do not see it."""
+    """A sentence that describes the chart, for screen readers."""
     lines: tuple[Line, ...]
     dots: str = ""
     """SVG path of single values."""
@@ -126,7 +126,7 @@ def draw(curve: Curve, metrics: Sequence[MetricsLine]) -> Chart | None:
 def _note(curve: Curve, values: Sequence[float]) -> str:
     if curve.metric != "loss" or min(values) >= 0:
         return curve.note
-    # Whoever knows losses as cross-entropies takes one below 0 for a fault.
+    # Readers who expect a cross-entropy would take a loss below 0 for a fault.
     return f"{curve.note}; below 0 where advantages, which have either sign, outweigh the rest"
 
 

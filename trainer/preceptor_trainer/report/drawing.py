@@ -18,7 +18,7 @@ COLOURS: Final = (
     "#0b63b0", "#b8500b", "#2e7d32", "#6d5aa8", "#c2185b", "#00838f",
     "#8d6e00", "#5d4037", "#546e7a", "#d32f2f", "#7cb342", "#000000",
 )  # fmt: skip
-"""Of lines that stand beside each other, in their order."""
+"""Colours of the lines in one chart, in order."""
 DPI: Final = 160
 
 
@@ -46,7 +46,7 @@ def hide_sides(axes: Any, sides: Sequence[str] = ("top", "right")) -> None:
 def save(figure: Any, path: Path, dpi: int = DPI) -> Path:
     """Writes a PNG: the same bytes for the same picture."""
     with warnings.catch_warnings():
-        # a script that the font lacks is drawn as boxes; that is no reason to lose the picture
+        # characters that the font lacks are drawn as boxes; a warning must not fail the picture
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None})
     return path

@@ -72,7 +72,7 @@ def write_report(run_dir: Path) -> Path:
     """Writes the page and the figures of a finished run; returns the page's path.
 
     Raises:
-        ValueError: the run has not finished, or one of its files does not say what it should.
+        ValueError: the run has not finished, or one of its files is not valid.
     """
     run = load_run(run_dir)
     write_figures(run, run_dir / "figures")
@@ -110,7 +110,7 @@ def page_values(run: Run) -> dict[str, Any]:
 
 
 def _trace_command(run: Run) -> str | None:
-    """With the whole path of the folder: whoever reads the page may stand anywhere."""
+    """The command with the absolute path of the folder, so that it works in any folder."""
     target = run.summary.trace_target
     return None if target is None else pasted("trace", target, "--run-dir", run.folder.resolve())
 
@@ -157,7 +157,7 @@ def _result(summary: Summary, k: int) -> Result:
 
 
 def _feedback_in_view(metrics: Sequence[MetricsLine]) -> bool:
-    """Whether any expert saw any feedback; runs that do not say are believed to be ordinary."""
+    """Whether any expert saw any feedback; assumed for runs without these metrics."""
     said = [m[name] for m in metrics for name in _IN_VIEW if m.get(name) is not None]
     return any(said) or not said
 

@@ -54,7 +54,7 @@ class Evaluation(PassAt):
     num_problems: int
     num_samples: int
     ungraded: int = 0
-    """Samples whose grade did not come; they count neither way."""
+    """Samples without a grade; they count neither as solved nor as failed."""
 
 
 class Corrections(_Read):
@@ -65,7 +65,7 @@ class Corrections(_Read):
     standing: int
     """Corrections that counted at the end."""
     trained: int
-    """Sequences of theirs that steps trained on; one may come again in a later step."""
+    """Corrected sequences that steps trained on; one may count in several steps."""
 
 
 class Summary(_Read):
@@ -91,7 +91,7 @@ class Summary(_Read):
     @model_validator(mode="before")
     @classmethod
     def _of_an_older_version(cls, value: Any) -> Any:
-        """Which kept the command, with a folder that the run may have left since."""
+        """Reads `trace_command` of older versions, whose folder may no longer be right."""
         if not isinstance(value, Mapping):
             return value
         items = cast("Mapping[str, Any]", value)
@@ -157,7 +157,7 @@ def load_run(run_dir: Path) -> Run:
     """Reads a finished run.
 
     Raises:
-        ValueError: there is no summary, or a file does not say what it should.
+        ValueError: there is no summary, or a file is not valid.
     """
     summary_path, worked_path = run_dir / SUMMARY_FILE, run_dir / WORKED_FILE
     if not summary_path.exists():

@@ -83,5 +83,5 @@ def _table(summary: Summary) -> Table:
 
 
 def _pointer(label: str, target: str) -> Text:
-    """A line of its own for what is to be copied, never broken: half a command is none."""
+    """A label, and on its own line the text to copy, which is never broken."""
     return Text.assemble((f"{label}\n", "dim"), target, overflow="ignore", no_wrap=True)

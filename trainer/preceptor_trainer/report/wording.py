@@ -27,7 +27,7 @@ _WHITESPACE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
 def verdict(gain: Interval) -> Verdict:
-    """What an interval of a difference allows to be said."""
+    """The conclusion that the interval of a difference supports."""
     if gain.low > 0:
         return "better"
     return "worse" if gain.high < 0 else "unclear"
@@ -75,9 +75,9 @@ def duration(seconds: float) -> str:
 
 
 def readable(text: str) -> str:
-    """Text in which no character is invisible or steers its neighbours, lines kept as they are.
+    """Text with invisible characters and marks of writing direction spelled out; lines are kept.
 
-    What a model writes may hold control characters and marks of writing direction.
+    The text of a model may hold such characters.
     """
     return "".join(c if c in "\n\t" else _spelled_out(c) for c in text)
 
@@ -129,13 +129,13 @@ def _what_came_of_it(summary: Summary) -> str:
 _CONCLUSIONS: dict[Verdict, str] = {
     "better": "The whole interval lies above 0: the choice of problems does not explain the gain.",
     "unclear": "The interval includes 0: this run does not show that training helped. More "
-    "held-out problems, more steps or more seeds would tell.",
+    "held-out problems, more steps or more seeds are needed to decide.",
     "worse": "The whole interval lies below 0: training made the student worse here.",
 }
 
 
 def _narrowing(summary: Summary) -> str:
-    """A warning when many tries suffered while one try did not."""
+    """A warning if pass@k fell for the largest k and not for the smallest."""
     first, last = min(summary.gain.pass_at), max(summary.gain.pass_at)
     if first == last or summary.gain.pass_at[last].high >= 0:
         return ""
@@ -153,7 +153,7 @@ def _how_to_read_it(summary: Summary) -> str:
         "pass@k is the chance that at least one of k answers is right, estimated without bias "
         f"from {evaluation.num_samples} samples of each of {count(evaluation.num_problems)} "
         "problems. "
-        "Intervals come from resampling the problems, for the difference in pairs. They speak of "
+        "Intervals come from resampling the problems, for the difference in pairs. They are about "
         "other problems like these, not of another training seed: compare methods over several."
     )
 

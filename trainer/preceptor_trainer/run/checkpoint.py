@@ -21,7 +21,7 @@ from preceptor_clients.kit.files import whole_folder
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where a run stands."""
+    """The point that a run has reached."""
 
     step: int
     """The next step to take."""
@@ -50,9 +50,9 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_checkpoint(path: Path) -> tuple[Position, dict[str, Any]]:
-    """What `save_checkpoint` wrote."""
+    """Reads what `save_checkpoint` wrote."""
     state = json.loads((path / "state.json").read_text())
-    # By name: a checkpoint of another version may hold more, and is as good to go on from.
+    # By name: a checkpoint of another version may hold more fields, and is usable all the same.
     position = Position(step=state["step"], lineage=state["lineage"], weights=state["weights"])
     learner = torch.load(path / "trainer.pt", weights_only=True)
     return position, cast("dict[str, Any]", learner)

@@ -1,7 +1,7 @@
 """Collecting a step: sample, feedback, experts, targets.
 
 Participants may add rollouts before the feedback sources are asked, and labelled rows after the
-experts have answered. Rollouts are recorded before anybody is asked about them.
+experts have answered. Rollouts are recorded before a source or an expert is asked about them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run as a value: what to train, on what, with whom, and how."""
+"""The configuration of a run: what to train, on what, with which experts, and how."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class RunConfig:
     objective: Objective
     """What is minimised."""
     optimiser: OptimiserConfig
-    """How."""
+    """Settings of the optimiser."""
     experts: tuple[ExpertUse, ...]
-    """Who says what they would have written; empty for objectives that learn from rewards, or from
+    """Experts whose answers become targets; empty for objectives that learn from rewards, or from
     given answers, alone."""
     task: Task
-    """Who says how an attempt went, and when it counts as solved."""
+    """Names the feedback sources, scores an attempt, and decides when it counts as solved."""
     context: ContextPolicy
     """What each expert may see."""
     steps: int = 40
@@ -60,17 +60,17 @@ class RunConfig:
     rollouts_per_problem: int = 8
     """Size of a group."""
     rollout_source: RolloutSource = OnPolicy()
-    """Who writes the rollouts: the student, or in part right answers given to it."""
+    """Where rollouts come from: the student alone, or in part right answers given to it."""
     sampler: MakeSampler | None = None
-    """Makes what draws the responses; None draws them in the trainer's own process."""
+    """Makes the sampler of the responses; None draws them in the trainer's own process."""
     dynamic_sampling: DynamicSampling | None = None
-    """Goes on to further of a step's problems in the place of groups without signal; None trains on
-    all of them. What `GRPO.dynamic_sampling` leaves out of a count is another thing."""
+    """Replaces groups without signal by groups of further problems of the step; None trains on all
+    groups. `GRPO.dynamic_sampling` is another setting: it leaves such groups out of the count."""
     participants: tuple[Joins, ...] = ()
-    """Who takes part beside the experts: people (`PeopleConfig`), probes, a rule that ends the
+    """Participants beside the experts: people (`PeopleConfig`), probes, a rule that ends the
     run."""
     sampling: SamplingParams = SamplingParams()
-    """Temperature 1 and no truncation, or the exact objective refuses."""
+    """How responses are sampled; the exact objective requires temperature 1 and no truncation."""
     token_budget: int = 4_096
     """Padded tokens per forward and backward pass."""
     schedule: Schedule = Deterministic()
@@ -125,7 +125,7 @@ class RunConfig:
         if any(participant.adds_rollouts for participant in self.participants):
             raise ValueError(
                 "dynamic_sampling: not together with participants that add rollouts, such as "
-                "people: their rollouts stand in no group of the step"
+                "people: their rollouts belong to no group of the step"
             )
 
 

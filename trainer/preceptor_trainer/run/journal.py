@@ -1,4 +1,4 @@
-"""What a run leaves behind: provenance at the gateway, and the files that its report is made of.
+"""A run's records: provenance at the gateway, and the files that its report is made from.
 
 RUN/config.json             the resolved configuration, as the run was begun
 RUN/evaluations/*.json      raw outcomes of every held-out sample
@@ -60,7 +60,7 @@ class Journal:
         self._begun: dict[str, Any] = {}
 
     async def start_run(self) -> RunDetails:
-        """Names the run, whose settings are those that it was begun with; returns its record.
+        """Registers the run with the settings that it was begun with; returns its record.
 
         Raises:
             OtherSettings: it was begun with others.
@@ -85,7 +85,7 @@ class Journal:
             return None
 
     async def start_lineage(self, lineage: Lineage) -> None:
-        """Names this life of the run, and where its settings differ from those of the first."""
+        """Registers a lineage, and the settings in which it differs from the first one."""
         changed = differences(self._begun, describe(self._config))
         await self._gateway.start_lineage(
             LineageRecord(
@@ -99,7 +99,7 @@ class Journal:
         )
 
     async def record_rollouts(self, rollouts: Sequence[Rollout], lineage: str) -> None:
-        """Before anybody is asked about them, so that an answer always has its rollout."""
+        """Called before a service is asked about them, so that every answer has its rollout."""
         rows = [r.record(self._config.name, lineage, self._config.sampling) for r in rollouts]
         await self._gateway.record(Records(rollouts=tuple(rows)))
 
@@ -139,7 +139,7 @@ class Journal:
         )
 
     def write_worked_rollout(self, labelled: Sequence[Labelled], result: StepResult) -> None:
-        """Keeps the run's first rollout that is worth drawing."""
+        """Writes the first rollout that `choose` finds; later calls change nothing."""
         chosen = choose(labelled)
         if chosen is None or (self._run_dir / "worked_rollout.json").exists():
             return
@@ -193,7 +193,7 @@ class Journal:
 
 
 def versions() -> dict[str, str]:
-    """What the numbers of a run depend on."""
+    """Versions and machine properties that the numbers of a run depend on."""
     packages = ("preceptor", "torch", "transformers", "numpy", "tokenizers")
     return {
         "python": platform.python_version(),
@@ -204,7 +204,7 @@ def versions() -> dict[str, str]:
 
 
 def corrections_of(lines: Sequence[dict[str, Any]]) -> dict[str, int] | None:
-    """What people did for the run; None where they took no part."""
+    """Counts of people's corrections; None for a run without people."""
     if not any("corrections/sent" in line for line in lines):
         return None
     return {

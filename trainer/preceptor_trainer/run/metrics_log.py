@@ -5,12 +5,12 @@
     read_metrics(run_dir)                   # [{"step": 1, "lineage": "a", "loss": 3.2, ...}, ...]
 
 Steps count from 1 in the file, as in everything that people read; ids and the gateway's records
-count from 0. TensorBoard's scalars stand in groups: `reward/`, `loss/`, `answers/`, `seconds/`, and
+count from 0. TensorBoard's scalars are grouped: `reward/`, `loss/`, `answers/`, `seconds/`, and
 `held_out/` for pass@k before and after.
 
 The file only grows: a run that resumes at step s writes s again, and the lines that its earlier
-life wrote from s on stay as a record. `read_metrics` gives the surviving lineage. A number that is
-not finite is written as null, because JSON has no other word for it; it is never turned into 0.
+lineage wrote from s on stay as a record. `read_metrics` gives the surviving lineage. A number that
+is not finite is written as null, because JSON cannot represent it; it is never turned into 0.
 """
 
 import json
@@ -50,16 +50,16 @@ _GROUPS: Final = {
         *("response_length", "cut_off", "corrections"),
     ),
 }
-"""TensorBoard's groups by the beginnings of what is in them; what is in none is about the loss."""
+"""TensorBoard's groups, with the prefixes of the names in them; all other names go to `loss`."""
 
 
 class MetricsLog:
-    """Writes the metrics of one life of a run.
+    """Writes the metrics of one lineage of a run.
 
     Args:
         run_dir: the run's folder; made if it is not there.
-        first_step: the step that this life begins with. TensorBoard drops what earlier lives
-            showed from here on.
+        first_step: the step that this lineage begins with. TensorBoard drops what earlier
+            lineages wrote from this step on.
     """
 
     def __init__(self, run_dir: Path, *, first_step: int) -> None:
@@ -83,7 +83,7 @@ class MetricsLog:
 
         Args:
             step: index of the step, from 0.
-            lineage: the life of the run that took it.
+            lineage: the lineage that took it.
             metrics: numbers by name; phases are `seconds/NAME`.
         """
         numbers = {name: _finite(value) for name, value in metrics.items()}
@@ -126,7 +126,7 @@ class MetricsLog:
 def read_metrics(run_dir: Path) -> list[MetricsLine]:
     """The lines of the surviving lineage, in step order; empty if there are none.
 
-    A line for step s supersedes every earlier line from s on: those belong to a life that ended.
+    A line for step s supersedes every earlier line from s on: those belong to a lineage that ended.
 
     Raises:
         ValueError: a complete line is not a JSON object with a step.
@@ -135,7 +135,7 @@ def read_metrics(run_dir: Path) -> list[MetricsLine]:
     if not path.exists():
         return []
     surviving: list[MetricsLine] = []
-    # What follows the last line end is a line that a writer is at, or was killed at.
+    # Text after the last line end is incomplete: a write is under way, or was interrupted.
     complete = path.read_bytes().rpartition(b"\n")[0]
     for number, text in lines_of(complete):
         line = _parse(text, f"{path}:{number}")
@@ -151,7 +151,7 @@ def _parse(text: str, where: str) -> MetricsLine:
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON: {text[:80]!r}") from error
     if not isinstance(line, dict) or not isinstance(line.get("step"), int):  # pyright: ignore[reportUnknownMemberType]
-        raise ValueError(f"{where}: no line of metrics: {text[:80]!r}")
+        raise ValueError(f"{where}: not a line of metrics: {text[:80]!r}")
     return line  # pyright: ignore[reportUnknownVariableType]
 
 
@@ -167,7 +167,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _count_from_one(path: Path) -> None:
-    """An older version's file counts from 0; what follows in it must not."""
+    """Renumbers the steps of an older version's file, which count from 0, to count from 1."""
     lines = (
         [_parse(text, str(path)) for _, text in lines_of(path.read_bytes())]
         if path.exists()
@@ -180,7 +180,7 @@ def _count_from_one(path: Path) -> None:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Removes what a killed writer left of its last line, or the next one would be glued to it."""
+    """Removes an incomplete last line; else the next line would be appended to it."""
     if not path.exists():
         return
     content = path.read_bytes()

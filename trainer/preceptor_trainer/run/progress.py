@@ -1,4 +1,4 @@
-"""What a person sees while a run trains.
+"""The display of a run's progress.
 
     with Progress() as progress:
         progress.start(num_steps=40, first_step=0)
@@ -43,7 +43,7 @@ REFRESHES_PER_SECOND = 4
 
 @dataclass
 class _State:
-    """What is known at this moment."""
+    """What the display shows at the moment."""
 
     num_steps: int = 0
     done: int = 0
@@ -95,20 +95,20 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """Takes the display away; what was printed above it stays."""
+        """Removes the display; what was printed above it stays."""
         if self._live:
             self._live.stop()
 
     def start(self, num_steps: int, first_step: int) -> None:
-        """Says how long the run is, and how many of its steps were taken in earlier lives."""
+        """Sets the number of steps, and how many of them earlier lineages took."""
         self._state = _State(num_steps=num_steps, first_step=first_step, done=first_step)
         if first_step:
             self.message(f"continuing after step {first_step}/{num_steps}")
 
     def phase(self, name: str) -> None:
-        """Names what the run does now; one of `PHASES`, or any other short word."""
+        """Sets the phase that is shown; one of `PHASES`, or any other short text."""
         if self._train_began is None and name == "sampling":
-            self._train_began = self._clock()  # the first evaluation says nothing about step times
+            self._train_began = self._clock()  # the first evaluation is not a step
         self._state.phase = name
         if name != "evaluation":
             self._state.evaluation = None
@@ -150,7 +150,7 @@ class Progress:
         self._print(Text(text))
 
     def _print(self, text: Text) -> None:
-        # soft_wrap: a log's line is one line, however narrow CI believes its terminal to be
+        # soft_wrap: a line of a log is never broken, whatever terminal width CI reports
         self._console.print(text, soft_wrap=self._live is None, highlight=False)
 
     def _times(self) -> str:
@@ -159,7 +159,7 @@ class Progress:
         return elapsed if remaining is None else f"{elapsed}, about {_duration(remaining)} left"
 
     def _remaining(self) -> float | None:
-        """Seconds left of training, from this life's own steps."""
+        """Seconds left of training, estimated from this lineage's own steps."""
         taken = self._state.done - self._state.first_step
         left = self._state.num_steps - self._state.done
         if self._train_began is None or taken == 0 or left <= 0:

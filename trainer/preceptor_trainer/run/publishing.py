@@ -1,6 +1,6 @@
-"""Publishing.
+"""Publishing: after each step the weights become a version that services may load.
 
-After each step the weights become a version that services may ask for; now and then, a checkpoint.
+Every `checkpoint_every` steps a checkpoint is saved too.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from preceptor_trainer.sampling.sampler import Published
 
 
 class AnotherGateway(Exception):
-    """The run's checkpoint stands on a lineage that this gateway does not know."""
+    """The run's checkpoint belongs to a lineage that this gateway does not have."""
 
 
 class Publisher:
-    """Keeps track of where the run stands and what its newest version is."""
+    """Keeps track of the run's lineage and its newest version."""
 
     def __init__(self, folder: WeightFolder, run_dir: Path, gateway: GatewayClient) -> None:
         self._folder = folder
@@ -56,7 +56,7 @@ class Publisher:
         lineage = self._next_lineage(resumed, record, config.steps)
         self.lineage = lineage.name
         await journal.start_lineage(lineage)
-        # Only now: a start that the gateway refused leaves no trace, so the next one may be taken.
+        # Only now: a refused start must leave no record, so that the next one may be accepted.
         remember(self._run_dir, lineage)
         if resumed is None:
             await self._publish(learner, 0, parent=None, checkpoint=True)
@@ -71,7 +71,7 @@ class Publisher:
         )
 
     def checkpoint_if_due(self, step: int, learner: Learner, config: RunConfig) -> None:
-        """Saves a checkpoint, and lets go of what the last but one no longer needs."""
+        """Saves a checkpoint if it is due, and prunes weights from before the previous one."""
         if not _is_due(step, config):
             return
         position = Position(step=step, lineage=self.lineage, weights=self.published.version)
@@ -94,7 +94,7 @@ class Publisher:
         self.published = Published(version=version, tensors=tensors)
 
     def _next_lineage(self, resumed: Position | None, record: RunDetails, steps: int) -> Lineage:
-        """A name that neither the gateway nor the folder has, on what the gateway knows."""
+        """A lineage with a name that gateway and folder lack, and a parent that the gateway has."""
         known = [one.lineage for one in record.lineages]
         if resumed is not None and resumed.lineage not in known:
             raise AnotherGateway(

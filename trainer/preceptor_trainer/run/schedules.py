@@ -2,8 +2,8 @@
 
 `Deterministic` is the mode of the quickstart and of the resume tests: staleness 0, one group is one
 expert batch, so the same machine, seed and versions give the same numbers. `Overlapped` collects
-the next batches while one trains; it promises accounting only, and what was sampled by an older
-policy gets the local term only.
+the next batches while one trains; it guarantees the accounting, not equal numbers, and
+rollouts that an older policy sampled get the local term only.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Overlapped:
     ) -> None:
         """Collects in one task, trains in this one; a failure of either ends both."""
         ready: asyncio.Queue[B | None] = asyncio.Queue()
-        # A place is free again only when its batch has been trained on: the bound on staleness.
+        # A place is released only after its batch has been trained on; this bounds the staleness.
         places = asyncio.Semaphore(self.staleness + 1)
 
         async def produce() -> None:

@@ -1,15 +1,15 @@
-"""Where a run's folder stands: what it was begun with, how far it is to go, whether it is finished.
+"""State of a run's folder: settings it was begun with, steps to take, whether it is finished.
 
     standing = Standing.read(run_dir)
     check_settings(standing, describe(config), run_dir)
 
 RUN/config.json                     the settings that the gateway has on record
-RUN/checkpoints/lineages.jsonl      each start of a trainer, written when the gateway has taken it
-RUN/checkpoints/lives.jsonl         the same by an older version, written before the gateway took it
+RUN/checkpoints/lineages.jsonl      each start of a trainer, written when the gateway accepts it
+RUN/checkpoints/lives.jsonl         the same by an older version, written before the gateway did
 RUN/summary.json                    the result of a finished run
 
 A folder of an older version may hold starts and settings that the gateway refused. Its settings are
-not believed then, and the gateway's record decides.
+ignored then, and the gateway's record is used.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ class CannotExtend(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A run's folder as a start finds it."""
+    """The state of a run's folder when a trainer starts."""
 
     lineages: tuple[Lineage, ...]
     begun: dict[str, Any] | None
-    """Settings as the gateway took them; None where the folder cannot tell."""
+    """Settings as the gateway accepted them; None where the folder has no reliable record."""
     finished_steps: int | None
     """Steps of the result in the folder."""
     has_checkpoint: bool
@@ -120,7 +120,7 @@ class Standing:
 def _lineages(path: Path) -> list[Lineage]:
     if not path.exists():
         return []
-    # What follows the last line end is a line that a writer was killed at.
+    # Text after the last line end is incomplete: its write was interrupted.
     complete = path.read_bytes().rpartition(b"\n")[0]
     rows: list[dict[str, Any]] = [json.loads(text) for _, text in lines_of(complete)]
     return [
@@ -135,7 +135,7 @@ def _lineages(path: Path) -> list[Lineage]:
 
 
 def remember(run_dir: Path, lineage: Lineage) -> None:
-    """Writes down a start that the gateway has taken."""
+    """Records a start that the gateway has accepted."""
     path = run_dir / LINEAGES
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
@@ -143,7 +143,7 @@ def remember(run_dir: Path, lineage: Lineage) -> None:
 
 
 def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """Settings that changed; one that `begun` does not name is a newer version's and is none."""
+    """Settings that changed; a newer version's setting that `begun` does not have is left out."""
     was, is_now = flatten(begun), flatten(now)
     return [
         Difference(name=name, begun=value, now=is_now.get(name, "not set"))
@@ -155,10 +155,10 @@ def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differ
 def check_settings(
     begun: Mapping[str, Any], now: Mapping[str, Any], run_dir: Path, *, may_grow: bool
 ) -> None:
-    """What a run goes on with is what it was begun with, or with more steps if it `may_grow`.
+    """Checks that a run continues with its first settings, or with more steps if it `may_grow`.
 
     Raises:
-        OtherSettings: it is not; every difference is named.
+        OtherSettings: settings differ; the message names every difference.
     """
     found = differences(begun, now)
     if may_grow and now["steps"] > begun.get("steps", now["steps"]):
@@ -181,15 +181,17 @@ def steps_to_take(standing: Standing, config: RunConfig, extend: int | None) -> 
     if not standing.finished:
         raise CannotExtend("it is not finished yet; only a finished run is given more steps")
     if not standing.has_checkpoint:
-        raise CannotExtend("its checkpoints are gone, and more steps would have to begin anew")
+        raise CannotExtend(
+            "its checkpoints are gone, so training cannot continue from its last step"
+        )
     return total + extend
 
 
 def extended(config: RunConfig, steps: int) -> RunConfig:
     """`config` with more steps.
 
-    A rate that would be zero by then falls to zero at the new end instead: from the extension's
-    first step on it is what it would have been there, had the run been begun with all these steps.
+    A learning rate that reaches zero earlier falls to zero at the new end instead: from the
+    extension's first step on, it is the rate of a run that was begun with all these steps.
     """
     optimiser = config.optimiser
     if optimiser.decay_until is not None and optimiser.decay_until < steps:
@@ -198,12 +200,12 @@ def extended(config: RunConfig, steps: int) -> RunConfig:
 
 
 def set_result_aside(run_dir: Path, steps: int) -> None:
-    """An extended run is evaluated again; what it was after fewer steps keeps a name with them."""
+    """Renames the earlier result by its steps, because an extended run is evaluated again."""
     summary, after = run_dir / SUMMARY_FILE, run_dir / AFTER
     earlier = json.loads(summary.read_text())["steps"] if summary.exists() else steps
     if earlier >= steps:
         return
-    # The summary last: while it is there, a start that was killed here is repeated.
+    # The summary last: while it is there, the next start repeats what was interrupted here.
     for path in (after, summary):
         if path.exists():
             path.replace(path.with_name(f"{path.stem}-{earlier}{path.suffix}"))

@@ -1,7 +1,7 @@
-"""What one step says about itself, in numbers.
+"""The metrics of one step.
 
 `reward` and `solved_groups` are over all that was judged, groups that dynamic sampling discards
-included: how the student does, not which groups were chosen. The others are over what trains.
+included: they measure the student, not the choice of groups. The others are over what trains.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def collect_metrics(
     labeller: Labeller,
     seconds: dict[str, float],
 ) -> dict[str, float]:
-    """The step's metrics; takes and clears the labeller's counts of answers that did not come."""
+    """The step's metrics; reads and clears the labeller's counts of missing answers."""
     discarded = judged.discarded
     attempts = [*(row.attempt for row in labelled), *discarded]
     scores = [attempt.score for attempt in attempts if attempt.score is not None]

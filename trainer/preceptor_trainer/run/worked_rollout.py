@@ -1,6 +1,6 @@
-"""One rollout worth showing.
+"""One rollout for the report.
 
-What the student wrote, what the expert would have written, and what each token was charged.
+What the student wrote, what the expert would have written, and the cost of each token.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NUM_ENTRIES = 4
 
 
 def choose(labelled: Sequence[Labelled]) -> Labelled | None:
-    """A failed attempt with a target: rather with its own trace in view, and not the shortest."""
+    """A rollout with a target; failed ones with remarks in view first, then longer ones."""
     shown = [row for row in labelled if row.target is not None and row.in_view.items]
     return max(shown, key=_interest, default=None)
 
