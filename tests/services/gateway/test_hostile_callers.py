@@ -153,7 +153,9 @@ def test_time_goes_on_after_a_restart_whatever_the_wall_clock_did(
 def test_on_another_boot_time_does_not_go_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = KeptClock(tmp_path / "clock.json").now()
+    clock = KeptClock(tmp_path / "clock.json")
+    before = clock.now()
+    clock.keep()
     wall = kit_clock.time.time
     monkeypatch.setattr(kit_clock, "_boot", lambda: "another")
     monkeypatch.setattr(kit_clock.time, "time", lambda: wall() - 3600.0)

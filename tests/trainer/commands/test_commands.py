@@ -61,6 +61,6 @@ def test_services_that_do_not_start_are_told_with_the_reason(tmp_path, monkeypat
     result = CliRunner().invoke(app, words)
 
     assert result.exit_code == 1
-    assert "`preceptor up` ended with 1" in result.output
+    assert "`preceptor up` ended with exit code 1" in result.output
     assert "gateway.prot" in result.output
     assert "earlier start" not in result.output

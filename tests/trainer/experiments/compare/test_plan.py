@@ -80,7 +80,7 @@ def test_a_recipe_that_asks_an_unnamed_expert_is_refused(comparison, method):
         recipe=lambda trial: replace(plain.recipe(trial), experts=(ExpertUse(name="oracle"),)),
     )
 
-    with pytest.raises(ValueError, match=r"asks \['oracle'\]"):
+    with pytest.raises(ValueError, match=r"uses \['oracle'\]"):
         curious.build(comparison.trial(comparison.search_cells()[0]))
 
 

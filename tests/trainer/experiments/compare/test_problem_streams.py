@@ -36,5 +36,5 @@ def test_fresh_problems_differ_from_step_to_step():
 
 
 def test_a_problem_without_a_reference_is_refused(question):
-    with pytest.raises(ValueError, match="'q' carries no reference"):
+    with pytest.raises(ValueError, match="'q' has no reference"):
         reference_texts(question("q"))
