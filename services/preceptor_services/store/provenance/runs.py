@@ -21,7 +21,7 @@ from preceptor_services.store.tables.provenance import (
 
 
 class LineageRow(NamedTuple):
-    """One life of a run."""
+    """One lineage of a run."""
 
     name: str
     serial: int
@@ -51,7 +51,7 @@ async def add_run(conn: AsyncConnection, row: dict[str, Any]) -> None:
 
 
 async def lineages(conn: AsyncConnection, run: str) -> dict[str, LineageRow]:
-    """The lives of a run, in the order in which they began."""
+    """The lineages of a run, in the order in which they began."""
     query = (
         select(
             Lineage.name,
@@ -68,7 +68,7 @@ async def lineages(conn: AsyncConnection, run: str) -> dict[str, LineageRow]:
 
 
 async def add_lineage(conn: AsyncConnection, row: dict[str, Any]) -> None:
-    """A new life."""
+    """Adds a lineage."""
     await conn.execute(insert(Lineage), [row])
 
 
@@ -117,7 +117,7 @@ async def step_hash(conn: AsyncConnection, run: str, lineage: str, step: int) ->
 async def add_step(
     conn: AsyncConnection, row: dict[str, Any], consumed: Sequence[dict[str, Any]]
 ) -> None:
-    """A new step and what it consumed."""
+    """Adds a step and the rollouts that it consumed."""
     await conn.execute(insert(Step), [row])
     if consumed:
         await conn.execute(insert(Consumed), list(consumed))

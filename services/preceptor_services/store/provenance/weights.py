@@ -47,7 +47,7 @@ async def known(conn: AsyncConnection, version: str) -> bool:
 
 
 async def ancestry(conn: AsyncConnection, version: str) -> list[dict[str, Any]]:
-    """Manifests from the first ancestor to `version` itself; empty where it is unknown."""
+    """Manifests from the first ancestor to `version` itself; empty if it is unknown."""
     chain = (
         select(Weights.version, Weights.parent, literal(0).label("depth"))
         .where(Weights.version == version)
