@@ -271,7 +271,6 @@ class JobStreams:
             return False
 
     async def aclose(self) -> None:
-        """Closes the connections."""
         await self._redis.aclose()
 
     async def _command(self, *words: Any) -> Any:

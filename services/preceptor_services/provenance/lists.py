@@ -62,7 +62,6 @@ class Reader:
     key_file: Path | None
 
     async def runs(self, limit: int) -> Sequence[RunPlace]:
-        """The newest runs."""
         if self.url is not None and self.key_file is not None:
             async with GatewayClient(self.url, read_secret(self.key_file)) as gateway:
                 return await gateway.runs(limit)

@@ -154,7 +154,6 @@ class Registry:
             self._watch(entry)
 
     async def stop(self) -> None:
-        """Stops the requests."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)

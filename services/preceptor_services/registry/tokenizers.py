@@ -60,7 +60,6 @@ class Tokenizers:
         return found.tolist()
 
     async def stop(self) -> None:
-        """Closes the connections."""
         await asyncio.gather(*(client.aclose() for client in self._clients.values()))
 
     def _client(self, entry: ServiceEntry) -> ServiceClient:

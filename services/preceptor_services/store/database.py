@@ -185,7 +185,6 @@ class Database:
             await asyncio.to_thread(copy_log, self._path)
 
     async def aclose(self) -> None:
-        """Closes the connections."""
         await self.engine.dispose()
 
 

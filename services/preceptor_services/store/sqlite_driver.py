@@ -68,12 +68,10 @@ class DirectCursor:
         cursor.close()
 
     async def fetchall(self) -> list[Any]:
-        """The rows."""
         rows, self._rows = self._rows, []
         return rows
 
     async def close(self) -> None:
-        """Discards the rows."""
         self._rows = []
 
 
@@ -84,11 +82,9 @@ class DirectConnection:
         self._connection: sqlite3.Connection | None = connection
 
     def cursor(self) -> DirectCursor:
-        """A new cursor."""
         return DirectCursor(self._open())
 
     async def commit(self) -> None:
-        """Commits the transaction."""
         self._open().commit()
 
     async def rollback(self) -> None:

@@ -43,7 +43,6 @@ class PersonWith:
         self.role: Role = role
 
     async def __call__(self, request: Request, corrections: CorrectionsDep) -> Actor:
-        """The person."""
         actor = await _person(request, corrections)
         if actor is None:
             raise Unauthorised("send `Authorization: Bearer KEY`", field="authorization")

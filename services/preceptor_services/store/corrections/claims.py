@@ -288,7 +288,6 @@ async def with_items(conn: AsyncConnection, claim_ids: Sequence[str]) -> dict[st
 
 
 async def find(conn: AsyncConnection, claim_id: str) -> ClaimRow | None:
-    """One claim."""
     row = (await conn.execute(select(*_COLUMNS).where(CorrectionClaim.id == claim_id))).first()
     return None if row is None else ClaimRow(*row)
 

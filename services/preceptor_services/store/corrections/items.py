@@ -156,13 +156,11 @@ async def known(
 
 
 async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """New items."""
     if rows:
         await conn.execute(insert(CorrectionItem), list(rows))
 
 
 async def find(conn: AsyncConnection, item_id: str) -> ItemRow | None:
-    """One item."""
     row = (await conn.execute(select(*ITEM).where(CorrectionItem.id == item_id))).first()
     return None if row is None else ItemRow(*row)
 

@@ -57,7 +57,6 @@ def new_row(name: str, role: str, token_hmac: str | None, now: float) -> dict[st
 
 
 async def add(conn: AsyncConnection, row: dict[str, Any]) -> None:
-    """A new person."""
     await conn.execute(insert(CorrectionPerson), [row])
 
 

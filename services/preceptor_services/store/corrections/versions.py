@@ -84,7 +84,6 @@ _DROP_DRAFT: Final = delete(CorrectionDraft).where(
 
 
 async def add(conn: AsyncConnection, rows: Sequence[VersionRow]) -> None:
-    """New versions."""
     await conn.execute(_ADD, [row._asdict() for row in rows])
 
 
@@ -100,7 +99,6 @@ async def known_ids(conn: AsyncConnection, ids: Sequence[str]) -> set[str]:
 
 
 async def find(conn: AsyncConnection, version_id: str) -> VersionRow | None:
-    """One version."""
     row = (await conn.execute(select(*_VERSION).where(CorrectionVersion.id == version_id))).first()
     return None if row is None else VersionRow(*row)
 
@@ -216,7 +214,6 @@ async def authoritative_with_text(
 
 
 async def add_review(conn: AsyncConnection, row: ReviewRow) -> None:
-    """A new decision."""
     await conn.execute(insert(CorrectionReview), [row._asdict()])
 
 

@@ -41,12 +41,10 @@ class ConsumedRow(NamedTuple):
 
 
 async def find_run(conn: AsyncConnection, run: str) -> dict[str, Any] | None:
-    """The run's record."""
     return (await conn.execute(select(Run.document).where(Run.name == run))).scalar_one_or_none()
 
 
 async def add_run(conn: AsyncConnection, row: dict[str, Any]) -> None:
-    """A new run."""
     await conn.execute(insert(Run), [row])
 
 
@@ -68,7 +66,6 @@ async def lineages(conn: AsyncConnection, run: str) -> dict[str, LineageRow]:
 
 
 async def add_lineage(conn: AsyncConnection, row: dict[str, Any]) -> None:
-    """Adds a lineage."""
     await conn.execute(insert(Lineage), [row])
 
 
@@ -91,7 +88,6 @@ async def target_hashes(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, 
 
 
 async def add_rollouts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """New rollouts."""
     if rows:
         await conn.execute(insert(Rollout), list(rows))
 

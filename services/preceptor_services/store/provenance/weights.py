@@ -17,7 +17,6 @@ async def find(conn: AsyncConnection, version: str) -> dict[str, Any] | None:
 
 
 async def add(conn: AsyncConnection, row: dict[str, Any]) -> None:
-    """One new version."""
     await conn.execute(insert(Weights), [row])
 
 

@@ -69,7 +69,6 @@ _SET_STATES: Final = (
 
 
 async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """New jobs."""
     if rows:
         await conn.execute(_ADD, list(rows))
 

@@ -101,7 +101,6 @@ async def outcomes(
 
 
 async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """New tickets."""
     if rows:
         await conn.execute(_ADD, list(rows))
 
