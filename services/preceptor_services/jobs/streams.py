@@ -120,7 +120,7 @@ class JobStreams:
     async def put(
         self, service: str, job_id: str, *, priority: int, tokens: int, exclusive: bool
     ) -> None:
-        """Appends a job; calls of one process are appended in the order in which they were made.
+        """Appends a job; calls of one process are appended in the order of the calls.
 
         Raises:
             QueueFull: the stream has `max_length` entries.

@@ -23,7 +23,7 @@ class WeightVersions:
     database: Database
     clock: Clock
     roots: Sequence[Path]
-    """Folders under which weights may lie."""
+    """Folders below which weights are allowed."""
 
     async def register(self, manifest: WeightManifest) -> int:
         """Registers a version; 1 if it is new, 0 if the same was registered before.
@@ -81,7 +81,7 @@ def _same_or_conflict(manifest: WeightManifest, known: dict[str, object]) -> int
 
 
 def allowed_folder(uri: str, roots: Sequence[Path]) -> Path:
-    """The folder of a `file:` URI, links resolved, if it lies under one of `roots`."""
+    """The folder of a `file:` URI, links resolved, if it is below one of `roots`."""
     parts = urlsplit(uri)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         raise Invalid(f"{uri!r} is not a local file: URI", field="uri")

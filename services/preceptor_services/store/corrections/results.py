@@ -238,7 +238,7 @@ async def ask_again(conn: AsyncConnection, item_id: str, version_id: str | None,
 async def shared_with(
     conn: AsyncConnection, version_ids: Sequence[str]
 ) -> list[tuple[str, str, str]]:
-    """(item, its version, question) wherever another run's done item got one of these versions.
+    """Tuples (item, its version, question) of other runs' done items that got these versions.
 
     If a run repeats a question of an earlier run, it gets the earlier answer, although its own item
     with the same content has its own authoritative version.
@@ -337,7 +337,7 @@ async def behind_answer(conn: AsyncConnection, answer_id: str) -> str | None:
     return (await conn.execute(query)).scalar()
 
 
-# ---------------------------------------------------------------- what used them
+# ---------------------------------------------------------------- uses of versions
 
 
 async def targets_with(conn: AsyncConnection, version_ids: Sequence[str]) -> list[UsedRow]:

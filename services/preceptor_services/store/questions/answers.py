@@ -208,7 +208,7 @@ async def fail(conn: AsyncConnection, keys: Sequence[str], problem: dict[str, An
 
 
 async def write_off(conn: AsyncConnection, keys: Sequence[str], problem: dict[str, Any]) -> None:
-    """Marks done answers as failed, since they may be wrong; a later submission asks again."""
+    """Marks done answers as failed, since they may be wrong; a later submission asks them again."""
     await conn.execute(
         update(AnswerRow)
         .where(AnswerRow.answer_key.in_(keys), AnswerRow.state == "done")
