@@ -35,7 +35,7 @@ class JobQueue(Protocol):
 
 
 async def announce_cancel(queue: JobQueue, job_ids: Sequence[str]) -> None:
-    """Announces cancelled jobs; a dispatcher that misses it gets its report refused."""
+    """Announces cancelled jobs; a dispatcher that misses it learns it from its report."""
     if not job_ids:
         return
     try:
