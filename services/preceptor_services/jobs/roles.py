@@ -1,7 +1,7 @@
-"""What a service of each role is asked: one row a role.
+"""The kind of question for each role of a service: one row per role.
 
-Registry, gateway and dispatcher look here. A further role is a row here, its name in `ServiceRole`,
-its section in the deployment, and its field in `ClaimedItem` and `ItemResult`.
+Registry, gateway and dispatcher use this table. A further role is a row here, its name in
+`ServiceRole`, its section in the deployment, and its field in `ClaimedItem` and `ItemResult`.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from preceptor_services.jobs.messages import ClaimedItem, ItemResult, JobKind
 
 @dataclass(frozen=True, kw_only=True)
 class RoleQuestion:
-    """The one kind of question that a role is asked."""
+    """The kind of question for one role."""
 
     role: ServiceRole
     kind: JobKind
-    """What its jobs are called."""
+    """Name of the kind of its jobs."""
     path: str
     """Route of the service that takes a call."""
     query: type[PrefixQuery] | type[FeedbackQuery]
     """Schema of one question."""
     call: Callable[[Sequence[Any], Sequence[str]], LogprobsCall | FeedbackCall]
-    """Body of a call about these queries, whose answers have these keys."""
+    """Makes the body of a call from queries and their answer keys."""
     reply: type[LogprobsReply] | type[FeedbackReply]
-    """Schema of what a call returns."""
+    """Schema of the reply to a call."""
     field: Literal["prefix", "feedback"]
-    """Where queries stand in `ClaimedItem`, and answers in `ItemResult`."""
+    """Field of queries in `ClaimedItem` and of answers in `ItemResult`."""
     check: Callable[[Any, Any, Capabilities], None]
-    """Refuses an answer to a query that cannot be right."""
+    """Refuses an answer that is not valid for the query."""
     num_entries: Callable[[Any], int]
     """Numbers that a check of the answer to a query reads."""
     self_test: tuple[str, ...]
-    """The conformance checks that a new version is put to."""
+    """The conformance checks of a new version."""
 
     def item(self, answer_key: str, query: PrefixQuery | FeedbackQuery) -> ClaimedItem:
         """A question as a dispatcher gets it."""
@@ -95,9 +95,9 @@ _BY_KIND: Final = {question.kind: question for question in QUESTIONS.values()}
 
 def question_of_kind(kind: str) -> RoleQuestion:
     """The row of a job's kind, as it is stored."""
-    return _BY_KIND[kind]  # type: ignore[index]  a kind that nobody wrote is a KeyError
+    return _BY_KIND[kind]  # type: ignore[index]  an unknown kind is a KeyError
 
 
 def role_named(role: str) -> ServiceRole:
     """The role of that name, as it is stored."""
-    return QUESTIONS[role].role  # type: ignore[index]  a role that nobody wrote is a KeyError
+    return QUESTIONS[role].role  # type: ignore[index]  an unknown role is a KeyError

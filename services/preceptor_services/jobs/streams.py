@@ -1,15 +1,15 @@
-"""Jobs on their way from the gateway to the dispatchers, over Redis or Valkey streams.
+"""Transport of jobs from the gateway to the dispatchers over Redis or Valkey streams.
 
-The only module that touches Redis. Each service has one stream for urgent jobs and one for the
-rest, read by one consumer group from the beginning. An entry stays pending with the dispatcher
-that took it until it is acknowledged; one that is idle for too long belongs to whoever reclaims it.
-So a job is delivered at least once, and the gateway's fence makes a second delivery harmless.
+The only module that uses Redis. Each service has one stream for urgent jobs and one for the others,
+read by one consumer group from the beginning. An entry stays pending with the dispatcher that took
+it until it is acknowledged; another dispatcher may reclaim an entry that is idle for too long. So a
+job is delivered at least once, and the gateway's fence makes a second delivery harmless.
 
-Only commands of Redis 6.2 are used, so that Redis 7 and Valkey 8 and 9 serve alike; XACK and XDEL
+Only commands of Redis 6.2 are used, so that Redis 7 and Valkey 8 and 9 work as well; XACK and XDEL
 go in one MULTI. The broker is a transport: an entry holds a job's id and size, never its questions,
-and a group that is gone after FLUSHALL is made again. Left out: delayed delivery; results; trimming
+and a group that FLUSHALL removed is created again. Left out: delayed delivery; results; trimming
 (a full stream refuses new jobs, because a trimmed one would lose old ones); a dead-letter stream
-(jobs that were given up, and why, stand in SQL, which outlives the broker).
+(SQL holds the jobs that were given up and the reasons, independently of the broker).
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ MAX_BLOCK_S: Final = 5.0
 _SOCKET_TIMEOUT_S: Final = MAX_BLOCK_S + 5.0
 """Longer than any block: redis-py would end a blocking read after 5 s by itself."""
 _DOWN_S: Final = 0.5
-"""After a failure the other callers in line are refused at once."""
+"""For so long after a failure further calls are refused at once."""
 _URGENT_BELOW: Final = 5
 """Priorities 0 to 4 are urgent, 5 to 9 are not."""
 _CANCELS: Final = "preceptor:cancels"
 
-# Length check and append must be one step, or callers at once would overshoot; MULTI has no "if".
+# Length check and append must be atomic, or concurrent callers exceed the limit; MULTI has no "if".
 _PUT: Final = """
 local room = tonumber(ARGV[1]) - redis.call('XLEN', KEYS[1])
 local taken = 0
@@ -74,7 +74,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Delivery:
-    """One job in the hands of one dispatcher."""
+    """One job that was delivered to one dispatcher."""
 
     stream: str
     entry_id: str
@@ -82,7 +82,7 @@ class Delivery:
     tokens: int
     exclusive: bool
     deliveries: int
-    """How often it was handed out, this time included."""
+    """Count of its deliveries, including this one."""
 
 
 class JobStreams:
@@ -102,8 +102,8 @@ class JobStreams:
         """A queue on the broker at `url`; nothing is sent yet.
 
         Args:
-            url: Of Redis 6.2 or later, or of Valkey.
-            max_length: Entries, waiting and in work, that a stream takes.
+            url: URL of Redis 6.2 or later, or of Valkey.
+            max_length: Limit of entries, waiting and in work, of a stream.
         """
         backoff = ExponentialWithJitterBackoff(base=0.05, cap=0.5)
         client: Any = Redis
@@ -120,20 +120,20 @@ class JobStreams:
     async def put(
         self, service: str, job_id: str, *, priority: int, tokens: int, exclusive: bool
     ) -> None:
-        """Appends a job; calls of one process are appended in the order in which they were made.
+        """Appends a job; calls of one process are appended in the order of the calls.
 
         Raises:
-            QueueFull: the stream holds as many as it may.
-            ServiceUnavailable: the broker is away or refuses. The job may stand on the stream.
+            QueueFull: the stream has `max_length` entries.
+            ServiceUnavailable: the broker is down or refuses. The job may be on the stream.
         """
         if not await self.put_all(service, [Entry(job_id, priority, tokens, exclusive)]):
             raise QueueFull(f"{service} has {self._max_length} jobs waiting", retry_after_s=1.0)
 
     async def put_all(self, service: str, entries: Sequence[Entry]) -> int:
-        """Appends jobs in order; how many of them, the first ones, had room.
+        """Appends jobs in order; returns how many of them, the first ones, fitted.
 
         Raises:
-            ServiceUnavailable: the broker is away or refuses. Some jobs may stand on the stream.
+            ServiceUnavailable: the broker is down or refuses. Some jobs may be on the stream.
         """
         taken = 0
         async with self._putting:
@@ -149,7 +149,7 @@ class JobStreams:
         words = [word for e in entries for word in (e.job_id, e.tokens, int(e.exclusive))]
         clock = asyncio.get_running_loop().time
         if clock() < self._down_until:
-            # The tries of many callers one after the other would add up.
+            # Callers wait for one lock, so the timeouts of their attempts would add up.
             raise ServiceUnavailable("the broker did not answer just now", retry_after_s=1)
         try:
             async with _broker_errors():
@@ -169,7 +169,7 @@ class JobStreams:
             raise ValueError(f"block_s: {block_s} is not in [0, {MAX_BLOCK_S}]")
         streams = _streams(service)
         command = ("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", count)
-        # The server looks at waiting clients ten times a second, so a short block is a long one.
+        # The server checks blocked clients ten times a second, so a short block takes up to 0.1 s.
         waiting = ("BLOCK", max(1, int(block_s * 1000))) if block_s else ()
         replies = await self._in_group(
             service,
@@ -186,9 +186,9 @@ class JobStreams:
     async def reclaim(
         self, service: str, consumer: str, *, min_idle_s: float, count: int
     ) -> list[Delivery]:
-        """Jobs that their dispatchers have not touched for `min_idle_s`: at most `count`.
+        """Jobs that their dispatchers have not renewed for `min_idle_s`: at most `count`.
 
-        Each call looks at the next part of what is pending.
+        Each call scans the next part of the pending entries.
         """
         claimed: list[Delivery] = []
         for stream in _streams(service):
@@ -205,7 +205,7 @@ class JobStreams:
         command = ("XAUTOCLAIM", stream, GROUP, consumer, min_idle_ms, cursor, "COUNT", count)
         reply = await self._in_group(service, lambda: self._command(*command))
         self._cursors[stream] = reply[0]
-        # A pending entry without fields was deleted; only servers before 7.0 show it.
+        # A pending entry without fields was deleted; only servers before 7.0 return it.
         entries = [entry for entry in reply[1] if entry is not None and entry[1]]
         if not entries:
             return []
@@ -225,7 +225,7 @@ class JobStreams:
             await pipe.execute(raise_on_error=False)
 
     async def done(self, deliveries: Iterable[Delivery]) -> None:
-        """Acknowledges and deletes; jobs that are gone already do no harm."""
+        """Acknowledges and deletes jobs; jobs that no longer exist are ignored."""
         ids = _by_stream(deliveries)
         if not ids:
             return
@@ -242,12 +242,12 @@ class JobStreams:
         return sum(lengths)
 
     async def announce_cancel(self, job_ids: Iterable[str]) -> None:
-        """Tells every dispatcher that nobody wants these jobs any more; a hint, not a promise."""
+        """Tells every dispatcher that these jobs are cancelled; delivery is not guaranteed."""
         async with _broker_errors():
             await self._command("PUBLISH", _CANCELS, "\n".join(job_ids))
 
     async def cancels(self) -> AsyncIterator[str]:
-        """Ids of cancelled jobs as they are announced; comes back after a lost connection."""
+        """Ids of cancelled jobs as they are announced; reconnects after a lost connection."""
         while True:
             pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
             try:
@@ -271,26 +271,25 @@ class JobStreams:
             return False
 
     async def aclose(self) -> None:
-        """Closes the connections."""
         await self._redis.aclose()
 
     async def _command(self, *words: Any) -> Any:
         return await self._redis.execute_command(*words)
 
     async def _in_group(self, service: str, command: Callable[[], Awaitable[Any]]) -> Any:
-        """Runs a command of the group; makes streams and group where the broker has lost them."""
+        """Runs a command of the group; creates streams and group if the broker lacks them."""
         async with _broker_errors():
             try:
                 return await command()
             except ResponseError as error:
-                # UNBLOCKED: the stream vanished while somebody waited on it.
+                # UNBLOCKED: the stream was deleted during a blocking read.
                 if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                     raise
             for stream in _streams(service):
                 try:
                     await self._command("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
                 except ResponseError as error:
-                    if not str(error).startswith("BUSYGROUP"):  # another one was faster
+                    if not str(error).startswith("BUSYGROUP"):  # another client created it
                         raise
             return await command()
 
@@ -302,7 +301,7 @@ async def _broker_errors() -> AsyncGenerator[None]:
     except (BrokerConnectionError, BrokerTimeoutError) as error:
         raise ServiceUnavailable(f"the broker does not answer: {error}", retry_after_s=1) from error
     except RedisError as error:
-        # Read-only, out of memory, without replicas: it answers, and yet cannot serve.
+        # Read-only, out of memory, without replicas: it answers but cannot run the command.
         raise ServiceUnavailable(f"the broker refuses: {error}", retry_after_s=1) from error
 
 

@@ -1,1 +1,1 @@
-"""Where every target came from: runs, lineages, rollouts, targets, steps, and the trace."""
+"""Provenance of targets: runs, lineages, rollouts, targets, steps, and the trace."""

@@ -1,8 +1,8 @@
-"""`preceptor trace TARGET:POSITION`: where the target of one token came from.
+"""`preceptor trace TARGET:POSITION`: the sources of the target of one token.
 
     student token <- expert answer <- feedback <- the run of the executor that gave it
 
-Reads the database and the blobs directly when nothing is running, or asks a gateway.
+Reads the database and the blobs directly when no gateway is running, or sends requests to one.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ def trace_target(
     url: Url = None,
     key_file: KeyFile = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Folder with tokenizer.json; else the run's own.")
+        Path | None,
+        typer.Option(help="Folder with tokenizer.json; default: the run's model folder."),
     ] = None,
 ) -> None:
-    """Prints where the target of one token came from."""
+    """Prints the sources of the target of one token."""
     target_id, _, position = target.rpartition(":")
     if not target_id or not position.isdecimal():
         raise typer.BadParameter(f"{target!r} is not TARGET:POSITION")
@@ -82,17 +83,17 @@ async def _read(
 
 
 def _model(run: RunDetails | None) -> Path | None:
-    """The folder of the student where the run's record names it."""
+    """The folder of the student, if the run's record names it."""
     model = None if run is None else run.config.get("model")
     return Path(model) if isinstance(model, str) else None
 
 
 def _speller(folder: Path | None) -> Speak | None:
-    """Token text where a tokenizer is given and its library is there."""
+    """The function that decodes tokens, if a tokenizer and its library are available."""
     file = None if folder is None else folder / "tokenizer.json"
     if file is None or not file.is_file() or importlib.util.find_spec("tokenizers") is None:
         return None
-    # One thread is plenty, and the library warns about forks otherwise.
+    # One thread is enough, and the library warns about forks otherwise.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     library: Any = importlib.import_module("tokenizers")
     tokenizer = library.Tokenizer.from_file(str(file))

@@ -1,6 +1,6 @@
-"""A trace as a person reads it: prompt and response with the token marked, then tables.
+"""A trace as text for people: prompt and response with the token marked, then tables.
 
-Masked numbers are shown as a dash. Steps count from 1 here, in ids from 0.
+Masked numbers are shown as a dash. Steps are counted from 1 here, and from 0 in ids.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Speak = Callable[[Sequence[int]], str]
 
 
 def draw(found: Trace, spell: Speak | None = None) -> RenderableType:
-    """The whole trace; without `spell` tokens are shown by their ids alone."""
+    """The whole trace; without `spell` tokens are shown as ids."""
     parts: list[RenderableType] = [
         _heading(found, spell),
         _block("prompt", Text(_prompt(found.prompt))),
@@ -54,7 +54,7 @@ def _prompt(prompt: Prompt) -> str:
 
 
 def _marked(found: Trace, spell: Speak | None) -> Text:
-    """The response with the token between marks, which a terminal without colours shows too."""
+    """The response with the token between marks, which need no colours."""
     ids, at = [int(i) for i in found.response_ids], found.position
     if spell is None:
         words = [f"{_LEFT}{i}{_RIGHT}" if t == at else str(i) for t, i in enumerate(ids)]
@@ -111,7 +111,7 @@ def _source(source: TraceSource, found: Trace, spell: Speak | None) -> Renderabl
 
 
 def _opinion(source: TraceSource, found: Trace, spell: Speak | None) -> Table:
-    """What the expert would have written here."""
+    """The expert's distribution at this position."""
     table = Table(box=SIMPLE)
     table.add_column("token")
     table.add_column("probability", justify="right")
@@ -128,7 +128,7 @@ def _opinion(source: TraceSource, found: Trace, spell: Speak | None) -> Table:
 
 
 def _rest(source: TraceSource) -> float | None:
-    """What is not in a row of its own."""
+    """The probability of all entries that have no row."""
     if source.tail is None:
         return None
     return source.tail + sum(p for _, p in source.entries[_SHOWN_ENTRIES:])
@@ -146,7 +146,7 @@ def _item(item: FeedbackItem) -> Table:
 
 
 def _lists(details: Mapping[str, Any]) -> Iterator[Table]:
-    """A table for each list of like things, such as the cases that an executor ran."""
+    """A table for each list of mappings, such as the cases that an executor ran."""
     for name, value in details.items():
         if rows := _mappings(value):
             table = Table(title=name, title_justify="left", box=SIMPLE)
@@ -159,7 +159,7 @@ def _lists(details: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _mappings(value: Any) -> list[Mapping[str, Any]]:
-    """The rows of a list of mappings; none for anything else."""
+    """The rows of a list of mappings; empty for any other value."""
     rows = cast("list[Any]", value) if isinstance(value, list) else []
     return rows if all(isinstance(row, Mapping) for row in rows) else []
 

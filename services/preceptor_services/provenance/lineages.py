@@ -1,8 +1,8 @@
-"""Which steps of a run survive. Pure.
+"""The steps of a run that survive. Pure.
 
 Each start of a trainer begins a lineage; a resumed one supersedes its parent's steps from
-`from_step` on. The surviving lineage of a run is its newest life with what is left of the lives
-before it.
+`from_step` on. The surviving lineage of a run is its newest lineage with the remaining steps of
+its ancestors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _OPEN: Final = float("inf")
 
 
 def surviving_ends(lineages: Mapping[str, LineageRow], tip: str) -> dict[str, float]:
-    """For each lineage that `tip` stands on: its steps below this number survive."""
+    """For `tip` and each of its ancestors: the steps below this number survive."""
     ends: dict[str, float] = {}
     end, name = _OPEN, tip
     while name:
@@ -33,5 +33,5 @@ def survives(ends: Mapping[str, float], lineage: str, step: int) -> bool:
 
 
 def newest(lineages: Mapping[str, LineageRow]) -> str | None:
-    """The life that began last."""
+    """The lineage that began last."""
     return max(lineages.values(), key=lambda lineage: lineage.serial).name if lineages else None

@@ -1,4 +1,4 @@
-"""Lists of what is on record, so that nobody needs SQL to find an id."""
+"""Lists of the recorded runs, rollouts and targets, to find ids without SQL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from preceptor_services.store.provenance import runs as run_queries
 from preceptor_services.store.provenance.listings import Filter, RolloutRow
 
 _SOLVED_AT: Final = 0.5
-"""Of a task that does not say from which score on an attempt counts as a success."""
+"""Lowest score of a successful attempt, for tasks that do not declare one."""
 
 
 async def list_runs(database: Database, after: str, limit: int) -> RunPage:
@@ -46,10 +46,10 @@ async def list_runs(database: Database, after: str, limit: int) -> RunPage:
 
 
 async def describe_run(database: Database, run: str) -> RunDetails:
-    """A run's record and its lives.
+    """A run's record and its lineages.
 
     Raises:
-        NotFound: there is no such run.
+        NotFound: no run has this name.
     """
     async with database.read() as conn:
         document, created_at = await _found(conn, run)
@@ -133,7 +133,7 @@ def _solved(score: float | None, solved_at: float) -> bool | None:
 
 
 def _solved_at(document: Mapping[str, Any]) -> float:
-    """As the run's own record says of its task."""
+    """Lowest score of a successful attempt, from the task in the run's record."""
     task = document["config"].get("task")
     given = cast("dict[str, Any]", task).get("solved_at") if isinstance(task, dict) else None
     return float(given) if isinstance(given, (int, float)) else _SOLVED_AT

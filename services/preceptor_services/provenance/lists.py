@@ -1,7 +1,7 @@
-"""`preceptor runs | rollouts | targets list`: what is on record, so that an id is found.
+"""`preceptor runs | rollouts | targets list`: lists the records, to find ids.
 
-Reads the database and the blobs directly when nothing is running, or asks a gateway. Steps count
-from 1 here, in tables and in JSON, as everywhere that people read; ids count from 0.
+Reads the database and the blobs directly when no gateway is running, or sends requests to one.
+Steps are counted from 1 in tables and in JSON, as in all output for people, and from 0 in ids.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ runs_app: Final = typer.Typer(help="Runs on record.", no_args_is_help=True)
 rollouts_app: Final = typer.Typer(help="Rollouts on record.", no_args_is_help=True)
 targets_app: Final = typer.Typer(help="Targets on record.", no_args_is_help=True)
 
-Run = Annotated[str | None, typer.Option(help="Of this run; else of the newest.")]
-Step = Annotated[int | None, typer.Option(min=1, help="Of this step alone, counted from 1.")]
+Run = Annotated[str | None, typer.Option(help="Name of the run; default: the newest run.")]
+Step = Annotated[int | None, typer.Option(min=1, help="Show only this step, counted from 1.")]
 Solved = Annotated[
-    bool | None, typer.Option("--solved/--failed", help="Only those that were judged so.")
+    bool | None, typer.Option("--solved/--failed", help="Show only attempts with this judgement.")
 ]
-Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")]
+Limit = Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of rows.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 _WIDEST: Final = 1_000
 _T = TypeVar("_T")
@@ -53,7 +53,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """Asks the gateway that is given, else reads the records themselves."""
+    """Sends requests to the given gateway, else reads the database directly."""
 
     run_dir: Path | None
     database: str | None
@@ -62,7 +62,6 @@ class Reader:
     key_file: Path | None
 
     async def runs(self, limit: int) -> Sequence[RunPlace]:
-        """The newest runs."""
         if self.url is not None and self.key_file is not None:
             async with GatewayClient(self.url, read_secret(self.key_file)) as gateway:
                 return await gateway.runs(limit)
@@ -170,7 +169,7 @@ def targets_command(
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Lists targets of a run; `preceptor trace TARGET:POSITION` says where one came from."""
+    """Lists targets of a run; `preceptor trace TARGET:POSITION` shows the sources of one."""
     reader = Reader(run_dir=run_dir, database=database, blobs=blobs, url=url, key_file=key_file)
     found = _asked(lambda: reader.targets(run, step=_index(step), solved=solved, limit=limit))
     _print(
@@ -209,7 +208,7 @@ def _print(rows: Sequence[Any], as_json: bool, columns: dict[str, Callable[[Any]
         table.add_column(name, no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell(row)) for cell in columns.values()))
-    # As wide as it is, whatever the terminal: an id that is cut or folded is none.
+    # The table ignores the width of the terminal, so that ids are not cut or wrapped.
     Console(width=_WIDEST).print(table if rows else "nothing is on record")
 
 

@@ -1,6 +1,6 @@
-"""Where the records are that a command reads: a database and its blobs, or a running gateway.
+"""The source of the records that a command reads: a database and its blobs, or a running gateway.
 
-A run's folder lies in its deployment's, or below it; a copy of the folder has its own database.
+A run's folder is its deployment's folder or is below it; a copy of the folder has its own database.
 """
 
 from __future__ import annotations
@@ -21,30 +21,33 @@ _CONFIG: Final = "preceptor.toml"
 _RESOLVED: Final = "resolved.toml"
 
 RunDir = Annotated[
-    Path | None, typer.Option(help="Folder of a run, or of its deployment; else here.")
+    Path | None, typer.Option(help="Folder of a run or of its deployment; default: this one.")
 ]
-DatabaseUrl = Annotated[str | None, typer.Option(help="URL of a database; wants --blobs.")]
+DatabaseUrl = Annotated[str | None, typer.Option(help="URL of a database; requires --blobs.")]
 Blobs = Annotated[Path | None, typer.Option(help="Folder of the blobs.")]
-Url = Annotated[str | None, typer.Option(help="A running gateway; wants --key-file.")]
+Url = Annotated[str | None, typer.Option(help="URL of a running gateway; requires --key-file.")]
 KeyFile = Annotated[Path | None, typer.Option(help="File with a key of that gateway.")]
 
 
 def place_of(run_dir: Path, database: str | None, blobs: Path | None) -> tuple[str, Path]:
-    """Database and blobs: as given, else as the settings of the run's deployment say.
+    """Database and blobs: as given, else from the settings of the run's deployment.
 
     Raises:
-        ValueError: no folder from `run_dir` upwards is a deployment's, or it has no database yet.
+        ValueError: neither `run_dir` nor a folder above it is a deployment, or it has no database.
     """
     if database is not None and blobs is not None:
         return database, blobs
     folder = find_settings(run_dir).parent
-    for name in (_CONFIG, _RESOLVED):  # a copied folder's resolved paths are the original's
+    for name in (
+        _CONFIG,
+        _RESOLVED,
+    ):  # in a copied folder, the resolved paths are those of the original
         path = folder / name
-        # The environment may name the database of something else that runs here.
+        # The environment may name the database of another deployment on this machine.
         settings = load_settings(path, env={}) if path.exists() else None
         if settings is not None and _is_there(settings.gateway.database):
             return database_url(settings.gateway), settings.gateway.blobs
-    raise ValueError(f"{folder}: its database is not there; nothing was run in this folder yet")
+    raise ValueError(f"{folder}: the database does not exist; nothing was run in this folder yet")
 
 
 def _is_there(url: str) -> bool:

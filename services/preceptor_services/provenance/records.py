@@ -1,7 +1,7 @@
-"""Takes provenance in: runs, lineages, rollouts, targets, steps. Each is idempotent by its id.
+"""Records provenance: runs, lineages, rollouts, targets, steps. Each is idempotent by its id.
 
-A record that refers to what is not there is refused, because a target that cannot be traced is
-worth nothing; so is a step that would train on a rollout twice on its surviving lineage.
+A record with a reference to an unknown record is refused, because its target could not be traced.
+A step that would train on a rollout twice on its surviving lineage is refused too.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from preceptor_services.store.provenance import runs
 
 @dataclass(frozen=True, kw_only=True)
 class RecordKeeper:
-    """Writes the provenance of runs."""
+    """Records the provenance of runs and reads it."""
 
     database: Database
     array_blobs: ArrayBlobs
@@ -57,12 +57,12 @@ class RecordKeeper:
     clock: Clock
 
     async def start_run(self, record: RunRecord) -> Accepted:
-        """Writes a run down."""
+        """Records a run; repeating the same record changes nothing."""
         document = record.model_dump(mode="json")
         async with self.database.write() as conn:
             known = await runs.find_run(conn, record.run)
             if known is not None:
-                # Not the versions: a run goes on after an upgrade, and its next life says so.
+                # Versions may differ: a run may resume after an upgrade; the lineage records them.
                 same(_lasting(known), _lasting(document), f"run {record.run}", "run")
                 return Accepted(new=0)
             row = {"name": record.run, "document": document, "created_at": self.clock.now()}
@@ -70,7 +70,7 @@ class RecordKeeper:
         return Accepted(new=1)
 
     async def start_lineage(self, record: LineageRecord) -> Accepted:
-        """Writes one life of a run down."""
+        """Records one lineage of a run; repeating the same record changes nothing."""
         async with self.database.write() as conn:
             if await runs.find_run(conn, record.run) is None:
                 raise NotFound(f"no run {record.run}", field="run")
@@ -98,7 +98,7 @@ class RecordKeeper:
         return Accepted(new=1)
 
     async def add(self, records: Records) -> Accepted:
-        """Writes rollouts and targets, all or none."""
+        """Records rollouts and targets, all or none."""
         check_targets(records.targets)
         entries = {r.rollout_id: rollout_arrays(r) for r in records.rollouts}
         entries |= {t.target_id: t.arrays for t in records.targets}
@@ -115,10 +115,10 @@ class RecordKeeper:
         return Accepted(new=len(rollouts) + len(targets))
 
     async def add_step(self, record: StepRecord) -> Accepted:
-        """Writes one optimiser step and what it consumed.
+        """Records one optimiser step and the rollouts that it consumed.
 
         Raises:
-            Invalid: a part of its credits is not there, or is none.
+            Invalid: a part of its credits is missing or not valid.
         """
         record = await self._whole(record)
         digest = content_hash(record.model_dump(exclude={"consumed_in"}))
@@ -136,7 +136,7 @@ class RecordKeeper:
         return Accepted(new=1)
 
     async def _whole(self, record: StepRecord) -> StepRecord:
-        """The step with the credits that came ahead of it."""
+        """The step completed with the credits that were sent before it."""
         consumed = list(record.consumed)
         for place, sha256 in enumerate(record.consumed_in):
             try:
@@ -148,7 +148,7 @@ class RecordKeeper:
         return record.model_copy(update={"consumed": tuple(consumed), "consumed_in": ()})
 
     async def accounting(self, run: str) -> Accounting:
-        """What the surviving lineage of a run has used."""
+        """Totals of the surviving lineage of a run."""
         async with self.database.read() as conn:
             if await runs.find_run(conn, run) is None:
                 raise NotFound(f"no run {run}", field="run")
@@ -173,10 +173,10 @@ class RecordKeeper:
         )
 
     async def trace(self, target_id: str, position: int) -> Trace:
-        """Where the target of one token came from."""
+        """The sources of the target of one token."""
         return await trace(self.database, self.array_blobs, target_id, position)
 
 
 def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a run's record holds for all of its lives."""
+    """The part of a run's record that all of its lineages share."""
     return {name: record[name] for name in ("run", "config", "seed")}

@@ -1,8 +1,6 @@
-"""Rollouts and targets as rows, each checked against what it refers to.
+"""Rollouts, targets and optimiser steps as rows, with checks of their references.
 
-What records of runs may refer to, and that they never change. Pure.
-
-Optimiser steps as rows; one that would train on a rollout twice is refused.
+Recorded rows never change. A step that would train on a rollout twice is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from preceptor_services.store.questions import answers
 
 
 def check_targets(targets: Sequence[TargetRecord]) -> None:
-    """Hashes and answers of targets are those of their arrays."""
+    """Checks that hashes and answer ids of targets match their arrays."""
     for place, target in enumerate(targets):
         if content_hash(target.arrays) != target.content_hash:
             raise Invalid(
@@ -35,7 +33,7 @@ def check_targets(targets: Sequence[TargetRecord]) -> None:
 
 
 def rollout_arrays(record: RolloutRecord) -> dict[str, Any]:
-    """What of a rollout lies in a blob."""
+    """The part of a rollout that is stored in a blob."""
     return {
         "prompt": record.prompt.model_dump(exclude_none=True),
         "response_ids": record.response_ids,
@@ -60,7 +58,7 @@ async def new_rollouts(
             )
         if not len(record.response_ids) == len(record.behaviour_logprobs) == len(record.owned):
             raise Invalid(
-                "has another length than response_ids",
+                "its length differs from that of response_ids",
                 field=f"rollouts[{place}].behaviour_logprobs",
             )
         digest = content_hash(record.model_dump())
@@ -129,7 +127,7 @@ async def new_targets(
 def target_answers(
     records: Sequence[TargetRecord], rows: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Which answers the new targets were built from."""
+    """Rows that link new targets to their answers."""
     new = {row["id"] for row in rows}
     return [
         {"target_id": target.target_id, "ordinal": ordinal, "answer_id": answer}
@@ -140,20 +138,20 @@ def target_answers(
 
 
 def same(known: object, sent: object, what: str, field: str) -> None:
-    """The record that came first stands; another one of its name is refused."""
+    """Refuses a record whose id is recorded with different content."""
     if known != sent:
-        raise Conflict(f"{what} is recorded with another content", field=field)
+        raise Conflict(f"{what} is recorded with other content", field=field)
 
 
 def refuse_unknown(ids: Sequence[str], known: set[str] | Mapping[str, str], field: str) -> None:
-    """Every one of `ids` must be there."""
+    """Refuses `ids` that are not all in `known`."""
     missing = [item for item in ids if item not in known]
     if missing:
         raise Invalid(f"{missing[0]!r} is unknown", field=field)
 
 
 def credit_arrays(record: StepRecord) -> dict[str, dict[str, Any]]:
-    """What of a step lies in a blob."""
+    """The part of a step that is stored in a blob."""
     return {
         c.rollout_id: {"costs": c.costs, "advantages": c.advantages, "logprobs": c.logprobs}
         for c in record.consumed
@@ -161,7 +159,7 @@ def credit_arrays(record: StepRecord) -> dict[str, dict[str, Any]]:
 
 
 async def check_step(conn: Connection, record: StepRecord) -> None:
-    """What a step consumed must be there, and not consumed on its surviving lineage before."""
+    """Refuses unknown rollouts and targets, and rollouts that its lineage has consumed before."""
     lineages = await runs.lineages(conn, record.run)
     if record.lineage not in lineages:
         raise NotFound(f"run {record.run} has no lineage {record.lineage}", field="lineage")
@@ -196,7 +194,7 @@ async def _refuse_second_use(
 
 
 def step_row(record: StepRecord, digest: str, pack: Written, now: float) -> dict[str, Any]:
-    """The step."""
+    """Row of the step."""
     return {
         "run": record.run,
         "lineage": record.lineage,
@@ -212,7 +210,7 @@ def step_row(record: StepRecord, digest: str, pack: Written, now: float) -> dict
 
 
 def consumed_rows(record: StepRecord) -> list[dict[str, Any]]:
-    """What it consumed."""
+    """Rows of the rollouts that the step consumed."""
     return [
         {
             "run": record.run,

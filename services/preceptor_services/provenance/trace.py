@@ -1,4 +1,4 @@
-"""One token of one target back to its sources: expert answers, feedback, the executor's runs."""
+"""Traces one token of a target to its sources: expert answers, feedback, executor runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def trace(
     """Traces the target at one response position.
 
     Raises:
-        NotFound: no such target.
+        NotFound: the target is unknown.
         Invalid: the response has no such position.
     """
     async with database.read() as conn:
@@ -71,7 +71,7 @@ async def trace(
 
 
 async def _feedback(conn: Connection, answer_id: str) -> tuple[FeedbackItem, ...]:
-    """Items in view; each says in its details which answer of its source it comes from."""
+    """Items in view of the expert; the details of each name the answer of its source."""
     items: list[FeedbackItem] = []
     for row, source_answer in await feedback.used_by(conn, answer_id):
         item = FeedbackItem.model_validate(row.document)
@@ -96,7 +96,7 @@ def _known(credit: dict[str, Any] | None, name: str, position: int) -> float | N
 
 
 def _told(value: float) -> float | None:
-    """What stands for a missing number is none to show."""
+    """None in place of the value that marks a missing number."""
     number = float(value)
     return number if math.isfinite(number) and number > MISSING / 2 else None
 

@@ -1,1 +1,1 @@
-"""Which services there are, what each says of itself, and whether it tells the truth."""
+"""The known services, the information that each declares, and the checks of their answers."""

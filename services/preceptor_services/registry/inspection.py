@@ -1,13 +1,14 @@
 """The registry's own questions to experts: a self-test of each version, and a canary.
 
-An expert that says it is ready may still be wrong: shifted by one, normalised over what it sends,
-its answers swapped within a batch. So a version that was not heard before is asked a few questions
-before anybody else may ask it, and one that fails is refused with the reason. The canary is a file
-of known answers, asked now and then: it finds what changes under a version that says it has not,
-such as weights that were exchanged.
+An expert that is ready may still give wrong answers: shifted by one position, normalised over only
+the entries that it sends, or swapped within a batch. So the registry asks each new version a few
+questions before callers may use it, and refuses one that fails, with the reason. The canary is a
+file of known answers that is checked at intervals: it detects changes under an unchanged version,
+such as replaced weights.
 
-An expert with versioned weights is asked without naming a version, about those that it came with;
-one that has none then is not asked. Nor are people, and samplers whose every draw costs a call.
+An expert with versioned weights is asked without a version, about its initial weights; an expert
+without weights at that time is not asked. People are not asked either, nor samplers for which each
+draw costs a call.
 """
 
 from __future__ import annotations
@@ -39,31 +40,31 @@ _log = logging.getLogger("preceptor.gateway")
 CANARY: Final = ("known",)
 _CALL_S: Final = 60.0
 ASKED_AGAIN_S: Final = 30.0
-"""How long a finding stands before the expert is asked again."""
+"""Seconds that a finding holds before the expert is asked again."""
 
 
 class SelfTestFailed(ServiceFailed):
-    """The expert answers, but wrongly; nobody may train on it."""
+    """The expert gives wrong answers and must not be used for training."""
 
-    code, title = "self-test-failed", "The expert failed the registry's own questions"
+    code, title = "self-test-failed", "The expert failed the registry's self-test"
 
 
 @dataclass(kw_only=True)
 class _Seen:
-    """What is known of one expert."""
+    """Results of the inspections of one expert."""
 
     version: str | None = None
-    """The last that passed."""
+    """The last version that passed."""
     canary_at: float = float("-inf")
     finding: SelfTestFailed | None = None
     found_version: str | None = None
     found_at: float = 0.0
     answers: tuple[str, list[PrefixAnswer]] | None = None
-    """What the canary's questions were answered when it last passed, and the version."""
+    """The version and its answers when the canary last passed."""
 
 
 class Inspector:
-    """Asks experts what they must know."""
+    """Runs the self-test and the canary of experts."""
 
     def __init__(
         self, *, canary_every_s: float, clock: Callable[[], float] = time.monotonic
@@ -73,7 +74,7 @@ class Inspector:
         self._seen: dict[str, _Seen] = {}
 
     def forget(self, name: str) -> None:
-        """Whoever has this name from now on is another."""
+        """Discards the results of `name`, which another expert may get from now on."""
         self._seen.pop(name, None)
 
     async def inspect(
@@ -85,13 +86,13 @@ class Inspector:
         self_test: bool,
         known: KnownAnswers | Path | None,
     ) -> bool:
-        """Asks what is due.
+        """Runs the checks that are due.
 
         Returns:
-            Whether anything was asked; then all of it was right.
+            True if a check ran; all checks that ran have then passed.
 
         Raises:
-            SelfTestFailed: an answer was wrong; the reason says which and how to mend it.
+            SelfTestFailed: an answer was wrong; the detail names the check and the remedy.
             ServiceUnavailable: the expert did not answer in time.
         """
         checks = () if info.role == "gateway" else QUESTIONS[info.role].self_test
@@ -145,13 +146,15 @@ async def _run(
     except PreceptorError:
         raise
     except Exception as error:
-        # What a check cannot read is no answer that it could find right.
+        # A check that cannot read an answer cannot confirm it.
         _log.exception("a check failed")
-        raise SelfTestFailed(f"a check could not read its answers: {error!r:.300}") from error
+        raise SelfTestFailed(
+            f"a check could not read the expert's answers: {error!r:.300}"
+        ) from error
 
 
 async def _run_again(seen: _Seen, client: Asked, info: ServiceInfo, known: KnownAnswers) -> None:
-    """Compares the answers with those of the last time: entries, tails and candidates too."""
+    """Compares the answers with those of the last canary, with entries, tails and candidates."""
     subject = await make_subject(client, client, info, CheckOptions(known=known, timeout_s=_CALL_S))
     try:
         answers = await ask_known(subject, known.cases)
@@ -167,7 +170,7 @@ async def _run_again(seen: _Seen, client: Asked, info: ServiceInfo, known: Known
             found = departure(before, after, known.tolerance)
             if found is not None:
                 raise SelfTestFailed(
-                    f"known: expected the answers of the last time; {found}; fix: give changed "
+                    f"known: expected the answers of the last canary; {found}; fix: give changed "
                     "answers a new version"
                 )
     seen.answers = info.version, answers

@@ -1,7 +1,7 @@
-"""Callers of the gateway: bearer keys, known by a keyed hash of theirs, each with scopes.
+"""Callers of the gateway: bearer keys with scopes, identified by a keyed hash.
 
-A key is 256 random bits, so a fast keyed hash is enough: a slow one would be a lever for denial of
-service. The database holds the hash only, and without the server's own key it is worth nothing.
+A key is 256 random bits, so a fast keyed hash is enough; a slow hash would make denial of service
+easier. The database holds only the hash, which is useless without the server's own key.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from preceptor_services.store.database import Database
 
 
 class Caller(NamedTuple):
-    """Whose key it is and what it opens."""
+    """The name of a key, and what the key permits."""
 
     name: str
     scopes: frozenset[str]
     services: frozenset[str] = frozenset()
-    """The experts for whom it speaks."""
+    """The experts on whose behalf the key may send answers and questions."""
 
     def may(self, scopes: frozenset[str]) -> bool:
         """Whether the key has one of `scopes`."""
         return bool(scopes & self.scopes) or "admin" in self.scopes
 
     def speaks_for(self, service: str) -> bool:
-        """Whether answers and questions of `service` are the key's."""
+        """Whether the key may send answers and questions of `service`."""
         return service in self.services or "admin" in self.scopes
 
 
@@ -48,20 +48,20 @@ class Keyring:
             self._callers[digest] = Caller(name, frozenset(key.scopes), frozenset(key.service))
 
     def caller(self, authorization: str | None) -> Caller:
-        """Who sent this header.
+        """The caller of a request with this header.
 
         Raises:
-            Unauthorised: it carries no key, or one that is not valid.
+            Unauthorised: the header has no key, or an invalid one.
         """
         scheme, _, token = (authorization or "").partition(" ")
-        # Looked up by its hash, so that time tells nothing about the tokens that are valid.
+        # The lookup is by hash, so its duration reveals nothing about the valid tokens.
         caller = self._callers.get(self._digest(token.strip()))
         if scheme.lower() != "bearer" or caller is None:
             raise Unauthorised("send `Authorization: Bearer KEY`", field="authorization")
         return caller
 
     async def store(self, database: Database, now: float) -> None:
-        """Writes the hashes down; keys that are gone from the settings are revoked."""
+        """Stores the hashes; keys that are no longer in the settings are revoked."""
         rows: list[dict[str, Any]] = [
             {
                 "name": caller.name,

@@ -1,8 +1,9 @@
-"""Experts and sources by name, and what each last said of itself.
+"""Experts and sources by name, with the last `/v1/info` of each.
 
-One task per service asks it for `/v1/info`: often until it answers, then now and then, because a
-new version means new answer keys. A service that is down keeps what it said: questions to it are
-taken and wait. An expert whose answers are found wrong (`inspection.py`) is refused.
+One task per service requests `/v1/info`: often until the service answers, then every few seconds,
+because a new version means new answer keys. The registry keeps the last information of a service
+that is down, so the gateway accepts questions to it, and they wait. An expert that gives wrong
+answers (`inspection.py`) is refused.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ _DOWN_S: Final = 1.0
 _CALL_S: Final = 5.0
 
 _UNDECLARED_LATE_S: Final = 86_400.0
-"""For a promise that was made before the service said that it makes none."""
+"""Time limit of promises made before the service stopped declaring `late_s`."""
 
 State = Literal["ready", "unreachable", "refused"]
 
 
 class InfoClient(Asked, Protocol):
-    """As much of a service's client as the registry needs: it can also be put to the checks."""
+    """The methods of a service's client that the registry and its checks use."""
 
     async def info(self, timeout_s: float = ...) -> ServiceInfo: ...
 
@@ -62,7 +63,7 @@ class InfoClient(Asked, Protocol):
 
 
 Connect = Callable[[str, str, AddressPolicy], InfoClient]
-"""Address, key and where it may be to client."""
+"""Makes a client from an address, a key and the policy of allowed addresses."""
 
 
 @dataclass(kw_only=True)
@@ -83,19 +84,19 @@ class ServiceEntry:
     known: KnownAnswers | Path | None = None
     """The canary's answers, or a file of them."""
     broken: bool = False
-    """It answers, but its answers were found wrong."""
+    """The service answers, but an inspection found wrong answers."""
     quarantined: bool = False
-    """Answers since its last good inspection are written off."""
+    """Its answers since the last inspection that passed are no longer served."""
     heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     def known_info(self) -> ServiceInfo:
-        """What it last said of itself.
+        """The last information that the service sent.
 
         Raises:
-            ServiceUnavailable: it has never answered, or its answers were found wrong.
+            ServiceUnavailable: it has never answered, or an inspection found wrong answers.
         """
         if self.info is None or self.broken:
-            # A finding stands for a while: who cannot wait as long hears the reason at once.
+            # A finding holds for ASKED_AGAIN_S; a caller that cannot wait so long fails at once.
             retry_after_s = ASKED_AGAIN_S if self.broken else 1.0
             raise ServiceUnavailable(
                 f"{self.name} is not ready: {self.detail}",
@@ -105,7 +106,7 @@ class ServiceEntry:
         return self.info
 
     def status(self) -> ServiceStatus:
-        """For callers; no address."""
+        """The state for callers, without the address."""
         return ServiceStatus(
             name=self.name, role=self.role, state=self.state, detail=self.detail, info=self.info
         )
@@ -140,7 +141,7 @@ class Registry:
             )
 
     async def start(self) -> None:
-        """Writes the settings' services down, recalls the others, and begins to ask."""
+        """Stores the services of the settings, loads the others, and starts the requests."""
         async with self._database.write() as conn:
             for entry in self._entries.values():
                 await services.put_service(conn, _row(entry))
@@ -153,7 +154,6 @@ class Registry:
             self._watch(entry)
 
     async def stop(self) -> None:
-        """Stops asking."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -162,7 +162,7 @@ class Registry:
         """The service of that name.
 
         Raises:
-            NotFound: there is none in this role; `field` is what named it.
+            NotFound: no service of this role has that name; the error names `field`.
         """
         entry = self._entries.get(name)
         if entry is None or entry.role != role:
@@ -170,9 +170,10 @@ class Registry:
         return entry
 
     def cost(self, name: str, num_tokens: int) -> float:
-        """Price of an answer about so many tokens, where the answer names none.
+        """Price of an answer about `num_tokens` tokens, for answers that state no price.
 
-        The deployment's price of an answer; without one, the service's own of a token.
+        The price of an answer in the settings; without one, `num_tokens` times the service's
+        declared `cost_per_token`.
         """
         entry = self._entries.get(name)
         if entry is None:
@@ -182,31 +183,31 @@ class Registry:
         return num_tokens * (entry.info.capabilities.cost_per_token or 0.0)
 
     def addresses_of(self, entry: ServiceEntry) -> AddressPolicy:
-        """Where the service may be."""
+        """The policy of allowed addresses for the service."""
         return self._policies[entry.added_at_runtime]
 
     def late_s(self, name: str) -> float:
-        """How long a promise of a service may take."""
+        """Seconds within which the service must deliver a promised answer."""
         entry = self._entries.get(name)
         declared = None if entry is None or entry.info is None else entry.info.capabilities.late_s
         return _UNDECLARED_LATE_S if declared is None else declared
 
     def names_of(self, name: str) -> frozenset[str]:
-        """What a service may call itself: as the deployment does, or as it said."""
+        """Valid names of a service: the one in the deployment and the one that it declares."""
         entry = self._entries.get(name)
         said = () if entry is None or entry.info is None else (entry.info.name,)
         return frozenset((name, *said))
 
     def names(self) -> tuple[str, ...]:
-        """Of every service."""
+        """The names of all services."""
         return tuple(self._entries)
 
     def statuses(self) -> tuple[ServiceStatus, ...]:
-        """Every service."""
+        """The status of every service, sorted by name."""
         return tuple(self._entries[name].status() for name in sorted(self._entries))
 
     def addresses(self) -> tuple[ServiceAddress, ...]:
-        """Where every service listens."""
+        """The address of every service."""
         return tuple(
             ServiceAddress(
                 name=entry.name,
@@ -218,7 +219,7 @@ class Registry:
         )
 
     async def versions(self, name: str) -> list[tuple[ServiceInfo, float]]:
-        """Every version of a service, the last one first, and when it was last heard anew.
+        """Every version of a service, the last one first, and when it was last recorded.
 
         Raises:
             NotFound: there is no such service.
@@ -230,12 +231,12 @@ class Registry:
         return [(ServiceInfo.model_validate(row.info), row.seen_at) for row in rows]
 
     async def add_new(self, new: NewService) -> ServiceStatus:
-        """Adds what a caller of the gateway describes.
+        """Adds the service that a caller of the gateway describes.
 
         Raises:
-            Invalid: its key file does not lie in the folder of such keys, or its address is none
-                that may be connected to.
-            Conflict: the name is another's.
+            Invalid: its key file is not in the folder of service keys, or its address is not
+                allowed.
+            Conflict: another service has the name.
         """
         key_file = self._key_folder / new.key_file
         if not key_file.is_file():
@@ -267,18 +268,19 @@ class Registry:
             raise Invalid(str(error).removeprefix("url: "), field="url") from None
 
     async def remove(self, name: str) -> None:
-        """Takes a service out that was added at run time; what it has answered stays.
+        """Removes a service that was added at run time; its answers stay.
 
         Raises:
-            NotFound: there is none of that name.
-            Conflict: it is one of the settings.
+            NotFound: no service has that name.
+            Conflict: the service comes from the settings.
         """
         entry = self._entries.get(name)
         if entry is None:
             raise NotFound(f"no service is named {name!r}", field="name")
         if not entry.added_at_runtime:
             raise Conflict(
-                f"{name!r} is a {entry.role} of the settings; take it out of the file", field="name"
+                f"{name!r} is a {entry.role} of the settings; remove it from the settings file",
+                field="name",
             )
         async with self._database.write() as conn:
             await services.forget_service(conn, name)
@@ -292,10 +294,10 @@ class Registry:
         self._inspector.forget(name)
 
     async def add(self, entry: ServiceEntry, *, replaces: bool = False) -> None:
-        """Adds a service for good, or moves one that was added at run time.
+        """Adds a service permanently, or replaces one that was added at run time.
 
         Raises:
-            Conflict: the name is another's.
+            Conflict: another service has the name.
         """
         there = self._entries.get(entry.name)
         if there is not None:
@@ -325,18 +327,21 @@ class Registry:
                         await self._ask_guarded(entry, client)
                         await asyncio.sleep(_pause_s(entry))
             except (OSError, ValueError) as error:
-                # Of its key file or its address: either may be mended while we run.
+                # The key file or the address is at fault; either may be corrected at run time.
                 entry.state, entry.detail = "refused", str(error)
-                _log.error("%s cannot be asked: %s", entry.name, error)
+                _log.error("cannot connect to %s: %s", entry.name, error)
             await asyncio.sleep(_READY_S)
 
     async def _ask_guarded(self, entry: ServiceEntry, client: InfoClient) -> None:
         try:
             await self._ask(entry, client)
         except Exception:
-            # The boundary of a background task: whatever a service says, it is asked again.
-            entry.state, entry.detail = "refused", "asking it failed; the gateway's log says why"
-            _log.exception("asking %s failed", entry.name)
+            # Boundary of a background task: after any failure the service is asked again.
+            entry.state, entry.detail = (
+                "refused",
+                "the request for /v1/info failed; see the gateway's log",
+            )
+            _log.exception("the request to %s failed", entry.name)
 
     @contextlib.asynccontextmanager
     async def _connected(self, entry: ServiceEntry) -> AsyncGenerator[InfoClient]:
@@ -353,7 +358,7 @@ class Registry:
         try:
             info = await client.info(timeout_s=_CALL_S)
             if info.role != entry.role:
-                raise ServiceFailed(f"says that it is a {info.role}, not a {entry.role}")
+                raise ServiceFailed(f"the service declares the role {info.role}, not {entry.role}")
             asked_at = self._clock.now()
             good = await self._inspector.inspect(
                 entry.name, client, info, self_test=entry.self_test, known=entry.known
@@ -370,11 +375,11 @@ class Registry:
                 await self._note_good(entry, asked_at)
             await self._hear(entry, info)
         except ServiceUnavailable as error:
-            # Our database's fault: the service is heard the next time.
-            _log.warning("%s is not written down: %s", entry.name, error.detail)
+            # The gateway's database failed, not the service; the next request stores it.
+            _log.warning("the information of %s is not stored: %s", entry.name, error.detail)
 
     async def _quarantine(self, entry: ServiceEntry, reason: str) -> None:
-        """What it has answered since it was last found right is served no longer."""
+        """Stops serving the answers since the last inspection that passed."""
         problem = SelfTestFailed(f"{entry.name} failed an inspection afterwards: {reason}")
         async with self._database.write() as conn:
             since = await quarantine.good_at(conn, entry.name)
@@ -388,14 +393,14 @@ class Registry:
 
     async def _note_good(self, entry: ServiceEntry, asked_at: float) -> None:
         if entry.quarantined:
-            # Calls that were under way when it was found out have come back meanwhile.
-            await self._quarantine(entry, "it was asked before it was mended")
+            # Calls that were under way at the failed inspection have returned meanwhile.
+            await self._quarantine(entry, "the call began before the service was corrected")
         async with self._database.write() as conn:
             await quarantine.note_good(conn, entry.name, asked_at)
         entry.quarantined = False
 
     async def quarantined(self, name: str, after: str, limit: int) -> list[tuple[str, str]]:
-        """Targets made of answers of a service that may be wrong, with their rollouts.
+        """Targets, with their rollouts, built from answers of a service that may be wrong.
 
         Raises:
             NotFound: there is no such service.
@@ -417,7 +422,7 @@ class Registry:
                         "seen_at": self._clock.now(),
                     },
                 )
-            _log.info("%s is there, version %s", entry.name, info.version)
+            _log.info("%s is ready, version %s", entry.name, info.version)
         entry.info, entry.state, entry.detail = info, "ready", None
         entry.broken = False
         entry.heard.set()
@@ -439,7 +444,7 @@ def _row(entry: ServiceEntry) -> dict[str, object]:
         "priority": entry.priority,
         "added_at_runtime": entry.added_at_runtime,
         "self_test": entry.self_test,
-        # A file is read anew each time; what came by a call is nowhere else.
+        # A file is read again each time; answers that came by a call exist only here.
         "known": entry.known.model_dump(mode="json")
         if isinstance(entry.known, KnownAnswers)
         else None,

@@ -1,7 +1,7 @@
-"""Ids of texts, by the expert that has the tokenizer: asked directly, nothing queued or kept.
+"""Token ids of texts from the expert's tokenizer: by direct requests, not queued and not stored.
 
-The connections are not those by which the registry hears of its services: those questions must not
-wait behind a caller's.
+The connections are separate from those of the registry, so that the registry's requests do not wait
+behind those of callers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from preceptor_services.registry.services import Registry, ServiceEntry
 
 _ANSWER_S: Final = 10.0
 _AT_ONCE: Final = 8
-"""Calls of one expert; the others wait, and their time runs."""
+"""Concurrent calls of one expert; further calls wait, and their timeout runs meanwhile."""
 _MAX_REPLY_BYTES: Final = 16 << 20
 _RETRY: Final = RetryPolicy(attempts=2)
 
@@ -42,9 +42,9 @@ class Tokenizers:
 
         Raises:
             Invalid: the expert has no tokenizer, or does not take these messages.
-            ServiceUnavailable: it does not answer.
-            DeadlineExceeded: it takes too long.
-            ServiceFailed: it answered with something else.
+            ServiceUnavailable: the expert does not answer.
+            DeadlineExceeded: the expert takes too long.
+            ServiceFailed: the expert's reply is not valid.
         """
         entry = self._registry.get(expert, "expert", field="expert")
         capabilities = entry.known_info().capabilities
@@ -60,11 +60,10 @@ class Tokenizers:
         return found.tolist()
 
     async def stop(self) -> None:
-        """Closes the connections."""
         await asyncio.gather(*(client.aclose() for client in self._clients.values()))
 
     def _client(self, entry: ServiceEntry) -> ServiceClient:
-        # By its address, because an expert may be moved under its name.
+        # Keyed by address, because an expert may move and keep its name.
         place = entry.url, entry.key_file
         if place not in self._clients:
             self._clients[place] = ServiceClient(
@@ -79,7 +78,7 @@ class Tokenizers:
 
 
 def _as_told(error: PreceptorError, expert: str) -> PreceptorError:
-    """`error` in words for the caller, who knows no address and no key of the expert."""
+    """`error` for the caller, without the address and the key of the expert."""
     if isinstance(error, Invalid):
         return error
     if isinstance(error, DeadlineExceeded):

@@ -23,14 +23,14 @@ class WeightVersions:
     database: Database
     clock: Clock
     roots: Sequence[Path]
-    """Folders under which weights may lie."""
+    """Folders below which weights are allowed."""
 
     async def register(self, manifest: WeightManifest) -> int:
-        """Makes a version known; 1 if it is new, 0 if the same was registered before.
+        """Registers a version; 1 if it is new, 0 if the same was registered before.
 
         Raises:
-            Conflict: the version has another content.
-            Invalid: the folder is not under an allow-listed root, or a file is not what it says.
+            Conflict: the version is registered with other content.
+            Invalid: the folder is not under an allowed root, or a file does not match its hash.
         """
         async with self.database.read() as conn:
             known = await weights.find(conn, manifest.version)
@@ -58,7 +58,7 @@ class WeightVersions:
         return 1
 
     async def find(self, version: str) -> WeightManifest:
-        """One version."""
+        """The manifest of one version."""
         async with self.database.read() as conn:
             known = await weights.find(conn, version)
         if known is None:
@@ -76,36 +76,36 @@ class WeightVersions:
 
 def _same_or_conflict(manifest: WeightManifest, known: dict[str, object]) -> int:
     if WeightManifest.model_validate(known) != manifest:
-        raise Conflict(f"{manifest.version} has another content", field="version")
+        raise Conflict(f"{manifest.version} is registered with other content", field="version")
     return 0
 
 
 def allowed_folder(uri: str, roots: Sequence[Path]) -> Path:
-    """The folder of a `file:` URI, links resolved, if it lies under one of `roots`."""
+    """The folder of a `file:` URI, links resolved, if it is below one of `roots`."""
     parts = urlsplit(uri)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         raise Invalid(f"{uri!r} is not a local file: URI", field="uri")
     folder = Path(unquote(parts.path)).resolve()
     if not any(folder.is_relative_to(root.resolve()) for root in roots):
-        raise Invalid(f"{uri!r} is under none of the allowed folders", field="uri")
+        raise Invalid(f"{uri!r} is not under an allowed folder", field="uri")
     return folder
 
 
 def _check_files(folder: Path, files: dict[str, str]) -> None:
     if "model.safetensors" not in files:
-        raise Invalid("lacks model.safetensors", field="files")
+        raise Invalid("the manifest does not list model.safetensors", field="files")
     for name, sha256 in files.items():
         path = (folder / name).resolve()
         if not path.is_relative_to(folder) or not path.is_file():
-            raise Invalid("is no file of the folder", field=f"files.{name}")
+            raise Invalid("the folder has no such file", field=f"files.{name}")
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != sha256:
-            raise Invalid(f"has SHA-256 {found}", field=f"files.{name}")
+            raise Invalid(f"the file's SHA-256 is {found}", field=f"files.{name}")
 
 
 async def resolve(conn: Connection, wanted: WantedWeights) -> str | PreceptorError:
-    """The exact version that a wish means now, or why there is none."""
+    """The exact version that `wanted` selects now, or the error if there is none."""
     if wanted.mode == "latest":
         assert wanted.policy is not None, "checked when the wish was built"
         found = await weights.latest(conn, wanted.policy)

@@ -1,6 +1,6 @@
-"""The gateway's SQL store: tables, migrations and every query; nothing else speaks SQL.
+"""The gateway's SQL store: tables, migrations and every query; no other package uses SQL.
 
-`database.py` opens it, `tables.py` and `provenance_tables.py` say what it holds, and each remaining
-module has the queries of one area as plain functions over a connection, so that one request is one
+`database.py` opens the database, `tables/` defines the tables, and each of the other modules has
+the queries of one area as plain functions over a connection, so that one request is one
 transaction.
 """

@@ -1,13 +1,13 @@
 """Opens the database: SQLite in WAL mode by default, PostgreSQL by URL.
 
-One transaction writes at a time, on either database: the states of tickets, answers and jobs move
-together, and a ticket that joins an answer must not cross the report that finishes it. SQLite takes
-its write lock with `BEGIN IMMEDIATE` (a transaction that reads first and then writes fails at once
-where another writes, whatever the busy timeout), PostgreSQL an advisory lock. In this process
+One transaction writes at a time, on either database: the states of tickets, answers and jobs change
+together, and a ticket that joins an answer must not overlap the report that finishes it. SQLite
+takes its write lock with `BEGIN IMMEDIATE` (a transaction that reads first and then writes fails at
+once where another writes, whatever the busy timeout), PostgreSQL an advisory lock. In this process
 writers queue at a lock first, because waiting for SQLite's lock is a sleep in a loop.
 
-A database that is away, locked or full raises `ServiceUnavailable` here and nowhere else: callers
-get a 503 and come again. What is wrong with a statement itself is raised as it is.
+If the database is unreachable, locked or full, this module alone raises `ServiceUnavailable`:
+callers get a 503 and retry. An error in a statement itself is raised unchanged.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from preceptor_services.kit.private import make_private
 from preceptor_services.store.sqlite_driver import LONGEST_WAIT_S, connect, copy_log
 
 Connection: TypeAlias = AsyncConnection
-"""What a transaction gives: domains pass it on to the queries of the store."""
+"""The connection of a transaction; callers pass it to the queries of the store."""
 
 _log = logging.getLogger("preceptor.database")
 
 _WRITES: Final = "preceptor_writes"
 _ADVISORY_LOCK: Final = 0x70726563
 _CONNECTIONS: Final = 15
-"""To PostgreSQL, of one process."""
+"""Connections of one process to PostgreSQL."""
 _TRUSTED_S: Final = 5.0
-"""A connection that was used so lately is not asked whether it is alive."""
+"""A connection that was used within this time is not checked before its next use."""
 _USED_AT: Final = "preceptor_used_at"
 _RETRY_AFTER_S: Final = 1.0
 _PASSING_SQLITE: Final = frozenset(
@@ -57,9 +57,9 @@ _PASSING_SQLITE: Final = frozenset(
         *(sqlite3.SQLITE_PROTOCOL,),
     }
 )
-"""Primary result codes of a file that is locked, full or out of reach."""
+"""Primary result codes of SQLite for a file that is locked, full or unreachable."""
 _PASSING_POSTGRES: Final = ("08", "25006", "40", "53", "55P03", "57", "58")
-"""Beginnings of SQLSTATE: connection lost, read only, serialisation, no resources, lock not
+"""Prefixes of SQLSTATE: connection lost, read only, serialisation, no resources, lock not
 available, an operator's intervention, system error."""
 
 
@@ -75,36 +75,36 @@ class Database:
         if self._is_sqlite:
             event.listen(engine.sync_engine, "begin", _begin)
         else:
-            # A statement sees what was committed before it, in a transaction or not: the trips
-            # to begin and end one would be for nothing.
+            # Each statement sees what was committed before it, with or without a transaction, so
+            # the round trips to begin and end one are saved.
             self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @classmethod
     def open(cls, url: str) -> Self:
-        """Connects lazily (`connect_all`); a SQLite file's folder is made."""
+        """Opens without connecting (`connect_all`); the folder of a SQLite file is created."""
         parsed = make_url(url)
         if parsed.get_backend_name() != "sqlite":
             return cls(_postgres(parsed))
         if not parsed.database:
-            raise ValueError(f"database: {url!r} names no file")
+            raise ValueError(f"database: {url!r} does not name a file")
         path = Path(parsed.database)
         path.parent.mkdir(parents=True, exist_ok=True)
         make_private(path)
-        # Every transaction here ends itself, so that nothing is left to reset.
+        # Every transaction here is ended explicitly, so no reset is needed.
         engine = create_async_engine(
             parsed, async_creator=partial(connect, str(path)), pool_reset_on_return=None
         )
         return cls(engine, str(path))
 
     async def migrate(self, revision: str = "head") -> None:
-        """Brings the tables to `revision`."""
+        """Migrates the tables to `revision`."""
         async with self.write() as conn:
             await conn.run_sync(_upgrade, revision)
 
     async def connect_all(self) -> None:
-        """Opens every connection to PostgreSQL now, so that a first rush need not wait for it.
+        """Opens all connections to PostgreSQL now, so that the first requests need not wait for it.
 
-        Where the server refuses some, the others serve, and a use that finds none free tries again.
+        If the server refuses some, the others are used, and a use that finds none free tries again.
         """
         if self._is_sqlite:
             return
@@ -123,23 +123,23 @@ class Database:
             )
 
     async def ping(self) -> None:
-        """Returns where the database answers."""
+        """Returns if the database answers, else raises `ServiceUnavailable`."""
         async with self.read() as conn:
             await conn.execute(text("SELECT 1"))
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncGenerator[AsyncConnection]:
-        """For reading. On SQLite everything that is read here is of one moment."""
+        """A connection for reading. On SQLite all reads in the block see one snapshot."""
         with store_errors():
             async with self._reader.connect() as conn, conn.begin():
                 yield conn
 
     @contextlib.asynccontextmanager
     async def write_locked(self) -> AsyncGenerator[AsyncConnection]:
-        """One writing transaction that locks the rows which it writes itself.
+        """One writing transaction that locks only the rows that it writes.
 
-        On PostgreSQL several go side by side. People's corrections are written so; those that tell
-        trainers something take turns from the telling to the commit (`correction_results.add`).
+        On PostgreSQL several run in parallel. People's corrections are written this way; those that
+        add results for trainers hold a lock from then to the commit (`corrections/results.py`).
         """
         if self._is_sqlite:
             async with self.write() as conn:
@@ -164,13 +164,13 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncGenerator[None]:
-        """This process's turn to write; who waits behind a stuck writer is told to come again."""
+        """This process's turn to write; `ServiceUnavailable` if it takes longer than the limit."""
         try:
             async with asyncio.timeout(LONGEST_WAIT_S):
                 await self._writer.acquire()
         except TimeoutError:
             raise ServiceUnavailable(
-                f"the database was not free to write within {LONGEST_WAIT_S:g} s",
+                f"the database was locked by another writer for {LONGEST_WAIT_S:g} s",
                 field="database",
                 retry_after_s=_RETRY_AFTER_S,
             ) from None
@@ -180,18 +180,17 @@ class Database:
             self._writer.release()
 
     async def copy_log(self) -> None:
-        """Moves what SQLite has logged into its file, off the event loop; call it now and then."""
+        """Copies SQLite's write-ahead log into its file, off the event loop; call it regularly."""
         if self._path is not None:
             await asyncio.to_thread(copy_log, self._path)
 
     async def aclose(self) -> None:
-        """Closes the connections."""
         await self.engine.dispose()
 
 
 @contextlib.contextmanager
 def store_errors() -> Generator[None]:
-    """Turns the failures of a database that will pass into `ServiceUnavailable`."""
+    """Turns temporary failures of the database into `ServiceUnavailable`."""
     try:
         yield
     except (DBAPIError, PoolTimeout, OSError) as error:
@@ -199,7 +198,7 @@ def store_errors() -> Generator[None]:
             raise
         raise _unavailable(error) from error
     except Exception as error:
-        # While it connects, asyncpg's own errors come through unwrapped.
+        # While connecting, SQLAlchemy does not wrap the errors of asyncpg.
         if not _sqlstate(error).startswith(_PASSING_POSTGRES):
             raise
         raise _unavailable(error) from error
@@ -207,10 +206,10 @@ def store_errors() -> Generator[None]:
 
 def _unavailable(error: Exception) -> ServiceUnavailable:
     cause = error.orig if isinstance(error, DBAPIError) else error
-    _log.warning("the database does not serve: %s", cause)
-    # Its own words may name hosts and paths, which are for the log.
+    _log.warning("the database is unavailable: %s", cause)
+    # The original message may name hosts and paths, so it goes to the log only.
     return ServiceUnavailable(
-        "the database does not serve at the moment; the gateway's log says why",
+        "the database is unavailable at the moment; see the gateway's log",
         field="database",
         retry_after_s=_RETRY_AFTER_S,
     )
@@ -232,8 +231,8 @@ def _sqlstate(error: BaseException | None) -> str:
 
 
 def _postgres(url: URL) -> AsyncEngine:
-    # All connections are kept, since opening one costs tens of milliseconds, and the one that was
-    # used last is used next: its statements are prepared, and it was alive a moment ago.
+    # All connections stay open, since opening one costs tens of milliseconds. The last used one is
+    # used next, because its statements are prepared and it is probably still alive.
     engine = create_async_engine(url, pool_size=_CONNECTIONS, max_overflow=0, pool_use_lifo=True)
     event.listen(engine.sync_engine, "checkin", _note_use)
     event.listen(engine.sync_engine, "checkout", partial(_ping_after_idling, engine.dialect))
@@ -247,7 +246,7 @@ def _note_use(_: Any, record: ConnectionPoolEntry) -> None:
 def _ping_after_idling(
     dialect: Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry, _: Any
 ) -> None:
-    """Before each use would be a trip to the server for every transaction."""
+    """Pings only idle connections; before each use it would cost every transaction a round trip."""
     if time.monotonic() - record.info.get(_USED_AT, math.inf) < _TRUSTED_S:
         return
     try:

@@ -26,7 +26,7 @@ class ServiceRow(NamedTuple):
 
 
 async def replace_keys(conn: AsyncConnection, rows: Sequence[dict[str, Any]], now: float) -> None:
-    """Makes `rows` the valid keys; every other one is revoked, and stays for the record."""
+    """Makes `rows` the valid keys; every other one is revoked, and its row stays."""
     names = [row["name"] for row in rows]
     await conn.execute(delete(ApiKey).where(ApiKey.name.in_(names)))
     await conn.execute(update(ApiKey).where(ApiKey.revoked_at.is_(None)).values(revoked_at=now))
@@ -35,7 +35,7 @@ async def replace_keys(conn: AsyncConnection, rows: Sequence[dict[str, Any]], no
 
 
 async def put_service(conn: AsyncConnection, row: dict[str, Any]) -> None:
-    """Adds a service, or renews what the settings say of it."""
+    """Adds a service or updates its settings."""
     await insert_new(conn, Service, [row])
     await conn.execute(update(Service).where(Service.name == row["name"]).values(**row))
 
@@ -56,7 +56,7 @@ async def runtime_services(conn: AsyncConnection) -> list[ServiceRow]:
 
 
 async def forget_service(conn: AsyncConnection, name: str) -> None:
-    """Recalls a service no longer; its row stays, because its versions and answers name it."""
+    """Removes a service from the list; its row stays, because versions and answers refer to it."""
     await conn.execute(
         update(Service).where(Service.name == name).values(added_at_runtime=False, known=None)
     )
@@ -71,7 +71,7 @@ class VersionRow(NamedTuple):
 
 
 async def add_version(conn: AsyncConnection, row: dict[str, Any]) -> None:
-    """What a service says of itself now; a version that comes back is the last one again."""
+    """Records the current version of a service; a known version becomes the last one again."""
     await insert_new(conn, ServiceVersion, [row])
     of_version = (
         ServiceVersion.service == row["service"],
@@ -83,7 +83,7 @@ async def add_version(conn: AsyncConnection, row: dict[str, Any]) -> None:
 
 
 async def versions(conn: AsyncConnection, service: str) -> list[VersionRow]:
-    """Every version that was heard of a service, the last one first."""
+    """Every recorded version of a service, the last one first."""
     query = (
         select(ServiceVersion.version, ServiceVersion.info, ServiceVersion.seen_at)
         .where(ServiceVersion.service == service)
@@ -93,7 +93,7 @@ async def versions(conn: AsyncConnection, service: str) -> list[VersionRow]:
 
 
 async def last_info(conn: AsyncConnection, service: str) -> dict[str, Any] | None:
-    """What a service said of itself when it was last heard with a new version."""
+    """The information of the last recorded version of a service."""
     query = (
         select(ServiceVersion.info)
         .where(ServiceVersion.service == service)
@@ -104,7 +104,7 @@ async def last_info(conn: AsyncConnection, service: str) -> dict[str, Any] | Non
 
 
 async def add_blobs(conn: AsyncConnection, blobs: dict[str, int], now: float) -> None:
-    """Blobs that are written, by SHA-256, with their sizes."""
+    """Records stored blobs, by SHA-256, with their sizes."""
     rows = [
         {"sha256": sha, "size": size, "created_at": now, "dropped_at": None}
         for sha, size in blobs.items()
@@ -113,6 +113,6 @@ async def add_blobs(conn: AsyncConnection, blobs: dict[str, int], now: float) ->
 
 
 async def known_blobs(conn: AsyncConnection, shas: Sequence[str]) -> set[str]:
-    """Those of `shas` that are written and not dropped."""
+    """Those of `shas` that are stored and not deleted."""
     query = select(Blob.sha256).where(Blob.sha256.in_(shas), Blob.dropped_at.is_(None))
     return set((await conn.execute(query)).scalars())

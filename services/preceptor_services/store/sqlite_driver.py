@@ -1,15 +1,15 @@
 """SQLite connections on the event loop's own thread.
 
 aiosqlite gives each connection a thread and makes four trips to it for one statement. A statement
-of ours takes some ten microseconds; a trip, two switches of threads and a hand-over of the
-interpreter, takes ten times that, and milliseconds where the machine is busy: about forty trips
-were nine tenths of what a question cost. So statements run at once, in the thread that asks.
+of the store takes about ten microseconds; a trip (two thread switches and a hand-over of the GIL)
+takes ten times that, and milliseconds on a busy machine: about forty trips were nine tenths of the
+cost of a question. So statements run directly, in the calling thread.
 
-What could hold the loop up is kept off it. A locked database is tried again later instead of being
-waited for inside SQLite, and the pages of the log are copied to the file by `copy_log` in a thread
+Operations that could block the loop are kept off it. A locked database is tried again later instead
+of being waited for inside SQLite, and `copy_log` copies the log's pages to the file in a thread
 (SQLite itself does so, at a commit, only once the log has become very long).
 
-The class looks to SQLAlchemy like a connection of aiosqlite, whose dialect stays in use.
+The class has the interface of an aiosqlite connection, because SQLAlchemy's dialect of it is used.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Self
 
 LONGEST_WAIT_S: Final = 10.0
-"""For a lock that another process holds."""
+"""Longest wait for a lock that another process holds."""
 _PAUSE_S: Final = 0.002
 _LOG_PAGES: Final = 8192
-"""32 MB; with `copy_log` running now and then the log stays far shorter."""
+"""32 MB; if `copy_log` runs regularly, the log stays far shorter."""
 _PRAGMAS: Final = (
     "PRAGMA busy_timeout = 0",
     "PRAGMA journal_mode = WAL",
@@ -35,7 +35,7 @@ _PRAGMAS: Final = (
 
 
 class DirectCursor:
-    """As much of a cursor as SQLAlchemy's adapter uses; rows are read with their statement."""
+    """The cursor methods that SQLAlchemy's adapter uses; rows are read with their statement."""
 
     arraysize = 1
 
@@ -68,57 +68,53 @@ class DirectCursor:
         cursor.close()
 
     async def fetchall(self) -> list[Any]:
-        """The rows."""
         rows, self._rows = self._rows, []
         return rows
 
     async def close(self) -> None:
-        """Forgets the rows."""
         self._rows = []
 
 
 class DirectConnection:
-    """As much of a connection as SQLAlchemy's adapter uses."""
+    """The connection methods that SQLAlchemy's adapter uses."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection: sqlite3.Connection | None = connection
 
     def cursor(self) -> DirectCursor:
-        """A new cursor."""
         return DirectCursor(self._open())
 
     async def commit(self) -> None:
-        """Ends the transaction."""
         self._open().commit()
 
     async def rollback(self) -> None:
-        """Gives the transaction up."""
+        """Rolls the transaction back."""
         self._open().rollback()
 
     async def create_function(self, *args: Any, **options: Any) -> None:
-        """SQLAlchemy adds `regexp`."""
+        """Called by SQLAlchemy to add `regexp`."""
         self._open().create_function(*args, **options)
 
     async def close(self) -> None:
-        """Closes it; a second time does nothing."""
+        """Closes the connection; a second call does nothing."""
         self.stop()
 
     def stop(self) -> None:
-        """The same for who cannot await."""
+        """Closes the connection, for callers that cannot await."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            raise ValueError("connection closed")  # The adapter knows this text.
+            raise ValueError("connection closed")  # The adapter compares this text.
         return self._connection
 
 
 async def connect(path: str) -> DirectConnection:
     """Opens the file at `path`."""
-    # No isolation level: transactions are begun by us, because the driver would begin them late,
-    # and never as IMMEDIATE.
+    # No isolation level: the store begins transactions itself, because the driver would begin
+    # them late, and never as IMMEDIATE.
     connection = sqlite3.connect(path, isolation_level=None)
     for pragma in _PRAGMAS:
         await _unlocked(lambda sql=pragma: connection.execute(sql))
@@ -126,7 +122,7 @@ async def connect(path: str) -> DirectConnection:
 
 
 async def _unlocked(run: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
-    """What `run` gives, once no other process holds the lock that it needs."""
+    """The result of `run`, which is repeated while another process holds the lock."""
     end = time.monotonic() + LONGEST_WAIT_S
     while True:
         try:
@@ -139,7 +135,7 @@ async def _unlocked(run: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
 
 
 def copy_log(path: str) -> None:
-    """Copies finished pages of the write-ahead log into the file; nobody waits for it."""
+    """Copies finished pages of the write-ahead log into the file; others need not wait."""
     connection = sqlite3.connect(path)
     try:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")

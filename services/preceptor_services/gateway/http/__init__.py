@@ -1,1 +1,1 @@
-"""What every route shares: keys, bodies, problem details, middleware and the page of routes."""
+"""Shared by all routes: keys, bodies, problem details, middleware and the OpenAPI page."""

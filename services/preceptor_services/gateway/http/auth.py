@@ -1,4 +1,4 @@
-"""Who calls, as dependencies of routes: a caller of the deployment whose key has a scope."""
+"""Route dependencies that authenticate a caller of the deployment and check the key's scope."""
 
 from __future__ import annotations
 

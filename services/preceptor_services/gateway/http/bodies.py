@@ -1,4 +1,4 @@
-"""Request bodies and replies in either rendering, and never more of a body than the limit."""
+"""Request bodies and replies in either rendering, with a limit on the size of a body."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ M = TypeVar("M", bound=BaseModel)
 def body_of(
     cls: type[M], *, integer_bits: int | None = _INTEGER_BITS
 ) -> Callable[[Request], Awaitable[M]]:
-    """A dependency that reads a `cls` from the body, as its `Content-Type` says.
+    """A dependency that reads a `cls` from the body in the format of its `Content-Type`.
 
     Args:
         cls: Type of the body.
-        integer_bits: The largest integers; None where the body brings data of others along.
+        integer_bits: Size limit of integers; None if the body contains data of third parties.
     """
 
     async def read_body(request: Request) -> M:
         body = await request.body()
         media_type = request.headers.get("content-type")
-        # A small compressed body may claim to be huge; what it may become is bounded as well.
+        # A small compressed body may expand enormously, so the expanded size is limited too.
         limits = Limits(body_bytes=request.app.state.max_body_bytes)
         read = partial(wire.parse, cls, body, media_type, limits=limits, integer_bits=integer_bits)
         if len(body) > _MOST_JSON_BYTES and body[:4] != MAGIC:
-            # Reading JSON stops every other request, in a thread or not.
+            # Parsing JSON holds the GIL: it blocks every other request, even in a thread.
             raise TooLarge(
                 f"JSON of more than {_MOST_JSON_BYTES} bytes is refused; send it as a frame, or in "
                 "parts",
@@ -50,12 +50,12 @@ def body_of(
 
 
 async def reply(request: Request, message: BaseModel, *, size: int = UNKNOWN) -> Response:
-    """`message` as the caller's `Accept` asks for it.
+    """`message` in the format that the caller's `Accept` header requests.
 
     Args:
-        request: What is replied to.
+        request: The request.
         message: The reply.
-        size: About how many numbers are in it; what is long, or may be, is rendered in a thread.
+        size: Approximate count of numbers in it; a long or unknown reply is rendered in a thread.
     """
     media_type, exact, compress = wire.accepted(request.headers.get("accept"))
     body = await off_loop(size, wire.render, message, media_type, exact=exact, compress=compress)
@@ -63,7 +63,7 @@ async def reply(request: Request, message: BaseModel, *, size: int = UNKNOWN) ->
 
 
 def size_of(outcomes: LogprobsOutcomes | FeedbackOutcomes) -> int:
-    """About how many numbers outcomes hold."""
+    """Approximate count of numbers in the outcomes."""
     size = ITEM * len(outcomes.outcomes)
     if isinstance(outcomes, LogprobsOutcomes):
         size += sum(2 * o.answer.ids_PK.size for o in outcomes.outcomes if o.answer is not None)

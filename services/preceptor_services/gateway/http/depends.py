@@ -1,4 +1,4 @@
-"""What routes get, one alias for each part; `app.py` puts the parts where they are found here."""
+"""Dependencies of the routes, one alias for each part that `app.py` stores in `app.state`."""
 
 from __future__ import annotations
 

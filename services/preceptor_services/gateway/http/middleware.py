@@ -1,7 +1,7 @@
 """Pure ASGI middleware of the gateway.
 
-`BodyLimit` refuses bodies over the limit while they arrive, announced or chunked. `CountRequests`
-counts requests by route and status, and the time to the reply.
+`BodyLimit` refuses bodies over the limit while they arrive, with `Content-Length` or chunked.
+`CountRequests` counts requests by route and status, and measures the time to the reply.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ class BodyLimit:
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -56,7 +55,8 @@ class BodyLimit:
         encoding = header(scope, "content-encoding")
         if encoding not in (None, "identity"):
             return UnsupportedMediaType(
-                f"bodies come plain, not as {encoding}", field="content-encoding"
+                f"send the body without content encoding, not as {encoding}",
+                field="content-encoding",
             )
         length = header(scope, "content-length")
         if length is not None and length.isdigit() and int(length) > self._max_bytes:
@@ -81,14 +81,13 @@ class BodyLimit:
 
 
 class CountRequests:
-    """Counts what an application is asked."""
+    """Counts the requests of an application and their duration."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -96,7 +95,7 @@ class CountRequests:
 
         async def note(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # The route's pattern, not its path: a path has ids in it, and metrics no end.
+                # The route's pattern, not the path: ids in paths would make endless metric series.
                 route = getattr(scope.get("route"), "path", "unknown")
                 self._metrics.requests.labels(scope["method"], route, message["status"]).inc()
                 self._metrics.seconds.labels(route).observe(time.monotonic() - began)

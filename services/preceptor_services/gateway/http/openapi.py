@@ -1,7 +1,7 @@
-"""The page of routes, `/openapi.json`: bodies in both renderings, one schema for every problem.
+"""The OpenAPI page, `/openapi.json`: bodies in both renderings, one schema for all problems.
 
-Bodies are read by our own codec, so the framework does not see their types. Each route names its
-type (`takes`), and here what those types refer to joins the page's components.
+The project's own codec reads the bodies, so the framework does not know their types. Each route
+names its type (`takes`), and this module adds the referenced schemas to the page's components.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FRAMEWORK_ERRORS: Final = ("HTTPValidationError", "ValidationError")
 
 
 def takes(cls: type[BaseModel]) -> dict[str, Any]:
-    """What a route's page says of its body."""
+    """OpenAPI description of a route's request body."""
     return {
         "requestBody": {
             "required": True,
@@ -34,7 +34,7 @@ def takes(cls: type[BaseModel]) -> dict[str, Any]:
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """The whole page, made once."""
+    """The whole page; it is generated once."""
     if app.openapi_schema is None:
         page = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas: dict[str, Any] = page.setdefault("components", {}).setdefault("schemas", {})
@@ -52,7 +52,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 def _complete(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
     responses: dict[str, Any] = operation["responses"]
-    responses.pop("422", None)  # The framework's own, which is never sent.
+    responses.pop("422", None)  # The framework's response, which is never sent.
     responses["default"] = {
         "description": "Problem details (RFC 9457) that name the field at fault.",
         "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": _REFS.format(model="ProblemDetails")}}},
@@ -63,7 +63,7 @@ def _complete(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
 
 
 def _lifted(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
-    """`schema` without its definitions, which join the others."""
+    """`schema` without its definitions, which are moved to `schemas`."""
     for name, definition in schema.get(_DEFINITIONS, {}).items():
         schemas.setdefault(name, definition)
     return {key: value for key, value in schema.items() if key != _DEFINITIONS}

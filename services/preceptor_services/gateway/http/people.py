@@ -1,8 +1,8 @@
-"""Who acts in the correction queue, as dependencies of its routes.
+"""Route dependencies that authenticate the callers of the correction queue.
 
-Two kinds of keys open the queue: people's own, and the deployment's. `admin` among the latter may
-do everything here too, `trainer` may send items in and read results, `expert` is for the people's
-expert.
+The queue accepts two kinds of keys: those of people and those of the deployment. Of the latter,
+scope `admin` permits everything here, `trainer` permits adding items and reading results, and
+`expert` is for the people's expert.
 """
 
 from __future__ import annotations
@@ -23,27 +23,26 @@ NO_BODY: Final[dict[str, Any]] = {
         "content": {"application/json": {"schema": {"type": "object", "maxProperties": 0}}},
     }
 }
-"""What a route's page says of a body that means nothing."""
+"""OpenAPI description of a body that the route ignores."""
 _RANK: Final[dict[str, int]] = {"annotator": 0, "reviewer": 1, "admin": 2}
 
 
 class Actor(NamedTuple):
-    """Who acts, and as what."""
+    """The authenticated caller and its role."""
 
     name: str
     role: Role
     services: frozenset[str] | None = None
-    """The experts for whom a key speaks; None where that is no limit."""
+    """The experts on whose behalf the key may act; None means no limit."""
 
 
 class PersonWith:
-    """A dependency: a person with at least `role`, known by their own key."""
+    """A dependency: a person with at least `role`, authenticated by their own key."""
 
     def __init__(self, role: Role) -> None:
         self.role: Role = role
 
     async def __call__(self, request: Request, corrections: CorrectionsDep) -> Actor:
-        """The person."""
         actor = await _person(request, corrections)
         if actor is None:
             raise Unauthorised("send `Authorization: Bearer KEY`", field="authorization")
@@ -62,7 +61,7 @@ class ToolOr:
         self.role: Role = role
 
     async def __call__(self, request: Request, corrections: CorrectionsDep) -> Actor:
-        """Whoever calls; a tool acts as an admin within these routes."""
+        """The caller of this request; a tool has the role admin within these routes."""
         actor = await _person(request, corrections)
         if actor is not None:
             if _RANK[actor.role] < _RANK[self.role]:

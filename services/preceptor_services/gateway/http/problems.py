@@ -1,4 +1,4 @@
-"""Every 4xx and 5xx as one kind of problem details (RFC 9457), whoever raised it."""
+"""Every 4xx and 5xx response as problem details (RFC 9457), whatever raised the error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logging.getLogger("preceptor.gateway")
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Makes `app` answer every error as a problem."""
+    """Makes `app` return every error as problem details."""
     app.add_exception_handler(PreceptorError, _ours)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(RequestValidationError, _parameters)
@@ -30,7 +30,7 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def problem_response(error: PreceptorError, instance: str | None = None) -> Response:
-    """`error` as a response, with the headers that belong to its status."""
+    """`error` as a response, with the headers of its status."""
     headers: dict[str, str] = {}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
@@ -80,8 +80,6 @@ def _parameters(request: Request, error: Exception) -> Response:
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
-    # The boundary of this process; what went wrong is for the log, not for the wire.
+    # Boundary of this process: the cause goes to the log, not to the caller.
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return problem_response(
-        PreceptorError("the gateway failed; its log says why"), request.url.path
-    )
+    return problem_response(PreceptorError("the gateway failed; see its log"), request.url.path)

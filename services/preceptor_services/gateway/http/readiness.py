@@ -1,4 +1,4 @@
-"""Whether the gateway can do its work now, and the figures that it shows."""
+"""The gateway's readiness and its metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from preceptor_services.store.database import Database
 
 @dataclass(kw_only=True)
 class Readiness:
-    """Asks what the gateway stands on."""
+    """Checks the services that the gateway depends on."""
 
     database: Database
     queue: JobQueue
@@ -22,16 +22,16 @@ class Readiness:
     corrections: Figures
     metrics: Metrics
     started: bool = False
-    """False before the start has finished and from the moment that the process is told to end."""
+    """False until the start has finished, and again once the process receives a stop signal."""
 
     async def check(self) -> None:
-        """Returns where database and broker answer.
+        """Returns if database and broker answer.
 
         Raises:
-            ServiceUnavailable: one does not, or the process is starting or ending.
+            ServiceUnavailable: one does not answer, or the process is starting or stopping.
         """
         if not self.started:
-            raise ServiceUnavailable("the gateway is starting or ending", retry_after_s=1.0)
+            raise ServiceUnavailable("the gateway is starting or stopping", retry_after_s=1.0)
         await self.database.ping()
         if not await self.queue.ping():
             raise ServiceUnavailable(
@@ -39,9 +39,9 @@ class Readiness:
             )
 
     async def figures(self) -> bytes:
-        """All metrics in Prometheus' text format, with the queues' depths as they are now."""
+        """All metrics in Prometheus' text format, with the current queue depths."""
         for service in self.registry.names():
-            # A broker that is away must not hide the other figures, nor leave an old one standing.
+            # Without a broker the other metrics are still shown, and the depth is not a stale one.
             try:
                 depth = float(await self.queue.depth(service))
             except ServiceUnavailable:

@@ -1,1 +1,1 @@
-"""The gateway's routes, one file per area; each reads, asks one part, and replies."""
+"""The gateway's routes, one file per area; each reads the request, calls one part and replies."""

@@ -1,4 +1,4 @@
-"""Blobs: tasks' private data, put once and named by hash."""
+"""Blobs: private data of tasks, stored once under their hash."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ async def put_blob(
 
 @router.get("/v1/blobs/{sha256}")
 async def get_blob(sha256: Sha256, caller: Reader, questions: QuestionsDep) -> Response:
-    """The bytes of that hash."""
+    """The blob with this hash."""
     return Response(await questions.payloads.get(sha256), media_type="application/octet-stream")

@@ -23,13 +23,13 @@ ReadinessDep = Annotated[Readiness, Depends(_readiness)]
 
 @router.get("/livez")
 async def live() -> dict[str, str]:
-    """The process runs."""
+    """Succeeds while the process runs."""
     return {"state": "live"}
 
 
 @router.get("/readyz")
 async def ready(readiness: ReadinessDep) -> dict[str, str]:
-    """Database and broker answer."""
+    """Succeeds if database and broker answer."""
     await readiness.check()
     return {"state": "ready"}
 
@@ -38,5 +38,5 @@ async def ready(readiness: ReadinessDep) -> dict[str, str]:
 async def metrics(
     caller: Annotated[Caller, Depends(Needs("reader", "dispatcher"))], readiness: ReadinessDep
 ) -> Response:
-    """Counters in Prometheus' text format, those of the dispatchers' calls included."""
+    """Counters in Prometheus' text format, including those of the dispatchers' calls."""
     return Response(await readiness.figures(), media_type=CONTENT_TYPE_LATEST)

@@ -1,7 +1,7 @@
-"""The gateway's own address: what is here, as a small page for browsers and as JSON for the rest.
+"""The root of the gateway: its links as a small page for browsers and as JSON for other clients.
 
-No key is asked for, so nothing is told that belongs to anybody. Links are relative to the page,
-which therefore works behind a proxy that serves it under a folder.
+The route needs no key, so it shows no private data. Links are relative to the page, which therefore
+works behind a proxy that serves it under a folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ router = APIRouter(include_in_schema=False)
 
 
 class _Link(NamedTuple):
-    """One thing that is here."""
+    """One link of the index."""
 
     name: str
     href: str
@@ -72,7 +72,7 @@ _HEADERS: Final = {
 
 @router.get("/")
 async def home(request: Request) -> Response:
-    """A page where the caller is a browser, else an index."""
+    """An HTML page for browsers, else a JSON index."""
     docs = documentation(metadata("preceptor").get_all("project-url") or ())
     if "text/html" in request.headers.get("accept", ""):
         return HTMLResponse(_page(docs), headers=_HEADERS)

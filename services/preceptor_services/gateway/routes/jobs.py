@@ -1,4 +1,4 @@
-"""What dispatchers call; see `preceptor_services.jobs.messages`."""
+"""Routes for dispatchers; see `preceptor_services.jobs.messages`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def claim(
     questions: QuestionsDep,
     asked: Annotated[ClaimRequest, Depends(body_of(ClaimRequest))],
 ) -> Response:
-    """Takes jobs and their questions."""
+    """Claims jobs and returns their questions."""
     claims = await questions.claims.claim(asked)
     return await reply(request, claims, size=ITEM * sum(len(job.items) for job in claims.jobs))
 
@@ -41,11 +41,11 @@ async def report(
     questions: QuestionsDep,
     sent: Annotated[ReportRequest, Depends(body_of(ReportRequest, integer_bits=None))],
 ) -> Response:
-    """Hands in the results of a call, or gives its jobs back."""
+    """Accepts the results of a call, or returns its jobs to the stream."""
     return await reply(request, await questions.reports.report(sent), size=ITEM)
 
 
 @router.get("/v1/internal/services", response_model=Directory)
 async def list_addresses(request: Request, caller: Dispatcher, registry: RegistryDep) -> Response:
-    """Where every service listens."""
+    """Lists the address of every service."""
     return await reply(request, Directory(services=registry.addresses()))

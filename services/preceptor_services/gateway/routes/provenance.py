@@ -1,4 +1,4 @@
-"""Provenance: written by trainers, read by everybody who may."""
+"""Provenance: written by trainers, read with a key of scope trainer or reader."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def start_run(
     records: RecordsDep,
     record: Annotated[RunRecord, Depends(body_of(RunRecord))],
 ) -> Response:
-    """Writes down that a run exists."""
+    """Records a run."""
     return await reply(request, await records.start_run(record))
 
 
@@ -53,7 +53,7 @@ async def start_lineage(
     records: RecordsDep,
     record: Annotated[LineageRecord, Depends(body_of(LineageRecord))],
 ) -> Response:
-    """Writes down one life of a run."""
+    """Records one lineage of a run."""
     return await reply(request, await records.start_lineage(record))
 
 
@@ -64,7 +64,7 @@ async def add_records(
     records: RecordsDep,
     new: Annotated[Records, Depends(body_of(Records))],
 ) -> Response:
-    """Writes rollouts and targets, all or none."""
+    """Records rollouts and targets, all or none."""
     return await reply(request, await records.add(new))
 
 
@@ -75,13 +75,13 @@ async def add_step(
     records: RecordsDep,
     record: Annotated[StepRecord, Depends(body_of(StepRecord))],
 ) -> Response:
-    """Writes one optimiser step and every rollout that it consumed."""
+    """Records one optimiser step and every rollout that it consumed."""
     return await reply(request, await records.add_step(record))
 
 
 @router.get("/v1/runs/{run}/accounting", response_model=Accounting)
 async def accounting(request: Request, run: Name, caller: Reader, records: RecordsDep) -> Response:
-    """What the surviving lineage of a run has used."""
+    """Totals of the surviving lineage of a run."""
     return await reply(request, await records.accounting(run))
 
 
@@ -95,7 +95,7 @@ async def get_runs(
 
 @router.get("/v1/runs/{run}", response_model=RunDetails)
 async def get_run(request: Request, run: Name, caller: Reader, records: RecordsDep) -> Response:
-    """One run's record and its lives."""
+    """One run's record and its lineages."""
     return await reply(request, await describe_run(records.database, run))
 
 
@@ -110,7 +110,7 @@ async def get_rollouts(
     after: str = "",
     limit: Limit = 100,
 ) -> Response:
-    """The run's rollouts with their scores, a page at a time; unjudged ones without a filter."""
+    """The run's rollouts with their scores, a page at a time; `solved` omits unjudged ones."""
     page = await list_rollouts(
         records.database,
         records.array_blobs,
@@ -145,5 +145,5 @@ async def get_targets(
 async def get_trace(
     request: Request, target_id: Key, position: Position, caller: Reader, records: RecordsDep
 ) -> Response:
-    """Where the target of one token came from."""
+    """The sources of the target of one token."""
     return await reply(request, await records.trace(target_id, position))

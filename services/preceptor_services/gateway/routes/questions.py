@@ -27,7 +27,7 @@ async def ask_expert(
     questions: QuestionsDep,
     asked: Annotated[LogprobsRequest, Depends(body_of(LogprobsRequest))],
 ) -> Response:
-    """What would the expert have said at these positions?"""
+    """Asks an expert for its distributions at the positions of the responses."""
     with questions.notifier.watch() as watch:
         posted = await questions.submissions.logprobs(caller.name, asked, watch)
         outcomes = await questions.outcomes.of_prefixes(caller.name, posted, asked.wait_ms, watch)
@@ -41,7 +41,7 @@ async def ask_source(
     questions: QuestionsDep,
     asked: Annotated[FeedbackRequest, Depends(body_of(FeedbackRequest))],
 ) -> Response:
-    """How did these attempts go?"""
+    """Asks a feedback source to judge attempts."""
     with questions.notifier.watch() as watch:
         posted = await questions.submissions.feedback(caller.name, asked, watch)
         outcomes = await questions.outcomes.of_feedback(caller.name, posted, asked.wait_ms, watch)

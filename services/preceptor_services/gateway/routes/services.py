@@ -1,4 +1,4 @@
-"""Experts and sources: which there are, and adding one at run time."""
+"""Experts and sources: listing them, and adding or removing one at run time."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ router = APIRouter(tags=["services"])
 
 
 class ServiceVersion(Answer):
-    """One version of a service, and what it said of itself."""
+    """One version of a service, with the information that it declared."""
 
     info: ServiceInfo
     seen_at: float
-    """Server time at which it was last heard anew."""
+    """Server time at which it was last recorded."""
 
 
 class QuarantinedTarget(Answer):
-    """A target that was made of an answer that may be wrong."""
+    """A target that was built from an answer that may be wrong."""
 
     id: Key
     rollout_id: Key
@@ -44,11 +44,11 @@ class Quarantine(Answer):
 
     targets: tuple[QuarantinedTarget, ...]
     after: str | None = None
-    """Ask again with this one; None at the end."""
+    """Value of `after` for the next page; None at the end."""
 
 
 class ServiceVersions(Answer):
-    """`GET /v1/experts/{name}/versions`: the last one first; each answer names its own."""
+    """`GET /v1/experts/{name}/versions`: the last one first; each answer names its version."""
 
     versions: tuple[ServiceVersion, ...]
 
@@ -66,7 +66,7 @@ async def add_service(
     registry: RegistryDep,
     new: Annotated[NewService, Depends(body_of(NewService))],
 ) -> Response:
-    """Adds a service, or moves one; it is asked for what it can do at once."""
+    """Adds or replaces a service; the registry requests its information at once."""
     return await reply(request, await registry.add_new(new))
 
 
@@ -74,7 +74,7 @@ async def add_service(
 async def remove_service(
     name: Name, caller: Admin, registry: RegistryDep, questions: QuestionsDep
 ) -> None:
-    """Takes a service out that was added at run time; open questions to it fail."""
+    """Removes a service that was added at run time; open questions to it fail."""
     await registry.remove(name)
     await questions.sweeper.give_up(name)
 
@@ -88,7 +88,7 @@ async def list_quarantined(
     after: str = "",
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> Response:
-    """Targets made of answers since a service's last good inspection, before one that failed."""
+    """Targets built from answers between a service's last good inspection and a failed one."""
     found = await registry.quarantined(name, after, limit)
     page = Quarantine(
         targets=tuple(QuarantinedTarget(id=i, rollout_id=rollout) for i, rollout in found),
@@ -101,7 +101,7 @@ async def list_quarantined(
 async def list_versions(
     request: Request, name: str, caller: Anyone, registry: RegistryDep
 ) -> Response:
-    """Every version that a service has had here."""
+    """Every recorded version of a service."""
     versions = tuple(
         ServiceVersion(info=info, seen_at=seen_at)
         for info, seen_at in await registry.versions(name)
@@ -111,7 +111,7 @@ async def list_versions(
 
 @router.get("/v1/info", response_model=ServiceInfo)
 async def info(request: Request, caller: Anyone) -> Response:
-    """The gateway itself."""
+    """Name, role and version of the gateway."""
     return await reply(
         request,
         ServiceInfo(name="gateway", role="gateway", version=version("preceptor"), frames=True),

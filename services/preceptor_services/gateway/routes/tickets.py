@@ -1,4 +1,4 @@
-"""What became of questions, giving them up, and answers that come late."""
+"""Outcomes of questions, cancelling them, and late answers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def get_ticket(
 async def cancel(
     request: Request, ticket_id: str, caller: Trainer, questions: QuestionsDep
 ) -> Response:
-    """Gives a ticket up; one that is settled stays as it is."""
+    """Cancels a ticket; a settled ticket does not change."""
     await questions.outcomes.ticket(caller.name, ticket_id)
     await questions.sweeper.cancel(ticket_id)
     return await reply(request, await questions.outcomes.ticket(caller.name, ticket_id))
@@ -72,7 +72,7 @@ async def put_answer(
     questions: QuestionsDep,
     answer: Annotated[PrefixAnswer, Depends(body_of(PrefixAnswer))],
 ) -> None:
-    """An answer that the key's own expert promised; a second time the same changes nothing."""
+    """Stores an answer that the key's expert promised; repeating it changes nothing."""
     await questions.late_answers.put(answer_key, answer, caller)
 
 

@@ -22,7 +22,7 @@ async def register(
     weights: WeightsDep,
     manifest: Annotated[WeightManifest, Depends(body_of(WeightManifest))],
 ) -> Response:
-    """Makes a version known; it never changes again."""
+    """Registers a version, which cannot change afterwards."""
     return await reply(request, Accepted(new=await weights.register(manifest)))
 
 

@@ -1,7 +1,7 @@
-"""Queries about claims: who may have which item, for how long.
+"""Queries about claims: leases of items for people.
 
-Order of locks: people by name, then items by serial, then claims. Looking for an item never waits
-for one (`SKIP LOCKED`), so that two who look can never wait for each other.
+Order of locks: people by name, then items by serial, then claims. The search for a free item never
+waits for a lock (`SKIP LOCKED`), so that two searches cannot deadlock.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class HeldRow(NamedTuple):
 
 
 class FreeRow(NamedTuple):
-    """An item with places that are free, and the settings of its round."""
+    """An item with free places, and the settings of its round."""
 
     item_id: str
     num_free: int
@@ -206,20 +206,20 @@ async def first_free(conn: AsyncConnection, most: int, round_name: str | None) -
 async def barred(
     conn: AsyncConnection, item_ids: Sequence[str], people: Sequence[str]
 ) -> set[tuple[str, str]]:
-    """(item, person) wherever one of them may not have one of the items again."""
+    """Pairs (item, person) for which the person may not claim the item again."""
     asked = {"items": padded(item_ids), "people": padded(people)}
     return {(row[0], row[1]) for row in await conn.execute(_BARRED, asked)}
 
 
 async def count_places(conn: AsyncConnection, taken: Mapping[str, int]) -> None:
-    """So many places of each item are taken, or freed where below zero; the items are locked."""
+    """Adds to the taken places of each item (negative: frees them); the items are locked."""
     rows = [{"b_item": item_id, "b_count": count} for item_id, count in taken.items()]
     await conn.execute(_COUNT_PLACES, rows)
 
 
 @cache
 def _take(of_round: bool, of_item: bool) -> ReturningUpdate[str, Any]:
-    """Locks the first item that is to be had, and counts a place at it as taken."""
+    """Locks the first free item, and counts one of its places as taken."""
     candidate = aliased(CorrectionItem)
     first = (
         select(candidate.id)
@@ -245,10 +245,10 @@ def _take(of_round: bool, of_item: bool) -> ReturningUpdate[str, Any]:
 async def take(
     conn: AsyncConnection, person: str, *, round_name: str | None, item_id: str | None
 ) -> tuple[str, dict[str, Any]] | None:
-    """A place at the first item that `person` may have, and the settings of its round.
+    """The first item that `person` may claim, and the settings of its round.
 
-    The place is counted at once, and the item locked: what looks next, in this transaction or in
-    another, does not find it free. The claim itself is for `add`.
+    The place is counted at once and the item is locked, so the next search, in this transaction or
+    another, does not find the place free. `add` stores the claim itself.
     """
     asked: dict[str, Any] = {"b_person": person}
     if round_name is not None:
@@ -271,12 +271,12 @@ async def count_available(conn: AsyncConnection, person: str) -> int:
 
 
 async def add(conn: AsyncConnection, rows: Sequence[ClaimRow]) -> None:
-    """New claims; their places are counted by `take` or `count_places`."""
+    """Adds claims; `take` or `count_places` counts their places."""
     await conn.execute(_ADD, [row._asdict() for row in rows])
 
 
 async def lock_items(conn: AsyncConnection, claim_ids: Sequence[str]) -> None:
-    """Locks the items of these claims: whatever changes an item or its claims holds this first."""
+    """Locks the items of these claims; required before a change of an item or its claims."""
     await conn.execute(_LOCK_ITEMS, {"ids": padded(claim_ids)})
 
 
@@ -288,7 +288,6 @@ async def with_items(conn: AsyncConnection, claim_ids: Sequence[str]) -> dict[st
 
 
 async def find(conn: AsyncConnection, claim_id: str) -> ClaimRow | None:
-    """One claim."""
     row = (await conn.execute(select(*_COLUMNS).where(CorrectionClaim.id == claim_id))).first()
     return None if row is None else ClaimRow(*row)
 
@@ -301,7 +300,7 @@ async def change(conn: AsyncConnection, claim_id: str, **values: Any) -> None:
 
 
 async def submit(conn: AsyncConnection, claim_ids: Sequence[str], now: float) -> None:
-    """Something was handed in under each of these claims."""
+    """Marks these claims as submitted."""
     await conn.execute(_SUBMIT, {"ids": padded(claim_ids), "b_now": now})
 
 
@@ -314,7 +313,7 @@ async def end_all(
 
 
 async def recount(conn: AsyncConnection, item_ids: Sequence[str]) -> None:
-    """Makes the items' counts what their claims say."""
+    """Recomputes the items' `num_live` from their claims."""
     await conn.execute(_RECOUNT, {"items": padded(item_ids)})
 
 
@@ -345,7 +344,7 @@ async def held_by(conn: AsyncConnection, person: str, now: float) -> list[ClaimR
 async def count_active(
     conn: AsyncConnection, people: Sequence[str], now: float
 ) -> tuple[Counter[str], int]:
-    """Claims in force by person, and all that `expire` has to end."""
+    """Claims in force by person, and the number of claims that `expire` must end."""
     rows = await conn.execute(_COUNT_ACTIVE, {"people": padded(people), "now": now})
     found: dict[str | None, int] = {row[0]: row[1] for row in rows}
     overdue = found.pop(None, 0)
@@ -353,7 +352,7 @@ async def count_active(
 
 
 async def live_by(conn: AsyncConnection, person: str) -> list[ClaimRow]:
-    """Claims of one person that take a place."""
+    """Claims of one person that occupy a place."""
     query = select(*_COLUMNS).where(
         CorrectionClaim.person == person, CorrectionClaim.state.in_(LIVE)
     )

@@ -76,7 +76,7 @@ _SETTLE: Final = (
 
 
 async def add_round(conn: AsyncConnection, name: str, settings: dict[str, Any], now: float) -> None:
-    """Makes the round unless it is there."""
+    """Adds the round if it does not exist."""
     row = {
         "name": name,
         "settings": settings,
@@ -87,7 +87,7 @@ async def add_round(conn: AsyncConnection, name: str, settings: dict[str, Any], 
 
 
 async def change_round(conn: AsyncConnection, name: str, settings: dict[str, Any]) -> None:
-    """New rules; what was given out stays."""
+    """Changes the rules of a round; existing claims stay."""
     await conn.execute(
         update(CorrectionRound)
         .where(CorrectionRound.name == name)
@@ -96,7 +96,7 @@ async def change_round(conn: AsyncConnection, name: str, settings: dict[str, Any
 
 
 async def lock_round(conn: AsyncConnection, name: str) -> RoundRow | None:
-    """The round, locked, so that its budget is counted by one at a time."""
+    """The round, locked, so that one transaction at a time counts its budget."""
     query = (
         select(CorrectionRound.name, CorrectionRound.settings, CorrectionRound.created_at)
         .where(CorrectionRound.name == name)
@@ -156,36 +156,34 @@ async def known(
 
 
 async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """New items."""
     if rows:
         await conn.execute(insert(CorrectionItem), list(rows))
 
 
 async def find(conn: AsyncConnection, item_id: str) -> ItemRow | None:
-    """One item."""
     row = (await conn.execute(select(*ITEM).where(CorrectionItem.id == item_id))).first()
     return None if row is None else ItemRow(*row)
 
 
 async def whole(conn: AsyncConnection, item_id: str) -> WholeRow | None:
-    """One item with everything that a person sees of it first."""
+    """One item with its document and the settings of its round."""
     row = (await conn.execute(_WHOLE, {"b_id": item_id})).first()
     return None if row is None else WholeRow(ItemRow(*row[:-2]), *row[-2:])
 
 
 async def lock(conn: AsyncConnection, item_id: str) -> ItemRow | None:
-    """One item, locked: whatever changes an item or its claims holds this first."""
+    """One item, locked; required before a change of an item or its claims."""
     return (await lock_all(conn, [item_id])).get(item_id)
 
 
 async def lock_all(conn: AsyncConnection, ids: Sequence[str]) -> dict[str, ItemRow]:
-    """These items, locked in the one order in which everybody locks several."""
+    """These items, locked in the common order, so that transactions cannot deadlock."""
     rows = await conn.execute(_LOCK, {"ids": padded(ids)})
     return {row.id: ItemRow(*row) for row in rows}
 
 
 async def documents(conn: AsyncConnection, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What was sent in."""
+    """The documents of these items, as they were sent."""
     query = select(CorrectionItem.id, CorrectionItem.document).where(CorrectionItem.id.in_(ids))
     return {row[0]: row[1] for row in await conn.execute(query)}
 
@@ -206,7 +204,7 @@ async def change(conn: AsyncConnection, item_id: str, **values: Any) -> None:
 
 
 async def settle(conn: AsyncConnection, versions: dict[str, str], now: float) -> None:
-    """These items are done, each by its version."""
+    """Marks these items as done, each with its version."""
     rows = [{"b_id": item, "b_version": v, "b_now": now} for item, v in versions.items()]
     await conn.execute(_SETTLE, rows)
 

@@ -1,4 +1,4 @@
-"""Queries about the people who correct."""
+"""Queries about the people of the correction queue."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _LOCK: Final = (
 
 
 def new_row(name: str, role: str, token_hmac: str | None, now: float) -> dict[str, Any]:
-    """A row for somebody new."""
+    """A row for a new person."""
     return {
         "name": name,
         "role": role,
@@ -57,7 +57,6 @@ def new_row(name: str, role: str, token_hmac: str | None, now: float) -> dict[st
 
 
 async def add(conn: AsyncConnection, row: dict[str, Any]) -> None:
-    """A new person."""
     await conn.execute(insert(CorrectionPerson), [row])
 
 
@@ -67,7 +66,7 @@ async def add_unknown(conn: AsyncConnection, rows: list[dict[str, Any]]) -> None
 
 
 async def by_keys(conn: AsyncConnection, token_hmacs: Sequence[str]) -> dict[str, PersonRow]:
-    """Whose each of these keys is; those that are valid."""
+    """The person of each of these keys that is valid."""
     rows = await conn.execute(_BY_KEYS, {"keys": padded(token_hmacs)})
     return {str(row[0]): PersonRow(*row[1:]) for row in rows}
 
@@ -79,7 +78,7 @@ async def find(conn: AsyncConnection, name: str) -> PersonRow | None:
 
 
 async def every(conn: AsyncConnection) -> list[PersonRow]:
-    """Everybody, by name."""
+    """All people, sorted by name."""
     rows = await conn.execute(select(*_COLUMNS).order_by(CorrectionPerson.name))
     return [PersonRow(*row) for row in rows]
 
@@ -92,5 +91,5 @@ async def change(conn: AsyncConnection, name: str, **values: Any) -> None:
 
 
 async def lock(conn: AsyncConnection, names: Sequence[str]) -> None:
-    """One transaction at a time gives to a person; SQLite has one writer anyway."""
+    """Locks people, so that one transaction at a time adds claims; SQLite has one writer."""
     await conn.execute(_LOCK, {"names": padded(names)})

@@ -1,4 +1,4 @@
-"""Queries about what came of corrections: the cursor of results, and the expert's questions."""
+"""Queries about results of corrections: the cursor of results, and the expert's questions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TELLING: Final = 0x70726564
 
 
 class Change(NamedTuple):
-    """What trainers are told of one item."""
+    """One change of an item, for trainers."""
 
     kind: str
     item_id: str
@@ -41,7 +41,7 @@ class Change(NamedTuple):
 
 
 class ResultRow(NamedTuple):
-    """One change of what counts."""
+    """One change of an authoritative result."""
 
     cursor: int
     kind: str
@@ -108,9 +108,9 @@ _TOLD_OF: Final = (
 
 
 async def add(conn: AsyncConnection, changes: Sequence[Change], now: float) -> None:
-    """Tells trainers. The cursor relies on one teller at a time, from here to the commit.
+    """Adds results under a lock that is held until the commit, because the cursor needs one writer.
 
-    Whoever tells holds the items that it needs already: the order of locks is item, then this.
+    The caller must already hold the locks of its items: the order of locks is item, then this one.
     """
     if conn.dialect.name != "sqlite":
         await conn.execute(_TURN)
@@ -151,7 +151,7 @@ async def after(
 
 
 async def told_of(conn: AsyncConnection, item_ids: Sequence[str]) -> set[str]:
-    """Those of these items that trainers were told anything about."""
+    """Those of these items that have results."""
     return set((await conn.execute(_TOLD_OF, {"items": padded(item_ids)})).scalars())
 
 
@@ -159,7 +159,7 @@ async def told_of(conn: AsyncConnection, item_ids: Sequence[str]) -> set[str]:
 
 
 async def ask(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """Questions that are new."""
+    """Adds the questions whose keys are new."""
     await insert_new(conn, CorrectionQuestion, rows)
 
 
@@ -174,7 +174,7 @@ async def runs_of(conn: AsyncConnection, answer_keys: Sequence[str]) -> dict[str
 async def due(
     conn: AsyncConnection, limit: int, services: Collection[str] | None = None
 ) -> list[DueRow]:
-    """Unanswered questions about settled items, the oldest first; of `services` where given."""
+    """Unanswered questions about settled items, the oldest first; only of `services` if given."""
     query = (
         select(
             CorrectionQuestion.answer_key,
@@ -202,7 +202,7 @@ async def due(
 
 
 async def give(conn: AsyncConnection, versions: dict[str, str | None], *, now: float) -> None:
-    """These answers stand, made of these versions; the first word counts."""
+    """Records answers with their versions; a later call for the same key changes nothing."""
     for answer_key, version_id in versions.items():
         await conn.execute(
             update(CorrectionQuestion)
@@ -216,8 +216,8 @@ async def give(conn: AsyncConnection, versions: dict[str, str | None], *, now: f
 async def ask_again(conn: AsyncConnection, item_id: str, version_id: str | None, now: float) -> int:
     """Opens a new question for each one that was answered with another version.
 
-    An answer never changes, so that what was trained on can be replayed; a revision is a new
-    answer, and arrives like the first one, on a copy of the ticket.
+    An answer never changes, so that training can be replayed. A revision is a new answer, which
+    arrives like the first one, on a copy of the ticket.
     """
     rows = await conn.execute(
         select(CorrectionQuestion.answer_key, CorrectionQuestion.original_key)
@@ -238,10 +238,10 @@ async def ask_again(conn: AsyncConnection, item_id: str, version_id: str | None,
 async def shared_with(
     conn: AsyncConnection, version_ids: Sequence[str]
 ) -> list[tuple[str, str, str]]:
-    """(item, its version, question) wherever another run's done item got one of these versions.
+    """Tuples (item, its version, question) of other runs' done items that got these versions.
 
-    A run that asks what an earlier one had asked gets that one's answer, though it has an item of
-    its own with the same content, and a version of its own that counts there.
+    If a run repeats a question of an earlier run, it gets the earlier answer, although its own item
+    with the same content has its own authoritative version.
     """
     other = aliased(CorrectionItem)
     asked = func.coalesce(CorrectionQuestion.original_key, CorrectionQuestion.answer_key)
@@ -268,7 +268,7 @@ async def shared_with(
 async def copy_question(
     conn: AsyncConnection, original: str, item_id: str, version_id: str | None, now: float
 ) -> int:
-    """Asks `original` again, about this item; how many questions that were."""
+    """Repeats the question `original` about this item; returns the number of new questions."""
     digest = hashlib.sha256(f"{original}\0{version_id}\0{now}".encode()).hexdigest()
     answer = (
         (await conn.execute(select(AnswerRow.__table__).where(AnswerRow.answer_key == original)))
@@ -322,13 +322,13 @@ def _ticket_copy(ticket: dict[str, Any], answer_key: str, now: float) -> dict[st
         "state": "waiting",
         "cached": False,
         "created_at": now,
-        # As long as the first answer could take.
+        # The same time limit as for the first answer.
         "deadline_at": now + ticket["deadline_at"] - ticket["created_at"],
     }
 
 
 async def behind_answer(conn: AsyncConnection, answer_id: str) -> str | None:
-    """The version that a people's answer was made of."""
+    """The version from which an answer of the people's expert was made."""
     query = (
         select(CorrectionQuestion.version_id)
         .join(AnswerRow, AnswerRow.answer_key == CorrectionQuestion.answer_key)
@@ -337,11 +337,11 @@ async def behind_answer(conn: AsyncConnection, answer_id: str) -> str | None:
     return (await conn.execute(query)).scalar()
 
 
-# ---------------------------------------------------------------- what used them
+# ---------------------------------------------------------------- uses of versions
 
 
 async def targets_with(conn: AsyncConnection, version_ids: Sequence[str]) -> list[UsedRow]:
-    """Targets with an answer that was made of these versions, or had them in view as feedback."""
+    """Targets with an answer that was made from these versions, or had them as feedback."""
     spoken = (
         select(AnswerRow.answer_id)
         .join(CorrectionQuestion, CorrectionQuestion.answer_key == AnswerRow.answer_key)
@@ -415,7 +415,7 @@ async def rollouts(conn: AsyncConnection, ids: Sequence[str]) -> dict[str, Rollo
 async def put_vocabulary(
     conn: AsyncConnection, fingerprint: str, blob_sha256: str, num_pieces: int
 ) -> None:
-    """How a vocabulary is spelled; the first word counts."""
+    """Stores the spelling of a vocabulary; a second call changes nothing."""
     row = {"fingerprint": fingerprint, "blob_sha256": blob_sha256, "num_pieces": num_pieces}
     await insert_new(conn, CorrectionVocabulary, [row])
 

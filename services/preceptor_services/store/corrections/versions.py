@@ -19,7 +19,7 @@ from preceptor_services.store.tables.corrections import (
 
 
 class VersionRow(NamedTuple):
-    """What one person handed in."""
+    """One submission of one person."""
 
     id: str
     item_id: str
@@ -34,7 +34,7 @@ class VersionRow(NamedTuple):
 
 
 class ReviewRow(NamedTuple):
-    """What one reviewer decided."""
+    """One decision of one reviewer."""
 
     id: str
     item_id: str
@@ -84,7 +84,6 @@ _DROP_DRAFT: Final = delete(CorrectionDraft).where(
 
 
 async def add(conn: AsyncConnection, rows: Sequence[VersionRow]) -> None:
-    """New versions."""
     await conn.execute(_ADD, [row._asdict() for row in rows])
 
 
@@ -100,7 +99,6 @@ async def known_ids(conn: AsyncConnection, ids: Sequence[str]) -> set[str]:
 
 
 async def find(conn: AsyncConnection, version_id: str) -> VersionRow | None:
-    """One version."""
     row = (await conn.execute(select(*_VERSION).where(CorrectionVersion.id == version_id))).first()
     return None if row is None else VersionRow(*row)
 
@@ -135,7 +133,7 @@ async def standing(conn: AsyncConnection, item_ids: Sequence[str]) -> dict[str, 
 
 
 async def count_by_decision(conn: AsyncConnection) -> dict[str, int]:
-    """Everybody's versions by decision, those that were replaced or retired included."""
+    """Number of versions by decision, including replaced and retired ones."""
     query = select(CorrectionVersion.decision, func.count()).group_by(CorrectionVersion.decision)
     return {row[0]: row[1] for row in await conn.execute(query)}
 
@@ -188,7 +186,7 @@ async def doubles(conn: AsyncConnection, round_name: str) -> dict[str, list[Vers
 
 
 async def retire(conn: AsyncConnection, person: str, now: float) -> list[VersionRow]:
-    """Marks every version of one person; those that were not marked before."""
+    """Marks every version of one person as retired; returns those newly marked."""
     theirs = (CorrectionVersion.person == person, CorrectionVersion.retired_at.is_(None))
     query = select(*_VERSION).where(*theirs).order_by(CorrectionVersion.serial)
     fresh = [VersionRow(*row) for row in await conn.execute(query)]
@@ -216,7 +214,6 @@ async def authoritative_with_text(
 
 
 async def add_review(conn: AsyncConnection, row: ReviewRow) -> None:
-    """A new decision."""
     await conn.execute(insert(CorrectionReview), [row._asdict()])
 
 
@@ -260,7 +257,7 @@ async def draft(conn: AsyncConnection, item_id: str, person: str) -> DraftRow | 
 
 
 async def save_draft(conn: AsyncConnection, item_id: str, person: str, row: DraftRow) -> bool:
-    """Saves; False where the draft is not at the revision before `row`'s."""
+    """Saves a draft; False if the stored draft is not at the revision before `row`'s."""
     values = row._asdict()
     if row.revision == 1:
         await insert_new(
@@ -279,7 +276,7 @@ async def save_draft(conn: AsyncConnection, item_id: str, person: str, row: Draf
 
 
 async def drop_drafts(conn: AsyncConnection, of: Sequence[tuple[str, str]]) -> None:
-    """Forgets unfinished work on these items by these people."""
+    """Deletes the drafts of these (item, person) pairs."""
     await conn.execute(_DROP_DRAFT, [{"item": item, "who": person} for item, person in of])
 
 

@@ -1,1 +1,1 @@
-"""Queries about where targets came from: runs, weights, feedback, traces."""
+"""Queries about the provenance of targets: runs, weights, feedback, traces."""

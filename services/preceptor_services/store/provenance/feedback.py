@@ -57,9 +57,9 @@ async def of_answers(conn: AsyncConnection, keys: Iterable[str]) -> dict[str, li
 
 
 async def of_rollouts(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """What sources said about rollouts, by rollout; one that no source was asked about is absent.
+    """Feedback items by rollout; a rollout about which no source was asked is absent.
 
-    Empty where a source was asked and nothing came of it, or nothing yet.
+    The list is empty if a source was asked and has not answered, or has failed.
     """
     query = (
         select(Ticket.rollout_id, FeedbackItemRow.id, FeedbackItemRow.document)
@@ -78,7 +78,7 @@ async def of_rollouts(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, li
 
 
 async def add_used(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """Which items answers had in view."""
+    """Records which items answers had in view."""
     await insert_new(conn, AnswerFeedback, rows)
 
 

@@ -19,7 +19,7 @@ from preceptor_services.store.tables.questions import Ticket
 
 
 class RunRow(NamedTuple):
-    """One run and how much is on record of it."""
+    """One run with the numbers of its records."""
 
     name: str
     seed: int
@@ -59,7 +59,7 @@ class TargetRow(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """Which rows of a run: of one step, with a score from or below `solved_at`, after an id."""
+    """Selects rows of a run: of one step, with a score from or below `solved_at`, after an id."""
 
     run: str
     step: int | None
@@ -70,7 +70,7 @@ class Filter(NamedTuple):
 
 
 async def find_run(conn: AsyncConnection, run: str) -> tuple[dict[str, Any], float] | None:
-    """The run's record and when it came."""
+    """The run's record and the time at which it was added."""
     row = (await conn.execute(select(Run.document, Run.created_at).where(Run.name == run))).first()
     return None if row is None else (row[0], row[1])
 
@@ -167,7 +167,7 @@ def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
 
 
 def _score() -> ColumnElement[float]:
-    """The sum of the scores in what sources answered about a rollout; NULL without any."""
+    """The sum of the scores in the sources' answers about a rollout; NULL without any."""
     asked = (
         select(Ticket.answer_key)
         .where(
@@ -177,7 +177,7 @@ def _score() -> ColumnElement[float]:
         )
         .correlate(Rollout)
     )
-    # Not a join with the tickets: a question that was sent twice must not count twice.
+    # No join with the tickets, because a question that was sent twice must count once.
     return (
         select(func.sum(FeedbackItemRow.document["score"].as_float()))
         .where(FeedbackItemRow.answer_key.in_(asked))

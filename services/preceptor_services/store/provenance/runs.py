@@ -21,7 +21,7 @@ from preceptor_services.store.tables.provenance import (
 
 
 class LineageRow(NamedTuple):
-    """One life of a run."""
+    """One lineage of a run."""
 
     name: str
     serial: int
@@ -41,17 +41,15 @@ class ConsumedRow(NamedTuple):
 
 
 async def find_run(conn: AsyncConnection, run: str) -> dict[str, Any] | None:
-    """The run's record."""
     return (await conn.execute(select(Run.document).where(Run.name == run))).scalar_one_or_none()
 
 
 async def add_run(conn: AsyncConnection, row: dict[str, Any]) -> None:
-    """A new run."""
     await conn.execute(insert(Run), [row])
 
 
 async def lineages(conn: AsyncConnection, run: str) -> dict[str, LineageRow]:
-    """The lives of a run, in the order in which they began."""
+    """The lineages of a run, in the order in which they began."""
     query = (
         select(
             Lineage.name,
@@ -68,7 +66,6 @@ async def lineages(conn: AsyncConnection, run: str) -> dict[str, LineageRow]:
 
 
 async def add_lineage(conn: AsyncConnection, row: dict[str, Any]) -> None:
-    """A new life."""
     await conn.execute(insert(Lineage), [row])
 
 
@@ -91,7 +88,6 @@ async def target_hashes(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, 
 
 
 async def add_rollouts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """New rollouts."""
     if rows:
         await conn.execute(insert(Rollout), list(rows))
 
@@ -117,7 +113,7 @@ async def step_hash(conn: AsyncConnection, run: str, lineage: str, step: int) ->
 async def add_step(
     conn: AsyncConnection, row: dict[str, Any], consumed: Sequence[dict[str, Any]]
 ) -> None:
-    """A new step and what it consumed."""
+    """Adds a step and the rollouts that it consumed."""
     await conn.execute(insert(Step), [row])
     if consumed:
         await conn.execute(insert(Consumed), list(consumed))

@@ -17,7 +17,6 @@ async def find(conn: AsyncConnection, version: str) -> dict[str, Any] | None:
 
 
 async def add(conn: AsyncConnection, row: dict[str, Any]) -> None:
-    """One new version."""
     await conn.execute(insert(Weights), [row])
 
 
@@ -47,7 +46,7 @@ async def known(conn: AsyncConnection, version: str) -> bool:
 
 
 async def ancestry(conn: AsyncConnection, version: str) -> list[dict[str, Any]]:
-    """Manifests from the first ancestor to `version` itself; empty where it is unknown."""
+    """Manifests from the first ancestor to `version` itself; empty if it is unknown."""
     chain = (
         select(Weights.version, Weights.parent, literal(0).label("depth"))
         .where(Weights.version == version)

@@ -1,1 +1,1 @@
-"""Queries about the way of an answer: tickets, questions and their answers, jobs."""
+"""Queries about tickets, questions and their answers, and jobs."""

@@ -1,4 +1,4 @@
-"""Queries about answers and the questions behind them; `tickets.py` says why some stand first."""
+"""Queries about answers and their questions; some are built once, as in `tickets.py`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from preceptor_services.store.tables.questions import AnswerRow, Question, Ticke
 
 
 class AnswerState(NamedTuple):
-    """Where one question stands."""
+    """The state of one question."""
 
     answer_key: str
     answer_id: str
@@ -25,12 +25,12 @@ class AnswerState(NamedTuple):
 
     @property
     def is_pending(self) -> bool:
-        """Nothing has come of it yet, and nothing was promised."""
+        """Whether it has no answer, no failure and no promise yet."""
         return self.state == "pending"
 
 
 class StoredAnswer(NamedTuple):
-    """One answer that is there."""
+    """One answer that is done."""
 
     answer_key: str
     answer_id: str
@@ -43,7 +43,7 @@ class StoredAnswer(NamedTuple):
 
 
 class WantedQuestion(NamedTuple):
-    """A question that somebody still waits for."""
+    """A question with a live ticket."""
 
     job_id: str
     answer_key: str
@@ -70,7 +70,7 @@ STORED_COLUMNS: Final = (
     AnswerRow.latency_ms,
     AnswerRow.cost,
 )
-"""Those of `StoredAnswer`, in its order."""
+"""The columns of `StoredAnswer`, in its order."""
 
 
 _FIND: Final = select(*_STATE_COLUMNS).where(AnswerRow.answer_key.in_(bindparam("keys")))
@@ -127,7 +127,7 @@ async def stored(conn: AsyncConnection, keys: Iterable[str]) -> dict[str, Stored
 
 async def known_ids(conn: AsyncConnection, answer_ids: Iterable[str]) -> set[str]:
     """Those of `answer_ids` that have been done."""
-    # Also those that were written off since: whoever has trained on one must be able to say so.
+    # Includes quarantined answers: a trainer that has used one must be able to record it.
     query = select(AnswerRow.answer_id).where(
         AnswerRow.answer_id.in_(list(answer_ids)), AnswerRow.done_at.is_not(None)
     )
@@ -137,14 +137,14 @@ async def known_ids(conn: AsyncConnection, answer_ids: Iterable[str]) -> set[str
 async def add(
     conn: AsyncConnection, rows: Sequence[dict[str, Any]], questions: Sequence[dict[str, Any]]
 ) -> None:
-    """New questions, waiting for their answers."""
+    """Adds questions without answers."""
     if rows:
         await conn.execute(_ADD, list(rows))
         await conn.execute(_ADD_QUESTIONS, list(questions))
 
 
 async def reopen(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """Asks again what failed before: `answer_key`, `job_id`, `ordinal` of each."""
+    """Reopens failed questions: each row has `answer_key`, `job_id` and `ordinal`."""
     if rows:
         await conn.execute(
             update(AnswerRow)
@@ -180,13 +180,13 @@ async def open_questions(conn: AsyncConnection, service: str) -> dict[str, str |
 
 
 async def question_frame(conn: AsyncConnection, answer_key: str) -> bytes | None:
-    """What was asked, as a compressed frame."""
+    """The question as a compressed frame."""
     query = select(Question.frame).where(Question.answer_key == answer_key)
     return (await conn.execute(query)).scalar_one_or_none()
 
 
 async def finish(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """Answers have come; each row has every column that an answer fills."""
+    """Stores answers; each row has every column of an answer."""
     if not rows:
         return
     columns = [name for name in rows[0] if name != "answer_key"]
@@ -199,7 +199,7 @@ async def finish(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
 
 
 async def fail(conn: AsyncConnection, keys: Sequence[str], problem: dict[str, Any]) -> None:
-    """These will not be answered; a later submission asks anew."""
+    """Marks questions as failed; a later submission asks them again."""
     await conn.execute(
         update(AnswerRow)
         .where(AnswerRow.answer_key.in_(keys), AnswerRow.state != "done")
@@ -208,7 +208,7 @@ async def fail(conn: AsyncConnection, keys: Sequence[str], problem: dict[str, An
 
 
 async def write_off(conn: AsyncConnection, keys: Sequence[str], problem: dict[str, Any]) -> None:
-    """Answers that were there and may not be used: a later submission asks anew."""
+    """Marks done answers as failed, since they may be wrong; a later submission asks them again."""
     await conn.execute(
         update(AnswerRow)
         .where(AnswerRow.answer_key.in_(keys), AnswerRow.state == "done")
@@ -217,7 +217,7 @@ async def write_off(conn: AsyncConnection, keys: Sequence[str], problem: dict[st
 
 
 async def promise(conn: AsyncConnection, keys: Sequence[str]) -> None:
-    """The expert will put these later."""
+    """Marks questions that the expert has promised to answer later."""
     if not keys:
         return
     await conn.execute(
@@ -228,7 +228,7 @@ async def promise(conn: AsyncConnection, keys: Sequence[str]) -> None:
 
 
 async def abandon(conn: AsyncConnection, keys: Sequence[str], problem: dict[str, Any]) -> set[str]:
-    """Fails those of `keys` that nobody wants any more; the jobs that asked them."""
+    """Fails those of `keys` that have no live ticket; returns the ids of their jobs."""
     wanted_by = exists().where(Ticket.answer_key == AnswerRow.answer_key, Ticket.state.in_(LIVE))
     changed = await conn.execute(
         update(AnswerRow)

@@ -69,7 +69,6 @@ _SET_STATES: Final = (
 
 
 async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """New jobs."""
     if rows:
         await conn.execute(_ADD, list(rows))
 
@@ -96,19 +95,19 @@ async def count_standing(conn: AsyncConnection, put_before: float) -> dict[str, 
 
 
 async def claim(conn: AsyncConnection, job_ids: Sequence[str], now: float) -> list[JobRow]:
-    """Raises the fence of each unfinished job; whoever held an older one has lost it."""
+    """Raises the fence of each unfinished job; claims with an older fence become invalid."""
     changed = await conn.execute(_CLAIM, {"ids": list(job_ids), "b_now": now})
     return [JobRow(*row) for row in changed]
 
 
 async def add_attempts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """Claims that were granted."""
+    """Records granted claims."""
     if rows:
         await conn.execute(_ADD_ATTEMPTS, list(rows))
 
 
 async def end_attempts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """How claims ended: `job_id`, `fence` and every column that an end fills, of each."""
+    """Records the end of claims: each row has `job_id`, `fence` and all columns of an end."""
     if not rows:
         return
     columns = [name for name in rows[0] if name not in ("job_id", "fence")]
@@ -130,7 +129,7 @@ async def set_states(
 
 
 async def drop_unwanted(conn: AsyncConnection, job_ids: Sequence[str]) -> list[str]:
-    """Ends those of the jobs that have nothing left to ask; their ids."""
+    """Ends those of the jobs that have no questions left; returns their ids."""
     if not job_ids:
         return []
     has_work = exists().where(AnswerRow.job_id == Job.id, AnswerRow.state == "pending")
@@ -144,7 +143,7 @@ async def drop_unwanted(conn: AsyncConnection, job_ids: Sequence[str]) -> list[s
 
 
 async def mark_put(conn: AsyncConnection, job_ids: Sequence[str], now: float | None) -> None:
-    """These stand on the stream since `now`; None: they do not."""
+    """Records that these jobs were put on the stream at `now`; None: they are not on it."""
     if not job_ids:
         return
     await conn.execute(update(Job).where(Job.id.in_(job_ids)).values(put_at=now))

@@ -18,7 +18,7 @@ from preceptor_services.store.tables.questions import (
 
 
 async def note_good(conn: AsyncConnection, service: str, now: float) -> None:
-    """The service answered rightly at this time."""
+    """Records that the service passed an inspection at this time."""
     await insert_new(conn, ServiceInspection, [{"service": service, "good_at": now}])
     await conn.execute(
         update(ServiceInspection).where(ServiceInspection.service == service).values(good_at=now)
@@ -26,7 +26,7 @@ async def note_good(conn: AsyncConnection, service: str, now: float) -> None:
 
 
 async def good_at(conn: AsyncConnection, service: str) -> float | None:
-    """When the service last answered rightly."""
+    """When the service last passed an inspection."""
     query = select(ServiceInspection.good_at).where(ServiceInspection.service == service)
     return (await conn.execute(query)).scalar()
 
@@ -34,7 +34,7 @@ async def good_at(conn: AsyncConnection, service: str) -> float | None:
 async def quarantine(
     conn: AsyncConnection, service: str, since: float, now: float, problem: dict[str, Any]
 ) -> int:
-    """Answers since then are served no longer; how many there were."""
+    """Quarantines the answers since then; returns their number."""
     found = await conn.execute(
         select(AnswerRow.answer_key, AnswerRow.answer_id).where(
             AnswerRow.service == service, AnswerRow.state == "done", AnswerRow.done_at >= since
@@ -67,7 +67,7 @@ async def quarantine(
 async def targets(
     conn: AsyncConnection, service: str, after: str, limit: int
 ) -> list[tuple[str, str]]:
-    """Targets that were made of quarantined answers, with their rollouts, by id."""
+    """Targets that were built from quarantined answers, with their rollouts, by id."""
     query = (
         select(Target.id, Target.rollout_id)
         .distinct()
@@ -75,7 +75,7 @@ async def targets(
         .join(QuarantinedAnswer, QuarantinedAnswer.answer_id == TargetAnswer.answer_id)
         .join(AnswerRow, AnswerRow.answer_id == TargetAnswer.answer_id)
         .where(QuarantinedAnswer.service == service, Target.id > after)
-        # One that was asked again since is another answer under the same id.
+        # A question that was asked again since has another answer under the same id.
         .where(or_(AnswerRow.state != "done", Target.created_at < AnswerRow.done_at))
         .order_by(Target.id)
         .limit(limit)

@@ -1,10 +1,10 @@
-"""States of tickets that several queries ask for."""
+"""States of tickets that several queries use."""
 
 from __future__ import annotations
 
 from typing import Final
 
 ASKED: Final = ("queued", "running")
-"""A service is, or will be, asked: the deadline counts."""
+"""The question is with a service or in the queue; the ticket's deadline applies."""
 LIVE: Final = (*ASKED, "waiting")
-"""Somebody still wants an answer."""
+"""The answer is still wanted."""

@@ -1,7 +1,7 @@
 """Queries about tickets and arrivals.
 
-Statements on the way of an answer are built once: building one takes longer than SQLite takes to
-execute it.
+Frequent statements are built once, because building one takes longer than SQLite takes to execute
+it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TicketRow(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """A ticket whose state has just changed for good."""
+    """A ticket that has just reached a final state."""
 
     id: str
     answer_key: str
@@ -90,7 +90,7 @@ async def find(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, TicketRow
 async def outcomes(
     conn: AsyncConnection, ids: Iterable[str]
 ) -> dict[str, tuple[TicketRow, StoredAnswer | None]]:
-    """Those of `ids` that exist, each with its answer where it is done."""
+    """Those of `ids` that exist, each with its answer if it is done."""
     width = len(_COLUMNS)
     found: dict[str, tuple[TicketRow, StoredAnswer | None]] = {}
     for row in await conn.execute(_OUTCOMES, {"ids": list(ids)}):
@@ -101,19 +101,18 @@ async def outcomes(
 
 
 async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """New tickets."""
     if rows:
         await conn.execute(_ADD, list(rows))
 
 
 async def mark_running(conn: AsyncConnection, answer_keys: Sequence[str]) -> None:
-    """A dispatcher has claimed these questions."""
+    """Marks the tickets of claimed questions as running."""
     if answer_keys:
         await conn.execute(_MARK_RUNNING, {"keys": list(answer_keys)})
 
 
 async def mark_queued(conn: AsyncConnection, answer_keys: Sequence[str]) -> None:
-    """The claim on these questions was given back."""
+    """Marks the tickets of questions whose claim was released as queued."""
     if not answer_keys:
         return
     await conn.execute(
@@ -135,7 +134,7 @@ async def settle(
 
 
 async def extend(conn: AsyncConnection, deadlines: Mapping[str, float]) -> None:
-    """The tickets of these answers wait until then."""
+    """Sets the deadlines of the tickets of these answers."""
     await conn.execute(
         update(Ticket)
         .where(Ticket.answer_key == bindparam("b_key"), Ticket.state == "waiting")
@@ -156,7 +155,7 @@ async def write_off(
 
 
 async def expire(conn: AsyncConnection, now: float, problem: dict[str, Any]) -> list[Settled]:
-    """Fails the tickets whose deadline has passed; a promise has one of its own."""
+    """Fails the tickets whose deadline has passed; a promised answer has its own deadline."""
     changed = await conn.execute(
         update(Ticket)
         .where(Ticket.state.in_(LIVE), Ticket.deadline_at <= now)
@@ -184,7 +183,7 @@ async def next_deadline(conn: AsyncConnection) -> float | None:
 
 
 async def add_arrivals(conn: AsyncConnection, settled: Sequence[Settled]) -> None:
-    """Tells each run. Its cursor can rely on the order, since one transaction writes at a time."""
+    """Adds arrivals. The cursor can rely on their order, since one transaction writes at a time."""
     rows = [{"run": t.run, "ticket_id": t.id} for t in settled if t.run is not None]
     if rows:
         await conn.execute(insert(Arrival), rows)
@@ -193,7 +192,7 @@ async def add_arrivals(conn: AsyncConnection, settled: Sequence[Settled]) -> Non
 async def arrivals(
     conn: AsyncConnection, run: str, caller: str, after: int, limit: int
 ) -> list[ArrivalRow]:
-    """What has arrived for `run` after the cursor `after`, oldest first."""
+    """Arrivals of `run` after the cursor `after`, oldest first."""
     query = (
         select(
             Arrival.cursor,

@@ -1,1 +1,1 @@
-"""Tables of the database; `questions.py` has the base class and the way of an answer."""
+"""Tables of the database; `questions.py` has the base class and the tables of answers."""

@@ -1,7 +1,7 @@
-"""Texts of any characters, in a database that refuses one of them.
+"""Texts with any characters, also in PostgreSQL, which refuses the character 0.
 
-PostgreSQL has no character 0 in a text. It is written there as U+FDD0 and `0`, and U+FDD0 itself,
-which stands for no character, as U+FDD0 and `1`. Whoever asks gets back what was handed in.
+There the character 0 is stored as U+FDD0 and `0`, and U+FDD0 itself, which is a noncharacter, as
+U+FDD0 and `1`. Queries return the original text.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class AnyText(TypeDecorator[str]):
     cache_ok = True
 
     def bind_processor(self, dialect: Dialect) -> Any:
-        """From the text to what is stored."""
+        """Encodes a text for storage."""
         return _stored if dialect.name == "postgresql" else None
 
     def result_processor(self, dialect: Dialect, coltype: Any) -> Any:
-        """Back again."""
+        """Decodes a stored text."""
         return _read if dialect.name == "postgresql" else None
 
 

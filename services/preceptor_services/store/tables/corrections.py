@@ -1,4 +1,4 @@
-"""Tables of human corrections. Versions, reviews and claims are only ever added to.
+"""Tables of human corrections. Versions, reviews and claims are never deleted.
 
     rounds ── items ── claims ── people
                  ├──── versions ── people
@@ -7,8 +7,8 @@
                  ├──── questions (answer keys of the people's expert)
                  └──── results (the cursor that trainers read)
 
-`CorrectionItem.num_live` repeats what the claims say. It is there because a claim must change the
-row that it locks: PostgreSQL then looks at that row again before it gives it to the next one.
+`CorrectionItem.num_live` duplicates the count of claims. It exists because a claim must change the
+row that it locks: PostgreSQL then checks that row again before the next transaction gets it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from preceptor_services.store.tables.questions import Base
 
 
 class CorrectionPerson(Base):
-    """One person. The key itself is nowhere; without a hash they have none."""
+    """One person, without the key itself; a person without a hash has no key."""
 
     __tablename__ = "correction_people"
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -46,7 +46,7 @@ class CorrectionRound(Base):
 
 
 class CorrectionItem(Base):
-    """One response that people are asked about."""
+    """One response that people may correct."""
 
     __tablename__ = "correction_items"
     serial: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -65,7 +65,7 @@ class CorrectionItem(Base):
     problem_id: Mapped[str | None]
     step: Mapped[int | None]
     authoritative: Mapped[str | None]
-    """A version; null in every state but `done`."""
+    """Id of a version; null in every state except `done`."""
     excerpt: Mapped[str]
     document: Mapped[dict[str, Any]]
     """The `NewItem` as it was sent."""
@@ -73,7 +73,7 @@ class CorrectionItem(Base):
     updated_at: Mapped[float]
     __table_args__ = (
         UniqueConstraint("round", "content_sha256"),
-        # In the order in which they are given out: the first one is found without a sort.
+        # In the order of claiming, so that the first item is found without a sort.
         Index("ix_correction_items_next", "state", priority.desc(), "serial"),
         Index("ix_correction_items_next_of_round", "round", "state", priority.desc(), "serial"),
         Index(None, "content_sha256"),
@@ -82,7 +82,7 @@ class CorrectionItem(Base):
 
 
 class CorrectionClaim(Base):
-    """One lease, and how it ended."""
+    """One lease and its end."""
 
     __tablename__ = "correction_claims"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -94,7 +94,7 @@ class CorrectionClaim(Base):
     ended_at: Mapped[float | None]
     reason: Mapped[str | None]
     __table_args__ = (
-        # The last wall against a double claim: the database itself refuses it.
+        # The last protection against a double claim: the database itself refuses it.
         Index(
             "uq_correction_claims_item_id_person_live",
             "item_id",
@@ -110,7 +110,7 @@ class CorrectionClaim(Base):
 
 
 class CorrectionVersion(Base):
-    """What one person handed in."""
+    """One submission of one person."""
 
     __tablename__ = "correction_versions"
     serial: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -128,7 +128,7 @@ class CorrectionVersion(Base):
 
 
 class CorrectionReview(Base):
-    """What one reviewer decided."""
+    """One decision of one reviewer."""
 
     __tablename__ = "correction_reviews"
     serial: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -143,7 +143,7 @@ class CorrectionReview(Base):
 
 
 class CorrectionDraft(Base):
-    """Unfinished work: the one thing here that is overwritten."""
+    """Unfinished work; drafts are overwritten."""
 
     __tablename__ = "correction_drafts"
     item_id: Mapped[str] = mapped_column(ForeignKey("correction_items.id"), primary_key=True)
@@ -155,7 +155,7 @@ class CorrectionDraft(Base):
 
 
 class CorrectionQuestion(Base):
-    """A question to the people's expert, and the version that its answer was made of."""
+    """A question to the people's expert, and the version from which its answer was made."""
 
     __tablename__ = "correction_questions"
     answer_key: Mapped[str] = mapped_column(primary_key=True)
@@ -164,13 +164,13 @@ class CorrectionQuestion(Base):
     given_at: Mapped[float | None] = mapped_column(index=True)
     version_id: Mapped[str | None] = mapped_column(index=True)
     takeover: Mapped[bool]
-    """Asked about a corrected text itself, not about what the student wrote."""
+    """The question is about a corrected text itself, not about the student's response."""
     original_key: Mapped[str | None]
-    """Set where this asks again after a revision: the key that was asked first."""
+    """For a question that is repeated after a revision: the key of the first question."""
 
 
 class CorrectionResult(Base):
-    """One change of what counts, in the order in which trainers may read it."""
+    """One change of an authoritative result, in the order in which trainers read them."""
 
     __tablename__ = "correction_results"
     cursor: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -184,7 +184,7 @@ class CorrectionResult(Base):
 
 
 class CorrectionVocabulary(Base):
-    """How the ids of one vocabulary are spelled; the pieces lie in a blob."""
+    """The spelling of the ids of one vocabulary; the pieces are stored in a blob."""
 
     __tablename__ = "correction_vocabularies"
     fingerprint: Mapped[str] = mapped_column(primary_key=True)

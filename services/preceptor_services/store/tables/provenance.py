@@ -1,11 +1,11 @@
-"""Tables of provenance: where every target came from, and what each optimiser step did with it.
+"""Tables of provenance: the sources of every target, and its use by optimiser steps.
 
     runs ── lineages ── steps ── consumed ── rollouts
                                      └────── targets ── target_answers ── answers
                        answers ── answer_feedback ── feedback_items ── answers (of a source)
 
-Arrays lie in packs: blobs that map ids to arrays, one per request, because a synced file per row
-would cost more than the step.
+Arrays are stored in packs: blobs that map ids to arrays, one per request, because a synced file per
+row would cost more than the step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from preceptor_services.store.tables.questions import Base
 
 
 class FeedbackItemRow(Base):
-    """One feedback item; its answer is the run of the source that made it, if one did."""
+    """One feedback item, with the answer of the source that made it, if a source did."""
 
     __tablename__ = "feedback_items"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -27,12 +27,12 @@ class FeedbackItemRow(Base):
     ordinal: Mapped[int]
     content_hash: Mapped[str]
     document: Mapped[dict[str, Any]]
-    """The item as it travels."""
+    """The item in its wire format."""
     created_at: Mapped[float]
 
 
 class AnswerFeedback(Base):
-    """A feedback item that an expert really had in view."""
+    """A feedback item that was in the expert's context."""
 
     __tablename__ = "answer_feedback"
     answer_key: Mapped[str] = mapped_column(ForeignKey("answers.answer_key"), primary_key=True)
@@ -65,7 +65,7 @@ class Run(Base):
 
 
 class Lineage(Base):
-    """One life of a run; it supersedes its parent's steps from `from_step` on."""
+    """One start of a run; it supersedes its parent's steps from `from_step` on."""
 
     __tablename__ = "lineages"
     run: Mapped[str] = mapped_column(ForeignKey("runs.name"), primary_key=True)
@@ -74,7 +74,7 @@ class Lineage(Base):
     parent: Mapped[str | None]
     from_step: Mapped[int]
     document: Mapped[dict[str, Any]]
-    """What this life was made with: settings that differ from the run's, and versions."""
+    """Settings of this lineage that differ from the run's, and its versions."""
     created_at: Mapped[float]
     __table_args__ = (
         UniqueConstraint("run", "serial"),
@@ -106,7 +106,7 @@ class Rollout(Base):
 
 
 class Target(Base):
-    """One rollout times one builder run."""
+    """The result of one builder run for one rollout."""
 
     __tablename__ = "targets"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -141,7 +141,7 @@ class Step(Base):
     weights_after: Mapped[str]
     content_hash: Mapped[str]
     pack_sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))
-    """Costs, advantages and log-probs of what it consumed, by rollout."""
+    """Costs, advantages and log-probs of the consumed rollouts, by rollout."""
     created_at: Mapped[float]
     __table_args__ = (ForeignKeyConstraint(["run", "lineage"], ["lineages.run", "lineages.name"]),)
 

@@ -1,8 +1,8 @@
-"""Tables of the way of an answer: callers, services, answers, tickets, jobs.
+"""Tables of questions and answers: callers, services, answers, tickets, jobs.
 
-Times are seconds since the epoch in the gateway's own clock. JSON columns hold documents of
-`schemas.py`. An answer belongs to its answer key: the key is unique, so that a retry can neither
-train nor bill twice.
+Times are seconds since the epoch by the gateway's clock. JSON columns hold documents of
+`schemas.py`. An answer belongs to its answer key: the key is unique, so that a retry cannot
+train or bill twice.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Base(DeclarativeBase):
 
 
 class ApiKey(Base):
-    """One caller. The token itself is nowhere."""
+    """One caller, without the token itself."""
 
     __tablename__ = "keys"
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -72,7 +72,7 @@ class Service(Base):
 
 
 class ServiceVersion(Base):
-    """What a service said of itself, once per version."""
+    """The declared information of a service, one row per version."""
 
     __tablename__ = "service_versions"
     service: Mapped[str] = mapped_column(ForeignKey("services.name"), primary_key=True)
@@ -82,7 +82,7 @@ class ServiceVersion(Base):
 
 
 class Blob(Base):
-    """One blob that was written. A dropped one keeps its row."""
+    """One stored blob. A deleted blob keeps its row."""
 
     __tablename__ = "blobs"
     sha256: Mapped[str] = mapped_column(primary_key=True)
@@ -92,10 +92,10 @@ class Blob(Base):
 
 
 class AnswerRow(Base):
-    """One question to one service in one version, and what came of it.
+    """One question to one version of a service, and its outcome.
 
-    Prefix answers lie in `pack_sha256`, a frame that maps answer keys to answers; one report's
-    answers share it.
+    Prefix answers are stored in `pack_sha256`, a frame that maps answer keys to answers; the
+    answers of one report share it.
     """
 
     __tablename__ = "answers"
@@ -131,7 +131,7 @@ class QuarantinedAnswer(Base):
 
 
 class ServiceInspection(Base):
-    """When the answers of a service were last found right."""
+    """When a service last passed an inspection."""
 
     __tablename__ = "service_inspections"
     service: Mapped[str] = mapped_column(primary_key=True)
@@ -139,7 +139,7 @@ class ServiceInspection(Base):
 
 
 class Question(Base):
-    """What was asked, as a compressed frame; kept, so that it can be asked again."""
+    """A question as a compressed frame, stored so that it can be asked again."""
 
     __tablename__ = "questions"
     answer_key: Mapped[str] = mapped_column(ForeignKey("answers.answer_key"), primary_key=True)
@@ -148,7 +148,7 @@ class Question(Base):
 
 
 class Ticket(Base):
-    """One submission; its id is derived from the caller and the caller's own key."""
+    """One submission; its id is derived from the caller and the caller's idempotency key."""
 
     __tablename__ = "tickets"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -173,7 +173,7 @@ class Ticket(Base):
 
 
 class Job(Base):
-    """A bundle of unanswered questions to one service, as the dispatchers see it."""
+    """A bundle of unanswered questions to one service that dispatchers claim."""
 
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -193,7 +193,7 @@ class Job(Base):
 
 
 class JobAttempt(Base):
-    """One claim of a job and how it ended."""
+    """One claim of a job and its end."""
 
     __tablename__ = "attempts"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)

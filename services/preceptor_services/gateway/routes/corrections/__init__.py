@@ -1,1 +1,1 @@
-"""Routes of the correction queue: for people at work, for those who run it, and the page."""
+"""Routes of the correction queue: for annotators and reviewers, for admins, and the page."""

@@ -1,4 +1,4 @@
-"""The correction queue, for those who run it, for trainers, and for the people's expert."""
+"""The correction queue for admins, for trainers and for the people's expert."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ router = APIRouter(prefix="/v1/corrections", tags=["corrections"])
 async def list_people(
     request: Request, actor: AdminOrTool, corrections: CorrectionsDep
 ) -> Response:
-    """Everybody."""
+    """All people of the correction queue."""
     return await reply(request, await corrections.people.every())
 
 
@@ -60,7 +60,7 @@ async def add_person(
     corrections: CorrectionsDep,
     new: Annotated[NewPerson, Depends(body_of(NewPerson))],
 ) -> Response:
-    """Adds a person; their key is shown this once."""
+    """Adds a person; only this reply shows their key."""
     return await reply(request, await corrections.people.add(new))
 
 
@@ -68,7 +68,7 @@ async def add_person(
 async def new_key(
     request: Request, name: Name, actor: AdminOrTool, corrections: CorrectionsDep
 ) -> Response:
-    """A new key; the old one is void from now on."""
+    """Issues a new key and revokes the old one."""
     return await reply(request, await corrections.people.new_key(name))
 
 
@@ -76,7 +76,7 @@ async def new_key(
 async def revoke(
     request: Request, name: Name, actor: AdminOrTool, corrections: CorrectionsDep
 ) -> Response:
-    """Makes the person's key void; what they handed in stays."""
+    """Revokes the person's key; their submissions stay."""
     return await reply(request, await corrections.people.revoke(name))
 
 
@@ -88,7 +88,7 @@ async def retire(
     corrections: CorrectionsDep,
     sent: Annotated[Retire, Depends(body_of(Retire))],
 ) -> Response:
-    """Takes a person's corrections out of what counts; lists what they had gone into."""
+    """Withdraws a person's corrections and lists the targets that used them."""
     return await reply(request, await corrections.retiring.retire(name, sent.reason))
 
 
@@ -104,7 +104,7 @@ async def put_round(
     settings: Annotated[RoundSettings, Depends(body_of(RoundSettings))],
     keep: bool = False,
 ) -> Response:
-    """Makes a round, or changes its rules; with `keep`, the rules of one that is there stay."""
+    """Creates a round or changes its rules; with `keep`, an existing round keeps its rules."""
     await corrections.intake.put_round(round_name, settings, keep=keep)
     [made] = await corrections.intake.rounds([round_name])
     return await reply(request, made)
@@ -117,7 +117,7 @@ async def add_items(
     corrections: CorrectionsDep,
     new: Annotated[NewItems, Depends(body_of(NewItems))],
 ) -> Response:
-    """Takes items in, until the round's budget is spent."""
+    """Adds items until the round's budget is spent."""
     taken = await corrections.intake.add(new.round, new.items)
     return await reply(request, TakenItems(items=tuple(taken)))
 
@@ -129,7 +129,7 @@ async def add_rollouts(
     corrections: CorrectionsDep,
     chosen: Annotated[ByHand, Depends(body_of(ByHand))],
 ) -> Response:
-    """Takes recorded rollouts in, chosen by hand."""
+    """Adds recorded rollouts that were chosen by hand."""
     taken = await corrections.intake.add_rollouts(chosen.round, chosen.rollout_ids, chosen.priority)
     return await reply(request, TakenItems(items=tuple(taken)))
 
@@ -144,7 +144,7 @@ async def results(
     after: Annotated[int, Query(ge=0, lt=1 << 31)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Response:
-    """Changes of what counts since the cursor `after`, oldest first."""
+    """Changes of authoritative results since the cursor `after`, oldest first."""
     found = await corrections.outcome.after(after, limit, run=run, round_name=round)
     return await reply(request, found)
 
@@ -169,7 +169,7 @@ async def take_import(
     corrections: CorrectionsDep,
     sent: Annotated[ImportLines, Depends(body_of(ImportLines))],
 ) -> Response:
-    """Takes in what was exported elsewhere."""
+    """Imports lines of an export."""
     return await reply(request, await corrections.outcome.take(sent, actor.name))
 
 
@@ -182,7 +182,7 @@ async def ask(
     corrections: CorrectionsDep,
     sent: Annotated[Questions, Depends(body_of(Questions))],
 ) -> None:
-    """These questions wait for people."""
+    """Adds questions that wait for people."""
     await corrections.intake.ask(sent.questions, actor.services)
 
 
@@ -193,7 +193,7 @@ async def due(
     corrections: CorrectionsDep,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> Response:
-    """Answers that can be given now."""
+    """Answers that are ready to be given."""
     return await reply(
         request, DueAnswers(due=await corrections.outcome.due(limit, actor.services))
     )
@@ -218,7 +218,7 @@ async def give(
     corrections: CorrectionsDep,
     sent: Annotated[Given, Depends(body_of(Given))],
 ) -> None:
-    """These answers stand, made of these versions."""
+    """Records which answers were given, and the versions that they were made from."""
     await corrections.outcome.give(sent.answers, actor.services)
 
 
@@ -229,5 +229,5 @@ async def put_vocabulary(
     corrections: CorrectionsDep,
     sent: Annotated[Vocabulary, Depends(body_of(Vocabulary))],
 ) -> None:
-    """Says how the ids of a vocabulary are spelled."""
+    """Stores the spelling of the ids of a vocabulary."""
     await corrections.expert_views.put_vocabulary(fingerprint, sent)

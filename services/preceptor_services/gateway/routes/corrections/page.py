@@ -1,8 +1,8 @@
-"""The page for annotators, as files of this package: no build step, nothing from elsewhere.
+"""The page for annotators, served from files of this package: no build step, no other origins.
 
-The policy lets the page run its own modules and call its own origin, and nothing else. Trusted
-types forbid every way of making markup from a string, so a text that people or models wrote stays
-text even where a later change of the page forgets it.
+The content security policy lets the page run its own modules and call its own origin only. Trusted
+types forbid making markup from strings, so texts written by people or models stay text even if a
+later change of the page omits the escaping.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _HEADERS: Final = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
-    # Asked for each time and answered with 304: a new version of the platform is seen at once.
+    # The browser revalidates each time (304), so a new version is loaded at once.
     "cache-control": "no-cache",
 }
 _TYPES: Final = {
@@ -75,16 +75,16 @@ _FILES: Final = _read()
 
 @router.get("")
 async def at_its_folder() -> Response:
-    """The page names its files relative to its own folder."""
+    """Redirects to the folder, because the page's links are relative to it."""
     return RedirectResponse("corrections/")
 
 
 @router.get("/{name:path}")
 async def page_file(request: Request, name: str) -> Response:
-    """One file; the folder itself is the page."""
+    """One file of the page; the folder itself returns index.html."""
     file = _FILES.get(name or "index.html")
     if file is None:
-        raise NotFound(f"the page has no {name!r}", field="path")
+        raise NotFound(f"the page has no file {name!r}", field="path")
     headers = {**_HEADERS, "etag": file.etag}
     if request.headers.get("if-none-match") == file.etag:
         return Response(status_code=304, headers=headers)

@@ -1,4 +1,4 @@
-"""The correction queue, for people at work: see `docs/how-to/corrections.md`."""
+"""The correction queue for annotators and reviewers: see `docs/how-to/corrections.md`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ router = APIRouter(prefix="/v1/corrections", tags=["corrections"])
 
 @router.get("/me", response_model=Me)
 async def me(request: Request, actor: Annotator, corrections: CorrectionsDep) -> Response:
-    """Who I am, how far I have come, and what my page keeps."""
+    """The caller's name, role, progress and stored page settings."""
     return await reply(request, await corrections.views.me(actor.name))
 
 
@@ -55,7 +55,7 @@ async def put_settings(
     corrections: CorrectionsDep,
     sent: Annotated[PageSettings, Depends(body_of(PageSettings))],
 ) -> None:
-    """Keeps what the page wants to find again."""
+    """Stores the page's settings for this person."""
     await corrections.people.keep_settings(actor.name, sent.settings)
 
 
@@ -71,7 +71,7 @@ async def rounds(
 async def agreement(
     request: Request, round_name: Name, actor: ReviewerOrTrainer, corrections: CorrectionsDep
 ) -> Response:
-    """How far people agree who worked on the same item blindly."""
+    """Agreement between people who corrected the same item independently."""
     return await reply(request, await corrections.outcome.agreement(round_name))
 
 
@@ -85,7 +85,7 @@ async def claim(
     corrections: CorrectionsDep,
     wish: Annotated[ClaimWish, Depends(body_of(ClaimWish))],
 ) -> Response:
-    """The next item under a lease."""
+    """Claims the next item under a lease."""
     row = await corrections.work.claim(actor.name, round_name=wish.round, item_id=wish.item)
     claimed = None if row is None else await corrections.views.claim(actor.role, row)
     size = 0 if claimed is None else length_of(claimed.item)
@@ -94,7 +94,7 @@ async def claim(
 
 @router.get("/claims", response_model=Claims)
 async def my_claims(request: Request, actor: Annotator, corrections: CorrectionsDep) -> Response:
-    """What I hold."""
+    """The active claims of the caller."""
     held: tuple[Claim, ...] = await corrections.views.held(actor.name, actor.role)
     return await reply(request, Claims(claims=held))
 
@@ -103,7 +103,7 @@ async def my_claims(request: Request, actor: Annotator, corrections: Corrections
 async def renew(
     request: Request, claim_id: str, actor: Annotator, corrections: CorrectionsDep
 ) -> Response:
-    """A full lease from now on."""
+    """Renews the lease to its full length from now."""
     row = await corrections.work.renew(actor.name, claim_id)
     now = corrections.work.clock.now()
     return await reply(
@@ -113,7 +113,7 @@ async def renew(
 
 @router.post("/claims/{claim_id}/release", status_code=204, openapi_extra=NO_BODY)
 async def release(claim_id: str, actor: Annotator, corrections: CorrectionsDep) -> None:
-    """Gives the item back."""
+    """Releases the claim on the item."""
     await corrections.work.release(actor.name, claim_id)
 
 
@@ -124,7 +124,7 @@ async def skip(
     corrections: CorrectionsDep,
     sent: Annotated[WithReason, Depends(body_of(WithReason))],
 ) -> None:
-    """Leaves the item to others."""
+    """Skips the item; other people may claim it."""
     await corrections.work.skip(actor.name, claim_id, sent.reason)
 
 
@@ -135,7 +135,7 @@ async def flag(
     corrections: CorrectionsDep,
     sent: Annotated[WithReason, Depends(body_of(WithReason))],
 ) -> None:
-    """Says that something is wrong with the item."""
+    """Flags a fault of the item."""
     await corrections.work.flag(actor.name, claim_id, sent.reason)
 
 
@@ -147,7 +147,7 @@ async def submit(
     corrections: CorrectionsDep,
     sent: Annotated[Submission, Depends(body_of(Submission))],
 ) -> Response:
-    """Hands a version in."""
+    """Submits a version of the item."""
     row, state = await corrections.work.submit(actor.name, claim_id, sent)
     version = version_of(row, row.id if state == "done" else None)
     submitted = Submitted(version=version, item_state=state)  # type: ignore[arg-type]  a column of states
@@ -200,7 +200,7 @@ async def get_experts(
     start: Annotated[int, Query(ge=0, lt=1 << 31)] = 0,
     stop: Annotated[int, Query(ge=0, lt=1 << 31)] = 2000,
 ) -> Response:
-    """The response token by token, with what each expert would have said."""
+    """The response token by token, with each expert's distribution."""
     await corrections.views.item(item_id, actor.name, actor.role)
     view = await corrections.expert_views.tokens(item_id, start, min(stop, start + 5000))
     return await reply(request, view)
@@ -214,14 +214,14 @@ async def save_draft(
     corrections: CorrectionsDep,
     sent: Annotated[DraftSave, Depends(body_of(DraftSave))],
 ) -> Response:
-    """Keeps unfinished work."""
+    """Stores a draft."""
     draft = await corrections.work.save_draft(actor.name, item_id, sent)
     return await reply(request, draft, size=len(draft.text or ""))
 
 
 @router.delete("/items/{item_id}/draft", status_code=204)
 async def drop_draft(item_id: str, actor: Annotator, corrections: CorrectionsDep) -> None:
-    """Forgets unfinished work."""
+    """Deletes the draft."""
     await corrections.work.drop_draft(actor.name, item_id)
 
 
@@ -233,6 +233,6 @@ async def review(
     corrections: CorrectionsDep,
     sent: Annotated[Decide, Depends(body_of(Decide))],
 ) -> Response:
-    """Decides what counts."""
+    """Decides which version is authoritative."""
     await corrections.reviewing.decide(actor.name, item_id, sent)
     return await reply(request, await corrections.views.item(item_id, actor.name, actor.role))

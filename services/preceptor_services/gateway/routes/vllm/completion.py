@@ -1,7 +1,7 @@
-"""Completion requests as scoring clients send them, and what comes back.
+"""Completion requests of scoring clients, and the replies.
 
-Scores of a prompt do not depend on how a server would go on, so settings of samplers are ignored,
-but for those that ask for a text. `prompt_logprobs` says how many entries each position gets; -1,
+Scores of a prompt do not depend on its continuation, so sampling settings are ignored, except
+those that ask for generated text. `prompt_logprobs` says how many entries each position gets; -1,
 which is the whole vocabulary at a vLLM server, is as many as the expert gives. `echo` with
 `logprobs` is OpenAI's older way of asking: the same rows come back in its shape too, with tokens
 written as `token_id:N`. Where such a request lets a token be generated, one without a score stands
@@ -31,7 +31,7 @@ Row = dict[str, dict[str, Any]]
 
 
 class Completion(BaseModel):
-    """As much of a completion request as scoring needs; samplers' other settings mean nothing."""
+    """The fields of a completion request that scoring needs; sampling settings are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
@@ -42,7 +42,7 @@ class Completion(BaseModel):
     prompt_logprobs: Annotated[int, Field(ge=-1)] | None = None
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0)] | None = None
-    """How many entries an echo gets; elsewhere it is about generated tokens, of which are none."""
+    """Entries per position of an echo; without `echo` it has no effect (nothing is generated)."""
     add_special_tokens: bool = True
     model: str | None = None
     temperature: float | None = None
@@ -58,14 +58,14 @@ class Completion(BaseModel):
         fields = cast("dict[str, Any]", sent)
         if fields.get(_IDS) is not None:
             if fields.get("prompt") not in (None, "", fields[_IDS]):
-                raise ValueError("prompt: says another prompt than prompt_token_ids")
+                raise ValueError("prompt: differs from prompt_token_ids")
             fields = fields | {"prompt": fields[_IDS]}
         return fields | {"prompt": _ids_of(fields.get("prompt"))}
 
     @model_validator(mode="after")
     def _asks_for_scores(self) -> Self:
         if self.prompt_logprobs is None and not self.echo:
-            raise ValueError("prompt_logprobs: is needed, or echo with logprobs")
+            raise ValueError("prompt_logprobs: set it, or echo with logprobs")
         if self.temperature not in (None, 0.0, 1.0):
             raise ValueError("temperature: experts answer at temperature 1 only")
         if self.n not in (None, 1):
@@ -73,11 +73,11 @@ class Completion(BaseModel):
         if self.max_tokens not in (None, 0, 1):
             raise ValueError("max_tokens: nothing is generated here; ask for at most 1")
         if self.stream:
-            raise ValueError("stream: scores do not stream")
+            raise ValueError("stream: streaming is not supported")
         return self
 
     def prompts(self) -> list[list[int] | str]:
-        """What is to be scored, each as ids or as a text."""
+        """The sequences to be scored, each as ids or as a text."""
         if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
             return [cast("list[int] | str", self.prompt)]
         return cast("list[list[int] | str]", self.prompt)
@@ -136,7 +136,7 @@ def scored(
 
 
 def _row(answer: PrefixAnswer, t: int, num_logprobs: int) -> Row:
-    """One position: the best entries by id, and the token that came."""
+    """One position: the best entries by id, and the token of the prompt."""
     n = int(answer.num_entries_P[t])
     ids, logprobs = answer.ids_PK[t, :n].tolist(), answer.logprobs_PK[t, :n].tolist()
     ranked = {

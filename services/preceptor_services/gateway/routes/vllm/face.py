@@ -1,18 +1,18 @@
 """An expert as a vLLM server, for trainers that ask one for `prompt_logprobs`.
 
 The base address is `/vllm/NAME` of the gateway; below it lie `/health`, `/v1/models`,
-`/v1/completions` and `/tokenize`, as far as scoring clients use them:
+`/v1/completions` and `/tokenize`, to the extent that scoring clients use them:
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html. A sequence of ids is asked as
 a prompt of its first id and a response of the others, so that every position is scored. Clients
-that know no keys carry one in their address: `http://any:KEY@gateway/vllm/NAME`. What a request may
-say, and what comes back, stands in `completion.py`.
+without an option for keys put the key into the address: `http://any:KEY@gateway/vllm/NAME`.
+`completion.py` defines requests and replies.
 
 Text needs an expert with a tokenizer (`tokenizer` among its capabilities), which is asked for the
-ids; the gateway has none.
+ids; the gateway has no tokenizer.
 
-Only answers that are there are given: a position without an opinion, or one that comes later, fails
-the request. Left out: generation, texts of the ids, and ranks beyond the entries asked: a token
-outside them has the first rank that it may have.
+A request fails if a position has no opinion, or if its answer comes later. Left out: generation,
+texts of the ids, and ranks beyond the requested entries: a token outside them gets the lowest rank
+number that is possible for it.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ class NotAnswered(Conflict):
 
 
 class Tokenization(BaseModel):
-    """A text or a chat; what would give other ids is refused rather than overlooked."""
+    """A text or a chat; options that would change the ids are refused, not ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     prompt: Text | None = None
     messages: tuple[Message, ...] = ()
     add_special_tokens: bool | None = None
-    """On for a text and off for a chat, where absent."""
+    """If absent, true for a text and false for a chat."""
     add_generation_prompt: bool = True
     model: str | None = None
     continue_final_message: bool = False
@@ -83,10 +83,10 @@ class Tokenization(BaseModel):
     tools: list[Any] | None = None
 
     def call(self) -> TokenizeCall:
-        """The same for the expert.
+        """The call of the expert.
 
         Raises:
-            Invalid: a field that is not served, both a text and a chat, or neither.
+            Invalid: a field is not supported, or there is a text and a chat, or neither.
         """
         for field in _NOT_SERVED:
             if getattr(self, field):
@@ -110,7 +110,7 @@ _NOT_SERVED: Final = (
 
 
 async def _caller(request: Request) -> Caller:
-    """Who asks: a bearer key, or the password of an address."""
+    """Authenticates by a bearer key or by the password of the address."""
     sent = request.headers.get("authorization") or ""
     scheme, _, coded = sent.partition(" ")
     if scheme.lower() == "basic":
@@ -131,7 +131,7 @@ Asking = Annotated[Caller, Depends(_caller)]
 
 @router.get("/health")
 async def health(expert: str, caller: Asking, registry: RegistryDep) -> Response:
-    """200 once the expert can be asked."""
+    """Returns 200 if the expert is ready."""
     entry = registry.get(expert, "expert", field="expert")
     if entry.state != "ready":
         raise ServiceUnavailable(f"{expert} is {entry.state}", retry_after_s=1.0)
@@ -140,7 +140,7 @@ async def health(expert: str, caller: Asking, registry: RegistryDep) -> Response
 
 @router.get("/v1/models")
 async def models(expert: str, caller: Asking, registry: RegistryDep) -> dict[str, Any]:
-    """The one model that this server has."""
+    """Lists the only model of this address, the expert."""
     info = registry.get(expert, "expert", field="expert").known_info()
     model = {
         "id": expert,
@@ -220,7 +220,7 @@ async def _sequences(asked: Completion, expert: str, tokenizers: Tokenizers) -> 
 
 def _check_model(model: str | None, expert: str) -> None:
     if model not in (None, expert):
-        raise Invalid(f"{model!r} is not {expert!r}, which this address has", field="model")
+        raise Invalid(f"{model!r} is not {expert!r}, the model of this address", field="model")
 
 
 def _query(ids: list[int], top_k: int, fingerprint: str) -> PrefixQuery:
@@ -238,7 +238,7 @@ def _answer(outcome: PrefixOutcome, index: int) -> PrefixAnswer:
 
     Raises:
         NotAnswered: it is late, or a position is masked, or the own token's log-prob is missing.
-        PreceptorError: whatever else became of the question.
+        PreceptorError: the question failed for another reason.
     """
     field = f"prompt[{index}]"
     if outcome.problem is not None:
