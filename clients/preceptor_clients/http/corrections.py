@@ -173,7 +173,7 @@ class CorrectionsClient(HttpClient):
     # ------------------------------------------------------------ people
 
     async def people(self) -> tuple[Person, ...]:
-        """Everybody."""
+        """Every person of the queue."""
         return (await self.call("GET", f"{_ROOT}/people", reply=PersonList)).people
 
     async def add_person(self, name: str, role: Role = "annotator") -> IssuedKey:

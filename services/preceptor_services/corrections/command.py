@@ -73,7 +73,7 @@ def add_person(
 ) -> None:
     """Adds a person and prints their key, which is shown only once."""
     if role not in ("annotator", "reviewer", "admin"):
-        raise typer.BadParameter(f"{role!r} is no role", param_hint="--role")
+        raise typer.BadParameter(f"{role!r} is not a role", param_hint="--role")
     chosen: Role = role  # type: ignore[assignment]  checked above
     place = place_or_exit(run_dir, url, key_file)
     _hand_over(name, at(place, lambda client: client.add_person(name, chosen)).key, place)

@@ -25,7 +25,6 @@ class People:
     keys: PersonKeys
 
     async def every(self) -> PersonList:
-        """Everybody."""
         async with self.database.read() as conn:
             rows = await stored.every(conn)
         return PersonList(people=people_of(rows))

@@ -267,5 +267,4 @@ def person_of(row: PersonRow) -> Person:
 
 
 def people_of(rows: Sequence[PersonRow]) -> tuple[Person, ...]:
-    """Everybody."""
     return tuple(person_of(row) for row in rows)
