@@ -243,7 +243,7 @@ class NewItem(Request):
         return self
 
     def judged(self) -> Judged:
-        """What is known about judgements of it."""
+        """Whether it was judged, by nobody, or unknown."""
         if self.feedback:
             return "judged"
         return "nobody" if self.judged_by_nobody else "unknown"
@@ -311,7 +311,7 @@ class TakenItems(Answer):
 
 
 class Version(Answer):
-    """What one person handed in; never changed."""
+    """One person's version of an item; never changed."""
 
     id: Key
     item: Key
@@ -326,7 +326,7 @@ class Version(Answer):
 
 
 class Review(Answer):
-    """What one reviewer decided; never changed."""
+    """One decision of a reviewer; never changed."""
 
     id: Key
     reviewer: Name
@@ -372,7 +372,7 @@ class ItemSummary(Answer):
     created_at: float
     updated_at: float
     wanted: int
-    """How many people are to work on it. Annotators always see 1: they must not know."""
+    """Number of people to work on it. Annotators always see 1: they must not know it."""
     submitted: int
     """Versions that stand; to an annotator, their own."""
     excerpt: str
@@ -396,7 +396,7 @@ class ItemView(Answer):
     finish_reason: Literal["stop", "length"]
     feedback: tuple[FeedbackItem, ...]
     judged: Judged = "unknown"
-    """What an empty `feedback` means."""
+    """Meaning of an empty `feedback`."""
     guidelines: str
     details: dict[str, JsonValue]
     versions: tuple[Version, ...]
@@ -582,7 +582,7 @@ class Result(Answer):
     step: int | None = None
     prompt: Prompt
     response_ids: tuple[int, ...] | None = None
-    """What the student had written."""
+    """The student's response."""
     response_text: str
     details: dict[str, JsonValue] = Field(default_factory=dict)
     edits: EditRules = EditRules()
@@ -696,7 +696,7 @@ class Due(Answer):
     text: str | None = None
     prompt: Prompt
     base_ids: tuple[int, ...]
-    """What the student had written, which the person saw."""
+    """The student's response that the person saw."""
     positions: tuple[tuple[int, int], ...] | None = None
     """The queried positions."""
     expert_version: str | None = None

@@ -47,7 +47,7 @@ class Sampling(Request):
     max_new_tokens: Annotated[int, Field(ge=1)]
     """Longest response, the end token included."""
     seed: int | None = None
-    """The same seed on the same machine draws the same, as far as the engine can."""
+    """Equal seeds on the same machine draw equal tokens, as far as the engine supports it."""
 
 
 class GenerateQuery(Request):

@@ -1,4 +1,4 @@
-"""Which addresses a client may connect to, checked on the socket that is about to connect.
+"""Policy of the addresses that a client may connect to, checked on the connecting socket.
 
 A name may resolve to one address when it is checked and to another when it is used, and one address
 has many spellings (decimal, octal, mapped into IPv6). So the check is made on the address itself,

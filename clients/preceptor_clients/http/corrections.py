@@ -83,7 +83,7 @@ class AnnotatorClient(HttpClient):
         return (await self.call("POST", f"{_ROOT}/claims", body=wish, reply=Claimed)).claim
 
     async def claims(self) -> tuple[Claim, ...]:
-        """What I hold."""
+        """The person's claims in force."""
         return (await self.call("GET", f"{_ROOT}/claims", reply=Claims)).claims
 
     async def renew(self, claim: str) -> Lease:

@@ -27,8 +27,6 @@ class ClientGone(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """One HTTP response."""
-
     status: int
     body: bytes = b""
     media_type: str | None = None

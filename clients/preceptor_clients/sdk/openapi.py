@@ -33,7 +33,6 @@ _ABOUT: Final = (
 
 
 def expert_openapi() -> dict[str, Any]:
-    """The document."""
     models: list[tuple[type[BaseModel], Any]] = [
         (LogprobsCall, "validation"),
         (WeightsOffer, "validation"),

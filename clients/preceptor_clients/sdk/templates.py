@@ -1,4 +1,4 @@
-"""How feedback becomes the context of an expert: one user turn, by a versioned template.
+"""Renders feedback into an expert's context: one user turn, by a versioned template.
 
 The turn holds the original prompt, then right answers if any are given (demonstration, reference,
 correction), then what went wrong with the student's own attempt (execution, verdict, judge,

@@ -19,7 +19,7 @@ _COMPARED_CHARS: Final = 4_000
 
 
 class Opinion(NamedTuple):
-    """What one person made of an item."""
+    """One person's decision on an item, with the final text."""
 
     decision: str
     text: str

@@ -119,7 +119,7 @@ class ExpertViews:
 
 
 def spans_of(pieces: Sequence[bytes]) -> list[Span]:
-    """Where each token lies in the text; one that ends inside a character ends before it."""
+    """The span of each token in the text; one that ends inside a character ends before it."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     spans: list[Span] = []
     end = 0

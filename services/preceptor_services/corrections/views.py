@@ -89,7 +89,7 @@ class Views:
         )
 
     async def held(self, person: str, role: Role) -> tuple[Claim, ...]:
-        """What a person holds."""
+        """The person's claims in force, with their items."""
         async with self.database.read() as conn:
             rows = await claims.held_by(conn, person, self.clock.now())
         return tuple([await self.claim(role, row) for row in rows])
@@ -244,7 +244,6 @@ def version_of(row: VersionRow, authoritative: str | None, *, named: bool = True
 
 
 def review_of(row: ReviewRow) -> Review:
-    """One decision."""
     return Review(
         id=row.id,
         reviewer=row.reviewer,
@@ -256,7 +255,6 @@ def review_of(row: ReviewRow) -> Review:
 
 
 def person_of(row: PersonRow) -> Person:
-    """One person."""
     return Person(
         name=row.name,
         role=cast("Role", row.role),

@@ -118,6 +118,5 @@ class Work:
         return Draft(text=row.text, comment=row.comment, revision=row.revision, saved_at=now)
 
     async def drop_draft(self, person: str, item_id: str) -> None:
-        """Deletes the draft."""
         async with self.database.write_locked() as conn:
             await versions.drop_drafts(conn, [(item_id, person)])
