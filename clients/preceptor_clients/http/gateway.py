@@ -204,9 +204,7 @@ class GatewayClient(HttpClient):
         """The bytes of that hash, verified."""
         received = await self.exchange("GET", f"/v1/blobs/{sha256}", timeout_s=timeout_s)
         if hashlib.sha256(received.body).hexdigest() != sha256:
-            raise ServiceFailed(
-                f"the bytes that the gateway sent do not match the SHA-256 {sha256}"
-            )
+            raise ServiceFailed(f"the gateway sent other bytes than those of SHA-256 {sha256}")
         return received.body
 
     async def register_weights(self, manifest: WeightManifest) -> None:

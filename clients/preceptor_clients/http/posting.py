@@ -58,9 +58,7 @@ async def ask_in_chunks(
         else:
             await _all([post_chunk(chunk) for chunk in chunks])
     except TimeoutError:
-        raise DeadlineExceeded(
-            f"the questions could not be posted within {timeout_s:g} s"
-        ) from None
+        raise DeadlineExceeded(f"the questions were not posted within {timeout_s:g} s") from None
     await _all([_await_chunk(chunk, outcomes, collect, end) for chunk in chunks])
     return [_settled(outcomes[i], timeout_s) for i in range(len(submissions))]
 
