@@ -233,7 +233,7 @@ function logprobs(body) {
   checkFields(call, CALL_FIELDS, "body");
   if (!Array.isArray(call.queries)) invalid("queries", "is no list");
   if (call.queries.length > INFO.limits.max_batch) {
-    invalid("queries", `${call.queries.length} are over ${INFO.limits.max_batch} a call`);
+    invalid("queries", `${call.queries.length} queries are over the limit of ${INFO.limits.max_batch} per call`);
   }
   call.queries.forEach((query, i) => checkShape(query, `queries[${i}]`));
   return { results: call.queries.map(result) };

@@ -247,7 +247,7 @@ async def test_h4_somebody_else_has_the_item(office: Any, visit: Any, new_item: 
 
     await tab.page.get_by_role("button", name="Take it again").press("Enter")
 
-    await expect(tab.page.locator(".banner")).to_contain_text("somebody else has the item")
+    await expect(tab.page.locator(".banner")).to_contain_text("another person has the item")
 
 
 async def test_h4_the_live_difference_spells_both_texts(visit: Any) -> None:

@@ -1,5 +1,5 @@
 """The `preceptor` command: `main.py` assembles it, `expert.py` is `preceptor expert`.
 
-Services and trainer add commands of their own by entry points, so that the base install has the
-ones that it can run.
+Services and trainer add their own commands by entry points, so that the base install shows only
+commands that it can run.
 """

@@ -1,4 +1,4 @@
-"""Experts: write a new one, serve it, check any that speaks the contract."""
+"""Experts: create one, serve it, check any service that implements the contract."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ app.command("serve")(serve)
 def new_expert(
     name: Annotated[str, typer.Argument(help="Lower-case words joined by hyphens.")],
     folder: Annotated[
-        Path | None, typer.Option(help="Where to write; a new folder of that name by default.")
+        Path | None,
+        typer.Option(help="Folder to write into; by default a new folder of that name."),
     ] = None,
-    port: Annotated[int, typer.Option(help="Where the service will listen.")] = 8101,
+    port: Annotated[int, typer.Option(help="Port that the service will listen on.")] = 8101,
 ) -> None:
     """Writes a working expert: class, TOML, Dockerfile, compose block, test."""
     target = Path(name) if folder is None else folder
@@ -68,17 +69,18 @@ def check(
         Path | None, typer.Option(help="JSON file (WeightsOffer) of versions that it may load.")
     ] = None,
     vocab_fingerprint: Annotated[
-        str | None, typer.Option(help="The vocabulary that it should have.")
+        str | None, typer.Option(help="Fingerprint of the vocabulary that it should have.")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="Largest difference, in nats, of what should be equal.")
+        float,
+        typer.Option(help="Largest difference, in nats, between values that should be equal."),
     ] = 0.15,
-    max_tokens: Annotated[int, typer.Option(help="Longest context that is asked.")] = 4096,
+    max_tokens: Annotated[int, typer.Option(help="Longest context that the checks send.")] = 4096,
     timeout: Annotated[float, typer.Option(help="Deadline of one call, in seconds.")] = 60.0,
-    only: Annotated[list[str] | None, typer.Option(help="Make this check alone.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run only this check.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
 ) -> None:
-    """Checks the expert at URL; exits with 1 where a check failed, 2 where nothing answers."""
+    """Checks the expert at URL; exits with 1 if a check failed, 2 if it cannot be checked."""
     try:
         options = CheckOptions(
             key=None if key_file is None else read_key(key_file),
@@ -93,7 +95,7 @@ def check(
     except (ValueError, OSError) as error:
         raise fail_with(str(error)) from None
     except PreceptorError as error:
-        raise fail_with(f"{url} is no expert that can be checked: {error.detail}") from None
+        raise fail_with(f"{url} cannot be checked as an expert: {error.detail}") from None
     typer.echo(report.as_json() if as_json else report.as_text())
     if not report.ok:
         raise typer.Exit(1)
@@ -101,29 +103,30 @@ def check(
 
 @app.command("add")
 def add(
-    name: Annotated[str, typer.Argument(help="What the deployment calls it.")],
-    url: Annotated[str, typer.Argument(help="Where the gateway reaches it.")],
+    name: Annotated[str, typer.Argument(help="Name of the service in the deployment.")],
+    url: Annotated[str, typer.Argument(help="Address at which the gateway reaches the service.")],
     gateway: Annotated[str, typer.Option(help="Address of the gateway.")],
     key_file: Annotated[Path, typer.Option(help="File with a gateway's key of scope `admin`.")],
     service_key: Annotated[
         str | None,
         typer.Option(
-            help="File with its key in the gateway's folder for such keys; NAME.key else."
+            help="Name of the file with the service's key in the gateway's folder `service_keys`; "
+            "by default NAME.key."
         ),
     ] = None,
-    cost: Annotated[float, typer.Option(help="Price of an answer that names none.")] = 0.0,
+    cost: Annotated[float, typer.Option(help="Price of an answer that states no cost.")] = 0.0,
     known: Annotated[
-        Path | None, typer.Option(help="JSON file of known answers, asked now and then.")
+        Path | None, typer.Option(help="JSON file of known answers, checked from time to time.")
     ] = None,
     self_test: Annotated[
-        bool, typer.Option(help="Whether the gateway asks it questions of its own first.")
+        bool, typer.Option(help="Whether the gateway tests the service before it may be used.")
     ] = True,
     replaces: Annotated[
-        bool, typer.Option("--replaces", help="Move the one that was added under this name.")
+        bool, typer.Option("--replaces", help="Replace the service that was added under this name.")
     ] = False,
-    wait: Annotated[float, typer.Option(help="Seconds until it must have answered.")] = 60.0,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for its first answer.")] = 60.0,
 ) -> None:
-    """Adds the expert at URL to a gateway that runs; exits with 1 where it is not ready."""
+    """Adds the expert at URL to a running gateway; exits with 1 if it is not ready."""
     try:
         new = NewService(
             name=name,
@@ -141,7 +144,7 @@ def add(
         raise fail_with(str(error)) from None
     except PreceptorError as error:
         fields = "".join(f"{one.field}: " for one in error.errors[:1] if one.field)
-        raise fail_with(f"{gateway} does not take it: {fields}{error.detail}") from None
+        raise fail_with(f"{gateway} refused the service: {fields}{error.detail}") from None
     if status.state == "ready" and status.info is not None:
         typer.echo(f"{name} is ready, version {status.info.version}")
         return
@@ -180,11 +183,11 @@ def list_experts(
 
 @app.command("remove")
 def remove(
-    name: Annotated[str, typer.Argument(help="What the deployment calls it.")],
+    name: Annotated[str, typer.Argument(help="Name of the service in the deployment.")],
     gateway: Gateway,
     key_file: Annotated[Path, typer.Option(help="File with a gateway's key of scope `admin`.")],
 ) -> None:
-    """Takes an expert out that was added to a gateway that runs; open questions to it fail."""
+    """Removes an expert that was added to a running gateway; open questions to it fail."""
 
     async def drop(client: GatewayClient) -> None:
         await client.remove_expert(name)
@@ -194,7 +197,7 @@ def remove(
 
 
 def _at_gateway(url: str, key_file: Path, work: Callable[[GatewayClient], Awaitable[_T]]) -> _T:
-    """What `work` finds there; an error ends the command with its message."""
+    """Runs `work` with a client of the gateway; an error ends the command with its message."""
 
     async def within(key: str) -> _T:
         async with GatewayClient(url, key) as client:
@@ -210,7 +213,9 @@ def _at_gateway(url: str, key_file: Path, work: Callable[[GatewayClient], Awaita
 
 @app.command("key")
 def key(
-    file: Annotated[Path, typer.Argument(help="Made unless it is there; its folder too.")],
+    file: Annotated[
+        Path, typer.Argument(help="File to create, with its folder; an existing file is kept.")
+    ],
 ) -> None:
     """Makes a file with a new key that only its owner can read; prints where it is."""
     is_new = not file.exists()
@@ -225,7 +230,7 @@ def key(
 def wheel(
     folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path("wheels"),
 ) -> None:
-    """Makes a wheel of the preceptor that runs, for an image that installs it."""
+    """Makes a wheel of the installed preceptor, for an image that installs it."""
     typer.echo(write_own_wheel(folder))
 
 
@@ -248,7 +253,7 @@ def vocabulary(
 
 @app.command("openapi")
 def print_openapi() -> None:
-    """Prints the OpenAPI document that an expert in any language is written from."""
+    """Prints the OpenAPI document of the expert contract, for experts in any language."""
     typer.echo(openapi.as_text(), nl=False)
 
 

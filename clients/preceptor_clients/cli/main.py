@@ -52,7 +52,8 @@ app = typer.Typer(
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line, with the sub-commands of every installed package."""
     # Trainer and experts share cores and work in turn: OpenMP threads that spin while they wait
-    # would take them from whoever works. Read once, when a library loads; children inherit it.
+    # would take the cores from the working process. Read once, when a library loads; child
+    # processes inherit it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = sys.argv[1:] if argv is None else argv
     asked = next((word for word in words if not word.startswith("-")), None)
@@ -61,13 +62,13 @@ def main(argv: list[str] | None = None) -> None:
     try:
         app(args=words, prog_name="preceptor")
     except (PreceptorError, OSError) as error:
-        # Of a network, a disk or a file that a command was given: a reader has no use for a trace.
+        # Faults of a network, a disk or a given file: a traceback would not help the reader.
         _errors.print(f"preceptor {asked or ''}: {error}", markup=False, soft_wrap=True)
         raise SystemExit(1) from None
 
 
 def add_command(to: typer.Typer, entry: EntryPoint, *, load: bool) -> None:
-    """Adds one package's command; if `load` is false only for the help: its name and first line."""
+    """Adds one package's command; without `load` only its name and first line, for the help."""
     if not load:
         to.command(entry.name, help=_first_line(entry))(_not_loaded)
         return
@@ -87,7 +88,7 @@ def _not_loaded() -> None:
 
 
 def _first_line(entry: EntryPoint) -> str:
-    """What the command's docstring says first, read without importing it."""
+    """First line of the command's docstring, read without importing its module."""
     try:
         spec = importlib.util.find_spec(entry.module)
     except ModuleNotFoundError:
@@ -150,10 +151,13 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     option: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=VALUE of the class's constructor, in plain words or as JSON."),
+        typer.Option(
+            help="NAME=VALUE for the class's constructor; the value as plain text or JSON."
+        ),
     ] = None,
     options_file: Annotated[
-        Path | None, typer.Option(help="JSON object with options; --option wins.")
+        Path | None,
+        typer.Option(help="File with a JSON object of options; --option takes precedence."),
     ] = None,
     key_file: Annotated[
         Path | None, typer.Option(help="File with the key that callers must send.")
@@ -176,7 +180,7 @@ def serve_class(
     port: int,
     key_file: Path | None,
 ) -> None:
-    """Serves `module:Class`, built with `options` and NAME=VALUE pairs, until it is told to end.
+    """Serves `module:Class`, built with `options` and NAME=VALUE pairs, until it is stopped.
 
     Raises:
         typer.Exit: it cannot be built, or the key cannot be read; the reason has been printed.
@@ -191,7 +195,7 @@ def serve_class(
         key = None if key_file is None else _own_key(key_file)
     except ValueError as error:
         raise fail_with(str(error)) from None
-    _log.info("%s starts, and will listen at http://%s:%d", use, host, port)
+    _log.info("%s is starting; it will listen at http://%s:%d", use, host, port)
     uvicorn.run(
         service_app(service, key=key),
         host=host,
@@ -205,7 +209,7 @@ def serve_class(
 
 
 def _own_key(path: Path) -> str:
-    """The key that this service asks for; a missing file is made, since the service decides."""
+    """The key that callers of this service must send; a missing file is created with a new key."""
     if not path.exists():
         make_key_file(path)
         typer.echo(f"{path} is new; callers need the key in it", err=True)
@@ -213,7 +217,7 @@ def _own_key(path: Path) -> str:
 
 
 def fail_with(message: str) -> typer.Exit:
-    """Prints `message` as an error; raise what it returns."""
+    """Prints `message` as an error; the caller raises the returned exit."""
     _errors.print(message, markup=False, soft_wrap=True)
     return typer.Exit(2)
 
@@ -221,10 +225,11 @@ def fail_with(message: str) -> typer.Exit:
 def build_service(
     use: str, options: Mapping[str, Any], pairs: Sequence[str] = ()
 ) -> ExpertService | SourceService:
-    """The service named `module:Class`, built with `options` and with NAME=VALUE pairs, which win.
+    """The service named `module:Class`, built with `options` and NAME=VALUE pairs, which take
+    precedence.
 
     Raises:
-        ValueError: there is no such class, it refuses the options, or it is no service.
+        ValueError: there is no such class, it does not accept the options, or it is not a service.
     """
     try:
         cls = load_named(use)
@@ -240,7 +245,7 @@ def build_service(
 
 
 def missing_extra(module: str, error: BaseException | None) -> str:
-    """Which extra of ours brings what an import of one of our modules did not find."""
+    """How to install the extra that a failed import of one of preceptor's modules needs."""
     extra = next((extra for name, extra in _EXTRAS.items() if module.startswith(name)), None)
     if extra is None or not isinstance(error, ModuleNotFoundError):
         return ""
@@ -251,7 +256,7 @@ def read_options(path: Path | None) -> dict[str, Any]:
     """Options of a JSON file.
 
     Raises:
-        ValueError: it cannot be read, or holds no JSON object.
+        ValueError: it cannot be read, or does not contain a JSON object.
     """
     if path is None:
         return {}
@@ -262,7 +267,7 @@ def read_options(path: Path | None) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"options_file: {path}: {error}") from None
     if not isinstance(loaded, dict):
-        raise ValueError(f"options_file: {path} holds no JSON object")
+        raise ValueError(f"options_file: {path} does not contain a JSON object")
     return cast("dict[str, Any]", loaded)
 
 
@@ -270,7 +275,7 @@ def read_key(path: Path) -> str:
     """The key in a file, without the white space around it.
 
     Raises:
-        ValueError: the file is empty: no key at all must be asked for by leaving the file out.
+        ValueError: the file is empty; to run without a key, leave the option out.
     """
     key = read_key_file(path)
     if not key:

@@ -1,4 +1,4 @@
-"""`preceptor expert new`: a folder with a working expert in it, to be changed from there."""
+"""`preceptor expert new`: writes a folder with a working expert as a starting point."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ itself and makes the key. Without it, start the service yourself, by compose.yml
 `preceptor expert serve {use} --port {port} --key-file keys/{name}.key`.
 """
 _ABOUT_OPTIONS: Final = """\
-# Of the student's tokenizer, as `preceptor expert vocabulary FOLDER` prints them:
+# From the student's tokenizer, as `preceptor expert vocabulary FOLDER` prints them:
 # vocab_size = 256
 # fingerprint = "..."
 """
@@ -27,19 +27,19 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 
 
 def write_expert(name: str, folder: Path, port: int) -> list[Path]:
-    """Writes a service called `name` into `folder`, which may not hold anything yet.
+    """Writes a service called `name` into `folder`, which must be missing or empty.
 
     Args:
         name: Lower-case words joined by hyphens or underscores; module and class are named after
             it.
-        folder: Made where it is missing.
-        port: Where the service will listen.
+        folder: Created if it is missing.
+        port: Port that the service will listen on.
 
     Returns:
         The files written.
 
     Raises:
-        ValueError: the name is no such name, or the folder holds something.
+        ValueError: the name is not of that form, or the folder is not empty.
     """
     if not _NAME.fullmatch(name) or len(name) > 40:
         raise ValueError(f"name: {name!r} is not lower-case words joined by hyphens")

@@ -1,8 +1,8 @@
-"""Options as `name=value` in plain words; the function that takes them says of which type each is.
+"""Options as `name=value`; the signature of the function that takes them gives their types.
 
     typed_options(["steps=12", "name=first"], recipe)      # {"steps": 12, "name": "first"}
 
-JSON is taken too, which lists and mappings need.
+A value may be plain text or JSON; lists and mappings need JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def typed_options(pairs: Sequence[str], takes: Callable[..., Any]) -> dict[str, 
     """The options of `takes` by name.
 
     Raises:
-        ValueError: a pair has no `=`, or a value is not of the type that its option has.
+        ValueError: a pair has no `=`, or a value does not have its option's type.
     """
     types = _types(takes)
     options: dict[str, Any] = {}
@@ -32,7 +32,7 @@ def typed_options(pairs: Sequence[str], takes: Callable[..., Any]) -> dict[str, 
 
 
 def _types(takes: Callable[..., Any]) -> Mapping[str, Any]:
-    """Declared types by name; empty where they cannot be told."""
+    """Declared types by name; empty where they cannot be resolved."""
     try:
         return get_type_hints(takes.__init__ if inspect.isclass(takes) else takes)
     except (NameError, TypeError):
@@ -46,7 +46,7 @@ def _value(name: str, text: str, types: Mapping[str, Any]) -> Any:
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(types[name])
     except PydanticUserError:
-        return plain  # a class of the user's own, which only its own code can judge
+        return plain  # pydantic cannot validate the user's own class; its code must check the value
     try:
         return adapter.validate_python(plain)
     except ValidationError:

@@ -1,7 +1,7 @@
-"""A wheel of the preceptor that runs, for images that install it without a registry.
+"""A wheel of the installed preceptor, for images that install it without a registry.
 
-It is made of the packages as they are imported and of the metadata that was installed with them,
-so it needs no build tool, and is the same for a source tree as for an installed release.
+It is made from the packages as they are imported and from their installed metadata, so it needs no
+build tool, and is the same for a source tree as for an installed release.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Final
 
 _PACKAGES: Final = ("preceptor_clients", "preceptor_services", "preceptor_trainer")
 _LEFT_OUT: Final = ("INSTALLER", "RECORD", "REQUESTED", "WHEEL", "direct_url.json")
-"""What an installer wrote, and what is written anew."""
+"""Files that an installer wrote, and files that are written anew."""
 _WHEEL: Final = (
     "Wheel-Version: 1.0\nGenerator: preceptor\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 )
 _DAY_ONE: Final = (1980, 1, 1, 0, 0, 0)
-"""Equal sources make equal wheels."""
+"""A fixed date, so that equal sources give equal wheels."""
 
 
 def write_own_wheel(folder: Path) -> Path:
-    """Writes the wheel into `folder`, which is made where it is missing; returns its path."""
+    """Writes the wheel into `folder`, which is created if it is missing; returns its path."""
     own = distribution("preceptor")
     stem = f"preceptor-{own.version}"
     path = folder / f"{stem}-py3-none-any.whl"

@@ -1,4 +1,4 @@
-"""Commands as they are printed: what a person copies works where it was printed.
+"""Commands in printed messages, written so that they work when a person copies them.
 
 pasted("trace", "t-1:3", "--run-dir", run_dir)
 # .venv/bin/preceptor trace t-1:3 --run-dir 'my runs/a'
@@ -19,9 +19,9 @@ def pasted(*words: str | Path) -> str:
 
 
 def program() -> str:
-    """How this shell calls this installation's `preceptor`; its path where the name would not do.
+    """This installation's `preceptor`: its name if the shell finds this one by it, else its path.
 
-    The environment that runs this may not be the one whose programs the shell finds.
+    The shell's search path may lead to another environment than the running one.
     """
     own = Path(sys.executable).parent / "preceptor"
     if not own.exists():
@@ -30,6 +30,6 @@ def program() -> str:
     if found is not None and os.path.samefile(found, own):
         return "preceptor"
     here = Path.cwd()
-    # A working folder is told without its links, an environment may be one.
+    # The working folder comes with its links resolved; an environment's path may contain links.
     near = [path for path in (own, own.parent.resolve() / own.name) if path.is_relative_to(here)]
     return shlex.quote(str(near[0].relative_to(here) if near else own))

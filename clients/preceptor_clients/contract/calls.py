@@ -1,9 +1,9 @@
-"""Which questions go together in one call, in the order in which they come. Pure.
+"""Groups questions into calls, in their order. Pure.
 
     fill_calls(questions, size=lambda q: (1, q.num_tokens), most=(64, 8_192))
 
-A call is closed as soon as the next one does not fit: looking further for a smaller one would let
-the big ones wait.
+A call is closed as soon as the next question does not fit: searching further for a smaller one
+would delay the big ones.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def fill_calls(
     """Splits items into calls.
 
     Args:
-        items: What is asked; each stays whole.
-        size: How many questions and tokens an item is.
-        most: Questions and tokens of one call; an item that is over by itself goes alone.
-        enough_tokens: A call that has so many is closed; None fills it to the end.
+        items: The questions; each stays whole.
+        size: Number of questions and of tokens in an item.
+        most: Most questions and tokens of one call; a larger item gets its own call.
+        enough_tokens: A call with this many tokens is closed; None fills it up to `most`.
 
     Returns:
         The items of each call, in order.

@@ -1,10 +1,11 @@
-"""Which ids of a tokenizer control a model, which of them end what it writes, which one begins it.
+"""Finds a tokenizer's control tokens: all of them, those that end a response, the start token.
 
-The one place that knows. A control token is what the tokenizer's own table marks as special; the
-names `eos_token`, `pad_token` and so on cover some of them only: `<|im_end|>` has no name in most
-chat models. Tokens that were added without the mark, such as `<think>`, are ordinary text.
+Other modules take them from here. A control token is one that the tokenizer's own table marks as
+special; the names `eos_token`, `pad_token` and so on cover some of them only: `<|im_end|>` has no
+name in most chat models. Tokens that were added without the mark, such as `<think>`, are ordinary
+text.
 
-Works on tokenizers of transformers, without importing it.
+Works on tokenizers of transformers, without importing that library.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 _WORDS: Final = "qzjx"
-"""No template writes this by itself."""
+"""A text that no template contains."""
 
 
 def control_tokens(tokenizer: Any) -> dict[int, str]:
@@ -39,12 +40,12 @@ def end_ids(tokenizer: Any) -> frozenset[int]:
 
 
 def start_id(tokenizer: Any) -> int | None:
-    """The token that begins every text, where there is one."""
+    """The token that begins every text; None where there is none."""
     return cast("int | None", tokenizer.bos_token_id)
 
 
 def pad_id(tokenizer: Any) -> int:
-    """An id to pad with: padding is masked, so without a token of its own any id will do."""
+    """An id to pad with: padding is masked, so any id serves where there is no padding token."""
     named = cast("int | None", tokenizer.pad_token_id)
     return min(end_ids(tokenizer), default=0) if named is None else named
 
@@ -77,7 +78,7 @@ def _turn_end(tokenizer: Any) -> int | None:
         return None
     try:
         text: str = tokenizer.apply_chat_template(chat, tokenize=False)
-    except Exception:  # a template is somebody else's program: one that refuses has no turn to show
+    except Exception:  # a template is foreign code: if it fails, there is no rendered turn to read
         return None
     after = text.rpartition(_WORDS)[2]
     spelled = control_tokens(tokenizer)

@@ -1,12 +1,12 @@
-"""Messages of human corrections: the queue, the people's work on it, and what came of it.
+"""Messages of human corrections: the queue, the people's work on it, and the results.
 
 A **round** is a queue with guidelines, a budget and rules. An **item** is one response that people
 are asked about; a **claim** is one person's lease on it; a **version** is what one person handed
-in, and is never changed; a **review** marks one version as authoritative. Routes and flow stand in
-`docs/how-to/corrections.md`.
+in, and is never changed; a **review** marks one version as authoritative. Routes and flow are
+described in `docs/how-to/corrections.md`.
 
-Times are seconds since the epoch in the gateway's clock; a page computes what is left of a lease
-from `now`, never from its own clock.
+Times are seconds since the epoch in the gateway's clock; a page computes the rest of a lease
+from `now`, not from its own clock.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Reason = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
 Role = Literal["annotator", "reviewer", "admin"]
 """An annotator works on items; a reviewer also decides; an admin also manages people and rounds."""
 ItemState = Literal["open", "review", "done", "ended"]
-"""`open`: wants work. `review`: a reviewer must decide. `done`: one version is authoritative.
+"""`open`: needs work. `review`: a reviewer must decide. `done`: one version is authoritative.
 `ended`: closed without one."""
 ClaimState = Literal[
     "active", "submitted", "released", "skipped", "flagged", "expired", "returned", "withdrawn"
@@ -50,7 +50,7 @@ Decision = Literal["edit", "accept", "comment"]
 ReviewRule = Literal["never", "disagreement", "always"]
 Judged = Literal["judged", "nobody", "unknown"]
 """`judged`: feedback stands beside the response. `nobody`: no source was asked about it.
-`unknown`: whoever sent it did not say, or a source was asked and gave nothing."""
+`unknown`: the sender did not state it, or a source was asked and gave nothing."""
 
 
 # ---------------------------------------------------------------- people
@@ -64,19 +64,19 @@ class NewPerson(Request):
 
 
 class Person(Answer):
-    """One person; their key is nowhere but with them."""
+    """One person; without their key, of which only a hash is stored."""
 
     name: Name
     role: Role
     created_at: float
     revoked_at: float | None = None
-    """Their key opens nothing since then."""
+    """Their key is invalid since then."""
     retired_at: float | None = None
-    """Their corrections count no more since then."""
+    """Their corrections are retired since then."""
 
 
 class IssuedKey(Answer):
-    """A person with their key, which is shown this once."""
+    """A person with their key, which is shown only once."""
 
     person: Person
     key: str
@@ -112,7 +112,7 @@ class Me(Answer):
     person: Person
     progress: Progress
     settings: dict[str, JsonValue]
-    """What the page keeps for this person, such as changed keys."""
+    """Settings of the person's page, such as changed keys."""
     now: float
 
 
@@ -128,12 +128,12 @@ class PageSettings(Request):
 class EditRules(Request):
     """How a corrected text is joined with the response that it corrects.
 
-    The round holds them, and they travel with what comes of its items: trainer and people's expert
-    compile an edit by the same.
+    The round holds them, and the results of its items carry them: trainer and people's expert
+    compile an edit by the same rules.
     """
 
     rejoin_tokens: Annotated[int, Field(ge=1)] = 3
-    """So many tokens in a row must be the same before the two texts have run together again."""
+    """Number of equal tokens in a row after which the two texts count as joined again."""
 
 
 class RoundSettings(Request):
@@ -152,9 +152,9 @@ class RoundSettings(Request):
     max_skips: Annotated[int, Field(ge=1, lt=1 << 31)] = 3
     """After so many people have skipped it, an item goes to a reviewer."""
     closed: Flag = False
-    """Gives out no more claims; what is claimed can be handed in."""
+    """Gives out no more claims; claimed items can still be handed in."""
     edits: EditRules = EditRules()
-    """How edits are compiled; they stand from the first item on."""
+    """Rules for compiling edits; fixed from the first item on."""
 
 
 class RoundCounts(Answer):
@@ -162,7 +162,7 @@ class RoundCounts(Answer):
 
     total: int
     open: int
-    """Items that want work, those under claim included."""
+    """Items that need work, those under claim included."""
     claimed: int
     """Claims in force."""
     review: int
@@ -212,23 +212,23 @@ class NewItem(Request):
     prompt: Prompt
     response_text: Text
     response_ids: Ints1 | None = None
-    """What the student wrote, as ids; without them no targets come of it, only texts."""
+    """The response as ids; without them it gives only texts, no targets."""
     finish_reason: Literal["stop", "length"] = "stop"
     vocab_fingerprint: VocabFingerprint | None = None
     feedback: tuple[FeedbackItem, ...] = ()
-    """What is already known about the attempt; people see it beside the response."""
+    """Feedback on the attempt so far; people see it beside the response."""
     judged_by_nobody: Flag = False
-    """Says that no source was asked about it; without feedback and without this, nobody knows."""
+    """Whether no source was asked about it; if false, empty `feedback` means unknown."""
     rollout_id: Key | None = None
     problem_id: Key | None = None
     run: Name | None = None
     step: Step | None = None
     reason: Annotated[str, StringConstraints(max_length=200)] = "by hand"
-    """Which policy chose it."""
+    """Name of the policy that chose it, or another reason."""
     priority: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.0
-    """Higher is worked on first."""
+    """Items of higher priority are given out first."""
     details: dict[str, JsonValue] = Field(default_factory=dict)
-    """Whatever the sender wants to find again in the export."""
+    """Free values of the sender's, repeated in the export."""
 
     @model_validator(mode="after")
     def _ids_name_their_vocabulary(self) -> Self:
@@ -243,7 +243,7 @@ class NewItem(Request):
         return self
 
     def judged(self) -> Judged:
-        """What is known about judgements of it."""
+        """Whether it was judged, by nobody, or unknown."""
         if self.feedback:
             return "judged"
         return "nobody" if self.judged_by_nobody else "unknown"
@@ -294,7 +294,7 @@ class ByHand(Request):
 
 
 class TakenItem(Answer):
-    """What became of one item that was sent."""
+    """The outcome of one item that was sent."""
 
     id: Key | None = None
     """None where the budget was spent."""
@@ -311,7 +311,7 @@ class TakenItems(Answer):
 
 
 class Version(Answer):
-    """What one person handed in; never changed."""
+    """One person's version of an item; never changed."""
 
     id: Key
     item: Key
@@ -326,7 +326,7 @@ class Version(Answer):
 
 
 class Review(Answer):
-    """What one reviewer decided; never changed."""
+    """One decision of a reviewer; never changed."""
 
     id: Key
     reviewer: Name
@@ -372,7 +372,7 @@ class ItemSummary(Answer):
     created_at: float
     updated_at: float
     wanted: int
-    """How many people are to work on it. Annotators always see 1: they must not know."""
+    """Number of people to work on it. Annotators always see 1: they must not know it."""
     submitted: int
     """Versions that stand; to an annotator, their own."""
     excerpt: str
@@ -384,11 +384,11 @@ class ItemPage(Answer):
 
     items: tuple[ItemSummary, ...]
     after: int | None = None
-    """Ask again with this one; None at the end."""
+    """Cursor for the next request; None at the end."""
 
 
 class ItemView(Answer):
-    """One item as the person who asks may see it."""
+    """One item, as far as the requesting person may see it."""
 
     summary: ItemSummary
     messages: tuple[Message, ...]
@@ -396,7 +396,7 @@ class ItemView(Answer):
     finish_reason: Literal["stop", "length"]
     feedback: tuple[FeedbackItem, ...]
     judged: Judged = "unknown"
-    """What an empty `feedback` means."""
+    """Meaning of an empty `feedback`."""
     guidelines: str
     details: dict[str, JsonValue]
     versions: tuple[Version, ...]
@@ -411,7 +411,7 @@ class ItemView(Answer):
 
 
 class TokenEntry(Answer):
-    """What one expert would have said at a token."""
+    """One entry of an expert's distribution at a token."""
 
     text: str
     prob: float
@@ -435,7 +435,7 @@ class TokenView(Answer):
     text: str
     student_prob: float | None = None
     disagreement: float | None = None
-    """0 to 1: how far the experts' distributions lie from the student's token."""
+    """0 to 1: how far the experts' distributions differ from the student's token."""
     opinions: tuple[ExpertOpinion, ...] = ()
 
 
@@ -455,7 +455,7 @@ class ClaimWish(Request):
 
     round: Name | None = None
     item: Key | None = None
-    """This very item; refused where it is not to be had."""
+    """The id of a wanted item; refused where it cannot be claimed."""
 
 
 class Claim(Answer):
@@ -471,7 +471,7 @@ class Claim(Answer):
 
 
 class Claimed(Answer):
-    """The claim, or none where nothing is left to do."""
+    """The claim, or None where no item is left."""
 
     claim: Claim | None = None
 
@@ -562,11 +562,11 @@ class Decide(Request):
 
 
 class Result(Answer):
-    """What has become of one item, as trainers and tools read it."""
+    """The result of one item, as trainers and tools read it."""
 
     cursor: int
     kind: Literal["settled", "revised", "retired"]
-    """`revised`: another version has become authoritative. `retired`: it counts no more."""
+    """`revised`: another version has become authoritative. `retired`: it no longer counts."""
     item: Key
     round: Name
     version: Key | None = None
@@ -582,7 +582,7 @@ class Result(Answer):
     step: int | None = None
     prompt: Prompt
     response_ids: tuple[int, ...] | None = None
-    """What the student had written."""
+    """The student's response."""
     response_text: str
     details: dict[str, JsonValue] = Field(default_factory=dict)
     edits: EditRules = EditRules()
@@ -593,7 +593,7 @@ class Results(Answer):
     """`GET /v1/corrections/results?after=CURSOR&limit=&run=&round=`, oldest first."""
 
     cursor: int
-    """Ask again with this one; it is part of a checkpoint."""
+    """Cursor for the next request; it is part of a checkpoint."""
     results: tuple[Result, ...]
 
 
@@ -617,9 +617,9 @@ class ExportPage(Answer):
 
 
 class ImportLines(Request):
-    """`POST /v1/corrections/import`, for admins: items and versions that are not there yet.
+    """`POST /v1/corrections/import`, for admins: adds missing items and versions.
 
-    PersonList who are unknown are made, without a key.
+    Unknown people are added without a key.
     """
 
     round: Name
@@ -627,7 +627,7 @@ class ImportLines(Request):
 
 
 class Imported(Answer):
-    """How many were new."""
+    """Numbers of new items and versions."""
 
     items: int
     versions: int
@@ -646,15 +646,15 @@ class RetiredTarget(Answer):
     rollout_id: Key
     run: Name
     answer_ids: tuple[Key, ...]
-    """Those of its answers that are retired."""
+    """The retired answers of the target."""
     consumed_by: tuple[str, ...]
     """Steps that trained on it, as `lineage/step`; those of another run as `run/lineage/step`."""
     rebuilt_as: Key | None = None
-    """The target without them; None where nothing is left of it."""
+    """The target without them; None where no component is left."""
 
 
 class Retirement(Answer):
-    """What a person's corrections had gone into."""
+    """The targets and runs that used a person's corrections."""
 
     person: Name
     versions: tuple[Key, ...]
@@ -676,10 +676,10 @@ class Asked(Request):
 
 
 class Questions(Request):
-    """`POST /v1/corrections/questions`, with an expert's key: these wait for people.
+    """`POST /v1/corrections/questions`, with an expert's key: people must answer these.
 
-    A question about a response that is no item yet becomes one, in the round named after the run
-    that asks.
+    A question about a response that is not an item yet creates one, in the round named after the
+    run that asks.
     """
 
     questions: tuple[Asked, ...]
@@ -692,17 +692,17 @@ class Due(Answer):
     item: Key
     version: Key | None = None
     decision: Decision | None = None
-    """None: the item ended, or its correction was retired; nobody has an opinion."""
+    """None: the item ended, or its correction was retired; there is no opinion."""
     text: str | None = None
     prompt: Prompt
     base_ids: tuple[int, ...]
-    """What the student had written, which the person saw."""
+    """The student's response that the person saw."""
     positions: tuple[tuple[int, int], ...] | None = None
-    """Those that were asked."""
+    """The queried positions."""
     expert_version: str | None = None
     """The version of the expert that was asked: it labels by that version's rules."""
     edits: EditRules = EditRules()
-    """The round's: the edit is compiled by them."""
+    """The round's rules, by which the edit is compiled."""
 
 
 class DueAnswers(Answer):
@@ -712,7 +712,7 @@ class DueAnswers(Answer):
 
 
 class Given(Request):
-    """`POST /v1/corrections/given`: these answers stand now, made of these versions."""
+    """`POST /v1/corrections/given`: answers that were given, with their versions."""
 
     answers: dict[Sha256, Key | None]
 
@@ -728,4 +728,4 @@ class Vocabulary(Request):
     """`PUT /v1/corrections/vocabularies/{fingerprint}`: how ids are spelled, for the pages."""
 
     pieces: tuple[str, ...]
-    """By id; each piece's bytes, one character (0 to 255) a byte."""
+    """By id; each piece's bytes, one character (0 to 255) per byte."""

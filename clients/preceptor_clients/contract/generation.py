@@ -1,10 +1,10 @@
-"""Sampling from a policy that runs elsewhere: what a service with `generate` is asked and answers.
+"""Sampling from a policy in another process: requests and replies of a service with `generate`.
 
     POST /v1/generate   GenerateCall -> GenerateReply: one result per query, in order
 
-Ids travel, not text. Log-probs are those of the distribution that was drawn from: at temperature 1
-with all tokens allowed, the policy itself. The end token is the last id of a response that stopped.
-Left out: stop strings, penalties, several policies in one query.
+Messages carry ids, not text. Log-probs are those of the distribution that was drawn from: at
+temperature 1 with all tokens allowed, the policy itself. The end token is the last id of a response
+that stopped. Left out: stop strings, penalties, several policies in one query.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Sampling(Request):
     max_new_tokens: Annotated[int, Field(ge=1)]
     """Longest response, the end token included."""
     seed: int | None = None
-    """The same seed on the same machine draws the same, as far as the engine can."""
+    """Equal seeds on the same machine draw equal tokens, as far as the engine supports it."""
 
 
 class GenerateQuery(Request):
-    """What would the policy say?"""
+    """Asks for responses of the policy to one prompt."""
 
     prompt: Prompt
     sampling: Sampling
@@ -119,12 +119,12 @@ def check_generate(query: GenerateQuery, capabilities: Capabilities) -> None:
     """Refuses what the declared capabilities rule out.
 
     Raises:
-        VocabularyMismatch: The ids mean something else here.
+        VocabularyMismatch: The ids belong to another vocabulary than the service's.
         Invalid: An id is outside the vocabulary.
     """
     own = capabilities.vocab_fingerprint
     if own is None:
-        raise VocabularyMismatch("this service declares none", field="vocab_fingerprint")
+        raise VocabularyMismatch("this service declares no vocabulary", field="vocab_fingerprint")
     if query.vocab_fingerprint != own:
         raise VocabularyMismatch(
             vocab_difference("the service", own, "the query", query.vocab_fingerprint),

@@ -1,7 +1,7 @@
-"""Lines of JSON, one value each, as people and programs write them.
+"""Lines of JSON, one value each.
 
-A line ends at `\\n` and nowhere else: U+2028, U+2029, U+0085 and the vertical tab are characters of
-a text, which `str.splitlines` takes for ends. A byte order mark at the start is skipped, and so are
+A line ends only at `\\n`: U+2028, U+2029, U+0085 and the vertical tab are characters of a text,
+which `str.splitlines` treats as line ends. A byte order mark at the start is skipped, and so are
 blank lines.
 """
 

@@ -1,15 +1,15 @@
-"""Answers known from elsewhere: what the model's own library says about some text.
+"""Known answers: log-probs of some texts, computed by the model's own library.
 
-Some faults leave no trace in the answers alone: a temperature applied twice, old weights, ids of
-another vocabulary all give perfectly good distributions, of the wrong model. Only a number that
-came another way can tell. A file of known answers is JSON:
+Some faults cannot be found from the answers alone: a temperature applied twice, old weights and ids
+of another vocabulary all give valid distributions, of the wrong model. Only independently computed
+numbers show them. A file of known answers is JSON:
 
     {"vocab_fingerprint": "...",
      "cases": [{"prompt_ids": [5, 6], "response_ids": [1, 2, 3], "logprobs": [-0.4, -2.1, -0.9]}]}
 
 `logprobs[t]` is the natural log-prob of `response_ids[t]` given everything before it, in float32 at
-temperature 1. A case without `logprobs` is text that the model finds ordinary; from enough of it a
-temperature can still be told.
+temperature 1. A case without `logprobs` is text that is typical for the model; enough of it still
+reveals a wrong temperature.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TokenId = Annotated[int, Field(ge=0)]
 
 
 class KnownCase(BaseModel):
-    """One piece of text."""
+    """One text with its known log-probs, if any."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -58,7 +58,7 @@ def load_known(path: Path) -> KnownAnswers:
     """The known answers in a file.
 
     Raises:
-        ValueError: the file is not as this page says; the field at fault is named.
+        ValueError: the file is not of the form above; the message names the field.
     """
     try:
         return KnownAnswers.model_validate_json(path.read_text(encoding="utf-8-sig"))

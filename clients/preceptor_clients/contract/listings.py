@@ -1,7 +1,7 @@
-"""What the gateway lists of its records: runs, rollouts and targets, a page at a time.
+"""Lists of the gateway's records: runs, rollouts and targets, a page at a time.
 
-A page's `after` is asked for the next page; None at the end. Steps are indices here, as in ids: the
-first step of a run is 0. What people read counts from 1.
+A page's `after` is the parameter for the next page; None at the end. Steps are indices here, as in
+ids: the first step of a run is 0. Texts for people count steps from 1.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from preceptor_clients.contract.schemas import Answer, Key, Name
 
 
 class RunPlace(Answer):
-    """One run and how much is on record of it."""
+    """One run and the number of its records."""
 
     run: Name
     seed: int
     created_at: float
     """Seconds since the epoch."""
     lineages: int
-    """How often a trainer began or continued it."""
+    """How many times a trainer began or continued it."""
     steps: int
-    """Steps taken, each counted once however often it was taken again."""
+    """Steps taken; a step that was repeated counts once."""
     rollouts: int
     targets: int
 
@@ -41,7 +41,7 @@ class LineagePlace(Answer):
     from_step: int
     created_at: float
     settings: dict[str, JsonValue] = Field(default_factory=dict)
-    """Where it differs from the run's record, by dotted name."""
+    """Values that differ from the run's record, by dotted name."""
     versions: dict[str, str] = Field(default_factory=dict)
 
 
@@ -57,7 +57,7 @@ class RunDetails(Answer):
 
 
 class RolloutPlace(Answer):
-    """One rollout, how it was judged, and the target that was made for it."""
+    """One rollout, its judgement, and the target that was made for it."""
 
     id: Key
     lineage: Name
@@ -69,7 +69,7 @@ class RolloutPlace(Answer):
     num_tokens: int
     response_text: str
     score: float | None = None
-    """Sum of what its sources gave; None where none gave a score."""
+    """Sum of its sources' scores; None where none gave a score."""
     solved: bool | None = None
     """Whether the score reaches the task's `solved_at`; None without a score."""
     target_id: Key | None = None

@@ -1,8 +1,8 @@
-"""A step's records in parts that fit into a request each. Pure.
+"""Splits a step's records into parts that each fit into one request. Pure.
 
-A gateway takes 64 MiB at once and arrays up to a number, and a step of 600,000 answered positions
-with 32 entries each is more than twice that. Parts are kept well below, also below the 16 MiB of a
-frame's header, where texts go, so that a gateway's work on one of them is short.
+A gateway accepts 64 MiB and a limited number of arrays per request, and a step of 600,000 answered
+positions with 32 entries each is more than twice that. Parts stay well below the limit, also below
+the 16 MiB of a frame's header, which holds the texts, so that a gateway's work on one is short.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from preceptor_clients.contract.schemas import Credit, Credits, Records
 MAX_PART_BYTES: Final = 8 << 20
 MAX_PART_RECORDS: Final = 2048
 _OVERHEAD: Final = 512
-"""About what a record takes beside its arrays and texts."""
+"""Approximate bytes of a record beside its arrays and texts."""
 _T = TypeVar("_T")
 
 
 def parts_of(records: Records) -> list[Records]:
-    """Rollouts, then the targets that refer to them; as they are where they fit together."""
+    """Rollouts, then the targets that refer to them; unchanged if they fit together."""
     rollouts, targets = fitting(records.rollouts), fitting(records.targets)
     if len(rollouts) <= 1 and len(targets) <= 1 and _size(records) <= MAX_PART_BYTES:
         return [records]
@@ -34,7 +34,7 @@ def parts_of(records: Records) -> list[Records]:
 
 
 def halves_of(records: Records) -> list[Records]:
-    """The same in two parts, rollouts first; none where there is one record alone."""
+    """The records in two parts, rollouts first; empty for a single record."""
     if records.rollouts and records.targets:
         return [Records(rollouts=records.rollouts), Records(targets=records.targets)]
     middle = max(len(records.rollouts), len(records.targets)) // 2
@@ -52,14 +52,14 @@ def parts_of_credits(consumed: Sequence[Credit]) -> list[Credits]:
 
 
 def fitting(records: Sequence[_T]) -> list[list[_T]]:
-    """Records in lists that a request takes each; one that is larger by itself stands alone."""
+    """Lists of records that each fit into a request; a larger record gets its own list."""
     return fill_calls(
         records, size=lambda r: (1, _size(r)), most=(MAX_PART_RECORDS, MAX_PART_BYTES)
     )
 
 
 def _size(value: Any) -> int:
-    """About how many bytes a message takes in a frame."""
+    """Approximate bytes of a message in a frame."""
     if isinstance(value, np.ndarray):
         return cast("np.ndarray", value).nbytes
     if isinstance(value, str):

@@ -1,8 +1,8 @@
-"""Which addresses a client may connect to, checked on the socket that is about to connect.
+"""Policy of the addresses that a client may connect to, checked on the connecting socket.
 
 A name may resolve to one address when it is checked and to another when it is used, and one address
 has many spellings (decimal, octal, mapped into IPv6). So the check is made on the address itself,
-at the moment of the connection; what is checked of a URL before only tells sooner.
+at the moment of the connection; the earlier check of a URL only reports the fault sooner.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _RESOLVE_S: Final = 5.0
 
 
 class AddressRefused(OSError):
-    """No connection to this address is allowed."""
+    """The policy does not allow a connection to this address."""
 
     def __init__(self, reason: str) -> None:
-        # With a number, so that libraries that show system errors show the reason.
+        # With an error number, so that libraries that report system errors report the reason.
         super().__init__(errno.EACCES, reason)
         self.reason = reason
 
@@ -38,7 +38,7 @@ class AddressRefused(OSError):
 
 
 class Endpoint(NamedTuple):
-    """Where something of the deployment itself listens."""
+    """Host and port of one of the deployment's own servers."""
 
     host: str
     port: int
@@ -46,60 +46,60 @@ class Endpoint(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class AddressPolicy:
-    """What may be connected to."""
+    """The addresses that a client may connect to."""
 
     everything: bool = False
-    """Whether private addresses are allowed too: somebody trusted has written them."""
+    """Whether all addresses are allowed, private ones too: a trusted person configured them."""
     allowed: tuple[Network, ...] = ()
     """Networks that are allowed beside public addresses."""
     never: tuple[Endpoint, ...] = ()
-    """Refused whatever else is allowed."""
+    """Always refused, even if another field allows it."""
 
     def check(self, address: Address, port: int) -> None:
         """Refuses an address that is not allowed.
 
         Raises:
-            AddressRefused: says why.
+            AddressRefused: the address is not allowed; the message gives the reason.
         """
         inner = _embedded(address) or address
         for endpoint in self.never:
             if port == endpoint.port and _is_at(inner, endpoint.host):
-                raise AddressRefused(f"port {port} of {address} is the deployment's own")
+                raise AddressRefused(f"port {port} of {address} is the deployment's own server")
         if self.everything or any(address in network for network in self.allowed):
             return
         if inner != address or not address.is_global or address.is_multicast:
             raise AddressRefused(
-                f"{address} is no public address; [gateway] allow_service_addresses may allow it"
+                f"{address} is not a public address; allow it in [gateway] allow_service_addresses"
             )
 
     def check_host(self, host: str, port: int) -> None:
-        """The same for a host as it stands in a URL, as far as its spelling tells.
+        """Checks a host as written in a URL, without resolving it.
 
         Raises:
             AddressRefused: it is an address that is not allowed, or is spelled in another way than
                 dotted decimal, or is the deployment's own name.
         """
         if Endpoint(host, port) in self.never:
-            raise AddressRefused(f"{host}:{port} is the deployment's own")
+            raise AddressRefused(f"{host}:{port} is the deployment's own server")
         try:
             address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
         except ValueError:
             if _NUMERIC.search(host):
                 raise AddressRefused(
-                    f"{host} is a number and no address; write four decimal numbers with dots"
+                    f"{host} is not a valid address; write four decimal numbers with dots"
                 ) from None
             return
         self.check(address, port)
 
     async def check_resolved(self, host: str, port: int) -> None:
-        """The same for everything that the host's name means now.
+        """Checks every address that the host's name resolves to now.
 
         Raises:
-            AddressRefused: it means an address that is not allowed.
+            AddressRefused: it resolves to an address that is not allowed.
         """
         self.check_host(host, port)
         found: list[Any] = []
-        # A name that is not known yet may be when it is used, and is checked then.
+        # A name that does not resolve yet is checked again when it is used.
         with contextlib.suppress(OSError, TimeoutError, UnicodeError):
             async with asyncio.timeout(_RESOLVE_S):
                 loop = asyncio.get_running_loop()
@@ -122,7 +122,7 @@ def _address_of(address: tuple[Any, ...]) -> Address:
 
 
 def _embedded(address: Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address inside an IPv6 one that leads to it."""
+    """The IPv4 address that an IPv6 address embeds and routes to."""
     if isinstance(address, ipaddress.IPv4Address):
         return None
     if address in _TRANSLATED:
@@ -148,7 +148,7 @@ def _is_here(address: Address) -> bool:
     if address.is_loopback or address.is_unspecified:
         return True
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    # Only an own address can be bound to; nothing is sent.
+    # A socket binds only to an address of this machine; nothing is sent.
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.bind((str(address), 0))
         return True

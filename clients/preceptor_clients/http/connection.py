@@ -4,8 +4,8 @@ Every call has a deadline that covers its retries and its wait for a free connec
 safe because every request of the contract is idempotent: by its key, by its content hash, or by
 nature. What is retried: no connection, a broken connection, 429 and 503 (after `Retry-After` where
 it is given). Everything else comes back at once as a typed error. Cancelling a call closes its
-connection, which the other side takes as "nobody wants this any more". Redirects are not followed:
-a key must not travel to an address that nobody configured.
+connection, which the server takes as a cancellation. Redirects are not followed: a key must not be
+sent to an address that is not configured.
 
 The httpx API runs on aiohttp's connections, which carry more than twice the requests of its own.
 Outside addresses are called through the proxy that the environment names (`proxies.py`).
@@ -55,19 +55,19 @@ _KEEPALIVE_S: Final = 4.0
 """Below the five seconds after which common servers close an idle connection."""
 _MOST_PORT: Final = 65_535
 _MOST_WORDS: Final = 1 << 12
-"""Characters that are kept of what another server says of itself."""
+"""Most characters kept of another server's error text."""
 _RETRIED_STATUS: Final = frozenset({429, 503})
 _ACCEPT: Final = f"{wire.FRAME}, {wire.JSON};q=0.9"
 
 
 @cache
 def _trusted() -> ssl.SSLContext:
-    """Certificates to trust, read once: 20 ms that a client made for one call need not spend."""
+    """Trusted certificates, read once: reading them takes 20 ms, too long for one-call clients."""
     return httpx.create_ssl_context()
 
 
 Transport: TypeAlias = httpx.AsyncBaseTransport
-"""What carries requests; tests hand in an application in its place."""
+"""Sends the requests; tests pass an application instead."""
 
 
 def check_url(url: str, addresses: AddressPolicy = ANYWHERE) -> tuple[str, int]:
@@ -79,9 +79,9 @@ def check_url(url: str, addresses: AddressPolicy = ANYWHERE) -> tuple[str, int]:
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as error:
-        raise ValueError(f"url: {url[:200]!r} is no address: {error}") from None
+        raise ValueError(f"url: {url[:200]!r} is not a valid address: {error}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError(f"url: {url[:200]!r} is no http:// or https:// address")
+        raise ValueError(f"url: {url[:200]!r} is not an http:// or https:// address")
     port = parsed.port or (443 if parsed.scheme == "https" else 80)
     if port > _MOST_PORT:
         raise ValueError(f"url: port {port} is over {_MOST_PORT}")
@@ -93,7 +93,7 @@ def check_url(url: str, addresses: AddressPolicy = ANYWHERE) -> tuple[str, int]:
 
 
 def _transport(url: str, limits: httpx.Limits, addresses: AddressPolicy) -> AiohttpTransport:
-    # A proxy would choose the address, so what is not trusted with every address goes without.
+    # A proxy would choose the address, so it is used only where every address is allowed.
     proxy = proxy_of(url) if addresses.everything else None
 
     def session() -> aiohttp.ClientSession:
@@ -121,8 +121,8 @@ class RetryPolicy:
     """When a call is tried again: after a delay that doubles, drawn from its upper half."""
 
     attempts: int = 10
-    """Tries without any reply before the call is given up; 1 means none again. A server that says
-    that it is busy is asked until the deadline."""
+    """Tries without any reply before the call fails; 1 means no retry. A server that replies that
+    it is busy is asked again until the deadline."""
     first_delay_s: float = 0.1
     max_delay_s: float = 5.0
 
@@ -159,9 +159,9 @@ class HttpClient:
         """Makes the client; nothing is sent yet.
 
         Raises:
-            ValueError: `url` is no address.
+            ValueError: `url` is not a valid address.
         """
-        allow_long_integers()  # a payload may hold them, whichever way it goes
+        allow_long_integers()  # requests and replies may hold them
         check_url(url)
         limits = httpx.Limits(max_connections=max_concurrency, keepalive_expiry=_KEEPALIVE_S)
         headers = {"accept": _ACCEPT, "accept-encoding": "identity"}
@@ -191,7 +191,7 @@ class HttpClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the connections; calls under way fail."""
+        """Closes the connections; calls in progress fail."""
         await self._http.aclose()
 
     @overload
@@ -237,8 +237,8 @@ class HttpClient:
         Args:
             method: HTTP method.
             path: Path below the base address, with its leading slash.
-            reply: Type of the reply; None where its body means nothing.
-            body: What is sent.
+            reply: Type of the reply; None to ignore its body.
+            body: Message to send.
             params: Query parameters.
             timeout_s: Deadline of the whole call, retries and waiting included.
             media_type: Rendering of `body`.
@@ -246,8 +246,8 @@ class HttpClient:
 
         Raises:
             PreceptorError: the problem that came back, `DeadlineExceeded`, `ServiceUnavailable`
-                when there was no connection, or `ServiceFailed` when the reply was no reply of
-                ours.
+                when there was no connection, or `ServiceFailed` when the reply does not follow
+                the contract.
         """
         content = None if body is None else await asyncio.to_thread(wire.render, body, media_type)
         received = await self.exchange(
@@ -268,7 +268,7 @@ class HttpClient:
             )
         except PreceptorError as error:
             raise ServiceFailed(
-                f"{method} {self._url}{path} answered with something else than "
+                f"{method} {self._url}{path} sent a reply that is not a valid "
                 f"{reply.__name__}: {error.detail}"
             ) from error
 
@@ -283,7 +283,7 @@ class HttpClient:
         timeout_s: float = CALL_TIMEOUT_S,
         max_reply_bytes: int | None = None,
     ) -> Received:
-        """The same for plain bytes, such as blobs."""
+        """`call` for plain bytes, such as blobs."""
         most = min(self._max_reply_bytes, max_reply_bytes or self._max_reply_bytes)
         request = self._http.build_request(
             method,
@@ -326,8 +326,8 @@ class HttpClient:
             unavailable = ServiceUnavailable(f"no reply from {self._url}: {reason}")
             raise _Retried(unavailable, answered=False) from error
         except (httpx.InvalidURL, ValueError) as error:
-            # Libraries that read the reply, or the address, raise what they like.
-            raise ServiceFailed(f"{self._url} cannot be talked to: {error!r:.500}") from error
+            # Libraries that read the reply, or the address, may raise any exception.
+            raise ServiceFailed(f"the call to {self._url} failed: {error!r:.500}") from error
         if 200 <= response.status_code < 300:
             return received
         error = _error_of(response, received.body, f"{request.method} {request.url}")
@@ -344,7 +344,7 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> RawReply:
-        """One try, and whatever status comes back; for looking at a service from outside.
+        """One try without retries; returns a reply of any status, for checks of a service.
 
         Raises:
             DeadlineExceeded: nothing came in time.
@@ -363,11 +363,11 @@ class HttpClient:
         except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
             raise ServiceUnavailable(f"no reply from {self._url}: {error}") from error
         except (httpx.InvalidURL, ValueError) as error:
-            raise ServiceFailed(f"{self._url} cannot be talked to: {error!r:.500}") from error
+            raise ServiceFailed(f"the call to {self._url} failed: {error!r:.500}") from error
         return RawReply(response.status_code, received.content_type, received.body)
 
     async def ready(self, timeout_s: float = 2.0) -> bool:
-        """Whether the other side says that it is ready."""
+        """Whether the server reports that it is ready."""
         try:
             request = self._http.build_request("GET", "/readyz")
             async with asyncio.timeout(timeout_s), self._slots:
@@ -377,7 +377,7 @@ class HttpClient:
         return True
 
     async def wait_ready(self, timeout_s: float) -> None:
-        """Returns as soon as the other side is ready.
+        """Returns as soon as the server is ready.
 
         Raises:
             DeadlineExceeded: it was not within `timeout_s`.
@@ -408,7 +408,7 @@ class RawReply:
 
 
 class _Retried(Exception):
-    """A failure that may pass; `error` is what the caller gets if it does not."""
+    """A failure worth a retry; the caller gets `error` if all retries fail."""
 
     def __init__(self, error: PreceptorError, *, answered: bool) -> None:
         super().__init__(error.detail)
@@ -417,16 +417,16 @@ class _Retried(Exception):
 
 
 async def _read(response: httpx.Response, max_bytes: int) -> Received:
-    """The body, of which never more than `max_bytes` is held.
+    """The body; never holds more than `max_bytes` of it.
 
     Raises:
-        ServiceFailed: it is encoded, though nothing but plain bytes was asked for: a small one may
-            unpack to any size.
-        TooLarge: it goes on.
+        ServiceFailed: it is encoded, though only plain bytes were requested: a small encoded body
+            may unpack to any size.
+        TooLarge: it is longer.
     """
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        raise ServiceFailed(f"the reply is encoded as {encoding[:40]!r}, which was not asked for")
+        raise ServiceFailed(f"the reply is encoded as {encoding[:40]!r}, which was not requested")
     body = bytearray()
     async for chunk in response.aiter_bytes():
         if len(body) + len(chunk) > max_bytes:
@@ -436,7 +436,7 @@ async def _read(response: httpx.Response, max_bytes: int) -> Received:
 
 
 def _error_of(response: httpx.Response, body: bytes, what: str) -> PreceptorError:
-    """The typed error of a reply that is no success, whatever its body is."""
+    """The typed error of an unsuccessful reply, for any body."""
     status = response.status_code
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     problem = None
@@ -459,7 +459,7 @@ def _error_of(response: httpx.Response, body: bytes, what: str) -> PreceptorErro
 
 
 def _foreign_words(body: bytes) -> str | None:
-    """What an error of an OpenAI-compatible API says: `message`, or `error.message`."""
+    """The text of an OpenAI-compatible API's error: `message`, or `error.message`."""
     try:
         found: Any = json.loads(body)
     except ValueError:

@@ -1,10 +1,10 @@
-"""Clients of the correction queue: of people at work, of those who run it, of the people's expert.
+"""Clients of the correction queue: for annotators, for admins, for the people's expert.
 
     async with AnnotatorClient(url, key) as queue:
         while (claim := await queue.claim()) is not None:
             await queue.submit(claim.id, Submission(decision="edit", text=corrected(claim.item)))
 
-A script that answers like a person is an annotator too: it has a name, a key and a history.
+A script that corrects items is an annotator too: it has a name, a key and a history.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ _ROOT = "/v1/corrections"
 
 
 class AnnotatorClient(HttpClient):
-    """What one person does, with their own key; reviewers have `review` as well."""
+    """Calls of one person, with their own key; reviewers may also call `review`."""
 
     async def me(self) -> Me:
-        """Who I am and how far I have come."""
+        """The person of this key and their own figures."""
         return await self.call("GET", f"{_ROOT}/me", reply=Me)
 
     async def rounds(self) -> tuple[Round, ...]:
@@ -83,11 +83,11 @@ class AnnotatorClient(HttpClient):
         return (await self.call("POST", f"{_ROOT}/claims", body=wish, reply=Claimed)).claim
 
     async def claims(self) -> tuple[Claim, ...]:
-        """What I hold."""
+        """The person's claims in force."""
         return (await self.call("GET", f"{_ROOT}/claims", reply=Claims)).claims
 
     async def renew(self, claim: str) -> Lease:
-        """A full lease from now on."""
+        """Renews the lease from now on."""
         return await self.call("POST", f"{_ROOT}/claims/{claim}/renew", reply=Lease)
 
     async def release(self, claim: str) -> None:
@@ -95,12 +95,12 @@ class AnnotatorClient(HttpClient):
         await self.call("POST", f"{_ROOT}/claims/{claim}/release")
 
     async def skip(self, claim: str, reason: str) -> None:
-        """Leaves the item to others."""
+        """Leaves the item to other people."""
         body = WithReason(reason=reason)
         await self.call("POST", f"{_ROOT}/claims/{claim}/skip", body=body)
 
     async def flag(self, claim: str, reason: str) -> None:
-        """Says that something is wrong with the item."""
+        """Reports a fault in the item itself."""
         body = WithReason(reason=reason)
         await self.call("POST", f"{_ROOT}/claims/{claim}/flag", body=body)
 
@@ -132,7 +132,7 @@ class AnnotatorClient(HttpClient):
         return await self.call("GET", f"{_ROOT}/items", params=params, reply=ItemPage)
 
     async def experts(self, item: str, start: int = 0, stop: int = 2000) -> ExpertsView:
-        """The response token by token, with what each expert would have said."""
+        """The response token by token, with each expert's distribution."""
         params = {"start": start, "stop": stop}
         return await self.call(
             "GET", f"{_ROOT}/items/{item}/experts", params=params, reply=ExpertsView
@@ -141,12 +141,12 @@ class AnnotatorClient(HttpClient):
     async def save_draft(
         self, item: str, *, text: str | None, comment: str | None = None, revision: int
     ) -> Draft:
-        """Keeps unfinished work."""
+        """Saves unfinished work."""
         save = DraftSave(text=text, comment=comment, revision=revision)
         return await self.call("PUT", f"{_ROOT}/items/{item}/draft", body=save, reply=Draft)
 
     async def drop_draft(self, item: str) -> None:
-        """Forgets unfinished work."""
+        """Deletes the draft."""
         await self.call("DELETE", f"{_ROOT}/items/{item}/draft")
 
     async def review(
@@ -158,39 +158,39 @@ class AnnotatorClient(HttpClient):
         submission: Submission | None = None,
         comment: str | None = None,
     ) -> ItemView:
-        """Decides what counts; reviewers only."""
+        """Records a review of the item; reviewers only."""
         decide = Decide(verdict=verdict, version=version, submission=submission, comment=comment)
         return await self.call("POST", f"{_ROOT}/items/{item}/review", body=decide, reply=ItemView)
 
     async def agreement(self, round_name: str) -> Agreement:
-        """How far people agree; reviewers only."""
+        """Agreement of a round's people; reviewers only."""
         return await self.call("GET", f"{_ROOT}/rounds/{round_name}/agreement", reply=Agreement)
 
 
 class CorrectionsClient(HttpClient):
-    """What trainers, tools and admins do, with a key of the deployment or an admin's own."""
+    """Calls of trainers, tools and admins, with a key of the deployment or an admin's own."""
 
     # ------------------------------------------------------------ people
 
     async def people(self) -> tuple[Person, ...]:
-        """Everybody."""
+        """Every person of the queue."""
         return (await self.call("GET", f"{_ROOT}/people", reply=PersonList)).people
 
     async def add_person(self, name: str, role: Role = "annotator") -> IssuedKey:
-        """Lets somebody in; the key is shown this once."""
+        """Adds a person; their key is shown only once."""
         new = NewPerson(name=name, role=role)
         return await self.call("POST", f"{_ROOT}/people", body=new, reply=IssuedKey)
 
     async def new_key(self, name: str) -> IssuedKey:
-        """A new key; the old one opens nothing any more."""
+        """Issues a new key; the old one becomes invalid."""
         return await self.call("POST", f"{_ROOT}/people/{name}/key", reply=IssuedKey)
 
     async def revoke_key(self, name: str) -> Person:
-        """Closes the door; what the person handed in stays."""
+        """Revokes the person's key; the versions that they handed in stay."""
         return await self.call("DELETE", f"{_ROOT}/people/{name}/key", reply=Person)
 
     async def retire(self, name: str, reason: str) -> Retirement:
-        """Takes a person's corrections out of what counts."""
+        """Retires a person's corrections."""
         body = Retire(reason=reason)
         return await self.call("POST", f"{_ROOT}/people/{name}/retire", body=body, reply=Retirement)
 
@@ -201,17 +201,17 @@ class CorrectionsClient(HttpClient):
         return (await self.call("GET", f"{_ROOT}/rounds", reply=Rounds)).rounds
 
     async def put_round(self, name: str, settings: RoundSettings, *, keep: bool = False) -> Round:
-        """Makes a round, or changes its rules; with `keep`, the rules of one that is there stay."""
+        """Creates a round, or changes its rules; with `keep`, an existing round keeps its rules."""
         params = {"keep": str(keep).lower()}
         path = f"{_ROOT}/rounds/{name}"
         return await self.call("PUT", path, params=params, body=settings, reply=Round)
 
     async def agreement(self, round_name: str) -> Agreement:
-        """How far a round's people agree."""
+        """Agreement of a round's people."""
         return await self.call("GET", f"{_ROOT}/rounds/{round_name}/agreement", reply=Agreement)
 
     async def add_items(self, round_name: str, items: Sequence[NewItem]) -> tuple[TakenItem, ...]:
-        """Puts items in, until the round's budget is spent; many or long ones in several calls."""
+        """Adds items until the round's budget is spent; many or long ones in several calls."""
         taken: list[TakenItem] = []
         for part in fitting(items):
             new = NewItems(round=round_name, items=tuple(part))
@@ -221,7 +221,7 @@ class CorrectionsClient(HttpClient):
     async def add_rollouts(
         self, round_name: str, rollout_ids: Sequence[str], priority: float = 0.0
     ) -> tuple[TakenItem, ...]:
-        """Puts recorded rollouts in, chosen by hand."""
+        """Adds recorded rollouts, chosen by hand."""
         chosen = ByHand(round=round_name, rollout_ids=tuple(rollout_ids), priority=priority)
         return (await self.call("POST", f"{_ROOT}/rollouts", body=chosen, reply=TakenItems)).items
 
@@ -233,7 +233,7 @@ class CorrectionsClient(HttpClient):
         round_name: str | None = None,
         limit: int = 200,
     ) -> Results:
-        """Changes of what counts since a cursor."""
+        """Changes of authoritative versions since a cursor."""
         params: dict[str, str | int] = {"after": after, "limit": limit}
         if run is not None:
             params["run"] = run
@@ -254,7 +254,7 @@ class CorrectionsClient(HttpClient):
             after = page.after
 
     async def import_lines(self, round_name: str, lines: Sequence[ExportLine]) -> Imported:
-        """Takes in what was exported elsewhere."""
+        """Imports the export of another queue."""
         items = versions = 0
         for part in fitting(lines):
             body = ImportLines(round=round_name, lines=tuple(part))
@@ -265,7 +265,7 @@ class CorrectionsClient(HttpClient):
     # ------------------------------------------------------------ the people's expert
 
     async def ask(self, questions: Sequence[Asked]) -> None:
-        """These questions wait for people."""
+        """Records questions that people must answer."""
         await self.call("POST", f"{_ROOT}/questions", body=Questions(questions=tuple(questions)))
 
     async def due(self, limit: int = 50) -> tuple[Due, ...]:
@@ -279,11 +279,11 @@ class CorrectionsClient(HttpClient):
         return (await self.call("POST", f"{_ROOT}/lookup", body=asked, reply=DueAnswers)).due
 
     async def given(self, answers: Mapping[str, str | None]) -> None:
-        """These answers stand, made of these versions."""
+        """Records answers that were given, with the versions they were made from."""
         await self.call("POST", f"{_ROOT}/given", body=Given(answers=dict(answers)))
 
     async def put_vocabulary(self, fingerprint: str, pieces: Sequence[str]) -> None:
-        """Says how the ids of a vocabulary are spelled."""
+        """Stores the spelling of a vocabulary's ids."""
         body = Vocabulary(pieces=tuple(pieces))
         await self.call(
             "PUT", f"{_ROOT}/vocabularies/{fingerprint}", body=body, media_type=wire.JSON

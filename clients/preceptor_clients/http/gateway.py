@@ -60,7 +60,7 @@ _T = TypeVar("_T")
 
 
 class GatewayClient(HttpClient):
-    """Everything that a trainer or a tool asks of the gateway."""
+    """All calls of trainers and tools to the gateway."""
 
     async def logprobs(
         self,
@@ -71,7 +71,7 @@ class GatewayClient(HttpClient):
         batching: Literal["merge", "group"] = "merge",
         timeout_s: float,
     ) -> list[PrefixOutcome]:
-        """Asks an expert and waits for what comes in time.
+        """Asks an expert and waits for answers until the deadline.
 
         Big lists go in several calls, a group always in one; with `batching="group"` the calls are
         posted one after the other, so that the expert sees the groups in the order given.
@@ -81,11 +81,11 @@ class GatewayClient(HttpClient):
             submissions: Queries, each under a key of the caller's.
             run: The run that asks.
             batching: `group` for one expert call per group, in order.
-            timeout_s: When to return with what there is.
+            timeout_s: Seconds after which it returns the outcomes so far.
 
         Returns:
             One outcome per submission, in order: `answer`, or `problem`, or neither for a ticket
-            that waits for a late answer (`waiting`). What was still on its way at the deadline has
+            that waits for a late answer (`waiting`). An answer still pending at the deadline has
             the problem `deadline-exceeded` beside its ticket and can be collected later.
 
         Raises:
@@ -113,7 +113,7 @@ class GatewayClient(HttpClient):
         run: str | None = None,
         timeout_s: float,
     ) -> list[FeedbackOutcome]:
-        """Asks a feedback source and waits for what comes in time; as `logprobs`."""
+        """Asks a feedback source and waits for answers until the deadline; as `logprobs`."""
 
         async def post(chunk: Sequence[FeedbackSubmission], wait_s: float) -> list[FeedbackOutcome]:
             return await self.submit_feedback(source, chunk, run=run, wait_s=wait_s)
@@ -132,7 +132,7 @@ class GatewayClient(HttpClient):
         wait_s: float = 0.0,
         timeout_s: float | None = None,
     ) -> list[PrefixOutcome]:
-        """Posts one call; with `wait_s` the reply is held until all are done or it is over."""
+        """Posts one call; the reply is held until all are done or `wait_s` has passed."""
         request = LogprobsRequest(
             expert=expert,
             submissions=tuple(submissions),
@@ -153,7 +153,7 @@ class GatewayClient(HttpClient):
         wait_s: float = 0.0,
         timeout_s: float | None = None,
     ) -> list[FeedbackOutcome]:
-        """Posts one call; with `wait_s` the reply is held until all are done or it is over."""
+        """Posts one call; the reply is held until all are done or `wait_s` has passed."""
         request = FeedbackRequest(
             source=source, submissions=tuple(submissions), run=run, wait_ms=wait_ms(wait_s)
         )
@@ -164,7 +164,7 @@ class GatewayClient(HttpClient):
     async def collect_logprobs(
         self, tickets: Sequence[str], wait_s: float = 0.0, timeout_s: float | None = None
     ) -> list[PrefixOutcome]:
-        """What has become of these expert tickets, in order."""
+        """The outcomes of these expert tickets, in order."""
         request = CollectRequest(tickets=tuple(tickets), wait_ms=wait_ms(wait_s))
         return await self._outcomes(
             "/v1/tickets/collect", request, LogprobsOutcomes, len(tickets), wait_s, timeout_s
@@ -173,14 +173,14 @@ class GatewayClient(HttpClient):
     async def collect_feedback(
         self, tickets: Sequence[str], wait_s: float = 0.0, timeout_s: float | None = None
     ) -> list[FeedbackOutcome]:
-        """What has become of these feedback tickets, in order."""
+        """The outcomes of these feedback tickets, in order."""
         request = CollectRequest(tickets=tuple(tickets), wait_ms=wait_ms(wait_s))
         return await self._outcomes(
             "/v1/tickets/collect", request, FeedbackOutcomes, len(tickets), wait_s, timeout_s
         )
 
     async def cancel(self, ticket_id: str) -> None:
-        """Gives a ticket up; its answer is dropped unless somebody else wants it."""
+        """Cancels a ticket; its answer is dropped unless another ticket needs it."""
         await self.call("DELETE", f"/v1/tickets/{ticket_id}")
 
     async def arrivals(self, run: str, after: int = 0, limit: int = 1000) -> Arrivals:
@@ -204,11 +204,11 @@ class GatewayClient(HttpClient):
         """The bytes of that hash, verified."""
         received = await self.exchange("GET", f"/v1/blobs/{sha256}", timeout_s=timeout_s)
         if hashlib.sha256(received.body).hexdigest() != sha256:
-            raise ServiceFailed(f"the gateway sent other bytes than those of {sha256}")
+            raise ServiceFailed(f"the gateway sent other bytes than those of SHA-256 {sha256}")
         return received.body
 
     async def register_weights(self, manifest: WeightManifest) -> None:
-        """Makes a version of a policy's weights known; it never changes again."""
+        """Registers a version of a policy's weights; it never changes again."""
         await self.call("POST", "/v1/weights", body=manifest)
 
     async def weights(self, version: str) -> WeightManifest:
@@ -221,18 +221,18 @@ class GatewayClient(HttpClient):
         return list(offer.manifests)
 
     async def start_run(self, record: RunRecord) -> None:
-        """Writes down that a run exists."""
+        """Records a run."""
         await self.call("POST", "/v1/runs", body=record)
 
     async def start_lineage(self, record: LineageRecord) -> None:
-        """Writes down a run's first life or its continuation from a checkpoint."""
+        """Records a run's first life or its continuation from a checkpoint."""
         await self.call("POST", "/v1/lineages", body=record)
 
     async def record(self, records: Records, timeout_s: float = 120.0) -> Accepted:
         """Writes rollouts, then targets, in as many requests as they need.
 
-        Each request is written whole or not at all, and what is there already is left as it is:
-        whoever repeats the call after a failure completes it.
+        Each request is written whole or not at all, and existing records stay unchanged, so that
+        repeating the call after a failure completes it.
         """
         new = 0
         for part in parts_of(records):
@@ -245,7 +245,7 @@ class GatewayClient(HttpClient):
                 "POST", "/v1/records", body=part, reply=Accepted, timeout_s=timeout_s
             )
         except TooLarge:
-            # This gateway takes less than usual; a single record that is too large stays so.
+            # This gateway's limit is lower than usual; a single record cannot be split.
             halves = halves_of(part)
             if not halves:
                 raise
@@ -255,8 +255,8 @@ class GatewayClient(HttpClient):
     async def record_step(self, record: StepRecord, timeout_s: float = 120.0) -> None:
         """Writes one optimiser step and every rollout that it consumed.
 
-        Credits that fill more than one request go ahead as blobs; the step itself comes last, and
-        stands whole or not at all.
+        Credits that fill more than one request are sent first, as blobs; the step itself comes
+        last, and is written whole or not at all.
         """
         parts = parts_of_credits(record.consumed)
         if len(parts) > 1:
@@ -269,7 +269,7 @@ class GatewayClient(HttpClient):
         return await self.call("GET", "/v1/experts", reply=Services)
 
     async def remove_expert(self, name: str) -> None:
-        """Takes an expert or a source out that was added at run time."""
+        """Removes an expert or a source that was added at run time."""
         await self.call("DELETE", f"/v1/experts/{name}")
 
     async def run_details(self, run: str) -> RunDetails:
@@ -297,9 +297,9 @@ class GatewayClient(HttpClient):
 
         Args:
             run: Its name.
-            step: Of this step alone, counted from 0.
-            solved: Of those that were judged, the solved ones or the failed ones alone.
-            limit: At most so many.
+            step: Only rollouts of this step, counted from 0.
+            solved: Only judged rollouts: the solved or the failed ones.
+            limit: Largest number of rollouts.
         """
 
         async def page(
@@ -329,7 +329,7 @@ class GatewayClient(HttpClient):
         return await _pages(page, _filters(step, solved), limit)
 
     async def accounting(self, run: str) -> Accounting:
-        """What the surviving lineage of a run has used."""
+        """Usage of the surviving lineage of a run."""
         return await self.call("GET", f"/v1/runs/{run}/accounting", reply=Accounting)
 
     async def trace(self, target_id: str, position: int) -> Trace:

@@ -17,7 +17,7 @@ from preceptor_clients.contract.schemas import (
 
 CHUNK_SUBMISSIONS: Final = 64
 CHUNK_TOKENS: Final = 131_072
-"""A call holds at most so many submissions and tokens, unless one group alone has more."""
+"""Most submissions and tokens of one call, unless one group alone has more."""
 _LONGEST_WAIT_S: Final = 30.0
 _SHORTEST_POLL_S: Final = 0.05
 _PENDING: Final = frozenset({"queued", "running"})
@@ -39,13 +39,13 @@ async def ask_in_chunks(
     in_order: bool,
     timeout_s: float,
 ) -> list[_Outcome]:
-    """Posts all chunks, then collects what is still on its way until the deadline."""
+    """Posts all chunks, then collects pending answers until the deadline."""
     end = asyncio.get_running_loop().time() + timeout_s
     chunks = _chunks(submissions)
     outcomes: dict[int, _Outcome] = {}
 
     async def post_chunk(chunk: list[int]) -> None:
-        # One chunk waits for its answers at once; several are all posted before any is waited for.
+        # A single chunk waits in its own call; several are all posted before the first wait.
         wait_s = _wait_s(end) if len(chunks) == 1 else 0.0
         async with asyncio.timeout_at(end):
             posted = await post([submissions[i] for i in chunk], wait_s)
@@ -79,7 +79,7 @@ async def _await_chunk(
             async with asyncio.timeout_at(end):
                 collected = await collect(list(pending.values()), _wait_s(end))
                 outcomes.update(zip(pending, collected, strict=True))
-                # A gateway that does not hold its reply must not be asked in a tight loop.
+                # If the gateway replies at once, this loop must not poll without a pause.
                 await asyncio.sleep(max(0.0, _SHORTEST_POLL_S - (clock() - asked_at)))
         except (TimeoutError, DeadlineExceeded):
             return

@@ -1,7 +1,8 @@
-"""Which proxy a call goes through: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say it.
+"""Chooses the proxy of a call from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY.
 
-Outside addresses alone go through one. What belongs to the deployment or its network never does,
-whatever the variables say: loopback and private addresses, and names that no public resolver knows.
+Only calls to outside addresses use a proxy. Calls inside the deployment or its network never do,
+also where the variables name one: loopback and private addresses, and names that no public resolver
+knows.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ _KNOWN: Final = ("http", "https")
 
 
 def proxy_of(url: str) -> str | None:
-    """The proxy for calls to `url`; None where they go straight.
+    """The proxy for calls to `url`; None for a direct connection.
 
     Raises:
-        ValueError: the variables name a proxy of a kind that is not known.
+        ValueError: the variables name a proxy of an unsupported kind.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -36,19 +37,19 @@ def proxy_of(url: str) -> str | None:
     kind = urlsplit(found).scheme
     if kind not in _KNOWN:
         raise ValueError(
-            f"{parts.scheme.upper()}_PROXY or ALL_PROXY: kind {kind!r} of proxy is unknown, only "
-            f"{' and '.join(_KNOWN)}; NO_PROXY={host} goes without"
+            f"{parts.scheme.upper()}_PROXY or ALL_PROXY: kind {kind!r} of proxy is not "
+            f"supported, only {' and '.join(_KNOWN)}; to use no proxy, set NO_PROXY={host}"
         )
     return found
 
 
 def is_inside(host: str) -> bool:
-    """Whether a host is this machine's or its network's, by its spelling alone."""
+    """Whether a host is on this machine or its network, judged by its spelling alone."""
     name = host.lower().rstrip(".")
     address = _address(name)
     if address is not None:
         return not address.is_global
-    # A name of one label is a neighbour: a container's, a service's, this machine's.
+    # A name of one label is local: a container, a service, or this machine.
     return "." not in name or name.endswith(_INSIDE) or name.endswith(".cluster.local")
 
 

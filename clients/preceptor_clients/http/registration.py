@@ -1,4 +1,4 @@
-"""Adding an expert or a source to a gateway that runs, and hearing whether it is taken."""
+"""Adds an expert or a source to a running gateway, and waits for its state."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class NewService(Request):
     role: ServiceRole = "expert"
     url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@]+(/\S*)?$")]
     key_file: Name
-    """Name of a file in the gateway's folder `service_keys`; a key never travels."""
+    """Name of a file in the gateway's folder `service_keys`; the key itself is never sent."""
     cost: Annotated[float, Field(ge=0, le=MOST_COST)] = 0.0
     priority: Annotated[int, Field(ge=0, le=9)] = 5
     self_test: Flag = True
-    """Whether a new version is asked questions of the gateway's own before anybody else may."""
+    """Whether the gateway tests a new version before callers may use it."""
     known: KnownAnswers | None = None
-    """Answers that it must give, asked now and then: the canary."""
+    """Answers that it must give, checked from time to time: the canary."""
     replaces: Flag = False
-    """Takes the place of the one that was added at run time under this name."""
+    """Replaces the service that was added at run time under this name."""
 
 
 async def add_service(gateway: GatewayClient, new: NewService, *, wait_s: float) -> ServiceStatus:
@@ -45,10 +45,10 @@ async def add_service(gateway: GatewayClient, new: NewService, *, wait_s: float)
     Args:
         gateway: A client with a key of scope `admin`.
         new: The service.
-        wait_s: How long it may take until it answers.
+        wait_s: Seconds to wait for its first answer.
 
     Returns:
-        Its state then; one that is still unreachable stays registered, and is asked again.
+        Its state then; an unreachable service stays registered, and the gateway tries again.
     """
     status = await gateway.call("POST", "/v1/experts", body=new, reply=ServiceStatus)
     end = asyncio.get_running_loop().time() + wait_s

@@ -27,9 +27,9 @@ _MOST_INFO_BYTES: Final = 1 << 20
 _MOST_TOKENIZED_BYTES: Final = 16 << 20
 _BYTES_PER_QUERY: Final = 1 << 20
 _BYTES_PER_ENTRY: Final = 64
-"""A token id and a log-prob as JSON, with room."""
+"""A token id and a log-prob as JSON, with a margin."""
 _ENTRIES_ASSUMED: Final = 64
-"""At a position, where fewer are asked for: there may be more draws than that."""
+"""Fewest entries to allow for per position: a reply may hold more draws than were requested."""
 _Reply = TypeVar("_Reply", bound=LogprobsReply | FeedbackReply | GenerateReply)
 
 
@@ -39,7 +39,7 @@ class ServiceClient(HttpClient):
     _frames: bool | None = None
 
     async def info(self, timeout_s: float = CALL_TIMEOUT_S) -> ServiceInfo:
-        """What the service says of itself."""
+        """The service's description of itself."""
         info = await self.call(
             "GET",
             "/v1/info",
@@ -63,7 +63,7 @@ class ServiceClient(HttpClient):
         return await self.ask("/v1/generate", call, GenerateReply, timeout_s)
 
     async def tokenize(self, call: TokenizeCall, timeout_s: float) -> TokenIds:
-        """Ids of a text or a chat, by a service that says `tokenizer` among its capabilities."""
+        """Ids of a text or a chat, from a service that declares the capability `tokenizer`."""
         return await self.call(
             "POST",
             "/v1/tokenize",
@@ -75,7 +75,7 @@ class ServiceClient(HttpClient):
         )
 
     async def offer_weights(self, offer: WeightsOffer, timeout_s: float = CALL_TIMEOUT_S) -> None:
-        """Tells the service of versions that it may load, ancestors first."""
+        """Offers the service versions that it may load, ancestors first."""
         await self.call("PUT", "/v1/weights", body=offer, timeout_s=timeout_s, media_type=wire.JSON)
 
     async def ask(
@@ -90,7 +90,7 @@ class ServiceClient(HttpClient):
         Raises:
             PreceptorError: the call failed, or has results for another number of queries.
         """
-        # Services in other languages may know JSON only; they say so once.
+        # Services in other languages may support JSON only; they declare it in their info.
         if self._frames is None:
             await self.info(timeout_s)
         media_type = wire.FRAME if self._frames else wire.JSON
@@ -111,7 +111,7 @@ class ServiceClient(HttpClient):
 
 
 def _most_bytes(query: PrefixQuery | FeedbackQuery | GenerateQuery) -> int:
-    """Of the longest reply that can be meant about `query`; nothing longer is kept in memory."""
+    """Size of the longest valid reply to `query`; a longer one is not kept in memory."""
     if isinstance(query, FeedbackQuery):
         return _BYTES_PER_QUERY
     if isinstance(query, GenerateQuery):

@@ -1,1 +1,1 @@
-"""Small helpers that clients, services and trainer share; none knows the domain."""
+"""Small helpers that clients, services and trainer share; none depends on the domain."""

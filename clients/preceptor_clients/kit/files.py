@@ -1,7 +1,7 @@
 """Files and folders that are written whole or not at all.
 
-A reader sees what was there before or what is there now, also where the process or the machine
-ended in between: the content is written beside its place, synced, and then takes the place.
+A reader sees the old content or the new content, also if the process or the machine ends during
+the write: the content is written beside its path, synced, and then renamed to its path.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _KEY_BYTES: Final = 32
 
 
 def write_whole(path: Path, content: bytes | str, *, mode: int = 0o666) -> Path:
-    """Puts a file with `content` at `path`; its folder is made where it is missing.
+    """Writes `content` to the file at `path`; creates its folder if it is missing.
 
     Args:
-        path: Takes the place of a file that is there.
+        path: An existing file is replaced.
         content: Bytes, or text that is written as UTF-8.
         mode: Permissions, less the process's umask.
 
@@ -46,10 +46,10 @@ def write_whole(path: Path, content: bytes | str, *, mode: int = 0o666) -> Path:
 
 @contextlib.contextmanager
 def whole_folder(path: Path, *, synced: bool = True) -> Generator[Path]:
-    """A folder to write files into, which takes the place of `path` when the block has ended.
+    """A folder to write files into, which replaces `path` when the block has ended.
 
-    What an interrupted block left behind is removed by the next one for the same `path`. Files are
-    synced first, unless they are of no use after the machine has ended.
+    The next block for the same `path` removes what an interrupted one left behind. Files are
+    synced first, unless they are not needed after the machine has ended.
     """
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -71,7 +71,7 @@ def read_key_file(path: Path) -> str:
     """The text of a key file, without the white space around it.
 
     Raises:
-        FileNotFoundError: there is none; the message says where it belongs and how it is made.
+        FileNotFoundError: it is missing; the message says where it belongs and how to create it.
     """
     try:
         return path.read_text(encoding="utf-8-sig").strip()
@@ -83,7 +83,7 @@ def read_key_file(path: Path) -> str:
 
 
 def make_key_file(path: Path) -> None:
-    """Makes a file with a new key that only its owner can read, unless there is a file."""
+    """Creates a file with a new key that only its owner can read; keeps an existing file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)

@@ -1,4 +1,4 @@
-"""Objects as people spell them on a command line: `module:name`."""
+"""Objects named on a command line as `module:name`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def load_named(spelled: str) -> Any:
     and that of an installed command is where the environment keeps its programs.
 
     Raises:
-        ValueError: it is not spelled so, or there is no such module or name; the message says why.
+        ValueError: it is not of that form, or there is no such module or name.
     """
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)

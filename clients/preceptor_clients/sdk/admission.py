@@ -1,7 +1,7 @@
 """Callers wait until there is room for their answers; first come, first served.
 
-Forward passes and logits are bounded by the engine itself, one call at a time. What many callers
-at once could still exhaust is what they leave behind: entries that wait to be sent.
+The engine itself bounds forward passes and logits, one call at a time. Many concurrent callers
+could still exhaust the memory with finished entries that wait to be sent.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 
 class Admission:
-    """So much room; who asks for more than is free waits behind those who came before."""
+    """A capacity; a caller that needs more than is free waits behind earlier callers."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -27,7 +27,7 @@ class Admission:
 
     @property
     def num_waiting(self) -> int:
-        """Callers without room."""
+        """Number of callers that wait for room."""
         return len(self._waiting)
 
     @asynccontextmanager
@@ -35,7 +35,7 @@ class Admission:
         """Holds `size` while the body runs.
 
         Raises:
-            ValueError: More than the capacity: it would wait for ever.
+            ValueError: `size` is over the capacity; the caller would wait for ever.
         """
         if size > self._capacity:
             raise ValueError(f"size: {size} is over the capacity of {self._capacity}")
@@ -56,7 +56,7 @@ class Admission:
             await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
-                self._used -= size  # room was given in the moment in which the caller left
+                self._used -= size  # room was given just as the caller was cancelled
             else:
                 self._waiting.remove((size, place))
             self._wake()

@@ -1,6 +1,6 @@
-"""Building an answer on the expert's side, so that it passes the check on the other side.
+"""Builds an answer on the expert's side, so that it passes the gateway's check.
 
-Order matters: log-probs are rounded to what travels first, and the tail is computed from the
+Order matters: log-probs are rounded to the wire's grid first, and the tail is computed from the
 rounded values, because a consumer sees only those. A row whose rounded mass is above 1 is scaled
 back and flagged.
 """
@@ -23,8 +23,9 @@ class Distributions:
 
     `ids_PK` and `logprobs_PK` are in descending order of log-prob, -1 and any value in empty cells;
     log-probs are normalised over the whole vocabulary at temperature 1. `own_logprobs_P` belongs to
-    the student's tokens, `MISSING` where it is not known. Minus infinity, and what stands for it
-    (`LEAST_LOGPROB` and below), is no log-prob: such entries are left out, such tokens masked.
+    the student's tokens, `MISSING` where it is not known. Minus infinity, and values that stand for
+    it (`LEAST_LOGPROB` and below), are not log-probs: such entries are left out, such tokens
+    masked.
     """
 
     ids_PK: np.ndarray
@@ -47,12 +48,12 @@ def build_answer(
     """The answer to `query`.
 
     Args:
-        query: What was asked.
-        distributions: What the expert says at each position asked.
+        query: The query to answer.
+        distributions: The expert's distribution at each queried position.
         expert: The service's name.
         expert_version: Its version, as `/v1/info` gives it.
-        kind: How the entries are to be read.
-        mask_P: False where there is no opinion; all true where absent.
+        kind: Meaning of the entries.
+        mask_P: False where the expert has no opinion; all true where absent.
         exact: Keep float32 log-probs instead of the u16 grid.
         **meta: Further fields of `PrefixAnswer`, such as weights, template, context hash, used
             feedback, truncation and cost.
@@ -60,7 +61,7 @@ def build_answer(
     d, num_positions = distributions, query.num_positions
     mask = np.ones(num_positions, np.bool_) if mask_P is None else mask_P
     given = (d.ids_PK >= 0) & mask[:, None]
-    filled = given & ~(d.logprobs_PK <= LEAST_LOGPROB)  # NaN stays, and is refused below
+    filled = given & ~(d.logprobs_PK <= LEAST_LOGPROB)  # NaN is kept here and refused below
     mask = mask & (filled.any(1) | ~given.any(1))
     rounded = d.logprobs_PK.astype(np.float32) if exact else quantise(d.logprobs_PK)
     logprobs, tail, renormalised = _normalise(rounded, filled, exact)
@@ -87,7 +88,7 @@ def build_answer(
 
 
 def rounded(answer: PrefixAnswer) -> PrefixAnswer:
-    """`answer` on the u16 grid, tails anew; itself where it is on the grid already."""
+    """`answer` on the u16 grid with new tails; unchanged if it is on the grid already."""
     candidates = answer.candidate_logprobs_PC
     on_grid = np.array_equal(quantise(answer.logprobs_PK), answer.logprobs_PK)
     if on_grid and (candidates is None or np.array_equal(quantise(candidates), candidates)):

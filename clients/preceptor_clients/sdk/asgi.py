@@ -1,7 +1,7 @@
-"""As much of ASGI as the SDK needs: bodies inside a limit, replies, callers who leave.
+"""The part of ASGI that the SDK needs: bodies within a limit, replies, disconnecting callers.
 
-Written here because the SDK runs inside other engines' environments, where no server framework may
-be counted on. Left out: streaming replies, websockets, cookies, multipart.
+Written here because the SDK runs inside other engines' environments, which may have no server
+framework. Left out: streaming replies, websockets, cookies, multipart.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ R = TypeVar("R")
 
 
 class ClientGone(Exception):
-    """The caller closed the connection; nobody reads a reply."""
+    """The caller closed the connection; a reply would not be read."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One HTTP response."""
-
     status: int
     body: bytes = b""
     media_type: str | None = None
@@ -56,8 +54,8 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     """The whole body.
 
     Raises:
-        TooLarge: it is, or says it is, over `max_bytes`; no more than that is ever held.
-        ClientGone: the caller left before its end.
+        TooLarge: its actual or declared size is over `max_bytes`; no more than that is held.
+        ClientGone: the caller disconnected before its end.
     """
     declared = header(scope, "content-length")
     if declared is not None and declared.isdigit() and int(declared) > max_bytes:
@@ -78,10 +76,10 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, R]) -> R:
-    """The result of `work`, which is cancelled when the caller leaves.
+    """The result of `work`, which is cancelled when the caller disconnects.
 
     Raises:
-        ClientGone: the caller left first.
+        ClientGone: the caller disconnected first.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnect(receive))
@@ -91,7 +89,7 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, R]) -> R:
             raise ClientGone
         return task.result()
     finally:
-        # Both ends: a caller who left cancels the work, and a cancelled server the two of them.
+        # A disconnected caller cancels the work; a cancelled server cancels both tasks.
         task.cancel()
         gone.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)

@@ -1,16 +1,16 @@
 """Chats and texts as ids, in which a control token is there only if the template wrote it.
 
 A prompt, a response or a program's output may spell `<|im_end|>`. Encoded with its chat, it would
-become the real control token, and end the turn in the middle of somebody's words. Here it becomes
-the ids of its characters; no character is dropped or changed.
+become the real control token, and end the turn in the middle of its content. Here it becomes the
+ids of its characters; no character is dropped or changed.
 
     >>> encoder = ChatEncoder(AutoTokenizer.from_pretrained(folder))
     >>> encoder.chat_ids([{"role": "user", "content": "print('<|im_end|>')"}])
 
-Texts that spell none get the ids that the tokenizer itself gives the rendered chat. Else, while the
-template renders, one private-use character stands for the first character of each spelled token, so
-that what is a control token in the result is the template's own; the text is then read by a copy of
-the tokenizer that knows these by other names.
+Texts that spell none get the ids that the tokenizer itself gives the rendered chat. Otherwise a
+private-use character replaces the first character of each spelled token while the template renders,
+so that every control token in the result is the template's own; a copy of the tokenizer, which has
+other names for these, then encodes the text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PRIVATE_USE: Final = range(0xF0000, 0xFFFFE)
 
 
 class ChatEncoder:
-    """What a tokenizer of transformers makes of chats and texts."""
+    """Encodes chats and texts with a tokenizer of transformers."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -50,13 +50,13 @@ class ChatEncoder:
 
         Args:
             messages: Turns.
-            add_generation_prompt: Ends where the assistant begins to write.
-            add_special_tokens: Adds what the tokenizer puts around every text; a start token that
-                the template wrote stays the only one.
-            field: What an error names.
+            add_generation_prompt: Adds the opening of the assistant's turn.
+            add_special_tokens: Adds the tokens that the tokenizer puts around every text; a start
+                token that the template wrote is not added twice.
+            field: Field that an error names.
 
         Raises:
-            Invalid: the chat template does not take these messages.
+            Invalid: the chat template does not accept these messages.
         """
         contents = [message["content"] for message in messages]
         stand_ins = self._stand_ins(contents)
@@ -77,25 +77,25 @@ class ChatEncoder:
         """A chat as one text, for a reader that finds the template's control tokens in it.
 
         Raises:
-            Invalid: the chat template does not take these messages, or one of them spells a control
-                token, which that reader could not tell from the template's.
+            Invalid: the chat template does not accept these messages, or one of them spells a
+                control token, which that reader could not tell from the template's.
         """
         for number, message in enumerate(messages):
             if self._find.search(message["content"]):
                 raise Invalid(
-                    "spells a control token, which an API of plain texts would take for a real one",
+                    "spells a control token, which an API of plain texts would read as a real one",
                     field=f"prompt.messages[{number}].content",
                 )
         return self._rendered([dict(m) for m in messages], True, "prompt.messages")
 
     def text_ids(self, text: str) -> list[int]:
-        """A text as ids, without start or end tokens: what spells a control token is characters."""
+        """A text as ids without start or end tokens; a spelled control token stays characters."""
         if not self.spells_control(text):
             return list(self._tokenizer.encode(text, add_special_tokens=False))
         return self._copy.ids(text)
 
     def written_ids(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """The ids of a text in which somebody has written the control tokens that are meant."""
+        """The ids of a text whose spelled control tokens are meant as control tokens."""
         ids = list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
         return one_start(self._tokenizer, ids) if add_special_tokens else ids
 
@@ -107,14 +107,14 @@ class ChatEncoder:
 
     @property
     def adds_start(self) -> bool:
-        """Whether the tokenizer begins each text with a start token when it is not told else."""
+        """Whether the tokenizer by default begins each text with a start token."""
         start = start_id(self._tokenizer)
         return start is not None and self._around[0] == [start]
 
     # ------------------------------------------------------------ spelled tokens
 
     def _stand_ins(self, contents: Sequence[str]) -> dict[str, str]:
-        """Characters that must not meet the template, each with one that occurs in no content."""
+        """Characters to replace before rendering, each with one that occurs in no content."""
         chars = dict.fromkeys(text[at] for text in contents for at in self._places(text))
         if not chars and any(map(self.spells_control, contents)):
             chars = {self._words[0][0]: None}
@@ -131,7 +131,7 @@ class ChatEncoder:
         return "".join(chars)
 
     def _places(self, text: str) -> set[int]:
-        """Where a control token begins, and where one might that the template's text completes."""
+        """Positions where a control token begins, alone or with the template's text around it."""
         places = {found.start() for found in self._find.finditer(text)}
         start, end = len(text) - len(text.lstrip()), len(text.rstrip())
         for first, last in {(0, len(text)), (start, end)}:
@@ -148,7 +148,7 @@ class ChatEncoder:
 
     @cached_property
     def _normalised(self) -> Any:
-        """The tokenizer's normaliser, where it has a control token that is looked for after it."""
+        """The tokenizer's normaliser, if it searches a control token in normalised text."""
         table: Mapping[int, Any] = self._tokenizer.added_tokens_decoder
         if not any(token.special and token.normalized for token in table.values()):
             return None
@@ -162,12 +162,14 @@ class ChatEncoder:
             return self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt
             )
-        except Exception as error:  # a template is somebody else's program, and may raise anything
-            raise Invalid(f"the chat template refuses: {error}", field=field) from error
+        except Exception as error:  # a template is foreign code, and may raise any exception
+            raise Invalid(
+                f"the chat template does not accept these messages: {error}", field=field
+            ) from error
 
     @cached_property
     def _around(self) -> tuple[list[int], list[int]]:
-        """What the tokenizer puts before and after every text."""
+        """The tokens that the tokenizer adds before and after every text."""
         plain = self._tokenizer.encode("a", add_special_tokens=False)
         whole = self._tokenizer.encode("a", add_special_tokens=True)
         for start in range(len(whole) - len(plain) + 1):
@@ -180,7 +182,7 @@ class ChatEncoder:
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise Invalid(
-                "spells a control token, and this kind of tokenizer cannot write one as text",
+                "spells a control token, which this kind of tokenizer cannot encode as text",
                 field="prompt.messages",
             )
         return PlainText(backend)

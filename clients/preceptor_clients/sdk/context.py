@@ -1,8 +1,8 @@
-"""What an expert reads before the student's response: prompt and feedback, as ids that fit.
+"""The expert's context before the student's response: prompt and feedback, as ids that fit.
 
-The context policy in the trainer chose the items; here they are only rendered. What does not fit
-is cut from the right of the feedback, as SDPO (arXiv 2601.20802) does, and what was cut is said in
-the answer. Prompt and response are never cut.
+The context policy in the trainer chose the items; here they are only rendered. Excess text is cut
+from the right of the feedback, as SDPO (arXiv 2601.20802) does, and the answer reports the cut.
+Prompt and response are never cut.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Encode = Callable[[list[dict[str, str]]], list[int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """Ids before the response, and the feedback that they really hold."""
+    """Ids before the response, and the feedback that they contain."""
 
     ids: np.ndarray
     used_feedback: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ def find_template(name: str) -> FeedbackTemplate:
         return _TEMPLATES[name]
     path = Path(name)
     if not path.is_file():
-        raise ValueError(f"template: {name!r} is none of {sorted(_TEMPLATES)} and no file")
+        raise ValueError(f"template: {name!r} is neither one of {sorted(_TEMPLATES)} nor a file")
     return FeedbackTemplate(name=path.stem, source_jinja=path.read_text())
 
 
@@ -63,21 +63,21 @@ def build_context(
         reads_feedback: False leaves all feedback out: the expert sees what the student saw.
 
     Raises:
-        Invalid: An item that no expert may see, or feedback for a prompt given by ids alone.
+        Invalid: An item that no expert may see, or feedback for a prompt given only as ids.
         ContextTooLong: Prompt and response do not fit, or leave no room for any feedback.
     """
     feedback = query.feedback if reads_feedback else ()
     for index, item in enumerate(feedback):
         if not item.expert_may_see:
             raise Invalid(
-                f"{item.id} is not for experts", field=f"feedback[{index}].expert_may_see"
+                f"{item.id} must not be shown to experts", field=f"feedback[{index}].expert_may_see"
             )
     room = max_context - len(query.response_ids)
     items = [item for item in feedback if item.text]
     if not items:
         return _plain(query, encode, room)
     if not query.prompt.messages:
-        raise Invalid("is empty; feedback needs a chat to stand in", field="prompt.messages")
+        raise Invalid("is empty; feedback can only be added to a chat", field="prompt.messages")
     messages = [message.model_dump() for message in query.prompt.messages]
 
     def rendered(shown: Sequence[FeedbackItem]) -> list[int]:
@@ -94,7 +94,9 @@ def _plain(query: PrefixQuery, encode: Encode, room: int) -> Context:
     if ids is None:
         ids = _array(encode([message.model_dump() for message in query.prompt.messages]))
     if len(ids) > room:
-        raise ContextTooLong(f"the prompt has {len(ids)} tokens, {room} fit", field="prompt")
+        raise ContextTooLong(
+            f"the prompt has {len(ids)} tokens; at most {room} fit", field="prompt"
+        )
     return Context(ids=ids)
 
 

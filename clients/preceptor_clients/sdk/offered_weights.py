@@ -1,8 +1,8 @@
-"""Which versions of a policy's weights a service may load, and reading one of them safely.
+"""Keeps the versions of a policy's weights that a service may load, and reads one of them safely.
 
-A version is immutable, so its manifest is too. An offer is checked for what costs nothing (address,
-names, vocabulary, that it contradicts no earlier one); the bytes are read once and hashed when a
-version is loaded, and it is those bytes that are used: a file changed in between cannot pass.
+A version is immutable, so its manifest is too. An offer gets only cheap checks (address, names,
+vocabulary, no contradiction of an earlier one). When a version is loaded, its bytes are read once
+and hashed, and exactly those bytes are used, so that a file changed in between is not loaded.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class OfferedWeights:
         self._manifests: dict[str, WeightManifest] = {}
 
     def offer(self, manifests: Sequence[WeightManifest]) -> None:
-        """Takes note of versions; all of them or, on an error, none.
+        """Adds versions; all of them or, on an error, none.
 
         Raises:
-            Invalid: An address outside the allowed roots, no weights file, another vocabulary.
+            Invalid: An address outside the allowed roots, no weights file, or another vocabulary.
             Conflict: A version that is known with other files or another parent.
         """
         for index, manifest in enumerate(manifests):
@@ -43,17 +43,17 @@ class OfferedWeights:
         self._manifests.update({manifest.version: manifest for manifest in manifests})
 
     def get(self, version: str) -> WeightManifest | None:
-        """The manifest of `version`, where it was offered."""
+        """The manifest of `version`; None if it was not offered."""
         return self._manifests.get(version)
 
     def resolve(self, wanted: WantedWeights) -> str:
-        """The version that `wanted` means now.
+        """The version that `wanted` selects now.
 
         `at_least v` is the newest version that descends from v, `latest` the newest of the policy;
         the newest is the one that was offered last.
 
         Raises:
-            WeightsNotHere: There is none.
+            WeightsNotHere: No such version was offered.
         """
         newest_first = list(reversed(self._manifests))
         if wanted.mode == "latest":
@@ -84,8 +84,8 @@ class OfferedWeights:
         """The bytes of a version's weights file.
 
         Raises:
-            WeightsNotHere: They are gone.
-            ServiceFailed: They are not the ones that were offered.
+            WeightsNotHere: The file cannot be read.
+            ServiceFailed: The bytes differ from the ones that were offered.
         """
         folder = self.folder(manifest, "weights")
         try:
@@ -97,16 +97,16 @@ class OfferedWeights:
             ) from error
         if hashlib.sha256(content).hexdigest() != manifest.files[WEIGHTS_FILE]:
             raise ServiceFailed(
-                f"{manifest.version}: {WEIGHTS_FILE} has another SHA-256 than its manifest says",
+                f"{manifest.version}: {WEIGHTS_FILE} does not have the SHA-256 of its manifest",
                 field="weights",
             )
         return content
 
     def folder(self, manifest: WeightManifest, field: str) -> Path:
-        """The local folder of a version, with every symbolic link followed and still allowed.
+        """The local folder of a version, checked with every symbolic link resolved.
 
         Raises:
-            Invalid: It is no `file:` address, or leads outside the allowed roots.
+            Invalid: It is not a `file:` address, or leads outside the allowed roots.
         """
         uri = urlsplit(manifest.uri)
         path = Path(unquote(uri.path))
@@ -114,13 +114,13 @@ class OfferedWeights:
             raise Invalid(f"{manifest.uri!r} is not a local file: URI", field=f"{field}.uri")
         real = path.resolve()
         if not any(real.is_relative_to(root) for root in self._roots):
-            raise Invalid(f"{manifest.uri!r} is under no allowed root", field=f"{field}.uri")
+            raise Invalid(f"{manifest.uri!r} is not under an allowed root", field=f"{field}.uri")
         return real
 
     def _check(self, manifest: WeightManifest, field: str) -> None:
         self.folder(manifest, field)
         if set(manifest.files) != {WEIGHTS_FILE}:
-            raise Invalid(f"must name {WEIGHTS_FILE} alone", field=f"{field}.files")
+            raise Invalid(f"must name only {WEIGHTS_FILE}", field=f"{field}.files")
         if manifest.vocab_fingerprint != self._vocab_fingerprint:
             why = vocab_difference(
                 "the expert", self._vocab_fingerprint, "the manifest", manifest.vocab_fingerprint
@@ -135,9 +135,9 @@ class OfferedWeights:
 
 
 def _read_regular(path: Path) -> bytes:
-    """The bytes of a regular file that is no symbolic link."""
+    """The bytes of a regular file that is not a symbolic link."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(0, "is no regular file")
+            raise OSError(0, "is not a regular file")
         return file.read()

@@ -33,7 +33,6 @@ _ABOUT: Final = (
 
 
 def expert_openapi() -> dict[str, Any]:
-    """The document."""
     models: list[tuple[type[BaseModel], Any]] = [
         (LogprobsCall, "validation"),
         (WeightsOffer, "validation"),
@@ -57,7 +56,7 @@ def expert_openapi() -> dict[str, Any]:
 
 
 def as_text() -> str:
-    """The document as it stands in docs/openapi.json."""
+    """The document, as stored in docs/openapi.json."""
     return json.dumps(expert_openapi(), indent=1, sort_keys=True) + "\n"
 
 
@@ -67,7 +66,7 @@ def _paths() -> dict[str, Any]:
         "responses": {"200": {"description": "Yes."}, "503": {"description": "Not yet."}},
     }
     return {
-        "/livez": {"get": health | {"summary": "Does the process run?"}},
+        "/livez": {"get": health | {"summary": "Whether the process runs."}},
         "/readyz": {"get": health | {"summary": "Can it answer now?"}},
         "/v1/info": {
             "get": {

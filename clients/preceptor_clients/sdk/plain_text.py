@@ -1,6 +1,6 @@
-"""Texts to ids by a copy of a tokenizer that finds no control token in them.
+"""Encodes texts by a copy of a tokenizer that finds no control token in them.
 
-The copy knows its control tokens by names that nobody can spell, also among the words of its
+The copy's control tokens have random names that no text contains, also among the words of its
 vocabulary. Its other rules are the tokenizer's own, so that a text without control tokens has the
 same ids in both.
 """
@@ -34,7 +34,7 @@ class PlainText:
             for token in added
             if token["special"]
         }
-        # All of them are looked for, the longest first, as the tokenizer does.
+        # All added tokens are matched, the longest first, as the tokenizer does.
         self._find = re.compile(any_of(map(_sought, added)))
         ids = {self._name(token["content"]): int(token["id"]) for token in added}
         for token in added:
@@ -56,7 +56,7 @@ class PlainText:
         return [one.token for one in self.placed(text)]
 
     def placed(self, text: str) -> list[Placed]:
-        """The same, with the characters of `text` that each stands for."""
+        """The tokens with the characters of `text` that each one covers."""
         found: Any = self._tokenizer.encode(text, add_special_tokens=False)
         ids, places = cast("list[int]", found.ids), cast("list[tuple[int, int]]", found.offsets)
         return [Placed(self._id_of.get(i, i), *at) for i, at in zip(ids, places, strict=True)]
@@ -65,7 +65,7 @@ class PlainText:
         return self._names.get(word, word)
 
     def _rename_in(self, model: dict[str, Any]) -> None:
-        """A vocabulary that has control tokens among its words could make one of plain text."""
+        """Renames control tokens in the vocabulary, which could else form one from plain text."""
         if isinstance(model["vocab"], dict):
             words = cast("dict[str, int]", model["vocab"])
             model["vocab"] = {self._name(word): i for word, i in words.items()}

@@ -1,6 +1,6 @@
 """The service SDK: a Python class with one async method becomes an expert or a feedback source.
 
-`service_app` wraps it in a plain ASGI callable that any ASGI server runs. It speaks the wire
+`service_app` wraps it in a plain ASGI callable that any ASGI server runs. It implements the wire
 contract in both renderings, checks key, sizes and queries, and turns every error into problem
 details; the class sees only typed queries and returns typed answers. It needs numpy, pydantic and
 zstandard, no server framework, so that it runs inside an inference engine's own environment.
@@ -80,7 +80,7 @@ _log = logging.getLogger("preceptor.service")
 
 
 class AnswerLater:
-    """The expert's promise to put this answer to its answer key when it is there."""
+    """The expert's promise to send this answer to its answer key later."""
 
 
 PrefixReply = PrefixAnswer | PreceptorError | AnswerLater
@@ -98,16 +98,16 @@ class ExpertService(Protocol):
         """One reply per query, in order; `answer_keys` is as long, or empty.
 
         An error among the replies concerns that query; an error raised concerns the whole call.
-        Queries that the declared capabilities rule out are refused before they come here. The call
-        is cancelled when its caller leaves; what it runs in a thread goes on until it ends, so a
-        model wants a lock of its own.
+        Queries that the declared capabilities rule out are refused before this call. The call is
+        cancelled when its caller disconnects; work in a thread goes on until it ends, so a model
+        needs its own lock.
         """
         ...
 
 
 @runtime_checkable
 class SourceService(Protocol):
-    """Says how attempts went."""
+    """Gives feedback on attempts."""
 
     def info(self) -> ServiceInfo: ...
 
@@ -123,27 +123,27 @@ class WeightedService(Protocol):
     """Answers with versions of a policy's weights."""
 
     async def offer_weights(self, offer: WeightsOffer) -> None:
-        """Takes note of versions it may load; loading may wait for a query that wants one."""
+        """Registers versions that it may load; it may load one when a query needs it."""
         ...
 
 
 @runtime_checkable
 class Startable(Protocol):
-    """Has work to do before the first call, such as loading a model."""
+    """A service with work to do before the first call, such as loading a model."""
 
     async def start(self) -> None: ...
 
 
 @runtime_checkable
 class Stoppable(Protocol):
-    """Has something to close."""
+    """A service with resources to close."""
 
     async def stop(self) -> None: ...
 
 
 @runtime_checkable
 class Readying(Protocol):
-    """Is not ready as soon as it runs."""
+    """A service that becomes ready some time after its start."""
 
     def ready(self) -> bool: ...
 
@@ -238,7 +238,7 @@ class _ServiceApp:
         except PreceptorError as error:
             return problem_reply(error)
         except Exception:
-            # The boundary of this process: what went wrong is for its log, not for the wire.
+            # Outermost handler: details of the fault belong in the log, not in the reply.
             _log.exception("%s %s failed", scope["method"], scope["path"])
             return problem_reply(PreceptorError("the service failed; its log says why"))
 
@@ -341,7 +341,7 @@ class _ServiceApp:
         return Reply(204)
 
     def _slot(self, info: ServiceInfo) -> asyncio.Semaphore:
-        """Calls beyond the declared concurrency wait here instead of crowding the model."""
+        """Limits calls to the declared concurrency; further calls wait here."""
         if self._slots is None:
             self._slots = asyncio.Semaphore(info.limits.max_concurrency)
         return self._slots
@@ -364,7 +364,10 @@ def _prefix_reply(replies: Sequence[PrefixReply], rendering: wire.Rendering) -> 
 
 def _check_batch(num_queries: int, info: ServiceInfo) -> None:
     if num_queries > info.limits.max_batch:
-        raise Invalid(f"{num_queries} are over {info.limits.max_batch} a call", field="queries")
+        raise Invalid(
+            f"{num_queries} queries are over the limit of {info.limits.max_batch} per call",
+            field="queries",
+        )
 
 
 def _prefix_result(reply: PrefixReply, exact: bool) -> PrefixResult:

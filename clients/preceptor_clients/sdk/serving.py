@@ -1,9 +1,9 @@
-"""Serving over HTTP for everything of ours that listens: uvicorn, with bounds that it lacks.
+"""HTTP serving for gateway and services: uvicorn, with limits that it lacks.
 
-Its fast parser takes headers of any size and number, and waits for their end without a clock, so
-that a few callers could keep everybody waiting. Here a request's head has a size, a number of lines
-and a time, and a body that stops coming is given up. Left out: a rate below which a body is too
-slow, which a busy machine would miss for honest callers.
+Its fast parser accepts headers of any size and number, and has no timeout for their end, so that a
+few callers could block all others. Here a request's head has a largest size, a largest number of
+lines and a timeout, and a body that stops arriving is refused. Left out: a smallest rate for
+bodies, which honest callers would miss on a busy machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BODY_IDLE_S: Final = 30.0
 
 
 def http_protocol() -> Any:
-    """What `uvicorn.Config` takes as `http`; its own choice where its fast parser is missing."""
+    """The `http` argument of `uvicorn.Config`; `auto` if the fast parser is not installed."""
     try:
         module = importlib.import_module("uvicorn.protocols.http.httptools_impl")
     except ModuleNotFoundError:
@@ -96,7 +96,7 @@ def _bounded(base: Any) -> Any:
 
         def _late(self) -> None:
             if self._body and self.flow is not None and self.flow.read_paused:
-                # It is we who do not read.
+                # The server itself has paused reading, so the caller is not late.
                 self._wait(BODY_IDLE_S)
                 return
             self._refuse(b"408 Request Timeout")

@@ -1,11 +1,11 @@
-"""How feedback becomes the context of an expert: one user turn, by a versioned template.
+"""Renders feedback into an expert's context: one user turn, by a versioned template.
 
 The turn holds the original prompt, then right answers if any are given (demonstration, reference,
 correction), then what went wrong with the student's own attempt (execution, verdict, judge,
 comment), then a closing instruction; a system message and earlier turns stay as they are. The
 failed attempt itself is never shown: the context policy does not offer it, and SDPO (arXiv
-2601.20802, table 6) found that showing it hurts. A template renders what it is given, and selects
-nothing.
+2601.20802, table 6) found that showing it hurts. A template renders all items that it gets; it
+selects none.
 
     >>> COMPACT.render([{"role": "user", "content": "[1]->[2]"}], [item])[-1]["content"]
     '[1]->[2]\\nwrong:\\n[3]->[4] not [3]\\nagain'
@@ -61,13 +61,13 @@ class FeedbackTemplate:
 
         Args:
             messages: The chat up to and with the user turn that the student answered.
-            items: Feedback in the order in which it is to be read; items without text add nothing.
+            items: Feedback in reading order; items without text add nothing.
 
         Returns:
             New messages, equal to `messages` when no item has text.
 
         Raises:
-            ValueError: The last message is no user turn, or an item may not be seen by an expert
+            ValueError: The last message is not a user turn, or an item may not be seen by an expert
                 or is of a kind that no section shows.
         """
         chat: list[Message] = [dict(message) for message in messages]
@@ -97,16 +97,17 @@ def render_feedback(
     messages: Sequence[Mapping[str, str]],
     items: Sequence[RenderableItem],
 ) -> list[Message]:
-    """`template.render` for a query, which fails alone.
+    """`template.render` for one query; an error concerns only this query.
 
     Raises:
-        Invalid: the template does not take these messages or items.
+        Invalid: the template does not accept these messages or items.
     """
     try:
         return template.render(messages, items)
-    except Exception as error:  # the source may be a deployment's own, and raise anything
+    except Exception as error:  # a deployment's own template may raise any exception
         raise Invalid(
-            f"the template {template.name!r} refuses: {error}", field="feedback"
+            f"the template {template.name!r} does not accept these messages or items: {error}",
+            field="feedback",
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""How far people agree who worked on the same item without seeing each other. Pure.
+"""Agreement between people who worked on the same item without seeing each other. Pure.
 
 Decisions are compared with Scott's pi: chance agreement comes from one distribution pooled over all
-people, because the two who met on an item are any two of many.
+people, because any two of many people may work on the same item.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Final, NamedTuple
 from preceptor_clients.contract.corrections import Agreement
 
 _COMPARED_CHARS: Final = 4_000
-"""Similarity looks at so many characters around the first difference: its cost is quadratic."""
+"""Characters compared after the first difference, at most: the cost is quadratic in it."""
 
 
 class Opinion(NamedTuple):
-    """What one person made of an item."""
+    """One person's decision on an item, with the final text."""
 
     decision: str
     text: str
@@ -37,8 +37,8 @@ def agreement(doubles: Sequence[Double], upheld: Sequence[tuple[str, bool]]) -> 
     """Figures over every pair of people on every item.
 
     Args:
-        doubles: Items with at least one opinion; those with one alone add nothing.
-        upheld: (person, whether a reviewer chose theirs) for every reviewed version.
+        doubles: Items with at least one opinion; items with exactly one opinion add nothing.
+        upheld: (person, whether a reviewer chose their version) for every reviewed version.
     """
     pairs = [
         (item.response_text, a, b)
@@ -67,19 +67,19 @@ def scotts_pi(pairs: Sequence[tuple[str, str]]) -> float | None:
     counts = Counter(decision for pair in pairs for decision in pair)
     chance = sum((count / (2 * len(pairs))) ** 2 for count in counts.values())
     if chance >= 1:
-        return None  # Everybody always decides the same: there is nothing to measure by.
+        return None  # All decisions are the same: the statistic is not defined.
     observed = sum(a == b for a, b in pairs) / len(pairs)
     return (observed - chance) / (1 - chance)
 
 
 def shared_prefix(a: str, b: str) -> int:
-    """How many characters the two begin with alike."""
+    """Length of the common prefix, in characters."""
     shortest = min(len(a), len(b))
     return next((i for i in range(shortest) if a[i] != b[i]), shortest)
 
 
 def similarity(a: str, b: str) -> float:
-    """0 to 1: characters in common, in order; over long texts, those near the difference."""
+    """0 to 1: share of common characters, in order; only the start of a long difference counts."""
     if a == b:
         return 1.0
     start = shared_prefix(a, b)

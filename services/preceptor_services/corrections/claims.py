@@ -1,10 +1,11 @@
-"""Giving items out: who asks while others are served is served with the next ones, together.
+"""Gives items out. Requests that arrive while a transaction runs share the next one.
 
-One transaction gives to all of them, so that most of the trips to the database are made once for
-many. Whoever asks alone waits for nobody. What one may have is decided for each in turn, from
-what the ones before have left.
+One transaction serves all of them, so that most round trips to the database are made once for
+many requests. A request that arrives alone does not wait. Each request is decided in turn, from
+what the requests before it have left.
 
-What a claim entitles to: whose it is, whether it is in force, whether it comes back.
+Also checks claims: the person they belong to, whether they are in force, whether an expired one can
+be renewed.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from preceptor_services.store.corrections.claims import ClaimRow, HeldRow
 from preceptor_services.store.database import Connection, Database
 
 MAX_HELD: Final = 20
-"""Claims in force of one person."""
+"""Most claims in force that one person may hold."""
 
 
 Given = ClaimRow | Exception | None
-"""A claim, a refusal, or nothing where nothing is left."""
+"""A claim, a refusal, or None where no item is left."""
 
 
 class Wish(NamedTuple):
-    """Who wants an item, and which."""
+    """A request for an item: of one round, a named item, or any."""
 
     person: str
     round_name: str | None
@@ -51,7 +52,7 @@ class ItemClaims:
         """The next item under a new lease; None where nothing is left.
 
         Raises:
-            Conflict: they hold too many, or the item that they named is not to be had.
+            Conflict: the person holds too many claims, or the named item cannot be claimed.
         """
         return await self._give(wish)
 
@@ -73,7 +74,7 @@ class ItemClaims:
 
 
 def _alike(wishes: Sequence[Wish]) -> list[dict[int, Wish]]:
-    """Those that several have for any item of the same round, by their places."""
+    """Wishes for any item of the same round, by index; only groups of several."""
     groups: dict[str | None, dict[int, Wish]] = {}
     for n, wish in enumerate(wishes):
         if wish.item_id is None:
@@ -84,9 +85,9 @@ def _alike(wishes: Sequence[Wish]) -> list[dict[int, Wish]]:
 async def _share_out(
     conn: Connection, wishes: Mapping[int, Wish], held: Counter[str], now: float
 ) -> dict[int, Given]:
-    """Gives the first free items of one round, or of all, to several, each the first they may have.
+    """Gives each person the first free item, of one round or of all, that they may claim.
 
-    Who may have none of those that were looked at is left out, unless there are no others.
+    People who may claim none of the items looked at are left out, unless there are no others.
     """
     [round_name] = {wish.round_name for wish in wishes.values()}
     found = await claims.first_free(conn, len(wishes), round_name)
@@ -123,7 +124,7 @@ async def _take_one(conn: Connection, wish: Wish, held: Counter[str], now: float
     if found is None:
         if wish.item_id is None:
             return None
-        return Conflict(f"item {wish.item_id} is not to be had", field="item")
+        return Conflict(f"item {wish.item_id} cannot be claimed", field="item")
     row = _claim(*found, wish.person, now)
     await claims.add(conn, [row])
     held[wish.person] += 1
@@ -151,7 +152,7 @@ async def own(conn: Connection, person: str, claim_id: str) -> HeldRow:
     """The claim with its item locked.
 
     Raises:
-        NotFound: they have no such claim.
+        NotFound: the person has no such claim.
     """
     await claims.lock_items(conn, [claim_id])
     return must_own((await claims.with_items(conn, [claim_id])).get(claim_id), person, claim_id)
@@ -160,7 +161,7 @@ async def own(conn: Connection, person: str, claim_id: str) -> HeldRow:
 def must_own(held: HeldRow | None, person: str, claim_id: str) -> HeldRow:
     """The claim, which must be this person's."""
     if held is None or held.claim.person != person:
-        raise NotFound(f"no claim {claim_id!r} of yours", field="claim")
+        raise NotFound(f"you have no claim {claim_id!r}", field="claim")
     return held
 
 
@@ -174,7 +175,7 @@ async def revive(conn: Connection, held: HeldRow) -> None:
     """Makes an expired claim active again where its place is still free.
 
     Raises:
-        Conflict: it is not, or the claim ended otherwise; nothing was written.
+        Conflict: the place is taken, or the claim ended otherwise; nothing was written.
     """
     claim, item = held.claim, held.item
     if claim.state == "expired" and item.state == "open" and item.num_live < item.wanted:
@@ -184,5 +185,5 @@ async def revive(conn: Connection, held: HeldRow) -> None:
             await claims.count_places(conn, {item.id: 1})
             return
     if claim.state == "expired":
-        raise Conflict("the lease ran out and somebody else has the item", field="claim")
+        raise Conflict("the lease expired and another person has the item", field="claim")
     must_hold(claim)

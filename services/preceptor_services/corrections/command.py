@@ -1,4 +1,4 @@
-"""The queue of human corrections from a shell: people, what goes in by hand, export, import.
+"""Shell commands of the correction queue: people, items added by hand, export, import.
 
     preceptor corrections people add ann --url http://127.0.0.1:8080 --key-file keys/admin.key
     preceptor corrections round set chosen --guidelines @guide.md --double-share 0.2
@@ -54,7 +54,7 @@ Round = Annotated[str | None, typer.Option("--round", help="Of one round only.")
 
 @people.command("list")
 def list_people(run_dir: RunDir = None, url: Url = None, key_file: KeyFile = None) -> None:
-    """Prints everybody."""
+    """Prints every person."""
     table = Table("name", "role", "key", "corrections")
     for person in do(run_dir, url, key_file, lambda client: client.people()):
         key = "revoked" if person.revoked_at is not None else "valid"
@@ -71,10 +71,10 @@ def add_person(
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Lets somebody in, and prints their key, which is shown this once."""
+    """Adds a person and prints their key, which is shown only once."""
     if role not in ("annotator", "reviewer", "admin"):
-        raise typer.BadParameter(f"{role!r} is no role", param_hint="--role")
-    chosen: Role = role  # type: ignore[assignment]  looked at above
+        raise typer.BadParameter(f"{role!r} is not a role", param_hint="--role")
+    chosen: Role = role  # type: ignore[assignment]  checked above
     place = place_or_exit(run_dir, url, key_file)
     _hand_over(name, at(place, lambda client: client.add_person(name, chosen)).key, place)
 
@@ -86,16 +86,16 @@ def new_key(
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Prints a new key; the old one opens nothing any more."""
+    """Prints a new key; the old one becomes invalid."""
     place = place_or_exit(run_dir, url, key_file)
     _hand_over(name, at(place, lambda client: client.new_key(name)).key, place)
 
 
 def _hand_over(name: str, key: str, place: Place) -> None:
-    """The key alone on standard output, for scripts; what to do with it beside it."""
+    """Prints the key alone on standard output, for scripts; instructions on standard error."""
     typer.echo(key)
     typer.echo(
-        f"{name} signs in with this key, which is shown this once, at {place.page}", err=True
+        f"{name} signs in with this key, which is shown only once, at {place.page}", err=True
     )
 
 
@@ -106,9 +106,9 @@ def revoke(
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Closes the door to somebody; what they handed in stays."""
+    """Revokes a person's key; the versions that they handed in stay."""
     do(run_dir, url, key_file, lambda client: client.revoke_key(name))
-    typer.echo(f"{name}'s key opens nothing any more")
+    typer.echo(f"{name}'s key is revoked")
 
 
 @people.command("retire")
@@ -119,7 +119,7 @@ def retire(
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Takes somebody's corrections out of what counts; prints what they had gone into."""
+    """Retires a person's corrections; prints the targets that they had gone into."""
     _show(do(run_dir, url, key_file, lambda client: client.retire(name, reason)))
 
 
@@ -142,15 +142,17 @@ def _show(found: Retirement) -> None:
 
 @app.command("send")
 def send(
-    round_name: Annotated[str, typer.Argument(metavar="ROUND", help="Made where it is new.")],
+    round_name: Annotated[
+        str, typer.Argument(metavar="ROUND", help="The round; created if it does not exist.")
+    ],
     rollout: Annotated[
-        list[str] | None, typer.Option(help="Id of a recorded rollout; as often as wanted.")
+        list[str] | None, typer.Option(help="Id of a recorded rollout; may be repeated.")
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(help="Responses from outside any run, a JSON object a line.")
+        Path | None, typer.Option(help="Responses from outside any run, one JSON object per line.")
     ] = None,
     priority: Annotated[
-        float, typer.Option(help="Of the rollouts; higher is given out first.")
+        float, typer.Option(help="Priority of the rollouts; higher is given out first.")
     ] = 0,
     run_dir: RunDir = None,
     url: Url = None,
@@ -158,10 +160,10 @@ def send(
 ) -> None:
     """Puts chosen responses into a round: recorded rollouts, responses from elsewhere, or both."""
     if not rollout and file is None:
-        raise typer.BadParameter("--rollout or --file is needed: nothing was chosen")
+        raise typer.BadParameter("nothing was chosen: give --rollout, --file or both")
 
     async def put(client: CorrectionsClient) -> list[TakenItem]:
-        # Read first: a line that is wrong must not leave half of what was chosen in the queue.
+        # Read before anything is sent: a wrong line must not leave half of the items in the queue.
         new = _read(file, NewItem) if file is not None else []
         taken: list[TakenItem] = []
         for start in range(0, len(rollout or ()), _AT_ONCE):
@@ -179,7 +181,7 @@ def send(
 
 
 def _read(file: Path, cls: type[_Message]) -> list[_Message]:
-    """A file's lines as messages of one type; a wrong one is named."""
+    """A file's lines as messages of one type; an error names the wrong line."""
     found: list[_Message] = []
     for number, text in read_lines(file):
         try:
@@ -199,11 +201,11 @@ def export(
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Prints every item with its whole history, one line of JSON each."""
+    """Prints every item with its whole history, one JSON object per line."""
 
     async def write(client: CorrectionsClient) -> None:
         async for line in client.export(round_name):
-            # As bytes: an export is UTF-8 with one kind of line end, whatever the terminal is.
+            # As bytes: an export is UTF-8 with one kind of line end on every platform.
             typer.echo(line.model_dump_json(exclude_none=True).encode())
 
     do(run_dir, url, key_file, write)
@@ -211,13 +213,13 @@ def export(
 
 @app.command("import")
 def take(
-    file: Annotated[Path, typer.Argument(help="What `export` printed.")],
+    file: Annotated[Path, typer.Argument(help="File with the output of `export`.")],
     round_name: Annotated[str, typer.Option("--round", help="Where the items go.")],
     run_dir: RunDir = None,
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Takes in what is not there yet; people who are unknown are made, without a key."""
+    """Adds items and versions that are missing; unknown people are added without a key."""
 
     async def read(client: CorrectionsClient) -> tuple[int, int]:
         lines = _read(file, ExportLine)
@@ -239,6 +241,6 @@ def agreement(
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Prints how far a round's people agree."""
+    """Prints the agreement of a round's people."""
     found = do(run_dir, url, key_file, lambda client: client.agreement(round_name))
     typer.echo(found.model_dump_json(indent=1))

@@ -1,7 +1,7 @@
-"""A response token by token, with what each expert would have said: for the page that shows it.
+"""A response token by token with each expert's distribution, for the page that shows it.
 
-The experts' answers are those that stand in the targets of the item's rollout. Ids are spelled with
-the vocabulary that the people's expert has put; the gateway has no tokenizer.
+The experts' answers are those recorded in the targets of the item's rollout. Ids are spelled with
+the vocabulary that the people's expert has stored; the gateway has no tokenizer.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ExpertViews:
     _pieces: dict[str, Pieces] = field(default_factory=dict[str, Pieces])
 
     async def put_vocabulary(self, fingerprint: str, vocabulary: Vocabulary) -> None:
-        """Keeps how a vocabulary is spelled."""
+        """Stores the spelling of a vocabulary's ids."""
         content = json.dumps(vocabulary.pieces, ensure_ascii=True).encode()
         sha256 = await self.blobs.put(content)
         async with self.database.write() as conn:
@@ -66,7 +66,7 @@ class ExpertViews:
         """Tokens `start` to `stop` of an item's response.
 
         Raises:
-            NotFound: the item has no ids, or nobody has said yet how they are spelled.
+            NotFound: the item has no ids, or no vocabulary was stored for them.
         """
         async with self.database.read() as conn:
             document = (await items.documents(conn, [item_id])).get(item_id)
@@ -74,7 +74,7 @@ class ExpertViews:
                 raise NotFound(f"no item {item_id!r}", field="item")
             item = NewItem.model_validate(document)
             if item.response_ids is None or item.vocab_fingerprint is None:
-                raise NotFound("the item came without ids", field="item")
+                raise NotFound("the item has no token ids: it was sent as text only", field="item")
             blob = await results.vocabulary(conn, item.vocab_fingerprint)
             rollout_id = item.rollout_id or ""
             placed = await results.targets_of_rollout(conn, rollout_id)
@@ -96,7 +96,10 @@ class ExpertViews:
 
     async def _read_pieces(self, fingerprint: str, blob: str | None) -> Pieces:
         if blob is None:
-            raise NotFound("nobody has said how these ids are spelled", field="vocabulary")
+            raise NotFound(
+                "the people's expert has not stored the vocabulary of these ids",
+                field="vocabulary",
+            )
         if fingerprint not in self._pieces:
             words: list[str] = json.loads(await self.blobs.get(blob))
             self._pieces[fingerprint] = [word.encode("latin-1") for word in words]
@@ -105,7 +108,7 @@ class ExpertViews:
     async def _components(
         self, rollout_id: str, placed: Sequence[tuple[str, str]], num_tokens: int
     ) -> list[TargetComponent]:
-        """Each answer's component once, people's own left out: they must not see one another."""
+        """Each answer's component once, without people's own: they must not see each other."""
         found: dict[str, TargetComponent] = {}
         for target_id, pack in placed:
             arrays: Any = (await self.array_blobs.read(pack))[target_id]
@@ -116,7 +119,7 @@ class ExpertViews:
 
 
 def spans_of(pieces: Sequence[bytes]) -> list[Span]:
-    """Where each token lies in the text; one that ends inside a character ends before it."""
+    """The span of each token in the text; one that ends inside a character ends before it."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     spans: list[Span] = []
     end = 0

@@ -1,4 +1,4 @@
-"""How much waits for people and how much they have done, over all rounds, for whoever watches."""
+"""Metrics of the queue over all rounds: items that wait for people, and versions handed in."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from preceptor_services.store.database import Database
 
 
 class CorrectionFigures(NamedTuple):
-    """Counted from the rows at one moment; every state and decision is there, if only as 0."""
+    """Counted from the rows at one moment; every state and decision is present, also with 0."""
 
     items: Mapping[str, float]
     """By state."""
     versions: Mapping[str, float]
-    """What people handed in, by decision."""
+    """Versions handed in, by decision."""
     claims: float
     """In force."""
 
@@ -31,18 +31,16 @@ UNKNOWN: Final = CorrectionFigures(
     versions=dict.fromkeys(get_args(Decision), math.nan),
     claims=math.nan,
 )
-"""While the database is away."""
+"""The figures while the database is unreachable."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Counts the queue."""
-
     database: Database
     clock: Clock
 
     async def now(self) -> CorrectionFigures:
-        """The queue as it is."""
+        """Counts items, claims and versions now."""
         async with self.database.read() as conn:
             by_round = await items.count_by_state(conn)
             by_decision = await versions.count_by_decision(conn)

@@ -1,4 +1,4 @@
-"""Items in: from runs, from outside any run, and by hand; rounds and their budgets."""
+"""Intake of items: from runs, from outside any run, and by hand; rounds and their budgets."""
 
 from __future__ import annotations
 
@@ -35,17 +35,15 @@ _EXCERPT: Final = 160
 
 @dataclass(frozen=True, kw_only=True)
 class Intake:
-    """Takes items in."""
-
     database: Database
     clock: Clock
     array_blobs: ArrayBlobs
 
     async def put_round(self, name: str, settings: RoundSettings, *, keep: bool = False) -> None:
-        """Makes a round, or changes its rules; with `keep`, the rules of one that is there stay.
+        """Creates a round, or changes its rules; with `keep`, an existing round keeps its rules.
 
         Raises:
-            Conflict: the rules for edits would change under items that are there.
+            Conflict: the rules for edits would change while the round has items.
         """
         document = settings.model_dump(mode="json")
         async with self.database.write() as conn:
@@ -71,7 +69,7 @@ class Intake:
         )
 
     async def add(self, round_name: str, new: Sequence[NewItem]) -> list[TakenItem]:
-        """Takes items in order until the budget is spent; what is known already costs nothing."""
+        """Takes items in order until the budget is spent; known items cost nothing."""
         async with self.database.write() as conn:
             return await self._add(conn, round_name, new)
 
@@ -108,7 +106,7 @@ class Intake:
         return NewItem(
             prompt=Prompt.model_validate(arrays["prompt"]),
             response_text=arrays["response_text"],
-            # Without the policy's vocabulary the ids would mean nothing.
+            # Ids are of use only together with the policy's vocabulary.
             response_ids=None if manifest is None else arrays["response_ids"],
             vocab_fingerprint=None if manifest is None else manifest["vocab_fingerprint"],
             finish_reason="stop" if row.finish_reason == "stop" else "length",
@@ -122,7 +120,7 @@ class Intake:
         )
 
     async def ask(self, asked: Sequence[Asked], services: Collection[str] | None = None) -> None:
-        """Questions to the people's expert: each waits for its item, which is made if need be.
+        """Records questions to the people's expert; each refers to its item, created if missing.
 
         Raises:
             Forbidden: one was asked of an expert that is not among `services`.
@@ -158,7 +156,7 @@ class Intake:
         defaults = RoundSettings().model_dump(mode="json")
         await items.add_round(conn, round_name, defaults, now)
         row = await items.lock_round(conn, round_name)
-        assert row is not None, "it was made above"
+        assert row is not None, "the round was added above"
         settings = RoundSettings.model_validate(row.settings)
         hashes = [item.content_sha256() for item in new]
         known = await items.known(conn, hashes, round_name)
@@ -198,7 +196,7 @@ async def check_owned(
 def question_row(
     answer_key: str, item_id: str, now: float, *, takeover: bool = False
 ) -> dict[str, Any]:
-    """A question that waits."""
+    """The row of a question without an answer."""
     return {
         "answer_key": answer_key,
         "item_id": item_id,
@@ -254,7 +252,7 @@ async def _check_edit_rules(conn: Connection, name: str, settings: RoundSettings
     standing = RoundSettings.model_validate(row.settings).edits
     if standing != settings.edits:
         raise Conflict(
-            f"the round has items, whose edits are compiled with {standing.model_dump()}; "
+            f"the round has items whose edits are compiled with {standing.model_dump()}; "
             "make another round",
             field="edits",
         )

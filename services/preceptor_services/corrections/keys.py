@@ -1,4 +1,4 @@
-"""Keys of people: one each, random, shown once, kept as a keyed hash, revocable at once."""
+"""Keys of people: one per person, random, shown once, stored as a keyed hash, revocable at once."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ class PersonKeys:
         self._hash_key = hash_key.encode()
 
     def new(self) -> tuple[str, str]:
-        """A key, and its hash."""
+        """A new key and its hash."""
         token = new_key()
         return token, self.digest(token)
 
     def digest(self, token: str) -> str:
-        """What the database holds of a key."""
-        # Another prefix than the callers' keys have: the two never stand for each other.
+        """The keyed hash that the database stores."""
+        # The prefix differs from that of callers' keys, so that no key is valid as the other kind.
         return hmac.new(self._hash_key, f"person\0{token}".encode(), hashlib.sha256).hexdigest()
 
 
 class Door:
-    """Tells whose a key is.
+    """Finds the person of a key.
 
-    Nothing is remembered from one request to the next, so that a revoked key opens nothing from
-    then on, at any gateway; requests that come at once share a query.
+    Nothing is cached between requests, so that a revoked key is refused from the next request on,
+    at every gateway. Requests that arrive at the same time share a query.
     """
 
     def __init__(self, database: Database, keys: PersonKeys) -> None:
@@ -43,7 +43,7 @@ class Door:
         self._find = GroupCommit(self._find_all)
 
     async def person(self, token: str) -> PersonRow | None:
-        """Whose valid key this is."""
+        """The person with this valid key."""
         return await self._find(self._keys.digest(token))
 
     async def _find_all(self, digests: Sequence[str]) -> list[PersonRow | Exception | None]:

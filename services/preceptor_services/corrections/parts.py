@@ -1,4 +1,4 @@
-"""What the correction queue is made of, put together once a process."""
+"""The parts of the correction queue, built once per process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,6 @@ class Corrections:
         clock: Clock,
         hash_key: str,
     ) -> Self:
-        """Puts the parts together."""
         intake = Intake(database=database, clock=clock, array_blobs=array_blobs)
         keys = PersonKeys(hash_key)
         return cls(

@@ -1,4 +1,4 @@
-"""The people of the correction queue: who they are, their keys, and what their page keeps."""
+"""The people of the correction queue: names and roles, keys, and settings of their page."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from preceptor_services.store.database import Database
 
 @dataclass(frozen=True, kw_only=True)
 class People:
-    """Lets people in and out."""
+    """Adds people, issues and revokes their keys."""
 
     database: Database
     clock: Clock
     keys: PersonKeys
 
     async def every(self) -> PersonList:
-        """Everybody."""
         async with self.database.read() as conn:
             rows = await stored.every(conn)
         return PersonList(people=people_of(rows))
@@ -34,7 +33,7 @@ class People:
         """One person.
 
         Raises:
-            NotFound: there is none of this name.
+            NotFound: no person has this name.
         """
         async with self.database.read() as conn:
             row = await stored.find(conn, name)
@@ -43,7 +42,7 @@ class People:
         return person_of(row)
 
     async def add(self, new: NewPerson) -> IssuedKey:
-        """A new person and their key, which is shown this once.
+        """Adds a person; returns their key, which is shown only once.
 
         Raises:
             Conflict: the name is taken.
@@ -57,7 +56,7 @@ class People:
         return IssuedKey(person=await self.get(new.name), key=key)
 
     async def new_key(self, name: str) -> IssuedKey:
-        """Another key in the place of the old one, which is void from now on.
+        """Replaces the person's key; the old one is invalid from now on.
 
         Raises:
             Conflict: the person is retired.
@@ -71,13 +70,13 @@ class People:
         return IssuedKey(person=await self.get(name), key=key)
 
     async def revoke(self, name: str) -> Person:
-        """Makes the person's key void; what they handed in stays."""
+        """Revokes the person's key; the versions that they handed in stay."""
         await self.get(name)
         async with self.database.write() as conn:
             await stored.change(conn, name, revoked_at=self.clock.now())
         return await self.get(name)
 
     async def keep_settings(self, name: str, settings: Mapping[str, JsonValue]) -> None:
-        """Keeps what the person's page wants to find again."""
+        """Stores the settings of the person's page."""
         async with self.database.write() as conn:
             await stored.change(conn, name, settings=dict(settings))

@@ -1,4 +1,4 @@
-"""People as an expert: the same question as to any other, answered when somebody has worked.
+"""People as an expert: it takes the same queries as any expert and answers after a person worked.
 
     [experts.people]
     url = "http://127.0.0.1:8105"
@@ -8,11 +8,11 @@
     config = "preceptor.toml"
     model = "path/to/student"
 
-A query becomes a question at the gateway's queue and a promise to answer later. Settled items come
-back as due answers: their edits are compiled to points on the student's own states and put to the
-gateway as late answers. The service keeps nothing; what is open stands in the gateway's SQL, so it
-may be restarted, or run twice, at any time. A crash between an answer and the note of its version
-repeats both, and the second time changes nothing.
+The service puts each query as a question into the gateway's queue and promises to answer later.
+Settled items come back as due answers: the service compiles their edits to points on the student's
+own states and sends them to the gateway as late answers. The service has no state of its own; open
+questions are in the gateway's SQL, so it may be restarted, or run twice, at any time. A crash
+between an answer and the record of its version repeats both, and the repetition changes nothing.
 
 A query about a corrected text itself, the take-over, is answered at once.
 """
@@ -55,15 +55,13 @@ from preceptor_services.kit.settings import load_settings, read_secret
 NAME: Final = "people"
 _POLL_S: Final = 1.0
 _LATE_S: Final = 365 * 86_400.0
-"""People take their time; a round that is closed ends its questions sooner."""
+"""Deadline of a late answer; closing a round ends its questions sooner."""
 _log = logging.getLogger("preceptor.people")
 
 Connect = Callable[[], CorrectionsClient]
 
 
 class PeopleExpert:
-    """The service; see the module's text."""
-
     def __init__(
         self,
         model: str,
@@ -82,7 +80,7 @@ class PeopleExpert:
             config: The deployment's TOML file, which names the gateway and a key with the scope
                 `expert`; or else:
             url: Where the gateway listens, and
-            key_file: the file with such a key.
+            key_file: The file with such a key.
             smoothing: Probability left to other tokens at each label.
             accepted: Whether tokens that people left as they were are labels too.
             poll_s: How often to look for settled items.
@@ -115,12 +113,12 @@ class PeopleExpert:
         )
 
     async def start(self) -> None:
-        """Begins to look for settled items."""
+        """Starts the task that polls for settled items."""
         self._gateway = self._connect()
         self._task = asyncio.create_task(self._answer_forever(), name="people")
 
     async def stop(self) -> None:
-        """Ends; nothing is lost."""
+        """Stops polling; open questions stay in the gateway."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -134,7 +132,9 @@ class PeopleExpert:
     ) -> Sequence[PrefixReply]:
         """A promise for each query, or an answer where a take-over asks about a settled edit."""
         if len(answer_keys) != len(queries):
-            raise Invalid("people answer later: each query needs a key", field="answer_keys")
+            raise Invalid(
+                "each query needs an answer key, because people answer later", field="answer_keys"
+            )
         texts = [spelled(self._spelling, query.response_ids) for query in queries]
         replies: list[PrefixReply] = []
         asked: list[Asked] = []
@@ -189,12 +189,14 @@ class PeopleExpert:
                     spelled_out = True
                 await self.answer_due()
             except PreceptorError as error:
-                # The boundary of a background task: it must outlive a gateway that is away.
-                _log.warning("due answers: %s", error)
+                # Outermost handler of a background task: it must go on while the gateway is down.
+                _log.warning(
+                    "the due answers could not be fetched or recorded, trying again: %s", error
+                )
             await asyncio.sleep(self._poll_s)
 
     async def answer_due(self) -> int:
-        """Answers what can be answered now; how many that were."""
+        """Sends the answers that are due; returns how many."""
         due = await self._gateway.due()
         made_of: dict[str, str | None] = {}
         for one in due:
@@ -202,19 +204,19 @@ class PeopleExpert:
                 if await self._put(one):
                     made_of[one.answer_key] = one.version
             except PreceptorError as error:
-                _log.warning("answer %s is put later: %s", one.answer_key, error)
+                _log.warning("answer %s could not be sent, trying again: %s", one.answer_key, error)
             except Exception:
-                # The boundary of one answer: the others are given, this one is tried again.
+                # One answer's failure must not stop the others; this one is tried again.
                 _log.exception("answer %s could not be made", one.answer_key)
         if made_of:
             await self._gateway.given(made_of)
         return len(made_of)
 
     async def _put(self, due: Due) -> bool:
-        """Gives one answer. True when the question is done with, answered or not."""
+        """Sends one answer. True when the question needs no more work, answered or not."""
         rules = rules_of(due.expert_version or "")
         if rules is None:
-            _log.error("%s asked %s, which is not known here", due.answer_key, due.expert_version)
+            _log.error("question %s: unknown expert version %s", due.answer_key, due.expert_version)
             return True
         base = np.array(due.base_ids, np.int32)
         query = PrefixQuery(
@@ -227,12 +229,12 @@ class PeopleExpert:
         try:
             await self._gateway.call("PUT", f"/v1/answers/{due.answer_key}", body=answer)
         except (Conflict, Invalid, NotFound) as error:
-            # Nobody waits any more, or another answer stands: there is nothing left to do.
-            _log.warning("answer %s: %s", due.answer_key, error)
+            # The ticket is gone, or it has another answer already: the question is finished.
+            _log.warning("the gateway refused answer %s: %s", due.answer_key, error)
         return True
 
     def _labels(self, due: Due, base: np.ndarray, rules: LabelRules) -> np.ndarray:
-        """`[T]` labels; none where people only remarked, or ended the item without a version."""
+        """`[T]` labels; none where people only commented, or ended the item without a version."""
         if due.decision == "accept" and rules.accepted:
             return base
         if due.text is None:
@@ -245,13 +247,13 @@ class PeopleExpert:
 
 
 def version_of(rules: LabelRules) -> str:
-    """Compiler and rules by name, so that a later process can still answer by them."""
+    """Names compiler and rules, so that a later process can answer by the same ones."""
     accepted = "accepted" if rules.accepted else "departures"
     return f"{COMPILER_VERSION}/{accepted}/{rules.smoothing!r}"
 
 
 def rules_of(version: str) -> LabelRules | None:
-    """The rules that a version names; None for another compiler's."""
+    """The rules that a version names; None if it names another compiler."""
     compiler, *rest = version.split("/")
     # Questions asked before rounds held `rejoin_tokens` name it between the two.
     if compiler != COMPILER_VERSION or len(rest) not in (2, 3):
@@ -268,5 +270,5 @@ def _connector(config: str | None, url: str | None, key_file: str | None) -> Con
     elif url is not None and key_file is not None:
         place, key = url, read_secret(Path(key_file))
     else:
-        raise ValueError("config: is missing, and so are url and key_file")
+        raise ValueError("config: is missing; give config, or both url and key_file")
     return lambda: CorrectionsClient(place, key)

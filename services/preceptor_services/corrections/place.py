@@ -1,4 +1,4 @@
-"""Where the commands of the correction queue find the gateway, and with which key."""
+"""Address and key of the gateway for the commands of the correction queue."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PAGE: Final = "/corrections/"
 _T = TypeVar("_T")
 
 RunDir = Annotated[Path | None, typer.Option(help="Folder of a deployment, with its TOML file.")]
-Url = Annotated[str | None, typer.Option(help="A running gateway; wants --key-file.")]
-KeyFile = Annotated[Path | None, typer.Option(help="File with an admin's key.")]
+Url = Annotated[str | None, typer.Option(help="Address of a running gateway; needs --key-file.")]
+KeyFile = Annotated[Path | None, typer.Option(help="File with a key of scope `admin`.")]
 
 
 class Place(NamedTuple):
@@ -29,19 +29,19 @@ class Place(NamedTuple):
 
     @property
     def page(self) -> str:
-        """Where people sign in."""
+        """Address of the page where people sign in."""
         return self.url.rstrip("/") + PAGE
 
 
 def find_place(run_dir: Path | None, url: str | None, key_file: Path | None) -> Place:
-    """The place that the options name.
+    """The gateway and key that the options name.
 
     Raises:
-        ValueError: only one of `url` and `key_file` is given, or the settings name no admin's key.
+        ValueError: only one of `url` and `key_file` is given, or the settings have no admin's key.
     """
     if (url is None) != (key_file is None):
         missing = "url" if url is None else "key-file"
-        raise ValueError(f"{missing}: is missing; --url and --key-file belong together")
+        raise ValueError(f"{missing}: is missing; --url and --key-file must be given together")
     if url is not None and key_file is not None:
         return Place(url, read_secret(key_file))
     settings = load_settings(find_settings(run_dir or Path()))
@@ -59,7 +59,7 @@ def do(
 
 
 def place_or_exit(run_dir: Path | None, url: str | None, key_file: Path | None) -> Place:
-    """`find_place`, whose errors end the command."""
+    """`find_place`; an error ends the command with its message."""
     try:
         return find_place(run_dir, url, key_file)
     except (OSError, ValueError) as error:
@@ -67,7 +67,7 @@ def place_or_exit(run_dir: Path | None, url: str | None, key_file: Path | None) 
 
 
 def at(place: Place, work: Callable[[CorrectionsClient], Awaitable[_T]]) -> _T:
-    """The same at a place that is known."""
+    """`at_gateway` for a place that was found already."""
 
     async def within() -> _T:
         async with CorrectionsClient(place.url, place.key) as client:

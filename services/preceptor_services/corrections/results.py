@@ -1,4 +1,4 @@
-"""What trainers, tools and the people's expert read of settled items."""
+"""Settled items as trainers, tools and the people's expert read them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from preceptor_services.store.database import Connection, Database
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Reads results, and writes down which answers were made of them."""
+    """Reads results, and records which answers were made from them."""
 
     database: Database
     clock: Clock
@@ -52,7 +52,7 @@ class Outcome:
     async def after(
         self, cursor: int, limit: int, *, run: str | None, round_name: str | None
     ) -> Results:
-        """Changes of what counts, oldest first."""
+        """Changes of authoritative versions, oldest first."""
         async with self.database.read() as conn:
             rows = await results.after(
                 conn, cursor=cursor, limit=limit, run=run, round_name=round_name
@@ -88,7 +88,7 @@ class Outcome:
         )
 
     async def agreement(self, round_name: str) -> Agreement:
-        """How far the people of a round agree."""
+        """Agreement of the people of a round."""
         async with self.database.read() as conn:
             if not await items.rounds(conn, [round_name]):
                 raise NotFound(f"no round {round_name!r}", field="round")
@@ -108,7 +108,7 @@ class Outcome:
         return tuple(_due(row, edits[row.item_id]) for row in rows)
 
     async def lookup(self, prompt: Prompt, text: str) -> tuple[Due, ...]:
-        """Authoritative corrections with this prompt and text; `answer_key` means nothing."""
+        """Authoritative corrections with this prompt and text; ignore their `answer_key`."""
         async with self.database.read() as conn:
             rows = await versions.authoritative_with_text(
                 conn, prompt_sha256(prompt), text_sha256(text)
@@ -133,7 +133,7 @@ class Outcome:
     async def give(
         self, made_of: Mapping[str, str | None], services: Collection[str] | None = None
     ) -> None:
-        """These answers stand; a question that was not asked before is a take-over's.
+        """Records answers that were given; a question not asked before belongs to a take-over.
 
         Raises:
             Forbidden: one was asked of an expert that is not among `services`.
@@ -182,7 +182,7 @@ class Outcome:
         return ExportPage(lines=lines, after=rows[-1].serial if len(rows) == limit else None)
 
     async def take(self, sent: ImportLines, by: str) -> Imported:
-        """Items and versions that are not there yet; what was authoritative there is so here."""
+        """Adds missing items and versions; authoritative versions stay authoritative."""
         new = [line.item for line in sent.lines]
         unbounded = RoundSettings(budget=None)
         async with self.database.read() as conn:
@@ -215,7 +215,7 @@ class Outcome:
         ]
         async with self.database.write() as conn:
             item = await items.lock(conn, item_id)
-            assert item is not None, "it was taken in just now"
+            assert item is not None, "the item was added above"
             known = await versions.known_ids(conn, [row.id for row in rows])
             fresh = [row for row in rows if row.id not in known]
             names = sorted({row.person for row in fresh})
@@ -243,7 +243,7 @@ async def provenance(conn: Any, answer_id: str) -> FeedbackItem | None:
 
 
 def correction_item(version: VersionRow, reviewer: str | None) -> FeedbackItem:
-    """A correction as what it is to experts: an item of feedback, with its people."""
+    """A correction as an item of feedback for experts, with the people behind it."""
     text = version.text if version.text is not None else version.comment
     return FeedbackItem(
         id=f"correction-{version.id}",

@@ -1,8 +1,8 @@
-"""Retiring a person's corrections: what they went into, and the targets without them.
+"""Retires a person's corrections, lists the targets that used them, and rebuilds those targets.
 
-Nothing is deleted. Versions are marked, items go back, trainers are told through the cursor of
-results, and each target that had a retired answer gets a successor built from its other components
-alone. The old target stays: steps have trained on it, and a trace must still find it.
+Nothing is deleted. Versions are marked, items are reopened, trainers read the change through the
+cursor of results, and each target that had a retired answer gets a successor built only from its
+other components. The old target stays: steps have trained on it, and a trace must still find it.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from preceptor_services.store.provenance import runs
 
 @dataclass(frozen=True, kw_only=True)
 class Retiring:
-    """Takes a person's corrections out of what counts."""
+    """Retires a person's corrections."""
 
     database: Database
     clock: Clock
     array_blobs: ArrayBlobs
 
     async def retire(self, person: str, reason: str) -> Retirement:
-        """Retires every version of `person`; a second time lists the same again.
+        """Retires every version of `person`; a second call lists the same again.
 
         Raises:
-            NotFound: nobody has that name.
+            NotFound: no person has this name.
         """
         now = self.clock.now()
         async with self.database.write() as conn:
             row = await people.find(conn, person)
             if row is None:
-                raise NotFound(f"nobody is called {person!r}", field="person")
+                raise NotFound(f"no person is named {person!r}", field="person")
             if row.retired_at is None:
                 ends = {"retired_at": now, "revoked_at": row.revoked_at or now}
                 await people.change(conn, person, **ends, retired_reason=reason)
@@ -71,7 +71,7 @@ class Retiring:
     async def _reopen(
         self, conn: Connection, person: str, fresh: Sequence[VersionRow], now: float
     ) -> int:
-        """Frees the places that the person takes, and unsettles what theirs had settled."""
+        """Ends the person's claims, and unsettles the items that their versions had settled."""
         held = await claims.live_by(conn, person)
         retired = {version.id for version in fresh}
         affected = sorted({claim.item_id for claim in held} | {v.item_id for v in fresh})
@@ -79,7 +79,8 @@ class Retiring:
             affected += [
                 item_id for item_id, _, _ in await results.shared_with(conn, list(retired))
             ]
-        # All of them before the first is told: whoever tells must not wait for an item any more.
+        # All items are locked before the first change is published: publishing takes the writer's
+        # lock, and a transaction that holds it must not wait for an item.
         locked = await items.lock_all(conn, affected) if affected else {}
         reopened = 0
         for item_id, item in locked.items():
@@ -95,7 +96,7 @@ class Retiring:
         return reopened
 
     async def _rebuild(self, used: Sequence[UsedRow], now: float) -> dict[str, str]:
-        """Old target to the one without the retired answers, where something is left."""
+        """Maps each old target to its successor, where other components are left."""
         rebuilt: dict[str, tuple[UsedRow, Target, list[str]]] = {}
         for target_id in dict.fromkeys(row.target_id for row in used):
             rows = [row for row in used if row.target_id == target_id]
@@ -125,9 +126,10 @@ class Retiring:
 
 
 async def _ask_elsewhere(conn: Connection, fresh: Sequence[VersionRow], now: float) -> None:
-    """Where another run got a retired version's answer, its own item's version answers instead.
+    """Publishes items of other runs again that had got a retired version's answer.
 
-    That run is told of its item again, so that it drops the label at once; the items are locked.
+    Their own item's version answers instead, and such a run drops the label at once. The items are
+    locked.
     """
     shared = await results.shared_with(conn, [v.id for v in fresh]) if fresh else []
     for item_id, version_id, question in shared:

@@ -22,13 +22,13 @@ _TRIED = ("submitted", "skipped", "flagged")
 
 @dataclass(frozen=True, kw_only=True)
 class Reviewing:
-    """What reviewers do with items."""
+    """Records the decisions of reviewers."""
 
     database: Database
     clock: Clock
 
     async def decide(self, reviewer: str, item_id: str, sent: Decide) -> None:
-        """Takes one decision; it stands until the next one.
+        """Records one decision, which holds until the next one.
 
         Raises:
             NotFound: no such item, or no such version of it.

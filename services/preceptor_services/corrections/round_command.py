@@ -1,4 +1,4 @@
-"""Rounds from a shell: their rules, how far they are, and their end.
+"""Shell commands for rounds: rules, progress, closing and opening.
 
 preceptor corrections round set demo-0 --guidelines @guide.md --double-share 0.2 --review always
 preceptor corrections round list
@@ -38,29 +38,32 @@ def list_rounds(run_dir: RunDir = None, url: Url = None, key_file: KeyFile = Non
 def set_round(
     name: RoundName,
     guidelines: Annotated[
-        str | None, typer.Option(help="Text in Markdown, or @FILE that holds it.")
+        str | None, typer.Option(help="Text in Markdown, or @FILE to read it from a file.")
     ] = None,
-    budget: Annotated[int | None, typer.Option(help="Most items that it takes.")] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Largest number of items in the round.")
+    ] = None,
     no_budget: Annotated[bool, typer.Option("--no-budget", help="Takes any number.")] = False,
     double_share: Annotated[
         float | None, typer.Option(help="Share of items that two people work on, 0 to 1.")
     ] = None,
     review: Annotated[
-        str | None, typer.Option(help=f"Who must be decided: {', '.join(get_args(ReviewRule))}.")
+        str | None,
+        typer.Option(help=f"Items that a reviewer must decide: {', '.join(get_args(ReviewRule))}."),
     ] = None,
     lease_s: Annotated[
-        float | None, typer.Option(help="Seconds that a claim lasts unless it is renewed.")
+        float | None, typer.Option(help="Length of a claim's lease in seconds.")
     ] = None,
     max_skips: Annotated[
-        int | None, typer.Option(help="After so many skips an item goes to a reviewer.")
+        int | None, typer.Option(help="Number of skips after which an item goes to a reviewer.")
     ] = None,
     run_dir: RunDir = None,
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Makes a round, or changes the rules that are given and leaves the others."""
+    """Creates a round, or changes the given rules and leaves the others."""
     if no_budget and budget is not None:
-        raise typer.BadParameter("belongs to no round with --no-budget", param_hint="--budget")
+        raise typer.BadParameter("cannot be given together with --no-budget", param_hint="--budget")
     try:
         given = _given(
             guidelines=None if guidelines is None else _text(guidelines),
@@ -70,7 +73,7 @@ def set_round(
             lease_s=lease_s,
             max_skips=max_skips,
         )
-        # Looked at before anything is asked, so that a wrong value is named by its option.
+        # Checked before the gateway is called, so that an error names the option.
         RoundSettings.model_validate(given)
     except ValidationError as error:
         raise typer.BadParameter(from_validation(error).detail) from None
@@ -86,7 +89,7 @@ def set_round(
 def close(
     name: RoundName, run_dir: RunDir = None, url: Url = None, key_file: KeyFile = None
 ) -> None:
-    """Gives out no more items of a round; what is claimed can still be handed in."""
+    """Stops giving out items of a round; claimed items can still be handed in."""
     typer.echo(_described(_switch(run_dir, url, key_file, name, closed=True)))
 
 
@@ -94,7 +97,7 @@ def close(
 def open_again(
     name: RoundName, run_dir: RunDir = None, url: Url = None, key_file: KeyFile = None
 ) -> None:
-    """Gives out items of a closed round again."""
+    """Opens a closed round again."""
     typer.echo(_described(_switch(run_dir, url, key_file, name, closed=False)))
 
 

@@ -1,7 +1,8 @@
-"""What counts: one version becomes authoritative, or none is any more.
+"""Makes one version of an item authoritative, or none.
 
-Called with the item locked. Each change is told to trainers, as the last thing that its transaction
-does: on PostgreSQL that takes the one-writer lock, which nobody may hold who waits for an item.
+Called with the item locked. Each change is published to trainers at the very end of its
+transaction: on PostgreSQL this takes the one-writer lock, and a transaction that holds it must not
+wait for an item's lock.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from preceptor_services.store.database import Connection
 async def conclude(
     conn: Connection, locked: Sequence[ItemRow], rules: Mapping[str, ReviewRule], now: float
 ) -> dict[str, str]:
-    """After versions came in: settles the items where their rounds' rules can; states by item."""
+    """Settles the items that their rounds' rules can settle; returns the states by item.
+
+    Called after versions were added.
+    """
     every = await versions.standing(conn, [item.id for item in locked])
     states = {item.id: item.state for item in locked}
     settled: list[tuple[ItemRow, VersionRow]] = []
@@ -34,7 +38,7 @@ async def conclude(
         if rule == "always" or (rule == "disagreement" and await _differ(conn, item.id, standing)):
             await items.change(conn, item.id, state="review", updated_at=now)
             states[item.id] = "review"
-        else:  # As many are handed in as were wanted, and never more have the item: none is left.
+        else:  # All wanted versions are in, and no more claims were given: no claim is active.
             settled.append((item, standing[0]))
             states[item.id] = "done"
     if settled:
@@ -49,12 +53,12 @@ async def _differ(conn: Connection, item_id: str, standing: Sequence[VersionRow]
 
 
 def agree(standing: Sequence[VersionRow], document: dict[str, Any]) -> bool:
-    """Whether all versions come to the same: one final text, or remarks only."""
+    """Whether all versions give the same result: one final text, or comments only."""
     return len({final_text(version, document) for version in standing}) == 1
 
 
 def final_text(version: VersionRow, document: dict[str, Any]) -> str | None:
-    """What the response should be; None where only a remark was made."""
+    """The corrected response; None for a comment."""
     if version.decision == "comment":
         return None
     return document["response_text"] if version.text is None else version.text
@@ -67,7 +71,7 @@ async def settle(
     reviewer: str | None,
     now: float,
 ) -> None:
-    """Makes each version the one that counts in its item, at which nobody is at work any more."""
+    """Makes each version authoritative in its item; no claim on these items may be active."""
     await items.settle(conn, {item.id: version.id for item, version in settled}, now)
     fresh = [(item, v.id) for item, v in settled if item.authoritative != v.id]
     if not fresh:
@@ -86,7 +90,7 @@ async def settle(
 async def overrule(
     conn: Connection, item: ItemRow, version: VersionRow, *, reviewer: str, now: float
 ) -> None:
-    """A reviewer's word: the version counts, and whoever is still at work may stop."""
+    """Makes a version authoritative by a reviewer's decision and withdraws the active claims."""
     await _withdraw(conn, item, now)
     await settle(conn, [(item, version)], reviewer=reviewer, now=now)
 

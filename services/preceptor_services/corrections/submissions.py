@@ -1,7 +1,7 @@
-"""Handing versions in: those that come while others are written are written together.
+"""Takes versions in. Versions that arrive while a transaction runs share the next one.
 
-As with giving items out, one transaction takes many, and each is judged by itself. Two versions of
-one item never share a transaction, since the second is judged by what the first one came to.
+As in `claims.py`, one transaction takes many, and each is decided by itself. Two versions of one
+item never share a transaction, since the second depends on the result of the first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Taken = tuple[VersionRow, str]
 
 
 class Sent(NamedTuple):
-    """What somebody hands in under a claim."""
+    """A version that a person hands in under a claim."""
 
     person: str
     claim_id: str
@@ -40,21 +40,19 @@ class Sent(NamedTuple):
 
 
 class HandingIn:
-    """Takes versions in."""
-
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
         self._take = GroupCommit(self._take_all)
 
     async def __call__(self, sent: Sent) -> Taken:
-        """Hands one in.
+        """Hands one version in.
 
-        A lease that ran out does no harm as long as nobody else has taken the place. Otherwise the
-        text is kept as the person's draft.
+        An expired lease is accepted as long as its place at the item is free. Otherwise the text is
+        kept as the person's draft.
 
         Raises:
-            NotFound: they have no such claim.
+            NotFound: the person has no such claim.
             Conflict: the place was taken, or the item is settled.
         """
         try:
@@ -70,7 +68,7 @@ class HandingIn:
         return [came[n] for n in range(len(group))]
 
     async def _take_some(self, group: dict[int, Sent]) -> dict[int, Taken | Exception]:
-        """Takes the first one of each item, in one transaction."""
+        """Takes the first version of each item, in one transaction."""
         now = self._clock.now()
         came: dict[int, Taken | Exception] = {}
         new: dict[int, tuple[HeldRow, VersionRow]] = {}
@@ -113,7 +111,7 @@ class HandingIn:
 
 
 async def _known(conn: Connection, held: HeldRow, sent: Sent) -> VersionRow | None:
-    """The version that says the same already; None where this one is new and may be taken."""
+    """The equal version that exists already; None where this one is new and may be taken."""
     if held.claim.state == "submitted":
         last = await versions.last_of(conn, sent.claim_id)
         if _same(last, sent.submission):

@@ -1,7 +1,7 @@
-"""What a person may see of an item, and of their own work.
+"""The part of an item, and of their own work, that a person may see.
 
-An annotator never learns how many people work on an item, nor what the others wrote, until it is
-settled: doubles are blind.
+Until an item is settled, an annotator must not learn how many people work on it, nor what the
+others wrote: doubles are blind.
 """
 
 from __future__ import annotations
@@ -43,8 +43,6 @@ from preceptor_services.store.database import Connection, Database
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """Reads for people."""
-
     database: Database
     clock: Clock
 
@@ -53,7 +51,7 @@ class Views:
         now = self.clock.now()
         async with self.database.read() as conn:
             row = await people.find(conn, name)
-            assert row is not None, "they have just been let in"
+            assert row is not None, "the key was checked before"
             return Me(
                 person=person_of(row),
                 progress=await self._progress(conn, name, now),
@@ -91,7 +89,7 @@ class Views:
         )
 
     async def held(self, person: str, role: Role) -> tuple[Claim, ...]:
-        """What a person holds."""
+        """The person's claims in force, with their items."""
         async with self.database.read() as conn:
             rows = await claims.held_by(conn, person, self.clock.now())
         return tuple([await self.claim(role, row) for row in rows])
@@ -100,13 +98,15 @@ class Views:
         """One item.
 
         Raises:
-            NotFound: there is none, or an annotator has nothing to do with it.
+            NotFound: it does not exist, or the annotator never had a claim on it.
         """
         async with self.database.read() as conn:
             if role == "annotator":
                 history = await claims.of_item(conn, item_id)
                 if not any(claim.person == person for claim in history):
-                    raise NotFound(f"no item {item_id!r} of yours", field="item")
+                    raise NotFound(
+                        f"no item {item_id!r} among those that you may see", field="item"
+                    )
             view, _ = await _item(conn, item_id, person, role)
         return view
 
@@ -122,7 +122,7 @@ class Views:
         after: int,
         limit: int,
     ) -> ItemPage:
-        """Items in the order in which they came; an annotator sees those that they worked on."""
+        """Items, oldest first; annotators see only those that they worked on."""
         only = person if mine or role == "annotator" else None
         async with self.database.read() as conn:
             rows = await items.page(
@@ -181,7 +181,7 @@ async def _item(
 
 
 def length_of(view: ItemView) -> int:
-    """Characters in an item, about."""
+    """Approximate number of characters in an item."""
     texts = [view.response_text, view.guidelines, view.draft.text or ""]
     texts += [message.content for message in view.messages]
     texts += [item.text or "" for item in view.feedback]
@@ -229,7 +229,7 @@ def summary(row: ItemRow, submitted: int, role: Role) -> ItemSummary:
 
 
 def version_of(row: VersionRow, authoritative: str | None, *, named: bool = True) -> Version:
-    """One version; without a name where the reader may not know whose it is."""
+    """One version; without the author's name where the reader must not know it."""
     return Version(
         id=row.id,
         item=row.item_id,
@@ -244,7 +244,6 @@ def version_of(row: VersionRow, authoritative: str | None, *, named: bool = True
 
 
 def review_of(row: ReviewRow) -> Review:
-    """One decision."""
     return Review(
         id=row.id,
         reviewer=row.reviewer,
@@ -256,7 +255,6 @@ def review_of(row: ReviewRow) -> Review:
 
 
 def person_of(row: PersonRow) -> Person:
-    """One person."""
     return Person(
         name=row.name,
         role=cast("Role", row.role),
@@ -267,5 +265,4 @@ def person_of(row: PersonRow) -> Person:
 
 
 def people_of(rows: Sequence[PersonRow]) -> tuple[Person, ...]:
-    """Everybody."""
     return tuple(person_of(row) for row in rows)

@@ -1,7 +1,7 @@
-"""The people's work: claims with leases, versions, skips and flags, drafts.
+"""People's work on items: claims with leases, versions, skips and flags, drafts.
 
-Every rule is enforced in a transaction: who may have an item, how many work on it, until when.
-Nothing is left to the page.
+Every rule is enforced in a transaction: who may claim an item, how many people, until when. The
+page enforces none.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from preceptor_services.store.database import Connection, Database
 
 
 class Work:
-    """What people do with items."""
-
     def __init__(self, *, database: Database, clock: Clock) -> None:
         self.database = database
         self.clock = clock
@@ -36,12 +34,12 @@ class Work:
         """The next item for `person`, under a new lease; None where nothing is left.
 
         Raises:
-            Conflict: they hold too many, or the item that they named is not to be had.
+            Conflict: the person holds too many claims, or the named item cannot be claimed.
         """
         return await self._claiming(Wish(person, round_name, item_id))
 
     async def renew(self, person: str, claim_id: str) -> ClaimRow:
-        """A full lease from now on; a lease that ran out comes back where its place is free."""
+        """Renews the lease from now on; an expired one only if its place at the item is free."""
         now = self.clock.now()
         async with self.database.write_locked() as conn:
             held = await own(conn, person, claim_id)
@@ -51,14 +49,14 @@ class Work:
         return held.claim._replace(state="active", lease_until=now + lease_s)
 
     async def release(self, person: str, claim_id: str) -> None:
-        """Gives the item back; whoever is next may have it, this person too."""
+        """Gives the item back; anyone may claim it next, this person included."""
         async with self.database.write_locked() as conn:
             held = await own(conn, person, claim_id)
             if held.claim.state == "active":
                 await self._end(conn, held, "released", None)
 
     async def skip(self, person: str, claim_id: str, reason: str) -> None:
-        """Leaves the item to others; too often skipped, it goes to a reviewer."""
+        """Leaves the item to other people; after too many skips it goes to a reviewer."""
         async with self.database.write_locked() as conn:
             held = await own(conn, person, claim_id)
             if held.claim.state == "skipped":
@@ -73,7 +71,7 @@ class Work:
                 await items.change(conn, item.id, state="review", updated_at=self.clock.now())
 
     async def flag(self, person: str, claim_id: str, reason: str) -> None:
-        """Something is wrong with the item itself: a reviewer must look."""
+        """Reports a fault in the item itself and sends it to a reviewer."""
         async with self.database.write_locked() as conn:
             held = await own(conn, person, claim_id)
             if held.claim.state == "flagged":
@@ -92,10 +90,10 @@ class Work:
     # ------------------------------------------------------------ versions
 
     async def submit(self, person: str, claim_id: str, sent: Submission) -> Taken:
-        """Hands a version in; returns it with the item's state then.
+        """Hands a version in; returns it with the item's new state.
 
         Raises:
-            NotFound: they have no such claim.
+            NotFound: the person has no such claim.
             Conflict: the place was taken, or the item is settled; the text is kept as a draft.
         """
         return await self._handing_in(Sent(person, claim_id, sent))
@@ -103,10 +101,10 @@ class Work:
     # ------------------------------------------------------------ drafts
 
     async def save_draft(self, person: str, item_id: str, sent: DraftSave) -> Draft:
-        """Keeps unfinished work.
+        """Saves unfinished work.
 
         Raises:
-            Conflict: another window has saved since.
+            Conflict: the draft was saved elsewhere since `revision`.
         """
         now = self.clock.now()
         row = DraftRow(sent.text, sent.comment, sent.revision + 1, now)
@@ -114,10 +112,11 @@ class Work:
             if await items.find(conn, item_id) is None:
                 raise NotFound(f"no item {item_id!r}", field="item")
             if not await versions.save_draft(conn, item_id, person, row):
-                raise Conflict("another window has saved since", field="revision")
+                raise Conflict(
+                    "another window has saved this draft since it was loaded", field="revision"
+                )
         return Draft(text=row.text, comment=row.comment, revision=row.revision, saved_at=now)
 
     async def drop_draft(self, person: str, item_id: str) -> None:
-        """Forgets unfinished work."""
         async with self.database.write_locked() as conn:
             await versions.drop_drafts(conn, [(item_id, person)])

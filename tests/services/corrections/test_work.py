@@ -83,7 +83,7 @@ async def test_an_expired_lease_frees_the_item_for_others(office: Any) -> None:
 
     office.clock.moved_s += 11
     taken = await bob.claim()
-    with pytest.raises(Conflict, match="somebody else"):
+    with pytest.raises(Conflict, match="another person"):
         await ann.submit(lost.id, edit("too late"))
 
     assert taken is not None
