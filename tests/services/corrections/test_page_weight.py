@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from importlib.resources import files
 from typing import Any
 
 import httpx
 
-EDITOR = {"editor.js", "history.js", "changes.js", "diff.js"}
+EDITOR = {"editor.js", "history.js", "changes.js", "diff.js", "jsdiff.js"}
 """The text under edit, its undo, and its live difference."""
 
 
@@ -37,3 +39,14 @@ async def test_the_page_weighs_no_more_than_was_promised(small_office: Any) -> N
     assert sizes.keys() >= EDITOR | {"", "app.js", "work.js", "style.css", "review.js"}
     assert sum(size for name, size in sizes.items() if name not in EDITOR) <= 150_000
     assert sum(sizes.values()) <= 400_000
+
+
+def test_the_difference_engine_is_jsdiff_unchanged() -> None:
+    engine = files("preceptor_services.corrections") / "page" / "jsdiff.js"
+    header, _, code = engine.read_text().partition("\n*/\n")
+
+    assert "jsdiff 9.0.0" in header
+    assert "BSD 3-Clause License" in header
+    assert hashlib.sha256(code.encode()).hexdigest() == (
+        "faa81734df6ea7f8034efc5572ad1bbf19c50b300fdd183baf0d7813c5eec3b2"
+    )

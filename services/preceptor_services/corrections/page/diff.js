@@ -1,5 +1,7 @@
-// What changed between two texts, in words: Myers' O(ND) differences (Algorithmica 1, 1986), with
-// equal ends cut off first, and lines before words where the texts are long.
+// What changed between two texts, in words: jsdiff finds the differences, with equal ends cut off
+// first, and lines before words where the texts are long.
+
+import Diff from "./jsdiff.js";
 
 const MAX_DISTANCE = 600;
 const LONG_CHARS = 8_000;
@@ -96,62 +98,18 @@ const inWord = (text, at) => at > 0 && at < text.length && isWord(text.charCodeA
 
 /** Runs from one list of pieces to another; beyond MAX_DISTANCE, all of one for all of the other. */
 function runs(a, b) {
-  const trace = search(a, b);
-  if (trace === null) return [{ kind: "del", text: a.join("") }, { kind: "ins", text: b.join("") }];
-  const steps = [];
-  let x = a.length;
-  let y = b.length;
-  for (let d = trace.length - 1; d >= 0; d -= 1) {
-    const reach = trace[d];
-    const k = x - y;
-    const down = k === -d || (k !== d && reach.get(k - 1) < reach.get(k + 1));
-    const beforeK = down ? k + 1 : k - 1;
-    const beforeX = d === 0 ? 0 : reach.get(beforeK);
-    const beforeY = d === 0 ? 0 : beforeX - beforeK;
-    while (x > beforeX && y > beforeY) {
-      x -= 1;
-      y -= 1;
-      steps.push({ kind: "same", text: a[x] });
-    }
-    if (d > 0) steps.push(down ? { kind: "ins", text: b[beforeY] } : { kind: "del", text: a[beforeX] });
-    x = beforeX;
-    y = beforeY;
-  }
-  return joined(steps.reverse());
+  const changes = pieceDiff.diff(a, b, { maxEditLength: MAX_DISTANCE });
+  if (changes === undefined) return [{ kind: "del", text: a.join("") }, { kind: "ins", text: b.join("") }];
+  return joined(changes.map(({ removed, added, value }) => ({ kind: removed ? "del" : added ? "ins" : "same", text: value })));
 }
 
-/** For each distance the furthest reach on every diagonal before it, or null beyond MAX_DISTANCE. */
-function search(a, b) {
-  const reach = new Reach();
-  const trace = [];
-  for (let d = 0; d <= Math.min(MAX_DISTANCE, a.length + b.length); d += 1) {
-    trace.push(reach.copy(d));
-    for (let k = -d; k <= d; k += 2) {
-      const down = k === -d || (k !== d && reach.get(k - 1) < reach.get(k + 1));
-      let x = down ? reach.get(k + 1) : reach.get(k - 1) + 1;
-      while (x < a.length && x - k < b.length && a[x] === b[x - k]) x += 1;
-      reach.set(k, x);
-      if (x >= a.length && x - k >= b.length) return trace;
-    }
+class PieceDiff extends Diff {
+  tokenize(pieces) {
+    return pieces;
   }
-  return null;
 }
 
-class Reach {
-  constructor(values = new Int32Array(2 * MAX_DISTANCE + 5), middle = MAX_DISTANCE + 2) {
-    this.values = values;
-    this.middle = middle;
-  }
-  get(k) {
-    return this.values[this.middle + k];
-  }
-  set(k, x) {
-    this.values[this.middle + k] = x;
-  }
-  copy(d) {
-    return new Reach(this.values.slice(this.middle - d - 1, this.middle + d + 2), d + 1);
-  }
-}
+const pieceDiff = new PieceDiff();
 
 /** Neighbours of one kind made one, deletions before insertions. */
 function joined(steps) {
