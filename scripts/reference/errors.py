@@ -46,6 +46,10 @@ ADVICE = {
     ),
     "method-not-allowed": "Use one of the methods that `Allow` names.",
     "conflict": "Read what is there first: somebody else changed it, or it already exists.",
+    "request-timeout": (
+        "Send the head within 10 seconds and the body in large pieces: at least 64 KiB in each 30 "
+        "seconds until it ends."
+    ),
     "vocabulary-mismatch": (
         "Use the same tokenizer for student and expert; `preceptor expert vocabulary` prints its "
         "fingerprint."
@@ -61,6 +65,7 @@ ADVICE = {
         "Wait for `retry_after_s`. Run more dispatchers or replicas, or raise `[gateway] "
         "max_queue`."
     ),
+    "head-too-large": "Send fewer or shorter headers; data belongs into the body.",
     "service-failed": "Read the service's log; the message repeats what it said.",
     "answer-refused": (
         "Correct the expert: `preceptor expert check URL` shows which rule it breaks."

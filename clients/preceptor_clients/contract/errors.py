@@ -9,6 +9,7 @@
     ├── Forbidden                       403     forbidden
     ├── NotFound                        404     not-found
     ├── MethodNotAllowed                405     method-not-allowed
+    ├── RequestTimeout                  408     request-timeout      head or body came too slowly
     ├── Conflict                        409     conflict
     │   ├── VocabularyMismatch          409     vocabulary-mismatch
     │   └── StaleFence                  409     stale-fence          claimed again later
@@ -17,6 +18,7 @@
     ├── UnsupportedMediaType            415     unsupported-media-type
     ├── WeightsNotHere                  425     weights-not-here
     ├── QueueFull                       429     queue-full
+    ├── HeadTooLarge                    431     head-too-large
     ├── ServiceFailed                   502     service-failed       a service failed
     │   └── AnswerRefused               502     answer-refused       a check of the answer failed
     ├── ServiceUnavailable              503     unavailable
@@ -176,6 +178,11 @@ class MethodNotAllowed(PreceptorError):
     status, code, title = 405, "method-not-allowed", "Method not allowed"
 
 
+class RequestTimeout(PreceptorError):
+    status, code, title = 408, "request-timeout", "The request came too slowly"
+    retryable = True
+
+
 class Conflict(PreceptorError):
     status, code, title = 409, "conflict", "Conflict"
 
@@ -213,6 +220,10 @@ class WeightsNotHere(PreceptorError):
 class QueueFull(PreceptorError):
     status, code, title = 429, "queue-full", "The queue is full"
     retryable = True
+
+
+class HeadTooLarge(PreceptorError):
+    status, code, title = 431, "head-too-large", "The head of the request is over the limit"
 
 
 class ServiceFailed(PreceptorError):

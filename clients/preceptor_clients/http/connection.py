@@ -2,10 +2,10 @@
 
 Every call has a deadline that covers its retries and its wait for a free connection. Retries are
 safe because every request of the contract is idempotent: by its key, by its content hash, or by
-nature. What is retried: no connection, a broken connection, 429 and 503 (after `Retry-After` where
-it is given). Everything else comes back at once as a typed error. Cancelling a call closes its
-connection, which the server takes as a cancellation. Redirects are not followed: a key must not be
-sent to an address that is not configured.
+nature. What is retried: no connection, a broken connection, 408, 429 and 503 (after `Retry-After`
+where it is given). Everything else comes back at once as a typed error. Cancelling a call closes
+its connection, which the server takes as a cancellation. Redirects are not followed: a key must not
+be sent to an address that is not configured.
 
 The httpx API runs on aiohttp's connections, which carry more than twice the requests of its own.
 Outside addresses are called through the proxy that the environment names (`proxies.py`).
@@ -56,7 +56,7 @@ _KEEPALIVE_S: Final = 4.0
 _MOST_PORT: Final = 65_535
 _MOST_WORDS: Final = 1 << 12
 """Most characters kept of another server's error text."""
-_RETRIED_STATUS: Final = frozenset({429, 503})
+_RETRIED_STATUS: Final = frozenset({408, 429, 503})
 _ACCEPT: Final = f"{wire.FRAME}, {wire.JSON};q=0.9"
 
 

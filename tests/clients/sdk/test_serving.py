@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from preceptor_clients.contract.errors import ProblemDetails, RequestTimeout, from_problem
 from preceptor_clients.sdk import serving
 from preceptor_clients.sdk.serving import http_protocol
 
@@ -27,10 +28,10 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": str(size).encode()})
 
 
-@pytest.fixture
-async def port() -> AsyncIterator[int]:
+@contextlib.asynccontextmanager
+async def _served(app: Any) -> AsyncIterator[int]:
     config = uvicorn.Config(
-        _app, port=0, log_level="error", http=http_protocol(), ws="none", lifespan="off"
+        app, port=0, log_level="error", http=http_protocol(), ws="none", lifespan="off"
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
@@ -39,6 +40,12 @@ async def port() -> AsyncIterator[int]:
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     await task
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    async with _served(_app) as port:
+        yield port
 
 
 @contextlib.asynccontextmanager
@@ -112,10 +119,66 @@ async def test_who_says_nothing_more_loses_the_connection(
     port: int, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     monkeypatch.setattr(serving, "HEAD_S", 0.2)
-    monkeypatch.setattr(serving, "BODY_IDLE_S", 0.2)
+    monkeypatch.setattr(serving, "BODY_WINDOW_S", 0.2)
     async with _connected(port) as (reader, writer):
         writer.write(sent)
         async with asyncio.timeout(5):
             said = await reader.read()
 
     assert b"200" not in said
+
+
+POST = b"POST / HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+
+
+async def _send_in_pieces(port: int, size: int, piece: int, pause_s: float) -> bytes:
+    async with _connected(port) as (reader, writer), asyncio.timeout(20):
+        writer.write(POST % size)
+        reading = asyncio.create_task(reader.read())
+        for start in range(0, size, piece):
+            if reading.done():
+                break
+            writer.write(b"x" * min(piece, size - start))
+            await asyncio.sleep(pause_s)
+        return await reading
+
+
+async def test_a_body_that_trickles_byte_by_byte_is_refused_in_plain_words(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "BODY_WINDOW_S", 0.3)
+
+    said = await _send_in_pieces(port, size=10_000, piece=1, pause_s=0.02)
+
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408")
+    problem = from_problem(ProblemDetails.model_validate_json(body))
+    assert isinstance(problem, RequestTimeout)
+    assert "the body came too slowly" in problem.detail
+
+
+async def test_a_slow_body_that_keeps_the_smallest_rate_is_taken(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "BODY_WINDOW_S", 0.5)
+    monkeypatch.setattr(serving, "LEAST_BODY_BYTES", 100)
+
+    said = await _send_in_pieces(port, size=30_000, piece=1000, pause_s=0.1)
+
+    assert b"200 OK" in said
+    assert said.endswith(b"30000")
+
+
+async def test_a_caller_is_not_late_while_the_application_does_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving, "BODY_WINDOW_S", 0.2)
+
+    async def reads_late(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(1.5)
+        await _app(scope, receive, send)
+
+    async with _served(reads_late) as port:
+        said = await _send_in_pieces(port, size=3_000_000, piece=3_000_000, pause_s=0.0)
+
+    assert b"200 OK" in said
