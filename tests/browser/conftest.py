@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import pytest
@@ -111,8 +111,14 @@ async def office(tmp_path: Path, has_demo: bool) -> AsyncIterator[Office]:
     office.kill()
 
 
+class MakeItem(Protocol):
+    """Makes an item from outside any run."""
+
+    def __call__(self, number: int, text: str, **fields: Any) -> NewItem: ...
+
+
 @pytest.fixture
-def new_item() -> Any:
+def new_item() -> MakeItem:
     """Makes small items from outside any run."""
 
     def made(number: int, text: str, **fields: Any) -> NewItem:
@@ -153,8 +159,22 @@ class Visit:
     """Requests to any other origin."""
 
 
+class OpenTab(Protocol):
+    """Opens one tab; without a key it shows the sign-in."""
+
+    async def __call__(
+        self,
+        key: str | None = None,
+        *,
+        path: str = "",
+        width: int = 1440,
+        height: int = 900,
+        dark: bool = False,
+    ) -> Visit: ...
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def visit(browser: Browser, office: Office) -> AsyncIterator[Any]:
+async def visit(browser: Browser, office: Office) -> AsyncIterator[OpenTab]:
     """Opens tabs: `await visit(key=..., width=..., dark=...)`; without a key it is the sign-in."""
     contexts: list[BrowserContext] = []
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from playwright.async_api import Page, expect
 
 from preceptor_clients.contract.corrections import Submission
 
+from .conftest import MakeItem, Office, OpenTab
+
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 NUMBERS = ("forty-one", "fifty", "sixty-three")
 
 
-async def _fill(office: Any, new_item: Any) -> list[str]:
+async def _fill(office: Office, new_item: MakeItem) -> list[str]:
     return await office.add([new_item(n, text) for n, text in enumerate(NUMBERS, 6)])
 
 
@@ -22,7 +22,9 @@ async def _open_next(page: Page) -> None:
     await page.locator("#editor").wait_for()
 
 
-async def test_h4_whole_flow_by_keyboard_alone(office: Any, visit: Any, new_item: Any) -> None:
+async def test_h4_whole_flow_by_keyboard_alone(
+    office: Office, visit: OpenTab, new_item: MakeItem
+) -> None:
     ids = await _fill(office, new_item)
     tab = await visit()
     keys = tab.page.keyboard
@@ -54,7 +56,7 @@ async def test_h4_whole_flow_by_keyboard_alone(office: Any, visit: Any, new_item
 
 
 async def test_h4_an_edit_keeps_the_line_ends_that_nobody_touched(
-    office: Any, visit: Any, new_item: Any
+    office: Office, visit: OpenTab, new_item: MakeItem
 ) -> None:
     text = "first line\r\nsecond line\nthird line\rlast word"
     [item] = await office.add([new_item(1, text)])
@@ -78,7 +80,9 @@ async def test_h4_an_edit_keeps_the_line_ends_that_nobody_touched(
     assert [v.text for v in done.versions] == [text + "s"]
 
 
-async def test_h4_review_by_keyboard_alone(office: Any, visit: Any, new_item: Any) -> None:
+async def test_h4_review_by_keyboard_alone(
+    office: Office, visit: OpenTab, new_item: MakeItem
+) -> None:
     [first, second] = await office.add(
         [new_item(1, "seventeen"), new_item(2, "nine")], "twice", double_share=1.0
     )
@@ -110,7 +114,7 @@ async def test_h4_review_by_keyboard_alone(office: Any, visit: Any, new_item: An
 
 
 async def test_h4_draft_survives_reload_crash_of_the_server_and_another_browser(
-    office: Any, visit: Any, new_item: Any
+    office: Office, visit: OpenTab, new_item: MakeItem
 ) -> None:
     await office.add([new_item(1, "seventeen")])
     tab = await visit(office.keys["ada"])
@@ -138,7 +142,7 @@ async def test_h4_draft_survives_reload_crash_of_the_server_and_another_browser(
 
 
 async def test_h4_text_typed_in_the_last_moment_survives_a_reload_without_a_server(
-    office: Any, visit: Any, new_item: Any
+    office: Office, visit: OpenTab, new_item: MakeItem
 ) -> None:
     await office.add([new_item(1, "seventeen")])
     tab = await visit(office.keys["ada"])
@@ -155,7 +159,7 @@ async def test_h4_text_typed_in_the_last_moment_survives_a_reload_without_a_serv
 
 
 async def test_h4_two_windows_do_not_overwrite_each_other(
-    office: Any, visit: Any, new_item: Any
+    office: Office, visit: OpenTab, new_item: MakeItem
 ) -> None:
     [item] = await office.add([new_item(1, "seventeen")])
     one = await visit(office.keys["ada"])
@@ -176,7 +180,9 @@ async def test_h4_two_windows_do_not_overwrite_each_other(
     await expect(two.page.locator("#editor")).to_have_value("seventeen two")
 
 
-async def test_h4_undo_redo_and_start_again(office: Any, visit: Any, new_item: Any) -> None:
+async def test_h4_undo_redo_and_start_again(
+    office: Office, visit: OpenTab, new_item: MakeItem
+) -> None:
     await office.add([new_item(1, "seventeen")])
     tab = await visit(office.keys["ada"])
     page, keys = tab.page, tab.page.keyboard
@@ -199,7 +205,9 @@ async def test_h4_undo_redo_and_start_again(office: Any, visit: Any, new_item: A
     assert seen == ["seventeen cats", "seventeen", "seventeen cats"]
 
 
-async def test_h4_keys_are_shown_changed_and_kept(office: Any, visit: Any, new_item: Any) -> None:
+async def test_h4_keys_are_shown_changed_and_kept(
+    office: Office, visit: OpenTab, new_item: MakeItem
+) -> None:
     await office.add([new_item(1, "seventeen")])
     tab = await visit(office.keys["ada"])
     page, keys = tab.page, tab.page.keyboard
@@ -223,7 +231,7 @@ async def test_h4_keys_are_shown_changed_and_kept(office: Any, visit: Any, new_i
 
 
 async def test_h4_time_runs_out_in_sight_and_the_text_is_kept(
-    office: Any, visit: Any, new_item: Any
+    office: Office, visit: OpenTab, new_item: MakeItem
 ) -> None:
     await office.add([new_item(1, "seventeen")], "short", lease_s=5)
     tab = await visit(office.keys["ada"])
@@ -237,7 +245,9 @@ async def test_h4_time_runs_out_in_sight_and_the_text_is_kept(
     await expect(page.locator(".lease")).to_contain_text("left")
 
 
-async def test_h4_somebody_else_has_the_item(office: Any, visit: Any, new_item: Any) -> None:
+async def test_h4_somebody_else_has_the_item(
+    office: Office, visit: OpenTab, new_item: MakeItem
+) -> None:
     [item] = await office.add([new_item(1, "seventeen")], "short", lease_s=1)
     tab = await visit(office.keys["ada"])
     await tab.page.keyboard.press("n")
@@ -250,7 +260,7 @@ async def test_h4_somebody_else_has_the_item(office: Any, visit: Any, new_item: 
     await expect(tab.page.locator(".banner")).to_contain_text("another person has the item")
 
 
-async def test_h4_the_live_difference_spells_both_texts(visit: Any) -> None:
+async def test_h4_the_live_difference_spells_both_texts(visit: OpenTab) -> None:
     tab = await visit()
 
     wrong = await tab.page.evaluate(

@@ -13,6 +13,8 @@ from playwright.async_api import Page, expect
 
 from preceptor_clients.contract.corrections import Submission
 
+from .conftest import MakeItem, Office, OpenTab
+
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 FIGURES = Path(__file__).parents[2] / "docs" / "figures" / "corrections"
 ALL_LOOKS = ("inbox", "edit", "experts", "review")
@@ -70,7 +72,7 @@ async def is_within_width(page: Page) -> bool:
 
 
 async def test_h4_every_screen_is_accessible(
-    office: Any, visit: Any, new_item: Any, axe_source: str, look: str, picture: Any
+    office: Office, visit: OpenTab, new_item: MakeItem, axe_source: str, look: str, picture: Any
 ) -> None:
     width, height, is_dark = LOOKS[look]
     size = {"width": width, "height": height, "dark": is_dark}
@@ -150,7 +152,7 @@ async def test_h4_every_screen_is_accessible(
     assert tab.errors == boss.errors == newcomer.errors == []
 
 
-async def _two_versions(office: Any) -> None:
+async def _two_versions(office: Office) -> None:
     """Ben and Cleo correct one more response in different ways."""
     text = "The sky is blue because the sea is blue, and the sky mirrors it. At night it's dark."
     edits = {

@@ -10,6 +10,8 @@ from playwright.async_api import expect
 from preceptor_clients.contract.corrections import Submission
 from preceptor_clients.contract.schemas import FeedbackItem, Message, Prompt
 
+from .conftest import MakeItem, Office, OpenTab
+
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 # What each payload would run, were it ever more than text.
@@ -93,7 +95,7 @@ addEventListener('securitypolicyviolation', e => {
 """
 
 
-def _item(new_item: Any, number: int, payloads: tuple[str, ...]) -> Any:
+def _item(new_item: MakeItem, number: int, payloads: tuple[str, ...]) -> Any:
     """One item with payloads at every place that a sender can write."""
     text = "\n\n".join(payloads)
     return new_item(
@@ -117,7 +119,7 @@ def _item(new_item: Any, number: int, payloads: tuple[str, ...]) -> Any:
 
 
 async def test_h5_a_hundred_stored_payloads_are_inert(
-    office: Any, visit: Any, new_item: Any
+    office: Office, visit: OpenTab, new_item: MakeItem
 ) -> None:
     batches = [PAYLOADS[n : n + BATCH] for n in range(0, len(PAYLOADS), BATCH)]
     for number, batch in enumerate(batches):
@@ -166,7 +168,9 @@ async def test_h5_a_hundred_stored_payloads_are_inert(
     assert [p for p in PAYLOADS if " ".join(p.split()) not in flat and "\x1b" not in p] == []
 
 
-async def test_h5_the_policy_refuses_what_the_page_never_does(office: Any, visit: Any) -> None:
+async def test_h5_the_policy_refuses_what_the_page_never_does(
+    office: Office, visit: OpenTab
+) -> None:
     tab = await visit()
 
     refused = await tab.page.evaluate(
@@ -199,7 +203,7 @@ async def test_h5_the_policy_refuses_what_the_page_never_does(office: Any, visit
 
 
 async def test_h5_people_with_odd_keys_and_names_are_refused_in_words(
-    office: Any, visit: Any
+    office: Office, visit: OpenTab
 ) -> None:
     tab = await visit()
     page, keys = tab.page, tab.page.keyboard
@@ -214,7 +218,7 @@ async def test_h5_people_with_odd_keys_and_names_are_refused_in_words(
     assert await page.evaluate("sessionStorage.getItem('preceptor-key')") is None
 
 
-async def test_h5_nobody_else_may_frame_or_sniff_the_page(office: Any) -> None:
+async def test_h5_nobody_else_may_frame_or_sniff_the_page(office: Office) -> None:
     import httpx
 
     async with httpx.AsyncClient() as client:
@@ -236,7 +240,9 @@ async def test_h5_nobody_else_may_frame_or_sniff_the_page(office: Any) -> None:
     assert elsewhere.status_code == 404
 
 
-async def test_h5_versions_of_others_are_text_too(office: Any, visit: Any, new_item: Any) -> None:
+async def test_h5_versions_of_others_are_text_too(
+    office: Office, visit: OpenTab, new_item: MakeItem
+) -> None:
     [item] = await office.add([new_item(1, "seventeen")], "odd", review="always")
     async with office.client(office.keys["ada"]) as ada:
         claim = await ada.claim(item=item)

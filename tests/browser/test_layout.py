@@ -9,6 +9,8 @@ from playwright.async_api import Page, expect
 
 from preceptor_clients.contract.corrections import Submission
 
+from .conftest import MakeItem, Office, OpenTab
+
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 PHONE = {"width": 360, "height": 740}
 TABLET = {"width": 768, "height": 1024}
@@ -36,14 +38,16 @@ COVERED = """
 """
 
 
-async def at_work(office: Any, visit: Any, item: Any, size: dict[str, int]) -> Page:
+async def at_work(office: Office, visit: OpenTab, item: Any, size: dict[str, int]) -> Page:
     [item_id] = await office.add([item])
     tab = await visit(office.keys["ada"], path=f"#/item/{item_id}", **size)
     await tab.page.locator("#editor").wait_for()
     return tab.page
 
 
-async def test_tabs_are_whole_on_a_phone(office: Any, visit: Any, new_item: Any) -> None:
+async def test_tabs_are_whole_on_a_phone(
+    office: Office, visit: OpenTab, new_item: MakeItem
+) -> None:
     page = await at_work(office, visit, new_item(1, "seven"), PHONE)
     await page.locator("#editor").fill("the quick brown fox\n" * 40)
     await page.locator(".below ins").first.wait_for()
@@ -55,14 +59,16 @@ async def test_tabs_are_whole_on_a_phone(office: Any, visit: Any, new_item: Any)
 
 @pytest.mark.parametrize("size", [PHONE, TABLET, DESK], ids=["phone", "tablet", "desk"])
 async def test_tabs_have_their_full_height_at_every_width(
-    office: Any, visit: Any, new_item: Any, size: dict[str, int]
+    office: Office, visit: OpenTab, new_item: MakeItem, size: dict[str, int]
 ) -> None:
     page = await at_work(office, visit, new_item(1, "seven"), size)
 
     assert await page.evaluate(OUTSIDE, ".tabs button") == []
 
 
-async def test_texts_run_in_their_own_direction(office: Any, visit: Any, new_item: Any) -> None:
+async def test_texts_run_in_their_own_direction(
+    office: Office, visit: OpenTab, new_item: MakeItem
+) -> None:
     page = await at_work(office, visit, new_item(1, ARABIC), DESK)
     direction = "(place) => getComputedStyle(document.querySelector(place)).direction"
 
@@ -79,7 +85,7 @@ async def test_texts_run_in_their_own_direction(office: Any, visit: Any, new_ite
 
 
 async def test_bars_leave_more_than_half_of_the_window_at_200_percent(
-    office: Any, visit: Any, new_item: Any
+    office: Office, visit: OpenTab, new_item: MakeItem
 ) -> None:
     page = await at_work(office, visit, new_item(1, "seven " * 400), ZOOMED)
 
@@ -92,7 +98,7 @@ async def test_bars_leave_more_than_half_of_the_window_at_200_percent(
 
 @pytest.mark.parametrize("size", [PHONE, ZOOMED, DESK], ids=["phone", "zoomed", "desk"])
 async def test_notes_cover_nothing(
-    office: Any, visit: Any, new_item: Any, size: dict[str, int]
+    office: Office, visit: OpenTab, new_item: MakeItem, size: dict[str, int]
 ) -> None:
     page = await at_work(office, visit, new_item(1, "seven"), size)
     await page.evaluate("document.activeElement.blur()")
@@ -104,7 +110,7 @@ async def test_notes_cover_nothing(
 
 
 async def test_a_note_pushes_down_what_is_in_view_of_a_scrolled_page(
-    office: Any, visit: Any, new_item: Any
+    office: Office, visit: OpenTab, new_item: MakeItem
 ) -> None:
     page = await at_work(office, visit, new_item(1, "seven\n" * 80), PHONE)
     await page.get_by_role("tab", name="Original").click()
@@ -120,7 +126,7 @@ async def test_a_note_pushes_down_what_is_in_view_of_a_scrolled_page(
 
 
 async def test_an_empty_text_is_handed_in_only_when_it_is_meant(
-    office: Any, visit: Any, new_item: Any
+    office: Office, visit: OpenTab, new_item: MakeItem
 ) -> None:
     page = await at_work(office, visit, new_item(1, "seven"), DESK)
     await page.locator("#editor").fill("  ")
@@ -142,7 +148,7 @@ async def test_an_empty_text_is_handed_in_only_when_it_is_meant(
 
 
 async def test_an_unchanged_text_is_asked_about_and_then_accepted(
-    office: Any, visit: Any, new_item: Any
+    office: Office, visit: OpenTab, new_item: MakeItem
 ) -> None:
     page = await at_work(office, visit, new_item(1, "seven"), DESK)
     async with office.client(office.keys["ada"]) as ada:
@@ -158,7 +164,9 @@ async def test_an_unchanged_text_is_asked_about_and_then_accepted(
     assert version.decision == "accept"
 
 
-async def test_a_rounds_card_leads_to_its_items(office: Any, visit: Any, new_item: Any) -> None:
+async def test_a_rounds_card_leads_to_its_items(
+    office: Office, visit: OpenTab, new_item: MakeItem
+) -> None:
     await office.add([new_item(1, "one")], "first-round", guidelines="")
     await office.add([new_item(2, "two")], "second")
     tab = await visit(office.keys["ruth"])
@@ -171,7 +179,7 @@ async def test_a_rounds_card_leads_to_its_items(office: Any, visit: Any, new_ite
 
 
 async def test_a_reviewer_sees_what_a_version_changed(
-    office: Any, visit: Any, new_item: Any
+    office: Office, visit: OpenTab, new_item: MakeItem
 ) -> None:
     [item] = await office.add([new_item(1, "one two")], "always", review="always")
     async with office.client(office.keys["ada"]) as ada:
@@ -193,7 +201,7 @@ async def test_a_reviewer_sees_what_a_version_changed(
     ids=["unknown", "nobody"],
 )
 async def test_the_page_says_what_is_known_about_judgements(
-    office: Any, visit: Any, new_item: Any, fields: dict[str, Any], said: str
+    office: Office, visit: OpenTab, new_item: MakeItem, fields: dict[str, Any], said: str
 ) -> None:
     page = await at_work(office, visit, new_item(1, "seven", **fields), DESK)
 

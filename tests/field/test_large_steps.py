@@ -28,6 +28,9 @@ from preceptor_clients.http.connection import NO_RETRY
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_services.store.sql import in_parts
 
+from ..services.corrections.conftest import Office
+from ..services.world import World
+
 MiB = 1 << 20
 
 
@@ -84,13 +87,13 @@ def step(names: list[str], num_tokens: int = 3) -> StepRecord:
     )
 
 
-async def start(world: Any) -> None:
+async def start(world: World) -> None:
     await world.trainer.start_run(RunRecord(run="r", config={}, seed=1, versions={}))
     await world.trainer.start_lineage(LineageRecord(run="r", lineage="l0"))
     await world.publish("r/l0/0")
 
 
-async def test_targets_of_several_bodies_arrive_and_a_repeat_changes_nothing(world: Any) -> None:
+async def test_targets_of_several_bodies_arrive_and_a_repeat_changes_nothing(world: World) -> None:
     await start(world)
     names = [f"ro{n}" for n in range(12)]
     # 3 MiB together; this gateway takes 1 MiB at a time.
@@ -107,7 +110,7 @@ async def test_targets_of_several_bodies_arrive_and_a_repeat_changes_nothing(wor
     )
 
 
-async def test_one_record_that_is_too_large_is_refused_by_itself(world: Any) -> None:
+async def test_one_record_that_is_too_large_is_refused_by_itself(world: World) -> None:
     await start(world)
     names = ["ro0", "ro1", "ro2"]
     await world.trainer.record(Records(rollouts=tuple(map(rollout, names))))
@@ -120,7 +123,7 @@ async def test_one_record_that_is_too_large_is_refused_by_itself(world: Any) -> 
     assert {place.id for place in await world.trainer.targets("r")} == {"t-ro0", "t-ro2"}
 
 
-async def test_credits_that_go_ahead_make_one_step(world: Any) -> None:
+async def test_credits_that_go_ahead_make_one_step(world: World) -> None:
     await start(world)
     names = [f"ro{n}" for n in range(4100)]
     await world.trainer.record(Records(rollouts=tuple(map(rollout, names))))
@@ -133,7 +136,7 @@ async def test_credits_that_go_ahead_make_one_step(world: Any) -> None:
     assert len(parts_of_credits(step(names).consumed)) == 3
 
 
-async def test_a_step_whose_part_is_missing_is_refused_and_may_come_again(world: Any) -> None:
+async def test_a_step_whose_part_is_missing_is_refused_and_may_come_again(world: World) -> None:
     await start(world)
     await world.trainer.record(Records(rollouts=(rollout("ro0"),)))
     lost = step([]).model_copy(update={"consumed_in": ("ab" * 32,)})
@@ -181,7 +184,7 @@ def test_no_statement_has_more_keys_than_a_database_takes() -> None:
     assert max(map(len, parts)) < 32_767
 
 
-async def test_items_of_several_bodies_are_sent_in_order(office: Any) -> None:
+async def test_items_of_several_bodies_are_sent_in_order(office: Office) -> None:
     tool = office.tool()
     # 20 MB of text; the header of a frame has at most 16 MiB.
     new = [office.new_item(n, f"{n} " + "é" * 1_000_000, response_ids=None) for n in range(10)]

@@ -10,10 +10,13 @@ from preceptor_clients.contract.corrections import RoundSettings, Submission
 from preceptor_clients.contract.schemas import FeedbackItem
 from preceptor_services.dispatcher.reporting import HeldJob, Reporter
 
+from ..services.corrections.conftest import Office
+from ..services.world import World
+
 ODD = "a\0b \ufdd0 \ufdd00 \x1b[0m \u2028 \U0001f600 end"
 
 
-async def test_any_text_is_taken_in_worked_on_and_exported(office: Any) -> None:
+async def test_any_text_is_taken_in_worked_on_and_exported(office: Office) -> None:
     tool, ann = office.tool(), await office.person("ann")
     item = FeedbackItem(id="f", kind="comment", text=ODD, source="s", version="1")
     await tool.put_round("r", RoundSettings(double_share=0.0, guidelines=ODD))
@@ -37,7 +40,7 @@ async def test_any_text_is_taken_in_worked_on_and_exported(office: Any) -> None:
 
 
 @pytest.mark.parametrize("way", ["skip", "flag"])
-async def test_any_reason_is_kept(office: Any, way: str) -> None:
+async def test_any_reason_is_kept(office: Office, way: str) -> None:
     ann, rita = await office.person("ann"), await office.person("rita", "reviewer")
     [item_id] = await office.fill(1)
 
@@ -47,7 +50,7 @@ async def test_any_reason_is_kept(office: Any, way: str) -> None:
     assert [event.reason for event in (await rita.item(item_id)).history] == [ODD]
 
 
-async def test_a_draft_of_any_text_comes_back(office: Any) -> None:
+async def test_a_draft_of_any_text_comes_back(office: Office) -> None:
     ann = await office.person("ann")
     [item_id] = await office.fill(1)
     await ann.claim()
@@ -58,7 +61,7 @@ async def test_a_draft_of_any_text_comes_back(office: Any) -> None:
     assert (draft.text, draft.comment) == (ODD, ODD)
 
 
-async def test_any_comment_of_a_reviewer_and_reason_for_leaving_is_kept(office: Any) -> None:
+async def test_any_comment_of_a_reviewer_and_reason_for_leaving_is_kept(office: Office) -> None:
     ann, rita = await office.person("ann"), await office.person("rita", "reviewer")
     [item_id] = await office.fill(1, review="always")
     claim = await ann.claim()
@@ -84,7 +87,7 @@ class NoLeases:
         raise AssertionError("nothing is to come again")
 
 
-async def test_one_oversized_answer_fails_alone(world: Any) -> None:
+async def test_one_oversized_answer_fails_alone(world: World) -> None:
     submissions = [world.submission(f"k{n}", (1, 2, n), group_id="g") for n in range(3)]
     posted = await world.trainer.submit_logprobs("uniform", submissions, batching="group")
     [job] = (await world.claim(world.queue.take())).jobs

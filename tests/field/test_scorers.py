@@ -8,12 +8,14 @@ from typing import Any
 import httpx
 import pytest
 
+from ..services.world import World
+
 KEY = f"trainer-{'k' * 40}"
 IDS = [5, 6, 1, 2]
 USUAL: dict[str, Any] = {"prompt": IDS, "max_tokens": 1, "prompt_logprobs": 3}
 
 
-async def post(world: Any, body: dict[str, Any]) -> httpx.Response:
+async def post(world: World, body: dict[str, Any]) -> httpx.Response:
     """A completion request; whatever stands on the queue is answered meanwhile."""
     transport = httpx.ASGITransport(world.app)
     headers = {"authorization": f"Bearer {KEY}"}
@@ -28,7 +30,7 @@ async def post(world: Any, body: dict[str, Any]) -> httpx.Response:
         return asked.result()
 
 
-async def rows(world: Any, body: dict[str, Any]) -> Any:
+async def rows(world: World, body: dict[str, Any]) -> Any:
     response = await post(world, body)
     assert response.status_code == 200, response.text
     [choice] = response.json()["choices"]
@@ -49,11 +51,11 @@ async def rows(world: Any, body: dict[str, Any]) -> Any:
         USUAL | {"echo": True, "logprobs": 1},
     ],
 )
-async def test_every_way_of_asking_gets_the_same_rows(world: Any, sent: dict[str, Any]) -> None:
+async def test_every_way_of_asking_gets_the_same_rows(world: World, sent: dict[str, Any]) -> None:
     assert await rows(world, sent) == await rows(world, USUAL)
 
 
-async def test_the_whole_vocabulary_is_as_much_as_the_expert_gives(world: Any) -> None:
+async def test_the_whole_vocabulary_is_as_much_as_the_expert_gives(world: World) -> None:
     [first, *found] = await rows(world, USUAL | {"prompt_logprobs": -1})
 
     assert first is None
@@ -61,7 +63,7 @@ async def test_the_whole_vocabulary_is_as_much_as_the_expert_gives(world: Any) -
 
 
 @pytest.mark.parametrize("max_tokens", [0, 1])
-async def test_an_echo_has_the_shape_that_its_clients_cut(world: Any, max_tokens: int) -> None:
+async def test_an_echo_has_the_shape_that_its_clients_cut(world: World, max_tokens: int) -> None:
     sent = {"prompt": IDS, "max_tokens": max_tokens, "echo": True, "logprobs": 2, "temperature": 0}
 
     response = await post(world, sent)
@@ -87,7 +89,9 @@ async def test_an_echo_has_the_shape_that_its_clients_cut(world: Any, max_tokens
         ({"prompt_logprobs": 1}, "prompt"),
     ],
 )
-async def test_what_cannot_be_meant_is_named(world: Any, sent: dict[str, Any], field: str) -> None:
+async def test_what_cannot_be_meant_is_named(
+    world: World, sent: dict[str, Any], field: str
+) -> None:
     response = await post(world, sent)
 
     assert response.status_code == 422, response.text

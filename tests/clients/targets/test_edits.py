@@ -19,6 +19,7 @@ from preceptor_clients.targets.edits import (
     edit_answer,
     spelled,
 )
+from preceptor_clients.targets.spelling import TokenizerSpelling
 
 ALPHABET = [*"ab xX01(\t", "\r\n", "\n", "é", "ß", "東", "😀", "😁", "👩‍💻", "def", "define", "  "]
 TEXT = st.lists(st.sampled_from(ALPHABET), max_size=24).map("".join)
@@ -42,7 +43,7 @@ def rebuilt(edit: CompiledEdit) -> list[int]:
     return ids + edit.base_ids[at:].tolist()
 
 
-def test_a_changed_token_is_the_label_where_the_texts_part(student: Any) -> None:
+def test_a_changed_token_is_the_label_where_the_texts_part(student: TokenizerSpelling) -> None:
     base = ids_of(student, "x[0]+1")
 
     edit = compile_edit(student, base, "x[9]+1", EditRules())
@@ -53,7 +54,9 @@ def test_a_changed_token_is_the_label_where_the_texts_part(student: Any) -> None
     assert spelled(student, edit.takeover_ids) == "x[9]+1"
 
 
-def test_off_path_tokens_get_no_label_even_where_acceptance_counts(student: Any) -> None:
+def test_off_path_tokens_get_no_label_even_where_acceptance_counts(
+    student: TokenizerSpelling,
+) -> None:
     base = ids_of(student, "sorted(x)[0] + 1")
 
     edit = compile_edit(student, base, "max(y) + 1", EditRules())
@@ -65,7 +68,7 @@ def test_off_path_tokens_get_no_label_even_where_acceptance_counts(student: Any)
     assert (labels[span.stop :] == base[span.stop :]).all()
 
 
-def test_several_edits_each_have_their_departure(student: Any) -> None:
+def test_several_edits_each_have_their_departure(student: TokenizerSpelling) -> None:
     base = ids_of(student, "first part, then the middle, and the end")
 
     edit = compile_edit(student, base, "First part, then a middle, and the END", EditRules())
@@ -74,7 +77,7 @@ def test_several_edits_each_have_their_departure(student: Any) -> None:
     assert {chr(token) for token in edit.departures().values()} == {"F", "a", "E"}
 
 
-def test_short_coincidences_are_no_rejoining(student: Any) -> None:
+def test_short_coincidences_are_no_rejoining(student: TokenizerSpelling) -> None:
     base = ids_of(student, "aXbYc tail")
 
     edit = compile_edit(student, base, "a1b2c tail", EditRules(rejoin_tokens=3))
@@ -82,7 +85,7 @@ def test_short_coincidences_are_no_rejoining(student: Any) -> None:
     assert [(s.start, s.stop) for s in edit.spans] == [(1, 4)]
 
 
-def test_a_deletion_is_labelled_with_what_comes_instead(student: Any) -> None:
+def test_a_deletion_is_labelled_with_what_comes_instead(student: TokenizerSpelling) -> None:
     base = ids_of(student, "go on and on, please")
 
     edit = compile_edit(student, base, "go on, please", EditRules())
@@ -93,20 +96,24 @@ def test_a_deletion_is_labelled_with_what_comes_instead(student: Any) -> None:
     assert chr(edit.takeover_ids[position]) == ","
 
 
-def test_a_deleted_repetition_departs_where_it_really_differs(student: Any) -> None:
+def test_a_deleted_repetition_departs_where_it_really_differs(student: TokenizerSpelling) -> None:
     edit = compile_edit(student, ids_of(student, "abcabcabd!!"), "abcabd!!", EditRules())
 
     for position, token in edit.departures().items():
         assert edit.base_ids[position] != token
 
 
-def test_an_end_that_comes_too_late_is_labelled_with_the_end_token(student: Any) -> None:
+def test_an_end_that_comes_too_late_is_labelled_with_the_end_token(
+    student: TokenizerSpelling,
+) -> None:
     edit = compile_edit(student, ids_of(student, "x+1 and more"), "x+1", EditRules())
 
     assert edit.departures() == {3: student.eos_id}
 
 
-def test_a_response_that_was_cut_off_ends_only_if_the_person_said_how(student: Any) -> None:
+def test_a_response_that_was_cut_off_ends_only_if_the_person_said_how(
+    student: TokenizerSpelling,
+) -> None:
     base = ids_of(student, "one two thr", end=False)
 
     early = compile_edit(student, base, "ONE two thr", EditRules())
@@ -129,7 +136,7 @@ def test_a_prefix_that_ends_inside_a_token_backs_up_to_a_shared_boundary(bpe: An
     assert spelled(bpe, edit.takeover_ids) == "define(x)"
 
 
-def test_bytes_shared_by_two_emoji_are_no_departure(student: Any) -> None:
+def test_bytes_shared_by_two_emoji_are_no_departure(student: TokenizerSpelling) -> None:
     edit = compile_edit(student, ids_of(student, "😀"), "😁", EditRules())
 
     assert list(edit.departures()) == [3]
@@ -147,14 +154,14 @@ def test_an_accepted_response_has_no_labels_unless_acceptance_counts(spelling: A
     assert (edit.takeover_ids == base).all()
 
 
-def test_the_spelling_of_a_special_token_is_only_characters(student: Any) -> None:
+def test_the_spelling_of_a_special_token_is_only_characters(student: TokenizerSpelling) -> None:
     edit = compile_edit(student, ids_of(student, "x"), "x<|end|>y", EditRules())
 
     assert student.eos_id not in edit.takeover_ids[:-1]
     assert spelled(student, edit.takeover_ids) == "x<|end|>y"
 
 
-def test_broken_bytes_that_nobody_touched_stay_as_they_were(student: Any) -> None:
+def test_broken_bytes_that_nobody_touched_stay_as_they_were(student: TokenizerSpelling) -> None:
     base = np.array([*b"ab \xf0\x9f cd", student.eos_id], np.int32)
     shown = spelled(student, base)
 
@@ -164,14 +171,16 @@ def test_broken_bytes_that_nobody_touched_stay_as_they_were(student: Any) -> Non
     assert edit.departures() == {7: ord("e")}
 
 
-def test_a_forced_prefix_ends_with_the_change(student: Any) -> None:
+def test_a_forced_prefix_ends_with_the_change(student: TokenizerSpelling) -> None:
     edit = compile_edit(student, ids_of(student, "x[0]+1"), "x[99]+1", EditRules())
 
     assert spelled(student, edit.forced_prefix()) == "x[99"
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_an_edit_passes_the_check_at_the_door_as_an_answer(student: Any, smoothing: float) -> None:
+def test_an_edit_passes_the_check_at_the_door_as_an_answer(
+    student: TokenizerSpelling, smoothing: float
+) -> None:
     base = ids_of(student, "x[0]+1")
     edit = compile_edit(student, base, "x[9]+1", EditRules())
     query = PrefixQuery(

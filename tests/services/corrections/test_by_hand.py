@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx
 import numpy as np
@@ -21,6 +20,8 @@ from preceptor_clients.contract.schemas import (
 from preceptor_clients.http.connection import NO_RETRY
 from preceptor_clients.http.corrections import AnnotatorClient, CorrectionsClient
 
+from ..world import World
+
 
 @pytest.fixture
 def sqlite_url(database_url: str) -> str:
@@ -31,7 +32,7 @@ def sqlite_url(database_url: str) -> str:
 class Desk:
     """One reviewer and an admin at a gateway with a source."""
 
-    def __init__(self, world: Any, admin: CorrectionsClient, reviewer: AnnotatorClient) -> None:
+    def __init__(self, world: World, admin: CorrectionsClient, reviewer: AnnotatorClient) -> None:
         self.world, self.admin, self.reviewer = world, admin, reviewer
 
     async def send(self, rollout_id: str) -> ItemView:
@@ -42,7 +43,7 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(world: Any) -> AsyncIterator[Desk]:
+async def desk(world: World) -> AsyncIterator[Desk]:
     """A run of one rollout, `r-a`, which nobody has judged yet."""
     await world.trainer.start_run(RunRecord(run="r", config={}, seed=1, versions={}))
     await world.trainer.start_lineage(LineageRecord(run="r", lineage="l0"))

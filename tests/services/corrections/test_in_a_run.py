@@ -23,12 +23,14 @@ from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.tasks.task import ScoredTask
 
+from .conftest import Town
+
 STUDENT = Path(__file__).parents[3] / "trainer/preceptor_trainer/student/model/tokenizer.json"
 WEIGHTS = "demo/l0/0"
 
 
 @pytest.fixture
-async def run(town: Any) -> AsyncIterator[People]:
+async def run(town: Town) -> AsyncIterator[People]:
     """The trainer's side, while a dispatcher works beside it."""
     tokenizer: Any = Tokenizer.from_file(str(STUDENT))
     await town.record_rollout("r", "x[0]")
@@ -49,14 +51,14 @@ async def run(town: Any) -> AsyncIterator[People]:
         await dispatching
 
 
-async def _dispatch_forever(town: Any) -> None:
+async def _dispatch_forever(town: Town) -> None:
     while True:
         if town.office.queue.entries:
             await town.dispatch()
         await asyncio.sleep(0.01)
 
 
-def failed(town: Any, rollout_id: str, text: str, group: int = 0) -> Labelled:
+def failed(town: Town, rollout_id: str, text: str, group: int = 0) -> Labelled:
     ids = town.ids_of(text)
     rollout = Rollout(
         rollout_id=rollout_id,
@@ -94,7 +96,7 @@ async def _step(people: People, step: int, labelled: list[Labelled]) -> list[Lab
 
 
 async def test_failed_rollouts_go_to_people_and_come_back_as_recorded_targets(
-    town: Any, run: People
+    town: Town, run: People
 ) -> None:
     ann = await town.office.person("ann")
     rows = [failed(town, "r", "x[0]+1"), failed(town, "s", "y", group=1)]
@@ -133,7 +135,7 @@ async def test_failed_rollouts_go_to_people_and_come_back_as_recorded_targets(
 
 
 async def test_an_answer_that_another_run_has_brought_is_joined_without_an_arrival(
-    town: Any, run: People
+    town: Town, run: People
 ) -> None:
     ann = await town.office.person("ann")
     row = failed(town, "r", "x[0]")
@@ -157,7 +159,7 @@ async def test_an_answer_that_another_run_has_brought_is_joined_without_an_arriv
 
 
 async def test_a_run_that_starts_again_has_all_corrections_and_drops_retired_ones(
-    town: Any, run: People
+    town: Town, run: People
 ) -> None:
     ann = await town.office.person("ann")
     await _step(run, 0, [failed(town, "r", "x[0]+1")])
@@ -181,7 +183,7 @@ async def test_a_run_that_starts_again_has_all_corrections_and_drops_retired_one
 
 
 async def test_a_retired_label_that_another_run_had_brought_is_dropped_and_asked_for_again(
-    town: Any, run: People
+    town: Town, run: People
 ) -> None:
     ann, ben = await town.office.person("ann"), await town.office.person("ben")
     row = failed(town, "r", "x[0]")

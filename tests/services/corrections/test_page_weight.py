@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import re
 from importlib.resources import files
-from typing import Any
 
 import httpx
+
+from .conftest import Office
 
 EDITOR = {"editor.js", "history.js", "changes.js", "diff.js", "jsdiff.js"}
 """The text under edit, its undo, and its live difference."""
 
 
-async def _loaded(office: Any) -> dict[str, int]:
+async def _loaded(office: Office) -> dict[str, int]:
     """Bytes over the wire of the page and of everything that it leads to."""
     sizes: dict[str, int] = {}
     async with httpx.AsyncClient(transport=office.transport(), base_url="http://g") as browser:
@@ -33,7 +34,7 @@ async def _loaded(office: Any) -> dict[str, int]:
     return sizes
 
 
-async def test_the_page_weighs_no_more_than_was_promised(small_office: Any) -> None:
+async def test_the_page_weighs_no_more_than_was_promised(small_office: Office) -> None:
     sizes = await _loaded(small_office)
 
     assert sizes.keys() >= EDITOR | {"", "app.js", "work.js", "style.css", "review.js"}

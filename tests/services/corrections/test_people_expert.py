@@ -13,10 +13,12 @@ from preceptor_clients.contract.schemas import Message, Prompt
 from preceptor_clients.targets.edits import LabelRules
 from preceptor_services.corrections.people_expert import rules_of, version_of
 
+from .conftest import Town
+
 PROMPT = Prompt(messages=(Message(role="user", content="?"),), ids=np.array([63], np.int32))
 
 
-async def test_a_question_waits_for_people_and_its_answer_arrives(town: Any) -> None:
+async def test_a_question_waits_for_people_and_its_answer_arrives(town: Town) -> None:
     ann = await town.office.person("ann")
     _, ticket = await town.ask("k", "x[0]+1", rollout_id="r")
     before = (await town.outcome(ticket)).ticket.state
@@ -35,7 +37,7 @@ async def test_a_question_waits_for_people_and_its_answer_arrives(town: Any) -> 
     assert [a.rollout_id for a in arrivals] == ["r"]
 
 
-async def test_positions_that_nobody_asked_about_are_not_answered(town: Any) -> None:
+async def test_positions_that_nobody_asked_about_are_not_answered(town: Town) -> None:
     ann = await town.office.person("ann")
     _, ticket = await town.ask("k", "x[0]+1", positions=((1, 3),))
 
@@ -45,7 +47,7 @@ async def test_positions_that_nobody_asked_about_are_not_answered(town: Any) -> 
     assert (await town.outcome(ticket)).answer.mask_P.tolist() == [False, True]
 
 
-async def test_an_accepted_response_is_answered_with_no_opinion(town: Any) -> None:
+async def test_an_accepted_response_is_answered_with_no_opinion(town: Town) -> None:
     ann = await town.office.person("ann")
     _, ticket = await town.ask("k", "x")
 
@@ -56,7 +58,7 @@ async def test_an_accepted_response_is_answered_with_no_opinion(town: Any) -> No
     assert not (await town.outcome(ticket)).answer.mask_P.any()
 
 
-async def test_the_take_over_is_answered_at_once(town: Any) -> None:
+async def test_the_take_over_is_answered_at_once(town: Town) -> None:
     ann = await town.office.person("ann")
     await town.ask("k", "x[0]+1")
     await town.correct(ann, "x[99]")
@@ -72,7 +74,7 @@ async def test_the_take_over_is_answered_at_once(town: Any) -> None:
 
 @pytest.mark.parametrize(("rejoin_tokens", "labelled"), [(3, [1, 9]), (1000, [1])])
 async def test_an_edit_is_compiled_by_the_rules_of_its_round(
-    town: Any, rejoin_tokens: int, labelled: list[int]
+    town: Town, rejoin_tokens: int, labelled: list[int]
 ) -> None:
     rules = EditRules(rejoin_tokens=rejoin_tokens)
     tool = town.office.tool()
@@ -89,7 +91,7 @@ async def test_an_edit_is_compiled_by_the_rules_of_its_round(
     assert result.edits == rules
 
 
-async def test_a_rounds_rules_for_edits_stand_once_it_has_items(town: Any) -> None:
+async def test_a_rounds_rules_for_edits_stand_once_it_has_items(town: Town) -> None:
     other = RoundSettings(edits=EditRules(rejoin_tokens=9))
     await town.office.tool().put_round("demo", RoundSettings())
     await town.ask("k", "x")
@@ -99,7 +101,7 @@ async def test_a_rounds_rules_for_edits_stand_once_it_has_items(town: Any) -> No
     await town.office.tool().put_round("demo", RoundSettings(closed=True))
 
 
-async def test_a_revision_is_a_new_answer_and_arrives_again(town: Any) -> None:
+async def test_a_revision_is_a_new_answer_and_arrives_again(town: Town) -> None:
     ann = await town.office.person("ann")
     eve = await town.office.person("eve", "reviewer")
     _, ticket = await town.ask("k", "x[0]", rollout_id="r")
@@ -120,7 +122,7 @@ async def test_a_revision_is_a_new_answer_and_arrives_again(town: Any) -> None:
 
 
 async def test_a_target_traces_to_person_edit_and_reviewer_and_is_rebuilt_without_them(
-    town: Any,
+    town: Town,
 ) -> None:
     ann = await town.office.person("ann")
     eve = await town.office.person("eve", "reviewer")
@@ -150,7 +152,7 @@ async def test_a_target_traces_to_person_edit_and_reviewer_and_is_rebuilt_withou
     assert kinds[-1] == "retired"
 
 
-async def test_a_target_of_two_people_is_rebuilt_without_the_one_who_retired(town: Any) -> None:
+async def test_a_target_of_two_people_is_rebuilt_without_the_one_who_retired(town: Town) -> None:
     ann, ben = await town.office.person("ann"), await town.office.person("ben")
     other = Prompt(messages=(Message(role="user", content="!"),), ids=np.array([33], np.int32))
     await town.record_rollout("r", "x[0]")
@@ -174,7 +176,7 @@ async def test_a_target_of_two_people_is_rebuilt_without_the_one_who_retired(tow
 
 
 async def test_retiring_lists_and_rebuilds_the_targets_of_every_run_that_shares_an_answer(
-    town: Any,
+    town: Town,
 ) -> None:
     ann, ben = await town.office.person("ann"), await town.office.person("ben")
     other = Prompt(messages=(Message(role="user", content="!"),), ids=np.array([33], np.int32))
@@ -202,7 +204,7 @@ async def test_retiring_lists_and_rebuilds_the_targets_of_every_run_that_shares_
         assert source.entries == ((ord("2"), 1.0),)
 
 
-async def test_tokens_are_shown_with_their_place_in_the_text(town: Any) -> None:
+async def test_tokens_are_shown_with_their_place_in_the_text(town: Town) -> None:
     eve = await town.office.person("eve", "reviewer")
     fingerprint = town.people.info().capabilities.vocab_fingerprint
     item = NewItem(
@@ -230,7 +232,7 @@ def test_a_version_names_its_rules() -> None:
 
 
 async def test_another_experts_key_sees_and_gives_no_answer_of_the_peoples_expert(
-    town: Any,
+    town: Town,
 ) -> None:
     ann = await town.office.person("ann")
     _, ticket = await town.ask("k", "x[0]+1")
@@ -251,7 +253,7 @@ async def test_another_experts_key_sees_and_gives_no_answer_of_the_peoples_exper
 
 
 async def test_an_answer_that_cannot_be_made_does_not_hold_up_the_others(
-    town: Any, monkeypatch: pytest.MonkeyPatch
+    town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ann = await town.office.person("ann")
     _, bad = await town.ask("k1", "x[0]+1")

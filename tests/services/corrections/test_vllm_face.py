@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from .conftest import Town
+
 PROMPT_ID, RESPONSE = 63, [*b"x[0]", 257]
 
 
@@ -16,7 +18,7 @@ def people_options() -> dict[str, Any]:
     return {"accepted": True}
 
 
-async def ask_face(town: Any) -> httpx.Response:
+async def ask_face(town: Town) -> httpx.Response:
     """A completion request, while a dispatcher works beside it."""
     key = town.office.settings.keys["trainer"].file.read_text()
     body = {"prompt": [PROMPT_ID, *RESPONSE], "max_tokens": 1, "prompt_logprobs": 1}
@@ -40,7 +42,7 @@ def refusal(response: httpx.Response) -> str:
     return response.json()["detail"]
 
 
-async def test_people_who_have_not_worked_yet_are_a_refusal_that_says_come_back(town: Any) -> None:
+async def test_people_who_have_not_worked_yet_are_a_refusal_that_says_come_back(town: Town) -> None:
     response = await ask_face(town)
 
     assert "the answer is waiting" in refusal(response)
@@ -48,7 +50,7 @@ async def test_people_who_have_not_worked_yet_are_a_refusal_that_says_come_back(
 
 
 async def test_an_edit_that_leaves_positions_without_an_opinion_is_a_refusal_that_names_one(
-    town: Any,
+    town: Town,
 ) -> None:
     ann = await town.office.person("ann")
     await ask_face(town)
@@ -59,7 +61,7 @@ async def test_an_edit_that_leaves_positions_without_an_opinion_is_a_refusal_tha
 
 
 async def test_a_queue_whose_positions_are_all_answered_beforehand_is_a_server_like_any_other(
-    town: Any,
+    town: Town,
 ) -> None:
     ann = await town.office.person("ann")
     await ask_face(town)

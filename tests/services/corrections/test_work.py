@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from preceptor_clients.contract.corrections import RoundSettings, Submission
 from preceptor_clients.contract.errors import Conflict, Forbidden, NotFound, Unauthorised
+
+from .conftest import Office
 
 
 def edit(text: str, comment: str | None = None) -> Submission:
     return Submission(decision="edit", text=text, comment=comment)
 
 
-async def test_an_edit_goes_from_the_queue_to_the_results(office: Any) -> None:
+async def test_an_edit_goes_from_the_queue_to_the_results(office: Office) -> None:
     [item_id] = await office.fill(1)
     ann = await office.person("ann")
 
@@ -36,7 +36,7 @@ async def test_an_edit_goes_from_the_queue_to_the_results(office: Any) -> None:
     assert await ann.claim() is None
 
 
-async def test_a_double_is_blind_and_goes_to_a_reviewer_where_it_differs(office: Any) -> None:
+async def test_a_double_is_blind_and_goes_to_a_reviewer_where_it_differs(office: Office) -> None:
     [item_id] = await office.fill(1, double_share=1.0)
     ann, bob = await office.person("ann"), await office.person("bob")
     eve = await office.person("eve", "reviewer")
@@ -62,7 +62,7 @@ async def test_a_double_is_blind_and_goes_to_a_reviewer_where_it_differs(office:
     assert figures.upheld == {"ann": 0.0, "bob": 1.0}
 
 
-async def test_doubles_that_agree_need_no_reviewer(office: Any) -> None:
+async def test_doubles_that_agree_need_no_reviewer(office: Office) -> None:
     await office.fill(1, double_share=1.0)
     ann, bob = await office.person("ann"), await office.person("bob")
 
@@ -74,7 +74,7 @@ async def test_doubles_that_agree_need_no_reviewer(office: Any) -> None:
     assert last.item_state == "done"
 
 
-async def test_an_expired_lease_frees_the_item_for_others(office: Any) -> None:
+async def test_an_expired_lease_frees_the_item_for_others(office: Office) -> None:
     [item_id] = await office.fill(1, lease_s=10)
     ann, bob = await office.person("ann"), await office.person("bob")
     lost = await ann.claim()
@@ -91,7 +91,7 @@ async def test_an_expired_lease_frees_the_item_for_others(office: Any) -> None:
     assert (await ann.item(item_id)).draft.text == "too late"
 
 
-async def test_a_late_submission_counts_while_the_place_is_free(office: Any) -> None:
+async def test_a_late_submission_counts_while_the_place_is_free(office: Office) -> None:
     await office.fill(1, lease_s=10)
     ann = await office.person("ann")
     claim = await ann.claim()
@@ -103,7 +103,7 @@ async def test_a_late_submission_counts_while_the_place_is_free(office: Any) -> 
     assert submitted.item_state == "done"
 
 
-async def test_renewal_keeps_an_item_beyond_its_first_lease(office: Any) -> None:
+async def test_renewal_keeps_an_item_beyond_its_first_lease(office: Office) -> None:
     await office.fill(1, lease_s=10)
     ann, bob = await office.person("ann"), await office.person("bob")
     claim = await ann.claim()
@@ -118,7 +118,7 @@ async def test_renewal_keeps_an_item_beyond_its_first_lease(office: Any) -> None
     assert lease.lease_until - lease.now == pytest.approx(10, abs=0.5)
 
 
-async def test_a_skipped_item_is_not_offered_again_and_ends_with_a_reviewer(office: Any) -> None:
+async def test_a_skipped_item_is_not_offered_again_and_ends_with_a_reviewer(office: Office) -> None:
     [item_id] = await office.fill(1, max_skips=2)
     ann, bob = await office.person("ann"), await office.person("bob")
     first = await ann.claim()
@@ -140,7 +140,9 @@ async def test_a_skipped_item_is_not_offered_again_and_ends_with_a_reviewer(offi
     ]
 
 
-async def test_a_flagged_item_waits_for_a_reviewer_who_may_reopen_or_discard(office: Any) -> None:
+async def test_a_flagged_item_waits_for_a_reviewer_who_may_reopen_or_discard(
+    office: Office,
+) -> None:
     [item_id] = await office.fill(1)
     ann = await office.person("ann")
     eve = await office.person("eve", "reviewer")
@@ -160,7 +162,7 @@ async def test_a_flagged_item_waits_for_a_reviewer_who_may_reopen_or_discard(off
         await ann.submit(again.id, edit("x"))
 
 
-async def test_history_is_added_to_and_never_overwritten(office: Any) -> None:
+async def test_history_is_added_to_and_never_overwritten(office: Office) -> None:
     [item_id] = await office.fill(1, review="always")
     ann = await office.person("ann")
     eve = await office.person("eve", "reviewer")
@@ -181,7 +183,7 @@ async def test_history_is_added_to_and_never_overwritten(office: Any) -> None:
     assert kinds == ["settled", "revised"]
 
 
-async def test_a_budget_is_never_overspent(small_office: Any) -> None:
+async def test_a_budget_is_never_overspent(small_office: Office) -> None:
     await small_office.fill(3, budget=3)
     tool = small_office.tool("trainer")
     more = [small_office.new_item(i) for i in range(2, 6)]
@@ -194,7 +196,7 @@ async def test_a_budget_is_never_overspent(small_office: Any) -> None:
 
 
 async def test_drafts_stay_on_the_server_and_windows_do_not_overwrite_each_other(
-    office: Any,
+    office: Office,
 ) -> None:
     [item_id] = await office.fill(1)
     ann = await office.person("ann")
@@ -210,7 +212,7 @@ async def test_drafts_stay_on_the_server_and_windows_do_not_overwrite_each_other
     assert held.item.draft.text == "half done"
 
 
-async def test_keys_open_what_their_role_may_and_nothing_once_revoked(small_office: Any) -> None:
+async def test_keys_open_what_their_role_may_and_nothing_once_revoked(small_office: Office) -> None:
     [item_id] = await small_office.fill(1)
     ann = await small_office.person("ann")
 
@@ -232,7 +234,7 @@ async def test_keys_open_what_their_role_may_and_nothing_once_revoked(small_offi
         await renewed.me()
 
 
-async def test_progress_is_counted_from_the_rows(small_office: Any) -> None:
+async def test_progress_is_counted_from_the_rows(small_office: Office) -> None:
     await small_office.fill(5)
     ann = await small_office.person("ann")
     for submission in (edit("x"), Submission(decision="accept")):
@@ -250,7 +252,7 @@ async def test_progress_is_counted_from_the_rows(small_office: Any) -> None:
     assert (progress.skipped, progress.claimed, progress.available) == (1, 1, 1)
 
 
-async def test_an_export_can_be_imported_elsewhere(small_office: Any) -> None:
+async def test_an_export_can_be_imported_elsewhere(small_office: Office) -> None:
     await small_office.fill(2)
     ann = await small_office.person("ann")
     claim = await ann.claim()
@@ -268,7 +270,7 @@ async def test_an_export_can_be_imported_elsewhere(small_office: Any) -> None:
     assert (copied.text, copied.person) == ("exported", "ann")
 
 
-async def test_a_run_that_starts_again_keeps_the_rules_that_people_have_set(office: Any) -> None:
+async def test_a_run_that_starts_again_keeps_the_rules_that_people_have_set(office: Office) -> None:
     trainer = office.tool("trainer")
     await trainer.put_round("r", RoundSettings(budget=5), keep=True)
     await office.tool().put_round("r", RoundSettings(budget=9, closed=True))
@@ -278,7 +280,7 @@ async def test_a_run_that_starts_again_keeps_the_rules_that_people_have_set(offi
     assert (again.settings.budget, again.settings.closed) == (9, True)
 
 
-async def test_what_waits_for_people_and_what_they_did_is_among_the_metrics(office: Any) -> None:
+async def test_what_waits_for_people_and_what_they_did_is_among_the_metrics(office: Office) -> None:
     await office.fill(3)
     ann = await office.person("ann")
     first = await ann.claim()

@@ -19,8 +19,10 @@ from preceptor_clients.contract.errors import (
 )
 from preceptor_clients.contract.schemas import WantedWeights
 
+from ..world import World
 
-async def _raw(world: Any, method: str, path: str, **options: Any) -> httpx.Response:
+
+async def _raw(world: World, method: str, path: str, **options: Any) -> httpx.Response:
     transport = httpx.ASGITransport(app=world.app, raise_app_exceptions=False)
     headers = options.pop("headers", None) or {
         "authorization": f"Bearer {world.settings.keys['trainer'].file.read_text()}"
@@ -41,7 +43,7 @@ def _fields(error: PreceptorError) -> list[str]:
     return [e.field for e in error.errors]
 
 
-async def test_wrong_vocabulary_fingerprint(world: Any) -> None:
+async def test_wrong_vocabulary_fingerprint(world: World) -> None:
     with pytest.raises(VocabularyMismatch) as refused:
         await world.trainer.submit_logprobs(
             "uniform", [world.submission("a", vocab_fingerprint="0" * 64)]
@@ -50,14 +52,14 @@ async def test_wrong_vocabulary_fingerprint(world: Any) -> None:
     assert _fields(refused.value) == ["submissions[0].query.vocab_fingerprint"]
 
 
-async def test_id_outside_the_vocabulary(world: Any) -> None:
+async def test_id_outside_the_vocabulary(world: World) -> None:
     with pytest.raises(Invalid) as refused:
         await world.trainer.submit_logprobs("uniform", [world.submission("a", (1, 16))])
 
     assert _fields(refused.value) == ["submissions[0].query.response_ids"]
 
 
-async def test_empty_response(world: Any) -> None:
+async def test_empty_response(world: World) -> None:
     query = json.loads(world.query().model_dump_json(exclude_none=True))
     body = {
         "expert": "uniform",
@@ -70,7 +72,7 @@ async def test_empty_response(world: Any) -> None:
     assert _problem(response)["errors"][0]["field"] == "submissions[0].query.response_ids"
 
 
-async def test_context_that_does_not_fit(world: Any) -> None:
+async def test_context_that_does_not_fit(world: World) -> None:
     with pytest.raises(ContextTooLong) as refused:
         await world.trainer.submit_logprobs("uniform", [world.submission("a", [1] * 63)])
 
@@ -84,14 +86,14 @@ async def test_context_that_does_not_fit(world: Any) -> None:
         ({"candidate_ids": np.zeros((3, 2), np.int32)}, "candidate_ids"),
     ],
 )
-async def test_more_than_the_expert_can_do(world: Any, change: Any, field: str) -> None:
+async def test_more_than_the_expert_can_do(world: World, change: Any, field: str) -> None:
     with pytest.raises(Invalid) as refused:
         await world.trainer.submit_logprobs("uniform", [world.submission("a", **change)])
 
     assert _fields(refused.value) == [f"submissions[0].query.{field}"]
 
 
-async def test_one_bad_question_does_not_stop_the_others(world: Any) -> None:
+async def test_one_bad_question_does_not_stop_the_others(world: World) -> None:
     good, bad = await world.trainer.submit_logprobs(
         "uniform", [world.submission("a"), world.submission("b", (1, 16))]
     )
@@ -100,7 +102,7 @@ async def test_one_bad_question_does_not_stop_the_others(world: Any) -> None:
     assert bad.problem.errors[0].field == "submissions[1].query.response_ids"
 
 
-async def test_unknown_expert_and_source(world: Any) -> None:
+async def test_unknown_expert_and_source(world: World) -> None:
     with pytest.raises(NotFound) as expert:
         await world.trainer.submit_logprobs("nobody", [world.submission("a")])
     with pytest.raises(NotFound) as source:
@@ -110,7 +112,7 @@ async def test_unknown_expert_and_source(world: Any) -> None:
     assert _fields(source.value) == ["source"]
 
 
-async def test_weights_that_are_missing_or_unknown(world: Any) -> None:
+async def test_weights_that_are_missing_or_unknown(world: World) -> None:
     wanted = WantedWeights(mode="exact", version="p/l0/3")
     for submission in (world.submission("a"), world.submission("b", weights=wanted)):
         with pytest.raises(PreceptorError) as refused:
@@ -119,7 +121,7 @@ async def test_weights_that_are_missing_or_unknown(world: Any) -> None:
         assert _fields(refused.value) == ["submissions[0].query.weights"]
 
 
-async def test_payload_that_was_never_put(world: Any) -> None:
+async def test_payload_that_was_never_put(world: World) -> None:
     submission = await world.feedback_submission("a")
     lost = submission.query.model_copy(update={"payload_sha256": "0" * 64})
 
@@ -142,7 +144,7 @@ async def test_payload_that_was_never_put(world: Any) -> None:
     ],
 )
 async def test_malformed_bodies(
-    world: Any, body: bytes, media_type: str, status: int, field: str
+    world: World, body: bytes, media_type: str, status: int, field: str
 ) -> None:
     key = world.settings.keys["trainer"].file.read_text()
     headers = {"authorization": f"Bearer {key}", "content-type": media_type}
@@ -155,7 +157,7 @@ async def test_malformed_bodies(
 
 
 @pytest.mark.parametrize("header", [{}, {"authorization": "Bearer x"}, {"authorization": "x"}])
-async def test_wrong_key(world: Any, header: dict[str, str]) -> None:
+async def test_wrong_key(world: World, header: dict[str, str]) -> None:
     response = await _raw(world, "GET", "/v1/experts", headers=header or {"x": "y"})
 
     assert response.status_code == 401
@@ -163,7 +165,7 @@ async def test_wrong_key(world: Any, header: dict[str, str]) -> None:
     assert _problem(response)["errors"][0]["field"] == "authorization"
 
 
-async def test_key_of_another_scope(world: Any) -> None:
+async def test_key_of_another_scope(world: World) -> None:
     key = world.settings.keys["expert"].file.read_text()
 
     response = await _raw(
@@ -174,7 +176,7 @@ async def test_key_of_another_scope(world: Any) -> None:
     assert _problem(response)["errors"][0]["field"] == "authorization"
 
 
-async def test_every_route_asks_for_a_key(world: Any) -> None:
+async def test_every_route_asks_for_a_key(world: World) -> None:
     open_routes = {"/livez", "/readyz", "/openapi.json"}
     asked: dict[str, int] = {}
     for path, methods in world.app.openapi()["paths"].items():
@@ -186,7 +188,7 @@ async def test_every_route_asks_for_a_key(world: Any) -> None:
     assert len(asked) > 20
 
 
-async def test_unknown_route_and_method(world: Any) -> None:
+async def test_unknown_route_and_method(world: World) -> None:
     nowhere = await _raw(world, "GET", "/v1/collective_rpc")
     wrong = await _raw(world, "PATCH", "/v1/logprobs")
 
@@ -195,14 +197,14 @@ async def test_unknown_route_and_method(world: Any) -> None:
     assert _problem(wrong)["errors"][0]["field"] == "method"
 
 
-async def test_bad_parameters(world: Any) -> None:
+async def test_bad_parameters(world: World) -> None:
     response = await _raw(world, "GET", "/v1/arrivals?run=r&after=-1")
 
     assert response.status_code == 422
     assert _problem(response)["errors"][0]["field"] == "query.after"
 
 
-async def test_a_body_over_the_limit_is_refused_announced_or_not(world: Any) -> None:
+async def test_a_body_over_the_limit_is_refused_announced_or_not(world: World) -> None:
     big = b"x" * (1 << 20) + b"x"
 
     async def chunks() -> Any:
@@ -217,7 +219,7 @@ async def test_a_body_over_the_limit_is_refused_announced_or_not(world: Any) -> 
     assert _problem(chunked)["errors"][0]["field"] == "body"
 
 
-async def test_a_small_body_that_unpacks_to_more_than_the_limit_is_refused(world: Any) -> None:
+async def test_a_small_body_that_unpacks_to_more_than_the_limit_is_refused(world: World) -> None:
     few = np.random.default_rng(0).integers(0, 4, 1 << 20, np.int32)
     bomb = frame.encode({"x": few}, compress=True)
     key = world.settings.keys["trainer"].file.read_text()
@@ -230,7 +232,7 @@ async def test_a_small_body_that_unpacks_to_more_than_the_limit_is_refused(world
     assert _problem(response)["errors"][0]["field"] == "frame.prefix"
 
 
-async def test_a_fault_of_ours_is_a_problem_that_gives_nothing_away(world: Any) -> None:
+async def test_a_fault_of_ours_is_a_problem_that_gives_nothing_away(world: World) -> None:
     world.app.state.questions.outcomes.__dict__["database"] = None
 
     response = await _raw(world, "GET", "/v1/tickets/x")

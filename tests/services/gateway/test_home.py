@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import httpx
 import pytest
 
 from preceptor_services.gateway.routes.home import documentation
 
+from ..world import World
+
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
-async def get(world: Any, path: str, accept: str) -> httpx.Response:
+async def get(world: World, path: str, accept: str) -> httpx.Response:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(world.app)) as http:
         return await http.get(f"http://gateway/{path}", headers={"accept": accept})
 
 
-async def test_a_browser_is_greeted_with_links_that_lead_somewhere(world: Any) -> None:
+async def test_a_browser_is_greeted_with_links_that_lead_somewhere(world: World) -> None:
     page = await get(world, "", BROWSER)
     links = re.findall(r'href="([^"]+)"', page.text)
     found = {link: (await get(world, link, "*/*")).status_code for link in links}
@@ -30,7 +31,7 @@ async def test_a_browser_is_greeted_with_links_that_lead_somewhere(world: Any) -
     assert "Documentation" in page.text
 
 
-async def test_the_page_runs_nothing_and_loads_nothing(world: Any) -> None:
+async def test_the_page_runs_nothing_and_loads_nothing(world: World) -> None:
     page = await get(world, "", BROWSER)
 
     policy = page.headers["content-security-policy"]
@@ -42,7 +43,7 @@ async def test_the_page_runs_nothing_and_loads_nothing(world: Any) -> None:
 
 
 @pytest.mark.parametrize("accept", ["application/json", "*/*", ""])
-async def test_programs_get_the_same_as_json(world: Any, accept: str) -> None:
+async def test_programs_get_the_same_as_json(world: World, accept: str) -> None:
     index = await get(world, "", accept)
 
     assert index.headers["content-type"] == "application/json"

@@ -14,11 +14,13 @@ from preceptor_services.kit import clock as kit_clock
 from preceptor_services.kit.clock import KeptClock
 from preceptor_services.store.database import Database
 
+from ..world import World
+
 STEP = {"run": "r", "lineage": "l", "loss": 0.5, "metrics": {}, "consumed": []}
 STEP |= {"weights_before": "p/l/0", "weights_after": "p/l/1"}
 
 
-async def _send(world: Any, method: str, path: str, key: str = "trainer", **options: Any) -> Any:
+async def _send(world: World, method: str, path: str, key: str = "trainer", **options: Any) -> Any:
     transport = httpx.ASGITransport(app=world.app, raise_app_exceptions=False)
     token = world.settings.keys[key].file.read_text()
     headers = {"authorization": f"Bearer {token}", **options.pop("headers", {})}
@@ -26,13 +28,13 @@ async def _send(world: Any, method: str, path: str, key: str = "trainer", **opti
         return await client.request(method, path, headers=headers, **options)
 
 
-async def _post_text(world: Any, path: str, body: str, key: str = "trainer") -> Any:
+async def _post_text(world: World, path: str, body: str, key: str = "trainer") -> Any:
     headers = {"content-type": "application/json"}
     return await _send(world, "POST", path, key, content=body.encode(), headers=headers)
 
 
 @pytest.mark.parametrize("number", ["-1", "2147483648", "1" + "0" * 30, "1e999", "-1e999", "0.5"])
-async def test_a_step_that_no_column_holds_is_422(world: Any, number: str) -> None:
+async def test_a_step_that_no_column_holds_is_422(world: World, number: str) -> None:
     body = json.dumps(STEP)[:-1] + f', "step": {number}}}'
 
     response = await _post_text(world, "/v1/steps", body)
@@ -42,7 +44,7 @@ async def test_a_step_that_no_column_holds_is_422(world: Any, number: str) -> No
 
 
 @pytest.mark.parametrize("number", ["1" + "0" * 30, "-9223372036854775809", "1e999"])
-async def test_a_number_anywhere_in_free_data_is_bounded(world: Any, number: str) -> None:
+async def test_a_number_anywhere_in_free_data_is_bounded(world: World, number: str) -> None:
     config = f'{{"a": [1, {{"b": {number}}}]}}'
     body = f'{{"run": "r", "seed": 0, "versions": {{}}, "config": {config}}}'
 
@@ -62,12 +64,12 @@ async def test_a_number_anywhere_in_free_data_is_bounded(world: Any, number: str
         "/v1/weights/p/l/99999999999999999999",
     ],
 )
-async def test_numbers_of_an_address_are_bounded(world: Any, path: str) -> None:
+async def test_numbers_of_an_address_are_bounded(world: World, path: str) -> None:
     assert (await _send(world, "GET", path)).status_code == 422
 
 
 @pytest.mark.parametrize("word", ['"false"', '"no"', "0", "1", '"true"'])
-async def test_a_truth_value_is_true_or_false_and_nothing_else(world: Any, word: str) -> None:
+async def test_a_truth_value_is_true_or_false_and_nothing_else(world: World, word: str) -> None:
     body = '{"name": "x", "url": "http://127.0.0.1:1", "key_file": "service.key", "self_test": %s}'
 
     response = await _post_text(world, "/v1/experts", body % word, key="admin")
@@ -76,7 +78,7 @@ async def test_a_truth_value_is_true_or_false_and_nothing_else(world: Any, word:
     assert response.json()["errors"][0]["field"] == "self_test"
 
 
-async def test_no_answer_leads_where_the_host_header_says(world: Any) -> None:
+async def test_no_answer_leads_where_the_host_header_says(world: World) -> None:
     for path in ("/v1/experts/", "/corrections", "/livez/", "/v1/runs/"):
         response = await _send(world, "GET", path, headers={"host": "evil.example"})
 
@@ -85,7 +87,7 @@ async def test_no_answer_leads_where_the_host_header_says(world: Any) -> None:
 
 
 async def test_json_that_would_hold_up_others_is_refused(
-    world: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bodies, "_MOST_JSON_BYTES", 100_000)
     body = '{"expert": "uniform", "submissions": [], "x": "%s"}' % ("y" * 150_000)
@@ -96,7 +98,9 @@ async def test_json_that_would_hold_up_others_is_refused(
     assert "frame" in response.json()["detail"]
 
 
-async def test_a_request_holds_no_more_submissions_than_can_be_planned_at_once(world: Any) -> None:
+async def test_a_request_holds_no_more_submissions_than_can_be_planned_at_once(
+    world: World,
+) -> None:
     one = json.loads(world.submission("a").model_dump_json(exclude_none=True))
     body = {"expert": "uniform", "submissions": [one] * 4097}
 
@@ -105,7 +109,7 @@ async def test_a_request_holds_no_more_submissions_than_can_be_planned_at_once(w
     assert response.status_code in (413, 422)
 
 
-async def test_a_damaged_blob_fails_its_own_question_which_is_asked_again(world: Any) -> None:
+async def test_a_damaged_blob_fails_its_own_question_which_is_asked_again(world: World) -> None:
     submissions = [world.submission("a", (1, 2)), world.submission("b", (1, 3))]
     tickets = []
     for submission in submissions:
@@ -130,7 +134,7 @@ async def test_a_damaged_blob_fails_its_own_question_which_is_asked_again(world:
     assert answered.answer is not None
 
 
-def test_files_with_answers_are_their_owners_alone(world: Any, tmp_path: Path) -> None:
+def test_files_with_answers_are_their_owners_alone(world: World, tmp_path: Path) -> None:
     database = Database.open(f"sqlite+aiosqlite:///{tmp_path}/new/own.db")
 
     assert (tmp_path / "new" / "own.db").stat().st_mode & 0o077 == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import httpx
 import pytest
@@ -14,10 +13,10 @@ from preceptor_clients.http.registration import NewService
 from preceptor_services.gateway.routes.services import ServiceVersions
 from preceptor_services.store import services
 
-from ..world import EXPERT
+from ..world import EXPERT, World
 
 
-async def test_ready_is_not_live(world: Any) -> None:
+async def test_ready_is_not_live(world: World) -> None:
     assert await world.trainer.ready(30)
 
     world.queue.down = True
@@ -29,7 +28,7 @@ async def test_ready_is_not_live(world: Any) -> None:
         assert (await http.get("http://gateway/readyz")).status_code == 503
 
 
-async def test_metrics_count_by_route_and_not_by_path(world: Any) -> None:
+async def test_metrics_count_by_route_and_not_by_path(world: World) -> None:
     await world.trainer.submit_logprobs("uniform", [world.submission("a")])
     await world.work()
     with pytest.raises(Exception, match="k-nothing"):
@@ -42,7 +41,7 @@ async def test_metrics_count_by_route_and_not_by_path(world: Any) -> None:
     assert "k-nothing" not in text
 
 
-async def test_every_route_has_a_page_whose_references_resolve(world: Any) -> None:
+async def test_every_route_has_a_page_whose_references_resolve(world: World) -> None:
     page = world.app.openapi()
     names = set(re.findall(r"#/components/schemas/([^'\"]+)", str(page)))
 
@@ -58,7 +57,7 @@ async def test_every_route_has_a_page_whose_references_resolve(world: Any) -> No
                 assert operation["requestBody"]["content"]["application/json"]["schema"], path
 
 
-async def test_only_an_admin_adds_a_service_and_only_with_a_key_of_ours(world: Any) -> None:
+async def test_only_an_admin_adds_a_service_and_only_with_a_key_of_ours(world: World) -> None:
     new = NewService(name="later", url="http://127.0.0.1:1", key_file="service.key")
 
     with pytest.raises(Forbidden):
@@ -76,7 +75,7 @@ async def test_only_an_admin_adds_a_service_and_only_with_a_key_of_ours(world: A
 
 
 async def test_versions_of_an_expert_are_kept_and_one_that_comes_back_is_the_last(
-    world: Any,
+    world: World,
 ) -> None:
     newer = EXPERT.model_copy(update={"version": "2"})
     for info, now in ((newer, 2e9), (EXPERT, 3e9)):
@@ -96,7 +95,9 @@ async def test_versions_of_an_expert_are_kept_and_one_that_comes_back_is_the_las
         await world.clients["reader"].call("GET", "/v1/experts/nobody/versions")
 
 
-async def test_an_answer_without_a_price_costs_what_its_expert_says_of_a_token(world: Any) -> None:
+async def test_an_answer_without_a_price_costs_what_its_expert_says_of_a_token(
+    world: World,
+) -> None:
     registry = world.app.state.registry
     entry = registry.get("uniform", "expert", field="expert")
     priced = EXPERT.capabilities.model_copy(update={"cost_per_token": 0.5})
@@ -109,7 +110,7 @@ async def test_an_answer_without_a_price_costs_what_its_expert_says_of_a_token(w
     assert (by_token, by_answer, registry.cost("teacher", 3)) == (1.5, 0.2, 0.0)
 
 
-async def test_keys_are_nowhere_in_the_database(world: Any) -> None:
+async def test_keys_are_nowhere_in_the_database(world: World) -> None:
     await world.trainer.submit_logprobs("uniform", [world.submission("a")])
 
     stored = b"".join(file.read_bytes() for file in world.folder.glob("gateway.db*"))

@@ -23,6 +23,8 @@ from preceptor_clients.contract.schemas import (
 from preceptor_services.jobs.messages import ItemResult
 from preceptor_services.provenance import lists
 
+from ..world import World
+
 
 @pytest.fixture
 def sqlite_url(database_url: str) -> str:
@@ -31,7 +33,7 @@ def sqlite_url(database_url: str) -> str:
 
 
 @pytest.fixture
-async def three(world: Any) -> Any:
+async def three(world: World) -> Any:
     """A run with three rollouts: a failed and a solved one of step 0, one of step 1 unjudged."""
     config = {"task": {"class": "ScoredTask", "solved_at": 0.75}}
     run = RunRecord(run="r", config=config, seed=1, versions={"numpy": "1"})
@@ -44,7 +46,7 @@ async def three(world: Any) -> Any:
     return world
 
 
-def _rollout(world: Any, name: str, step: int) -> RolloutRecord:
+def _rollout(world: World, name: str, step: int) -> RolloutRecord:
     query = world.query()
     return RolloutRecord(
         rollout_id=name,
@@ -64,7 +66,7 @@ def _rollout(world: Any, name: str, step: int) -> RolloutRecord:
     )
 
 
-async def _judge(world: Any, name: str, score: float) -> None:
+async def _judge(world: World, name: str, score: float) -> None:
     """Asked twice, as a trainer that is killed and started again does."""
     payload = await world.trainer.put_blob(json.dumps({}).encode())
     query = FeedbackQuery(
@@ -163,7 +165,7 @@ async def test_a_run_goes_on_after_an_upgrade(three: Any) -> None:
     assert (await three.trainer.run_details("r")).versions == {"numpy": "1"}
 
 
-async def test_a_run_that_is_not_there_is_named(world: Any) -> None:
+async def test_a_run_that_is_not_there_is_named(world: World) -> None:
     asked = (
         world.trainer.run_details("none"),
         world.trainer.rollouts("none"),

@@ -26,6 +26,8 @@ from preceptor_clients.contract.schemas import (
 from preceptor_clients.targets.builder import BUILDER_VERSION, WeightedAnswer, build_target
 from preceptor_services.provenance import command as trace_command
 
+from ..world import World
+
 
 @pytest.fixture
 def sqlite_url(database_url: str) -> str:
@@ -33,14 +35,14 @@ def sqlite_url(database_url: str) -> str:
     return database_url
 
 
-async def _start(world: Any) -> None:
+async def _start(world: World) -> None:
     run = RunRecord(run="r", config={"seed": 1}, seed=1, versions={"preceptor": "1"})
     await world.trainer.start_run(run)
     await world.trainer.start_lineage(LineageRecord(run="r", lineage="l0"))
     await world.publish("r/l0/0")
 
 
-def _rollout(world: Any, name: str, lineage: str = "l0", step: int = 0) -> RolloutRecord:
+def _rollout(world: World, name: str, lineage: str = "l0", step: int = 0) -> RolloutRecord:
     query = world.query()
     return RolloutRecord(
         rollout_id=name,
@@ -60,7 +62,7 @@ def _rollout(world: Any, name: str, lineage: str = "l0", step: int = 0) -> Rollo
     )
 
 
-async def _label(world: Any, name: str) -> TargetRecord:
+async def _label(world: World, name: str) -> TargetRecord:
     """Asks source and expert about one rollout, as a trainer does, and builds its target."""
     asked = await world.trainer.submit_feedback(
         "executor", [await world.feedback_submission(f"{name}/f", text=name)]
@@ -114,11 +116,11 @@ def _step(step: int, rollouts: dict[str, str | None], lineage: str = "l0") -> St
     )
 
 
-async def _accounting(world: Any) -> Accounting:
+async def _accounting(world: World) -> Accounting:
     return await world.clients["reader"].accounting("r")
 
 
-async def test_every_token_of_every_target_traces_to_its_sources(world: Any) -> None:
+async def test_every_token_of_every_target_traces_to_its_sources(world: World) -> None:
     await _start(world)
     await world.trainer.record(Records(rollouts=(_rollout(world, "ro1"), _rollout(world, "ro2"))))
     targets = [await _label(world, "ro1"), await _label(world, "ro2")]
@@ -153,7 +155,7 @@ async def test_every_token_of_every_target_traces_to_its_sources(world: Any) -> 
 
 
 async def test_the_command_prints_the_whole_chain(
-    world: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await _start(world)
     await world.trainer.record(Records(rollouts=(_rollout(world, "ro1"),)))
@@ -181,7 +183,7 @@ async def test_the_command_prints_the_whole_chain(
         assert word in printed
 
 
-async def test_records_are_idempotent_and_never_change(world: Any) -> None:
+async def test_records_are_idempotent_and_never_change(world: World) -> None:
     await _start(world)
     rollout = _rollout(world, "ro1")
 
@@ -196,7 +198,7 @@ async def test_records_are_idempotent_and_never_change(world: Any) -> None:
     assert (first.new, again.new) == (1, 0)
 
 
-async def test_a_target_that_cannot_be_traced_is_refused(world: Any) -> None:
+async def test_a_target_that_cannot_be_traced_is_refused(world: World) -> None:
     await _start(world)
     await world.trainer.record(Records(rollouts=(_rollout(world, "ro1"),)))
     target = await _label(world, "ro1")
@@ -226,7 +228,7 @@ def _rehashed(target: TargetRecord, arrays: dict[str, Any]) -> TargetRecord:
     )
 
 
-async def test_no_rollout_is_consumed_twice_on_the_surviving_lineage(world: Any) -> None:
+async def test_no_rollout_is_consumed_twice_on_the_surviving_lineage(world: World) -> None:
     await _start(world)
     names = ("ro1", "ro2", "ro3")
     await world.trainer.record(Records(rollouts=tuple(_rollout(world, n) for n in names)))
@@ -248,7 +250,7 @@ async def test_no_rollout_is_consumed_twice_on_the_surviving_lineage(world: Any)
     assert (counts.rollouts, counts.consumed, counts.consumed_twice) == (3, 3, 0)
 
 
-async def test_records_of_unknown_runs_and_rollouts_are_refused(world: Any) -> None:
+async def test_records_of_unknown_runs_and_rollouts_are_refused(world: World) -> None:
     with pytest.raises(NotFound) as lineage:
         await world.trainer.record(Records(rollouts=(_rollout(world, "ro1"),)))
     await _start(world)
@@ -259,7 +261,7 @@ async def test_records_of_unknown_runs_and_rollouts_are_refused(world: Any) -> N
     assert rollout.value.errors[0].field == "consumed[0].rollout_id"
 
 
-async def test_one_feedback_id_means_one_text(world: Any) -> None:
+async def test_one_feedback_id_means_one_text(world: World) -> None:
     first = FeedbackItem(id="f", kind="comment", text="so", source="me", version="1")
     other = first.model_copy(update={"text": "not so"})
     await world.trainer.submit_logprobs("uniform", [world.submission("a", feedback=(first,))])

@@ -21,8 +21,10 @@ from preceptor_clients.contract.schemas import PrefixAnswer
 from preceptor_services.jobs.messages import ItemResult
 from preceptor_services.registry.services import ServiceEntry
 
+from ..world import World
 
-async def _ask(world: Any, *keys: str, **fields: Any) -> list[str]:
+
+async def _ask(world: World, *keys: str, **fields: Any) -> list[str]:
     """Tickets of different questions in one group."""
     submissions = [
         world.submission(key, (1, 2 + n), group_id="g", **fields) for n, key in enumerate(keys)
@@ -31,11 +33,11 @@ async def _ask(world: Any, *keys: str, **fields: Any) -> list[str]:
     return [outcome.ticket.id for outcome in outcomes]
 
 
-async def _states(world: Any, tickets: list[str]) -> list[str]:
+async def _states(world: World, tickets: list[str]) -> list[str]:
     return [o.ticket.state for o in await world.trainer.collect_logprobs(tickets)]
 
 
-async def test_a_claim_shows_in_the_ticket(world: Any) -> None:
+async def test_a_claim_shows_in_the_ticket(world: World) -> None:
     tickets = await _ask(world, "a")
 
     await world.claim(world.queue.take())
@@ -43,7 +45,7 @@ async def test_a_claim_shows_in_the_ticket(world: Any) -> None:
     assert await _states(world, tickets) == ["running"]
 
 
-async def test_the_report_of_an_older_claim_is_refused(world: Any) -> None:
+async def test_the_report_of_an_older_claim_is_refused(world: World) -> None:
     tickets = await _ask(world, "a")
     job_ids = world.queue.take()
     [slow] = (await world.claim(job_ids, "slow")).jobs
@@ -59,7 +61,7 @@ async def test_the_report_of_an_older_claim_is_refused(world: Any) -> None:
     assert await _states(world, tickets) == ["done"]
 
 
-async def test_a_finished_job_is_dropped_when_it_is_claimed_again(world: Any) -> None:
+async def test_a_finished_job_is_dropped_when_it_is_claimed_again(world: World) -> None:
     await _ask(world, "a")
     job_ids = list(world.queue.take())
     world.queue.entries = [("uniform", job_ids[0])]
@@ -72,7 +74,7 @@ async def test_a_finished_job_is_dropped_when_it_is_claimed_again(world: Any) ->
 
 
 async def test_a_job_given_back_is_queued_again_and_dead_after_three_deliveries(
-    world: Any,
+    world: World,
 ) -> None:
     tickets = await _ask(world, "a")
     reason = ProblemDetails(status=503, code="unavailable", detail="connection refused")
@@ -89,7 +91,7 @@ async def test_a_job_given_back_is_queued_again_and_dead_after_three_deliveries(
 
 
 async def test_a_job_that_kills_its_dispatchers_is_dead_after_three_deliveries(
-    world: Any,
+    world: World,
 ) -> None:
     tickets = await _ask(world, "a")
     job_ids = world.queue.take()
@@ -104,7 +106,7 @@ async def test_a_job_that_kills_its_dispatchers_is_dead_after_three_deliveries(
     assert "3 deliveries" in outcome.problem.detail
 
 
-async def test_a_failed_question_is_asked_anew_under_a_new_key(world: Any) -> None:
+async def test_a_failed_question_is_asked_anew_under_a_new_key(world: World) -> None:
     await _ask(world, "a")
     [job] = (await world.claim(world.queue.take())).jobs
     nonsense = AnswerRefused("mass", "of a row is 1.2").problem()
@@ -116,7 +118,7 @@ async def test_a_failed_question_is_asked_anew_under_a_new_key(world: Any) -> No
     assert await _states(world, [ticket]) == ["done"]
 
 
-async def test_each_item_of_a_report_has_its_own_fate(world: Any) -> None:
+async def test_each_item_of_a_report_has_its_own_fate(world: World) -> None:
     tickets = await _ask(world, "a", "b", "c")
     [job] = (await world.claim(world.queue.take())).jobs
     first, second, _ = job.items
@@ -136,7 +138,7 @@ async def test_each_item_of_a_report_has_its_own_fate(world: Any) -> None:
     assert "reported no result" in outcomes[2].problem.detail
 
 
-async def test_an_answer_of_another_version_is_refused(world: Any) -> None:
+async def test_an_answer_of_another_version_is_refused(world: World) -> None:
     tickets = await _ask(world, "a")
     [job] = (await world.claim(world.queue.take())).jobs
     answer = world.uniform(job.items[0].prefix).model_copy(update={"expert_version": "2"})
@@ -148,7 +150,7 @@ async def test_an_answer_of_another_version_is_refused(world: Any) -> None:
     assert outcome.problem.errors[0].field == "answer.version"
 
 
-async def test_a_cancelled_question_never_starts(world: Any) -> None:
+async def test_a_cancelled_question_never_starts(world: World) -> None:
     tickets = await _ask(world, "a", "b")
     job_ids = world.queue.take()
 
@@ -161,7 +163,7 @@ async def test_a_cancelled_question_never_starts(world: Any) -> None:
     assert claims.dropped == tuple(job_ids)
 
 
-async def test_cancelling_one_of_two_drops_only_its_question(world: Any) -> None:
+async def test_cancelling_one_of_two_drops_only_its_question(world: World) -> None:
     cancelled, wanted = await _ask(world, "a", "b")
 
     await world.trainer.cancel(cancelled)
@@ -172,7 +174,7 @@ async def test_cancelling_one_of_two_drops_only_its_question(world: Any) -> None
     assert await _states(world, [wanted]) == ["running"]
 
 
-async def test_a_question_that_somebody_else_wants_survives_a_cancellation(world: Any) -> None:
+async def test_a_question_that_somebody_else_wants_survives_a_cancellation(world: World) -> None:
     [mine] = await _ask(world, "a")
     [also] = await _ask(world, "b")
 
@@ -182,7 +184,7 @@ async def test_a_question_that_somebody_else_wants_survives_a_cancellation(world
     assert await _states(world, [mine, also]) == ["cancelled", "done"]
 
 
-async def test_callers_cannot_see_or_cancel_each_others_tickets(world: Any) -> None:
+async def test_callers_cannot_see_or_cancel_each_others_tickets(world: World) -> None:
     [ticket] = await _ask(world, "a")
 
     with pytest.raises(NotFound):
@@ -191,7 +193,7 @@ async def test_callers_cannot_see_or_cancel_each_others_tickets(world: Any) -> N
         await world.clients["other"].collect_logprobs([ticket])
 
 
-async def test_a_ticket_past_its_deadline_fails_and_its_job_is_dropped(world: Any) -> None:
+async def test_a_ticket_past_its_deadline_fails_and_its_job_is_dropped(world: World) -> None:
     [posted] = await world.trainer.submit_logprobs(
         "uniform", [world.submission("a", timeout_ms=50)], wait_s=30
     )
@@ -203,12 +205,12 @@ async def test_a_ticket_past_its_deadline_fails_and_its_job_is_dropped(world: An
     assert claims.jobs == ()
 
 
-async def _pass_time(world: Any, seconds: float) -> None:
+async def _pass_time(world: World, seconds: float) -> None:
     world.clock.moved_s += seconds
     await world.app.state.questions.sweeper.sweep()
 
 
-async def test_a_report_after_the_deadline_is_refused(world: Any) -> None:
+async def test_a_report_after_the_deadline_is_refused(world: World) -> None:
     tickets = await _ask(world, "a", timeout_ms=60_000)
     [job] = (await world.claim(world.queue.take())).jobs
     await _pass_time(world, 61.0)
@@ -223,7 +225,7 @@ async def test_a_report_after_the_deadline_is_refused(world: Any) -> None:
 # ---------------------------------------------------------------- late answers
 
 
-async def _promise(world: Any, **fields: Any) -> tuple[str, Any]:
+async def _promise(world: World, **fields: Any) -> tuple[str, Any]:
     [ticket] = await _ask(world, "a", **fields)
     [job] = (await world.claim(world.queue.take())).jobs
     item = job.items[0]
@@ -231,11 +233,11 @@ async def _promise(world: Any, **fields: Any) -> tuple[str, Any]:
     return ticket, item
 
 
-async def _put(world: Any, key: str, answer: PrefixAnswer, client: str = "expert") -> None:
+async def _put(world: World, key: str, answer: PrefixAnswer, client: str = "expert") -> None:
     await world.clients[client].call("PUT", f"/v1/answers/{key}", body=answer)
 
 
-async def test_a_late_answer_arrives(world: Any) -> None:
+async def test_a_late_answer_arrives(world: World) -> None:
     ticket, item = await _promise(world)
     assert await _states(world, [ticket]) == ["waiting"]
     before = await world.trainer.arrivals("r")
@@ -251,7 +253,7 @@ async def test_a_late_answer_arrives(world: Any) -> None:
     assert await _states(world, [ticket]) == ["done"]
 
 
-async def test_a_promise_outlives_the_deadline(world: Any) -> None:
+async def test_a_promise_outlives_the_deadline(world: World) -> None:
     ticket, _ = await _promise(world, timeout_ms=60_000)
 
     await _pass_time(world, 61.0)
@@ -259,7 +261,7 @@ async def test_a_promise_outlives_the_deadline(world: Any) -> None:
     assert await _states(world, [ticket]) == ["waiting"]
 
 
-async def test_a_promise_ends_when_it_is_not_kept(world: Any) -> None:
+async def test_a_promise_ends_when_it_is_not_kept(world: World) -> None:
     ticket, item = await _promise(world, timeout_ms=60_000)
     [joined] = await world.trainer.submit_logprobs(
         "uniform", [world.submission("joined", timeout_ms=60_000)], run="r"
@@ -272,7 +274,7 @@ async def test_a_promise_ends_when_it_is_not_kept(world: Any) -> None:
         await _put(world, item.answer_key, world.uniform(item.prefix))
 
 
-async def test_a_late_answer_is_checked_at_the_door(world: Any) -> None:
+async def test_a_late_answer_is_checked_at_the_door(world: World) -> None:
     ticket, item = await _promise(world)
     wrong = world.uniform(item.prefix)
     shifted = wrong.model_copy(update={"token_ids_P": np.roll(wrong.token_ids_P, 1)})
@@ -287,7 +289,7 @@ async def test_a_late_answer_is_checked_at_the_door(world: Any) -> None:
     assert await _states(world, [ticket]) == ["waiting"]
 
 
-async def test_an_expert_answers_no_question_of_another(world: Any) -> None:
+async def test_an_expert_answers_no_question_of_another(world: World) -> None:
     [theirs] = world.settings.keys["expert"].service[1:]
     ticket, item = await _promise(world)
     keyring = world.app.state.keyring
@@ -300,7 +302,7 @@ async def test_an_expert_answers_no_question_of_another(world: Any) -> None:
     assert await _states(world, [ticket]) == ["waiting"]
 
 
-async def test_an_answer_that_was_never_promised_is_not_taken(world: Any) -> None:
+async def test_an_answer_that_was_never_promised_is_not_taken(world: World) -> None:
     [ticket] = await _ask(world, "a")
     [job] = (await world.claim(world.queue.take())).jobs
     item = job.items[0]
@@ -312,7 +314,7 @@ async def test_an_answer_that_was_never_promised_is_not_taken(world: Any) -> Non
     assert await _states(world, [ticket]) == ["running"]
 
 
-async def test_an_answer_in_anothers_name_is_refused(world: Any) -> None:
+async def test_an_answer_in_anothers_name_is_refused(world: World) -> None:
     ticket, item = await _promise(world)
 
     with pytest.raises(Invalid, match="with the name teacher"):
@@ -321,7 +323,7 @@ async def test_an_answer_in_anothers_name_is_refused(world: Any) -> None:
     assert await _states(world, [ticket]) == ["waiting"]
 
 
-async def test_a_second_late_answer_does_not_replace_the_first(world: Any) -> None:
+async def test_a_second_late_answer_does_not_replace_the_first(world: World) -> None:
     _, item = await _promise(world)
     await _put(world, item.answer_key, world.uniform(item.prefix))
 
@@ -332,7 +334,7 @@ async def test_a_second_late_answer_does_not_replace_the_first(world: Any) -> No
 # ---------------------------------------------------------------- the broker
 
 
-async def test_tickets_stand_while_the_broker_is_down(world: Any) -> None:
+async def test_tickets_stand_while_the_broker_is_down(world: World) -> None:
     world.queue.down = True
     tickets = await _ask(world, "a")
     world.queue.down = False
@@ -344,7 +346,7 @@ async def test_tickets_stand_while_the_broker_is_down(world: Any) -> None:
 
 
 async def test_a_broker_that_forgot_everything_is_told_again(
-    world: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("preceptor_services.questions.sweep._FRESH_S", -1.0)
     tickets = await _ask(world, "a")
@@ -358,7 +360,7 @@ async def test_a_broker_that_forgot_everything_is_told_again(
 
 
 async def test_jobs_that_stand_on_the_stream_are_not_put_twice(
-    world: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("preceptor_services.questions.sweep._FRESH_S", -1.0)
     await _ask(world, "a")
@@ -372,7 +374,7 @@ async def test_jobs_that_stand_on_the_stream_are_not_put_twice(
 # ---------------------------------------------------------------- the registry
 
 
-async def test_a_service_that_never_answered_cannot_be_asked(world: Any) -> None:
+async def test_a_service_that_never_answered_cannot_be_asked(world: World) -> None:
     registry = world.app.state.registry
     registry._entries["late"] = ServiceEntry(
         name="late",

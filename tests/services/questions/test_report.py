@@ -10,8 +10,10 @@ from sqlalchemy import event, text
 from preceptor_clients.contract.errors import ProblemDetails
 from preceptor_services.jobs.messages import ItemResult
 
+from ..world import World
 
-async def _jobs(world: Any, count: int) -> tuple[list[str], list[Any]]:
+
+async def _jobs(world: World, count: int) -> tuple[list[str], list[Any]]:
     """Tickets and claimed jobs of so many questions, each in a group of its own."""
     submissions = [world.submission(f"k{n}", (1, 2 + n), group_id=f"g{n}") for n in range(count)]
     outcomes = await world.trainer.submit_logprobs("uniform", submissions, run="r")
@@ -19,20 +21,22 @@ async def _jobs(world: Any, count: int) -> tuple[list[str], list[Any]]:
     return [outcome.ticket.id for outcome in outcomes], list(claims.jobs)
 
 
-async def _states(world: Any, tickets: list[str]) -> list[str]:
+async def _states(world: World, tickets: list[str]) -> list[str]:
     return [o.ticket.state for o in await world.trainer.collect_logprobs(tickets)]
 
 
-def _answered(world: Any, job: Any, **fields: Any) -> tuple[Any, list[ItemResult], dict[str, Any]]:
+def _answered(
+    world: World, job: Any, **fields: Any
+) -> tuple[Any, list[ItemResult], dict[str, Any]]:
     return job, [world.result(job, item) for item in job.items], fields
 
 
-async def _rows(world: Any, sql: str) -> list[Any]:
+async def _rows(world: World, sql: str) -> list[Any]:
     async with world.database.read() as conn:
         return list((await conn.execute(text(sql))).scalars())
 
 
-async def test_a_stale_job_does_not_touch_its_neighbours(world: Any) -> None:
+async def test_a_stale_job_does_not_touch_its_neighbours(world: World) -> None:
     tickets, jobs = await _jobs(world, 3)
     await world.claim([jobs[1].job_id], "d2")
 
@@ -43,7 +47,7 @@ async def test_a_stale_job_does_not_touch_its_neighbours(world: Any) -> None:
     assert await _rows(world, "select count(*) from attempts where outcome = 'done'") == [2]
 
 
-async def test_results_that_make_no_sense_do_not_touch_the_neighbours(world: Any) -> None:
+async def test_results_that_make_no_sense_do_not_touch_the_neighbours(world: World) -> None:
     tickets, jobs = await _jobs(world, 3)
     stranger = ItemResult(answer_key="0" * 64, accepted=True)
 
@@ -55,7 +59,7 @@ async def test_results_that_make_no_sense_do_not_touch_the_neighbours(world: Any
     assert await _states(world, tickets) == ["done", "running", "done"]
 
 
-async def test_answers_and_jobs_given_back_travel_together(world: Any) -> None:
+async def test_answers_and_jobs_given_back_travel_together(world: World) -> None:
     tickets, jobs = await _jobs(world, 2)
     busy = ProblemDetails(status=503, code="unavailable", detail="busy")
 
@@ -68,7 +72,7 @@ async def test_answers_and_jobs_given_back_travel_together(world: Any) -> None:
     assert world.queue.entries == [("uniform", jobs[1].job_id)]
 
 
-async def test_a_job_named_twice_in_one_report_ends_once(world: Any) -> None:
+async def test_a_job_named_twice_in_one_report_ends_once(world: World) -> None:
     tickets, [job] = await _jobs(world, 1)
     nothing = ProblemDetails(status=502, code="service-failed", detail="no answer")
 
@@ -80,7 +84,7 @@ async def test_a_job_named_twice_in_one_report_ends_once(world: Any) -> None:
     assert world.queue.entries == []
 
 
-async def test_a_question_in_two_jobs_of_a_report_gets_the_answer(world: Any) -> None:
+async def test_a_question_in_two_jobs_of_a_report_gets_the_answer(world: World) -> None:
     asked = [
         world.submission("short", (1, 2), group_id="g", timeout_ms=1000),
         world.submission("long", (1, 3), group_id="g"),
@@ -102,7 +106,7 @@ async def test_a_question_in_two_jobs_of_a_report_gets_the_answer(world: Any) ->
     assert await _states(world, tickets) == ["failed", "done", "done"]
 
 
-async def test_one_report_is_as_many_statements_for_sixteen_jobs_as_for_one(world: Any) -> None:
+async def test_one_report_is_as_many_statements_for_sixteen_jobs_as_for_one(world: World) -> None:
     statements: list[str] = []
     event.listen(
         world.database.engine.sync_engine,
@@ -124,7 +128,7 @@ async def test_one_report_is_as_many_statements_for_sixteen_jobs_as_for_one(worl
     assert await count_for(16, 1) == await count_for(1, 0)
 
 
-async def test_questions_that_come_at_once_share_transactions(world: Any) -> None:
+async def test_questions_that_come_at_once_share_transactions(world: World) -> None:
     begun: list[str] = []
     event.listen(
         world.database.engine.sync_engine,
@@ -142,7 +146,7 @@ async def test_questions_that_come_at_once_share_transactions(world: Any) -> Non
     assert len(world.queue.entries) == 12
 
 
-async def test_metrics_tell_of_queues_and_of_calls(world: Any) -> None:
+async def test_metrics_tell_of_queues_and_of_calls(world: World) -> None:
     _, jobs = await _jobs(world, 2)
     await world.report_jobs(*(_answered(world, job) for job in jobs))
     await world.trainer.submit_logprobs("uniform", [world.submission("later")])

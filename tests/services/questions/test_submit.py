@@ -11,8 +11,10 @@ import pytest
 from preceptor_clients.contract.errors import KeyReused, QueueFull
 from preceptor_clients.contract.schemas import FeedbackItem
 
+from ..world import World
 
-async def test_a_question_is_answered_through_the_queue(world: Any) -> None:
+
+async def test_a_question_is_answered_through_the_queue(world: World) -> None:
     [posted] = await world.trainer.submit_logprobs("uniform", [world.submission("a")])
 
     await world.work()
@@ -25,7 +27,7 @@ async def test_a_question_is_answered_through_the_queue(world: Any) -> None:
     np.testing.assert_allclose(outcome.answer.tail_P, 0.75, atol=1e-3)
 
 
-async def test_waiting_reply_holds_until_the_answer_comes(world: Any) -> None:
+async def test_waiting_reply_holds_until_the_answer_comes(world: World) -> None:
     asked = asyncio.create_task(
         world.trainer.submit_logprobs("uniform", [world.submission("a")], wait_s=30)
     )
@@ -38,7 +40,7 @@ async def test_waiting_reply_holds_until_the_answer_comes(world: Any) -> None:
     assert outcome.answer is not None
 
 
-async def test_same_key_and_query_are_the_same_ticket(world: Any) -> None:
+async def test_same_key_and_query_are_the_same_ticket(world: World) -> None:
     [first] = await world.trainer.submit_logprobs("uniform", [world.submission("a")])
     [again] = await world.trainer.submit_logprobs(
         "uniform", [world.submission("a", timeout_ms=5000)]
@@ -48,7 +50,7 @@ async def test_same_key_and_query_are_the_same_ticket(world: Any) -> None:
     assert len(world.queue.entries) == 1
 
 
-async def test_same_key_with_another_query_is_refused(world: Any) -> None:
+async def test_same_key_with_another_query_is_refused(world: World) -> None:
     await world.trainer.submit_logprobs("uniform", [world.submission("a")])
 
     outcomes = await world.trainer.submit_logprobs(
@@ -62,7 +64,7 @@ async def test_same_key_with_another_query_is_refused(world: Any) -> None:
     assert alone.value.errors[0].field == "submissions[0].idempotency_key"
 
 
-async def test_keys_of_two_callers_do_not_meet(world: Any) -> None:
+async def test_keys_of_two_callers_do_not_meet(world: World) -> None:
     [mine] = await world.trainer.submit_logprobs("uniform", [world.submission("a")])
     [theirs] = await world.clients["other"].submit_logprobs(
         "uniform", [world.submission("a", (3, 2))]
@@ -71,7 +73,7 @@ async def test_keys_of_two_callers_do_not_meet(world: Any) -> None:
     assert mine.ticket.id != theirs.ticket.id
 
 
-async def test_a_hundred_equal_questions_are_asked_once(world: Any) -> None:
+async def test_a_hundred_equal_questions_are_asked_once(world: World) -> None:
     posted = await asyncio.gather(
         *(world.trainer.submit_logprobs("uniform", [world.submission(f"k{i}")]) for i in range(100))
     )
@@ -86,7 +88,7 @@ async def test_a_hundred_equal_questions_are_asked_once(world: Any) -> None:
     assert all(o.answer is not None for o in outcomes)
 
 
-async def test_an_answer_that_is_there_is_not_asked_for_again(world: Any) -> None:
+async def test_an_answer_that_is_there_is_not_asked_for_again(world: World) -> None:
     await world.trainer.submit_logprobs("uniform", [world.submission("a")])
     await world.work()
 
@@ -107,7 +109,7 @@ async def test_an_answer_that_is_there_is_not_asked_for_again(world: Any) -> Non
         {"feedback": (FeedbackItem(id="f", kind="comment", text="no", source="me", version="1"),)},
     ],
 )
-async def test_a_different_question_has_another_answer_key(world: Any, change: Any) -> None:
+async def test_a_different_question_has_another_answer_key(world: World, change: Any) -> None:
     [plain, changed] = await world.trainer.submit_logprobs(
         "uniform", [world.submission("a"), world.submission("b", **change)]
     )
@@ -115,7 +117,7 @@ async def test_a_different_question_has_another_answer_key(world: Any, change: A
     assert plain.ticket.answer_key != changed.ticket.answer_key
 
 
-async def test_groups_become_jobs_within_the_limits_of_the_expert(world: Any) -> None:
+async def test_groups_become_jobs_within_the_limits_of_the_expert(world: World) -> None:
     group = [world.submission(f"g{i}", (1, i), group_id="g") for i in range(6)]
     other = [world.submission("h", (2, 2), group_id="h")]
 
@@ -129,7 +131,7 @@ async def test_groups_become_jobs_within_the_limits_of_the_expert(world: Any) ->
 
 
 @pytest.mark.parametrize("gateway_options", [{"max_queue": 2}])
-async def test_a_full_queue_takes_nothing_of_a_request(world: Any) -> None:
+async def test_a_full_queue_takes_nothing_of_a_request(world: World) -> None:
     many = [world.submission(f"g{i}", (1, i), group_id=f"g{i}") for i in range(3)]
 
     with pytest.raises(QueueFull) as refused:
@@ -141,7 +143,7 @@ async def test_a_full_queue_takes_nothing_of_a_request(world: Any) -> None:
     assert len(world.queue.entries) == 2
 
 
-async def test_a_source_gets_the_payload_and_its_items_get_unique_ids(world: Any) -> None:
+async def test_a_source_gets_the_payload_and_its_items_get_unique_ids(world: World) -> None:
     submissions = [
         await world.feedback_submission("a", "x"),
         await world.feedback_submission("b", "y"),
@@ -160,7 +162,7 @@ async def test_a_source_gets_the_payload_and_its_items_get_unique_ids(world: Any
     assert items[0].details == {"isolation": "none at all"}
 
 
-async def test_json_is_answered_as_json(world: Any) -> None:
+async def test_json_is_answered_as_json(world: World) -> None:
     body = (
         '{"expert": "uniform", "submissions": [{"idempotency_key": "a", "query": {"prompt": '
         '{"messages": [{"role": "user", "content": "hi"}]}, "response_ids": [1, 2], '

@@ -22,6 +22,8 @@ from preceptor_clients.sdk.service import service_app
 from preceptor_services.gateway.routes.services import Quarantine
 from preceptor_services.registry.inspection import Inspector, SelfTestFailed
 
+from ..world import World
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "clients" / "conformance"))
 
 from ngram import FINGERPRINT, Ngram, NgramExpert
@@ -135,7 +137,7 @@ async def test_a_new_version_is_not_held_against_the_old_answers(known) -> None:
     assert await _inspect(inspector, expert, known)
 
 
-async def _failing(world: Any, broken: bool) -> None:
+async def _failing(world: World, broken: bool) -> None:
     registry = world.app.state.registry
     entry = registry._entries["uniform"]
     if broken:
@@ -146,7 +148,7 @@ async def _failing(world: Any, broken: bool) -> None:
         entry.broken = False
 
 
-async def _answered(world: Any, key: str, response: Any) -> Any:
+async def _answered(world: World, key: str, response: Any) -> Any:
     [asked] = await world.trainer.submit_logprobs("uniform", [world.submission(key, response)])
     if asked.ticket.state != "done":
         await world.work()
@@ -154,7 +156,7 @@ async def _answered(world: Any, key: str, response: Any) -> Any:
     return asked, outcome
 
 
-async def test_answers_since_the_last_good_canary_are_not_served(world: Any) -> None:
+async def test_answers_since_the_last_good_canary_are_not_served(world: World) -> None:
     await _answered(world, "early", (1, 2))
     await _failing(world, broken=False)
     _, wrong = await _answered(world, "wrong", (1, 3))
@@ -172,7 +174,7 @@ async def test_answers_since_the_last_good_canary_are_not_served(world: Any) -> 
     assert anew.answer is not None
 
 
-async def test_an_expert_that_was_never_found_right_loses_nothing(world: Any) -> None:
+async def test_an_expert_that_was_never_found_right_loses_nothing(world: World) -> None:
     _, outcome = await _answered(world, "a", (1, 2))
 
     await _failing(world, broken=True)
@@ -181,7 +183,7 @@ async def test_an_expert_that_was_never_found_right_loses_nothing(world: Any) ->
     assert seen.answer is not None
 
 
-async def test_targets_of_quarantined_answers_are_listed(world: Any) -> None:
+async def test_targets_of_quarantined_answers_are_listed(world: World) -> None:
     await _failing(world, broken=False)
     _, outcome = await _answered(world, "a", (1, 2))
     await _failing(world, broken=True)

@@ -25,6 +25,8 @@ from preceptor_services.registry import services as registry_module
 from preceptor_services.registry.inspection import Inspector, SelfTestFailed
 from preceptor_services.registry.services import Registry, ServiceEntry
 
+from ..world import World
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "clients" / "conformance"))
 
 from faults import CandidatesByRank, EarlyByOne, SwappedInBatch
@@ -53,7 +55,7 @@ def client_of(expert: Any) -> ServiceClient:
     return ServiceClient("http://expert", retry=NO_RETRY, transport=transport)
 
 
-async def settled(world: Any, expert: Any, **fields: Any) -> ServiceEntry:
+async def settled(world: World, expert: Any, **fields: Any) -> ServiceEntry:
     """The expert's entry after the gateway has heard of it."""
     registry = world.app.state.registry
     registry._connect = lambda url, key, addresses: client_of(expert)
@@ -253,7 +255,7 @@ def gateway_options() -> dict[str, Any]:
     return {"canary_every_s": 0.01}
 
 
-async def add(world: Any, outside: Outside, **fields: Any) -> None:
+async def add(world: World, outside: Outside, **fields: Any) -> None:
     """Adds the expert as an administrator does."""
     world.app.state.registry._connect = lambda url, key, addresses: ServiceClient(
         "http://expert", retry=NO_RETRY, transport=httpx.MockTransport(outside)
@@ -262,7 +264,7 @@ async def add(world: Any, outside: Outside, **fields: Any) -> None:
     await world.clients["admin"].call("POST", "/v1/experts", body=new, reply=ServiceStatus)
 
 
-async def until(world: Any, state: str, words: str = "") -> ServiceStatus:
+async def until(world: World, state: str, words: str = "") -> ServiceStatus:
     """The expert's status once it is this and says so."""
     async with asyncio.timeout(30):
         while True:

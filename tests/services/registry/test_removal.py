@@ -10,7 +10,7 @@ from preceptor_clients.contract.errors import Conflict, Forbidden, Invalid, NotF
 from preceptor_clients.contract.schemas import ServiceInfo
 from preceptor_clients.http.registration import NewService
 
-from ..world import EXPERT
+from ..world import EXPERT, World
 
 
 class Says:
@@ -28,18 +28,18 @@ class Says:
         pass
 
 
-async def _add(world: Any, said: Any, **fields: Any) -> None:
+async def _add(world: World, said: Any, **fields: Any) -> None:
     world.app.state.registry._connect = lambda url, key, addresses: Says(said)
     values = {"name": "later", "url": "http://127.0.0.1:1", "key_file": "service.key"}
     new = NewService(**(values | fields), self_test=False)
     await world.clients["admin"].call("POST", "/v1/experts", body=new)
 
 
-async def _names(world: Any) -> set[str]:
+async def _names(world: World) -> set[str]:
     return {service.name for service in (await world.trainer.experts()).services}
 
 
-async def test_a_service_added_at_run_time_is_removed_and_its_questions_fail(world: Any) -> None:
+async def test_a_service_added_at_run_time_is_removed_and_its_questions_fail(world: World) -> None:
     await _add(world, EXPERT)
     await world.app.state.registry._entries["later"].heard.wait()
     [asked] = await world.trainer.submit_logprobs("later", [world.submission("a")])
@@ -54,7 +54,7 @@ async def test_a_service_added_at_run_time_is_removed_and_its_questions_fail(wor
         await world.clients["admin"].remove_expert("later")
 
 
-async def test_a_removed_service_is_not_recalled_and_its_name_is_free(world: Any) -> None:
+async def test_a_removed_service_is_not_recalled_and_its_name_is_free(world: World) -> None:
     await _add(world, EXPERT)
     await world.clients["admin"].remove_expert("later")
     again = type(world.app.state.registry)(
@@ -70,7 +70,7 @@ async def test_a_removed_service_is_not_recalled_and_its_name_is_free(world: Any
 
 
 async def test_a_service_that_makes_the_asking_fail_is_asked_again_and_can_be_removed(
-    world: Any,
+    world: World,
 ) -> None:
     await _add(world, RuntimeError("a fault of ours"))
     registry = world.app.state.registry
@@ -87,7 +87,7 @@ async def test_a_service_that_makes_the_asking_fail_is_asked_again_and_can_be_re
     await world.clients["admin"].remove_expert("later")
 
 
-async def test_services_of_the_settings_stay_and_others_keys_do_not_remove(world: Any) -> None:
+async def test_services_of_the_settings_stay_and_others_keys_do_not_remove(world: World) -> None:
     with pytest.raises(Conflict, match="settings"):
         await world.clients["admin"].remove_expert("uniform")
     with pytest.raises(Forbidden):
@@ -95,7 +95,7 @@ async def test_services_of_the_settings_stay_and_others_keys_do_not_remove(world
 
 
 @pytest.mark.parametrize("key_file", ["hash.key", "trainer.key", "admin.key", "services"])
-async def test_no_key_of_the_gateway_is_sent_to_a_service(world: Any, key_file: str) -> None:
+async def test_no_key_of_the_gateway_is_sent_to_a_service(world: World, key_file: str) -> None:
     with pytest.raises(Invalid) as refused:
         await _add(world, EXPERT, key_file=key_file)
 
@@ -107,14 +107,14 @@ async def test_no_key_of_the_gateway_is_sent_to_a_service(world: Any, key_file: 
     "host",
     ["0.0.0.0", "169.254.169.254", "10.0.0.7", "2130706433", "0177.0.0.1", "[::ffff:127.0.0.1]"],
 )
-async def test_no_inner_address_is_contacted(world: Any, host: str) -> None:
+async def test_no_inner_address_is_contacted(world: World, host: str) -> None:
     with pytest.raises(Invalid) as refused:
         await _add(world, EXPERT, url=f"http://{host}:8101")
 
     assert [e.field for e in refused.value.errors] == ["url"]
 
 
-async def test_the_broker_and_the_gateway_are_no_services(world: Any) -> None:
+async def test_the_broker_and_the_gateway_are_no_services(world: World) -> None:
     gateway = world.settings.gateway
     for port in (gateway.port, 6379):
         with pytest.raises(Invalid, match="own"):

@@ -9,8 +9,10 @@ import pytest
 from preceptor_clients.contract.errors import Conflict, Invalid, NotFound
 from preceptor_clients.contract.schemas import WantedWeights
 
+from ..world import World
 
-async def test_a_version_never_changes(world: Any) -> None:
+
+async def test_a_version_never_changes(world: World) -> None:
     manifest = await world.publish("p/l0/0")
 
     await world.trainer.register_weights(manifest)
@@ -20,7 +22,7 @@ async def test_a_version_never_changes(world: Any) -> None:
     assert await world.trainer.weights("p/l0/0") == manifest
 
 
-async def test_a_lineage_has_all_ancestors_first(world: Any) -> None:
+async def test_a_lineage_has_all_ancestors_first(world: World) -> None:
     await world.publish("p/l0/0")
     await world.publish("p/l0/1", "p/l0/0")
     await world.publish("p/l0/2", "p/l0/1")
@@ -33,7 +35,7 @@ async def test_a_lineage_has_all_ancestors_first(world: Any) -> None:
         await world.trainer.weight_lineage("p/l9/0")
 
 
-async def test_files_must_be_what_they_say(world: Any) -> None:
+async def test_files_must_be_what_they_say(world: World) -> None:
     manifest = await world.publish("p/l0/0")
     changes: dict[str, dict[str, Any]] = {
         "files.model.safetensors": {"files": {"model.safetensors": "0" * 64}},
@@ -52,7 +54,7 @@ async def test_files_must_be_what_they_say(world: Any) -> None:
         assert refused.value.errors[0].field == field
 
 
-async def test_a_folder_outside_the_roots_is_refused_even_through_a_link(world: Any) -> None:
+async def test_a_folder_outside_the_roots_is_refused_even_through_a_link(world: World) -> None:
     manifest = await world.publish("p/l0/0")
     link = world.folder / "weights" / "link"
     link.symlink_to(world.folder / "keys")
@@ -64,7 +66,7 @@ async def test_a_folder_outside_the_roots_is_refused_even_through_a_link(world: 
             )
 
 
-async def test_wishes_become_exact_versions(world: Any) -> None:
+async def test_wishes_become_exact_versions(world: World) -> None:
     for step in (0, 1, 2):
         await world.publish(f"p/l0/{step}", f"p/l0/{step - 1}" if step else None)
     wishes = {

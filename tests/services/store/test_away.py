@@ -22,6 +22,8 @@ from preceptor_services.store import sqlite_driver
 from preceptor_services.store.database import Database
 from preceptor_services.store.provenance import runs
 
+from ..world import World
+
 _HOLD = """
 import sqlite3, sys
 conn = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -56,7 +58,7 @@ def _run(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_locked_file_is_a_503_with_retry_after_for_everybody_in_line(world: Any) -> None:
+async def test_a_locked_file_is_a_503_with_retry_after_for_everybody_in_line(world: World) -> None:
     key = world.settings.keys["trainer"].file.read_text()
     transport = httpx.ASGITransport(app=world.app, raise_app_exceptions=False)
     body = {"run": "r", "config": {}, "seed": 0, "versions": {}}

@@ -12,10 +12,12 @@ import pytest
 
 from preceptor_services.gateway.routes.vllm import face as vllm_face
 
+from ...world import World
+
 KEY = f"trainer-{'k' * 40}"
 
 
-async def post(world: Any, expert: str = "uniform", **fields: Any) -> httpx.Response:
+async def post(world: World, expert: str = "uniform", **fields: Any) -> httpx.Response:
     """A completion request; whatever stands on the queue is answered meanwhile."""
     body = {"model": expert, "prompt": [5, 6, 1, 2], "max_tokens": 1, "prompt_logprobs": 3}
     transport = httpx.ASGITransport(world.app)

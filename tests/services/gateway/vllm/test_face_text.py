@@ -19,6 +19,8 @@ from preceptor_services.gateway.app import connect_service
 from preceptor_services.registry import tokenizers
 from preceptor_services.registry.services import ServiceEntry
 
+from ...world import World
+
 KEY = f"trainer-{'k' * 40}"
 START = 15
 
@@ -50,7 +52,7 @@ class Letters:
 
 
 @pytest.fixture
-async def letters(world: Any) -> AsyncIterator[Letters]:
+async def letters(world: World) -> AsyncIterator[Letters]:
     """An expert with a tokenizer that the gateway knows."""
     expert = Letters()
     key_file = world.folder / "keys" / "service.key"
@@ -81,7 +83,7 @@ async def letters(world: Any) -> AsyncIterator[Letters]:
 
 
 async def post(
-    world: Any, path: str = "/tokenize", expert: str = "letters", key: str = KEY, **body: Any
+    world: World, path: str = "/tokenize", expert: str = "letters", key: str = KEY, **body: Any
 ) -> httpx.Response:
     """A request with the key in the address, as clients that know no keys send it."""
     coded = base64.b64encode(f"any:{key}".encode()).decode()
