@@ -5,10 +5,9 @@ Masked numbers are shown as a dash. Steps are counted from 1 here, and from 0 in
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from rich.box import SIMPLE
 from rich.console import Group, RenderableType
@@ -16,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from preceptor_clients.contract.schemas import FeedbackItem, Prompt, Trace, TraceSource
+from preceptor_clients.kit.details import DASH, facts, tables
 
 _SHOWN_ENTRIES: Final = 5
-_DASH: Final = "–"
 _LEFT, _RIGHT = "▶", "◀"
 
 Speak = Callable[[Sequence[int]], str]
@@ -83,7 +82,7 @@ def _facts(found: Trace) -> Table:
             "rollout": found.rollout_id,
             "problem": found.problem_id,
             "weights": found.student_weights,
-            "consumed by": consumed or _DASH,
+            "consumed by": consumed or DASH,
             "cost (cross-entropy to the target, nats)": _number(found.cost),
             "future credit (up: made more likely)": _number(
                 None if found.advantage is None else -found.advantage
@@ -101,9 +100,9 @@ def _source(source: TraceSource, found: Trace, spell: Speak | None) -> Renderabl
     asked = "" if source.inclusion is None else f", asked with chance {source.inclusion:.3g}"
     title = Text(f"expert {source.expert}, share {source.weight:.3g}, {source.kind}{asked}", "bold")
     origin = Text(
-        f"version {source.expert_version}, weights {source.weights or _DASH}, answer "
-        f"{source.answer_id}\ncontext {source.context_hash or _DASH}, template "
-        f"{source.template_version or _DASH}",
+        f"version {source.expert_version}, weights {source.weights or DASH}, answer "
+        f"{source.answer_id}\ncontext {source.context_hash or DASH}, template "
+        f"{source.template_version or DASH}",
         style="dim",
         overflow="fold",
     )
@@ -135,54 +134,32 @@ def _rest(source: TraceSource) -> float | None:
 
 
 def _item(item: FeedbackItem) -> Table:
-    facts = {
-        "score": _DASH if item.score is None else f"{item.score:g}",
-        "says": item.text or _DASH,
+    shown = {
+        "score": DASH if item.score is None else f"{item.score:g}",
+        "says": item.text or DASH,
         "from": f"{item.source}, version {item.version}",
         "id": item.id,
-        **dict(_flat(item.details)),
+        **facts(item.details),
     }
-    return _rows(f"feedback in its view: {item.kind}", facts)
+    return _rows(f"feedback in its view: {item.kind}", shown)
 
 
 def _lists(details: Mapping[str, Any]) -> Iterator[Table]:
     """A table for each list of mappings, such as the cases that an executor ran."""
-    for name, value in details.items():
-        if rows := _mappings(value):
-            table = Table(title=name, title_justify="left", box=SIMPLE)
-            columns = list(dict.fromkeys(key for row in rows for key in row))
-            for column in columns:
-                table.add_column(column, overflow="fold")
-            for row in rows:
-                table.add_row(*(Text(_shown(row.get(column))) for column in columns))
-            yield table
+    for listed in tables(details):
+        table = Table(title=listed.name, title_justify="left", box=SIMPLE)
+        for column in listed.columns:
+            table.add_column(column, overflow="fold")
+        for row in listed.rows:
+            table.add_row(*map(Text, row))
+        yield table
 
 
-def _mappings(value: Any) -> list[Mapping[str, Any]]:
-    """The rows of a list of mappings; empty for any other value."""
-    rows = cast("list[Any]", value) if isinstance(value, list) else []
-    return rows if all(isinstance(row, Mapping) for row in rows) else []
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return _DASH
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _flat(details: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in details.items():
-        if isinstance(value, Mapping):
-            yield from _flat(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
-        elif not _mappings(value):
-            yield f"{prefix}{name}", _shown(value)
-
-
-def _rows(title: str, facts: Mapping[str, str]) -> Table:
+def _rows(title: str, values: Mapping[str, str]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE, show_header=False)
     table.add_column("", style="dim")
     table.add_column("", overflow="fold")
-    for name, value in facts.items():
+    for name, value in values.items():
         table.add_row(Text(name), Text(value))
     return table
 
@@ -196,4 +173,4 @@ def _visible(text: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    return _DASH if value is None else f"{value:.4f}"
+    return DASH if value is None else f"{value:.4f}"

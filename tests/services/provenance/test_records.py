@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from preceptor_clients.contract.errors import Conflict, Invalid, NotFound
 from preceptor_clients.contract.fingerprint import content_hash
@@ -16,15 +17,19 @@ from preceptor_clients.contract.schemas import (
     Credit,
     FeedbackItem,
     LineageRecord,
+    Prompt,
     Records,
     RolloutRecord,
     RunRecord,
     StepRecord,
     TargetRecord,
+    Trace,
+    TraceSource,
     WantedWeights,
 )
 from preceptor_clients.targets.builder import BUILDER_VERSION, WeightedAnswer, build_target
 from preceptor_services.provenance import command as trace_command
+from preceptor_services.provenance.drawing import draw
 
 from ..world import World
 
@@ -270,3 +275,54 @@ async def test_one_feedback_id_means_one_text(world: World) -> None:
         await world.trainer.submit_logprobs("uniform", [world.submission("b", feedback=(other,))])
 
     assert refused.value.errors[0].field == "submissions[0].query.feedback[0].id"
+
+
+def test_every_expert_and_every_table_of_its_feedback_is_in_the_trace() -> None:
+    item = FeedbackItem(
+        id="f",
+        kind="execution",
+        text="wrong",
+        source="executor",
+        version="1",
+        details={"run": {"cases": [{"input": "[7]", "got": None}], "tried": ["a", "b"]}},
+    )
+    sources = tuple(
+        TraceSource(
+            answer_id=f"a-{expert}",
+            expert=expert,
+            expert_version="1",
+            kind="topk",
+            weight=0.5,
+            entries=((1, 0.75),),
+            tail=0.25,
+            feedback=(item,),
+        )
+        for expert in ("teacher", "words")
+    )
+    found = Trace(
+        target_id="t",
+        rollout_id="ro",
+        run="r",
+        lineage="l0",
+        step=0,
+        problem_id="p",
+        prompt=Prompt(ids=np.array([1], np.int32)),
+        response_ids=np.array([1], np.int32),
+        response_text="a",
+        position=0,
+        token_id=1,
+        student_weights="r/l0/0",
+        owned=True,
+        consumed_by=(),
+        sources=sources,
+    )
+    console = Console(width=100)
+
+    with console.capture() as printed:
+        console.print(draw(found))
+    text = printed.get()
+
+    assert text.count("share 0.5") == 2
+    assert text.count("run.cases") == 2
+    assert "[7]" in text
+    assert "a, b" in text

@@ -90,9 +90,14 @@ def worked_rollout() -> dict[str, Any]:
                 "kind": "execution",
                 "text": "[3,1,2]->[4,6] not [4,2,6]\n[1,1,4]->[8] not [8,2,2]",
                 "source": "executor",
-                "details": {"isolation": "process with limits"},
+                "details": {
+                    "isolation": "process with limits",
+                    "tried": ["namespaces", "limits"],
+                    "cases": [{"input": "[3,1,2]", "got": "[4,6]"}, {"input": "[1,1,4]"}],
+                },
             }
         ],
+        "experts": [{"name": "self-teacher", "kind": "topk"}],
         "reference": "sorted([v*2 for v in x if v>1])",
         "tokens": [token(t, text, costs) for t, text in enumerate(texts)],
         "focus": 21,
@@ -116,9 +121,7 @@ def token(t: int, text: str, costs: list[float]) -> dict[str, Any]:
         "labelled": True,
         "cost": costs[t],
         "advantage": later - 5.1 * (1 - t / len(costs)),
-        "entries": entries,
-        "tail": 0.01,
-        "own_prob": own_prob,
+        "opinions": [{"weight": 1.0, "entries": entries, "tail": 0.01, "own_prob": own_prob}],
     }
 
 

@@ -1,4 +1,5 @@
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from preceptor_trainer.kit.flatten import flatten
 from preceptor_trainer.report import write_report
-from preceptor_trainer.report.page import flatten, render
+from preceptor_trainer.report.figures import write_figures
+from preceptor_trainer.report.page import render
 from preceptor_trainer.report.run_files import load_run
 
 MakeRun = Callable[..., Path]
@@ -78,14 +81,15 @@ def test_the_page_needs_no_script_and_nothing_from_outside(make_run: MakeRun) ->
 
 def test_what_a_model_writes_is_text_and_never_markup(make_run: MakeRun) -> None:
     token = {"text": HOSTILE, "id": 1, "student_logprob": -1.0, "labelled": True}
+    opinion = {"entries": [[HOSTILE, 0.5]]}
+    details = {HOSTILE: HOSTILE, "list": [HOSTILE], "rows": [{HOSTILE: HOSTILE}]}
     hostile = {
         "prompt": HOSTILE,
         "response": HOSTILE,
         "reference": HOSTILE,
-        "feedback": [
-            {"kind": HOSTILE, "text": HOSTILE, "source": HOSTILE, "details": {HOSTILE: HOSTILE}}
-        ],
-        "tokens": [token | {"entries": [[HOSTILE, 0.5]], "cost": 1.0, "advantage": 1.0}],
+        "feedback": [{"kind": HOSTILE, "text": HOSTILE, "source": HOSTILE, "details": details}],
+        "experts": [{"name": HOSTILE}, {"name": HOSTILE}],
+        "tokens": [token | {"opinions": [opinion, opinion], "cost": 1.0, "advantage": 1.0}],
     }
     run_dir = make_run(
         summary_changes={"run": HOSTILE, "config": {HOSTILE: HOSTILE}, "trace_target": HOSTILE},
@@ -105,9 +109,49 @@ def test_every_picture_has_words_and_every_table_has_headers(make_run: MakeRun) 
     assert len(pictures) == 2 + 5 + 1
     assert all(a["aria-label"] for a in pictures)
     tags = [tag for tag, _ in found.tags]
-    assert tags.count("table") == tags.count("thead") == tags.count("caption") == 6
+    assert tags.count("table") == tags.count("thead") == tags.count("caption") == 7
     assert all(a.get("scope") in ("row", "col") for tag, a in found.tags if tag == "th")
     assert ("html", {"lang": "en"}) in found.tags
+
+
+def test_every_expert_of_a_mixture_is_drawn_with_its_share(make_run: MakeRun) -> None:
+    token = {"text": "x", "id": 1, "student_logprob": -1.0, "labelled": True, "cost": 1.0}
+    first = {"weight": 0.75, "entries": [["y", 0.9]]}
+    second = {"weight": 0.25, "entries": [["z", 0.6]]}
+    experts = [{"name": "self-teacher"}, {"name": "words"}]
+    tokens = [token | {"opinions": [first, second]}, token | {"opinions": [first, None]}]
+
+    page = rendered(make_run(worked={"experts": experts, "tokens": tokens}))
+
+    for guess in ("<code>y</code><b>90\u202f%</b>", "<code>z</code><b>60\u202f%</b>"):
+        assert guess in page
+    assert '<div class="whose"><span>2</span><b>25\u202f%</b></div>' in page
+    assert '<div class="whose"><span>2</span><b>–</b></div>' in page
+    assert '<th scope="col">words would write</th>' in page
+    assert "<b>1</b> self-teacher, <b>2</b> words" in page
+
+
+def test_the_picture_has_a_row_for_every_expert_of_a_mixture(make_run: MakeRun) -> None:
+    heights: list[int] = []
+    for experts in (["a"], ["a", "b", "c"]):
+        run = load_run(make_run(worked={"experts": [{"name": name} for name in experts]}))
+        heights.append(_height(write_figures(run, run.folder / "figures")[-1]))
+        shutil.rmtree(run.folder.parent)
+
+    assert heights[1] > heights[0]
+
+
+def _height(picture: Path) -> int:
+    with Image.open(picture) as image:
+        return image.height
+
+
+def test_details_of_feedback_are_tables_and_readable_lists(make_run: MakeRun) -> None:
+    page = rendered(make_run())
+
+    assert '<th scope="row">tried</th><td>namespaces, limits</td>' in page
+    assert '<th scope="col">input</th><th scope="col">got</th>' in page
+    assert "<td>[1,1,4]</td><td>–</td>" in page
 
 
 def test_a_run_without_a_target_and_without_steps_still_has_a_page(make_run: MakeRun) -> None:

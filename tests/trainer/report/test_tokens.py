@@ -32,20 +32,40 @@ def test_three_entries_are_shown_and_the_students_own_is_marked(
     worked_content: dict[str, Any],
 ) -> None:
     entries = [["b", 0.6], ["a", 0.3], ["c", 0.05], ["d", 0.01]]
-    (cell,) = cells(worked(worked_content, {"entries": entries, "own_prob": 0.3}))
+    opinion = {"entries": entries, "own_prob": 0.3}
+    (cell,) = cells(worked(worked_content, {"opinions": [opinion]}))
 
-    assert [(e.text, e.own) for e in cell.entries] == [("b", False), ("a", True), ("c", False)]
-    assert not cell.agrees
-    assert cell.own_prob is None
+    (guess,) = cell.guesses
+    assert guess is not None
+    assert [(e.text, e.own) for e in guess.entries] == [("b", False), ("a", True), ("c", False)]
+    assert guess.own_prob is None
 
 
 def test_a_token_that_the_expert_holds_improbable_has_its_probability_added(
     worked_content: dict[str, Any],
 ) -> None:
-    (cell,) = cells(worked(worked_content, {"entries": [["b", 0.99]], "own_prob": 0.001}))
+    opinion = {"entries": [["b", 0.99]], "own_prob": 0.001}
+    (cell,) = cells(worked(worked_content, {"opinions": [opinion]}))
 
-    assert cell.own_prob is not None
-    assert cell.own_prob.startswith("<1")
+    (guess,) = cell.guesses
+    assert guess is not None
+    assert guess.own_prob is not None
+    assert guess.own_prob.startswith("<1")
+
+
+def test_a_file_of_an_older_version_is_read_with_its_one_expert(
+    worked_content: dict[str, Any],
+) -> None:
+    token = {"entries": [["b", 0.9]], "tail": 0.1, "own_prob": 0.01}
+    older = {name: value for name, value in worked_content.items() if name != "experts"}
+
+    read = worked(older, token, token | {"labelled": False})
+
+    assert [expert.name for expert in read.experts] == ["expert"]
+    labelled, unlabelled = (token.opinions for token in read.tokens)
+    assert labelled[0] is not None
+    assert labelled[0].entries == (("b", 0.9),)
+    assert unlabelled == (None,)
 
 
 def test_an_objective_without_future_term_has_no_credit(worked_content: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The report's pictures as PNG, for a README or a paper.
 
     figures/training_curve.png      solve rate, loss, length, entropy over the steps
-    figures/worked_rollout.png      one rollout: credit, tokens, costs, what the expert would write
+    figures/worked_rollout.png      one rollout: credit, tokens, costs, each expert's tokens
 
 Model output is drawn literally: matplotlib would read `$...$` as mathematics.
 """
@@ -24,11 +24,13 @@ from preceptor_trainer.report.drawing import (
     without_frame,
 )
 from preceptor_trainer.report.run_files import Run, WorkedRollout
-from preceptor_trainer.report.tokens import Cell, cells
+from preceptor_trainer.report.tokens import Cell, Guess, cells
 from preceptor_trainer.run.metrics_log import MetricsLine
 
 BLUE, ORANGE, COST = COLOURS[0], COLOURS[1], COLOURS[3]
 MOST_TOKENS, PER_ROW = 48, 24
+EXPERT_HEIGHT = 1.8
+"""Room of one expert's three tokens, in the units of a row's vertical axis."""
 
 
 def write_figures(run: Run, folder: Path) -> list[Path]:
@@ -76,13 +78,15 @@ def _worked_rollout(worked: WorkedRollout) -> Any:
     drawn = cells(worked)[:MOST_TOKENS]
     rows = [drawn[start : start + PER_ROW] for start in range(0, len(drawn), PER_ROW)]
     columns = min(PER_ROW, len(drawn))
-    figure = new_figure(max(7.0, 0.52 * columns + 1.5), 2.3 * len(rows) + 0.6)
+    names = [expert.name for expert in worked.experts]
+    height = 2.3 + 0.86 * (len(names) - 1)
+    figure = new_figure(max(7.0, 0.52 * columns + 1.5), height * len(rows) + 0.6)
     top = 1 - 0.5 / figure.get_figheight()
     grid = figure.add_gridspec(
         len(rows), 1, left=0.1, right=0.99, top=top, bottom=0.02, hspace=0.06
     )
     for i, row in enumerate(rows):
-        _token_row(figure.add_subplot(grid[i]), row, columns)
+        _token_row(figure.add_subplot(grid[i]), row, columns, names)
     figure.text(
         0.01, 1 - 0.28 / figure.get_figheight(), _title(worked), fontsize=11, color=INK,
         parse_math=False,
@@ -92,21 +96,26 @@ def _worked_rollout(worked: WorkedRollout) -> Any:
 
 def _title(worked: WorkedRollout) -> str:
     outcome = "solved" if worked.solved else "failed"
+    whose = "each expert" if len(worked.experts) > 1 else "the expert"
     return (
         f"One attempt ({outcome}) at step {worked.step}: future credit (up: made more likely), "
-        "cost to the expert, and what the expert would have written"
+        f"cost, and what {whose} would have written"
     )
 
 
-def _token_row(axes: Any, row: Sequence[Cell], columns: int) -> None:
-    """Top to bottom: credit around its zero line, token, cost, the expert's three best tokens."""
+def _token_row(axes: Any, row: Sequence[Cell], columns: int, names: Sequence[str]) -> None:
+    """Top to bottom: credit around its zero line, token, cost, each expert's three best tokens."""
     axes.set_xlim(-0.5, columns - 0.5)
-    axes.set_ylim(-2.75, 2.1)
+    axes.set_ylim(-2.75 - EXPERT_HEIGHT * (len(names) - 1), 2.1)
     axes.axis("off")
     axes.plot([-0.5, len(row) - 0.5], [1.45, 1.45], color=GRID, linewidth=1)
-    labels = ((1.45, "credit"), (0.45, "student"), (-0.3, "cost"), (-1.55, "expert"))
+    labels = [(1.45, "credit"), (0.45, "student"), (-0.3, "cost")]
+    shown = [_short(name) for name in names] if len(names) > 1 else ["expert"]
+    labels += [(-1.55 - EXPERT_HEIGHT * i, name) for i, name in enumerate(shown)]
     for y, label in labels:
-        axes.text(-0.7, y, label, ha="right", va="center", fontsize=8, color=MUTED)
+        axes.text(
+            -0.7, y, label, ha="right", va="center", fontsize=8, color=MUTED, parse_math=False
+        )
     for x, cell in enumerate(row):
         _token(axes, x, cell)
 
@@ -117,12 +126,23 @@ def _token(axes: Any, x: int, cell: Cell) -> None:
     colour = INK if cell.labelled and cell.owned else MUTED
     _mono(axes, x, 0.45, cell.text, 13, colour, weight="bold")
     axes.bar(x, 0.5 * cell.cost_bar / 100, 0.62, bottom=-0.55, color=COST, alpha=0.75)
-    for rank, entry in enumerate(cell.entries):
-        y = -1.05 - 0.58 * rank
+    for i, guess in enumerate(cell.guesses):
+        if guess is not None:
+            _guess(axes, x, -1.05 - EXPERT_HEIGHT * i, guess)
+
+
+def _guess(axes: Any, x: int, top: float, guess: Guess) -> None:
+    for rank, entry in enumerate(guess.entries):
+        y = top - 0.58 * rank
         differs = rank == 0 and not entry.own
         colour = BLUE if differs else INK if entry.own else MUTED
         _mono(axes, x, y, entry.text, 9, colour, weight="bold" if differs else "normal")
         axes.text(x, y - 0.27, entry.prob, ha="center", va="center", fontsize=5.5, color=MUTED)
+
+
+def _short(name: str) -> str:
+    """A label beside a row is at most as wide as the picture's margin."""
+    return name if len(name) <= 12 else name[:11] + "…"
 
 
 def _mono(

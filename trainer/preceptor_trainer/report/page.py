@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from preceptor_clients.cli.paste import pasted
+from preceptor_clients.kit import details
 from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.kit.flatten import flatten
 from preceptor_trainer.report import tokens, wording
@@ -100,6 +101,7 @@ def page_values(run: Run) -> dict[str, Any]:
         "window": window_of(len(run.metrics)),
         "steps_table": _steps_table(run.metrics),
         "worked": worked,
+        "is_mixture": worked is not None and len(worked.experts) > 1,
         "trace_command": _trace_command(run),
         "cells": cells,
         "drawn": cells[: tokens.MOST_DRAWN],
@@ -123,16 +125,16 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        {
-            "flatten": flatten,
-            "readable": wording.readable,
-            "one_glance": wording.one_glance,
-            "percent": wording.percent,
-            "duration": wording.duration,
-            "count": wording.count,
-        }
-    )
+    filters: dict[str, Any] = {
+        "facts": details.facts,
+        "tables": details.tables,
+        "readable": wording.readable,
+        "one_glance": wording.one_glance,
+        "percent": wording.percent,
+        "duration": wording.duration,
+        "count": wording.count,
+    }
+    environment.filters.update(filters)
     return environment
 
 

@@ -108,6 +108,25 @@ class ShownFeedback(_Read):
     details: dict[str, Any] = Field(default_factory=dict)
 
 
+class WorkedExpert(_Read):
+    """One expert of the worked rollout's target."""
+
+    name: str
+    kind: str = "topk"
+
+
+class Opinion(_Read):
+    """One expert's part of the target at one token."""
+
+    weight: float = 1.0
+    """Its share of the target here."""
+    entries: tuple[tuple[str, float], ...] = ()
+    """The expert's most probable tokens, best first."""
+    tail: float | None = None
+    own_prob: float | None = None
+    """The expert's probability of the student's token."""
+
+
 class WorkedToken(_Read):
     """One response token of the worked rollout."""
 
@@ -120,11 +139,8 @@ class WorkedToken(_Read):
     """Cross-entropy to the expert here, in nats."""
     advantage: float | None = None
     """What multiplies the gradient of this token's log-prob in the loss; positive: less likely."""
-    entries: tuple[tuple[str, float], ...] = ()
-    """The expert's most probable tokens, best first."""
-    tail: float | None = None
-    own_prob: float | None = None
-    """The expert's probability of the student's token."""
+    opinions: tuple[Opinion | None, ...] = ()
+    """One for each expert of the rollout; None where it has no share of the target."""
 
 
 class WorkedRollout(_Read):
@@ -138,9 +154,25 @@ class WorkedRollout(_Read):
     solved: bool
     feedback: tuple[ShownFeedback, ...]
     reference: str | None = None
+    experts: tuple[WorkedExpert, ...]
     tokens: tuple[WorkedToken, ...]
     focus: int | None = None
     """Position of the token that the trace command names."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_version(cls, value: Any) -> Any:
+        """Reads files of older versions, which have the first expert's entries at each token."""
+        if not isinstance(value, Mapping):
+            return value
+        items = cast("Mapping[str, Any]", value)
+        if "experts" in items:
+            return items
+        tokens = [
+            {**token, "opinions": [token if token.get("labelled") else None]}
+            for token in cast("list[dict[str, Any]]", items.get("tokens", []))
+        ]
+        return {**items, "experts": [{"name": "expert"}], "tokens": tokens}
 
 
 @dataclass(frozen=True, kw_only=True)

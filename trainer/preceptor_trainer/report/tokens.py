@@ -1,4 +1,4 @@
-"""The worked rollout, token by token: what was written, what the expert would write, both terms.
+"""The worked rollout, token by token: what was written, what each expert would write, both terms.
 
 Future credit is minus the advantage of the loss: what followed the token, compared with what
 followed at the same place in the siblings. Positive credit makes the token more likely, so that up
@@ -8,7 +8,7 @@ is good in the picture.
 import math
 from dataclasses import dataclass
 
-from preceptor_trainer.report.run_files import WorkedRollout, WorkedToken
+from preceptor_trainer.report.run_files import Opinion, WorkedRollout, WorkedToken
 from preceptor_trainer.report.wording import one_glance, percent, signed
 
 NUM_ENTRIES = 3
@@ -29,6 +29,17 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Guess:
+    """What one expert would write."""
+
+    share: str
+    """Its share of the target here."""
+    entries: tuple[Entry, ...]
+    own_prob: str | None
+    """Given only where the expert's best tokens do not include the student's."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One token of the picture; bars are in per cent of their room."""
 
@@ -38,8 +49,6 @@ class Cell:
     labelled: bool
     owned: bool
     focus: bool
-    agrees: bool
-    """Whether the expert's most probable token is the student's."""
     cost: str
     cost_bar: float
     heat: int
@@ -48,9 +57,8 @@ class Cell:
     credit_bar: float
     direction: str
     """`up` for more likely, `down` for less likely, `none` without credit."""
-    entries: tuple[Entry, ...]
-    own_prob: str | None
-    """Given only where the expert's best tokens do not include the student's."""
+    guesses: tuple[Guess | None, ...]
+    """One for each expert; None where it has no share of the target."""
 
 
 def cells(worked: WorkedRollout) -> list[Cell]:
@@ -72,8 +80,6 @@ def _cell(
     token: WorkedToken, position: int, focus: bool, most_cost: float, most_credit: float
 ) -> Cell:
     credit = -(token.advantage or 0.0)
-    best = token.entries[:NUM_ENTRIES]
-    is_known = any(text == token.text for text, _ in best)
     relative_cost = (token.cost or 0.0) / most_cost
     return Cell(
         position=position,
@@ -82,23 +88,32 @@ def _cell(
         labelled=token.labelled,
         owned=token.owned,
         focus=focus,
-        agrees=bool(best) and best[0][0] == token.text,
         cost="–" if token.cost is None else f"{token.cost:.2f}",
         cost_bar=100 * relative_cost,
         heat=min(4, int(5 * relative_cost)),
         credit="–" if token.advantage is None else signed(credit, 2),
         credit_bar=100 * abs(credit) / most_credit,
         direction="none" if credit == 0 else "up" if credit > 0 else "down",
+        guesses=tuple(None if o is None else _guess(o, token.text) for o in token.opinions),
+    )
+
+
+def _guess(opinion: Opinion, written: str) -> Guess:
+    best = opinion.entries[:NUM_ENTRIES]
+    is_known = any(text == written for text, _ in best)
+    own_prob = opinion.own_prob
+    return Guess(
+        share=probability(opinion.weight),
         entries=tuple(
             Entry(
                 text=one_glance(text),
                 prob=probability(prob),
                 share=100 * min(prob, 1.0),
-                own=text == token.text,
+                own=text == written,
             )
             for text, prob in best
         ),
-        own_prob=None if is_known or token.own_prob is None else probability(token.own_prob),
+        own_prob=None if is_known or own_prob is None else probability(own_prob),
     )
 
 

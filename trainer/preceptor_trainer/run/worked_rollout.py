@@ -1,6 +1,6 @@
 """One rollout for the report.
 
-What the student wrote, what the expert would have written, and the cost of each token.
+What the student wrote, what each expert would have written, and the cost of each token.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from preceptor_clients.contract.schemas import REMARK_KINDS
+from preceptor_clients.targets.builder import TargetComponent
 from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.learner.learner import RolloutCredit
 
@@ -18,14 +19,19 @@ NUM_ENTRIES = 4
 
 
 def choose(labelled: Sequence[Labelled]) -> Labelled | None:
-    """A rollout with a target; failed ones with remarks in view first, then longer ones."""
-    shown = [row for row in labelled if row.target is not None and row.in_view.items]
+    """A rollout with a target; those with feedback in view first, then failed ones with remarks.
+
+    Of equals, a longer one.
+    """
+    shown = [row for row in labelled if row.target is not None]
     return max(shown, key=_interest, default=None)
 
 
-def _interest(row: Labelled) -> tuple[bool, bool, int]:
-    remarked = any(item.kind in REMARK_KINDS for item in row.in_view.items)
-    return row.attempt.failed, remarked, min(len(row.attempt.rollout.response_ids), 24)
+def _interest(row: Labelled) -> tuple[bool, bool, bool, int]:
+    items = row.in_view.items
+    remarked = any(item.kind in REMARK_KINDS for item in items)
+    length = min(len(row.attempt.rollout.response_ids), 24)
+    return bool(items), row.attempt.failed, remarked, length
 
 
 def describe_rollout(
@@ -39,9 +45,9 @@ def describe_rollout(
         decode: Token ids to text, special tokens included.
     """
     assert row.target is not None
-    rollout, component = row.attempt.rollout, row.target.components[0]
+    rollout, components = row.attempt.rollout, row.target.components
     labelled_T = row.target.labelled_T()
-    tokens = [
+    tokens: list[dict[str, Any]] = [
         {
             "id": int(token),
             "text": decode([int(token)]),
@@ -50,19 +56,7 @@ def describe_rollout(
             "labelled": bool(labelled_T[t]),
             "cost": float(credit.cost_T[t]) if labelled_T[t] else None,
             "advantage": float(credit.advantage_T[t]),
-            "entries": [
-                [decode([int(i)]), float(p)]
-                for i, p in zip(
-                    component.ids_TK[t, :NUM_ENTRIES],
-                    component.probs_TK[t, :NUM_ENTRIES],
-                    strict=True,
-                )
-                if i >= 0
-            ],
-            "tail": float(component.tail_T[t]),
-            "own_prob": float(np.exp(component.own_logprobs_T[t]))
-            if component.own_mask_T[t]
-            else None,
+            "opinions": [_opinion(component, t, decode) for component in components],
         }
         for t, token in enumerate(rollout.response_ids)
     ]
@@ -79,5 +73,23 @@ def describe_rollout(
             {"kind": i.kind, "text": i.text, "source": i.source, "details": i.details}
             for i in row.in_view.items
         ],
+        "experts": [{"name": c.expert, "kind": c.kind} for c in components],
         "tokens": tokens,
+    }
+
+
+def _opinion(
+    component: TargetComponent, t: int, decode: Callable[[list[int]], str]
+) -> dict[str, Any] | None:
+    """One expert's part of the target at a token; None where it has no weight."""
+    if not component.weight_T[t] > 0:
+        return None
+    best = zip(component.ids_TK[t], component.probs_TK[t], strict=True)
+    entries = [[decode([int(i)]), float(p)] for i, p in best if i >= 0]
+    own = component.own_logprobs_T[t] if component.own_mask_T[t] else None
+    return {
+        "weight": float(component.weight_T[t]),
+        "entries": entries[:NUM_ENTRIES],
+        "tail": float(component.tail_T[t]),
+        "own_prob": None if own is None else float(np.exp(own)),
     }
