@@ -32,7 +32,11 @@ def distance(a: PrefixAnswer, row_a: int, b: PrefixAnswer, row_b: int) -> float:
     The log-prob of an id that one row leaves out is at most that of its last entry; only the excess
     over that bound counts. A row without an opinion is infinitely far from a row with one.
     """
-    one, other = entries(a, row_a), entries(b, row_b)
+    return apart(entries(a, row_a), entries(b, row_b))
+
+
+def apart(one: dict[int, float], other: dict[int, float]) -> float:
+    """`distance` between two rows as log-probs by id."""
     if not one or not other:
         return 0.0 if one == other else float("inf")
     return max(_above(one, other), _above(other, one))

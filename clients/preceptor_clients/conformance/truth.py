@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from preceptor_clients.conformance.compare import widest
+from preceptor_clients.conformance.compare import apart, entries, widest
 from preceptor_clients.conformance.subject import Subject
 from preceptor_clients.conformance.verdict import Failed, Skipped
 from preceptor_clients.contract.checks import check_answer
@@ -24,13 +24,16 @@ _LOOK_ALIKE: Final = 1e-4
 
 
 async def check_known(subject: Subject) -> str:
-    """Log-probs equal those of the model's own library."""
+    """Log-probs and entries equal those of the model's own library."""
     known = _known(subject)
-    cases = [case for case in known.cases if case.logprobs is not None]
+    cases = [case for case in known.cases if case.logprobs is not None or case.entries is not None]
     if not cases:
-        raise Skipped("no case in --known has `logprobs`")
+        raise Skipped("no case in --known has `logprobs` or `entries`")
     worst, shifts = 0.0, list[tuple[float, float]]()
     for case, answer in zip(cases, await ask_known(subject, cases), strict=True):
+        worst = max(worst, _entries_off(answer, case))
+        if case.logprobs is None:
+            continue
         own, expected = _shown(answer), np.array(case.logprobs)
         worst = max(worst, _furthest(answer, own, expected), _candidates_off(answer, expected))
         if len(own) > 1 and not np.isnan(own).any():
@@ -92,6 +95,19 @@ def _furthest(answer: PrefixAnswer, shown: np.ndarray, expected: np.ndarray) -> 
     last = answer.logprobs_PK[np.arange(len(shown)), np.maximum(answer.num_entries_P, 1) - 1]
     gaps = np.where(told, np.abs(shown - expected), np.maximum(expected - last, 0.0))
     return float(gaps[answer.mask_P].max())
+
+
+def _entries_off(answer: PrefixAnswer, case: KnownCase) -> float:
+    """Largest gap between the answer's best entries and the known ones, in nats.
+
+    Both lists hold the best tokens, so one that only one of them names is at most as likely as the
+    last of the other.
+    """
+    known = case.entries or ()
+    if known and not answer.mask_P.any():
+        raise Skipped("the expert gives no entries for the known text")
+    gaps = [apart(dict(row), entries(answer, t)) for t, row in enumerate(known) if answer.mask_P[t]]
+    return max(gaps, default=0.0)
 
 
 def _candidates_off(answer: PrefixAnswer, expected: np.ndarray) -> float:

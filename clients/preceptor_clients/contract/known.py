@@ -8,8 +8,10 @@ numbers show them. A file of known answers is JSON:
      "cases": [{"prompt_ids": [5, 6], "response_ids": [1, 2, 3], "logprobs": [-0.4, -2.1, -0.9]}]}
 
 `logprobs[t]` is the natural log-prob of `response_ids[t]` given everything before it, in float32 at
-temperature 1. A case without `logprobs` is text that is typical for the model; enough of it still
-reveals a wrong temperature.
+temperature 1. `entries`, beside it or in its place, holds for each t the best tokens there as pairs
+of id and log-prob, `[[[7, -0.1], [4, -2.6]], ...]`: only they show that mass stands on the wrong
+tokens. A case with neither is text that is typical for the model; enough of it still reveals a
+wrong temperature.
 """
 
 from __future__ import annotations
@@ -23,23 +25,34 @@ from preceptor_clients.contract.errors import from_validation
 from preceptor_clients.contract.schemas import VocabFingerprint
 
 _TokenId = Annotated[int, Field(ge=0)]
+_Logprob = Annotated[float, Field(le=0)]
+_Row = Annotated[tuple[tuple[_TokenId, _Logprob], ...], Field(min_length=1)]
 
 
 class KnownCase(BaseModel):
-    """One text with its known log-probs, if any."""
+    """One text with what is known of it, if anything."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     prompt_ids: Annotated[tuple[_TokenId, ...], Field(min_length=1)]
     response_ids: Annotated[tuple[_TokenId, ...], Field(min_length=1)]
-    logprobs: tuple[Annotated[float, Field(le=0)], ...] | None = None
+    logprobs: tuple[_Logprob, ...] | None = None
+    entries: tuple[_Row, ...] | None = None
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
-        if self.logprobs is not None and len(self.logprobs) != len(self.response_ids):
-            raise ValueError(
-                f"logprobs: has {len(self.logprobs)} entries for {len(self.response_ids)} tokens"
-            )
+        for name, values in (("logprobs", self.logprobs), ("entries", self.entries)):
+            if values is not None and len(values) != len(self.response_ids):
+                raise ValueError(
+                    f"{name}: has {len(values)} entries for {len(self.response_ids)} tokens"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _each_id_once(self) -> Self:
+        for t, row in enumerate(self.entries or ()):
+            if len({token for token, _ in row}) != len(row):
+                raise ValueError(f"entries: names an id twice in row {t}")
         return self
 
 

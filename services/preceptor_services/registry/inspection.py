@@ -4,7 +4,8 @@ An expert that is ready may still give wrong answers: shifted by one position, n
 the entries that it sends, or swapped within a batch. So the registry asks each new version a few
 questions before callers may use it, and refuses one that fails, with the reason. The canary is a
 file of known answers that is checked at intervals: it detects changes under an unchanged version,
-such as replaced weights.
+such as replaced weights. The registry keeps the answers of the last canary that passed, so that a
+gateway that starts again compares with them.
 
 An expert with versioned weights is asked without a version, about its initial weights; an expert
 without weights at that time is not asked. People are not asked either, nor samplers for which each
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pydantic import BaseModel, ConfigDict
+
 from preceptor_clients.conformance.compare import departure
 from preceptor_clients.conformance.subject import Asked, CheckOptions, Subject
 from preceptor_clients.conformance.suite import CHECKS, make_subject
@@ -32,6 +35,7 @@ from preceptor_clients.contract.errors import (
     ServiceUnavailable,
     WeightsNotHere,
 )
+from preceptor_clients.contract.fingerprint import content_hash
 from preceptor_clients.contract.known import KnownAnswers, load_known
 from preceptor_clients.contract.schemas import PrefixAnswer, ServiceInfo
 from preceptor_services.jobs.roles import QUESTIONS
@@ -49,6 +53,17 @@ class SelfTestFailed(ServiceFailed):
     code, title = "self-test-failed", "The expert failed the registry's self-test"
 
 
+class CanaryAnswers(BaseModel):
+    """The answers of one version to the questions of a file of known answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str
+    questions: str
+    """Hash of the known cases, because other cases have other answers."""
+    answers: tuple[PrefixAnswer, ...]
+
+
 @dataclass(kw_only=True)
 class _Seen:
     """Results of the inspections of one expert."""
@@ -59,8 +74,8 @@ class _Seen:
     finding: SelfTestFailed | None = None
     found_version: str | None = None
     found_at: float = 0.0
-    answers: tuple[str, list[PrefixAnswer]] | None = None
-    """The version and its answers when the canary last passed."""
+    answers: CanaryAnswers | None = None
+    """Its answers when the canary last passed."""
 
 
 class Inspector:
@@ -76,6 +91,15 @@ class Inspector:
     def forget(self, name: str) -> None:
         """Discards the results of `name`, which another expert may get from now on."""
         self._seen.pop(name, None)
+
+    def remember(self, name: str, answers: CanaryAnswers) -> None:
+        """Takes the answers of the canary that last passed, before this process began."""
+        self._seen.setdefault(name, _Seen()).answers = answers
+
+    def last_answers(self, name: str) -> CanaryAnswers | None:
+        """The answers of the canary that last passed."""
+        seen = self._seen.get(name)
+        return None if seen is None else seen.answers
 
     async def inspect(
         self,
@@ -165,15 +189,25 @@ async def _run_again(seen: _Seen, client: Asked, info: ServiceInfo, known: Known
         if isinstance(cause, (DeadlineExceeded, ServiceUnavailable, WeightsNotHere)):
             return
         raise SelfTestFailed(f"known: {failure.found}; fix: {failure.mend}") from failure
-    if seen.answers is not None and seen.answers[0] == info.version:
-        for before, after in zip(seen.answers[1], answers, strict=False):
-            found = departure(before, after, known.tolerance)
-            if found is not None:
-                raise SelfTestFailed(
-                    f"known: expected the answers of the last canary; {found}; fix: give changed "
-                    "answers a new version"
-                )
-    seen.answers = info.version, answers
+    now = CanaryAnswers(version=info.version, questions=_questions(known), answers=tuple(answers))
+    _compare(seen.answers, now, known.tolerance)
+    seen.answers = now
+
+
+def _questions(known: KnownAnswers) -> str:
+    return content_hash([[list(c.prompt_ids), list(c.response_ids)] for c in known.cases])
+
+
+def _compare(before: CanaryAnswers | None, now: CanaryAnswers, tolerance: float) -> None:
+    if before is None or (before.version, before.questions) != (now.version, now.questions):
+        return
+    for was, is_now in zip(before.answers, now.answers, strict=True):
+        found = departure(was, is_now, tolerance)
+        if found is not None:
+            raise SelfTestFailed(
+                f"known: expected the answers of the last canary; {found}; fix: give changed "
+                "answers a new version"
+            )
 
 
 async def _check(name: str, subject: Subject) -> None:

@@ -14,7 +14,9 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
+
+from pydantic import ValidationError
 
 from preceptor_clients.conformance.subject import Asked
 from preceptor_clients.contract.deployment import Deployment
@@ -36,7 +38,12 @@ from preceptor_services.jobs.roles import role_named
 from preceptor_services.kit.addresses import address_policy
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.settings import read_secret
-from preceptor_services.registry.inspection import ASKED_AGAIN_S, Inspector, SelfTestFailed
+from preceptor_services.registry.inspection import (
+    ASKED_AGAIN_S,
+    CanaryAnswers,
+    Inspector,
+    SelfTestFailed,
+)
 from preceptor_services.store import services
 from preceptor_services.store.database import Database
 from preceptor_services.store.questions import quarantine
@@ -150,8 +157,18 @@ class Registry:
             for entry in self._entries.values():
                 known = await services.last_info(conn, entry.name)
                 entry.info = None if known is None else ServiceInfo.model_validate(known)
+                self._remember(entry.name, await quarantine.canary(conn, entry.name))
         for entry in self._entries.values():
             self._watch(entry)
+
+    def _remember(self, name: str, stored: dict[str, Any] | None) -> None:
+        if stored is None:
+            return
+        try:
+            self._inspector.remember(name, CanaryAnswers.model_validate(stored))
+        except ValidationError:
+            # Of a release with other fields; the next canary is compared with the known file alone.
+            _log.warning("the last canary's answers of %s cannot be read", name)
 
     async def stop(self) -> None:
         for task in self._tasks.values():
@@ -284,6 +301,7 @@ class Registry:
             )
         async with self._database.write() as conn:
             await services.forget_service(conn, name)
+            await quarantine.forget_canary(conn, name)
         self._forget(name)
         del self._entries[name]
 
@@ -310,6 +328,7 @@ class Registry:
                 )
         async with self._database.write() as conn:
             await services.put_service(conn, _row(entry))
+            await quarantine.forget_canary(conn, entry.name)
         self._forget(entry.name)
         self._entries[entry.name] = entry
         self._watch(entry)
@@ -395,8 +414,10 @@ class Registry:
         if entry.quarantined:
             # Calls that were under way at the failed inspection have returned meanwhile.
             await self._quarantine(entry, "the call began before the service was corrected")
+        answers = self._inspector.last_answers(entry.name)
+        canary = None if answers is None else answers.model_dump(mode="json")
         async with self._database.write() as conn:
-            await quarantine.note_good(conn, entry.name, asked_at)
+            await quarantine.note_good(conn, entry.name, asked_at, canary)
         entry.quarantined = False
 
     async def quarantined(self, name: str, after: str, limit: int) -> list[tuple[str, str]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from preceptor_clients.http.service import ServiceClient
 from preceptor_clients.sdk.service import service_app
 from preceptor_services.gateway.routes.services import Quarantine
 from preceptor_services.registry.inspection import Inspector, SelfTestFailed
+from preceptor_services.registry.services import Registry, ServiceEntry
 
 from ..world import World
 
@@ -135,6 +137,99 @@ async def test_a_new_version_is_not_held_against_the_old_answers(known) -> None:
     expert.info = lambda: newer
 
     assert await _inspect(inspector, expert, known)
+
+
+@pytest.fixture
+def known_entries() -> KnownAnswers:
+    """The best entries of the model at a few ids, without its log-probs of these ids."""
+    prompt, response = Ngram().sample(8, 3), Ngram().sample(8, 4)
+    rows = Ngram().logprobs_TV(prompt, response)[:-1]
+    case = KnownCase(
+        prompt_ids=tuple(prompt.tolist()),
+        response_ids=tuple(response.tolist()),
+        entries=tuple(
+            tuple((int(i), float(row[i])) for i in np.argsort(-row)[:12]) for row in rows
+        ),
+    )
+    return KnownAnswers(vocab_fingerprint=FINGERPRINT, cases=(case,))
+
+
+@pytest.mark.parametrize("fault", [swap_ids, rename_best], ids=["ids swapped", "wrong token"])
+async def test_known_entries_find_mass_on_wrong_tokens_at_the_first_canary(
+    known_entries, fault
+) -> None:
+    expert = Turning()
+    assert await _inspect(Inspector(canary_every_s=0.0), expert, known_entries)
+    expert.fault = fault
+
+    with pytest.raises(SelfTestFailed, match="known"):
+        await _inspect(Inspector(canary_every_s=0.0), expert, known_entries)
+
+
+async def test_other_known_cases_are_not_held_against_the_old_answers(known) -> None:
+    expert, inspector = Turning(), Inspector(canary_every_s=0.0)
+    await _inspect(inspector, expert, known)
+    [case] = known.cases
+    shorter = case.model_copy(
+        update={"response_ids": case.response_ids[:5], "logprobs": (case.logprobs or ())[:5]}
+    )
+
+    assert await _inspect(inspector, expert, known.model_copy(update={"cases": (shorter,)}))
+
+
+@contextlib.asynccontextmanager
+async def _gateway_started(world: World, expert: Turning) -> AsyncIterator[Registry]:
+    """Another registry on the same database, as after a restart of the gateway."""
+    transport = httpx.ASGITransport(service_app(expert))
+
+    def connect(url: str, key: str, addresses: Any) -> ServiceClient:
+        return ServiceClient("http://e", retry=NO_RETRY, transport=transport)
+
+    state = world.app.state
+    registry = Registry(state.registry._database, connect, world.clock, world.settings)
+    await registry.start()
+    try:
+        yield registry
+    finally:
+        await registry.stop()
+
+
+async def _inspected(registry: Registry) -> ServiceEntry:
+    entry = registry._entries["turning"]
+    while entry.detail == "it has not answered yet":
+        await asyncio.sleep(0.01)
+    return entry
+
+
+@pytest.mark.parametrize("fault", [swap_ids, hide_own], ids=["ids swapped", "own hidden"])
+async def test_a_restarted_gateway_compares_with_the_last_good_answers(
+    world: World, known, fault
+) -> None:
+    expert, key_file = Turning(), world.settings.gateway.service_keys / "turning.key"
+    key_file.parent.mkdir(parents=True, exist_ok=True)
+    key_file.write_text("k" * 40)
+    key_file.chmod(0o600)
+    new = ServiceEntry(
+        name="turning",
+        role="expert",
+        url="http://e",
+        key_file=key_file,
+        cost=0,
+        priority=5,
+        self_test=False,
+        added_at_runtime=True,
+        known=known,
+    )
+    async with asyncio.timeout(20), _gateway_started(world, expert) as before:
+        await before.add(new)
+        assert (await _inspected(before)).state == "ready"
+
+    expert.fault = fault
+    async with asyncio.timeout(20), _gateway_started(world, expert) as after:
+        entry = await _inspected(after)
+
+    assert (entry.state, entry.broken) == ("refused", True)
+    assert "known: expected the answers of the last canary" in (entry.detail or "")
 
 
 async def _failing(world: World, broken: bool) -> None:

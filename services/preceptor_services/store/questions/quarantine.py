@@ -17,11 +17,27 @@ from preceptor_services.store.tables.questions import (
 )
 
 
-async def note_good(conn: AsyncConnection, service: str, now: float) -> None:
-    """Records that the service passed an inspection at this time."""
-    await insert_new(conn, ServiceInspection, [{"service": service, "good_at": now}])
+async def note_good(
+    conn: AsyncConnection, service: str, now: float, canary: dict[str, Any] | None
+) -> None:
+    """Records that the service passed an inspection at this time, and its canary's answers."""
+    row = {"service": service, "good_at": now, "canary": canary}
+    await insert_new(conn, ServiceInspection, [row])
     await conn.execute(
-        update(ServiceInspection).where(ServiceInspection.service == service).values(good_at=now)
+        update(ServiceInspection).where(ServiceInspection.service == service).values(**row)
+    )
+
+
+async def canary(conn: AsyncConnection, service: str) -> dict[str, Any] | None:
+    """The service's answers when its canary last passed."""
+    query = select(ServiceInspection.canary).where(ServiceInspection.service == service)
+    return (await conn.execute(query)).scalar()
+
+
+async def forget_canary(conn: AsyncConnection, service: str) -> None:
+    """Discards the canary's answers, because another service gets the name."""
+    await conn.execute(
+        update(ServiceInspection).where(ServiceInspection.service == service).values(canary=None)
     )
 
 

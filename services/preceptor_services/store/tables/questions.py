@@ -136,6 +136,8 @@ class ServiceInspection(Base):
     __tablename__ = "service_inspections"
     service: Mapped[str] = mapped_column(primary_key=True)
     good_at: Mapped[float]
+    canary: Mapped[dict[str, Any] | None]
+    """Its answers when the canary last passed, with their version and questions."""
 
 
 class Question(Base):
