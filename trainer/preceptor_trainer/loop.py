@@ -138,7 +138,9 @@ class Trainer:
         with timer.phase("publish"):
             await self.publisher.publish(step + 1, self.learner, self.config)
             after = self.publisher.published.version
-            await self.journal.record_step(step, batch.labelled, result, before, after)
+            await self.journal.record_step(
+                step, batch.labelled, result, before, after, timer.seconds
+            )
             self.journal.write_worked_rollout(batch.labelled, result)
         metrics = collect_metrics(
             batch.labelled, batch.judged, result, self.labeller, timer.seconds

@@ -16,8 +16,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import random
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,6 +47,7 @@ from preceptor_clients.contract.errors import (
 from preceptor_clients.contract.json_text import allow_long_integers
 from preceptor_clients.http.addresses import ANYWHERE, AddressPolicy, AddressRefused
 from preceptor_clients.http.proxies import proxy_of
+from preceptor_clients.kit import request_ids
 from preceptor_clients.kit.threads import on_bytes
 
 M = TypeVar("M", bound=BaseModel)
@@ -58,6 +61,7 @@ _MOST_WORDS: Final = 1 << 12
 """Most characters kept of another server's error text."""
 _RETRIED_STATUS: Final = frozenset({408, 429, 503})
 _ACCEPT: Final = f"{wire.FRAME}, {wire.JSON};q=0.9"
+_log = logging.getLogger("preceptor.http")
 
 
 @cache
@@ -285,12 +289,11 @@ class HttpClient:
     ) -> Received:
         """`call` for plain bytes, such as blobs."""
         most = min(self._max_reply_bytes, max_reply_bytes or self._max_reply_bytes)
+        headers = {request_ids.HEADER: request_ids.current() or request_ids.new()}
+        if content_type is not None:
+            headers["content-type"] = content_type
         request = self._http.build_request(
-            method,
-            path,
-            content=content,
-            params=params,
-            headers=None if content_type is None else {"content-type": content_type},
+            method, path, content=content, params=params, headers=headers
         )
         last: PreceptorError | None = None
         try:
@@ -315,6 +318,7 @@ class HttpClient:
         raise AssertionError("the loop ends by returning or raising")
 
     async def _once(self, request: httpx.Request, max_bytes: int) -> Received:
+        began = time.monotonic()
         try:
             response = await self._http.send(request, stream=True)
             try:
@@ -328,6 +332,13 @@ class HttpClient:
         except (httpx.InvalidURL, ValueError) as error:
             # Libraries that read the reply, or the address, may raise any exception.
             raise ServiceFailed(f"the call to {self._url} failed: {error!r:.500}") from error
+        if _log.isEnabledFor(logging.DEBUG):
+            with request_ids.serving(request.headers.get(request_ids.HEADER)):
+                _log.debug(
+                    "%s %s: %d after %.1f ms",
+                    *(request.method, request.url, response.status_code),
+                    (time.monotonic() - began) * 1000,
+                )
         if 200 <= response.status_code < 300:
             return received
         error = _error_of(response, received.body, f"{request.method} {request.url}")

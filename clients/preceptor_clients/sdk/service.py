@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -59,6 +60,7 @@ from preceptor_clients.contract.schemas import (
     WeightsOffer,
 )
 from preceptor_clients.contract.tokenization import TokenizeCall, TokenizingService
+from preceptor_clients.kit import request_ids
 from preceptor_clients.kit.threads import on_bytes
 from preceptor_clients.sdk.answers import rounded
 from preceptor_clients.sdk.asgi import (
@@ -203,13 +205,25 @@ class _ServiceApp:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
-            try:
-                reply = await self._reply(scope, receive)
-            except ClientGone:
-                return
-            await send_reply(send, reply)
+            sent = request_ids.received_joined(header(scope, request_ids.HEADER))
+            with request_ids.serving(sent):
+                await self._serve(scope, receive, send)
         else:
             raise ValueError(f"scope {scope['type']!r} is not served")
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.monotonic()
+        try:
+            reply = await self._reply(scope, receive)
+        except ClientGone:
+            _log.debug("%s %s: the caller has left", scope["method"], scope["path"])
+            return
+        _log.debug(
+            "%s %s: %d after %.1f ms",
+            *(scope["method"], scope["path"], reply.status),
+            (time.monotonic() - began) * 1000,
+        )
+        await send_reply(send, reply)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -20,6 +20,7 @@ from preceptor_clients.contract.errors import (
     ServiceUnavailable,
 )
 from preceptor_clients.contract.schemas import ServiceInfo
+from preceptor_clients.kit import request_ids
 from preceptor_services.dispatcher.ask import Asker
 from preceptor_services.dispatcher.breaker import Breaker
 from preceptor_services.dispatcher.leases import Leases
@@ -118,6 +119,10 @@ class Calls:
             )
 
     async def _call(self, jobs: Sequence[HeldJob], info: ServiceInfo) -> None:
+        with request_ids.serving(request_ids.joined(job.claimed.request_id for job in jobs)):
+            await self._call_and_settle(jobs, info)
+
+    async def _call_and_settle(self, jobs: Sequence[HeldJob], info: ServiceInfo) -> None:
         items = [item for job in jobs for item in job.claimed.items]
         started_at = time.monotonic()
         left_s = max(job.expires_at for job in jobs) - started_at
@@ -132,7 +137,12 @@ class Calls:
             call.cancel()
             del self._asking[call]
             self.freed.set()
-        await self._settle(jobs, call, (time.monotonic() - started_at) * 1000)
+        latency_ms = (time.monotonic() - started_at) * 1000
+        _log.debug(
+            "%s: %d questions of %d jobs after %.1f ms",
+            *(self.service, len(items), len(jobs), latency_ms),
+        )
+        await self._settle(jobs, call, latency_ms)
 
     async def _settle(
         self, jobs: Sequence[HeldJob], call: asyncio.Task[list[ItemResult]], latency_ms: float

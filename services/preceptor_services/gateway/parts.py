@@ -68,6 +68,7 @@ class Parts:
                 registry=registry,
                 corrections=Figures(database=database, clock=clock),
                 metrics=metrics,
+                clock=clock,
             ),
             keyring=Keyring(hash_key, settings.keys),
             registry=registry,
@@ -86,7 +87,11 @@ class Parts:
                 max_queue=settings.gateway.max_queue,
             ),
             records=RecordKeeper(
-                database=database, array_blobs=array_blobs, blobs=blobs, clock=clock
+                database=database,
+                array_blobs=array_blobs,
+                blobs=blobs,
+                clock=clock,
+                metrics=metrics,
             ),
             corrections=Corrections.build(
                 database=database,

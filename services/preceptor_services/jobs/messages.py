@@ -61,6 +61,8 @@ class ClaimedJob(Answer):
     """Time left until the last deadline of its members, in server time."""
     exclusive: bool
     """The job must be sent as one call, without other jobs."""
+    request_id: str | None = None
+    """Id of the request that it was made for."""
     items: tuple[ClaimedItem, ...]
 
 

@@ -28,6 +28,7 @@ from preceptor_clients.contract.schemas import (
 from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.blobs import BlobDamaged, BlobStore
 from preceptor_services.kit.clock import Clock
+from preceptor_services.kit.metrics import Metrics
 from preceptor_services.provenance.lineages import newest, survives, surviving_ends
 from preceptor_services.provenance.rows import (
     check_step,
@@ -55,6 +56,7 @@ class RecordKeeper:
     array_blobs: ArrayBlobs
     blobs: BlobStore
     clock: Clock
+    metrics: Metrics
 
     async def start_run(self, record: RunRecord) -> Accepted:
         """Records a run; repeating the same record changes nothing."""
@@ -133,6 +135,7 @@ class RecordKeeper:
             await services.add_blobs(conn, {pack.sha256: pack.size}, now)
             row = step_row(record, digest, pack, now)
             await runs.add_step(conn, row, consumed_rows(record))
+        self.metrics.count_step(record)
         return Accepted(new=1)
 
     async def _whole(self, record: StepRecord) -> StepRecord:

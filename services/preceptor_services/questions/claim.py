@@ -89,6 +89,7 @@ class JobClaims:
             fence=job.fence,
             timeout_ms=max(1, int(left_s * 1000)),
             exclusive=job.exclusive,
+            request_id=job.request_id,
             items=tuple([await self._claimed_item(question, wanted) for wanted in questions]),
         )
 

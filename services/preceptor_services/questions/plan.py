@@ -43,6 +43,8 @@ class Admission:
     errors: Mapping[int, PreceptorError]
     run: str | None
     exclusive: bool
+    request_id: str | None = None
+    """Id of the request, which its jobs carry to the experts."""
 
 
 class KnownTicket(NamedTuple):
@@ -207,7 +209,8 @@ def _add_jobs(
     limits = addressee.info.limits
     for job in bundle(list(to_ask.values()), limits, exclusive=request.exclusive):
         job_id = f"j-{uuid.uuid4().hex}"
-        plan.jobs.append(job_row(addressee, kind, job_id, job, now, request.exclusive))
+        row = job_row(addressee, kind, job_id, job, now, request.exclusive, request.request_id)
+        plan.jobs.append(row)
         for ordinal, question in enumerate(job):
             key = question.answer_key
             if key in standing.answers:
@@ -246,6 +249,7 @@ def job_row(
     questions: Sequence[Question],
     now: float,
     exclusive: bool,
+    request_id: str | None,
 ) -> dict[str, Any]:
     """One job."""
     return {
@@ -262,6 +266,7 @@ def job_row(
         "put_at": now,
         "claimed_at": None,
         "reason": None,
+        "request_id": request_id,
     }
 
 

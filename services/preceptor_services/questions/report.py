@@ -17,6 +17,7 @@ from preceptor_clients.contract.errors import (
     ProblemDetails,
     ServiceFailed,
     StaleFence,
+    from_problem,
 )
 from preceptor_services.jobs.messages import (
     ItemResult,
@@ -78,8 +79,9 @@ class JobReports:
             again = [rows[job_id] for job_id, state, _ in ends if state == "queued"]
             if again:
                 await tickets.mark_queued(conn, evidence.pending(job.id for job in again))
-        self._observe(request, taken, rows)
-        self.metrics.count_answers(acceptance.tally(evidence.states))
+        self._observe(request, taken, rows, now)
+        self._count_answers(acceptance, evidence, taken)
+        self._count_jobs(ends, rows)
         self.notifier.notify(ticket.id for ticket in settled)
         await self._put_again(again, now)
         return ReportReply(
@@ -117,14 +119,43 @@ class JobReports:
             await jobs.mark_put(conn, [j.id for j in given_back if j.id not in refused], now)
 
     def _observe(
-        self, request: ReportRequest, taken: Sequence[JobReport], rows: Mapping[str, JobRow]
+        self,
+        request: ReportRequest,
+        taken: Sequence[JobReport],
+        rows: Mapping[str, JobRow],
+        now: float,
     ) -> None:
         final = [report for report in taken if report.final]
-        if final:
-            service = rows[final[0].job_id].service
-            num_questions = sum(len(report.results) for report in final)
-            self.metrics.call_questions.labels(service).observe(num_questions)
-            self.metrics.call_seconds.labels(service).observe(request.latency_ms / 1000)
+        if not final:
+            return
+        m, service = self.metrics, rows[final[0].job_id].service
+        m.call_questions.labels(service).observe(sum(len(report.results) for report in final))
+        m.call_tokens.labels(service).observe(sum(rows[r.job_id].num_tokens for r in final))
+        m.call_seconds.labels(service).observe(request.latency_ms / 1000)
+        for report in final:
+            put_at = rows[report.job_id].put_at
+            if put_at is not None:
+                m.job_seconds.labels(service).observe(now - put_at)
+
+    def _count_answers(
+        self, acceptance: Acceptance, evidence: Evidence, taken: Sequence[JobReport]
+    ) -> None:
+        self.metrics.count_answers(acceptance.tally(evidence.states))
+        for key, problem in acceptance.failed.items():
+            service = evidence.states[key].service
+            self.metrics.count_refusal(service, "answer", from_problem(problem))
+        for key, values in acceptance.done.items():
+            self.metrics.cost.labels(evidence.states[key].service).inc(values["cost"])
+        for result in (result for report in taken for result in report.results):
+            if result.prefix is not None and result.answer_key in acceptance.done:
+                service = evidence.states[result.answer_key].service
+                self.metrics.count_prefix(service, result.prefix)
+
+    def _count_jobs(
+        self, ends: Sequence[tuple[str, str, object]], rows: Mapping[str, JobRow]
+    ) -> None:
+        for job_id, state, _ in ends:
+            self.metrics.jobs.labels(rows[job_id].service, state).inc()
 
 
 async def visible_items(conn: Connection, results: Iterable[ItemResult]) -> frozenset[str]:

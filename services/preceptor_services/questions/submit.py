@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from preceptor_clients.contract.errors import PreceptorError, ProblemDetails
 from preceptor_clients.contract.schemas import FeedbackRequest, LogprobsRequest
+from preceptor_clients.kit import request_ids
 from preceptor_services.jobs.queue import JobQueue
 from preceptor_services.jobs.roles import QUESTIONS
 from preceptor_services.kit.clock import Clock
@@ -106,6 +107,7 @@ class Submissions:
             errors=errors,
             run=request.run,
             exclusive=request.batching == "group",
+            request_id=request_ids.current(),
         )
         return await self._submit(admission, watch)
 
@@ -131,6 +133,7 @@ class Submissions:
             errors=errors,
             run=request.run,
             exclusive=False,
+            request_id=request_ids.current(),
         )
         return await self._submit(admission, watch)
 
@@ -161,6 +164,8 @@ class Submissions:
                 try:
                     plan = plan_admission(admission, standing, self._max_queue, now)
                 except PreceptorError as error:
+                    service = admission.addressee.service
+                    self._metrics.count_refusal(service, "submission", error)
                     outcomes.append(error)
                     continue
                 standing.add(plan)
@@ -181,6 +186,8 @@ class Submissions:
         count = self._metrics.tickets
         num_cached = sum(row["cached"] for row in plan.tickets)
         count.labels(service, "refused").inc(len(plan.errors))
+        for error in plan.errors.values():
+            self._metrics.count_refusal(service, "submission", error)
         count.labels(service, "cached").inc(num_cached)
         count.labels(service, "queued").inc(len(plan.tickets) - num_cached)
 

@@ -247,9 +247,11 @@ def moody_log(tmp_path: Path) -> Path:
 def moody(moody_log: Path, tmp_path: Path) -> Callable[..., Any]:
     """Serves the moody expert in this process: `async with moody(delay_s=0.1) as url`."""
 
-    def serve(*, port: int = 0, **options: Any) -> contextlib.AbstractAsyncContextManager[str]:
+    def serve(
+        *, port: int = 0, cls: type[Moody] = Moody, **options: Any
+    ) -> contextlib.AbstractAsyncContextManager[str]:
         make_key_file(tmp_path / "keys" / "services" / "service.key")
         key = (tmp_path / "keys" / "services" / "service.key").read_text().strip()
-        return serving(service_app(Moody(log=str(moody_log), **options), key=key), port)
+        return serving(service_app(cls(log=str(moody_log), **options), key=key), port)
 
     return serve

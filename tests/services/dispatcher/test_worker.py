@@ -18,6 +18,7 @@ from preceptor_clients.cli import expert as expert_command
 from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.http.registration import NewService
+from preceptor_clients.kit import request_ids
 from preceptor_services.dispatcher import process
 from preceptor_services.jobs.embedded_broker import free_port
 
@@ -399,3 +400,22 @@ def _half_expert(body: str):
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
     return serve()
+
+
+async def test_one_request_id_goes_from_the_trainer_to_the_expert(make_deployment, moody) -> None:
+    seen: list[str | None] = []
+
+    class Listening(Moody):
+        async def logprobs(self, queries, answer_keys):
+            seen.append(request_ids.current())
+            return await super().logprobs(queries, answer_keys)
+
+    async with (
+        moody(cls=Listening) as url,
+        make_deployment(moody=url) as gateway,
+        gateway.dispatching(),
+    ):
+        with request_ids.serving("one-request"):
+            await gateway.ask(submission("k", query("well")))
+
+    assert seen == ["one-request"]

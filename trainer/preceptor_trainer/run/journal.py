@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -110,8 +110,9 @@ class Journal:
         result: StepResult,
         before: str,
         after: str,
+        seconds: Mapping[str, float],
     ) -> None:
-        """One optimiser step with what it consumed."""
+        """One optimiser step with what it consumed, and the seconds of its phases so far."""
         targets = {row.attempt.rollout.rollout_id: row.target for row in labelled}
         _, lineage, _ = after.split("/")
         consumed = tuple(
@@ -124,7 +125,8 @@ class Journal:
             )
             for c in result.credits
         )
-        metrics = result.metrics | {"grad_norm": result.grad_norm}
+        phases = {f"seconds/{phase}": value for phase, value in seconds.items()}
+        metrics = result.metrics | {"grad_norm": result.grad_norm} | phases
         await self._gateway.record_step(
             StepRecord(
                 run=self._config.name,

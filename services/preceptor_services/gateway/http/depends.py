@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from preceptor_services.corrections.parts import Corrections
+from preceptor_services.gateway.http.readiness import Readiness
 from preceptor_services.provenance.records import RecordKeeper
 from preceptor_services.questions.parts import Questions
 from preceptor_services.registry.services import Registry
@@ -32,6 +33,10 @@ async def _weights(request: Request) -> WeightVersions:
     return request.app.state.weights
 
 
+async def _readiness(request: Request) -> Readiness:
+    return request.app.state.readiness
+
+
 async def _records(request: Request) -> RecordKeeper:
     return request.app.state.records
 
@@ -44,5 +49,6 @@ QuestionsDep = Annotated[Questions, Depends(_questions)]
 RegistryDep = Annotated[Registry, Depends(_registry)]
 TokenizersDep = Annotated[Tokenizers, Depends(_tokenizers)]
 WeightsDep = Annotated[WeightVersions, Depends(_weights)]
+ReadinessDep = Annotated[Readiness, Depends(_readiness)]
 RecordsDep = Annotated[RecordKeeper, Depends(_records)]
 CorrectionsDep = Annotated[Corrections, Depends(_corrections)]

@@ -1,20 +1,25 @@
 """Pure ASGI middleware of the gateway.
 
 `BodyLimit` refuses bodies over the limit while they arrive, with `Content-Length` or chunked.
-`CountRequests` counts requests by route and status, and measures the time to the reply.
+`CountRequests` counts requests by route and status, measures the time to the reply, and gives each
+request its id (`X-Request-ID`).
 """
 
 from __future__ import annotations
 
+import logging
 import time
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from preceptor_clients.contract.errors import PreceptorError, TooLarge, UnsupportedMediaType
+from preceptor_clients.kit import request_ids
 from preceptor_clients.sdk.asgi import header
 from preceptor_services.gateway.http.problems import problem_response
 from preceptor_services.kit.metrics import Metrics
+
+_log = logging.getLogger("preceptor.gateway")
 
 
 class _OverLimit(Exception):
@@ -92,13 +97,34 @@ class CountRequests:
             await self._app(scope, receive, send)
             return
         began = time.monotonic()
+        request_id = request_ids.received(header(scope, request_ids.HEADER))
+        scope[request_ids.SCOPE_KEY] = request_id
+        started = False
 
         async def note(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
-                # The route's pattern, not the path: ids in paths would make endless metric series.
-                route = getattr(scope.get("route"), "path", "unknown")
-                self._metrics.requests.labels(scope["method"], route, message["status"]).inc()
-                self._metrics.seconds.labels(route).observe(time.monotonic() - began)
+                started = True
+                named = (request_ids.HEADER.encode(), request_id.encode())
+                message["headers"] = [*message["headers"], named]
+                self._count(scope, message["status"], time.monotonic() - began)
             await send(message)
 
-        await self._app(scope, receive, note)
+        with request_ids.serving(request_id):
+            try:
+                await self._app(scope, receive, note)
+            except Exception:
+                # The framework's outermost layer, outside this one, sends the reply.
+                if not started:
+                    self._count(scope, 500, time.monotonic() - began)
+                raise
+
+    def _count(self, scope: Scope, status: int, seconds: float) -> None:
+        # The route's pattern, not the path: ids in paths would make endless metric series.
+        route = getattr(scope.get("route"), "path", "unknown")
+        self._metrics.requests.labels(scope["method"], route, status).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        level = logging.WARNING if status >= 500 and route != "/readyz" else logging.DEBUG
+        if _log.isEnabledFor(level):
+            words = "%s %s: %d after %.1f ms"
+            _log.log(level, words, scope["method"], scope["path"], status, seconds * 1000)

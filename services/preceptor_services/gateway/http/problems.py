@@ -17,6 +17,7 @@ from preceptor_clients.contract.errors import (
     PreceptorError,
     ProblemDetails,
 )
+from preceptor_clients.kit import request_ids
 
 _log = logging.getLogger("preceptor.gateway")
 
@@ -81,5 +82,10 @@ def _parameters(request: Request, error: Exception) -> Response:
 
 def _unexpected(request: Request, error: Exception) -> Response:
     # Boundary of this process: the cause goes to the log, not to the caller.
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return problem_response(PreceptorError("the gateway failed; see its log"), request.url.path)
+    request_id = request.scope.get(request_ids.SCOPE_KEY)
+    with request_ids.serving(request_id):
+        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    response = problem_response(PreceptorError("the gateway failed; see its log"), request.url.path)
+    if request_id is not None:
+        response.headers[request_ids.HEADER] = request_id
+    return response

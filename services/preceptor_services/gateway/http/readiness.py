@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from preceptor_clients.contract.errors import ServiceUnavailable
 from preceptor_services.corrections.figures import UNKNOWN, Figures
 from preceptor_services.jobs.queue import JobQueue
+from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.metrics import Metrics
 from preceptor_services.registry.services import Registry
 from preceptor_services.store.database import Database
+from preceptor_services.store.questions import jobs
+
+_NAN: Final = float("nan")
 
 
 @dataclass(kw_only=True)
@@ -21,11 +26,17 @@ class Readiness:
     registry: Registry
     corrections: Figures
     metrics: Metrics
+    clock: Clock
+    dispatcher_seen_at: float | None = None
+    """Server time of the last call of a dispatcher."""
     started: bool = False
     """False until the start has finished, and again once the process receives a stop signal."""
 
-    async def check(self) -> None:
-        """Returns if database and broker answer.
+    async def check(self) -> dict[str, str]:
+        """What was checked, if database and broker answer.
+
+        Services and dispatchers are told but do not decide: the gateway accepts questions without
+        them, and they start after it.
 
         Raises:
             ServiceUnavailable: one does not answer, or the process is starting or stopping.
@@ -37,18 +48,52 @@ class Readiness:
             raise ServiceUnavailable(
                 "the broker does not answer", field="broker", retry_after_s=1.0
             )
+        statuses = self.registry.statuses()
+        num_ready = sum(status.state == "ready" for status in statuses)
+        seen_s = self._dispatcher_seen_s()
+        return {
+            "database": "answers",
+            "broker": "answers",
+            "services": f"{num_ready} of {len(statuses)} ready",
+            "dispatchers": "none has called" if seen_s is None else f"called {seen_s:.0f} s ago",
+        }
+
+    def saw_dispatcher(self) -> None:
+        """Notes the call of a dispatcher."""
+        self.dispatcher_seen_at = self.clock.now()
+
+    def _dispatcher_seen_s(self) -> float | None:
+        at = self.dispatcher_seen_at
+        return None if at is None else max(0.0, self.clock.now() - at)
 
     async def figures(self) -> bytes:
-        """All metrics in Prometheus' text format, with the current queue depths."""
-        for service in self.registry.names():
+        """All metrics in Prometheus' text format, with the current state of queues and services."""
+        seen_s = self._dispatcher_seen_s()
+        self.metrics.dispatcher_seen_seconds.set(_NAN if seen_s is None else seen_s)
+        oldest = await self._oldest()
+        for status in self.registry.statuses():
+            service = status.name
+            ready = self.metrics.service_ready.labels(service, status.role)
+            ready.set(status.state == "ready")
+            age_s = 0.0 if oldest is not None else _NAN
+            if oldest is not None and service in oldest:
+                age_s = max(0.0, self.clock.now() - oldest[service])
+            self.metrics.queue_oldest_seconds.labels(service).set(age_s)
             # Without a broker the other metrics are still shown, and the depth is not a stale one.
             try:
                 depth = float(await self.queue.depth(service))
             except ServiceUnavailable:
-                depth = float("nan")
+                depth = _NAN
             self.metrics.queue_depth.labels(service).set(depth)
         await self._count_corrections()
         return self.metrics.render()
+
+    async def _oldest(self) -> dict[str, float] | None:
+        try:
+            async with self.database.read() as conn:
+                return await jobs.oldest(conn)
+        except ServiceUnavailable:
+            return None
 
     async def _count_corrections(self) -> None:
         try:

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from preceptor_services.gateway.http.auth import Needs
-from preceptor_services.gateway.http.readiness import Readiness
+from preceptor_services.gateway.http.depends import ReadinessDep
 from preceptor_services.registry.keyring import Caller
 
 router = APIRouter(tags=["health"])
-
-
-async def _readiness(request: Request) -> Readiness:
-    return request.app.state.readiness
-
-
-ReadinessDep = Annotated[Readiness, Depends(_readiness)]
 
 
 @router.get("/livez")
@@ -29,9 +22,8 @@ async def live() -> dict[str, str]:
 
 @router.get("/readyz")
 async def ready(readiness: ReadinessDep) -> dict[str, str]:
-    """Succeeds if database and broker answer."""
-    await readiness.check()
-    return {"state": "ready"}
+    """Succeeds if database and broker answer; tells how many services are ready."""
+    return {"state": "ready", **await readiness.check()}
 
 
 @router.get("/metrics")

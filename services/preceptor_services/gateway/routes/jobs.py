@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from preceptor_services.gateway.http.auth import Dispatcher
 from preceptor_services.gateway.http.bodies import body_of, reply
-from preceptor_services.gateway.http.depends import QuestionsDep, RegistryDep
+from preceptor_services.gateway.http.depends import QuestionsDep, ReadinessDep, RegistryDep
 from preceptor_services.gateway.http.openapi import takes
 from preceptor_services.jobs.messages import (
     ClaimRequest,
@@ -46,6 +46,9 @@ async def report(
 
 
 @router.get("/v1/internal/services", response_model=Directory)
-async def list_addresses(request: Request, caller: Dispatcher, registry: RegistryDep) -> Response:
+async def list_addresses(
+    request: Request, caller: Dispatcher, registry: RegistryDep, readiness: ReadinessDep
+) -> Response:
     """Lists the address of every service."""
+    readiness.saw_dispatcher()
     return await reply(request, Directory(services=registry.addresses()))

@@ -27,6 +27,7 @@ class JobRow(NamedTuple):
     attempts: int
     put_at: float | None
     reason: dict[str, Any] | None
+    request_id: str | None
 
 
 _COLUMNS: Final = (
@@ -41,6 +42,7 @@ _COLUMNS: Final = (
     Job.attempts,
     Job.put_at,
     Job.reason,
+    Job.request_id,
 )
 
 
@@ -48,6 +50,11 @@ _ADD: Final = insert(Job)
 _FIND: Final = select(*_COLUMNS).where(Job.id.in_(bindparam("ids")))
 _COUNT_UNFINISHED: Final = (
     select(Job.service, func.count()).where(Job.state.in_(UNFINISHED)).group_by(Job.service)
+)
+_OLDEST: Final = (
+    select(Job.service, func.min(Job.created_at))
+    .where(Job.state.in_(UNFINISHED))
+    .group_by(Job.service)
 )
 _CLAIM: Final = (
     update(Job)
@@ -82,6 +89,11 @@ async def find(conn: AsyncConnection, job_ids: Sequence[str]) -> dict[str, JobRo
 async def count_unfinished(conn: AsyncConnection) -> dict[str, int]:
     """Unfinished jobs by service."""
     return {row[0]: row[1] for row in await conn.execute(_COUNT_UNFINISHED)}
+
+
+async def oldest(conn: AsyncConnection) -> dict[str, float]:
+    """When the oldest unfinished job of each service was created."""
+    return {row[0]: row[1] for row in await conn.execute(_OLDEST)}
 
 
 async def count_standing(conn: AsyncConnection, put_before: float) -> dict[str, int]:

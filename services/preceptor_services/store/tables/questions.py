@@ -191,6 +191,7 @@ class Job(Base):
     put_at: Mapped[float | None]
     claimed_at: Mapped[float | None]
     reason: Mapped[dict[str, Any] | None]
+    request_id: Mapped[str | None]
     __table_args__ = (Index(None, "state", "service"),)
 
 
