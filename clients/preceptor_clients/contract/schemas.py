@@ -405,6 +405,9 @@ class Capabilities(Answer):
     """The vocabulary of its ids."""
     vocab_size: VocabularySize | None = None
     """All ids are below this number."""
+    head_size: VocabularySize | None = None
+    """Rows of the model's head, which may be more than the vocabulary: log-probs are normalised
+    over all of them, and the mass of the padding is part of the tail."""
     max_context: NumTokens | None = None
     """Tokens of context and response together."""
     cost_per_token: Annotated[float, Field(ge=0, le=MOST_COST)] | None = None

@@ -31,8 +31,15 @@ _PRIVATE_USE: Final = range(0xF0000, 0xFFFFE)
 class ChatEncoder:
     """Encodes chats and texts with a tokenizer of transformers."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> None:
+        """Encodes with `tokenizer`.
+
+        Args:
+            tokenizer: A tokenizer of transformers.
+            template_kwargs: Further variables of its chat template, such as `enable_thinking`.
+        """
         self._tokenizer = tokenizer
+        self._template_kwargs = dict(template_kwargs or {})
         self._words = tuple(word for word in control_tokens(tokenizer).values() if word)
         self._find = re.compile(f"(?=(?:{any_of(map(re.escape, self._words))}))")
         self._beginnings = {word[:n] for word in self._words for n in range(1, len(word))}
@@ -160,7 +167,10 @@ class ChatEncoder:
     ) -> str:
         try:
             return self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+                messages,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **self._template_kwargs,
             )
         except Exception as error:  # a template is foreign code, and may raise any exception
             raise Invalid(

@@ -44,6 +44,9 @@ class VLLMExpertConfig:
     logits_mb: int = 1024
     """MiB for logits, beside weights and cache. vLLM does not include logits in its memory budget
     and computes those of a whole prefill chunk together; this option sets the size of the chunk."""
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Further variables of the chat template, such as `{"enable_thinking": false}`; as for the
+    student."""
     engine: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Further arguments of vLLM's `AsyncEngineArgs`, such as `tensor_parallel_size`."""
 

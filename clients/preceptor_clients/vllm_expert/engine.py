@@ -56,6 +56,7 @@ class Engine:
         self._errors: Any = importlib.import_module("vllm.v1.engine.exceptions")
         probe = arguments.AsyncEngineArgs(model=config.model).create_model_config()
         rows: int = probe.get_vocab_size()
+        self.head_size = rows
         args = arguments.AsyncEngineArgs(
             **{
                 "enable_prefix_caching": False,

@@ -73,7 +73,7 @@ class VLLMExpert:
         self._engine = Engine(self._config)
         self._room = Admission(self._engine.cache_tokens)
         self._vocab = tokenizer_fingerprint(self._engine.tokenizer)
-        self._chats = ChatEncoder(self._engine.tokenizer)
+        self._chats = ChatEncoder(self._engine.tokenizer, self._config.chat_template_kwargs)
         vocabulary: dict[str, int] = self._engine.tokenizer.get_vocab()
         self._vocab_size = 1 + max(vocabulary.values())
         self._offered = OfferedWeights(
@@ -254,6 +254,7 @@ class VLLMExpert:
                 weights=bool(self._config.weights_roots),
                 vocab_fingerprint=self._vocab,
                 vocab_size=self._vocab_size,
+                head_size=max(self._engine.head_size, self._vocab_size),
                 max_context=self._max_context(),
             ),
             limits=ServiceLimits(
@@ -265,7 +266,10 @@ class VLLMExpert:
 
     def _version_text(self) -> str:
         settings = asdict(self._config)
-        decides = {name: settings[name] for name in ("reads_feedback", "dtype", "engine")} | {
+        decides = {
+            name: settings[name]
+            for name in ("reads_feedback", "dtype", "engine", "chat_template_kwargs")
+        } | {
             "code": CODE_VERSION,
             "template": self._template.version if self._config.reads_feedback else None,
             "model": folder_fingerprint(Path(self._config.model)),

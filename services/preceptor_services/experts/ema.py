@@ -38,7 +38,7 @@ State = dict[str, Tensor]
 class WeightCatalogue(OfferedWeights):
     """The versions offered so far, each with its parent."""
 
-    def load(self, manifest: WeightManifest) -> dict[str, Tensor]:
+    def load(self, manifest: WeightManifest, device: torch.device) -> dict[str, Tensor]:
         """The weights of a version as float32 tensors.
 
         Raises:
@@ -49,14 +49,22 @@ class WeightCatalogue(OfferedWeights):
             tensors = load(self.content(manifest))
         except SafetensorError as error:
             raise ServiceFailed(f"{manifest.version}: {error}", field="weights") from error
-        return {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
+        return {name: tensor.to(device, torch.float32) for name, tensor in tensors.items()}
 
 
 class AverageWeights:
     """Computes and caches EMA states; the newest few versions are kept in memory."""
 
-    def __init__(self, catalogue: WeightCatalogue, *, rate: float, versions_kept: int) -> None:
+    def __init__(
+        self,
+        catalogue: WeightCatalogue,
+        *,
+        rate: float,
+        versions_kept: int,
+        device: torch.device | None = None,
+    ) -> None:
         self._catalogue = catalogue
+        self._device = device or torch.device("cpu")
         self._rate = rate
         self._states: LRUCache[str, State] = LRUCache(versions_kept)
 
@@ -113,7 +121,7 @@ class AverageWeights:
         return self._states[manifest.version]
 
     def _follow(self, manifest: WeightManifest, parent: State | None) -> State:
-        weights = self._catalogue.load(manifest)
+        weights = self._catalogue.load(manifest, self._device)
         # The first version is its own average. Starting from 0 instead would make the teacher of
         # early steps an untrained model.
         if parent is None or self._rate == 1.0:
@@ -165,7 +173,7 @@ class AverageWeights:
             if note != self._identity(manifest) | {"sha256": hashlib.sha256(content).hexdigest()}:
                 _log.warning("%s was made from other weights; the average is recomputed", path)
                 return None
-            return load(content)
+            return {name: tensor.to(self._device) for name, tensor in load(content).items()}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, SafetensorError) as error:

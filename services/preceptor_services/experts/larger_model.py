@@ -18,6 +18,8 @@ from preceptor_services.experts.torch_expert import TorchExpert, TorchExpertConf
 
 _ENOUGH_TOKENS: Final = 2048
 """Concurrent calls: enough to keep the cores busy while answers are sent."""
+_USUAL_MB: Final = 2048
+"""MiB for scoring where `memory_mb` is not set."""
 CODE_VERSION: Final = "4"
 """Increased whenever the answer to the same model, settings and query may change."""
 
@@ -32,8 +34,6 @@ class LargerModelConfig(TorchExpertConfig):
     """Whether the feedback of a query is put into the prompt; else it is left out."""
     dtype: Precision = "bfloat16"
     """Data type of weights and activations; log-probs are always float32."""
-    memory_mb: int = 2048
-    """MiB for scoring beside the weights; further work waits until memory is free."""
 
 
 class LargerModel(TorchExpert):
@@ -46,6 +46,7 @@ class LargerModel(TorchExpert):
             CODE_VERSION,
             reads_feedback=self._config.reads_feedback,
             keep_initial=False,
+            usual_mb=_USUAL_MB,
         )
 
     def _limits(self) -> ServiceLimits:

@@ -24,6 +24,23 @@ DTYPES: Final[dict[Precision, torch.dtype]] = {
 }
 
 
+def device_of(name: str) -> torch.device:
+    """The torch device of this name; `auto` is the GPU where torch sees one.
+
+    Raises:
+        ValueError: torch does not know the name, or sees no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device: {name!r} is not `auto` or a device of torch") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: {name!r}, but torch sees no GPU; use `auto` or `cpu`")
+    return device
+
+
 class ScoringModel:
     """Architecture, tokenizer and initial weights of one folder, on one device.
 
@@ -31,7 +48,13 @@ class ScoringModel:
     """
 
     def __init__(
-        self, folder: Path, *, device: str, dtype: Precision, keep_initial: bool = True
+        self,
+        folder: Path,
+        *,
+        device: torch.device,
+        dtype: Precision,
+        keep_initial: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         disable_progress_bar()
         self.tokenizer: Any = cast("Any", AutoTokenizer).from_pretrained(
@@ -43,9 +66,14 @@ class ScoringModel:
         self.initial = parameters_of(loaded) if keep_initial else {}
         self.module: Any = loaded.to(device=device, dtype=DTYPES[dtype]).eval()
         self.vocab_fingerprint = tokenizer_fingerprint(self.tokenizer)
-        self._chats = ChatEncoder(self.tokenizer)
+        self._chats = ChatEncoder(self.tokenizer, chat_template_kwargs)
         vocabulary: dict[str, int] = self.tokenizer.get_vocab()
         self.vocab_size = 1 + max(vocabulary.values())
+
+    @property
+    def decoder_config(self) -> Any:
+        """The configuration of the decoder; a model of several kinds of input has one for text."""
+        return self.module.config.get_text_config()
 
     def encode(self, messages: list[dict[str, str]]) -> list[int]:
         """The ids of a chat, to be continued by the assistant.

@@ -59,8 +59,6 @@ class SelfTeacherConfig(TorchExpertConfig):
     """Averages held in memory."""
     dtype: Precision = "float32"
     """Data type of weights and activations; log-probs are always float32."""
-    memory_mb: int = 1024
-    """MiB for scoring beside the weights; further work waits until memory is free."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,6 +89,7 @@ class SelfTeacher(TorchExpert):
             self._catalogue,
             rate=self._config.ema_rate,
             versions_kept=self._config.versions_kept,
+            device=self._device,
         )
 
     async def offer_weights(self, offer: WeightsOffer) -> None:

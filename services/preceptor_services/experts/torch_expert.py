@@ -8,12 +8,13 @@ bits.
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -31,13 +32,17 @@ from preceptor_clients.contract.tokenization import TokenIds, TokenizeCall
 from preceptor_clients.sdk.admission import Admission
 from preceptor_clients.sdk.answers import build_answer
 from preceptor_clients.sdk.context import Context, build_context, find_template
-from preceptor_services.experts.engine.budget import budget_of
+from preceptor_services.experts.engine.budget import Memory, budget_of, context_of
+from preceptor_services.experts.engine.machine import memory_mb
 from preceptor_services.experts.engine.models import Scorer, scorer_of
 from preceptor_services.experts.engine.prefill import num_entries, prefill_of
 from preceptor_services.experts.engine.score import score
-from preceptor_services.experts.model import DTYPES, Precision, ScoringModel
+from preceptor_services.experts.model import DTYPES, Precision, ScoringModel, device_of
+from preceptor_services.experts.temperature import at_temperature
 
 R = TypeVar("R")
+USUAL_MB: Final = 1024
+"""MiB for scoring where `memory_mb` is not set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,29 +55,41 @@ class TorchExpertConfig:
     """The expert's name in its answers."""
     template: str = "compact"
     """`compact`, `papers`, or the path of a Jinja file."""
-    device: str = "cpu"
-    """Torch device of the computation."""
+    device: str = "auto"
+    """Torch device of the computation; `auto` is the GPU where torch sees one, else the CPU."""
     dtype: Precision
     """Data type of weights and activations; log-probs are always float32."""
     threads: int = 2
     """Threads of torch; part of the version, because it affects the last bits of sums."""
     max_context: int | None = None
-    """Tokens of context and response together; the model's own limit where absent."""
+    """Tokens of context and response together; where absent, the model's own limit, or as many as
+    fit into half of the machine's memory."""
     max_top_k: int = 1024
     """Most entries per position."""
     max_batch: int = 64
     """Queries in one call."""
-    memory_mb: int
-    """MiB for scoring beside the weights; further work waits until memory is free."""
+    memory_mb: int | None = None
+    """MiB for scoring beside the weights; further work waits until memory is free. Where absent,
+    1024 (a larger model 2048), and more for a single longer sequence."""
+    temperature: float = 1.0
+    """Divides the logits: below 1 the expert prefers the model's best tokens; part of its
+    version."""
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Further variables of the chat template, such as `{"enable_thinking": false}`; as for the
+    student."""
 
     def __post_init__(self) -> None:
         if not Path(self.model, "config.json").is_file():
             raise ValueError(f"model: {self.model!r} is not a folder with a config.json")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: {self.dtype!r} is not one of {sorted(DTYPES)}")
-        for field in ("threads", "max_top_k", "max_batch", "memory_mb"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}: {getattr(self, field)} is below 1")
+        for name in ("threads", "max_top_k", "max_batch", "memory_mb"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: {value} is below 1")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature: {self.temperature} is not above 0")
+        device_of(self.device)
         if self.max_context is not None and self.max_context < 2:
             raise ValueError(f"max_context: {self.max_context} is below 2")
 
@@ -87,6 +104,7 @@ class TorchExpert(ABC):
         *,
         reads_feedback: bool,
         keep_initial: bool,
+        usual_mb: int = USUAL_MB,
     ) -> None:
         """Loads the model.
 
@@ -96,11 +114,13 @@ class TorchExpert(ABC):
                 change.
             reads_feedback: Whether the feedback of a query is put into its context.
             keep_initial: Whether a copy of the folder's weights is kept, to restore them.
+            usual_mb: Memory for scoring where `memory_mb` is not set.
         """
         self._shared = config
         self._code_version = code_version
         self._reads_feedback = reads_feedback
         self._template = find_template(config.template)
+        self._device = device_of(config.device)
         self._torch = ThreadPoolExecutor(
             1,
             thread_name_prefix=config.name,
@@ -108,15 +128,16 @@ class TorchExpert(ABC):
             initializer=lambda: torch.set_num_threads(config.threads),
         )
         self._model = self._torch.submit(self._load_model, keep_initial).result()
-        self._scorer = self._torch.submit(self._make_scorer).result()
-        own_limit: int = self._model.module.config.max_position_embeddings
-        self._max_context = min(config.max_context or own_limit, own_limit)
-        self._budget = budget_of(
-            config.memory_mb,
-            self._model.module.config,
-            element_bytes=DTYPES[config.dtype].itemsize,
-            max_context=self._max_context,
+        scorer = self._torch.submit(self._make_scorer).result()
+        self._scorer = at_temperature(scorer, config.temperature)
+        decoder, element_bytes = self._model.decoder_config, DTYPES[config.dtype].itemsize
+        self._max_context = context_of(
+            Memory(declared=config.memory_mb, most=memory_mb(self._device) // 2),
+            decoder,
+            element_bytes=element_bytes,
+            max_context=config.max_context,
         )
+        self._budget = budget_of(config.memory_mb or usual_mb, decoder, element_bytes=element_bytes)
         self._admission = Admission(self._budget.max_entries)
         self._loaded: str | None = None
         """The version in the model; None for the weights of the folder."""
@@ -145,7 +166,8 @@ class TorchExpert(ABC):
         size = sum(num_entries(query) for query in queries)
         if size > self._admission.capacity:
             raise TooLarge(
-                f"{size} entries are requested, at most {self._admission.capacity} fit",
+                f"{size} entries are requested, at most {self._admission.capacity} fit; ask for "
+                "fewer entries or positions at a time, or set a larger memory_mb",
                 field="queries",
             )
         async with self._admission.room(size):
@@ -182,6 +204,7 @@ class TorchExpert(ABC):
             candidates=True,
             vocab_fingerprint=self._model.vocab_fingerprint,
             vocab_size=self._model.vocab_size,
+            head_size=max(self._scorer.num_logits, self._model.vocab_size),
             max_context=self._max_context,
         )
 
@@ -193,12 +216,14 @@ class TorchExpert(ABC):
         """All settings on which answers depend, as JSON values."""
         return {
             "code": self._code_version,
-            "device": self._shared.device,
+            "device": str(self._device),
             "dtype": self._shared.dtype,
             "threads": self._shared.threads,
             "template": self._template_version(),
             "model": folder_fingerprint(Path(self._shared.model)),
             "max_context": self._max_context,
+            "temperature": self._shared.temperature,
+            "chat_template_kwargs": dict(self._shared.chat_template_kwargs),
             "torch": torch.__version__,
         }
 
@@ -207,9 +232,10 @@ class TorchExpert(ABC):
     def _load_model(self, keep_initial: bool) -> ScoringModel:
         return ScoringModel(
             Path(self._shared.model),
-            device=self._shared.device,
+            device=self._device,
             dtype=self._shared.dtype,
             keep_initial=keep_initial,
+            chat_template_kwargs=self._shared.chat_template_kwargs,
         )
 
     def _template_version(self) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,10 +16,13 @@ from preceptor_clients.conformance.subject import CheckOptions
 from preceptor_clients.conformance.suite import check_expert
 from preceptor_clients.contract.errors import TooLarge
 from preceptor_clients.contract.schemas import PrefixAnswer, PrefixQuery
+from preceptor_clients.http.service import ServiceClient
 from preceptor_clients.sdk.service import service_app
 from preceptor_services.experts.larger_model import LargerModel
 from preceptor_services.experts.self_teacher import SelfTeacher
+from preceptor_services.registry.inspection import Inspector
 
+from ...models.tiny import tiny_model
 from .conftest import MAX_POSITIONS, TinyPolicy
 
 
@@ -139,3 +143,20 @@ def test_memory_that_does_not_hold_one_sequence_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"memory_mb: 1 is enough for \d+ tokens"):
         make_larger(memory_mb=1)
+
+
+async def test_a_teacher_with_a_padded_head_passes_the_registrys_self_test(
+    tmp_path: Path, make_larger: Callable[..., LargerModel]
+) -> None:
+    padded = tiny_model("qwen3", tmp_path / "padded", num_padded=120)
+    expert = make_larger(model=str(padded))
+    client = ServiceClient("http://expert", transport=httpx.ASGITransport(service_app(expert)))
+
+    tested = await Inspector(canary_every_s=60).inspect(
+        "padded", client, expert.info(), self_test=True, known=None
+    )
+
+    assert tested
+    capabilities = expert.info().capabilities
+    assert capabilities.vocab_size is not None
+    assert capabilities.head_size == capabilities.vocab_size + 120

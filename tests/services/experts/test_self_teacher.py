@@ -224,11 +224,12 @@ def test_the_version_names_everything_that_decides_an_answer(
             {"dtype": "bfloat16"},
             {"needs_feedback": False},
             {"threads": 2},
+            {"chat_template_kwargs": {"enable_thinking": False}},
         )
     }
     (policy.folder / "generation_config.json").write_text("{}")
 
-    assert len(versions | {make_teacher().info().version}) == 7
+    assert len(versions | {make_teacher().info().version}) == 8
 
 
 def test_info_declares_vocabulary_and_limits(make_teacher: MakeTeacher, policy: TinyPolicy) -> None:
@@ -251,6 +252,7 @@ def test_info_declares_vocabulary_and_limits(make_teacher: MakeTeacher, policy: 
         ("model", "/nowhere"),
         ("max_context", 1),
         ("weights_roots", "/one"),
+        ("device", "nowhere"),
     ],
 )
 def test_a_wrong_option_is_refused_by_name(policy: TinyPolicy, field: str, value: Any) -> None:

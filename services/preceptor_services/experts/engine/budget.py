@@ -3,13 +3,18 @@
 Activations, which grow with the tokens of a forward pass, and logits, which grow with rows times
 vocabulary, each have a share. The share of entries, which remain after a call, is used by
 `admission.py`. Weights are not in the budget.
+
+Without a declared budget, passes are packed into a usual amount of memory, and a single longer
+sequence may have a pass of its own, up to a half of what the machine has.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
+_log = logging.getLogger(__name__)
 _LOGITS_SHARE: Final = 4
 """Number of shares: one is for logits, one for answers, and two are for activations."""
 _BYTES_PER_LOGIT: Final = 8
@@ -38,30 +43,72 @@ class Budget:
 DEFAULT_BUDGET: Final = Budget()
 
 
-def budget_of(memory_mb: int, config: Any, *, element_bytes: int, max_context: int) -> Budget:
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """The memory for scoring, in MiB."""
+
+    declared: int | None
+    """As set by the user; None where it is not set."""
+    most: int
+    """For the longest sequence, where none is declared."""
+
+
+def context_of(memory: Memory, config: Any, *, element_bytes: int, max_context: int | None) -> int:
+    """Tokens of the longest sequence.
+
+    Args:
+        memory: The memory for scoring.
+        config: A transformers configuration of a decoder.
+        element_bytes: Bytes of one activation.
+        max_context: As set by the user; else the model's own limit, which is lowered where no
+            memory is declared and the machine does not hold it.
+
+    Raises:
+        ValueError: `max_context` tokens do not fit.
+    """
+    own: int | None = getattr(config, "max_position_embeddings", None)
+    room = fitting_tokens(memory.declared or memory.most, config, element_bytes)
+    wanted = min((n for n in (own, max_context) if n is not None), default=room)
+    if wanted <= room:
+        return wanted
+    if max_context is not None or memory.declared is not None:
+        raise ValueError(_too_long(memory.declared, wanted, config, element_bytes, room))
+    _log.warning(
+        "max_context is %d of the model's %d tokens: more do not fit into %d MiB, half of this "
+        "machine's memory; set max_context and memory_mb to decide otherwise",
+        room,
+        wanted,
+        memory.most,
+    )
+    return room
+
+
+def _too_long(declared: int | None, wanted: int, config: Any, element_bytes: int, room: int) -> str:
+    per_token = token_bytes(config, element_bytes)
+    needed = -(-wanted * per_token * _LOGITS_SHARE // (2 << 20))
+    given = "half of this machine's memory" if declared is None else f"{declared}"
+    return (
+        f"memory_mb: {given} is enough for {room} tokens of {per_token} bytes, but max_context "
+        f"is {wanted}; set memory_mb to {needed}, or max_context to {room}"
+    )
+
+
+def fitting_tokens(memory_mb: int, config: Any, element_bytes: int) -> int:
+    """Tokens of one forward pass within `memory_mb`, of which activations have two shares."""
+    return 2 * ((memory_mb << 20) // _LOGITS_SHARE) // token_bytes(config, element_bytes)
+
+
+def budget_of(memory_mb: int, config: Any, *, element_bytes: int) -> Budget:
     """The work that fits into `memory_mb`.
 
     Args:
         memory_mb: MiB for activations, logits and answers together.
         config: A transformers configuration of a decoder.
         element_bytes: Bytes of one activation.
-        max_context: Tokens of the longest sequence, which must fit.
-
-    Raises:
-        ValueError: The longest sequence does not fit.
     """
     share = (memory_mb << 20) // _LOGITS_SHARE
-    per_token = token_bytes(config, element_bytes)
-    # Two of the four shares. A budget that cannot hold the longest sequence is refused at the
-    # start, not at the first long sequence.
-    max_tokens = 2 * share // per_token
-    if max_tokens < max_context:
-        raise ValueError(
-            f"memory_mb: {memory_mb} is enough for {max_tokens} tokens of {per_token} bytes, "
-            f"but max_context is {max_context}; raise memory_mb or lower max_context"
-        )
     return Budget(
-        max_tokens=max_tokens,
+        max_tokens=max(1, fitting_tokens(memory_mb, config, element_bytes)),
         max_logits=share // _BYTES_PER_LOGIT,
         max_entries=share // _BYTES_PER_ENTRY,
     )

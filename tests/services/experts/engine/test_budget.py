@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from preceptor_services.experts.engine.budget import Budget, budget_of
+from preceptor_services.experts.engine.budget import (
+    Budget,
+    Memory,
+    budget_of,
+    context_of,
+    fitting_tokens,
+)
 
 PROBE = """
 import json, sys
@@ -29,7 +36,7 @@ config = Qwen3Config(
     tie_word_embeddings=True)
 torch.set_default_dtype(torch.bfloat16)
 scorer = scorer_of(Qwen3ForCausalLM(config).eval(), 151_936)
-budget = budget_of(memory_mb, config, element_bytes=2, max_context=512)
+budget = budget_of(memory_mb, config, element_bytes=2)
 
 def prefills(count, length):
     rng = np.random.default_rng(count)
@@ -70,7 +77,7 @@ def test_more_memory_is_more_work_and_a_larger_model_less() -> None:
     large = decoder(hidden_size=512)
 
     budgets = [
-        budget_of(memory_mb, config, element_bytes=2, max_context=64)
+        budget_of(memory_mb, config, element_bytes=2)
         for memory_mb, config in ((16, small), (64, small), (64, large))
     ]
 
@@ -79,13 +86,54 @@ def test_more_memory_is_more_work_and_a_larger_model_less() -> None:
     assert budgets[2].max_tokens < budgets[1].max_tokens
 
 
-def decoder(hidden_size: int) -> SimpleNamespace:
-    return SimpleNamespace(hidden_size=hidden_size, num_attention_heads=4)
+def decoder(hidden_size: int, positions: int = 4096) -> SimpleNamespace:
+    return SimpleNamespace(
+        hidden_size=hidden_size, num_attention_heads=4, max_position_embeddings=positions
+    )
 
 
-def test_a_budget_that_does_not_hold_one_sequence_is_refused() -> None:
-    with pytest.raises(ValueError, match="memory_mb: 1 is enough for"):
-        budget_of(1, decoder(hidden_size=512), element_bytes=4, max_context=4096)
+QWEN3_0_6B = SimpleNamespace(
+    hidden_size=1024,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    head_dim=128,
+    intermediate_size=3072,
+    max_position_embeddings=40_960,
+)
+
+
+def test_40960_positions_start_without_any_setting() -> None:
+    memory = Memory(declared=None, most=16 * 1024)
+
+    assert context_of(memory, QWEN3_0_6B, element_bytes=4, max_context=None) == 40_960
+
+
+def test_a_small_machine_lowers_the_context_and_says_how_to_decide(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    memory = Memory(declared=None, most=1024)
+
+    found = context_of(memory, QWEN3_0_6B, element_bytes=4, max_context=None)
+
+    assert found == fitting_tokens(1024, QWEN3_0_6B, 4) < 40_960
+    assert "set max_context and memory_mb" in caplog.text
+
+
+@pytest.mark.parametrize(("declared", "max_context"), [(1, None), (1, 4096), (None, 4096)], ids=str)
+def test_what_is_asked_for_and_does_not_fit_is_refused_with_two_numbers_that_work(
+    declared: int | None, max_context: int | None
+) -> None:
+    memory, config = Memory(declared=declared, most=2), decoder(hidden_size=512)
+
+    with pytest.raises(ValueError, match=r"^memory_mb: .* max_context is 4096") as refused:
+        context_of(memory, config, element_bytes=4, max_context=max_context)
+
+    found = re.search(r"set memory_mb to (\d+), or max_context to (\d+)", str(refused.value))
+    assert found
+    enough_mb, enough_tokens = map(int, found.groups())
+    enough = Memory(declared=enough_mb, most=2)
+    assert context_of(enough, config, element_bytes=4, max_context=4096) == 4096
+    assert context_of(memory, config, element_bytes=4, max_context=enough_tokens) == enough_tokens
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_logits", "max_entries"])
