@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect
 
+from preceptor_services.store import database as database_module
 from preceptor_services.store.database import Database, alembic_config
 from preceptor_services.store.tables import provenance as provenance_tables
 from preceptor_services.store.tables.questions import Base
@@ -39,6 +43,17 @@ async def test_migrated_tables_equal_the_declared_ones(database: Database) -> No
         found = await conn.run_sync(differences)
 
     assert found == []
+
+
+def test_revisions_are_one_chain_and_each_file_is_named_after_its_own() -> None:
+    files = sorted(Path(database_module.__file__).parent.glob("migrations/versions/*.py"))
+    chain = [
+        re.findall(r'^(?:down_)?revision = "?(\w+)"?$', file.read_text(), re.MULTILINE)
+        for file in files
+    ]
+    names = [file.name[:4] for file in files]
+
+    assert chain == [list(pair) for pair in zip(names, ["None", *names], strict=False)]
 
 
 def test_every_constraint_has_a_name() -> None:
