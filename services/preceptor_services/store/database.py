@@ -207,9 +207,10 @@ def store_errors() -> Generator[None]:
 def _unavailable(error: Exception) -> ServiceUnavailable:
     cause = error.orig if isinstance(error, DBAPIError) else error
     _log.warning("the database is unavailable: %s", cause)
-    # The original message may name hosts and paths, so it goes to the log only.
+    # SQLite's own words name no path. Other messages may name hosts, so they go to the log only.
+    reason = f": {cause}" if isinstance(cause, sqlite3.Error) else ""
     return ServiceUnavailable(
-        "the database is unavailable at the moment; see the gateway's log",
+        f"the database is unavailable at the moment{reason}; see the gateway's log",
         field="database",
         retry_after_s=_RETRY_AFTER_S,
     )

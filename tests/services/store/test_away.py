@@ -82,7 +82,7 @@ async def test_a_full_disk_is_unavailable_and_what_comes_later_is_written(tmp_pa
         pages = (await conn.execute(text("PRAGMA page_count"))).scalar_one()
         await conn.execute(text(f"PRAGMA max_page_count = {pages}"))
 
-    with pytest.raises(ServiceUnavailable, match="database"):  # noqa: PT012  the block is tested
+    with pytest.raises(ServiceUnavailable, match="disk is full"):  # noqa: PT012  the block is tested
         async with database.write() as conn:
             for n in range(2000):
                 await runs.add_run(conn, _run(f"r{n}") | {"document": {"x": "y" * 1000}})
