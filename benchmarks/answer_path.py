@@ -198,7 +198,8 @@ def _own_gateway(spec: ChildSpec, script: Path | None) -> ChildSpec:
 async def _until_ready(child: Child) -> None:
     end = time.monotonic() + 60
     while not await child.spec.is_ready():
-        assert child.runs() and time.monotonic() < end, child.ending()
+        assert child.runs(), child.ending()
+        assert time.monotonic() < end, child.ending()
         await asyncio.sleep(0.05)
 
 
@@ -442,9 +443,7 @@ def run_once(checkout: Path, scale: int, only: str | None) -> Figures:
 def medians(rounds: Sequence[Figures]) -> Figures:
     """Of each figure."""
     names = [name for name in rounds[0] if all(name in one for one in rounds)]
-    return {
-        name: float(f"{statistics.median(one[name] for one in rounds):.4g}") for name in names
-    }
+    return {name: float(f"{statistics.median(one[name] for one in rounds):.4g}") for name in names}
 
 
 GOALS = {
@@ -495,8 +494,10 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=2, help="multiplies the number of questions")
     parser.add_argument("--rounds", type=int, default=5, help="the median of so many runs is told")
     parser.add_argument("--against", type=Path, help="another checkout, measured in turns")
-    parser.add_argument("--only", help="parts, with commas: cache,full,client,batches,positions,"
-                        "stored,unwritten,rendering")
+    parser.add_argument(
+        "--only",
+        help="parts, with commas: cache,full,client,batches,positions,stored,unwritten,rendering",
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -43,9 +43,7 @@ def make_query(number: int, num_tokens: int = 4, top_k: int = 4) -> PrefixQuery:
 def _drawn(top_k: int) -> PrefixAnswer:
     """An answer of all rows."""
     rng = np.random.default_rng(0)
-    ids_PK = np.stack(
-        [rng.choice(VOCAB_SIZE, top_k, replace=False) for _ in range(MOST_POSITIONS)]
-    )
+    ids_PK = np.stack([rng.choice(VOCAB_SIZE, top_k, replace=False) for _ in range(MOST_POSITIONS)])
     scores_PK = -np.sort(-rng.gumbel(size=(MOST_POSITIONS, top_k)) * 2, axis=1)
     norm_P1 = np.log(np.exp(scores_PK).sum(1, keepdims=True)) + 0.05
     distributions = Distributions(
