@@ -1,4 +1,4 @@
-"""Lists of the gateway's records: runs, rollouts and targets, a page at a time.
+"""Lists of the gateway's records: runs, rollouts, targets and those in quarantine, in pages.
 
 A page's `after` is the parameter for the next page; None at the end. Steps are indices here, as in
 ids: the first step of a run is 0. Texts for people count steps from 1.
@@ -100,3 +100,21 @@ class TargetPage(Answer):
 
     targets: tuple[TargetPlace, ...]
     after: Key | None = None
+
+
+class QuarantinedTarget(Answer):
+    """A target that was built from an answer that may be wrong."""
+
+    id: Key
+    """Its id."""
+    rollout_id: Key
+    """The rollout that it is for."""
+
+
+class Quarantine(Answer):
+    """`GET /v1/experts/{name}/quarantine?after=ID&limit=n`: in the order of the targets' ids."""
+
+    targets: tuple[QuarantinedTarget, ...]
+    """One page of them."""
+    after: str | None = None
+    """Value of `after` for the next page; None at the end."""

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from preceptor_clients.contract.listings import Quarantine, QuarantinedTarget
 from preceptor_clients.contract.schemas import (
     Answer,
-    Key,
     Name,
     ServiceInfo,
     Services,
@@ -30,21 +30,6 @@ class ServiceVersion(Answer):
     info: ServiceInfo
     seen_at: float
     """Server time at which it was last recorded."""
-
-
-class QuarantinedTarget(Answer):
-    """A target that was built from an answer that may be wrong."""
-
-    id: Key
-    rollout_id: Key
-
-
-class Quarantine(Answer):
-    """`GET /v1/experts/{name}/quarantine`: in the order of the targets' ids."""
-
-    targets: tuple[QuarantinedTarget, ...]
-    after: str | None = None
-    """Value of `after` for the next page; None at the end."""
 
 
 class ServiceVersions(Answer):
