@@ -18,6 +18,33 @@ from preceptor_clients.contract.errors import PROBLEM_MEDIA_TYPE, ProblemDetails
 _REFS: Final = "#/components/schemas/{model}"
 _DEFINITIONS: Final = "$defs"
 _FRAMEWORK_ERRORS: Final = ("HTTPValidationError", "ValidationError")
+_PARAMETERS: Final = {
+    "after": "Where the page begins: the `after` or `cursor` of the page before; absent at first.",
+    "answer_key": "Key of the answer.",
+    "claim_id": "Id of the claim.",
+    "expert": "Name of the expert in the deployment.",
+    "fingerprint": "Fingerprint of the vocabulary.",
+    "item_id": "Id of the item.",
+    "keep": "Whether an existing round keeps its rules.",
+    "limit": "Largest number of entries in the page.",
+    "lineage": "Name of the lineage within the run.",
+    "mine": "Only items that the caller has worked on.",
+    "name": "Name of the expert, the source or the person.",
+    "policy": "Name of the policy, which is that of its run.",
+    "position": "Position of the token in the response, from 0.",
+    "round": "Only of this round.",
+    "round_name": "Name of the round.",
+    "run": "Name of the run.",
+    "sha256": "SHA-256 of the bytes, in hex.",
+    "solved": "Only rollouts that are judged and solved, or judged and failed.",
+    "start": "Position of the first token, from 0.",
+    "state": "Only items in this state.",
+    "step": "Index of the step; the first is 0.",
+    "stop": "Position after the last token.",
+    "target_id": "Id of the target.",
+    "ticket_id": "Id of the ticket.",
+}
+"""A parameter means the same in every route."""
 
 
 def takes(cls: type[BaseModel]) -> dict[str, Any]:
@@ -51,6 +78,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 
 def _complete(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    for parameter in operation.get("parameters", []):
+        parameter.setdefault("description", _PARAMETERS.get(parameter["name"]))
     responses: dict[str, Any] = operation["responses"]
     responses.pop("422", None)  # The framework's response, which is never sent.
     responses["default"] = {

@@ -28,6 +28,7 @@ class ServiceVersion(Answer):
     """One version of a service, with the information that it declared."""
 
     info: ServiceInfo
+    """The reply of its `GET /v1/info`."""
     seen_at: float
     """Server time at which it was last recorded."""
 
@@ -36,6 +37,7 @@ class ServiceVersions(Answer):
     """`GET /v1/experts/{name}/versions`: the last one first; each answer names its version."""
 
     versions: tuple[ServiceVersion, ...]
+    """Its versions."""
 
 
 @router.get("/v1/experts", response_model=Services)

@@ -68,19 +68,28 @@ class NotAnswered(Conflict):
 class Tokenization(BaseModel):
     """A text or a chat; options that would change the ids are refused, not ignored."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
 
     prompt: Text | None = None
+    """A text."""
     messages: tuple[Message, ...] = ()
+    """A chat, in place of a text."""
     add_special_tokens: bool | None = None
     """If absent, true for a text and false for a chat."""
     add_generation_prompt: bool = True
+    """Whether a chat ends with the beginning of a reply."""
     model: str | None = None
+    """The expert that the address names, or absent."""
     continue_final_message: bool = False
+    """Not supported: refused where it is true."""
     return_token_strs: bool | None = None
+    """Not supported: refused where it is true."""
     chat_template: str | None = None
+    """Not supported: the expert's own template is used."""
     chat_template_kwargs: dict[str, Any] | None = None
+    """Not supported: refused where it is not empty."""
     tools: list[Any] | None = None
+    """Not supported: refused where it is not empty."""
 
     def call(self) -> TokenizeCall:
         """The call of the expert.
