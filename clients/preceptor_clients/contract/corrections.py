@@ -12,11 +12,13 @@ from `now`, not from its own clock.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from preceptor_clients.contract.arrays import Ints1
+from preceptor_clients.contract.errors import Conflict
 from preceptor_clients.contract.fingerprint import content_hash
 from preceptor_clients.contract.schemas import (
     Answer,
@@ -149,8 +151,11 @@ class EditRules(Request):
     compile an edit by the same rules.
     """
 
-    rejoin_tokens: Annotated[int, Field(ge=1)] = 3
+    rejoin_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] = 3
     """Number of equal tokens in a row after which the two texts count as joined again."""
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.model_dump().items())
 
 
 class RoundSettings(Request):
@@ -751,6 +756,8 @@ class ExportLine(Answer):
     """Every version of it."""
     reviews: tuple[Review, ...] = ()
     """Every decision of a reviewer."""
+    edits: EditRules | None = None
+    """Rules of the item's round for compiling edits; None in exports of older versions."""
 
 
 class ExportPage(Answer):
@@ -760,6 +767,22 @@ class ExportPage(Answer):
     """One page of them."""
     after: int | None = None
     """Cursor for the next request; None at the end."""
+
+
+def carried_rules(lines: Sequence[ExportLine]) -> EditRules | None:
+    """The rules for edits of an export; None for one of an older version.
+
+    Raises:
+        Conflict: the lines carry different rules.
+    """
+    carried = list(dict.fromkeys(line.edits for line in lines if line.edits is not None))
+    if len(carried) > 1:
+        raise Conflict(
+            "the lines come from rounds whose edits are compiled by different rules "
+            f"({'; '.join(map(str, carried))}); export and import these rounds one by one",
+            field="lines",
+        )
+    return carried[0] if carried else None
 
 
 class ImportLines(Request):
