@@ -9,14 +9,18 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel
 
 from preceptor_clients.contract import wire
 from preceptor_clients.contract.errors import PROBLEM_MEDIA_TYPE, ProblemDetails
+from preceptor_services.gateway.http.auth import AsksForKey
 
 _REFS: Final = "#/components/schemas/{model}"
 _DEFINITIONS: Final = "$defs"
+_KEY: Final = "key"
 _FRAMEWORK_ERRORS: Final = ("HTTPValidationError", "ValidationError")
 _PARAMETERS: Final = {
     "after": "Where the page begins: the `after` or `cursor` of the page before; absent at first.",
@@ -70,11 +74,37 @@ def describe(app: FastAPI) -> dict[str, Any]:
         schemas["ProblemDetails"] = _lifted(
             ProblemDetails.model_json_schema(ref_template=_REFS), schemas
         )
-        for methods in page["paths"].values():
-            for operation in methods.values():
+        page["components"]["securitySchemes"] = {_KEY: {"type": "http", "scheme": "bearer"}}
+        closed = _routes_that_ask_for_a_key(app)
+        for path, methods in page["paths"].items():
+            for method, operation in methods.items():
                 _complete(operation, schemas)
+                if (method.upper(), path) in closed:
+                    operation["security"] = [{_KEY: []}]
         app.openapi_schema = page
     return app.openapi_schema
+
+
+def returns(media_type: str, *, of_bytes: bool = False) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI description of a successful reply that is not JSON, as `responses` of a route."""
+    schema = {"type": "string", **({"format": "binary"} if of_bytes else {})}
+    return {200: {"content": {media_type: {"schema": schema}}}}
+
+
+def _routes_that_ask_for_a_key(app: FastAPI) -> set[tuple[str, str | None]]:
+    return {
+        (method, context.path)
+        for context in iter_route_contexts(app.routes)
+        if isinstance(context.original_route, APIRoute)
+        and _asks_for_key(context.original_route.dependant)
+        for method in context.methods or ()
+    }
+
+
+def _asks_for_key(dependant: Dependant) -> bool:
+    return isinstance(dependant.call, AsksForKey) or any(
+        _asks_for_key(inner) for inner in dependant.dependencies
+    )
 
 
 def _complete(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
