@@ -62,12 +62,15 @@ async def test_a_gateway_alone_is_checked_with_a_key_of_a_reader(world: Any, url
     assert done.exit_code == 1
 
 
-async def test_a_gateway_that_is_away_is_one_line_with_its_address() -> None:
-    key = Path("nothing")
-    done = await _invoke("--url", "http://127.0.0.1:9", "--key-file", str(key))
-    assert done.exit_code == 2
+async def test_a_gateway_that_is_away_is_one_line_with_its_address(tmp_path: Path) -> None:
+    key = tmp_path / "reader.key"
+    key.write_text("k" * 43)
 
-    assert "nothing" in done.output
+    done = await _invoke("--url", "http://127.0.0.1:9", "--key-file", str(key))
+
+    assert done.exit_code == 1
+    assert list(_levels(done.output).items()) == [("gateway", "fail")]
+    assert "start it, or correct the address http://127.0.0.1:9" in done.output
 
 
 async def test_with_the_settings_keys_files_and_broker_are_checked(
@@ -75,7 +78,8 @@ async def test_with_the_settings_keys_files_and_broker_are_checked(
 ) -> None:
     raw = world.settings.model_dump(mode="json")
     raw["gateway"] |= {"port": int(url.rpartition(":")[2]), "broker": broker.url}
-    raw["keys"]["reader"]["file"] = str(_moved(tmp_path, "reader", 0o644))
+    for name in raw["keys"]:
+        (tmp_path / "keys" / f"{name}.key").chmod(0o644 if name == "reader" else 0o600)
     raw["keys"]["stranger"] = {"file": str(_new_key(tmp_path)), "scopes": ["reader"]}
     for role in ("experts", "sources"):
         for service in raw[role].values():
@@ -93,12 +97,6 @@ async def test_with_the_settings_keys_files_and_broker_are_checked(
     assert "the gateway does not know it" in done.output
     assert levels["broker"] == "ok"
     assert levels["contract of uniform"] == levels["sandbox of executor"] == "warn"
-
-
-def _moved(folder: Path, name: str, mode: int) -> Path:
-    file = folder / "keys" / f"{name}.key"
-    file.chmod(mode)
-    return file
 
 
 def _new_key(folder: Path) -> Path:
