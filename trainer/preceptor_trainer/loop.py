@@ -12,6 +12,7 @@ policy.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ import torch
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.collect.labelling import Labeller
 from preceptor_trainer.collect.participant import RunContext
+from preceptor_trainer.collect.prompts import PromptLimit, fitted, limit_of
 from preceptor_trainer.collect.student import Student
-from preceptor_trainer.evaluation.held_out import Evaluation, evaluate
+from preceptor_trainer.evaluation.held_out import Evaluation, EvaluationConfig, evaluate
+from preceptor_trainer.kit.placement import placement
 from preceptor_trainer.learner.learner import Learner
 from preceptor_trainer.learner.policy import Policy, WeightFolder
 from preceptor_trainer.model.batch import make_batches
@@ -35,6 +38,7 @@ from preceptor_trainer.run.progress import Progress
 from preceptor_trainer.run.publishing import Publisher
 from preceptor_trainer.run.standing import set_result_aside
 from preceptor_trainer.run.step_metrics import collect_metrics
+from preceptor_trainer.sampling.params import SamplingParams
 
 
 class Trainer:
@@ -53,8 +57,11 @@ class Trainer:
         self.config = config
         self.run_dir = run_dir
         self.progress = progress
-        self.policy = Policy(config.model)
-        self.learner = Learner(self.policy.model, config.optimiser, trunk=self.policy.trunk)
+        place = placement(device=config.device, dtype=config.dtype)
+        self.policy = Policy(config.model, place, chat_template_kwargs=config.chat_template_kwargs)
+        self.learner = Learner(
+            self.policy.model, config.optimiser, trunk=self.policy.trunk, place=place
+        )
         self.student = Student(self.policy, config.sampler)
         self.labeller = Labeller(
             gateway=gateway,
@@ -78,6 +85,15 @@ class Trainer:
             publisher=self.publisher,
             journal=self.journal,
             progress=progress,
+            prompt_limit=self._prompt_limit(config.sampling),
+        )
+
+    def _prompt_limit(self, sampling: SamplingParams) -> PromptLimit | None:
+        return limit_of(
+            self.policy.max_positions,
+            max_prompt=self.config.max_prompt,
+            max_new_tokens=sampling.max_new_tokens,
+            when_longer=self.config.long_prompts,
         )
 
     async def run(self) -> dict[str, Any]:
@@ -145,6 +161,7 @@ class Trainer:
         metrics = collect_metrics(
             batch.labelled, batch.judged, result, self.labeller, timer.seconds
         )
+        metrics |= batch.prompts
         for participant in self.collector.participants:
             metrics |= participant.metrics(step)
         self.metrics.write(step, self.publisher.lineage, metrics)
@@ -164,7 +181,7 @@ class Trainer:
         self.progress.phase("evaluation")
         await self.student.load(self.publisher.published)
         result = await evaluate(
-            self.config.evaluation,
+            self._fitting(self.config.evaluation),
             self.student,
             self.labeller,
             weights=self.publisher.published.version,
@@ -173,6 +190,17 @@ class Trainer:
         )
         result.save(path)
         return self._show(label, result)
+
+    def _fitting(self, evaluation: EvaluationConfig) -> EvaluationConfig:
+        """The evaluation with the problems whose prompts fit."""
+        limit = self._prompt_limit(evaluation.sampling)
+        fit = fitted(evaluation.problems, self.student.chat_ids, limit)
+        if limit is not None and fit.metrics:
+            self.progress.message(
+                f"evaluation: of {len(evaluation.problems)} prompts, {fit.num_skipped} are left "
+                f"out and {fit.num_cut} cut, at {limit.max_tokens} tokens"
+            )
+        return replace(evaluation, problems=fit.problems)
 
     def _show(self, label: str, evaluation: Evaluation) -> Evaluation:
         self.progress.result(label, evaluation.solved_share, evaluation.num_ungraded)

@@ -8,6 +8,8 @@ from preceptor_trainer.collect.dynamic_sampling import DynamicSampling
 from preceptor_trainer.collect.people.people import PeopleConfig
 from preceptor_trainer.collect.rollout_sources import References
 from preceptor_trainer.recipes.quickstart import quickstart
+from preceptor_trainer.run.config import describe
+from preceptor_trainer.run.standing import differences
 from preceptor_trainer.tasks.task import NOT_JUDGED
 
 
@@ -19,7 +21,9 @@ def test_a_rate_that_is_zero_before_the_run_ends_is_refused():
         replace(config, optimiser=falling)
 
 
-@pytest.mark.parametrize("field", ["steps", "rollouts_per_problem", "checkpoint_every"])
+@pytest.mark.parametrize(
+    "field", ["steps", "rollouts_per_problem", "checkpoint_every", "max_prompt"]
+)
 def test_counts_below_one_are_refused(field):
     config = quickstart(steps=10, held_out=4)
 
@@ -44,3 +48,20 @@ def test_dynamic_sampling_is_refused_where_it_cannot_work(fields, reason):
 
     with pytest.raises(ValueError, match=f"dynamic_sampling: .*{reason}"):
         replace(config, dynamic_sampling=DynamicSampling(groups=2), **fields)
+
+
+@pytest.mark.parametrize(("field", "value"), [("dtype", "float16"), ("long_prompts", "truncate")])
+def test_a_word_that_is_not_one_of_the_choices_is_refused(field, value):
+    config = quickstart(steps=10, held_out=4)
+
+    with pytest.raises(ValueError, match=f"{field}: '{value}' is not one of"):
+        replace(config, **{field: value})
+
+
+def test_template_variables_that_come_later_are_other_settings():
+    begun = describe(quickstart(steps=10, held_out=4))
+    now = describe(
+        replace(quickstart(steps=10, held_out=4), chat_template_kwargs={"enable_thinking": False})
+    )
+
+    assert [d.name for d in differences(begun, now)] == ["chat_template_kwargs"]

@@ -193,7 +193,6 @@ def _attend_with(**options: object) -> Tensor:
 @pytest.mark.parametrize(
     "options",
     [
-        {"sliding_window": 3},
         {"softcap": 50.0},
         {"s_aux": torch.zeros(HEADS)},
         {"position_bias": torch.zeros(1, HEADS, 4, 4)},

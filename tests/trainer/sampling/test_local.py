@@ -1,7 +1,5 @@
 """The local sampler against plain forward passes."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -239,39 +237,69 @@ def test_the_callers_model_keeps_its_attention(model: Qwen3ForCausalLM) -> None:
     assert model.config._attn_implementation == before
 
 
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (
-            lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=5)),
-            "sliding_window: 5 is less than the 6 tokens",
-        ),
-        (
-            lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES)),
-            "softcap: the model's attention needs it",
-        ),
-    ],
-    ids=["a window", "soft-capped scores"],
-)
-def test_a_model_of_other_attention_is_refused(
-    make: Callable[[], PreTrainedModel], words: str
-) -> None:
-    sampler = LocalSampler(make(), end_ids={EOS}, pad_id=PAD)
+def test_a_model_of_other_attention_is_refused() -> None:
+    sampler = LocalSampler(Gemma2ForCausalLM(Gemma2Config(**SIZES)), end_ids={EOS}, pad_id=PAD)
 
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match="softcap: the model's attention needs it"):
         sampler.sample([PROMPTS[2]], SamplingParams(), _seeded())
 
 
-def test_a_window_that_is_never_full_is_no_obstacle() -> None:
+@pytest.mark.parametrize("window", [1, 2, 5, 9])
+def test_log_probs_under_a_window_are_those_of_plain_passes(window: int) -> None:
     torch.manual_seed(0)
-    model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=9)).eval()
+    model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=window)).eval()
     sampler = LocalSampler(model, end_ids={EOS}, pad_id=PAD)
 
-    (drawn,) = sampler.sample([PROMPTS[0]], SamplingParams(max_new_tokens=6), _seeded())
+    drawn = sampler.sample(PROMPTS, SamplingParams(max_new_tokens=6), _seeded())
 
-    logprobs = _logits(model, PROMPTS[0], drawn.response_ids).log_softmax(-1)
-    ids = torch.tensor(drawn.response_ids).long()[:, None]
-    assert np.allclose(drawn.logprobs, logprobs.gather(1, ids)[:, 0], atol=1e-4)
+    for prompt, one in zip(PROMPTS, drawn, strict=True):
+        logprobs = _logits(model, prompt, one.response_ids).log_softmax(-1)
+        ids = torch.tensor(one.response_ids).long()[:, None]
+        assert np.allclose(one.logprobs, logprobs.gather(1, ids)[:, 0], atol=1e-4)
+
+
+def test_padding_of_the_head_is_never_drawn_and_counts_in_the_normaliser(
+    model: Qwen3ForCausalLM,
+) -> None:
+    sampler = LocalSampler(model, end_ids={EOS}, pad_id=PAD, vocab_size=VOCAB - 12)
+
+    drawn = sampler.sample([[5]] * 1000, SamplingParams(max_new_tokens=3), _seeded())
+
+    assert max(int(one.response_ids.max()) for one in drawn) < VOCAB - 12
+    for one in drawn[:5]:
+        logprobs = _logits(model, [5], one.response_ids).log_softmax(-1)
+        ids = torch.tensor(one.response_ids).long()[:, None]
+        assert np.allclose(one.logprobs, logprobs.gather(1, ids)[:, 0], atol=1e-4)
+
+
+def test_padding_is_not_among_the_best_that_are_kept(model: Qwen3ForCausalLM) -> None:
+    logits = torch.tensor([[1.0, 0.0, 5.0, 5.0]])
+
+    token, logprob = draw(logits, SamplingParams(top_k=1), torch.tensor([0.9]), vocab_size=2)
+
+    assert (int(token), float(logprob)) == (0, 0.0)
+
+
+def test_a_prompt_beyond_the_models_positions_is_refused() -> None:
+    model = Qwen3ForCausalLM(Qwen3Config(**SIZES, max_position_embeddings=16))
+    sampler = LocalSampler(model, end_ids={EOS}, pad_id=PAD)
+
+    with pytest.raises(ValueError, match=r"prompts\[1\]: 5 tokens and a response of 12 exceed"):
+        sampler.sample([[2] * 4, [2] * 5], SamplingParams(max_new_tokens=12), _seeded())
+
+
+def test_every_tensor_of_the_sampler_is_made_on_the_models_device(model: Qwen3ForCausalLM) -> None:
+    # Where no device is named, a tensor is made on `meta`, and cannot be combined with the model's.
+    with torch.device("meta"):
+        sampler = LocalSampler(model, end_ids={EOS}, pad_id=PAD)
+        drawn = sampler.sample(
+            PROMPTS, SamplingParams(max_new_tokens=6), _seeded(), [[], [3], [], [], [2, 2]]
+        )
+
+    wanted = LocalSampler(model, end_ids={EOS}, pad_id=PAD).sample(
+        PROMPTS, SamplingParams(max_new_tokens=6), _seeded(), [[], [3], [], [], [2, 2]]
+    )
+    assert _same(drawn, wanted)
 
 
 def test_tokens_come_as_often_as_their_probability_says() -> None:

@@ -52,7 +52,12 @@ class Student:
         self._version: str | None = None
         self._shares_model = make_sampler is None
         self._sampler: Sampler = (
-            InProcessSampler(self._model, end_ids=policy.end_ids, pad_id=policy.pad_id)
+            InProcessSampler(
+                self._model,
+                end_ids=policy.end_ids,
+                pad_id=policy.pad_id,
+                vocab_size=policy.vocab_size,
+            )
             if make_sampler is None
             else make_sampler(policy)
         )
@@ -61,7 +66,7 @@ class Student:
         """Loads a version."""
         if published.version != self._version:
             if not self._shares_model:
-                self._model.load_state_dict(dict(published.tensors))
+                await asyncio.to_thread(self._model.load_state_dict, dict(published.tensors))
             await self._sampler.load(published)
             self._version = published.version
 
@@ -71,9 +76,13 @@ class Student:
         assert self._version is not None, "no version was loaded"
         return self._version
 
+    def chat_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """The ids of a chat, which the student continues."""
+        return self._policy.encode(messages)
+
     def prompt_ids(self, problem: Problem) -> list[int]:
-        """The ids that the student continues."""
-        return self._policy.encode(problem.messages)
+        """The ids of a problem's chat."""
+        return self.chat_ids(problem.messages)
 
     def response_ids(self, text: str) -> list[int]:
         """The ids of a text as a complete response, the end token included."""

@@ -18,6 +18,7 @@ from rich.console import Console
 from preceptor_clients.cli.main import read_key
 from preceptor_clients.cli.options import typed_options
 from preceptor_clients.http.gateway import GatewayClient
+from preceptor_trainer.collect.prompts import NoPromptFits
 from preceptor_trainer.commands.going_on import (
     Planned,
     Start,
@@ -182,7 +183,7 @@ def _said_plainly(start: Start, key_file: Path | None = None) -> AbstractContext
         lambda: kept_by(start.run_dir),
         start.to_continue(),
         key_file=key_file,
-        also=(AnotherGateway,),
+        also=(AnotherGateway, NoPromptFits),
     )
 
 

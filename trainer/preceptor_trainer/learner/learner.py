@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from preceptor_clients.contract.arrays import MISSING
+from preceptor_trainer.kit.placement import CPU, Placement
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.model.credit import cross_entropy
 from preceptor_trainer.model.heads.dense import Head, dense_head, student_statistics
@@ -117,8 +118,10 @@ class Learner:
         *,
         trunk: Trunk = padded,
         head: Head = dense_head,
+        place: Placement = CPU,
     ) -> None:
         self.model = model
+        self._place = place
         self.config = config
         self.num_steps = 0
         self.num_skipped = 0
@@ -220,7 +223,10 @@ class Learner:
 
     def _statistics(self, batch: TrainBatch, objective: Objective) -> StudentStatistics:
         model = cast(CausalModel, self.model)
-        return student_statistics(model, batch, objective.needs, trunk=self._trunk, head=self._head)
+        with self._place.computing():
+            return student_statistics(
+                model, batch, objective.needs, trunk=self._trunk, head=self._head
+            )
 
     def _set_lr(self) -> float:
         rate = self.config.rate_at(self.num_steps)

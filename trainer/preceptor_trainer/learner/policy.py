@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,33 +24,56 @@ from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
 from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.kit.files import whole_folder
 from preceptor_clients.sdk.chat_encoding import ChatEncoder
-from preceptor_trainer.kit.disk import disk_errors
+from preceptor_trainer.kit.placement import CPU, Placement
 from preceptor_trainer.model.trunk import trunk_of
 
 
 class Policy:
-    """Model, tokenizer and vocabulary fingerprint of one student, in float32.
+    """Model, tokenizer and vocabulary fingerprint of one student, with weights in float32.
 
     A response ends with any of `end_ids`; `pad_id` fills what is masked.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        place: Placement = CPU,
+        *,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Loads the student.
+
+        Args:
+            folder: In Hugging Face format.
+            place: Device and data type of the computation.
+            chat_template_kwargs: Further variables of the chat template.
+        """
         disable_progress_bar()  # it would overwrite the live progress
         self.folder = folder
+        self.place = place
         self.tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(folder)
-        self.model = self.new_model()
+        self.model = self._load(torch.float32)
         self.trunk = trunk_of(self.model)
         self.vocab_fingerprint = tokenizer_fingerprint(self.tokenizer)
         self.end_ids = end_ids(self.tokenizer)
         self.pad_id = pad_id(self.tokenizer)
-        self._chats = ChatEncoder(self.tokenizer)
+        self._chats = ChatEncoder(self.tokenizer, chat_template_kwargs)
         vocabulary: dict[str, int] = self.tokenizer.get_vocab()
         self.vocab_size = 1 + max(vocabulary.values())
 
+    @property
+    def max_positions(self) -> int | None:
+        """The model's most tokens of prompt and response; None where it names no limit."""
+        config: Any = cast(Any, self.model).config.get_text_config()
+        return getattr(config, "max_position_embeddings", None)
+
     def new_model(self) -> nn.Module:
-        """A new copy of the shipped student."""
-        model = cast(Any, AutoModelForCausalLM).from_pretrained(self.folder, dtype=torch.float32)
-        return cast(nn.Module, model.eval())
+        """A new copy of the folder's model, in the data type of the computation."""
+        return self._load(self.place.dtype)
+
+    def _load(self, dtype: torch.dtype) -> nn.Module:
+        model = cast(Any, AutoModelForCausalLM).from_pretrained(self.folder, dtype=dtype)
+        return cast(nn.Module, model.to(self.place.device).eval())
 
     def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The ids of a chat, which the student continues."""
@@ -100,7 +123,7 @@ class WeightFolder:
         folder = self.root / version
         if not folder.exists():
             # A version without a checkpoint is not needed after a power failure.
-            with disk_errors(folder), whole_folder(folder, synced=checkpoint) as partial:
+            with whole_folder(folder, synced=checkpoint) as partial:
                 save_file(_tensors(model), partial / "model.safetensors")
         return WeightManifest(
             version=version,

@@ -15,6 +15,7 @@ from preceptor_clients.contract.schemas import Records
 from preceptor_trainer.collect.dynamic_sampling import Judged
 from preceptor_trainer.collect.labelling import Labelled, Labeller
 from preceptor_trainer.collect.participant import Participant, StepContext
+from preceptor_trainer.collect.prompts import PromptLimit, fitted
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.collect.student import RolloutRequest, Student
 from preceptor_trainer.kit.seeding import generator
@@ -33,6 +34,8 @@ class Collected:
     at: StepContext
     labelled: Sequence[Labelled]
     judged: Judged
+    prompts: dict[str, float]
+    """Counts of prompts that were too long; empty where there were none."""
     seconds: dict[str, float]
 
 
@@ -46,6 +49,7 @@ class Collector:
     publisher: Publisher
     journal: Journal
     progress: Progress
+    prompt_limit: PromptLimit | None = None
     participants: Sequence[Participant] = field(default_factory=list[Participant])
 
     async def collect(self, step: int) -> Collected:
@@ -60,7 +64,8 @@ class Collector:
             student=self.student,
             params=self.config.sampling,
         )
-        judged = await self._judge(at, timer)
+        fit = fitted(self.config.problems(step), self.student.chat_ids, self.prompt_limit)
+        judged = await self._judge(at, fit.problems, timer)
         with timer.phase("experts"):
             labelled = await self.labeller.targets(judged.attempts)
             for participant in self.participants:
@@ -70,9 +75,13 @@ class Collector:
         with timer.phase("targets"):
             records = tuple(r for row in labelled if (r := row.record()) is not None)
             await self.labeller.gateway.record(Records(targets=records))
-        return Collected(at=at, labelled=labelled, judged=judged, seconds=timer.seconds)
+        return Collected(
+            at=at, labelled=labelled, judged=judged, prompts=fit.metrics, seconds=timer.seconds
+        )
 
-    async def _judge(self, at: StepContext, timer: PhaseTimer) -> Judged:
+    async def _judge(
+        self, at: StepContext, problems: Sequence[Problem], timer: PhaseTimer
+    ) -> Judged:
         """Samples rollouts of the step's problems and has them judged."""
         config = self.config
         randomness = generator(config.seed, "rollouts", at.step)
@@ -83,7 +92,6 @@ class Collector:
             with timer.phase("feedback"):
                 return await self.labeller.feedback(rollouts)
 
-        problems = config.problems(at.step)
         if config.dynamic_sampling is not None:
             return await config.dynamic_sampling.fill(problems, judge)
         return Judged(attempts=await judge(problems, 0), discarded=[], missing_groups=0)

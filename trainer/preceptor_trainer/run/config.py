@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -15,9 +15,11 @@ from preceptor_trainer.collect.context import ContextPolicy
 from preceptor_trainer.collect.dynamic_sampling import DynamicSampling
 from preceptor_trainer.collect.labelling import ExpertUse
 from preceptor_trainer.collect.participant import Joins
+from preceptor_trainer.collect.prompts import WhenLonger
 from preceptor_trainer.collect.rollout_sources import OnPolicy, RolloutSource
 from preceptor_trainer.collect.student import MakeSampler
 from preceptor_trainer.evaluation.held_out import EvaluationConfig
+from preceptor_trainer.kit.placement import Precision
 from preceptor_trainer.learner.learner import OptimiserConfig
 from preceptor_trainer.objectives import Objective
 from preceptor_trainer.run.schedules import Deterministic, Schedule
@@ -81,6 +83,20 @@ class RunConfig:
     """Longest wait for feedback, and for experts."""
     threads: int = 2
     """Threads of torch; part of what makes a run repeatable."""
+    device: str = "auto"
+    """Torch device of the student; `auto` is the GPU where torch sees one, else the CPU."""
+    dtype: Precision = "float32"
+    """Data type of the student's passes; weights, optimiser state and losses are float32 in any
+    case."""
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Further variables of the chat template, such as `{"enable_thinking": False}`; experts with a
+    template of their own take the same as an option."""
+    max_prompt: int | None = None
+    """Most tokens of a prompt; where absent, as many as leave room for a response in the model's
+    positions."""
+    long_prompts: WhenLonger = "skip"
+    """Longer prompts are left out (`skip`), or lose the beginning of their last user turn (`cut`);
+    either is counted in the metrics."""
 
     @property
     def sources(self) -> Sequence[str]:
@@ -96,13 +112,20 @@ class RunConfig:
                 "dots, hyphens or underscores"
             ) from None
         self.objective.check(self)
-        for field, value in (
+        for name, value in (
             ("steps", self.steps),
             ("rollouts_per_problem", self.rollouts_per_problem),
             ("checkpoint_every", self.checkpoint_every),
+            ("max_prompt", self.max_prompt),
         ):
-            if value < 1:
-                raise ValueError(f"{field}: must be at least 1, not {value}")
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: must be at least 1, not {value}")
+        for name, value, allowed in (
+            ("dtype", self.dtype, get_args(Precision)),
+            ("long_prompts", self.long_prompts, get_args(WhenLonger)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
         if self.dynamic_sampling is not None:
             self._check_dynamic_sampling()
         decay_until = self.optimiser.decay_until
@@ -138,6 +161,10 @@ def describe(value: Any) -> Any:
         return value
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, Mapping):
+        named = cast("Mapping[str, Any]", value)
+        # Not an empty mapping, which would have no name to compare with a later start.
+        return {name: describe(one) for name, one in named.items()} or None
     if isinstance(value, Sequence):
         items = cast("Sequence[Any]", value)
         return [describe(v) for v in items] if len(items) <= 16 else f"{len(items)} items"

@@ -110,10 +110,11 @@ class DecodeCache(Cache):
         if len(counts_U) * int(counts_U.max()) > MOST_SLOTS * num_rows:
             # one context has many responses and others few: a copy for each row needs less memory
             self._take_contexts(self._context_of_B)
-            self._context_of_B = torch.arange(num_rows)
-            counts_U = torch.ones(num_rows, dtype=torch.long)
+            self._context_of_B = torch.arange(num_rows, device=counts_U.device)
+            counts_U = torch.ones(num_rows, dtype=torch.long, device=counts_U.device)
         starts_U = counts_U.cumsum(0) - counts_U
-        within_B = torch.arange(num_rows) - starts_U[self._context_of_B]
+        numbers_B = torch.arange(num_rows, device=counts_U.device)
+        within_B = numbers_B - starts_U[self._context_of_B]
         self._most = int(counts_U.max())
         self._slots_B = self._context_of_B * self._most + within_B
         self._is_full = num_rows == len(counts_U) * self._most
@@ -167,7 +168,9 @@ def decode_attention(
     Raises:
         ValueError: The layer uses an option that is not supported here.
     """
-    _refuse_what_is_not_computed(options, sliding_window, attention_mask.shape[-1])
+    _refuse_what_is_not_computed(options)
+    if sliding_window is not None:
+        attention_mask = attention_mask & _window(sliding_window, attention_mask)
     layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType] # set by transformers
     # Scales the queries instead of the scores: a query has D numbers, its scores one per key.
     query = query * scaling
@@ -177,7 +180,9 @@ def decode_attention(
     # Not minus infinity: a query in the padding sees no key, and the softmax of its row would be
     # NaN, which the next layer would spread to keys and values.
     scores.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
-    weights = scores.softmax(-1)
+    # In float32, as transformers does it; 16 bits would lose the small weights.
+    precise = torch.promote_types(scores.dtype, torch.float32)
+    weights = scores.softmax(-1, dtype=precise).to(scores.dtype)
     own = weights[..., -key.shape[2] :]
     mixed = _by_row(own, value)
     if decode_cache.is_branched:
@@ -185,15 +190,18 @@ def decode_attention(
     return mixed.transpose(1, 2).contiguous(), None
 
 
-def _refuse_what_is_not_computed(
-    options: dict[str, object], sliding_window: int | None, num_keys: int
-) -> None:
+def _window(num_tokens: int, mask_B1QN: Tensor) -> Tensor:
+    """`[Q, N]` true for the last `num_tokens` keys of each query, its own included.
+
+    Columns count as positions do: padding is on the left, so no gap is between two real tokens.
+    """
+    num_queries, num_keys = mask_B1QN.shape[-2:]
+    every_QN = torch.ones(num_queries, num_keys, dtype=torch.bool, device=mask_B1QN.device)
+    return every_QN.triu(num_keys - num_queries - num_tokens + 1)
+
+
+def _refuse_what_is_not_computed(options: dict[str, object]) -> None:
     """Refuses unsupported options: ignoring them would give wrong log-probs that look right."""
-    if sliding_window is not None and sliding_window < num_keys:
-        raise ValueError(
-            f"sliding_window: {sliding_window} is less than the {num_keys} tokens of context and "
-            "response; the local sampler's attention has no window"
-        )
     for name, value in options.items():
         if value is not None and name not in _WITHOUT_EFFECT:
             raise ValueError(

@@ -14,10 +14,17 @@ from preceptor_trainer.sampling.sampler import Generation, Published, SampleRequ
 class InProcessSampler:
     """Samples from `model`, in a thread; it shares the model's weights."""
 
-    def __init__(self, model: nn.Module, *, end_ids: Collection[int], pad_id: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        end_ids: Collection[int],
+        pad_id: int,
+        vocab_size: int | None = None,
+    ) -> None:
         self._model = model
         self._version: str | None = None
-        self._sampler = LocalSampler(model, end_ids=end_ids, pad_id=pad_id)
+        self._sampler = LocalSampler(model, end_ids=end_ids, pad_id=pad_id, vocab_size=vocab_size)
 
     @property
     def version(self) -> str:
@@ -28,7 +35,8 @@ class InProcessSampler:
     async def load(self, published: Published) -> None:
         """Copies the version's tensors into the model."""
         if published.version != self._version:
-            self._model.load_state_dict(dict(published.tensors))
+            # In a thread: copying the weights of a large model would keep the event loop waiting.
+            await asyncio.to_thread(self._model.load_state_dict, dict(published.tensors))
             self._version = published.version
 
     async def sample(self, request: SampleRequest) -> list[list[Generation]]:

@@ -8,8 +8,11 @@ values are shared by their samples (`decode_cache.py`); finished rows are remove
 
 Every response has its own random numbers, drawn at the start and converted to tokens by inverting
 the cumulative distribution. So a response does not depend on the other responses of its batch,
-except for rounding. Left out: beams, penalties, logit processors; models whose attention has a
-window, soft-capped scores or sinks are refused.
+except for rounding. Left out: beams, penalties, logit processors; models whose attention has
+soft-capped scores or sinks are refused.
+
+Ids beyond the vocabulary, the padding of a head, are never drawn. Log-probs are normalised over all
+rows of the head, as in the update.
 
 Dimensions: B responses in flight, U different contexts, N positions so far, Q query positions, T
 response positions, F forced tokens, V vocabulary.
@@ -42,13 +45,21 @@ COMPACT_BELOW = 0.75  # rebuild the batch when fewer rows than this are still ru
 class LocalSampler:
     """Samples from a causal language model of the caller, sharing its weights."""
 
-    def __init__(self, model: nn.Module, *, end_ids: Collection[int], pad_id: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        end_ids: Collection[int],
+        pad_id: int,
+        vocab_size: int | None = None,
+    ) -> None:
         """Samples with `model`.
 
         Args:
             model: A causal language model of transformers.
             end_ids: A response ends with the first drawn token among these.
             pad_id: Id of padding; any id, since padding is masked.
+            vocab_size: Only ids below it are drawn; all rows of the head where absent.
         """
         # Modules are copied and parameters shared: the copy gets another attention function, and
         # the caller's model keeps its own. Updates in place take effect here too.
@@ -57,8 +68,12 @@ class LocalSampler:
         AttentionInterface.register(ATTENTION, decode_attention)
         self._model.set_attn_implementation(ATTENTION)
         self._end_ids = frozenset(end_ids)
-        self._ends = torch.tensor(sorted(self._end_ids))
+        self._device: torch.device = self._model.device
+        self._ends = torch.tensor(sorted(self._end_ids), device=self._device)
         self._pad_id = pad_id
+        self._vocab_size = vocab_size
+        config: Any = self._model.config.get_text_config()
+        self._max_positions: int | None = getattr(config, "max_position_embeddings", None)
 
     @torch.inference_mode()
     def sample(
@@ -80,19 +95,25 @@ class LocalSampler:
             Generations in the order of the prompts.
 
         Raises:
-            ValueError: A prompt is empty, or the numbers of prompts and prefixes differ.
+            ValueError: A prompt is empty or too long for the model's positions, or the numbers of
+                prompts and prefixes differ.
         """
         prefixes = forced_prefixes or [[] for _ in prompts]
         if len(prefixes) != len(prompts):
             raise ValueError(f"forced_prefixes: {len(prefixes)} for {len(prompts)} prompts")
-        for index, prompt in enumerate(prompts):
+        for index, (prompt, prefix) in enumerate(zip(prompts, prefixes, strict=True)):
             if len(prompt) == 0:
                 raise ValueError(f"prompts[{index}] is empty")
+            self._check_length(index, len(prompt) + len(prefix), params.max_new_tokens)
         # Drawn together and per row, so that a response does not depend on the number of steps of
         # the others. In float64, because 24 bits cannot distinguish the rare ids of a large
         # vocabulary.
         uniforms_NT = torch.rand(
-            len(prompts), params.max_new_tokens, generator=generator, dtype=torch.float64
+            len(prompts),
+            params.max_new_tokens,
+            generator=generator,
+            dtype=torch.float64,
+            device=generator.device,
         )
         contexts = [(tuple(p), tuple(f)) for p, f in zip(prompts, prefixes, strict=True)]
         # neighbours of equal length need little padding, and equal contexts are adjacent
@@ -111,10 +132,10 @@ class LocalSampler:
         uniforms_BT: Tensor,
     ) -> list[Generation]:
         groups = [(context, len(list(same))) for context, same in groupby(contexts)]
-        counts_U = torch.tensor([count for _, count in groups])
+        counts_U = torch.tensor([count for _, count in groups], device=self._device)
         # Padded on the left: the last token of every context is then in the last column, and
         # responses follow without gaps.
-        ids_UN, visible_UN = _left_pad([p + f for (p, f), _ in groups], self._pad_id)
+        ids_UN, visible_UN = _left_pad([p + f for (p, f), _ in groups], self._pad_id, self._device)
         cache = DecodeCache(room=params.max_new_tokens)
         # Logits of the positions before each forced token, and of the position of the first draw;
         # those of the rest of the prompt are not needed.
@@ -124,14 +145,16 @@ class LocalSampler:
             _forced_logprobs(logits_QV, f, params.temperature)
             for logits_QV, ((_, f), _) in zip(logits_UQV, groups, strict=True)
         ]
-        rows_B = torch.repeat_interleave(torch.arange(len(groups)), counts_U)
+        numbers_U = torch.arange(len(groups), device=self._device)
+        rows_B = torch.repeat_interleave(numbers_U, counts_U)
         cache.branch(rows_B)
         tokens_BT, logprobs_BT = self._decode(
-            logits_UQV[rows_B, -1], visible_UN[rows_B], cache, params, uniforms_BT
+            logits_UQV[rows_B, -1], visible_UN[rows_B], cache, params, uniforms_BT.to(self._device)
         )
+        context_of_B = cast("list[int]", rows_B.tolist())
         return [
             self._generation(
-                tokens_T, logprobs_T, np.asarray(contexts[b][1], np.int32), forced[int(rows_B[b])]
+                tokens_T, logprobs_T, np.asarray(contexts[b][1], np.int32), forced[context_of_B[b]]
             )
             for b, (tokens_T, logprobs_T) in enumerate(zip(tokens_BT, logprobs_BT, strict=True))
         ]
@@ -148,13 +171,13 @@ class LocalSampler:
         num_rows, num_steps = uniforms_BT.shape
         tokens_BT = np.full((num_rows, num_steps), -1, np.int32)
         logprobs_BT = np.zeros((num_rows, num_steps), np.float32)
-        rows = torch.arange(num_rows)  # which response each row of the batch is
-        running = torch.ones(num_rows, dtype=torch.bool)
+        rows = torch.arange(num_rows, device=self._device)  # the response of each row of the batch
+        running = torch.ones(num_rows, dtype=torch.bool, device=self._device)
         for step in range(num_steps):
-            token_B, logprob_B = draw(logits_BV, params, uniforms_BT[rows, step])
-            where = rows[running].numpy()
-            tokens_BT[where, step] = token_B[running].numpy()
-            logprobs_BT[where, step] = logprob_B[running].numpy()
+            token_B, logprob_B = draw(logits_BV, params, uniforms_BT[rows, step], self._vocab_size)
+            where = rows[running].cpu().numpy()
+            tokens_BT[where, step] = token_B[running].cpu().numpy()
+            logprobs_BT[where, step] = logprob_B[running].cpu().numpy()
             # The end token is part of the response: the student chose it, so it gets credit too.
             running &= ~torch.isin(token_B, self._ends)
             num_running = int(running.sum())
@@ -165,7 +188,7 @@ class LocalSampler:
             if num_running < COMPACT_BELOW * len(rows):
                 cache.select(running.nonzero()[:, 0])
                 rows, token_B, visible_BN = rows[running], token_B[running], visible_BN[running]
-                running = torch.ones(num_running, dtype=torch.bool)
+                running = torch.ones(num_running, dtype=torch.bool, device=self._device)
             visible_BN = nn.functional.pad(visible_BN, (0, 1), value=True)
             logits_BV = self._forward(token_B[:, None], visible_BN, cache, 1)[:, -1]
         return tokens_BT, logprobs_BT
@@ -178,7 +201,8 @@ class LocalSampler:
         """
         num_queries, num_keys = ids_BQ.shape[1], visible_BN.shape[1]
         # The queries are the last positions, so the diagonal is shifted by the earlier keys.
-        causal_QN = torch.ones(num_queries, num_keys, dtype=torch.bool).tril(num_keys - num_queries)
+        every_QN = torch.ones(num_queries, num_keys, dtype=torch.bool, device=self._device)
+        causal_QN = every_QN.tril(num_keys - num_queries)
         # Counted without padding, so that rotations equal those of the unpadded sequence; in
         # padding the count is -1.
         positions_BN = (visible_BN.cumsum(1) - 1).clamp_min(0)
@@ -197,6 +221,15 @@ class LocalSampler:
         # policy.
         return output.logits.float()
 
+    def _check_length(self, index: int, num_given: int, max_new_tokens: int) -> None:
+        # Beyond its positions a model computes on, and its responses are worth nothing.
+        most = self._max_positions
+        if most is not None and num_given + max_new_tokens > most:
+            raise ValueError(
+                f"prompts[{index}]: {num_given} tokens and a response of {max_new_tokens} exceed "
+                f"the model's {most} positions; set max_prompt, or lower max_new_tokens"
+            )
+
     def _generation(
         self,
         tokens_T: npt.NDArray[np.int32],
@@ -213,19 +246,24 @@ class LocalSampler:
         )
 
 
-def draw(logits_BV: Tensor, params: SamplingParams, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
+def draw(
+    logits_BV: Tensor, params: SamplingParams, uniform_B: Tensor, vocab_size: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Draws one token per row by inversion.
 
     Args:
         logits_BV: `[B, V]` float32.
         params: Temperature and truncation.
         uniform_B: `[B]` float64 in [0, 1).
+        vocab_size: Only ids below it are drawn.
 
     Returns:
-        Tokens `[B]` and their log-probs `[B]` under the truncated distribution.
+        Tokens `[B]` and their log-probs `[B]` under the truncated distribution; without truncation
+        they are the model's own, normalised over padding too.
     """
     # Temperature first, as servers do: the truncation uses the tempered distribution.
-    logprobs_BV = truncate((logits_BV / params.temperature).log_softmax(-1), params)
+    tempered_BV = (logits_BV / params.temperature).log_softmax(-1)
+    logprobs_BV = truncate(tempered_BV[:, :vocab_size], params)
     # In float64: in a float32 sum, a quarter of 150,000 random ids do not change the sum, and could
     # never be drawn.
     cumulative_BV = logprobs_BV.exp().cumsum(-1, dtype=torch.float64)
@@ -235,7 +273,7 @@ def draw(logits_BV: Tensor, params: SamplingParams, uniform_B: Tensor) -> tuple[
     # never drawn, even if the uniform number is 0.
     token_B1 = torch.searchsorted(cumulative_BV, threshold_B, right=True)
     # Rounding may raise the threshold to the total mass, above which there is no id.
-    token_B1 = token_B1.clamp_max(logits_BV.shape[-1] - 1)
+    token_B1 = token_B1.clamp_max(logprobs_BV.shape[-1] - 1)
     return token_B1[:, 0], logprobs_BV.gather(1, token_B1)[:, 0]
 
 
@@ -262,12 +300,15 @@ def _length(context: tuple[tuple[int, ...], tuple[int, ...]]) -> int:
     return len(context[0]) + len(context[1])
 
 
-def _left_pad(rows: list[tuple[int, ...]], pad_id: int) -> tuple[Tensor, Tensor]:
+def _left_pad(
+    rows: list[tuple[int, ...]], pad_id: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Ids `[U, N]`, and a mask of the real ones."""
     longest = max(len(row) for row in rows)
-    ids_UN = torch.tensor([(pad_id,) * (longest - len(row)) + row for row in rows])
-    starts_U = torch.tensor([longest - len(row) for row in rows])
-    return ids_UN, torch.arange(longest)[None] >= starts_U[:, None]
+    padded = [(pad_id,) * (longest - len(row)) + row for row in rows]
+    starts_U = torch.tensor([longest - len(row) for row in rows], device=device)
+    places_N = torch.arange(longest, device=device)
+    return torch.tensor(padded, device=device), places_N[None] >= starts_U[:, None]
 
 
 def _forced_logprobs(
@@ -279,5 +320,6 @@ def _forced_logprobs(
     # With temperature but without truncation: a forced token may be outside the kept set, where its
     # log-prob would be minus infinity.
     before_FV = logits_QV[-1 - len(forced) : -1] / temperature
-    picked_F = before_FV.log_softmax(-1).gather(1, torch.tensor(forced)[:, None])[:, 0]
-    return picked_F.numpy()
+    forced_F = torch.tensor(forced, device=logits_QV.device)
+    picked_F = before_FV.log_softmax(-1).gather(1, forced_F[:, None])[:, 0]
+    return picked_F.cpu().numpy()
