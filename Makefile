@@ -59,6 +59,7 @@ compose-check: ## docker-compose.yml on a real Docker: builds, trains, loses a c
 gauntlet: $(VENV)/.dev-installed ## What takes longer than CI: endurance tests, benchmarks over five seeds
 	$(BIN)/python -m pytest -q -m gauntlet
 	scripts/check-vllm $(VENV)
+	scripts/check-compose --every
 	$(BIN)/python benchmarks/exact_gradient.py
 	$(BIN)/python benchmarks/quickstart.py
 	$(BIN)/python benchmarks/correction_queue.py

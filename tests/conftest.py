@@ -1,8 +1,16 @@
-"""The long tests first, so that two workers end together."""
+"""The long tests first, so that two workers end together; and a disk that is soon full."""
 
 from __future__ import annotations
 
+import contextlib
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+
+SMALL_DISK_BYTES = 64 << 10
 
 
 def _rank(item: pytest.Item) -> int:
@@ -14,3 +22,34 @@ def _rank(item: pytest.Item) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keeps the order otherwise: workers take whole files, in the order of their first test."""
     items.sort(key=_rank)
+
+
+@contextlib.contextmanager
+def _limited_files() -> Iterator[None]:
+    """Where nobody may mount: no file of this process may get larger than the small disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_DISK_BYTES, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder that takes 64 KiB; a larger write fails as the kernel lets it fail."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES}", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(words, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        with _limited_files():
+            yield folder
+        return
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -12,7 +11,6 @@ from typing import Any, cast
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
-from pydantic import BaseModel
 
 from preceptor_clients.sdk.openapi import expert_openapi
 from preceptor_services.gateway.app import create_app
@@ -20,7 +18,6 @@ from preceptor_services.jobs.streams import JobStreams
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.kit.settings import load_settings
 from preceptor_services.store.database import Database
-from reference import docstrings
 from reference.markdown import anchor, code, filled_table, heading, join, slug, table
 
 Json = Mapping[str, Any]
@@ -208,30 +205,11 @@ def _properties(name: str, schema: Json, *, marks: bool = True) -> str:
             (anchor(f"{name}-{key}") if marks else "") + code(key),
             _type(value),
             _default(value, required=key in required),
-            str(value.get("description", "")) or _meaning(name, key),
+            str(value.get("description", "")),
         ]
         for key, value in schema["properties"].items()
     ]
     return filled_table(["field", "type", "default", "meaning"], rows) if rows else "No fields."
-
-
-def _meaning(name: str, field: str) -> str:
-    """The docstring under a field of the message `name`."""
-    model = _models().get(name)
-    return "" if model is None else docstrings.of_field(model, field)
-
-
-@cache
-def _models() -> dict[str, type[BaseModel]]:
-    """Every message by its name."""
-    found: dict[str, type[BaseModel]] = {}
-    waiting = list(BaseModel.__subclasses__())
-    while waiting:
-        model = waiting.pop()
-        waiting += model.__subclasses__()
-        if model.__module__.startswith("preceptor_"):
-            found.setdefault(model.__name__, model)
-    return found
 
 
 def _default(schema: Json, *, required: bool) -> str:

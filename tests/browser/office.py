@@ -46,8 +46,8 @@ from preceptor_clients.sdk.answers import Distributions, build_answer
 from preceptor_clients.targets.builder import BUILDER_VERSION, WeightedAnswer, build_target
 from preceptor_services.gateway.app import create_app
 from preceptor_services.jobs.messages import (
+    ClaimedJobs,
     ClaimRequest,
-    Claims,
     ItemResult,
     JobReport,
     ReportRequest,
@@ -305,7 +305,7 @@ async def _ask(
     [posted] = await trainer.submit_logprobs(expert, [submission])
     taken, jobs.ids = tuple(jobs.ids), []
     request = ClaimRequest(dispatcher="d", job_ids=taken)
-    claims = await dispatcher.call("POST", "/v1/internal/claims", body=request, reply=Claims)
+    claims = await dispatcher.call("POST", "/v1/internal/claims", body=request, reply=ClaimedJobs)
     for job in claims.jobs:
         results = tuple(
             ItemResult(answer_key=i.answer_key, prefix=_answer(expert, i.prefix)) for i in job.items

@@ -18,6 +18,8 @@ from preceptor_clients.contract.arrays import MISSING
 from preceptor_clients.contract.errors import ContextTooLong, DeadlineExceeded
 from preceptor_clients.contract.listings import (
     LineagePlace,
+    Quarantine,
+    QuarantinedTarget,
     RolloutPage,
     RolloutPlace,
     RunDetails,
@@ -324,6 +326,9 @@ def _listings() -> dict[str, BaseModel]:
             lineages=(life,),
         ),
         "rollout_page": RolloutPage(rollouts=(rollout,), after="r-1"),
+        "quarantine": Quarantine(
+            targets=(QuarantinedTarget(id="t-1", rollout_id="r-1"),), after="t-1"
+        ),
         "target_page": TargetPage(
             targets=(TargetPlace(id="t-1", rollout_id="r-1", **place),), after="t-1"
         ),

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from preceptor_clients.cli import expert
+from preceptor_clients.contract import listings
 from preceptor_clients.contract.checks import MEND_VOCABULARY
 from preceptor_clients.contract.errors import PreceptorError
+from preceptor_clients.contract.schemas import Answer
 
 VECTORS = Path(__file__).parent / "vectors"
 NAMES = sorted(path.stem for path in VECTORS.glob("*.frame"))
@@ -93,6 +95,17 @@ def test_the_page_lists_every_code_of_the_error_tree_with_its_status() -> None:
     assert listed == {
         (str(cls.status), cls.code) for cls in (PreceptorError, *tree(PreceptorError))
     }
+
+
+def test_the_page_names_every_message_that_lists_records() -> None:
+    page = (VECTORS.parents[2] / "docs" / "reference" / "wire-format.md").read_text()
+    declared = {
+        cls.__name__
+        for cls in vars(listings).values()
+        if isinstance(cls, type) and issubclass(cls, Answer) and cls is not Answer
+    }
+
+    assert {name for name in declared if f"`{name}`" not in page} == set()
 
 
 def tree(root: type[PreceptorError]) -> list[type[PreceptorError]]:

@@ -15,9 +15,9 @@ _VARIABLE = re.compile(r"\$\{\w+:-([^}]*)\}")
 _SECRET = re.compile(r"password|secret|token|key", re.IGNORECASE)
 
 
-def load_compose() -> dict[str, Any]:
+def load_compose(name: str = "docker-compose.yml") -> dict[str, Any]:
     """The file as Compose reads it where no variable is set."""
-    text = (ROOT / "docker-compose.yml").read_text()
+    text = (ROOT / name).read_text()
     return yaml.safe_load(_VARIABLE.sub(r"\1", text))
 
 

@@ -21,6 +21,7 @@ from preceptor_services.supervisor.deploy import key_files, password_files
 
 COMPOSE = load_compose()
 SERVICES = COMPOSE["services"]
+GPU = load_compose("deploy/compose.gpu.yml")["services"]
 SETTINGS = parse_deployment((ROOT / "deploy" / "preceptor.toml").read_text())
 
 PLANTED = {
@@ -55,15 +56,53 @@ def test_a_planted_violation_is_found(rule: str) -> None:
 
 
 def test_s10_the_gateway_alone_is_published() -> None:
-    assert [name for name, service in SERVICES.items() if "ports" in service] == ["gateway"]
-    assert SERVICES["gateway"]["ports"] == [f"127.0.0.1:8080:{SETTINGS.gateway.port}"]
+    published = {name: s["ports"] for name, s in SERVICES.items() if "ports" in s}
+
+    assert published == {
+        "gateway": [f"127.0.0.1:8080:{SETTINGS.gateway.port}"],
+        "grafana": ["127.0.0.1:3000:3000"],  # with the profile observability only
+    }
+    assert SERVICES["grafana"]["profiles"] == ["observability"]
 
 
-def test_only_the_gateways_network_has_a_way_out() -> None:
+def test_only_what_is_published_has_a_way_out() -> None:
     open_ = {name for name, network in COMPOSE["networks"].items() if not network.get("internal")}
 
     assert open_ == {"published"}
-    assert [n for n, s in SERVICES.items() if open_ & set(s.get("networks", []))] == ["gateway"]
+    reached = {n for n, s in SERVICES.items() if open_ & set(s.get("networks", []))}
+    assert reached == {"gateway", "grafana"}
+
+
+def test_who_only_watches_reaches_the_gateway_and_nothing_behind_it() -> None:
+    assert SERVICES["prometheus"]["networks"] == ["metrics"]
+    assert set(SERVICES["grafana"]["networks"]) == {"published", "metrics"}
+    reached = {n for n, s in SERVICES.items() if "metrics" in s.get("networks", [])}
+    assert reached == {"gateway", "prometheus", "grafana"}
+
+
+@pytest.mark.parametrize("name", list(GPU))
+def test_s10_a_service_on_a_gpu_keeps_every_rule(name: str) -> None:
+    assert broken({**SERVICES.get(name, {}), **GPU[name]}) == set()
+
+
+@pytest.mark.parametrize("name", list(GPU))
+def test_a_service_on_a_gpu_reserves_one_that_a_variable_names(name: str) -> None:
+    [device] = GPU[name]["deploy"]["resources"]["reservations"]["devices"]
+
+    assert device == {"driver": "nvidia", "device_ids": ["0"], "capabilities": ["gpu"]}
+
+
+def test_the_gpu_override_adds_no_network_and_no_volume() -> None:
+    assert all(set(s.get("networks", [])) <= set(COMPOSE["networks"]) for s in GPU.values())
+    named = {v.partition(":")[0] for s in GPU.values() for v in s.get("volumes", [])}
+    assert {v for v in named if not v.startswith(".")} <= set(COMPOSE["volumes"])
+
+
+def test_every_process_of_ours_logs_in_one_format() -> None:
+    ours = [s for s in SERVICES.values() if s["image"].startswith("preceptor-")]
+
+    assert len(ours) > 5
+    assert all(s["environment"]["PRECEPTOR_LOG_FORMAT"] == "json" for s in ours)
 
 
 @pytest.mark.parametrize(

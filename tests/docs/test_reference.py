@@ -98,24 +98,52 @@ def test_every_error_is_there_with_what_to_do():
     assert all(f"{{#{code}}}" in page for code in codes)
 
 
-def test_every_field_of_what_a_service_reads_and_writes_has_its_meaning():
-    shown = rows("reference/expert-api.md")
-    schemas = http_api.expert_openapi()["components"]["schemas"]
+DOCUMENTS = {"gateway": http_api.gateway_openapi(), "expert": http_api.expert_openapi()}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_field_of_every_schema_has_a_description(name):
+    schemas = [*DOCUMENTS[name]["components"]["schemas"].items(), *bodies(DOCUMENTS[name])]
 
     missing = [
-        f"{name}.{key}"
-        for name, schema in schemas.items()
-        for key in schema.get("properties", {})
-        if not shown[slug(f"{name}-{key}")][-1].endswith(".")
+        f"{title}.{key}"
+        for title, schema in schemas
+        for key, field in schema.get("properties", {}).items()
+        if not field.get("description", "").endswith(".")
     ]
     assert missing == []
+
+
+def bodies(document):
+    """The bodies of requests whose schemas are part of their route."""
+    for _, path, operation in http_api.routes(document):
+        for body in operation.get("requestBody", {}).get("content", {}).values():
+            yield path, body.get("schema", {})
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_route_and_every_parameter_has_a_description(name):
+    missing = [
+        f"{method} {path} {parameter.get('name', '')}"
+        for method, path, operation in http_api.routes(DOCUMENTS[name])
+        for parameter in (
+            {"description": operation.get("description") or operation.get("summary")},
+            *operation.get("parameters", []),
+        )
+        if not (parameter.get("description") or "").endswith(".")
+    ]
+    assert missing == []
+
+
+def test_no_two_messages_share_a_name():
+    assert not [name for name in DOCUMENTS["gateway"]["components"]["schemas"] if "__" in name]
 
 
 @pytest.mark.parametrize(
     ("page", "document"),
     [
-        ("reference/gateway-api.md", http_api.gateway_openapi()),
-        ("reference/expert-api.md", http_api.expert_openapi()),
+        ("reference/gateway-api.md", DOCUMENTS["gateway"]),
+        ("reference/expert-api.md", DOCUMENTS["expert"]),
     ],
     ids=["gateway", "expert"],
 )

@@ -36,8 +36,8 @@ from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.sdk.answers import Distributions, build_answer
 from preceptor_services.gateway.app import create_app
 from preceptor_services.jobs.messages import (
+    ClaimedJobs,
     ClaimRequest,
-    Claims,
     ItemResult,
     JobReport,
     ReportReply,
@@ -190,10 +190,10 @@ class World:
 
     # ---------------------------------------------------- as a dispatcher
 
-    async def claim(self, job_ids: Sequence[str], name: str = "d1") -> Claims:
+    async def claim(self, job_ids: Sequence[str], name: str = "d1") -> ClaimedJobs:
         request = ClaimRequest(dispatcher=name, job_ids=tuple(job_ids))
         return await self.clients["dispatcher"].call(
-            "POST", "/v1/internal/claims", body=request, reply=Claims
+            "POST", "/v1/internal/claims", body=request, reply=ClaimedJobs
         )
 
     async def report(
@@ -222,7 +222,7 @@ class World:
         refused = {one.job_id: one.problem for one in reply.refused}
         return [refused.get(job.job_id) for job, _, _ in reports]
 
-    async def work(self) -> Claims:
+    async def work(self) -> ClaimedJobs:
         """Answers everything that stands on the queue."""
         claims = await self.claim(self.queue.take())
         for job in claims.jobs:

@@ -11,6 +11,10 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from preceptor_clients.cli.main import fail_with, read_key, serve
 from preceptor_clients.cli.new_expert import write_expert
@@ -20,6 +24,7 @@ from preceptor_clients.conformance.suite import check_expert
 from preceptor_clients.contract.errors import PreceptorError, from_validation
 from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
 from preceptor_clients.contract.known import KnownAnswers, load_known
+from preceptor_clients.contract.listings import Quarantine, QuarantinedTarget
 from preceptor_clients.contract.schemas import Services, ServiceStatus, WeightsOffer
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.http.registration import NewService, add_service
@@ -179,6 +184,37 @@ def list_experts(
         version = "" if one.info is None else f", version {one.info.version}"
         why = "" if one.state == "ready" or one.detail is None else f": {one.detail}"
         typer.echo(f"{one.name} ({one.role}) is {one.state}{version}{why}")
+
+
+@app.command("quarantine")
+def list_quarantined(
+    name: Annotated[str, typer.Argument(help="Name of the expert in the deployment.")],
+    gateway: Gateway,
+    key_file: Annotated[
+        Path, typer.Option(help="File with a gateway's key of scope `reader` or `trainer`.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+) -> None:
+    """Prints the targets made of answers that an expert gave before it failed an inspection.
+
+    They are the answers since the last inspection that it passed. Their steps may have trained on
+    wrong numbers; `preceptor trace TARGET:POSITION` shows which steps consumed a target.
+    """
+
+    async def ask(client: GatewayClient) -> list[QuarantinedTarget]:
+        return await client.quarantined(name)
+
+    found = _at_gateway(gateway, key_file, ask)
+    if as_json:
+        typer.echo(Quarantine(targets=tuple(found)).model_dump_json(indent=1, exclude_none=True))
+        return
+    if found:
+        table = Table("target", "rollout", box=SIMPLE)
+        for one in found:
+            table.add_row(Text(one.id), Text(one.rollout_id))
+        # Ids are copied, so they are never broken over lines.
+        Console(soft_wrap=True).print(table)
+    typer.echo(f"{len(found)} targets of {name} are in quarantine")
 
 
 @app.command("remove")

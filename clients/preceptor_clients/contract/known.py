@@ -32,12 +32,18 @@ _Row = Annotated[tuple[tuple[_TokenId, _Logprob], ...], Field(min_length=1)]
 class KnownCase(BaseModel):
     """One text with what is known of it, if anything."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     prompt_ids: Annotated[tuple[_TokenId, ...], Field(min_length=1)]
+    """Ids of the prompt."""
     response_ids: Annotated[tuple[_TokenId, ...], Field(min_length=1)]
+    """Ids of the response."""
     logprobs: tuple[_Logprob, ...] | None = None
+    """Natural log-prob of each response token; None where they are not known."""
     entries: tuple[_Row, ...] | None = None
+    """For each response token some of the model's most probable ids with their log-probs."""
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
@@ -59,10 +65,14 @@ class KnownCase(BaseModel):
 class KnownAnswers(BaseModel):
     """A file of known answers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     vocab_fingerprint: VocabFingerprint
+    """The vocabulary of the ids."""
     cases: Annotated[tuple[KnownCase, ...], Field(min_length=1)]
+    """The texts."""
     tolerance: Annotated[float, Field(gt=0)] = 0.15
     """Largest difference of a log-prob; the default allows for bf16."""
 

@@ -554,14 +554,18 @@ class PrefixSubmission(Request):
     """A query under the caller's own key: the same key with the same query is the same ticket."""
 
     idempotency_key: Key
+    """The caller's own key."""
     query: PrefixQuery
+    """The query."""
 
 
 class FeedbackSubmission(Request):
     """A query under the caller's own key: the same key with the same query is the same ticket."""
 
     idempotency_key: Key
+    """The caller's own key."""
     query: FeedbackQuery
+    """The query."""
 
 
 class LogprobsRequest(Request):
@@ -571,12 +575,16 @@ class LogprobsRequest(Request):
     """
 
     expert: Name
+    """Name of the expert in the deployment."""
     submissions: Annotated[tuple[PrefixSubmission, ...], Field(max_length=MOST_SUBMISSIONS)]
+    """The queries, each under a key of the caller's own."""
     run: Name | None = None
+    """Run that the queries belong to; late answers are listed by run."""
     batching: Literal["merge", "group"] = "merge"
     """`group`: each group is one separate call of the expert, in the given order
     (deterministic)."""
     wait_ms: Annotated[int, Field(ge=0, le=300_000)] = 0
+    """How long the reply may be held; 0 replies at once."""
 
 
 class FeedbackRequest(Request):
@@ -586,9 +594,13 @@ class FeedbackRequest(Request):
     """
 
     source: Name
+    """Name of the source in the deployment."""
     submissions: Annotated[tuple[FeedbackSubmission, ...], Field(max_length=MOST_SUBMISSIONS)]
+    """The queries, each under a key of the caller's own."""
     run: Name | None = None
+    """Run that the queries belong to."""
     wait_ms: Annotated[int, Field(ge=0, le=300_000)] = 0
+    """How long the reply may be held; 0 replies at once."""
 
 
 class CollectRequest(Request):
@@ -599,7 +611,9 @@ class CollectRequest(Request):
     """
 
     tickets: Annotated[tuple[Key, ...], Field(max_length=10_000)]
+    """Ids of the tickets, all of the same caller."""
     wait_ms: Annotated[int, Field(ge=0, le=300_000)] = 0
+    """How long the reply may be held; 0 replies at once."""
 
 
 TicketState = Literal["queued", "running", "waiting", "done", "failed", "cancelled"]
@@ -609,50 +623,67 @@ class Ticket(Answer):
     """The state of one submission."""
 
     id: Key
+    """Its id, under which the outcome is collected."""
     state: TicketState
+    """`queued`: not asked yet. `running`: a dispatcher has it. `waiting`: the expert promised to
+    answer later. `done`, `failed` and `cancelled` are final."""
     answer_key: Sha256
     """Key of the answer; equal queries share it."""
     answer_id: Key | None = None
     """Provenance id of the answer once it is stored."""
     cached: bool = False
+    """Whether the answer was there already."""
 
 
 class PrefixOutcome(Answer):
     """What became of one submission."""
 
     ticket: Ticket | None = None
+    """The ticket; None where the submission was refused."""
     answer: PrefixAnswer | None = None
+    """The answer, once there is one."""
     problem: ProblemDetails | None = None
+    """Why there is none."""
 
 
 class FeedbackOutcome(Answer):
     """What became of one submission."""
 
     ticket: Ticket | None = None
+    """The ticket; None where the submission was refused."""
     answer: FeedbackAnswer | None = None
+    """The answer, once there is one."""
     problem: ProblemDetails | None = None
+    """Why there is none."""
 
 
 class LogprobsOutcomes(Answer):
     """One outcome per submission, in order."""
 
     outcomes: tuple[PrefixOutcome, ...]
+    """As many as submissions, in their order."""
 
 
 class FeedbackOutcomes(Answer):
     """One outcome per submission, in order."""
 
     outcomes: tuple[FeedbackOutcome, ...]
+    """As many as submissions, in their order."""
 
 
 class Arrival(Answer):
     """A late answer that has arrived."""
 
     ticket: Key
+    """Id of the ticket."""
     answer_key: Sha256
+    """Key of the answer."""
     idempotency_key: Key
+    """The caller's own key of the question."""
     answer_id: Key | None = None
+    """Provenance id of the answer; None where the ticket has failed."""
     rollout_id: Key | None = None
+    """The rollout that the question was about, where it named one."""
 
 
 class Arrivals(Answer):
@@ -661,23 +692,31 @@ class Arrivals(Answer):
     cursor: int
     """The cursor of the next request; it is part of a checkpoint."""
     arrivals: tuple[Arrival, ...]
+    """The answers after the cursor, oldest first."""
 
 
 class RunRecord(Request):
     """`POST /v1/runs`: one training run; its resolved configuration and versions."""
 
     run: Name
+    """Its name."""
     config: dict[str, JsonValue]
+    """The resolved configuration."""
     seed: int
+    """The seed of all its randomness."""
     versions: dict[str, str]
+    """Versions of the software, by name."""
 
 
 class LineageRecord(Request):
     """`POST /v1/lineages`: a run's first lineage, or one that continues from a checkpoint."""
 
     run: Name
+    """Name of the run."""
     lineage: Name
+    """Name of the lineage within the run."""
     parent: Name | None = None
+    """The lineage that it continues; None for the first."""
     from_step: Step = 0
     """The first step of this lineage; the parent's steps from here on are superseded."""
     settings: dict[str, JsonValue] = Field(default_factory=dict)
@@ -691,29 +730,46 @@ class RolloutRecord(Request):
     """One attempt of the student."""
 
     rollout_id: Key
+    """Its id."""
     run: Name
+    """Name of the run."""
     lineage: Name
+    """The lineage that drew it."""
     step: Step
+    """Index of the step that it was drawn for; the first is 0."""
     problem_id: Key
+    """The problem that was attempted."""
     group_id: Key
+    """Attempts at the same problem in the same step share it."""
     prompt: Prompt
+    """What the student was asked."""
     response_ids: Ints1
+    """`[T]` ids of the response, the end token included."""
     response_text: str
+    """The response as text."""
     behaviour_logprobs: Floats1
-    """`[T]`"""
+    """`[T]` the policy's log-prob of each token when it was drawn."""
     owned: Bools1
+    """`[T]` whether the student wrote the token itself."""
     weights: WeightVersion
+    """Version of the policy that drew it."""
     finish_reason: Literal["stop", "length"]
+    """`stop` at an end token, `length` where it was cut."""
     sampling: dict[str, JsonValue]
+    """Settings of the sampler."""
 
 
 class TargetRecord(Request):
     """The target of one rollout: its arrays and the answers that its components came from."""
 
     target_id: Key
+    """Its id."""
     rollout_id: Key
+    """The rollout that it is for."""
     builder_version: str
+    """Version of the code that built it."""
     settings: dict[str, JsonValue]
+    """Settings of the builder."""
     answer_ids: tuple[Key, ...]
     """Ids of the components' answers, in order."""
     feedback_ids: tuple[Key, ...]
@@ -721,13 +777,16 @@ class TargetRecord(Request):
     arrays: ArrayTree
     """The target's arrays, as `targets.Target.to_wire` gives them."""
     content_hash: Sha256
+    """SHA-256 of the arrays."""
 
 
 class Credit(Request):
     """Costs and credit per token of one rollout in one optimiser step."""
 
     rollout_id: Key
+    """The rollout."""
     target_id: Key | None = None
+    """Its target; None for a rollout without one."""
     costs: Floats1
     """`[T]` cross-entropy to the target at each position, in nats; `MISSING` where unlabelled."""
     advantages: Floats1
@@ -740,35 +799,47 @@ class Credits(Request):
     """A part of a step's credits: a blob that is put before the step, as JSON or as a frame."""
 
     consumed: tuple[Credit, ...]
+    """Costs and credit of some of the step's rollouts."""
 
 
 class StepRecord(Request):
     """`POST /v1/steps`: one optimiser step and every rollout that it consumed."""
 
     run: Name
+    """Name of the run."""
     lineage: Name
+    """The lineage that took the step."""
     step: Step
+    """Index of the step; the first is 0."""
     loss: float
+    """The loss that was minimised."""
     metrics: dict[str, float]
+    """Further numbers of the step, by name."""
     consumed: tuple[Credit, ...]
+    """Every rollout that the step used, with its costs and credit."""
     consumed_in: tuple[Sha256, ...] = ()
     """Blobs that each hold a frame of `Credits`, for a step whose credits exceed one body. Their
     credits follow those of `consumed`, in order."""
     weights_before: WeightVersion
+    """Version of the policy before the step."""
     weights_after: WeightVersion
+    """Version that the step made."""
 
 
 class Records(Request):
     """`POST /v1/records`: provenance rows, written in one transaction; idempotent by their ids."""
 
     rollouts: tuple[RolloutRecord, ...] = ()
+    """New rollouts; written before the targets."""
     targets: tuple[TargetRecord, ...] = ()
+    """New targets; each names a rollout that is on record."""
 
 
 class Accepted(Answer):
     """How many rows were new."""
 
     new: int
+    """Number of new rows."""
 
 
 class TraceSource(Answer):
@@ -778,13 +849,21 @@ class TraceSource(Answer):
     """
 
     answer_id: Key
+    """Provenance id of the answer."""
     expert: str
+    """Name of the expert."""
     expert_version: str
+    """The version that the expert declared."""
     weights: str | None = None
+    """Version of the expert's weights; None where they have none."""
     template_version: str | None = None
+    """Version of the prompt template; None where the expert has none."""
     context_hash: str | None = None
+    """Hash of the context that the expert read, where it is known."""
     kind: AnswerKind
+    """Kind of the expert's distribution."""
     weight: float
+    """The expert's share of the target at this position."""
     inclusion: float | None = None
     """Probability with which the expert drew this position; None where it takes all positions."""
     entries: tuple[tuple[int, float], ...]
@@ -794,43 +873,64 @@ class TraceSource(Answer):
     own_logprob: float | None = None
     """The expert's value for the student's token; None where it is not known."""
     feedback: tuple[FeedbackItem, ...]
+    """The feedback that the expert had in view."""
 
 
 class Trace(Answer):
     """`GET /v1/targets/{id}/trace?position=t`: student token, expert answers, their feedback."""
 
     target_id: Key
+    """Id of the target."""
     rollout_id: Key
+    """The rollout that the target is for."""
     run: Name
+    """Name of the run."""
     lineage: Name
+    """The lineage that drew the rollout."""
     step: int
+    """Index of the step that drew it; the first is 0."""
     problem_id: Key
+    """The problem that was attempted."""
     prompt: Prompt
+    """What the student was asked."""
     response_ids: Ints1
+    """`[T]` ids of the response."""
     response_text: str
+    """The response as text."""
     position: int
+    """Position of the traced token in the response, from 0."""
     token_id: int
+    """The student's token there."""
     student_weights: str
+    """Version of the policy that drew the rollout."""
     student_logprob: float | None = None
     """None where the policy did not draw the token."""
     owned: bool
+    """Whether the student wrote the token itself."""
     consumed_by: tuple[str, ...]
     """Steps on which this target was used, as `lineage/step`."""
     cost: float | None = None
+    """Cross-entropy to the target here in the last step that used it, in nats; None where no step
+    did, or without a label."""
     advantage: float | None = None
+    """Future cost credited to the token in that step, after the baseline."""
     sources: tuple[TraceSource, ...]
+    """Every component of the target, in the order of the run's experts."""
 
 
 class Accounting(Answer):
     """`GET /v1/runs/{run}/accounting`, from SQL."""
 
     run: Name
+    """Name of the run."""
     lineage: Name | None = None
     """The newest lineage; the counts below are of it."""
     lineages: int
+    """Number of its lineages."""
     steps: int
     """Surviving."""
     superseded_steps: int
+    """Steps that a later lineage replaced."""
     rollouts: int
     """Of all lives."""
     targets: int

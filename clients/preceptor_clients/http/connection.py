@@ -375,7 +375,8 @@ class HttpClient:
             raise ServiceUnavailable(f"no reply from {self._url}: {error}") from error
         except (httpx.InvalidURL, ValueError) as error:
             raise ServiceFailed(f"the call to {self._url} failed: {error!r:.500}") from error
-        return RawReply(response.status_code, received.content_type, received.body)
+        sent_at = _epoch_s(response.headers.get("date"))
+        return RawReply(response.status_code, received.content_type, received.body, sent_at)
 
     async def ready(self, timeout_s: float = 2.0) -> bool:
         """Whether the server reports that it is ready."""
@@ -416,6 +417,8 @@ class RawReply:
     status: int
     content_type: str | None
     body: bytes
+    sent_at: float | None = None
+    """Seconds since the epoch at the server, by its `Date` header; whole seconds."""
 
 
 class _Retried(Exception):
@@ -482,6 +485,14 @@ def _foreign_words(body: bytes) -> str | None:
         if isinstance(message, str) and message:
             return message[:500]
     return None
+
+
+def _epoch_s(value: str | None) -> float | None:
+    """Seconds since the epoch of an HTTP date."""
+    try:
+        return None if value is None else parsedate_to_datetime(value[:_MOST_WORDS]).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _retry_after_s(value: str | None) -> float | None:

@@ -16,6 +16,8 @@ from typing import Any, Final, Literal, TypeVar
 from preceptor_clients.contract import wire
 from preceptor_clients.contract.errors import ServiceFailed, TooLarge
 from preceptor_clients.contract.listings import (
+    Quarantine,
+    QuarantinedTarget,
     RolloutPage,
     RolloutPlace,
     RunDetails,
@@ -271,6 +273,18 @@ class GatewayClient(HttpClient):
     async def remove_expert(self, name: str) -> None:
         """Removes an expert or a source that was added at run time."""
         await self.call("DELETE", f"/v1/experts/{name}")
+
+    async def quarantined(self, name: str, limit: int | None = None) -> list[QuarantinedTarget]:
+        """Targets made of answers that an expert gave shortly before it failed an inspection."""
+
+        async def page(
+            params: Mapping[str, str | int],
+        ) -> tuple[Sequence[QuarantinedTarget], str | None]:
+            path = f"/v1/experts/{name}/quarantine"
+            found = await self.call("GET", path, params=params, reply=Quarantine)
+            return found.targets, found.after
+
+        return await _pages(page, {}, limit)
 
     async def run_details(self, run: str) -> RunDetails:
         """A run's record and its lives."""

@@ -25,12 +25,17 @@ class NewService(Request):
     """`POST /v1/experts`: one more expert or source."""
 
     name: Name
+    """Its name in the deployment."""
     role: ServiceRole = "expert"
+    """Whether it answers with distributions or with feedback."""
     url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@]+(/\S*)?$")]
+    """Address at which the gateway reaches it."""
     key_file: Name
     """Name of a file in the gateway's folder `service_keys`; the key itself is never sent."""
     cost: Annotated[float, Field(ge=0, le=MOST_COST)] = 0.0
+    """Price of an answer that states no cost."""
     priority: Annotated[int, Field(ge=0, le=9)] = 5
+    """Of its jobs where the query leaves the default; 0 is first."""
     self_test: Flag = True
     """Whether the gateway tests a new version before callers may use it."""
     known: KnownAnswers | None = None

@@ -38,8 +38,12 @@ def write_whole(path: Path, content: bytes | str, *, mode: int = 0o666) -> Path:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            # A failed write names no file, and the caller does not know the partial one.
+            error.filename = str(path)
         raise
     return path
 
@@ -48,16 +52,21 @@ def write_whole(path: Path, content: bytes | str, *, mode: int = 0o666) -> Path:
 def whole_folder(path: Path, *, synced: bool = True) -> Generator[Path]:
     """A folder to write files into, which replaces `path` when the block has ended.
 
-    The next block for the same `path` removes what an interrupted one left behind. Files are
-    synced first, unless they are not needed after the machine has ended.
+    A block that fails leaves nothing, so that a full disk gets its space back; the next one for the
+    same `path` removes what the end of the process left behind. Files are synced first, unless they
+    are not needed after the machine has ended.
     """
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    yield partial
-    for file in partial.iterdir() if synced else ():
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
+    try:
+        yield partial
+        for file in partial.iterdir() if synced else ():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     shutil.rmtree(path, ignore_errors=True)
     os.replace(partial, path)
 

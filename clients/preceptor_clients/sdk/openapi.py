@@ -67,7 +67,7 @@ def _paths() -> dict[str, Any]:
     }
     return {
         "/livez": {"get": health | {"summary": "Whether the process runs."}},
-        "/readyz": {"get": health | {"summary": "Can it answer now?"}},
+        "/readyz": {"get": health | {"summary": "Whether it can answer now."}},
         "/v1/info": {
             "get": {
                 "summary": "Name, version, capabilities and limits.",

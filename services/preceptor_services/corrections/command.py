@@ -22,7 +22,14 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from preceptor_clients.contract.corrections import ExportLine, NewItem, Retirement, Role, TakenItem
+from preceptor_clients.contract.corrections import (
+    ExportLine,
+    NewItem,
+    Retirement,
+    Role,
+    TakenItem,
+    carried_rules,
+)
 from preceptor_clients.contract.json_lines import read_lines
 from preceptor_clients.http.corrections import CorrectionsClient
 from preceptor_services.corrections import round_command
@@ -223,6 +230,7 @@ def take(
 
     async def read(client: CorrectionsClient) -> tuple[int, int]:
         lines = _read(file, ExportLine)
+        carried_rules(lines)  # Refused before anything is sent.
         new = [0, 0]
         for start in range(0, len(lines), _AT_ONCE):
             taken = await client.import_lines(round_name, lines[start : start + _AT_ONCE])

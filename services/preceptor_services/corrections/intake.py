@@ -252,8 +252,7 @@ async def _check_edit_rules(conn: Connection, name: str, settings: RoundSettings
     standing = RoundSettings.model_validate(row.settings).edits
     if standing != settings.edits:
         raise Conflict(
-            f"the round has items whose edits are compiled with {standing.model_dump()}; "
-            "make another round",
+            f"the round has items whose edits are compiled with {standing}; make another round",
             field="edits",
         )
 

@@ -20,10 +20,11 @@ from preceptor_clients.contract.corrections import (
     Result,
     Results,
     RoundSettings,
+    carried_rules,
     prompt_sha256,
     text_sha256,
 )
-from preceptor_clients.contract.errors import NotFound
+from preceptor_clients.contract.errors import Conflict, NotFound
 from preceptor_clients.contract.schemas import FeedbackItem, PrefixQuery, Prompt
 from preceptor_services.corrections.agreement import Double, Opinion, agreement
 from preceptor_services.corrections.intake import Intake, check_owned, question_row
@@ -167,6 +168,7 @@ class Outcome:
             documents = await items.documents(conn, ids)
             every = await versions.of_items(conn, ids)
             reviews = await versions.reviews(conn, ids)
+            edits = await _edit_rules(conn, ids)
         lines = tuple(
             ExportLine(
                 id=row.id,
@@ -176,19 +178,29 @@ class Outcome:
                 created_at=row.created_at,
                 versions=tuple(version_of(v, row.authoritative) for v in every[row.id]),
                 reviews=tuple(review_of(r) for r in reviews[row.id]),
+                edits=edits[row.id],
             )
             for row in rows
         )
         return ExportPage(lines=lines, after=rows[-1].serial if len(rows) == limit else None)
 
     async def take(self, sent: ImportLines, by: str) -> Imported:
-        """Adds missing items and versions; authoritative versions stay authoritative."""
+        """Adds missing items and versions; authoritative versions stay authoritative.
+
+        A new round gets the rules for edits that the lines carry.
+
+        Raises:
+            Conflict: the lines carry several rules, or other ones than the round has.
+        """
         new = [line.item for line in sent.lines]
-        unbounded = RoundSettings(budget=None)
+        carried = carried_rules(sent.lines)
         async with self.database.read() as conn:
-            exists = bool(await items.rounds(conn, [sent.round]))
-        if not exists:
-            await self.intake.put_round(sent.round, unbounded)
+            found = await items.rounds(conn, [sent.round])
+        if not found:
+            settings = RoundSettings(budget=None, edits=carried or EditRules())
+            await self.intake.put_round(sent.round, settings)
+        elif carried is not None:
+            _check_same_rules(sent.round, RoundSettings.model_validate(found[0].settings), carried)
         taken = await self.intake.add(sent.round, new)
         num_versions = 0
         for line, place in zip(sent.lines, taken, strict=True):
@@ -259,6 +271,15 @@ def correction_item(version: VersionRow, reviewer: str | None) -> FeedbackItem:
             "retired": version.retired_at is not None,
         },
     )
+
+
+def _check_same_rules(name: str, settings: RoundSettings, carried: EditRules) -> None:
+    if settings.edits != carried:
+        raise Conflict(
+            f"the export's edits are compiled with {carried}, those of the round {name} with "
+            f"{settings.edits}; import into a new round, which gets the export's rules",
+            field="round",
+        )
 
 
 def _double(document: Mapping[str, Any], rows: Sequence[VersionRow]) -> Double:

@@ -57,6 +57,13 @@ def set_round(
     max_skips: Annotated[
         int | None, typer.Option(help="Number of skips after which an item goes to a reviewer.")
     ] = None,
+    rejoin_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Equal tokens in a row after which an edited text counts as joined with the "
+            "response again; fixed from the first item on."
+        ),
+    ] = None,
     run_dir: RunDir = None,
     url: Url = None,
     key_file: KeyFile = None,
@@ -72,6 +79,7 @@ def set_round(
             review=review,
             lease_s=lease_s,
             max_skips=max_skips,
+            edits=_given(rejoin_tokens=rejoin_tokens) or None,
         )
         # Checked before the gateway is called, so that an error names the option.
         RoundSettings.model_validate(given)
@@ -124,7 +132,9 @@ async def _change(
     if must_exist and name not in rounds:
         raise NotFound(f"no round {name!r}; there are {', '.join(rounds) or 'none'}", field="round")
     settings = rounds.get(name, RoundSettings()).model_dump()
-    return await client.put_round(name, RoundSettings.model_validate(settings | given))
+    edits = settings["edits"] | given.get("edits", {})
+    changed = RoundSettings.model_validate(settings | given | {"edits": edits})
+    return await client.put_round(name, changed)
 
 
 def _described(made: Round) -> str:
@@ -133,5 +143,6 @@ def _described(made: Round) -> str:
     guide = f"{len(rules.guidelines)} characters of guidelines" if rules.guidelines else "none"
     return (
         f"{made.name} is {'closed' if rules.closed else 'open'}: {budget}, "
-        f"double share {rules.double_share:g}, review {rules.review}, guidelines: {guide}"
+        f"double share {rules.double_share:g}, review {rules.review}, guidelines: {guide}, "
+        f"lease {rules.lease_s:g} s, {rules.max_skips} skips, {rules.edits}"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from preceptor_clients.kit.logs import log_to_stderr
 from preceptor_services.dispatcher.process import run_dispatcher
 from preceptor_services.dispatcher.worker import WorkerConfig
+from preceptor_services.kit.event_loop import run_process
 from preceptor_services.kit.settings import load_settings
 
 _DEFAULTS = WorkerConfig()
@@ -40,4 +40,4 @@ def dispatcher_command(
         worker_config = WorkerConfig(lease_s=lease_s, grace_s=grace_s)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
-    asyncio.run(run_dispatcher(settings, worker_config, gateway, alive_file=alive_file))
+    run_process(run_dispatcher(settings, worker_config, gateway, alive_file=alive_file))

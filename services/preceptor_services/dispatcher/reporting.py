@@ -25,8 +25,8 @@ from preceptor_clients.http.gateway import GatewayClient
 from preceptor_services.dispatcher.leases import Leases
 from preceptor_services.jobs.messages import (
     ClaimedJob,
+    ClaimedJobs,
     ClaimRequest,
-    Claims,
     ItemResult,
     JobReport,
     ReportReply,
@@ -77,10 +77,12 @@ class Reporter:
         self._leases = leases
         self._dispatcher = dispatcher
 
-    async def claim(self, job_ids: Sequence[str]) -> Claims:
+    async def claim(self, job_ids: Sequence[str]) -> ClaimedJobs:
         """Claims jobs; the reply lists those that are no longer wanted."""
         request = ClaimRequest(dispatcher=self._dispatcher, job_ids=tuple(job_ids))
-        return await self._gateway.call("POST", "/v1/internal/claims", body=request, reply=Claims)
+        return await self._gateway.call(
+            "POST", "/v1/internal/claims", body=request, reply=ClaimedJobs
+        )
 
     async def report_all(
         self, jobs: Sequence[HeldJob], results: Sequence[ItemResult], latency_ms: float

@@ -26,7 +26,7 @@ from preceptor_services.dispatcher.breaker import Breaker
 from preceptor_services.dispatcher.calls import STOPPING, Calls
 from preceptor_services.dispatcher.leases import Leases
 from preceptor_services.dispatcher.reporting import HeldJob, Reporter
-from preceptor_services.jobs.messages import Claims
+from preceptor_services.jobs.messages import ClaimedJobs
 from preceptor_services.jobs.streams import Delivery, JobStreams
 
 _BLOCK_S: Final = 0.5
@@ -207,7 +207,7 @@ class ServiceWorker:
         await self._leases.done(delivery for delivery in deliveries if delivery not in kept)
         return jobs
 
-    async def _claims(self, job_ids: Sequence[str]) -> Claims:
+    async def _claims(self, job_ids: Sequence[str]) -> ClaimedJobs:
         """Retries until the gateway answers; the leases are renewed meanwhile."""
         while True:
             try:

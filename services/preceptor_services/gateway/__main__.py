@@ -23,6 +23,7 @@ from preceptor_services.gateway.app import create_app
 from preceptor_services.jobs.streams import JobStreams
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.kit.clock import KeptClock
+from preceptor_services.kit.event_loop import run_process
 from preceptor_services.kit.settings import broker_url, database_url, load_settings
 from preceptor_services.store.database import Database
 
@@ -54,7 +55,7 @@ def gateway(
         settings = load_settings(config)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint="--config") from error
-    asyncio.run(serve(settings))
+    run_process(serve(settings))
 
 
 def keep_what_is_loaded() -> None:

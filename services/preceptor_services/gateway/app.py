@@ -9,12 +9,14 @@ from importlib.metadata import version
 from typing import Final
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from preceptor_clients.contract.deployment import Deployment
 from preceptor_clients.contract.json_text import allow_long_integers
 from preceptor_clients.http.addresses import AddressPolicy
 from preceptor_clients.http.connection import NO_RETRY
 from preceptor_clients.http.service import ServiceClient
+from preceptor_services.gateway.http.direct import DirectRoutes
 from preceptor_services.gateway.http.middleware import BodyLimit, CountRequests
 from preceptor_services.gateway.http.openapi import describe
 from preceptor_services.gateway.http.problems import add_handlers
@@ -39,6 +41,20 @@ _AREAS = (
     *(asking, tickets, weights, records, services, blobs, internal, health),
     *(corrections, corrections_admin, corrections_page, vllm_face, home),
 )
+
+
+class _Gateway(FastAPI):
+    """An application whose simple routes are called directly."""
+
+    direct: DirectRoutes
+    counted: ASGIApp
+    """`direct` with metrics."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.direct.serves(scope):
+            await self.counted(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def connect_service(url: str, key: str, addresses: AddressPolicy) -> InfoClient:
@@ -83,7 +99,7 @@ def create_app(
         finally:
             await parts.stop()
 
-    app = FastAPI(
+    app = _Gateway(
         title="preceptor gateway",
         version=version("preceptor"),
         lifespan=lifespan,
@@ -97,6 +113,10 @@ def create_app(
     add_handlers(app)
     for area in _AREAS:
         app.include_router(area.router)
-    app.add_middleware(BodyLimit, max_bytes=settings.gateway.max_body_bytes)
+    max_bytes = settings.gateway.max_body_bytes
+    app.add_middleware(BodyLimit, max_bytes=max_bytes)
     app.add_middleware(CountRequests, metrics=parts.metrics)
+    routes = [route for area in _AREAS for route in area.router.routes]
+    app.direct = DirectRoutes(app, routes, BodyLimit(app, max_bytes))
+    app.counted = CountRequests(app.direct, parts.metrics)
     return app

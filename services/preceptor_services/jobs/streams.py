@@ -262,6 +262,22 @@ class JobStreams:
                 with contextlib.suppress(RedisError):
                     await pubsub.aclose()
 
+    async def server_settings(self) -> dict[str, str]:
+        """The broker's version, and the settings on which keeping jobs depends.
+
+        A setting is missing where the broker does not tell it, as some hosted ones do not.
+
+        Raises:
+            ServiceUnavailable: the broker does not answer.
+        """
+        async with _broker_errors():
+            told = {"version": str((await self._redis.info("server"))["redis_version"])}
+        for name in ("maxmemory-policy", "appendonly"):
+            with contextlib.suppress(ServiceUnavailable):
+                async with _broker_errors():
+                    told |= await self._redis.config_get(name)
+        return told
+
     async def ping(self) -> bool:
         """Whether the broker answers."""
         try:

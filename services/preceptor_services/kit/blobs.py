@@ -116,10 +116,11 @@ def _disk_errors() -> Generator[None]:
     try:
         yield
     except OSError as error:
-        # Full, read-only or failing. The message of the error has paths, so it is only logged.
+        # Full, read-only or failing. The whole message has paths, so it is only logged.
         _log.warning("the blob store failed: %s", error)
+        reason = error.strerror or "it failed"
         raise ServiceUnavailable(
-            "the blob store is not available at the moment; see the gateway's log for the reason",
+            f"the gateway's blob store is not available: {reason}; its log has more",
             field="blobs",
             retry_after_s=1.0,
         ) from error

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from preceptor_clients.contract.errors import NotFound, ProblemDetails, ServiceFailed
 from preceptor_clients.contract.schemas import FeedbackQuery
-from preceptor_services.jobs.messages import ClaimedItem, ClaimedJob, ClaimRequest, Claims
+from preceptor_services.jobs.messages import ClaimedItem, ClaimedJob, ClaimedJobs, ClaimRequest
 from preceptor_services.jobs.queue import MAX_DELIVERIES
 from preceptor_services.jobs.roles import RoleQuestion, question_of_kind
 from preceptor_services.kit.blobs import BlobDamaged, BlobStore
@@ -44,7 +44,7 @@ class JobClaims:
     clock: Clock
     metrics: Metrics
 
-    async def claim(self, request: ClaimRequest) -> Claims:
+    async def claim(self, request: ClaimRequest) -> ClaimedJobs:
         """Claims jobs for a dispatcher."""
         now = self.clock.now()
         ids = list(dict.fromkeys(request.job_ids))
@@ -61,7 +61,7 @@ class JobClaims:
             await tickets.mark_running(conn, [question.answer_key for question in wanted])
         self.notifier.notify(ticket.id for ticket in settled)
         self._observe([alive[job_id] for job_id in given], now)
-        return Claims(
+        return ClaimedJobs(
             jobs=tuple(
                 [
                     await self._claimed_job(alive[i], [q for q in wanted if q.job_id == i], now)

@@ -35,14 +35,19 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from preceptor_clients.contract.errors import ServiceUnavailable
 from preceptor_services.kit.private import make_private
-from preceptor_services.store.sqlite_driver import LONGEST_WAIT_S, connect, copy_log
+from preceptor_services.store.prepared import direct
+from preceptor_services.store.sqlite_driver import (
+    LONGEST_WAIT_S,
+    DirectConnection,
+    connect,
+    copy_log,
+)
 
 Connection: TypeAlias = AsyncConnection
 """The connection of a transaction; callers pass it to the queries of the store."""
 
 _log = logging.getLogger("preceptor.database")
 
-_WRITES: Final = "preceptor_writes"
 _ADVISORY_LOCK: Final = 0x70726563
 _CONNECTIONS: Final = 15
 """Connections of one process to PostgreSQL."""
@@ -72,6 +77,9 @@ class Database:
         self._is_sqlite = engine.dialect.name == "sqlite"
         self._writer = asyncio.Lock()
         self._reader = engine
+        self._writers: list[AsyncConnection] = []
+        self._readers: list[AsyncConnection] = []
+        """Open connections to SQLite that no transaction uses."""
         if self._is_sqlite:
             event.listen(engine.sync_engine, "begin", _begin)
         else:
@@ -99,6 +107,9 @@ class Database:
     async def migrate(self, revision: str = "head") -> None:
         """Migrates the tables to `revision`."""
         async with self.write() as conn:
+            if not conn.in_transaction():
+                # Alembic would end a transaction of its own before this one ends.
+                await conn.begin()
             await conn.run_sync(_upgrade, revision)
 
     async def connect_all(self) -> None:
@@ -130,6 +141,10 @@ class Database:
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncGenerator[AsyncConnection]:
         """A connection for reading. On SQLite all reads in the block see one snapshot."""
+        if self._is_sqlite:
+            async with self._kept(self._readers, "BEGIN") as conn:
+                yield conn
+            return
         with store_errors():
             async with self._reader.connect() as conn, conn.begin():
                 yield conn
@@ -153,14 +168,40 @@ class Database:
     async def write(self) -> AsyncGenerator[AsyncConnection]:
         """One writing transaction: committed at the end, rolled back on an exception."""
         async with self._turn():
+            if self._is_sqlite:
+                async with self._kept(self._writers, "BEGIN IMMEDIATE") as conn:
+                    yield conn
+                return
             with store_errors():
-                async with self.engine.connect() as conn:
-                    writing = await conn.execution_options(**{_WRITES: True})
-                    async with writing.begin():
-                        if not self._is_sqlite:
-                            lock = text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
-                            await writing.execute(lock)
-                        yield writing
+                async with self.engine.connect() as conn, conn.begin():
+                    lock = text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+                    await conn.execute(lock)
+                    yield conn
+
+    @contextlib.asynccontextmanager
+    async def _kept(
+        self, free: list[AsyncConnection], begin: str
+    ) -> AsyncGenerator[AsyncConnection]:
+        """A transaction on one of the `free` connections, or on a new one.
+
+        SQLAlchemy's pool and its transactions cost more than a short transaction itself, so
+        connections are kept and the driver is told to begin and to end. SQLAlchemy takes part in
+        the transaction as soon as one of its own statements runs.
+        """
+        with store_errors():
+            conn = free.pop() if free else await self.engine.connect()
+            driver = direct(conn)
+            assert driver is not None, "the database is SQLite"
+            try:
+                await driver.query(begin)
+                try:
+                    yield conn
+                    await (conn if conn.in_transaction() else driver).commit()
+                except BaseException:
+                    await _roll_back(conn, driver)
+                    raise
+            finally:
+                free.append(conn)
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncGenerator[None]:
@@ -185,7 +226,18 @@ class Database:
             await asyncio.to_thread(copy_log, self._path)
 
     async def aclose(self) -> None:
+        for conn in (*self._writers, *self._readers):
+            await conn.close()
+        self._writers.clear()
+        self._readers.clear()
         await self.engine.dispose()
+
+
+async def _roll_back(conn: AsyncConnection, driver: DirectConnection) -> None:
+    if conn.in_transaction():
+        await conn.rollback()
+    if driver.in_transaction:
+        await driver.rollback()
 
 
 @contextlib.contextmanager
@@ -193,7 +245,7 @@ def store_errors() -> Generator[None]:
     """Turns temporary failures of the database into `ServiceUnavailable`."""
     try:
         yield
-    except (DBAPIError, PoolTimeout, OSError) as error:
+    except (DBAPIError, sqlite3.Error, PoolTimeout, OSError) as error:
         if not _will_pass(error):
             raise
         raise _unavailable(error) from error
@@ -207,23 +259,30 @@ def store_errors() -> Generator[None]:
 def _unavailable(error: Exception) -> ServiceUnavailable:
     cause = error.orig if isinstance(error, DBAPIError) else error
     _log.warning("the database is unavailable: %s", cause)
-    # The original message may name hosts and paths, so it goes to the log only.
+    # SQLite's own words name no path. Other messages may name hosts, so they go to the log only.
+    reason = f": {cause}" if isinstance(cause, sqlite3.Error) else ""
     return ServiceUnavailable(
-        "the database is unavailable at the moment; see the gateway's log",
+        f"the database is unavailable at the moment{reason}; see the gateway's log",
         field="database",
         retry_after_s=_RETRY_AFTER_S,
     )
 
 
-def _will_pass(error: DBAPIError | PoolTimeout | OSError) -> bool:
+def _will_pass(error: DBAPIError | sqlite3.Error | PoolTimeout | OSError) -> bool:
+    if isinstance(error, sqlite3.Error):
+        return _passing_in_sqlite(error)
     if not isinstance(error, DBAPIError):
         return True
     if error.connection_invalidated:
         return True
     if isinstance(error.orig, sqlite3.Error):
-        code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_OK)
-        return code & 0xFF in _PASSING_SQLITE
+        return _passing_in_sqlite(error.orig)
     return _sqlstate(error.orig).startswith(_PASSING_POSTGRES)
+
+
+def _passing_in_sqlite(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return code & 0xFF in _PASSING_SQLITE
 
 
 def _sqlstate(error: BaseException | None) -> str:
@@ -268,5 +327,8 @@ def _upgrade(conn: SyncConnection, revision: str) -> None:
 
 
 def _begin(conn: SyncConnection) -> None:
-    writes = conn.get_execution_options().get(_WRITES, False)
-    conn.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    # SQLAlchemy joins a transaction that the driver has begun.
+    driver = conn.connection.driver_connection
+    assert isinstance(driver, DirectConnection), "it is what `connect` returns"
+    if not driver.in_transaction:
+        conn.exec_driver_sql("BEGIN")

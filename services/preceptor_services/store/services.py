@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from preceptor_services.store.sql import insert_new
+from preceptor_services.store.prepared import insert_new
 from preceptor_services.store.tables.questions import ApiKey, Blob, Service, ServiceVersion
 
 

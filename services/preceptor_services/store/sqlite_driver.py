@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Self
 
 LONGEST_WAIT_S: Final = 10.0
@@ -25,6 +25,9 @@ LONGEST_WAIT_S: Final = 10.0
 _PAUSE_S: Final = 0.002
 _LOG_PAGES: Final = 8192
 """32 MB; if `copy_log` runs regularly, the log stays far shorter."""
+_STATEMENTS: Final = 512
+"""Statements that a connection keeps compiled."""
+_NOTHING: Final[Mapping[str, Any]] = {}
 _PRAGMAS: Final = (
     "PRAGMA busy_timeout = 0",
     "PRAGMA journal_mode = WAL",
@@ -84,6 +87,21 @@ class DirectConnection:
     def cursor(self) -> DirectCursor:
         return DirectCursor(self._open())
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction was begun and not ended."""
+        return self._open().in_transaction
+
+    async def query(self, sql: str, parameters: Mapping[str, Any] = _NOTHING) -> list[Any]:
+        """Executes one statement and returns its rows; for callers other than SQLAlchemy."""
+        connection = self._open()
+        return (await _unlocked(lambda: connection.execute(sql, parameters))).fetchall()
+
+    async def query_many(self, sql: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Executes one statement for each set of parameters."""
+        connection = self._open()
+        await _unlocked(lambda: connection.executemany(sql, rows))
+
     async def commit(self) -> None:
         self._open().commit()
 
@@ -115,7 +133,7 @@ async def connect(path: str) -> DirectConnection:
     """Opens the file at `path`."""
     # No isolation level: the store begins transactions itself, because the driver would begin
     # them late, and never as IMMEDIATE.
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=_STATEMENTS)
     for pragma in _PRAGMAS:
         await _unlocked(lambda sql=pragma: connection.execute(sql))
     return DirectConnection(connection)

@@ -39,8 +39,8 @@ from preceptor_clients.targets.builder import BUILDER_VERSION, WeightedAnswer, b
 from preceptor_services.corrections.people_expert import PeopleExpert
 from preceptor_services.gateway.app import create_app
 from preceptor_services.jobs.messages import (
+    ClaimedJobs,
     ClaimRequest,
-    Claims,
     ItemResult,
     JobReport,
     ReportRequest,
@@ -248,7 +248,7 @@ class Town:
         self.office.queue.entries.clear()
         request = ClaimRequest(dispatcher="d", job_ids=jobs)
         claims = await self.dispatcher.call(
-            "POST", "/v1/internal/claims", body=request, reply=Claims
+            "POST", "/v1/internal/claims", body=request, reply=ClaimedJobs
         )
         for job in claims.jobs:
             keys = [item.answer_key for item in job.items]

@@ -12,8 +12,11 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from preceptor_clients.contract.corrections import EditRules, RoundSettings
+from preceptor_services.corrections import round_command
 from preceptor_services.corrections.command import app
 from preceptor_services.jobs.embedded_broker import free_port
 
@@ -149,8 +152,90 @@ def test_a_round_is_made_changed_listed_and_closed(place: list[str], tmp_path: P
     assert "7 items, double share 0.1, review disagreement, guidelines: 9 characters" in made
     assert "7 items, double share 0.5, review always, guidelines: 9 characters" in changed
     assert "any number of items, double share 0.5" in unbounded
+    assert "lease 900 s, 3 skips, rejoin_tokens 3" in unbounded
     assert closed.startswith("r is closed")
     assert listed == closed.strip() + "; 0 open, 0 in work, 0 in review, 0 settled\n"
+
+
+def test_every_rule_of_a_round_can_be_set_by_the_command() -> None:
+    command = get_command(round_command.app).commands["set"]  # type: ignore[attr-defined]  a group
+    settable = {parameter.name for parameter in command.params}
+    others = {name for name in RoundSettings.model_fields if name not in ("closed", "edits")}
+
+    assert others | set(EditRules.model_fields) <= settable
+    assert {"close", "open"} <= set(get_command(round_command.app).commands)  # type: ignore[attr-defined]
+
+
+def test_rules_for_edits_are_set_and_fixed_from_the_first_item_on(
+    place: list[str], tmp_path: Path
+) -> None:
+    made = run("round", "set", "r", "--rejoin-tokens", "1000", *place).output
+    kept = run("round", "set", "r", "--max-skips", "5", *place).output
+    run("send", "r", "--file", str(_file(tmp_path, [_response("one")])), *place)
+    late = CliRunner().invoke(app, ["round", "set", "r", "--rejoin-tokens", "3", *place])
+
+    assert "rejoin_tokens 1000" in made
+    assert "5 skips, rejoin_tokens 1000" in kept
+    assert late.exit_code == 1
+    assert "compiled with rejoin_tokens 1000; make another round" in late.stderr
+
+
+def test_an_export_brings_its_rounds_rules_for_edits(place: list[str], tmp_path: Path) -> None:
+    run("round", "set", "r", "--rejoin-tokens", "1000", *place)
+    run("send", "r", "--file", str(_file(tmp_path, [_response("one")])), *place)
+    run("round", "set", "other", *place)
+    file = tmp_path / "export.jsonl"
+    file.write_text(run("export", "--round", "r", *place).output)
+
+    run("import", str(file), "--round", "copy", *place)
+    refused = CliRunner().invoke(app, ["import", str(file), "--round", "other", *place])
+
+    listed = run("round", "list", *place).output.splitlines()
+    [copy] = [line for line in listed if line.startswith("copy")]
+    assert "rejoin_tokens 1000" in copy
+    assert refused.exit_code == 1
+    assert "import into a new round" in refused.stderr
+
+
+def test_an_export_of_rounds_with_different_rules_is_refused_whole(
+    place: list[str], tmp_path: Path
+) -> None:
+    # More than one request takes.
+    many = [_exported(_response(f"{n}")) | {"edits": {"rejoin_tokens": 3}} for n in range(60)]
+    lines = [*many, _exported(_response("last")) | {"edits": {"rejoin_tokens": 9}}]
+    words = ["import", str(_file(tmp_path, lines)), "--round", "new", *place]
+
+    refused = CliRunner().invoke(app, words)
+
+    assert refused.exit_code == 1
+    assert "one by one" in refused.stderr
+    assert run("round", "list", *place).output == ""
+
+
+def test_an_export_of_an_older_version_is_imported_with_the_rounds_own_rules(
+    place: list[str], tmp_path: Path
+) -> None:
+    run("round", "set", "r", "--rejoin-tokens", "7", *place)
+    file = _file(tmp_path, [_exported(_response("one"))])
+
+    imported = run("import", str(file), "--round", "r", *place).output
+
+    assert "1 items and 0 versions are new" in imported
+    assert "rejoin_tokens 7" in run("round", "list", *place).output
+
+
+def _response(text: str) -> dict[str, Any]:
+    return {"prompt": {"messages": [{"role": "user", "content": "?"}]}, "response_text": text}
+
+
+def _exported(item: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "ci-1", "round": "old", "state": "open", "created_at": 1.0, "item": item}
+
+
+def _file(folder: Path, lines: list[dict[str, Any]]) -> Path:
+    file = folder / "lines.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
 
 
 def test_what_is_no_rule_of_a_round_is_named_before_anything_is_changed(place: list[str]) -> None:

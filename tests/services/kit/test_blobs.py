@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -57,14 +58,15 @@ async def test_unknown_and_oversized_blobs_are_refused(blobs: LocalBlobs) -> Non
         await blobs.put(b"x" * ((1 << 20) + 1))
 
 
-async def test_a_write_that_fails_leaves_nothing_behind(
-    blobs: LocalBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_blob_on_a_full_disk_is_refused_with_the_reason_and_leaves_nothing(
+    small_disk: Path,
 ) -> None:
-    def full_disk(number: int) -> None:
-        raise OSError("no space left")
+    blobs = LocalBlobs(small_disk / "blobs")
 
-    monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(ServiceUnavailable, match="blob store"):
-        await blobs.put(b"lost")
+    with pytest.raises(ServiceUnavailable, match=r"No space left|File too large") as refused:
+        await blobs.put(os.urandom(200_000))
 
-    assert _files(tmp_path) == []
+    assert refused.value.retry_after_s is not None
+    assert str(small_disk) not in refused.value.detail
+    assert _files(small_disk) == []
+    assert await blobs.get(await blobs.put(b"small")) == b"small"

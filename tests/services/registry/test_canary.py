@@ -16,11 +16,11 @@ import pytest
 
 from preceptor_clients.contract.arrays import MISSING
 from preceptor_clients.contract.known import KnownAnswers, KnownCase
+from preceptor_clients.contract.listings import Quarantine
 from preceptor_clients.contract.schemas import PrefixAnswer
 from preceptor_clients.http.connection import NO_RETRY
 from preceptor_clients.http.service import ServiceClient
 from preceptor_clients.sdk.service import service_app
-from preceptor_services.gateway.routes.services import Quarantine
 from preceptor_services.registry.inspection import Inspector, SelfTestFailed
 from preceptor_services.registry.services import Registry, ServiceEntry
 

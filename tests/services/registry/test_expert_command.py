@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -89,3 +91,40 @@ def test_a_missing_key_file_is_named_with_its_folder_and_what_makes_it(
     assert made.stdout == f"{missing} is new\n"
     assert again.stdout == f"{missing} was there and is kept\n"
     assert missing.stat().st_mode & 0o777 == 0o600
+
+
+def test_targets_in_quarantine_are_printed_as_a_table_and_as_json(
+    place: list[str], tmp_path: Path
+) -> None:
+    nothing = run("quarantine", "fixed", *place)
+    _quarantine(tmp_path / "gateway.db", num_targets=1200)
+
+    table = run("quarantine", "fixed", *place)
+    listed = json.loads(run("quarantine", "fixed", *place, "--json").stdout)
+    unknown = run("quarantine", "nobody", *place)
+
+    assert nothing.stdout == "0 targets of fixed are in quarantine\n"
+    assert "t-0007" in table.stdout
+    assert "1200 targets of fixed are in quarantine" in table.stdout
+    assert listed["targets"][7] == {"id": "t-0007", "rollout_id": "r-0007"}
+    assert len(listed["targets"]) == 1200
+    assert unknown.exit_code == 2
+    assert "nobody" in unknown.stderr
+
+
+def _quarantine(file: Path, num_targets: int) -> None:
+    """Rows as of a failed inspection, of which nothing else is wanted here."""
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute(
+            "INSERT INTO answers (answer_key, answer_id, kind, service, version, state, ordinal, "
+            "created_at) VALUES ('k', 'a', 'prefix', 'fixed', '1', 'failed', 0, 0)"
+        )
+        database.execute("INSERT INTO quarantined_answers VALUES ('a', 1, 'fixed', 'wrong')")
+        for n in range(num_targets):
+            database.execute(
+                "INSERT INTO targets (id, rollout_id, builder_version, settings, settings_hash, "
+                "content_hash, pack_sha256, created_at) VALUES (?, ?, '1', '{}', '', '', '', 0)",
+                (f"t-{n:04}", f"r-{n:04}"),
+            )
+            database.execute("INSERT INTO target_answers VALUES (?, 0, 'a')", (f"t-{n:04}",))
+        database.commit()

@@ -47,7 +47,7 @@ def said_plainly(
         say(f"{error}\nonce that is mended:  {again}" if may_pass(error) else str(error))
         raise typer.Exit(1) from None
     except OSError as error:
-        advice = "; make room first" if error.errno == errno.ENOSPC else ""
+        advice = "; make room first" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         say(f"{error}{advice}: {kept()}\ncontinue it:  {again}")
         raise typer.Exit(1) from None
 

@@ -24,6 +24,7 @@ from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
 from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.kit.files import whole_folder
 from preceptor_clients.sdk.chat_encoding import ChatEncoder
+from preceptor_trainer.kit.disk import disk_errors
 from preceptor_trainer.kit.placement import CPU, Placement
 from preceptor_trainer.model.trunk import trunk_of
 
@@ -123,7 +124,7 @@ class WeightFolder:
         folder = self.root / version
         if not folder.exists():
             # A version without a checkpoint is not needed after a power failure.
-            with whole_folder(folder, synced=checkpoint) as partial:
+            with disk_errors(folder), whole_folder(folder, synced=checkpoint) as partial:
                 save_file(_tensors(model), partial / "model.safetensors")
         return WeightManifest(
             version=version,

@@ -11,6 +11,8 @@ from typing import Any, Final, Literal
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from preceptor_trainer.kit.disk import disk_errors
+
 INK: Final = "#1b1f24"
 MUTED: Final = "#667079"
 GRID: Final = "#e4e7eb"
@@ -48,5 +50,6 @@ def save(figure: Any, path: Path, dpi: int = DPI) -> Path:
     with warnings.catch_warnings():
         # characters that the font lacks are drawn as boxes; a warning must not fail the picture
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None})
+        with disk_errors(path):
+            figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None})
     return path

@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 
 from preceptor_clients.kit.files import whole_folder
+from preceptor_trainer.kit.disk import disk_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,10 @@ def save_checkpoint(folder: Path, position: Position, learner: dict[str, Any]) -
     An interrupted write leaves the earlier ones as they were.
     """
     final = folder / f"{position.step:08d}"
-    with whole_folder(final) as partial:
-        torch.save(learner, partial / "trainer.pt")
+    with disk_errors(final), whole_folder(final) as partial:
+        # Into an open file, because torch's own writer does not say what the disk said.
+        with (partial / "trainer.pt").open("wb") as file:
+            torch.save(learner, file)
         (partial / "state.json").write_text(json.dumps(asdict(position)))
     return final
 

@@ -13,9 +13,11 @@ lineage wrote from s on stay as a record. `read_metrics` gives the surviving lin
 is not finite is written as null, because JSON cannot represent it; it is never turned into 0.
 """
 
+import itertools
 import json
 import math
 import os
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,12 +29,13 @@ from tensorboard.compat.proto import (  # pyright: ignore[reportMissingTypeStubs
     event_pb2,
     summary_pb2,
 )
-from tensorboard.summary.writer.event_file_writer import (  # pyright: ignore[reportMissingTypeStubs]
-    EventFileWriter,
+from tensorboard.summary.writer.record_writer import (  # pyright: ignore[reportMissingTypeStubs]
+    RecordWriter,
 )
 
 from preceptor_clients.contract.json_lines import lines_of
 from preceptor_clients.kit.files import write_whole
+from preceptor_trainer.kit.disk import disk_errors
 
 _events: Any = event_pb2
 _summaries: Any = summary_pb2
@@ -68,11 +71,14 @@ class MetricsLog:
 
     def __enter__(self) -> Self:
         self._run_dir.mkdir(parents=True, exist_ok=True)
-        path = self._run_dir / METRICS_FILE
-        _cut_torn_line(path)
-        _count_from_one(path)
-        self._file = path.open("a", encoding="utf-8")
-        self._board: Any = EventFileWriter(str(self._run_dir / TENSORBOARD_FOLDER))
+        self._path = self._run_dir / METRICS_FILE
+        _cut_torn_line(self._path)
+        _count_from_one(self._path)
+        self._board_path = _board_path(self._run_dir / TENSORBOARD_FOLDER)
+        self._file = self._path.open("a", encoding="utf-8")
+        # Not EventFileWriter, whose thread prints a traceback when the disk is full.
+        self._board: Any = RecordWriter(self._board_path.open("ab"))
+        self._add_event(0, file_version="brain.Event:2")
         self._add_event(
             self._first_step + 1, session_log=_events.SessionLog(status=_events.SessionLog.START)
         )
@@ -88,8 +94,9 @@ class MetricsLog:
         """
         numbers = {name: _finite(value) for name, value in metrics.items()}
         line: MetricsLine = {"step": step + 1, "lineage": lineage, **numbers}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        with disk_errors(self._path):
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
         self._show(step + 1, {_tag(name): number for name, number in numbers.items()})
 
     def evaluation(self, num_steps: int, pass_at: Mapping[str, float]) -> None:
@@ -108,7 +115,6 @@ class MetricsLog:
             if number is not None
         ]
         self._add_event(step, summary=_summaries.Summary(value=values))
-        self._board.flush()
 
     def __exit__(
         self,
@@ -116,11 +122,19 @@ class MetricsLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._board.close()
+        # Closing writes what an earlier write left, and may fail again.
+        try:
+            with disk_errors(self._path):
+                self._file.close()
+        finally:
+            with disk_errors(self._board_path):
+                self._board.close()
 
     def _add_event(self, step: int, **content: Any) -> None:
-        self._board.add_event(_events.Event(wall_time=time.time(), step=step, **content))
+        event = _events.Event(wall_time=time.time(), step=step, **content)
+        with disk_errors(self._board_path):
+            self._board.write(event.SerializeToString())
+            self._board.flush()
 
 
 def read_metrics(run_dir: Path) -> list[MetricsLine]:
@@ -153,6 +167,14 @@ def _parse(text: str, where: str) -> MetricsLine:
     if not isinstance(line, dict) or not isinstance(line.get("step"), int):  # pyright: ignore[reportUnknownMemberType]
         raise ValueError(f"{where}: not a line of metrics: {text[:80]!r}")
     return line  # pyright: ignore[reportUnknownVariableType]
+
+
+def _board_path(folder: Path) -> Path:
+    """A new file with the name that TensorBoard looks for; a later start's comes after it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+    number = next(n for n in itertools.count() if not (folder / f"{starts}.{n}").exists())
+    return folder / f"{starts}.{number}"
 
 
 def _tag(name: str) -> str:

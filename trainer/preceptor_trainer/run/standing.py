@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from preceptor_clients.contract.json_lines import lines_of
+from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.kit.flatten import flatten
 from preceptor_trainer.run.config import RunConfig
 
@@ -118,11 +119,7 @@ class Standing:
 
 
 def _lineages(path: Path) -> list[Lineage]:
-    if not path.exists():
-        return []
-    # Text after the last line end is incomplete: its write was interrupted.
-    complete = path.read_bytes().rpartition(b"\n")[0]
-    rows: list[dict[str, Any]] = [json.loads(text) for _, text in lines_of(complete)]
+    rows: list[dict[str, Any]] = [json.loads(text) for _, text in lines_of(_complete(path))]
     return [
         Lineage(
             name=row.get("name") or row["lineage"],
@@ -134,12 +131,17 @@ def _lineages(path: Path) -> list[Lineage]:
     ]
 
 
+def _complete(path: Path) -> bytes:
+    """The file's complete lines; text after the last line end is an interrupted write."""
+    whole, end, _ = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
+    return whole + end
+
+
 def remember(run_dir: Path, lineage: Lineage) -> None:
     """Records a start that the gateway has accepted."""
     path = run_dir / LINEAGES
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(asdict(lineage)) + "\n")
+    # Whole, because a line after an incomplete one would be lost with it.
+    write_whole(path, _complete(path) + json.dumps(asdict(lineage)).encode() + b"\n")
 
 
 def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:

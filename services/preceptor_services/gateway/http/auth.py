@@ -11,7 +11,11 @@ from preceptor_clients.contract.errors import Forbidden
 from preceptor_services.registry.keyring import Caller, Keyring
 
 
-class Needs:
+class AsksForKey:
+    """A dependency that refuses requests without a valid key; `openapi.py` describes it."""
+
+
+class Needs(AsksForKey):
     """A dependency: the caller, who must have one of `scopes`."""
 
     def __init__(self, *scopes: Scope) -> None:
@@ -20,8 +24,16 @@ class Needs:
     async def __call__(self, request: Request) -> Caller:
         """The caller of this request."""
         # async, like every dependency here: FastAPI runs the others in a thread of their own.
+        return self.allowed(request, request.headers.get("authorization"))
+
+    def allowed(self, request: Request, authorization: str | None) -> Caller:
+        """The caller whose key `authorization` holds.
+
+        Raises:
+            PreceptorError: it is no valid key, or has none of the scopes.
+        """
         keyring: Keyring = request.app.state.keyring
-        caller = keyring.caller(request.headers.get("authorization"))
+        caller = keyring.caller(authorization)
         if not caller.may(self.scopes):
             raise Forbidden(
                 f"{caller.name} has {sorted(caller.scopes)}, this needs {sorted(self.scopes)}",

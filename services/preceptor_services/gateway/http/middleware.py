@@ -22,7 +22,7 @@ from preceptor_services.kit.metrics import Metrics
 _log = logging.getLogger("preceptor.gateway")
 
 
-class _OverLimit(Exception):
+class OverLimit(Exception):
     """The body went over the limit while the application read it."""
 
 
@@ -37,7 +37,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        error = self._announced(scope)
+        error = self.announced(scope)
         if error is not None:
             await problem_response(error, Request(scope).url.path)(scope, receive, send)
             return
@@ -49,14 +49,15 @@ class BodyLimit:
             await send(message)
 
         try:
-            await self._app(scope, self._counted(receive), note_start)
-        except _OverLimit:
+            await self._app(scope, self.counted(receive), note_start)
+        except OverLimit:
             if started:
                 raise
-            response = problem_response(self._too_large(), Request(scope).url.path)
+            response = problem_response(self.too_large(), Request(scope).url.path)
             await response(scope, receive, send)
 
-    def _announced(self, scope: Scope) -> PreceptorError | None:
+    def announced(self, scope: Scope) -> PreceptorError | None:
+        """Why the headers alone rule the body out."""
         encoding = header(scope, "content-encoding")
         if encoding not in (None, "identity"):
             return UnsupportedMediaType(
@@ -65,10 +66,11 @@ class BodyLimit:
             )
         length = header(scope, "content-length")
         if length is not None and length.isdigit() and int(length) > self._max_bytes:
-            return self._too_large()
+            return self.too_large()
         return None
 
-    def _counted(self, receive: Receive) -> Receive:
+    def counted(self, receive: Receive) -> Receive:
+        """`receive`, which raises `OverLimit` as soon as the body is over the limit."""
         seen = 0
 
         async def read() -> Message:
@@ -76,12 +78,13 @@ class BodyLimit:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._max_bytes:
-                raise _OverLimit
+                raise OverLimit
             return message
 
         return read
 
-    def _too_large(self) -> TooLarge:
+    def too_large(self) -> TooLarge:
+        """The problem of such a body."""
         return TooLarge(f"the body is over {self._max_bytes} bytes", field="body")
 
 

@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from preceptor_clients.contract.corrections import Role
 from preceptor_clients.contract.errors import Forbidden, Unauthorised
 from preceptor_services.corrections.parts import Corrections
+from preceptor_services.gateway.http.auth import AsksForKey
 from preceptor_services.gateway.http.depends import CorrectionsDep
 from preceptor_services.registry.keyring import Keyring
 
@@ -36,7 +37,7 @@ class Actor(NamedTuple):
     """The experts on whose behalf the key may act; None means no limit."""
 
 
-class PersonWith:
+class PersonWith(AsksForKey):
     """A dependency: a person with at least `role`, authenticated by their own key."""
 
     def __init__(self, role: Role) -> None:
@@ -53,7 +54,7 @@ class PersonWith:
         return actor
 
 
-class ToolOr:
+class ToolOr(AsksForKey):
     """A dependency: a key of the deployment with one of `scopes`, or a person with `role`."""
 
     def __init__(self, *scopes: str, role: Role) -> None:

@@ -30,6 +30,17 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
+def response_to(request: Request, error: Exception) -> Response:
+    """The response to a request that failed with any error."""
+    match error:
+        case PreceptorError():
+            return _ours(request, error)
+        case HTTPException():
+            return _framework(request, error)
+        case _:
+            return _unexpected(request, error)
+
+
 def problem_response(error: PreceptorError, instance: str | None = None) -> Response:
     """`error` as a response, with the headers of its status."""
     headers: dict[str, str] = {}

@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from preceptor_services.gateway.http.auth import Needs
 from preceptor_services.gateway.http.depends import ReadinessDep
+from preceptor_services.gateway.http.openapi import returns
 from preceptor_services.registry.keyring import Caller
 
 router = APIRouter(tags=["health"])
@@ -26,7 +27,7 @@ async def ready(readiness: ReadinessDep) -> dict[str, str]:
     return {"state": "ready", **await readiness.check()}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=Response, responses=returns("text/plain"))
 async def metrics(
     caller: Annotated[Caller, Depends(Needs("reader", "dispatcher"))], readiness: ReadinessDep
 ) -> Response:

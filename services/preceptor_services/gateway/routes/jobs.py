@@ -11,8 +11,8 @@ from preceptor_services.gateway.http.bodies import body_of, reply
 from preceptor_services.gateway.http.depends import QuestionsDep, ReadinessDep, RegistryDep
 from preceptor_services.gateway.http.openapi import takes
 from preceptor_services.jobs.messages import (
+    ClaimedJobs,
     ClaimRequest,
-    Claims,
     Directory,
     ReportReply,
     ReportRequest,
@@ -22,7 +22,7 @@ from preceptor_services.kit.threads import ITEM
 router = APIRouter(tags=["internal"])
 
 
-@router.post("/v1/internal/claims", response_model=Claims, openapi_extra=takes(ClaimRequest))
+@router.post("/v1/internal/claims", response_model=ClaimedJobs, openapi_extra=takes(ClaimRequest))
 async def claim(
     request: Request,
     caller: Dispatcher,

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from preceptor_clients.contract.listings import Quarantine, QuarantinedTarget
 from preceptor_clients.contract.schemas import (
     Answer,
-    Key,
     Name,
     ServiceInfo,
     Services,
@@ -28,29 +28,16 @@ class ServiceVersion(Answer):
     """One version of a service, with the information that it declared."""
 
     info: ServiceInfo
+    """The reply of its `GET /v1/info`."""
     seen_at: float
     """Server time at which it was last recorded."""
-
-
-class QuarantinedTarget(Answer):
-    """A target that was built from an answer that may be wrong."""
-
-    id: Key
-    rollout_id: Key
-
-
-class Quarantine(Answer):
-    """`GET /v1/experts/{name}/quarantine`: in the order of the targets' ids."""
-
-    targets: tuple[QuarantinedTarget, ...]
-    after: str | None = None
-    """Value of `after` for the next page; None at the end."""
 
 
 class ServiceVersions(Answer):
     """`GET /v1/experts/{name}/versions`: the last one first; each answer names its version."""
 
     versions: tuple[ServiceVersion, ...]
+    """Its versions."""
 
 
 @router.get("/v1/experts", response_model=Services)

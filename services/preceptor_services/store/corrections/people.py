@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from preceptor_services.store.sql import insert_new, padded
+from preceptor_services.store.prepared import insert_new
+from preceptor_services.store.sql import padded
 from preceptor_services.store.tables.corrections import CorrectionPerson
 
 

@@ -10,7 +10,8 @@ from sqlalchemy import bindparam, func, insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
-from preceptor_services.store.sql import insert_new, padded
+from preceptor_services.store.prepared import insert_new
+from preceptor_services.store.sql import padded
 from preceptor_services.store.tables.corrections import (
     CorrectionItem,
     CorrectionQuestion,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from preceptor_services.store.sql import insert_new
+from preceptor_services.store.prepared import insert_new
 from preceptor_services.store.tables.provenance import AnswerFeedback, FeedbackItemRow
 from preceptor_services.store.tables.questions import AnswerRow, Ticket
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from preceptor_services.store.prepared import Prepared
 from preceptor_services.store.questions.states import ASKED, LIVE
 from preceptor_services.store.tables.questions import AnswerRow, Question, Ticket
 
@@ -73,8 +75,8 @@ STORED_COLUMNS: Final = (
 """The columns of `StoredAnswer`, in its order."""
 
 
-_FIND: Final = select(*_STATE_COLUMNS).where(AnswerRow.answer_key.in_(bindparam("keys")))
-_FIND_WITH_JOBS: Final = (
+_FIND: Final = Prepared(select(*_STATE_COLUMNS).where(AnswerRow.answer_key.in_(bindparam("keys"))))
+_FIND_WITH_JOBS: Final = Prepared(
     select(*_STATE_COLUMNS)
     .where(
         or_(AnswerRow.answer_key.in_(bindparam("keys")), AnswerRow.job_id.in_(bindparam("jobs")))
@@ -92,29 +94,29 @@ _DEADLINES: Final = (
     .group_by(Ticket.answer_key)
     .subquery()
 )
-_WANTED: Final = (
+_WANTED: Final = Prepared(
     select(AnswerRow.job_id, AnswerRow.answer_key, Question.frame, _DEADLINES.c.deadline_at)
     .join(Question, Question.answer_key == AnswerRow.answer_key)
     .join(_DEADLINES, _DEADLINES.c.answer_key == AnswerRow.answer_key)
     .where(AnswerRow.job_id.in_(bindparam("jobs")), AnswerRow.state == "pending")
     .order_by(AnswerRow.job_id, AnswerRow.ordinal)
 )
-_ADD: Final = insert(AnswerRow)
-_ADD_QUESTIONS: Final = insert(Question)
+_ADD: Final = Prepared(insert(AnswerRow))
+_ADD_QUESTIONS: Final = Prepared(insert(Question))
 
 
 async def find(conn: AsyncConnection, keys: Iterable[str]) -> dict[str, AnswerState]:
     """Those of `keys` that were asked before."""
-    rows = await conn.execute(_FIND, {"keys": list(keys)})
-    return {row.answer_key: AnswerState(*row) for row in rows}
+    rows = await _FIND.rows(conn, {"keys": list(keys)})
+    return {row[0]: AnswerState(*row) for row in rows}
 
 
 async def find_with_jobs(
     conn: AsyncConnection, keys: Iterable[str], job_ids: Sequence[str]
 ) -> dict[str, AnswerState]:
     """Those of `keys` that were asked before, and every question of these jobs, in their order."""
-    rows = await conn.execute(_FIND_WITH_JOBS, {"keys": list(keys), "jobs": list(job_ids)})
-    return {row.answer_key: AnswerState(*row) for row in rows}
+    rows = await _FIND_WITH_JOBS.rows(conn, {"keys": list(keys), "jobs": list(job_ids)})
+    return {row[0]: AnswerState(*row) for row in rows}
 
 
 async def stored(conn: AsyncConnection, keys: Iterable[str]) -> dict[str, StoredAnswer]:
@@ -139,8 +141,8 @@ async def add(
 ) -> None:
     """Adds questions without answers."""
     if rows:
-        await conn.execute(_ADD, list(rows))
-        await conn.execute(_ADD_QUESTIONS, list(questions))
+        await _ADD.many(conn, rows)
+        await _ADD_QUESTIONS.many(conn, questions)
 
 
 async def reopen(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
@@ -158,7 +160,7 @@ async def reopen(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
 
 async def wanted(conn: AsyncConnection, job_ids: Sequence[str], now: float) -> list[WantedQuestion]:
     """Unanswered questions of these jobs that have a live ticket, in the order asked."""
-    rows = await conn.execute(_WANTED, {"jobs": list(job_ids), "now": now})
+    rows = await _WANTED.rows(conn, {"jobs": list(job_ids), "now": now})
     return [WantedQuestion(*row) for row in rows]
 
 
@@ -189,12 +191,17 @@ async def finish(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
     """Stores answers; each row has every column of an answer."""
     if not rows:
         return
-    columns = [name for name in rows[0] if name != "answer_key"]
-    await conn.execute(
+    columns = tuple(name for name in rows[0] if name != "answer_key")
+    named = [{f"b_{name}": value for name, value in row.items()} for row in rows]
+    await _finish(columns).many(conn, named)
+
+
+@cache
+def _finish(columns: tuple[str, ...]) -> Prepared:
+    return Prepared(
         update(AnswerRow)
         .where(AnswerRow.answer_key == bindparam("b_answer_key"))
-        .values(state="done", problem=None, **{name: bindparam(f"b_{name}") for name in columns}),
-        [{f"b_{name}": value for name, value in row.items()} for row in rows],
+        .values(state="done", problem=None, **{name: bindparam(f"b_{name}") for name in columns})
     )
 
 

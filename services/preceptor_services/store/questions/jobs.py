@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import bindparam, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from preceptor_services.store.prepared import Prepared
 from preceptor_services.store.tables.questions import AnswerRow, Job, JobAttempt
 
 UNFINISHED: Final = ("queued", "running")
@@ -46,9 +47,9 @@ _COLUMNS: Final = (
 )
 
 
-_ADD: Final = insert(Job)
-_FIND: Final = select(*_COLUMNS).where(Job.id.in_(bindparam("ids")))
-_COUNT_UNFINISHED: Final = (
+_ADD: Final = Prepared(insert(Job))
+_FIND: Final = Prepared(select(*_COLUMNS).where(Job.id.in_(bindparam("ids"))))
+_COUNT_UNFINISHED: Final = Prepared(
     select(Job.service, func.count()).where(Job.state.in_(UNFINISHED)).group_by(Job.service)
 )
 _OLDEST: Final = (
@@ -56,7 +57,7 @@ _OLDEST: Final = (
     .where(Job.state.in_(UNFINISHED))
     .group_by(Job.service)
 )
-_CLAIM: Final = (
+_CLAIM: Final = Prepared(
     update(Job)
     .where(Job.id.in_(bindparam("ids")), Job.state.in_(UNFINISHED))
     .values(
@@ -67,8 +68,15 @@ _CLAIM: Final = (
     )
     .returning(*_COLUMNS)
 )
-_ADD_ATTEMPTS: Final = insert(JobAttempt)
-_SET_STATES: Final = (
+_ADD_ATTEMPTS: Final = Prepared(insert(JobAttempt))
+_END: Final = ("ended_at", "outcome", "latency_ms", "reason")
+"""Columns of an attempt that its end fills."""
+_END_ATTEMPTS: Final = Prepared(
+    update(JobAttempt)
+    .where(JobAttempt.job_id == bindparam("b_job_id"), JobAttempt.fence == bindparam("b_fence"))
+    .values(**{name: bindparam(f"b_{name}") for name in _END})
+)
+_SET_STATES: Final = Prepared(
     update(Job)
     .where(Job.id == bindparam("b_id"))
     .values(state=bindparam("b_state"), reason=bindparam("b_reason"), put_at=None)
@@ -77,18 +85,18 @@ _SET_STATES: Final = (
 
 async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
     if rows:
-        await conn.execute(_ADD, list(rows))
+        await _ADD.many(conn, rows)
 
 
 async def find(conn: AsyncConnection, job_ids: Sequence[str]) -> dict[str, JobRow]:
     """Those of the jobs that exist."""
-    rows = await conn.execute(_FIND, {"ids": list(job_ids)})
-    return {row.id: JobRow(*row) for row in rows}
+    rows = await _FIND.rows(conn, {"ids": list(job_ids)})
+    return {row[0]: JobRow(*row) for row in rows}
 
 
 async def count_unfinished(conn: AsyncConnection) -> dict[str, int]:
     """Unfinished jobs by service."""
-    return {row[0]: row[1] for row in await conn.execute(_COUNT_UNFINISHED)}
+    return {row[0]: row[1] for row in await _COUNT_UNFINISHED.rows(conn, {})}
 
 
 async def oldest(conn: AsyncConnection) -> dict[str, float]:
@@ -108,27 +116,21 @@ async def count_standing(conn: AsyncConnection, put_before: float) -> dict[str, 
 
 async def claim(conn: AsyncConnection, job_ids: Sequence[str], now: float) -> list[JobRow]:
     """Raises the fence of each unfinished job; claims with an older fence become invalid."""
-    changed = await conn.execute(_CLAIM, {"ids": list(job_ids), "b_now": now})
+    changed = await _CLAIM.rows(conn, {"ids": list(job_ids), "b_now": now})
     return [JobRow(*row) for row in changed]
 
 
 async def add_attempts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
     """Records granted claims."""
     if rows:
-        await conn.execute(_ADD_ATTEMPTS, list(rows))
+        await _ADD_ATTEMPTS.many(conn, rows)
 
 
 async def end_attempts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
     """Records the end of claims: each row has `job_id`, `fence` and all columns of an end."""
-    if not rows:
-        return
-    columns = [name for name in rows[0] if name not in ("job_id", "fence")]
-    await conn.execute(
-        update(JobAttempt)
-        .where(JobAttempt.job_id == bindparam("b_job_id"), JobAttempt.fence == bindparam("b_fence"))
-        .values(**{name: bindparam(f"b_{name}") for name in columns}),
-        [{f"b_{name}": value for name, value in row.items()} for row in rows],
-    )
+    if rows:
+        named = [{f"b_{name}": value for name, value in row.items()} for row in rows]
+        await _END_ATTEMPTS.many(conn, named)
 
 
 async def set_states(
@@ -137,7 +139,7 @@ async def set_states(
     """Moves each job to its state, with the reason of its last failure."""
     rows = [{"b_id": i, "b_state": state, "b_reason": reason} for i, state, reason in ends]
     if rows:
-        await conn.execute(_SET_STATES, rows)
+        await _SET_STATES.many(conn, rows)
 
 
 async def drop_unwanted(conn: AsyncConnection, job_ids: Sequence[str]) -> list[str]:

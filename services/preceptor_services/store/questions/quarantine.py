@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from preceptor_services.store.prepared import insert_new
 from preceptor_services.store.questions import answers, tickets
-from preceptor_services.store.sql import insert_new
 from preceptor_services.store.tables.provenance import Target, TargetAnswer
 from preceptor_services.store.tables.questions import (
     AnswerRow,

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from preceptor_services.store.prepared import Prepared
 from preceptor_services.store.questions.answers import STORED_COLUMNS, StoredAnswer
 from preceptor_services.store.questions.states import LIVE
 from preceptor_services.store.tables.questions import AnswerRow, Arrival, Ticket
@@ -61,30 +62,30 @@ _COLUMNS: Final = (
 )
 
 
-_FIND: Final = select(*_COLUMNS).where(Ticket.id.in_(bindparam("ids")))
-_OUTCOMES: Final = (
+_FIND: Final = Prepared(select(*_COLUMNS).where(Ticket.id.in_(bindparam("ids"))))
+_OUTCOMES: Final = Prepared(
     select(*_COLUMNS, *STORED_COLUMNS, AnswerRow.state.label("answer_state"))
     .join(AnswerRow, AnswerRow.answer_key == Ticket.answer_key)
     .where(Ticket.id.in_(bindparam("ids")))
 )
-_MARK_RUNNING: Final = (
+_MARK_RUNNING: Final = Prepared(
     update(Ticket)
     .where(Ticket.answer_key.in_(bindparam("keys")), Ticket.state == "queued")
     .values(state="running")
 )
-_SETTLE: Final = (
+_SETTLE: Final = Prepared(
     update(Ticket)
     .where(Ticket.answer_key.in_(bindparam("keys")), Ticket.state.in_(LIVE))
     .values(state=bindparam("b_state"), problem=bindparam("b_problem"))
     .returning(Ticket.id, Ticket.answer_key, Ticket.run)
 )
-_ADD: Final = insert(Ticket)
+_ADD: Final = Prepared(insert(Ticket))
 
 
 async def find(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, TicketRow]:
     """Those of `ids` that exist."""
-    rows = await conn.execute(_FIND, {"ids": list(ids)})
-    return {row.id: TicketRow(*row) for row in rows}
+    rows = await _FIND.rows(conn, {"ids": list(ids)})
+    return {row[0]: TicketRow(*row) for row in rows}
 
 
 async def outcomes(
@@ -93,22 +94,22 @@ async def outcomes(
     """Those of `ids` that exist, each with its answer if it is done."""
     width = len(_COLUMNS)
     found: dict[str, tuple[TicketRow, StoredAnswer | None]] = {}
-    for row in await conn.execute(_OUTCOMES, {"ids": list(ids)}):
+    for row in await _OUTCOMES.rows(conn, {"ids": list(ids)}):
         ticket = TicketRow._make(row[:width])
-        done = ticket.state == row.answer_state == "done"
+        done = ticket.state == row[-1] == "done"
         found[ticket.id] = (ticket, StoredAnswer._make(row[width:-1]) if done else None)
     return found
 
 
 async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
     if rows:
-        await conn.execute(_ADD, list(rows))
+        await _ADD.many(conn, rows)
 
 
 async def mark_running(conn: AsyncConnection, answer_keys: Sequence[str]) -> None:
     """Marks the tickets of claimed questions as running."""
     if answer_keys:
-        await conn.execute(_MARK_RUNNING, {"keys": list(answer_keys)})
+        await _MARK_RUNNING.rows(conn, {"keys": list(answer_keys)})
 
 
 async def mark_queued(conn: AsyncConnection, answer_keys: Sequence[str]) -> None:
@@ -130,7 +131,7 @@ async def settle(
 ) -> list[Settled]:
     """Moves every live ticket of these answers to `state`."""
     values = {"keys": list(answer_keys), "b_state": state, "b_problem": problem}
-    return [Settled(*row) for row in await conn.execute(_SETTLE, values)]
+    return [Settled(*row) for row in await _SETTLE.rows(conn, values)]
 
 
 async def extend(conn: AsyncConnection, deadlines: Mapping[str, float]) -> None:

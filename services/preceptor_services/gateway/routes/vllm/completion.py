@@ -33,22 +33,32 @@ Row = dict[str, dict[str, Any]]
 class Completion(BaseModel):
     """The fields of a completion request that scoring needs; sampling settings are ignored."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     prompt: (
         _Sequence | Annotated[list[_Sequence], _Several] | Text | Annotated[list[Text], _Several]
     )
     """Ids or texts. `prompt_token_ids`, in the request or in an object here, is the same."""
     prompt_logprobs: Annotated[int, Field(ge=-1)] | None = None
+    """Entries per position; -1 is as many as the expert gives."""
     echo: bool = False
+    """Asks for the rows in the older shape of OpenAI's completions too."""
     logprobs: Annotated[int, Field(ge=0)] | None = None
     """Entries per position of an echo; without `echo` it has no effect (nothing is generated)."""
     add_special_tokens: bool = True
+    """Whether the expert's tokenizer puts its special tokens around a text."""
     model: str | None = None
+    """The expert that the address names, or absent."""
     temperature: float | None = None
+    """0 or 1; a score does not depend on it."""
     max_tokens: int | None = None
+    """0 or 1; nothing is generated."""
     n: int | None = None
+    """1; nothing is generated."""
     stream: bool | None = None
+    """False; replies are sent whole."""
 
     @model_validator(mode="before")
     @classmethod

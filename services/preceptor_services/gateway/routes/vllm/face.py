@@ -30,7 +30,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from preceptor_clients.contract.errors import (
     Conflict,
-    Forbidden,
     Invalid,
     ServiceUnavailable,
     from_problem,
@@ -47,12 +46,13 @@ from preceptor_clients.contract.schemas import (
 )
 from preceptor_clients.contract.tokenization import Text, TokenizeCall
 from preceptor_clients.sdk.answers import rounded
+from preceptor_services.gateway.http.auth import Needs
 from preceptor_services.gateway.http.bodies import body_of
 from preceptor_services.gateway.http.depends import QuestionsDep, RegistryDep, TokenizersDep
 from preceptor_services.gateway.http.openapi import takes
 from preceptor_services.gateway.routes.vllm.completion import Completion, scored
 from preceptor_services.kit.threads import ITEM, off_loop
-from preceptor_services.registry.keyring import Caller, Keyring
+from preceptor_services.registry.keyring import Caller
 from preceptor_services.registry.tokenizers import Tokenizers
 
 router = APIRouter(prefix="/vllm/{expert}", tags=["vllm"])
@@ -68,19 +68,28 @@ class NotAnswered(Conflict):
 class Tokenization(BaseModel):
     """A text or a chat; options that would change the ids are refused, not ignored."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
 
     prompt: Text | None = None
+    """A text."""
     messages: tuple[Message, ...] = ()
+    """A chat, in place of a text."""
     add_special_tokens: bool | None = None
     """If absent, true for a text and false for a chat."""
     add_generation_prompt: bool = True
+    """Whether a chat ends with the beginning of a reply."""
     model: str | None = None
+    """The expert that the address names, or absent."""
     continue_final_message: bool = False
+    """Not supported: refused where it is true."""
     return_token_strs: bool | None = None
+    """Not supported: refused where it is true."""
     chat_template: str | None = None
+    """Not supported: the expert's own template is used."""
     chat_template_kwargs: dict[str, Any] | None = None
+    """Not supported: refused where it is not empty."""
     tools: list[Any] | None = None
+    """Not supported: refused where it is not empty."""
 
     def call(self) -> TokenizeCall:
         """The call of the expert.
@@ -109,24 +118,23 @@ _NOT_SERVED: Final = (
 )
 
 
-async def _caller(request: Request) -> Caller:
-    """Authenticates by a bearer key or by the password of the address."""
-    sent = request.headers.get("authorization") or ""
-    scheme, _, coded = sent.partition(" ")
-    if scheme.lower() == "basic":
-        try:
-            password = base64.b64decode(coded, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
-            password = ""
-        sent = f"Bearer {password}"
-    keyring: Keyring = request.app.state.keyring
-    caller = keyring.caller(sent)
-    if not caller.may(frozenset({"trainer"})):
-        raise Forbidden(f"{caller.name} may not ask experts", field="authorization")
-    return caller
+class _NeedsBearerOrPassword(Needs):
+    """A dependency: the caller, by a bearer key or by the password of the address."""
+
+    async def __call__(self, request: Request) -> Caller:
+        """The caller of this request."""
+        sent = request.headers.get("authorization") or ""
+        scheme, _, coded = sent.partition(" ")
+        if scheme.lower() == "basic":
+            try:
+                password = base64.b64decode(coded, validate=True).decode().partition(":")[2]
+            except (binascii.Error, UnicodeDecodeError):
+                password = ""
+            sent = f"Bearer {password}"
+        return self.allowed(request, sent)
 
 
-Asking = Annotated[Caller, Depends(_caller)]
+Asking = Annotated[Caller, Depends(_NeedsBearerOrPassword("trainer"))]
 
 
 @router.get("/health")
