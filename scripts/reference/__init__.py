@@ -15,6 +15,7 @@ def pages() -> dict[str, str]:
         "reference/cli.md": commands.page(),
         "reference/deployment.md": configuration.deployment_page(),
         "reference/services.md": configuration.services_page(),
+        "reference/run-file.md": configuration.run_file_page(),
         "reference/run.md": configuration.run_page(),
         "reference/gateway-api.md": http_api.gateway_page(),
         "reference/expert-api.md": http_api.expert_page(),

@@ -16,8 +16,11 @@ import griffe
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from preceptor_clients.sdk import judging
 from preceptor_services.kit.settings import load_settings
 from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.runfile.objectives import OBJECTIVES, Named
+from preceptor_trainer.runfile.schema import RunFile
 from reference import docstrings
 from reference.markdown import anchor, code, heading, join, slug, table
 
@@ -46,6 +49,22 @@ frozen dataclass that checks its values when it is built; all fields are given b
 field's type is a protocol (objective, context policy, schedule, source of rollouts, selection),
 the classes that fit it follow here too, and one of your own fits as well.
 """
+RUN_FILE = """
+# The file of a run
+
+`preceptor train run.toml` reads it ([how to](../how-to/train-your-own-model.md)). Unknown keys are
+refused. Relative paths are relative to the file. `--set SECTION.KEY=VALUE` replaces a key; the
+value is TOML or a bare word. `NAME` stands for a name that you choose.
+"""
+NAMED = """
+Names of objectives, for `[objective] use`. The fields of the class are the keys of
+`[objective.options]`, and a class in a field is a table.
+"""
+VERIFIERS = """
+Verifiers, for `[feedback] use`. The arguments are the keys of `[feedback.options]`. `answer` and
+the like name columns of the row. A package of yours adds more by entry points in the group
+`preceptor.verifiers`.
+"""
 SERVICE_ROOMS = (
     "preceptor_services.experts",
     "preceptor_services.feedback",
@@ -70,11 +89,69 @@ def services_page() -> str:
     return join(SERVICES, *(_service(cls) for cls in services()))
 
 
+def run_file_page() -> str:
+    """Every key of a run's TOML file, objectives and verifiers by name."""
+    sections = [_toml_section(path, model) for path, model in run_file_tables()]
+    named = [heading(2, "Verifiers", "verifiers"), VERIFIERS, *map(_verifier, verifiers())]
+    return join(RUN_FILE, *sections, _objectives(), *named)
+
+
 def run_page() -> str:
     """`RunConfig` and everything that it is made of."""
     classes = run_classes()
     names = [cls.__name__ for cls in classes]
     return join(RUN, *(_dataclass(cls, names) for cls in classes))
+
+
+# ---------------------------------------------------------------- the file of a run
+
+
+def run_file_tables() -> Iterator[tuple[str, type[BaseModel]]]:
+    """Path of each table of a run's file, and the model that checks it."""
+    yield from _tables("", RunFile)
+
+
+def run_file_keys() -> Iterator[str]:
+    """Whole path of every key of a run's file that has a value of its own."""
+    yield from _keys(run_file_tables())
+
+
+def verifiers() -> list[Callable[..., Any]]:
+    """The verifiers that come with preceptor."""
+    found = judging.verifiers()
+    return [found[name].load() for name in sorted(found) if found[name].value.startswith("precep")]
+
+
+def verifier_options(verifier: Callable[..., Any]) -> list[Row]:
+    """Arguments of a verifier that a file may set."""
+    parameters = inspect.signature(verifier).parameters.values()
+    meanings = _meanings(inspect.getdoc(verifier) or "")
+    return [
+        (p.name, _annotation(p), _parameter_default(p), meanings.get(p.name, ""))
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY
+    ]
+
+
+def _verifier(verifier: Callable[..., Any]) -> str:
+    name = verifier.__name__
+    about = docstrings.first_line(inspect.getdoc(verifier) or "")
+    rows = verifier_options(verifier)
+    return join(heading(3, code(name), name), about, _rows(f"verifier-{name}", "argument", rows))
+
+
+def _objectives() -> str:
+    rows = [
+        [code(name), f"[{named.cls.__name__}](run.md#{slug(named.cls.__name__)})", learns(named)]
+        for name, named in OBJECTIVES.items()
+    ]
+    return join(heading(2, "Objectives", "objectives"), NAMED,
+                table(("name", "class", "learns from"), rows))  # fmt: skip
+
+
+def learns(named: Named) -> str:
+    """What an objective learns from, in words."""
+    return "teacher and rewards" if named.learns_from == "both" else named.learns_from
 
 
 # ---------------------------------------------------------------- deployment
@@ -88,7 +165,11 @@ def toml_tables() -> Iterator[tuple[str, type[BaseModel]]]:
 
 def toml_keys() -> Iterator[str]:
     """Whole path of every key that has a value of its own."""
-    for path, model in toml_tables():
+    yield from _keys(toml_tables())
+
+
+def _keys(tables: Iterator[tuple[str, type[BaseModel]]]) -> Iterator[str]:
+    for path, model in tables:
         for name in model.model_fields:
             if not _inner_tables(model, name):
                 yield f"{path}.{name}" if path else name
@@ -205,19 +286,22 @@ def _service(cls: type[Any]) -> str:
 
 
 def _arguments(cls: type[Any]) -> list[Row]:
-    text = inspect.getdoc(cls.__init__) or ""
-    meanings = {
-        argument.name: argument.description
-        for section in griffe.Docstring(text).parse("google", warnings=False)
-        if section.kind is griffe.DocstringSectionKind.parameters
-        for argument in section.value
-    }
+    meanings = _meanings(inspect.getdoc(cls.__init__) or "")
     parameters = list(inspect.signature(cls).parameters.values())
     return [
         (p.name, _annotation(p), _parameter_default(p), meanings.get(p.name, ""))
         for p in parameters
         if p.kind is not p.VAR_KEYWORD and not str(p.annotation).startswith(("Connect", "Callable"))
     ]
+
+
+def _meanings(text: str) -> dict[str, str]:
+    return {
+        argument.name: argument.description
+        for section in griffe.Docstring(text).parse("google", warnings=False)
+        if section.kind is griffe.DocstringSectionKind.parameters
+        for argument in section.value
+    }
 
 
 def _annotation(parameter: inspect.Parameter) -> str:

@@ -210,7 +210,7 @@ async def test_h5_people_with_odd_keys_and_names_are_refused_in_words(
 
     await keys.type("nobody-has-this-key")
     await keys.press("Enter")
-    await expect(page.get_by_role("alert")).to_contain_text("unknown or revoked")
+    await expect(page.get_by_role("alert")).to_contain_text("Nobody has this key")
     await keys.type("ключ")
     await keys.press("Enter")
     await expect(page.get_by_role("alert")).to_contain_text("no special letters")

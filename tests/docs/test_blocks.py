@@ -12,11 +12,13 @@ from transformers import AutoTokenizer
 from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
 from preceptor_services.kit.settings import load_settings
 from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.runfile.reading import read_run_file
 from reference import configuration
 
 STUDENT = ROOT / "trainer" / "preceptor_trainer" / "student" / "model"
 PYTHON = blocks("python")
-TOML = blocks("toml")
+RUN_FILES = [(place, code) for place, code in blocks("toml") if "[data]" in code]
+TOML = [block for block in blocks("toml") if block not in RUN_FILES]
 RECIPES = [(place, code) for place, code in PYTHON if "\ndef recipe(" in code]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 CLASSES = {cls.__name__: cls for cls in configuration.run_classes()}
@@ -73,6 +75,14 @@ def test_toml_is_what_a_deployment_takes(code, tmp_path):
         assert known is None or set(table.get("options", {})) <= known
 
 
+@cases(RUN_FILES)
+def test_the_file_of_a_run_is_read(code, tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(code)
+
+    assert read_run_file(path).data.train
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_is_shown_as_it_stands(example):
     text = example.read_text()
@@ -102,4 +112,4 @@ def test_a_fingerprint_on_a_page_is_the_students(code):
 
 
 def test_there_are_such_blocks():
-    assert (len(PYTHON), len(TOML), len(RECIPES)) >= (5, 5, 3)
+    assert (len(PYTHON), len(TOML), len(RECIPES), len(RUN_FILES)) >= (5, 5, 3, 1)

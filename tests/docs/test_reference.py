@@ -65,6 +65,24 @@ def test_keys_of_every_table_are_found():
     assert {"gateway.port", "keys.NAME.scopes", "experts.NAME.url", "sources.NAME.use"} <= keys
 
 
+@pytest.mark.parametrize("key", list(configuration.run_file_keys()))
+def test_every_key_of_a_runs_file_is_there_with_its_meaning(key):
+    table, _, name = key.rpartition(".")
+    cells = rows("reference/run-file.md")[slug(f"{table or 'top'}-{name}")]
+
+    assert cells[0] == f"`{name}`"
+    assert len(cells) == 4
+    assert cells[-1], f"{key} has no docstring"
+
+
+@pytest.mark.parametrize("verifier", configuration.verifiers(), ids=lambda v: v.__name__)
+def test_every_argument_of_a_verifier_is_there_with_its_meaning(verifier):
+    shown = rows("reference/run-file.md")
+
+    for name, *_ in configuration.verifier_options(verifier):
+        assert shown[slug(f"verifier-{verifier.__name__}-{name}")][-1], f"{name} has no meaning"
+
+
 @pytest.mark.parametrize("service", configuration.services(), ids=lambda cls: cls.__name__)
 def test_every_option_of_a_service_is_there_with_its_meaning(service):
     shown = rows("reference/services.md")

@@ -25,7 +25,6 @@ own, so that this one can be shown.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -35,9 +34,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self, cast
 import tomli_w
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     JsonValue,
     ValidationError,
@@ -46,6 +43,7 @@ from pydantic import (
 
 from preceptor_clients.contract.errors import from_validation
 from preceptor_clients.contract.schemas import Name, ServiceRole
+from preceptor_clients.contract.sections import Section
 
 Scope = Literal["trainer", "dispatcher", "expert", "reader", "admin"]
 EMBEDDED: Final = "embedded"
@@ -75,25 +73,7 @@ AddressNetwork = Annotated[str, AfterValidator(_network)]
 """`10.1.0.0/16`, or one address."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keys_are_known(cls, given: Any) -> Any:
-        if isinstance(given, dict):
-            for key in cast("dict[str, Any]", given):
-                if key not in cls.model_fields:
-                    raise ValueError(f"{key}: is unknown here; {_nearest(key, cls.model_fields)}")
-        return cast("Any", given)
-
-
-def _nearest(key: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}"
-
-
-class DeployedGateway(_Section):
+class DeployedGateway(Section):
     """`[gateway]`."""
 
     host: str = "127.0.0.1"
@@ -146,7 +126,7 @@ def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-class DeployedKey(_Section):
+class DeployedKey(Section):
     """`[keys.NAME]`: one caller of the gateway."""
 
     file: Path
@@ -165,7 +145,7 @@ class DeployedKey(_Section):
         return self
 
 
-class DeployedService(_Section):
+class DeployedService(Section):
     """`[experts.NAME]` or `[sources.NAME]`."""
 
     url: str
@@ -194,7 +174,7 @@ class RoleService(NamedTuple):
     service: DeployedService
 
 
-class Deployment(_Section):
+class Deployment(Section):
     """The whole file."""
 
     gateway: DeployedGateway = DeployedGateway()

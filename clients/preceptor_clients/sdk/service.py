@@ -254,7 +254,7 @@ class _ServiceApp:
         except Exception:
             # Outermost handler: details of the fault belong in the log, not in the reply.
             _log.exception("%s %s failed", scope["method"], scope["path"])
-            return problem_reply(PreceptorError("the service failed; see its log"))
+            return problem_reply(PreceptorError("the service failed; its log says why"))
 
     def _route(self, scope: Scope) -> Handler:
         path, method = scope["path"], scope["method"]

@@ -79,7 +79,7 @@ class ScoringModel:
         """The ids of a chat, to be continued by the assistant.
 
         Raises:
-            Invalid: the chat template does not accept the messages.
+            Invalid: the chat template does not take the messages.
         """
         return self._chats.chat_ids(messages)
 
@@ -87,7 +87,7 @@ class ScoringModel:
         """Ids of a text or chat. It runs in a thread, because a long text may take a second.
 
         Raises:
-            Invalid: the chat template does not accept the messages, or there is none.
+            Invalid: the chat template refuses the messages, or there is none.
         """
         return TokenIds(ids=await asyncio.to_thread(self._ids, call))
 

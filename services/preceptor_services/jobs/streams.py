@@ -124,8 +124,7 @@ class JobStreams:
 
         Raises:
             QueueFull: the stream has `max_length` entries.
-            ServiceUnavailable: the broker is down or cannot run the command. The job may be
-                on the stream.
+            ServiceUnavailable: the broker is down or refuses. The job may be on the stream.
         """
         if not await self.put_all(service, [Entry(job_id, priority, tokens, exclusive)]):
             raise QueueFull(f"{service} has {self._max_length} jobs waiting", retry_after_s=1.0)
@@ -134,8 +133,7 @@ class JobStreams:
         """Appends jobs in order; returns how many of them, the first ones, fitted.
 
         Raises:
-            ServiceUnavailable: the broker is down or cannot run the command. Some jobs may be
-                on the stream.
+            ServiceUnavailable: the broker is down or refuses. Some jobs may be on the stream.
         """
         taken = 0
         async with self._putting:
@@ -320,9 +318,7 @@ async def _broker_errors() -> AsyncGenerator[None]:
         raise ServiceUnavailable(f"the broker does not answer: {error}", retry_after_s=1) from error
     except RedisError as error:
         # Read-only, out of memory, without replicas: it answers but cannot run the command.
-        raise ServiceUnavailable(
-            f"the broker cannot run the command: {error}", retry_after_s=1
-        ) from error
+        raise ServiceUnavailable(f"the broker refuses: {error}", retry_after_s=1) from error
 
 
 def _stream(service: str, *, urgent: bool) -> str:

@@ -146,8 +146,7 @@ async def test_an_unexpected_exception_is_logged_and_not_sent(expert, make_query
 
     response = await post(service_app(expert), LogprobsCall(queries=(make_query(),)))
 
-    problem = problem_of(response, 500)
-    assert (problem.code, problem.detail) == ("error", "the service failed; see its log")
+    assert problem_of(response, 500).code == "error"
     assert "secret" not in response.text
     assert "secret path" in caplog.text
 

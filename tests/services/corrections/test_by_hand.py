@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator
 
 import httpx
 import numpy as np
 import pytest
-from sqlalchemy import event
 
 from preceptor_clients.contract.corrections import ItemView, NewItem
 from preceptor_clients.contract.schemas import (
@@ -22,7 +19,6 @@ from preceptor_clients.contract.schemas import (
 )
 from preceptor_clients.http.connection import NO_RETRY
 from preceptor_clients.http.corrections import AnnotatorClient, CorrectionsClient
-from preceptor_services.store.database import Database
 
 from ..world import World
 
@@ -120,46 +116,3 @@ async def test_a_response_from_elsewhere_without_feedback_is_not_said_to_be_unju
     seen = [await desk.reviewer.item(str(item.id)) for item in taken]
 
     assert [item.judged for item in seen] == ["unknown", "nobody"]
-
-
-async def test_sending_by_hand_reads_no_table_as_a_whole(desk: Desk) -> None:
-    submission = await desk.world.feedback_submission("a")
-    await desk.world.trainer.submit_feedback("executor", [submission], run="r")
-    await desk.world.work()
-    await desk.send("r-a")
-
-    with statements(desk.world.database) as made:
-        await desk.admin.add_rollouts("chosen", ["r-a"])
-
-    assert any("tickets" in statement for statement, _ in made)
-    assert await scans(desk.world.database, made) == set()
-
-
-@contextlib.contextmanager
-def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
-    """Every query that runs meanwhile, with its parameters."""
-    made: list[tuple[str, Any]] = []
-
-    def note(conn: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if statement.startswith("SELECT"):
-            made.append((statement, parameters))
-
-    event.listen(database.engine.sync_engine, "before_cursor_execute", note)
-    yield made
-    event.remove(database.engine.sync_engine, "before_cursor_execute", note)
-
-
-async def scans(database: Database, made: list[tuple[str, Any]]) -> set[str]:
-    """Lines of the queries' plans that read a whole table."""
-    is_sqlite = database.engine.dialect.name == "sqlite"
-    explain, word = ("EXPLAIN QUERY PLAN", "SCAN ") if is_sqlite else ("EXPLAIN", "Seq Scan")
-    found: set[str] = set()
-    async with database.write() as conn:
-        if not is_sqlite:
-            # A small table is read as a whole where it may be, whatever its indexes.
-            await conn.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        for statement, parameters in made:
-            plan = await conn.exec_driver_sql(f"{explain} {statement}", parameters)
-            lines = [str(row[-1]).strip() for row in plan]
-            found |= {line for line in lines if word in line}
-    return found

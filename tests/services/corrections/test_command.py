@@ -54,16 +54,6 @@ def test_people_are_let_in_listed_and_retired(place: list[str]) -> None:
     assert "0 versions retired" in retired
 
 
-def test_page_and_command_say_alike_that_a_key_is_revoked(place: list[str]) -> None:
-    run("people", "add", "ann", *place)
-
-    revoked = run("people", "revoke", "ann", *place).output
-    page = httpx.get(f"{place[1]}/corrections/app.js").text
-
-    assert revoked == "ann's key is revoked\n"
-    assert '"Your key is revoked.' in page
-
-
 def test_what_is_exported_can_be_imported(place: list[str], tmp_path: Path) -> None:
     line = {
         "id": "ci-elsewhere",

@@ -72,6 +72,6 @@ async def test_jobs_that_a_read_only_broker_refuses_are_told_and_not_lost(
     own_queue: JobStreams,
 ) -> None:
     await _tell(own_queue, *_FAULTS["read only"])
-    row = JobRow("j", "e", "logprobs", "queued", 5, 1, False, 0, 0, 0.0, None, None)
+    row = JobRow("j", "e", "logprobs", "queued", 5, 1, False, 0, 0, 0.0, None)
 
     assert await put_jobs(own_queue, [row]) == ["j"]

@@ -1,13 +1,9 @@
-"""The trainer's commands.
-
-`preceptor train`, for a deployment that runs, and `preceptor quickstart`, which starts its own.
-"""
+"""The trainer's commands: `preceptor train` and `preceptor quickstart`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,26 +11,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from preceptor_clients.cli.main import read_key
 from preceptor_clients.cli.options import typed_options
-from preceptor_clients.http.gateway import GatewayClient
-from preceptor_trainer.collect.prompts import NoPromptFits
-from preceptor_trainer.commands.going_on import (
-    Planned,
-    Start,
-    kept_by,
-    prepared,
-    told_how_to_go_on,
-)
-from preceptor_trainer.deployment.failures import said_plainly
+from preceptor_trainer.commands.going_on import Start, prepared, told_how_to_go_on
+from preceptor_trainer.commands.run_file import Place, names_file, refuse_options, train_file
+from preceptor_trainer.commands.training import beside, said_of, show, train, trainer_key
 from preceptor_trainer.deployment.local import LocalDeployment, write_settings
 from preceptor_trainer.kit.loading import load_named
-from preceptor_trainer.loop import Trainer
 from preceptor_trainer.recipes.quickstart import quickstart
-from preceptor_trainer.report import REPORT_FILE, terminal_summary
 from preceptor_trainer.run.config import RunConfig
-from preceptor_trainer.run.progress import Progress
-from preceptor_trainer.run.publishing import AnotherGateway
 from preceptor_trainer.run.standing import Standing
 
 Seed = Annotated[int, typer.Option(help="Decides problems and samples.")]
@@ -45,44 +29,93 @@ Extend = Annotated[
 
 
 def train_command(
-    recipe: Annotated[
+    what: Annotated[
         str,
-        typer.Argument(help="module:function; takes `seed` and the options, returns a RunConfig."),
+        typer.Argument(
+            metavar="FILE|RECIPE",
+            help="A run's TOML file; or module:function, which takes `seed` and the options, and "
+            "returns a RunConfig.",
+        ),
     ],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="Replaces a key of the file; the value is TOML or a bare word.",
+        ),
+    ] = None,
     run_dir: Annotated[
-        Path, typer.Option(help="Folder of the run; an unfinished one is continued.")
-    ],
-    gateway: Annotated[str, typer.Option(help="URL of the gateway.")],
+        Path | None,
+        typer.Option(
+            help="Folder of the run; an unfinished one is continued. Needed with a recipe; with a "
+            "file by default `runs/NAME` beside it."
+        ),
+    ] = None,
+    gateway: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of the gateway. Needed with a recipe; with a file all services are started "
+            "where absent."
+        ),
+    ] = None,
     key_file: Annotated[
-        Path,
-        typer.Option(help="File with a key of scope `trainer`.", exists=True, dir_okay=False),
-    ],
-    seed: Seed = 0,
+        Path | None,
+        typer.Option(
+            help="File with a key of scope `trainer`, for the gateway.", exists=True, dir_okay=False
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="With a recipe: decides problems and samples; 0 by default.")
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(help="Further arguments of the recipe, as NAME=VALUE; lists as JSON."),
     ] = None,
     extend: Extend = None,
 ) -> None:
-    """Trains by a recipe against a running deployment; started again, it continues."""
+    """Trains by a file or a recipe; started again, it continues."""
+    if names_file(what):
+        refuse_options(("--seed", seed), ("--option", option))
+        place = Place(run_dir=run_dir, gateway=gateway, key_file=key_file)
+        train_file(Path(what), set_ or [], place, extend)
+        return
+    if set_:
+        raise typer.BadParameter("is for a run's file; a recipe has --option", param_hint="--set")
+    needed = (("--run-dir", run_dir), ("--gateway", gateway), ("--key-file", key_file))
+    for flag, value in needed:
+        if value is None:
+            raise typer.BadParameter("is needed with a recipe", param_hint=flag)
+    assert run_dir is not None
+    assert gateway is not None
+    assert key_file is not None
+    _train_recipe(what, run_dir, gateway, key_file, seed or 0, option or [], extend)
+
+
+def _train_recipe(
+    recipe: str,
+    run_dir: Path,
+    gateway: str,
+    key_file: Path,
+    seed: int,
+    option: list[str],
+    extend: int | None,
+) -> None:
     place = ("--run-dir", run_dir, "--gateway", gateway, "--key-file", key_file)
-    other = _beside(run_dir)
-    renamed = [f"name={other.name}" if pair.startswith("name=") else pair for pair in option or []]
+    other = beside(run_dir)
+    renamed = [f"name={other.name}" if pair.startswith("name=") else pair for pair in option]
     start = Start(
         run_dir=run_dir,
-        options={"seed": seed, "option": option or []},
+        options={"seed": seed, "option": option},
         command=("train", recipe, *place),
         anew=("train", recipe, "--run-dir", other, *place[2:]),
         options_anew={"seed": seed, "option": renamed},
     )
-    planned = prepared(start, _config(recipe, seed, option or []), extend)
-    try:
-        key = read_key(key_file)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--key-file") from error
-    with told_how_to_go_on(start), _said_plainly(start, key_file):
-        summary = asyncio.run(_train(planned, run_dir, gateway, key))
-    _show(summary, start, Console())
+    planned = prepared(start, _config(recipe, seed, option), extend)
+    key = trainer_key(key_file)
+    with told_how_to_go_on(start), said_of(start, key_file):
+        summary = asyncio.run(train(planned, run_dir, gateway, key))
+    show(summary, start, Console())
 
 
 def quickstart_command(
@@ -117,18 +150,18 @@ def quickstart_command(
         run_dir=run_dir,
         options=options,
         command=("quickstart", "--name", run_dir.name, *place),
-        anew=("quickstart", "--name", _beside(run_dir).name, *place),
+        anew=("quickstart", "--name", beside(run_dir).name, *place),
         options_of=_quickstart_options,
     )
     if extend is not None:
         options |= _as_begun(ctx, start)
     planned = prepared(start, _quickstart(run_dir.name, options), extend)
     console = Console()
-    with told_how_to_go_on(start), _said_plainly(start):
+    with told_how_to_go_on(start), said_of(start):
         write_settings(run_dir, needs_feedback=not options["withhold_feedback"])
         with LocalDeployment(run_dir, console) as deployment:
-            summary = asyncio.run(_train(planned, run_dir, deployment.gateway_url, deployment.key))
-    _show(summary, start, console)
+            summary = asyncio.run(train(planned, run_dir, deployment.gateway_url, deployment.key))
+    show(summary, start, console)
 
 
 def _quickstart(name: str, options: Mapping[str, Any]) -> RunConfig:
@@ -168,33 +201,6 @@ def _as_begun(ctx: typer.Context, start: Start) -> dict[str, Any]:
     }
 
 
-async def _train(planned: Planned, run_dir: Path, url: str, key: str) -> dict[str, Any]:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    async with GatewayClient(url, key) as gateway:
-        with Progress() as progress:
-            trainer = Trainer(
-                planned.config, run_dir, gateway, progress, may_grow=planned.is_extended
-            )
-            return await trainer.run()
-
-
-def _said_plainly(start: Start, key_file: Path | None = None) -> AbstractContextManager[None]:
-    return said_plainly(
-        lambda: kept_by(start.run_dir),
-        start.to_continue(),
-        key_file=key_file,
-        also=(AnotherGateway, NoPromptFits),
-    )
-
-
-def _show(summary: dict[str, Any], start: Start, console: Console) -> None:
-    report = start.run_dir / REPORT_FILE
-    if report.exists():
-        console.print(terminal_summary(summary, report), soft_wrap=True)
-    else:
-        console.print(f"{start.run_dir}: {summary['steps']} steps", soft_wrap=True)
-
-
 def _run_folder(runs: Path, name: str | None, extend: int | None) -> Path:
     """The folder of the run `name`; without a name, the unfinished quickstart, else a new one."""
     if name is None and extend is not None:
@@ -209,15 +215,6 @@ def _run_folder(runs: Path, name: str | None, extend: int | None) -> Path:
         return folder
     number = 1
     while Standing.read(folder := runs / f"quickstart-{number}").finished:
-        number += 1
-    return folder
-
-
-def _beside(run_dir: Path) -> Path:
-    """The same folder name with the next free number."""
-    base, _, last = run_dir.name.rpartition("-")
-    stem, number = (base, int(last)) if base and last.isdecimal() else (run_dir.name, 1)
-    while (folder := run_dir.with_name(f"{stem}-{number + 1}")).exists():
         number += 1
     return folder
 

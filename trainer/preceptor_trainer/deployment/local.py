@@ -40,13 +40,21 @@ SELF_TEACHER = "preceptor_services.experts.self_teacher:SelfTeacher"
 EXECUTOR_CLASS = "preceptor_services.feedback.executor:Executor"
 
 
-def own_deployment(experts: Mapping[str, DeployedService], *, weights_root: str) -> Deployment:
-    """The services of one machine: these experts, the executor, a broker and own keys.
+def own_deployment(
+    experts: Mapping[str, DeployedService],
+    *,
+    weights_root: str,
+    sources: Mapping[str, DeployedService] | None = None,
+) -> Deployment:
+    """The services of one machine: these experts and sources, a broker and own keys.
 
     Args:
         experts: Experts by name.
         weights_root: Allowed folder of weights, relative to the settings file.
+        sources: Feedback sources by name; the executor where absent.
     """
+    if sources is None:
+        sources = {EXECUTOR: local_service(EXECUTOR, EXECUTOR_CLASS)}
     return Deployment(
         gateway=DeployedGateway(
             port=0,
@@ -58,7 +66,7 @@ def own_deployment(experts: Mapping[str, DeployedService], *, weights_root: str)
         ),
         keys={scope: local_key(scope) for scope in ("trainer", "dispatcher", "admin")},
         experts=dict(experts),
-        sources={EXECUTOR: local_service(EXECUTOR, EXECUTOR_CLASS)},
+        sources=dict(sources),
     )
 
 

@@ -153,9 +153,12 @@ class RunConfig:
 
 
 def describe(value: Any) -> Any:
-    """A configuration as JSON values: dataclasses with their class, long lists by their length."""
+    """A configuration as JSON values: dataclasses with their class, long lists by their length.
+
+    Fields that are left out of `repr` are left out here too.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        named = {f.name: describe(getattr(value, f.name)) for f in fields(value)}
+        named = {f.name: describe(getattr(value, f.name)) for f in fields(value) if f.repr}
         return {"class": type(value).__name__, **named}
     if isinstance(value, (str, int, float, bool)) or value is None:
         return value

@@ -17,8 +17,6 @@ const main = document.getElementById("main");
 const bar = document.getElementById("bar");
 const state = { api: null, me: null, settings: null, screen: null, turn: 0 };
 
-const REVOKED = "Your key is revoked. Ask for a new one.";
-
 function signOut(why) {
   sessionStorage.removeItem(KEY_SLOT);
   state.screen?.close?.();
@@ -33,7 +31,7 @@ function signOut(why) {
 }
 
 function enter(key, me) {
-  state.api = connect(key, () => signOut(REVOKED));
+  state.api = connect(key, () => signOut("Your key opens nothing any more. Ask for a new one."));
   state.me = me;
   state.settings = new Settings(state.api, me);
   drawBar();
@@ -173,7 +171,7 @@ else {
   try {
     enter(key, await connect(key, () => {}).get("me"));
   } catch (error) {
-    if (error.status === 401 || error.status === 403) signOut(REVOKED);
+    if (error.status === 401 || error.status === 403) signOut("Your key opens nothing any more. Ask for a new one.");
     else {
       replace(main, trouble(error).node);
       setTimeout(() => location.reload(), 3_000);

@@ -30,7 +30,7 @@ export function drawSignIn(main, why, enter) {
     try {
       enter(key, await connect(key, () => {}).get("me"));
     } catch (problem) {
-      refuse(problem.status === 401 ? "This key is unknown or revoked. Ask for a new one." : problem.message);
+      refuse(problem.status === 401 ? "Nobody has this key. Was it replaced or taken back?" : problem.message);
     }
     button.disabled = false;
   });

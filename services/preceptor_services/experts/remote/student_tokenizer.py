@@ -43,7 +43,7 @@ class StudentTokenizer:
         """A chat as one text, up to the start of the assistant's turn.
 
         Raises:
-            Invalid: the chat template does not accept the messages, or one spells a control token.
+            Invalid: the chat template refuses the messages, or one spells a control token.
         """
         return self._chats.chat_text(messages)
 
@@ -55,7 +55,7 @@ class StudentTokenizer:
         """The same chat as ids; spellings of control tokens in messages are characters.
 
         Raises:
-            Invalid: the chat template does not accept the messages.
+            Invalid: the chat template refuses the messages.
         """
         return self._chats.chat_ids(messages)
 

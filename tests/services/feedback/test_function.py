@@ -1,0 +1,202 @@
+"""Claims about judges as feedback sources, with real processes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from preceptor_clients.contract.checks import check_feedback
+from preceptor_clients.contract.schemas import FeedbackItem, FeedbackQuery
+from preceptor_services.feedback.function import Function
+
+MakeQuery = Callable[..., FeedbackQuery]
+
+JUDGE = """
+import asyncio, os, time
+from neighbour import RIGHT
+from preceptor_clients.sdk import Feedback
+
+def judge(row, response, *, strict=False):
+    print("what a judge prints is not a reply")
+    if response == "crash":
+        os._exit(3)
+    if response == "hang":
+        time.sleep(600)
+    if response == "cut":
+        return Feedback(0.25, f"{response.cut_off}")
+    kinds = {"true": True, "half": 0.5, "none": None, "nan": float("nan"), "list": [1],
+             "say": Feedback(0, "look\\ud800 again"), "talk": Feedback(text="no score")}
+    if response in kinds:
+        return kinds[response]
+    if strict:
+        return Feedback(float("inf"))
+    return row["answer"] / (response != RIGHT)
+
+async def slow(row, response):
+    if response == "hang":
+        await asyncio.sleep(600)
+    if response == "stuck":
+        time.sleep(600)
+    await asyncio.sleep(0.05)
+    return response == "right"
+"""
+
+
+@pytest.fixture
+def judge(tmp_path: Path) -> str:
+    (tmp_path / "neighbour.py").write_text("RIGHT = 'right'")
+    (tmp_path / "judge.py").write_text(JUDGE)
+    return f"{tmp_path}/judge.py:judge"
+
+
+@asynccontextmanager
+async def source(function: str, **options: Any) -> AsyncIterator[Function]:
+    service = Function(function=function, name="mine", **options)
+    await service.start()
+    yield service
+    await service.stop()
+
+
+def query(response: str, row: object = None, *, number: int = 0) -> FeedbackQuery:
+    return FeedbackQuery.model_validate(
+        {
+            "rollout_id": f"r{number}",
+            "prompt": {"messages": [{"role": "user", "content": "?"}]},
+            "response_ids": [1],
+            "response_text": response,
+            "finish_reason": "length" if response == "cut" else "stop",
+            "payload_sha256": "0" * 64,
+            "payload": {"answer": 1} if row is None else row,
+        }
+    )
+
+
+async def judged(service: Function, *responses: str) -> list[FeedbackItem]:
+    queries = [query(text, number=i) for i, text in enumerate(responses)]
+    items: list[FeedbackItem] = []
+    for asked, answer in zip(queries, await service.feedback(queries), strict=True):
+        assert not isinstance(answer, Exception), answer
+        check_feedback(asked, answer)
+        items += answer.items
+    return items
+
+
+@pytest.mark.parametrize(
+    ("response", "score", "text"),
+    [
+        ("true", 1.0, None),
+        ("half", 0.5, None),
+        ("say", 0.0, "look? again"),
+        ("talk", None, "no score"),
+        ("cut", 0.25, "True"),
+    ],
+)
+async def test_what_a_judge_returns_becomes_score_and_text(
+    judge: str, response: str, score: float | None, text: str | None
+) -> None:
+    async with source(judge, workers=1) as service:
+        [item] = await judged(service, response)
+
+    assert (item.score, item.text, item.error) == (score, text, None)
+    assert (item.kind, item.source, item.version) == ("verdict", "mine", service.info().version)
+
+
+@pytest.mark.parametrize(
+    ("response", "said"),
+    [
+        ("none", "the judge returned a NoneType; it has to return a number"),
+        ("list", "the judge returned a list; it has to return a number"),
+        ("nan", "score: nan is not a finite number"),
+        ("right", "ZeroDivisionError: division by zero (judge.py, line 20)"),
+        ("crash", "the judge's process ended with code 3"),
+        ("hang", "took longer than 0.5 s"),
+    ],
+)
+async def test_a_judgement_that_fails_is_an_error_and_never_a_score(
+    judge: str, response: str, said: str
+) -> None:
+    async with source(judge, workers=1, timeout_s=0.5) as service:
+        failed, following = await judged(service, response, "true")
+
+    assert failed.error is not None
+    assert said in failed.error
+    assert (failed.score, failed.text) == (None, None)
+    assert following.score == 1.0, "the next call has a process again"
+
+
+async def test_options_reach_the_judge_and_change_the_version(judge: str) -> None:
+    async with source(judge, workers=1) as plain:
+        async with source(judge, workers=1, options={"strict": True}) as strict:
+            [item] = await judged(strict, "anything")
+
+        assert item.error is not None
+        assert "inf is not a finite number" in item.error
+        assert plain.info().version != strict.info().version
+
+
+async def test_an_edited_neighbour_is_another_version(judge: str, tmp_path: Path) -> None:
+    async with source(judge, workers=1) as first:
+        (tmp_path / "neighbour.py").write_text("RIGHT = 'left'")
+        async with source(judge, workers=1) as second:
+            assert first.info().version != second.info().version
+
+
+async def test_an_async_judge_answers_many_at_a_time_and_ends_a_late_one(judge: str) -> None:
+    async with source(
+        judge.replace(":judge", ":slow"), workers=1, concurrency=8, timeout_s=1.0
+    ) as service:
+        items = await judged(service, "right", "hang", "wrong", *["right"] * 4)
+
+    assert [item.score for item in items] == [1.0, None, 0.0, 1.0, 1.0, 1.0, 1.0]
+    assert items[1].error == "took longer than 1 s"
+
+
+async def test_an_async_judge_that_blocks_its_process_costs_the_others_nothing(judge: str) -> None:
+    slow = judge.replace(":judge", ":slow")
+    async with source(slow, workers=1, concurrency=4, timeout_s=0.3) as service:
+        items = await judged(service, "stuck", "right", "wrong")
+
+    assert [item.error for item in items] == ["took longer than 0.3 s", None, None]
+    assert [item.score for item in items] == [None, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("judge.py:judge", "there is no such file"),
+        ("exat", "did you mean `exact`?"),
+        ("json:loud", "cannot be imported"),
+        ("json:JSONDecoder.x", "cannot be imported"),
+    ],
+)
+async def test_a_function_that_is_not_there_is_refused_at_the_start(
+    function: str, said: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        await Function(function=function).start()
+
+
+async def test_a_row_has_to_be_an_object(judge: str) -> None:
+    async with source(judge, workers=1) as service:
+        [answer] = await service.feedback([query("true", row=[1])])
+
+    assert isinstance(answer, Exception)
+    assert "is not a row" in str(answer)
+
+
+async def test_long_integers_and_line_separators_of_a_row_reach_the_judge(tmp_path: Path) -> None:
+    (tmp_path / "same.py").write_text(
+        "def same(row, response):\n    return response == row['text']"
+    )
+    row = {"text": "a\u2028b\n\x85c", "number": 10**5000}
+    async with source(f"{tmp_path}/same.py:same", workers=1) as service:
+        [answer] = await service.feedback([query(row["text"], row)])
+
+    assert not isinstance(answer, Exception)
+    assert answer.items[0].score == 1.0, json.dumps(answer.items[0].error)

@@ -1,0 +1,184 @@
+"""Claims about the run and the deployment that a file describes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from preceptor_clients.contract.deployment import parse_deployment, to_toml
+from preceptor_trainer.collect.context import NothingInView, PapersContext
+from preceptor_trainer.data.epochs import Epochs
+from preceptor_trainer.objectives.distil import DistIL
+from preceptor_trainer.objectives.grpo import GRPO
+from preceptor_trainer.objectives.sdpo import SDPO
+from preceptor_trainer.recipes.references import ReferenceInView
+from preceptor_trainer.run.config import describe
+from preceptor_trainer.runfile.building import Built
+from preceptor_trainer.runfile.objectives import OBJECTIVES
+from preceptor_trainer.student import STUDENT_DIR
+from preceptor_trainer.tasks.combined import CombinedTask
+from preceptor_trainer.tasks.task import ScoredTask
+
+BuildFile = Callable[..., Built]
+
+
+def test_a_short_file_is_a_whole_run(build_file: BuildFile, folder: Path) -> None:
+    built = build_file()
+    config = built.config
+
+    assert isinstance(config.problems, Epochs)
+    assert (len(config.problems.rows), config.problems.per_step) == (12, 8)
+    assert config.model == STUDENT_DIR
+    assert config.evaluation is not None
+    assert config.evaluation.ks == (1, 4)
+    assert config.objective == DistIL(length_constant=256.0)
+    assert config.task == ScoredTask(sources=("judge",))
+    assert config.context == PapersContext()
+    assert [expert.name for expert in config.experts] == ["self-teacher"]
+    assert built.deployment.sources["judge"].options["function"] == f"{folder}/judge.py:judge"
+    assert built.deployment.experts["self-teacher"].options["template"] == "compact"
+    assert built.notes == ()
+
+
+def test_its_deployment_is_one_that_services_read(build_file: BuildFile) -> None:
+    built = build_file("feedback.options={strict = true}")
+
+    assert parse_deployment(to_toml(built.deployment)) == built.deployment
+
+
+def test_the_hash_of_the_data_is_recorded(build_file: BuildFile, folder: Path) -> None:
+    before = describe(build_file().config)
+    path = folder / "dev.jsonl"
+    path.write_text(path.read_text().replace('"answer": "0"', '"answer": "zero"'))
+    after = describe(build_file().config)
+
+    assert re.fullmatch("[0-9a-f]{64}", before["problems"]["rows"]["sha256"])
+    assert before["problems"] == after["problems"]
+    assert before["evaluation"]["problems"] != after["evaluation"]["problems"]
+    json.dumps(before, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_every_objective_is_one_word_of_the_file(build_file: BuildFile, name: str) -> None:
+    built = build_file(f"objective.use={name}", "data.reference=answer", "rollout.given_share=0.5")
+
+    assert type(built.config.objective) is OBJECTIVES[name].cls
+    assert bool(built.config.experts) == (name not in ("grpo", "sft"))
+    assert built.deployment.experts.keys() == {expert.name for expert in built.config.experts}
+
+
+def test_an_objectives_options_are_its_fields_and_tables_their_classes(
+    build_file: BuildFile,
+) -> None:
+    built = build_file(
+        "objective.use=grpo", "objective.options={clip = {high = 0.28}, divide_by = 'tokens'}"
+    )
+    other = build_file("objective.use=sdpo", "objective.options.divergence={alpha = 1}")
+
+    assert isinstance(built.config.objective, GRPO)
+    assert (built.config.objective.clip.high, built.config.objective.divide_by) == (0.28, "tokens")
+    assert isinstance(other.config.objective, SDPO)
+    assert other.config.objective.divergence.alpha == 1
+
+
+def test_rewards_alone_ask_no_teacher_and_say_so(build_file: BuildFile) -> None:
+    built = build_file("objective.use=grpo", "teacher.self.ema=0.1")
+
+    assert built.config.experts == ()
+    assert isinstance(built.config.context, NothingInView)
+    assert built.notes == ("grpo asks no teacher, so [teacher] is not used",)
+
+
+def test_several_teachers_are_a_mixture_by_weight(build_file: BuildFile, folder: Path) -> None:
+    built = build_file(
+        "teacher.self.weight=0.25",
+        f"teacher.model={{path = '{STUDENT_DIR}', weight = 0.75, options = {{dtype = 'float32'}}}}",
+        "teacher.server={url = 'http://127.0.0.1:9', model = 'big'}",
+    )
+    uses = {expert.name: expert for expert in built.config.experts}
+
+    assert {n: use.weight for n, use in uses.items()} == {
+        "self-teacher": 0.25,
+        "larger-model": 0.75,
+        "server": 1.0,
+    }
+    assert uses["self-teacher"].needs_feedback
+    assert not uses["larger-model"].needs_feedback
+    assert built.deployment.experts["larger-model"].options["dtype"] == "float32"
+    assert built.deployment.experts["server"].options["tokenizer"] == str(STUDENT_DIR)
+
+
+def test_the_reference_is_in_view_where_asked(build_file: BuildFile) -> None:
+    built = build_file("teacher.reference=true", "data.reference=answer")
+
+    assert isinstance(built.config.context, ReferenceInView)
+    assert built.config.problems(0)[0].payload["answer"]
+
+
+def test_several_sources_have_their_own_options_weights_and_rule(build_file: BuildFile) -> None:
+    built = build_file(
+        "feedback.sources.size={use = 'regex', options = {pattern = '.'}, weight = 0.5}",
+        "feedback.reward=mean",
+    )
+
+    assert built.config.task == CombinedTask(
+        sources=("judge", "size"), weights=(1.0, 0.5), rule="mean"
+    )
+    assert built.deployment.sources["size"].options["options"] == {"pattern": "."}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["feedback.use=judge.py:judg"], "defines no function 'judg'; did you mean `judge`?"),
+        (["feedback.use=judge.py"], "names no function; write judge.py:NAME"),
+        (["feedback.use=none.py:judge"], "none.py: there is no such file"),
+        (["feedback.use=exat"], "'exat' is no verifier; did you mean `exact`?"),
+        (["feedback.use=[]"], "the self-teacher would see no more than the student"),
+        (["feedback.use=[]", "objective.use=grpo"], "grpo learns from rewards"),
+        (["objective.use=sft"], "data.reference: is missing"),
+        (["objective.use=opsd"], "data.reference: is missing"),
+        (["data.train=no.jsonl"], "no.jsonl: there is no such file"),
+        (["data.eval=train.jsonl"], "12 training rows are held out too"),
+        (["model.path=judge.py"], "has no config.json"),
+        (["optim.prompts_per_step=20"], "there are only 12 training rows"),
+        (["rollout.max_tokens=600"], "leaves no prompt in a context of 512 tokens"),
+        (["data.max_prompt=3"], "the prompts of all 12 rows have more than 3 tokens"),
+        (["rollout.n=1", "objective.use=grpo"], "leaves no sibling to compare"),
+        (["run.eval_ks=[9]"], "pass@9 needs more than 4 samples"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_starts(
+    build_file: BuildFile, settings: list[str], said: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        build_file(*settings)
+
+
+def test_prompts_beyond_the_limit_are_dropped_and_noted(
+    build_file: BuildFile, folder: Path
+) -> None:
+    with (folder / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt": "x" * 400}) + "\n")
+
+    built = build_file("data.max_prompt=100")
+
+    assert isinstance(built.config.problems, Epochs)
+    assert len(built.config.problems.rows) == 12
+    assert "train.jsonl: 1 of 13 rows are dropped" in built.notes[0]
+
+
+def test_without_held_out_rows_the_run_is_not_evaluated(build_file: BuildFile) -> None:
+    text = '[data]\ntrain = "train.jsonl"\n[feedback]\nuse = "judge.py:judge"\n'
+
+    built = build_file(text=text)
+    shared = build_file("data.eval_share=0.25", text=text)
+
+    assert built.config.evaluation is None
+    assert "is not evaluated" in built.notes[0]
+    assert shared.config.evaluation is not None
+    assert len(shared.config.evaluation.problems) == 3

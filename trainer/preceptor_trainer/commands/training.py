@@ -1,0 +1,71 @@
+"""What every command that trains does: runs the trainer, says what went wrong, shows the result."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from preceptor_clients.cli.main import read_key
+from preceptor_clients.http.gateway import GatewayClient
+from preceptor_trainer.collect.prompts import NoPromptFits
+from preceptor_trainer.commands.going_on import Planned, Start, kept_by
+from preceptor_trainer.deployment.failures import said_plainly
+from preceptor_trainer.loop import Trainer
+from preceptor_trainer.report import REPORT_FILE, terminal_summary
+from preceptor_trainer.run.progress import Progress
+from preceptor_trainer.run.publishing import AnotherGateway
+
+
+def trainer_key(key_file: Path) -> str:
+    """The key in a file.
+
+    Raises:
+        typer.BadParameter: the file is empty.
+    """
+    try:
+        return read_key(key_file)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--key-file") from error
+
+
+async def train(planned: Planned, run_dir: Path, url: str, key: str) -> dict[str, Any]:
+    """Runs the trainer; returns the summary."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    async with GatewayClient(url, key) as gateway:
+        with Progress() as progress:
+            trainer = Trainer(
+                planned.config, run_dir, gateway, progress, may_grow=planned.is_extended
+            )
+            return await trainer.run()
+
+
+def said_of(start: Start, key_file: Path | None = None) -> AbstractContextManager[None]:
+    """Ends the command plainly where something went wrong, with what to do next."""
+    return said_plainly(
+        lambda: kept_by(start.run_dir),
+        start.to_continue(),
+        key_file=key_file,
+        also=(AnotherGateway, NoPromptFits),
+    )
+
+
+def show(summary: dict[str, Any], start: Start, console: Console) -> None:
+    """Prints the result."""
+    report = start.run_dir / REPORT_FILE
+    if report.exists():
+        console.print(terminal_summary(summary, report), soft_wrap=True)
+    else:
+        console.print(f"{start.run_dir}: {summary['steps']} steps", soft_wrap=True)
+
+
+def beside(run_dir: Path) -> Path:
+    """The same folder name with the next free number."""
+    base, _, last = run_dir.name.rpartition("-")
+    stem, number = (base, int(last)) if base and last.isdecimal() else (run_dir.name, 1)
+    while (folder := run_dir.with_name(f"{stem}-{number + 1}")).exists():
+        number += 1
+    return folder

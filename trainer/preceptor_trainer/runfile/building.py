@@ -1,0 +1,209 @@
+"""Makes a run's configuration and its deployment of what a file says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from preceptor_clients.contract.deployment import Deployment
+from preceptor_trainer.collect.dynamic_sampling import DynamicSampling
+from preceptor_trainer.collect.rollout_sources import OnPolicy, References, RolloutSource
+from preceptor_trainer.data.epochs import Epochs
+from preceptor_trainer.data.rows import Rows
+from preceptor_trainer.deployment.local import own_deployment
+from preceptor_trainer.evaluation.held_out import EvaluationConfig
+from preceptor_trainer.learner.learner import OptimiserConfig
+from preceptor_trainer.objectives import Objective
+from preceptor_trainer.recipes.references import reference_texts
+from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.runfile.objectives import OBJECTIVES, objective_of
+from preceptor_trainer.runfile.problems import Data, read_data
+from preceptor_trainer.runfile.schema import RunFile
+from preceptor_trainer.runfile.sources import Sources, make_sources
+from preceptor_trainer.runfile.students import longest_prompt, model_folder, prompt_counter
+from preceptor_trainer.runfile.teachers import Teachers, make_teachers
+from preceptor_trainer.sampling.params import SamplingParams
+
+WEIGHTS: Final = "weights"
+"""Folder of the run's weights, in that of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What a file describes."""
+
+    config: RunConfig
+    deployment: Deployment
+    """The services of the run on this machine."""
+    rows: tuple[str, ...]
+    """The data in words, one line for each part."""
+    notes: tuple[str, ...]
+    """What a user has to know before it starts, one sentence each."""
+
+
+def build(run_file: RunFile, folder: Path, *, name: str, run_dir: Path) -> Built:
+    """The run that a file describes.
+
+    Args:
+        run_file: The file.
+        folder: What its relative paths are relative to.
+        name: Name of the run.
+        run_dir: Folder of the run.
+
+    Raises:
+        ValueError: something that the file names does not exist, or does not fit.
+    """
+    learns_from = OBJECTIVES[run_file.objective.use].learns_from
+    in_view = _reference_in_view(run_file)
+    _check_feedback(run_file, learns_from, in_view=in_view)
+    model = model_folder(run_file.model.path, folder)
+    limit = longest_prompt(model, run_file.data.max_prompt, run_file.rollout.max_tokens)
+    count = prompt_counter(model, run_file.data.chat_template_kwargs)
+    data = read_data(run_file.data, folder, count, limit)
+    sources = make_sources(run_file.feedback, folder)
+    teachers = (
+        Teachers()
+        if learns_from == "rewards" or _only_imitates(run_file)
+        else make_teachers(run_file, model, folder, run_dir, in_view=in_view)
+    )
+    config = _config(run_file, model, data, sources, teachers, name)
+    deployment = own_deployment(teachers.services, weights_root=WEIGHTS, sources=sources.services)
+    return Built(
+        config=config,
+        deployment=deployment,
+        rows=_rows(data),
+        notes=_notes(run_file, data, teachers),
+    )
+
+
+def _config(
+    run_file: RunFile, model: Path, data: Data, sources: Sources, teachers: Teachers, name: str
+) -> RunConfig:
+    rollout, optim, run = run_file.rollout, run_file.optim, run_file.run
+    replaces = rollout.more_prompts is not None
+    per_step = optim.prompts_per_step + (rollout.more_prompts or 0)
+    if per_step > len(data.train):
+        raise ValueError(
+            f"optim.prompts_per_step: a step takes {per_step} prompts, but there are only "
+            f"{len(data.train)} training rows"
+        )
+    return RunConfig(
+        name=name,
+        seed=run.seed,
+        model=model,
+        problems=Epochs(
+            rows=data.train, seed=run.seed, per_step=per_step, shuffle=run_file.data.shuffle
+        ),
+        evaluation=_evaluation(run_file, data.held_out, sources),
+        objective=_objective(run_file),
+        optimiser=OptimiserConfig(
+            lr=optim.lr,
+            warmup_steps=optim.warmup_steps,
+            decay_until=run.steps if optim.decay and run.steps > optim.warmup_steps else None,
+            weight_decay=optim.weight_decay,
+            max_grad_norm=optim.max_grad_norm,
+        ),
+        experts=teachers.uses,
+        task=sources.task,
+        context=teachers.context,
+        steps=run.steps,
+        rollouts_per_problem=_group_size(run_file),
+        rollout_source=_rollout_source(run_file),
+        dynamic_sampling=DynamicSampling(groups=optim.prompts_per_step) if replaces else None,
+        sampling=_sampling(run_file),
+        token_budget=optim.tokens_per_microbatch,
+        checkpoint_every=run.save_every,
+        timeout_s=run.timeout_s,
+        threads=run.threads,
+        device=run_file.model.device,
+        dtype=run_file.model.dtype,
+        chat_template_kwargs=run_file.data.chat_template_kwargs,
+        max_prompt=run_file.data.max_prompt,
+        long_prompts=run_file.data.long_prompts,
+    )
+
+
+def _evaluation(
+    run_file: RunFile, held_out: Rows | None, sources: Sources
+) -> EvaluationConfig | None:
+    if held_out is None or not sources.services:
+        return None
+    samples = run_file.run.eval_samples
+    ks = run_file.run.eval_ks or tuple(sorted({1, samples}))
+    return EvaluationConfig(
+        problems=held_out, num_samples=samples, ks=ks, sampling=_sampling(run_file)
+    )
+
+
+def _objective(run_file: RunFile) -> Objective:
+    options: dict[str, Any] = dict(run_file.objective.options)
+    if run_file.objective.use == "distil":
+        # Only scales the loss, so that it is comparable between lengths.
+        options.setdefault("length_constant", float(run_file.rollout.max_tokens))
+    return objective_of(run_file.objective.use, options)
+
+
+def _sampling(run_file: RunFile) -> SamplingParams:
+    rollout = run_file.rollout
+    return SamplingParams(
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        max_new_tokens=rollout.max_tokens,
+    )
+
+
+def _group_size(run_file: RunFile) -> int:
+    given = "n" in run_file.rollout.model_fields_set
+    # A row has one reference, and a copy of it teaches nothing.
+    return 1 if _only_imitates(run_file) and not given else run_file.rollout.n
+
+
+def _rollout_source(run_file: RunFile) -> RolloutSource:
+    share = 1.0 if _only_imitates(run_file) else run_file.rollout.given_share
+    return References(texts_of=reference_texts, share=share) if share else OnPolicy()
+
+
+def _only_imitates(run_file: RunFile) -> bool:
+    return OBJECTIVES[run_file.objective.use].learns_from == "references"
+
+
+def _reference_in_view(run_file: RunFile) -> bool:
+    wanted = run_file.teacher.reference
+    return run_file.objective.use == "opsd" if wanted is None else wanted
+
+
+def _check_feedback(run_file: RunFile, learns_from: str, *, in_view: bool) -> None:
+    use = run_file.objective.use
+    has_sources = bool(run_file.feedback.use or run_file.feedback.sources)
+    if learns_from in ("rewards", "both") and not has_sources:
+        raise ValueError(
+            f"feedback.use: is missing, and {use} learns from rewards; name a verifier, or a "
+            "function of yours as FILE.py:NAME"
+        )
+    needs_reference = in_view or _only_imitates(run_file) or run_file.rollout.given_share > 0
+    if needs_reference and run_file.data.reference is None:
+        why = f"{use} imitates it" if _only_imitates(run_file) else "the teacher or a group gets it"
+        raise ValueError(f"data.reference: is missing: name the column with the answer; {why}")
+    teacher = run_file.teacher
+    asks_itself = teacher.self is not None or (teacher.model is None and teacher.server is None)
+    if learns_from == "teacher" and asks_itself and not (has_sources or in_view):
+        raise ValueError(
+            "feedback.use: is missing, so that the self-teacher would see no more than the "
+            "student; name a verifier, a function of yours as FILE.py:NAME, or another teacher"
+        )
+
+
+def _rows(data: Data) -> tuple[str, ...]:
+    parts = [("trains on  ", data.train), ("held out   ", data.held_out)]
+    return tuple(f"{word}{r.source}, {len(r)} rows" for word, r in parts if r is not None)
+
+
+def _notes(run_file: RunFile, data: Data, teachers: Teachers) -> tuple[str, ...]:
+    notes = list(data.notes)
+    if data.held_out is None:
+        notes.append("no rows are held out (data.eval), so the run is not evaluated")
+    if not teachers.uses and "teacher" in run_file.model_fields_set:
+        notes.append(f"{run_file.objective.use} asks no teacher, so [teacher] is not used")
+    return tuple(notes)

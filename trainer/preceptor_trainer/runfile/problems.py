@@ -1,0 +1,85 @@
+"""The data of a file: training and held-out rows, read, checked and filtered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from preceptor_trainer.data.lengths import keep_short
+from preceptor_trainer.data.reading import JSON_LINES, read_rows
+from preceptor_trainer.data.rows import RowFormat, Rows, make_rows
+from preceptor_trainer.data.splits import apart, at_most, hold_out
+from preceptor_trainer.runfile.schema import DataSection
+from preceptor_trainer.runfile.students import CountTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The rows of a run."""
+
+    train: Rows
+    held_out: Rows | None
+    notes: tuple[str, ...]
+    """What was dropped, in words."""
+
+
+def read_data(data: DataSection, folder: Path, count: CountTokens, limit: int) -> Data:
+    """The rows that a file names.
+
+    Args:
+        data: The file's section.
+        folder: What relative paths are relative to.
+        count: Tokens of a prompt.
+        limit: Most tokens of a prompt.
+
+    Raises:
+        ValueError: rows are missing, wrong, or both trained on and held out.
+    """
+    train, held_out = _split(data, folder)
+    notes: list[str] = []
+    if held_out is not None:
+        kept = apart(train, held_out, data.overlap)
+        if len(kept) < len(train):
+            dropped = len(train) - len(kept)
+            notes.append(f"{train.source}: {dropped} rows are dropped, which are held out too")
+        train = kept
+        held_out = at_most(held_out, data.eval_rows)
+    if data.long_prompts == "skip":
+        train = _short(train, count, limit, notes)
+        held_out = None if held_out is None else _short(held_out, count, limit, notes)
+    return Data(train=train, held_out=held_out, notes=tuple(notes))
+
+
+def _split(data: DataSection, folder: Path) -> tuple[Rows, Rows | None]:
+    train = _read(data, folder, data.train, data.train_split)
+    if data.eval_share is not None:
+        return hold_out(train, data.eval_share)
+    if data.eval is not None:
+        return train, _read(data, folder, data.eval, data.eval_split or _split_of(data.eval))
+    if data.eval_split is not None:
+        return train, _read(data, folder, data.train, data.eval_split)
+    return train, None
+
+
+def _split_of(source: str) -> str:
+    """The split of held-out rows in a data set of their own."""
+    return "train" if source.endswith((*JSON_LINES, ".parquet")) else "test"
+
+
+def _read(data: DataSection, folder: Path, source: str, split: str) -> Rows:
+    form = RowFormat(
+        prompt=data.prompt,
+        system=data.system,
+        reference=data.reference,
+        duplicates=data.duplicates,
+    )
+    read = read_rows(source, folder, split=split, subset=data.subset)
+    rows = make_rows(source, read, form)
+    return rows
+
+
+def _short(rows: Rows, count: CountTokens, limit: int, notes: list[str]) -> Rows:
+    kept, dropped = keep_short(rows, count, limit)
+    if dropped is not None:
+        notes.append(str(dropped))
+    return kept

@@ -1,0 +1,332 @@
+"""What a run's file may hold.
+
+    [model]
+    path = "Qwen/Qwen3-0.6B"
+    [data]
+    train = "train.jsonl"
+    eval = "dev.jsonl"
+    [feedback]
+    use = "judge.py:judge"
+    [run]
+    steps = 100
+
+Every key has a default but the data and the feedback. Relative paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
+
+from preceptor_clients.contract.schemas import Name
+from preceptor_clients.contract.sections import Section, nearest
+from preceptor_trainer.collect.prompts import WhenLonger
+from preceptor_trainer.kit.placement import Precision
+from preceptor_trainer.runfile.objectives import OBJECTIVES, objective_of
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(gt=0)]
+EXECUTOR_USE: Final = "executor"
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+class ModelSection(Section):
+    """`[model]`: the student."""
+
+    path: str | None = None
+    """Folder or hub name of a Hugging Face model; the student that preceptor ships where absent."""
+    device: str = "auto"
+    """Torch device of student and teachers; `auto` is the GPU where torch sees one, else the
+    CPU."""
+    dtype: Precision = "float32"
+    """Data type of the student's passes; its weights and the optimiser's state are float32."""
+
+
+class DataSection(Section):
+    """`[data]`: what the student is asked."""
+
+    train: str
+    """Training rows: a JSON lines or parquet file, or the path or hub name of a data set."""
+    eval: str | None = None
+    """Held-out rows, in one of the same forms; they must not be trained on."""
+    eval_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the training rows that is held out, in the place of `eval`."""
+    eval_rows: Positive | None = None
+    """Most held-out rows that are used; all where absent."""
+    subset: str | None = None
+    """Subset of a data set that has several."""
+    train_split: str = "train"
+    """Split of a data set that is trained on."""
+    eval_split: str | None = None
+    """Split of a data set that is held out; without `eval`, that of the training data set."""
+    prompt: str | None = None
+    """User turn, with `{column}` for a column's value; a row's `prompt` or `messages` where
+    absent."""
+    system: str | None = None
+    """System turn for chats that begin without one."""
+    reference: str | None = None
+    """Column with a right answer, for objectives that imitate it or a teacher that sees it."""
+    max_prompt: Positive | None = None
+    """Most tokens of a prompt; rows beyond it are counted. Where absent, what the model's context
+    leaves beside `rollout.max_tokens`."""
+    long_prompts: WhenLonger = "skip"
+    """`skip` drops rows beyond `max_prompt`; `cut` takes the beginning of their last user turn
+    away."""
+    chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further variables of the chat template, such as `{ enable_thinking = false }`."""
+    duplicates: Literal["refuse", "drop"] = "refuse"
+    """What happens to a row with the id, or without an id with the content, of an earlier one."""
+    overlap: Literal["refuse", "drop", "allow"] = "refuse"
+    """What happens to a training row with the id or the prompt of a held-out row."""
+    shuffle: bool = True
+    """Whether every epoch has its own random order."""
+
+    @model_validator(mode="after")
+    def _one_way_to_hold_out(self) -> Self:
+        if self.eval_share is not None and (self.eval or self.eval_split):
+            raise ValueError("eval_share: not together with `eval` or `eval_split`")
+        return self
+
+
+class SourceSection(Section):
+    """`[feedback.sources.NAME]`: one of several sources."""
+
+    use: str
+    """`FILE.py:NAME` for a function of yours, a verifier's name, or `executor`."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further arguments of the function, or options of the executor."""
+    weight: float = 1.0
+    """What its score is multiplied by, where `reward` is `sum` or `mean`."""
+    timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """Time limit of one call; a call beyond it is an error and no score."""
+    workers: Positive = 2
+    """Processes that judge."""
+
+
+class FeedbackSection(Section):
+    """`[feedback]`: who judges an attempt."""
+
+    use: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
+    """`FILE.py:NAME` for a function of yours, a verifier's name, `executor`, or a list of them."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further arguments of the function, where `use` names one."""
+    timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """Time limit of one call, for the sources of `use`."""
+    workers: Positive = 2
+    """Processes of each source of `use`."""
+    sources: dict[Name, SourceSection] = Field(default_factory=dict)
+    """Sources with settings of their own, by name."""
+    reward: Literal["sum", "mean", "min", "first"] = "sum"
+    """How the scores of several sources become one reward; `first` is that of the first source, and
+    the others only say what is wrong."""
+    solved_at: float = 0.5
+    """Lowest reward of an attempt that counts as solved."""
+
+    @model_validator(mode="after")
+    def _options_belong_to_one(self) -> Self:
+        if self.options and len(self.use) != 1:
+            raise ValueError(
+                "options: belong to the one source of `use`; give several sources each a table "
+                "[feedback.sources.NAME] with `use` and `options`"
+            )
+        return self
+
+
+class RolloutSection(Section):
+    """`[rollout]`: how attempts are made."""
+
+    n: Positive = 8
+    """Attempts at each prompt of a step, which are a group."""
+    max_tokens: Positive = 256
+    """Most tokens of a response; beyond it the response is cut off."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Divides the logits; objectives that learn from the policy's own samples need 1."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Keeps the smallest set of tokens with this probability; 1 keeps all."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Keeps this many tokens; 0 keeps all."""
+    given_share: Rate = 0.0
+    """Share of each group that is the row's reference instead of an attempt; `sft` needs 1."""
+    more_prompts: Positive | None = None
+    """Where groups have equal rewards, up to this many further prompts a step replace them."""
+
+
+class SelfTeacherSection(Section):
+    """`[teacher.self]`: the student itself, with feedback in view."""
+
+    ema: Rate = 0.05
+    """Share of the newest weights in its moving average; 1 is the student, 0 its first weights."""
+    trust_region: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of that average in a mixture with the first weights, as in SDPO."""
+    template: str | None = None
+    """How feedback is put into the prompt: `papers`, `compact` or a Jinja file; `papers` where
+    absent, `compact` for the shipped student."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Divides its logits; below 1 its distribution is sharper."""
+    weight: Weight = 1.0
+    """Its share where there are several teachers."""
+    top_k: Positive = 32
+    """Tokens of its distribution at each position."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further options of the expert `SelfTeacher`, such as `max_context` and `memory_mb`."""
+
+
+class ModelTeacherSection(Section):
+    """`[teacher.model]`: another model with the student's tokenizer."""
+
+    path: str
+    """Folder or hub name of the model."""
+    reads_feedback: bool = False
+    """Whether it reads the feedback that the self-teacher reads, or the plain prompt."""
+    template: str = "papers"
+    """How feedback is put into the prompt."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Divides its logits; below 1 its distribution is sharper."""
+    weight: Weight = 1.0
+    """Its share where there are several teachers."""
+    top_k: Positive = 32
+    """Tokens of its distribution at each position."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further options of the expert `LargerModel`, such as `dtype` and `memory_mb`."""
+
+
+class ServerTeacherSection(Section):
+    """`[teacher.server]`: a model behind an OpenAI-compatible server, with the same tokenizer."""
+
+    url: str
+    """Address of the server, with or without `/v1`."""
+    model: str | None = None
+    """Name of the server's model; may be absent where it has only one."""
+    key_file: Path | None = None
+    """File with the server's key."""
+    reads_feedback: bool = False
+    """Whether it reads the feedback that the self-teacher reads, or the plain prompt."""
+    template: str = "papers"
+    """How feedback is put into the prompt."""
+    weight: Weight = 1.0
+    """Its share where there are several teachers."""
+    top_k: Positive = 20
+    """Tokens of its distribution at each position; the server's own cap may be lower."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further options of the expert `OpenAIServer`."""
+
+
+class TeacherSection(Section):
+    """`[teacher]`: who shows what would have been better, and what is in its view."""
+
+    self: SelfTeacherSection | None = None
+    """The student itself; the teacher where no other is named."""
+    model: ModelTeacherSection | None = None
+    """Another model."""
+    server: ServerTeacherSection | None = None
+    """A server."""
+    demonstrations: bool = True
+    """Whether a solved attempt at the same prompt may be in view."""
+    own_solution: bool = False
+    """Whether a solved attempt has itself in view."""
+    own_feedback: bool = True
+    """Whether an attempt without a demonstration has its own feedback in view."""
+    reference: bool | None = None
+    """Whether the row's reference is in view, and nothing else; where absent, for `opsd` alone."""
+
+
+class ObjectiveSection(Section):
+    """`[objective]`: what is minimised."""
+
+    use: str = "distil"
+    """Name of the objective."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Fields of the objective's class; a class in a field is a table."""
+
+    @model_validator(mode="after")
+    def _is_known(self) -> Self:
+        if self.use not in OBJECTIVES:
+            raise ValueError(f"use: {self.use!r} is no objective; {nearest(self.use, OBJECTIVES)}")
+        objective_of(self.use, self.options)
+        return self
+
+
+class OptimSection(Section):
+    """`[optim]`: the optimiser."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-5
+    """Learning rate after the warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps until the full learning rate."""
+    decay: bool = False
+    """Whether the rate falls linearly to zero at the end of the run, or stays."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decay of matrices."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients are scaled down to this norm."""
+    prompts_per_step: Positive = 8
+    """Prompts of one optimiser step, with `rollout.n` attempts at each."""
+    tokens_per_microbatch: Positive = 4096
+    """Padded tokens of one forward and backward pass; does not change the result."""
+
+
+class RunSection(Section):
+    """`[run]`: how long, how often, and where."""
+
+    name: Name | None = None
+    """Name of the run; the file's own where absent."""
+    folder: Path = Path("runs")
+    """Folder of runs; the run is in a folder of its name in it."""
+    seed: int = 0
+    """Decides the order of rows and every sample."""
+    steps: Positive = 100
+    """Optimiser steps."""
+    eval_every: Positive | None = None
+    """Steps between evaluations on the held-out rows, beside those before and after."""
+    eval_samples: Positive = 4
+    """Samples of each held-out row."""
+    eval_ks: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    """The k of pass@k; 1 and `eval_samples` where absent."""
+    save_every: Positive = 10
+    """Steps between checkpoints."""
+    timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    """Longest wait for feedback, and for teachers."""
+    threads: Positive = 2
+    """Threads of torch, in the trainer and in each teacher on this machine."""
+    gateway: str | None = None
+    """URL of a gateway that runs already; where absent, all services are started for the run."""
+    key_file: Path | None = None
+    """File with a key of scope `trainer`, for `gateway`."""
+
+    @model_validator(mode="after")
+    def _gateway_has_a_key(self) -> Self:
+        if (self.gateway is None) != (self.key_file is None):
+            raise ValueError("gateway: `gateway` and `key_file` are given together")
+        return self
+
+
+class RunFile(Section):
+    """The whole file."""
+
+    model: ModelSection = ModelSection()
+    """The student."""
+    data: DataSection
+    """What the student is asked."""
+    feedback: FeedbackSection = FeedbackSection()
+    """Who judges an attempt."""
+    rollout: RolloutSection = RolloutSection()
+    """How attempts are made."""
+    teacher: TeacherSection = TeacherSection()
+    """Who shows what would have been better."""
+    objective: ObjectiveSection = ObjectiveSection()
+    """What is minimised."""
+    optim: OptimSection = OptimSection()
+    """The optimiser."""
+    run: RunSection = RunSection()
+    """How long, how often, and where."""
+
+
+def settings_of(run_file: RunFile) -> dict[str, Any]:
+    """The whole file with its defaults, as JSON values."""
+    return run_file.model_dump(mode="json")

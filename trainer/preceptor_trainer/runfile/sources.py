@@ -1,0 +1,108 @@
+"""The feedback of a file: the services that judge, and the task that makes a reward of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from preceptor_clients.contract.deployment import DeployedService, local_service
+from preceptor_clients.contract.sections import nearest
+from preceptor_clients.sdk.judging import check_judge, verifiers
+from preceptor_trainer.deployment.local import EXECUTOR_CLASS
+from preceptor_trainer.runfile.schema import EXECUTOR_USE, FeedbackSection, SourceSection
+from preceptor_trainer.tasks.combined import CombinedTask
+from preceptor_trainer.tasks.task import NOT_JUDGED, ScoredTask, Task
+
+FUNCTION_CLASS: Final = "preceptor_services.feedback.function:Function"
+_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Who judges, and how."""
+
+    task: Task
+    services: Mapping[str, DeployedService]
+
+
+def make_sources(feedback: FeedbackSection, folder: Path) -> Sources:
+    """The sources that a file names.
+
+    Raises:
+        ValueError: a function or verifier does not exist, or two sources have one name.
+    """
+    named = _named(feedback)
+    services = {name: _service(name, source, folder) for name, source in named.items()}
+    return Sources(task=_task(feedback, named), services=services)
+
+
+def _named(feedback: FeedbackSection) -> dict[str, SourceSection]:
+    named = dict[str, SourceSection]()
+    for use in feedback.use:
+        name = _name_of(use)
+        if name in named:
+            raise ValueError(f"feedback.use: two sources would be called {name!r}; give each a "
+                             "table [feedback.sources.NAME]")  # fmt: skip
+        named[name] = SourceSection(
+            use=use,
+            options=feedback.options,
+            timeout_s=feedback.timeout_s,
+            workers=feedback.workers,
+        )
+    for name, source in feedback.sources.items():
+        if name in named:
+            raise ValueError(f"feedback.sources.{name}: `use` names a source {name!r} too")
+        named[name] = source
+    return named
+
+
+def _name_of(use: str) -> str:
+    """`judge` of `my/judge.py:judge`, and a verifier's own name."""
+    return _NOT_IN_NAMES.sub("-", use.rpartition(":")[2]).strip("-._") or "judge"
+
+
+def _service(name: str, source: SourceSection, folder: Path) -> DeployedService:
+    if source.use == EXECUTOR_USE:
+        return local_service(name, EXECUTOR_CLASS, {"name": name, "workers": source.workers,
+                                                    **source.options})  # fmt: skip
+    options: dict[str, Any] = {
+        "function": _function(source.use, folder),
+        "name": name,
+        "timeout_s": source.timeout_s,
+        "workers": source.workers,
+    }
+    if source.options:
+        options["options"] = source.options
+    return local_service(name, FUNCTION_CLASS, options)
+
+
+def _function(use: str, folder: Path) -> str:
+    place, colon, name = use.rpartition(":")
+    if not colon and use.endswith(".py"):
+        raise ValueError(f"feedback.use: {use!r} names no function; write {use}:NAME")
+    if not colon and use not in verifiers():
+        known = sorted([*verifiers(), EXECUTOR_USE])
+        raise ValueError(
+            f"feedback.use: {use!r} is no verifier; {nearest(use, known)}; a function of yours is "
+            "named FILE.py:NAME"
+        )
+    spelled = f"{(folder / place).resolve()}:{name}" if place.endswith(".py") else use
+    try:
+        check_judge(spelled)
+    except ValueError as error:
+        raise ValueError(f"feedback.use: {error}") from None
+    return spelled
+
+
+def _task(feedback: FeedbackSection, named: Mapping[str, SourceSection]) -> Task:
+    if not named:
+        return NOT_JUDGED
+    weights = tuple(source.weight for source in named.values())
+    if len(named) == 1 and weights == (1.0,):
+        return ScoredTask(sources=tuple(named), solved_at=feedback.solved_at)
+    return CombinedTask(
+        sources=tuple(named), weights=weights, rule=feedback.reward, solved_at=feedback.solved_at
+    )

@@ -1,0 +1,80 @@
+"""The student of a file: its folder, and how many tokens a prompt of its may have."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+from transformers import AutoConfig, AutoTokenizer
+
+from preceptor_clients.contract.errors import PreceptorError
+from preceptor_clients.sdk.chat_encoding import ChatEncoder
+from preceptor_trainer.student import STUDENT_DIR
+
+_MODEL_FILES: Final = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+CountTokens = Callable[[Sequence[Mapping[str, str]]], int]
+
+
+def model_folder(path: str | None, folder: Path) -> Path:
+    """The folder of a model; one that is named as on the hub is fetched first.
+
+    Args:
+        path: Folder or hub name; the shipped student where absent.
+        folder: What a relative path is relative to.
+
+    Raises:
+        ValueError: there is no such folder, and the hub has no such model or cannot be reached.
+    """
+    if path is None:
+        return STUDENT_DIR
+    here = (folder / path).expanduser()
+    if (here / "config.json").is_file():
+        return here.resolve()
+    if here.exists():
+        raise ValueError(f"{path}: has no config.json, so it is no folder of a Hugging Face model")
+    return _from_hub(path)
+
+
+def _from_hub(name: str) -> Path:
+    # Imported here: it is slow, and needed for names of the hub alone.
+    hub = cast("Any", importlib.import_module("huggingface_hub"))
+    try:
+        found: str = hub.snapshot_download(name, allow_patterns=_MODEL_FILES)
+    except Exception as error:  # the library raises many kinds, network errors among them
+        last = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"{name}: is no folder here, and could not be fetched from the hub: {last[0]}"
+        ) from error
+    return Path(found)
+
+
+def prompt_counter(model: Path, chat_template_kwargs: Mapping[str, Any]) -> CountTokens:
+    """Counts the tokens of a chat as the student reads it."""
+    encoder = ChatEncoder(cast("Any", AutoTokenizer).from_pretrained(model), chat_template_kwargs)
+
+    def count(messages: Sequence[Mapping[str, str]]) -> int:
+        try:
+            return len(encoder.chat_ids(messages))
+        except PreceptorError as error:
+            raise ValueError(f"{model}: {error}") from error
+
+    return count
+
+
+def longest_prompt(model: Path, max_prompt: int | None, max_tokens: int) -> int:
+    """Most tokens of a prompt: as asked, and never more than the model's context leaves.
+
+    Raises:
+        ValueError: a response alone fills the context.
+    """
+    config: Any = cast("Any", AutoConfig).from_pretrained(model).get_text_config()
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return max_prompt or 1 << 30
+    if positions <= max_tokens:
+        raise ValueError(
+            f"rollout.max_tokens: {max_tokens} leaves no prompt in a context of {positions} tokens"
+        )
+    return min(max_prompt or positions, positions - max_tokens)

@@ -1,0 +1,127 @@
+"""The teachers of a file: the services that are asked, with which weight, and what is in view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from preceptor_clients.contract.deployment import DeployedService, local_service
+from preceptor_trainer.collect.context import ContextPolicy, NothingInView, PapersContext
+from preceptor_trainer.collect.labelling import ExpertUse
+from preceptor_trainer.deployment.local import SELF_TEACHER
+from preceptor_trainer.recipes.references import ReferenceInView
+from preceptor_trainer.runfile.schema import RunFile, SelfTeacherSection, TeacherSection
+from preceptor_trainer.runfile.students import model_folder
+
+LARGER_MODEL: Final = "preceptor_services.experts.larger_model:LargerModel"
+OPENAI_SERVER: Final = "preceptor_services.experts.remote.scoring.openai_http:OpenAIServer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teachers:
+    """Who is asked, and what each may see."""
+
+    uses: tuple[ExpertUse, ...] = ()
+    services: dict[str, DeployedService] = field(default_factory=dict[str, DeployedService])
+    context: ContextPolicy = field(default_factory=NothingInView)
+
+
+def make_teachers(
+    run_file: RunFile, model: Path, folder: Path, run_dir: Path, *, in_view: bool
+) -> Teachers:
+    """The teachers that a file names; the self-teacher where it names none.
+
+    Args:
+        run_file: The whole file.
+        model: Folder of the student.
+        folder: What relative paths are relative to.
+        run_dir: Folder of the run, for the weights that the self-teacher may load.
+        in_view: Whether the reference is in view, for teachers that read anything.
+    """
+    teacher = run_file.teacher
+    own = teacher.self
+    if own is None and teacher.model is None and teacher.server is None:
+        own = SelfTeacherSection()
+    uses: list[ExpertUse] = []
+    services: dict[str, DeployedService] = {}
+    if own is not None:
+        uses.append(ExpertUse(name="self-teacher", weight=own.weight, top_k=own.top_k))
+        services["self-teacher"] = _self_teacher(run_file, own, model, run_dir)
+    if (other := teacher.model) is not None:
+        uses.append(
+            ExpertUse(
+                name="larger-model",
+                weight=other.weight,
+                top_k=other.top_k,
+                needs_feedback=other.reads_feedback,
+            )
+        )
+        options = {
+            "model": str(model_folder(other.path, folder)),
+            "template": other.template,
+            "reads_feedback": other.reads_feedback,
+            "temperature": other.temperature,
+            **_shared(run_file),
+            **other.options,
+        }
+        services["larger-model"] = local_service("larger-model", LARGER_MODEL, options)
+    if (server := teacher.server) is not None:
+        uses.append(
+            ExpertUse(
+                name="server",
+                weight=server.weight,
+                top_k=server.top_k,
+                needs_feedback=server.reads_feedback,
+                scores_candidates=False,
+            )
+        )
+        options = {
+            "name": "server",
+            "url": server.url,
+            "tokenizer": str(model),
+            "template": server.template,
+            "reads_feedback": server.reads_feedback,
+            **({} if server.model is None else {"model": server.model}),
+            **({} if server.key_file is None else {"key_file": str(folder / server.key_file)}),
+            **server.options,
+        }
+        services["server"] = local_service("server", OPENAI_SERVER, options)
+    return Teachers(uses=tuple(uses), services=services, context=_context(teacher, in_view))
+
+
+def _self_teacher(
+    run_file: RunFile, own: SelfTeacherSection, model: Path, run_dir: Path
+) -> DeployedService:
+    shipped = run_file.model.path is None
+    options: dict[str, Any] = {
+        "model": str(model),
+        "template": own.template or ("compact" if shipped else "papers"),
+        "ema_rate": own.ema,
+        "weights_roots": [str((run_dir / "weights").resolve())],
+        "temperature": own.temperature,
+        **_shared(run_file),
+        **({} if own.trust_region is None else {"trust_region": own.trust_region}),
+        **own.options,
+    }
+    return local_service("self-teacher", SELF_TEACHER, options)
+
+
+def _shared(run_file: RunFile) -> dict[str, Any]:
+    """Options of every teacher with a model on this machine."""
+    variables = run_file.data.chat_template_kwargs
+    return {
+        "threads": run_file.run.threads,
+        "device": run_file.model.device,
+        **({"chat_template_kwargs": variables} if variables else {}),
+    }
+
+
+def _context(teacher: TeacherSection, in_view: bool) -> ContextPolicy:
+    if in_view:
+        return ReferenceInView()
+    return PapersContext(
+        demonstrations=teacher.demonstrations,
+        own_solution=teacher.own_solution,
+        own_feedback=teacher.own_feedback,
+    )
