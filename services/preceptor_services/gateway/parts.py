@@ -117,11 +117,13 @@ class Parts:
         await self.keyring.store(self.database, self.clock.now())
         await self.registry.start()
         self.questions.sweeper.start()
+        self.questions.neighbours.start()
         self.readiness.started = True
 
     async def stop(self) -> None:
         """Stops the background work."""
         self.readiness.started = False
+        await self.questions.neighbours.stop()
         await self.questions.sweeper.stop()
         await self.registry.stop()
         await self.tokenizers.stop()

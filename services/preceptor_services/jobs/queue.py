@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, Protocol
 
 from preceptor_clients.contract.errors import PreceptorError
@@ -27,6 +27,14 @@ class JobQueue(Protocol):
 
     async def announce_cancel(self, job_ids: Sequence[str]) -> None:
         """Tells dispatchers that these jobs are cancelled."""
+        ...
+
+    async def announce_settled(self, ticket_ids: Sequence[str]) -> None:
+        """Tells other gateway processes that these tickets are settled."""
+        ...
+
+    def settled(self) -> AsyncIterator[str]:
+        """Tickets that other gateway processes announce."""
         ...
 
     async def ping(self) -> bool:

@@ -47,6 +47,7 @@ _DOWN_S: Final = 0.5
 _URGENT_BELOW: Final = 5
 """Priorities 0 to 4 are urgent, 5 to 9 are not."""
 _CANCELS: Final = "preceptor:cancels"
+_SETTLED: Final = "preceptor:settled"
 
 # Length check and append must be atomic, or concurrent callers exceed the limit; MULTI has no "if".
 _PUT: Final = """
@@ -243,19 +244,34 @@ class JobStreams:
 
     async def announce_cancel(self, job_ids: Iterable[str]) -> None:
         """Tells every dispatcher that these jobs are cancelled; delivery is not guaranteed."""
-        async with _broker_errors():
-            await self._command("PUBLISH", _CANCELS, "\n".join(job_ids))
+        await self._announce(_CANCELS, job_ids)
 
-    async def cancels(self) -> AsyncIterator[str]:
-        """Ids of cancelled jobs as they are announced; reconnects after a lost connection."""
+    def cancels(self) -> AsyncIterator[str]:
+        """Ids of cancelled jobs as they are announced."""
+        return self._announced(_CANCELS)
+
+    async def announce_settled(self, ticket_ids: Iterable[str]) -> None:
+        """Tells every gateway process that these tickets are settled; may be lost."""
+        await self._announce(_SETTLED, ticket_ids)
+
+    def settled(self) -> AsyncIterator[str]:
+        """Ids of settled tickets as they are announced, by this process too."""
+        return self._announced(_SETTLED)
+
+    async def _announce(self, channel: str, ids: Iterable[str]) -> None:
+        async with _broker_errors():
+            await self._command("PUBLISH", channel, "\n".join(ids))
+
+    async def _announced(self, channel: str) -> AsyncIterator[str]:
+        """Announced ids; reconnects after a lost connection."""
         while True:
             pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
             try:
-                await pubsub.subscribe(_CANCELS)
+                await pubsub.subscribe(channel)
                 while True:
                     message = await pubsub.get_message(timeout=MAX_BLOCK_S)
-                    for job_id in str(message["data"]).split("\n") if message else []:
-                        yield job_id
+                    for one in str(message["data"]).split("\n") if message else []:
+                        yield one
             except RedisError:
                 await asyncio.sleep(0.5)
             finally:

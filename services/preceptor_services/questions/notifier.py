@@ -1,10 +1,13 @@
-"""Wakes requests that wait for tickets, within this process and without polling."""
+"""Wakes requests that wait for tickets, within this process and without polling.
+
+`neighbours.py` tells other processes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 
 class Watch:
@@ -52,6 +55,8 @@ class Notifier:
 
     def __init__(self) -> None:
         self._watches: dict[str, set[Watch]] = {}
+        self.on_settled: Callable[[Sequence[str]], None] | None = None
+        """Called with the tickets that this process has settled."""
 
     @contextlib.contextmanager
     def watch(self, ticket_ids: Iterable[str] = ()) -> Generator[Watch]:
@@ -64,7 +69,18 @@ class Notifier:
             watch.end()
 
     def notify(self, ticket_ids: Iterable[str]) -> None:
+        """Wakes the requests that wait for these tickets, which this process has settled."""
+        ids = list(ticket_ids)
+        self.wake(ids)
+        if self.on_settled is not None and ids:
+            self.on_settled(ids)
+
+    def wake(self, ticket_ids: Iterable[str]) -> None:
         """Wakes the requests that wait for these tickets, whose states are final."""
         for ticket_id in ticket_ids:
             for watch in self._watches.get(ticket_id, ()):
                 watch.settle((ticket_id,))
+
+    def awaited(self) -> list[str]:
+        """The tickets that requests wait for now."""
+        return [i for i, watches in self._watches.items() if any(i in w.pending for w in watches)]

@@ -12,6 +12,7 @@ from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.metrics import Metrics
 from preceptor_services.questions.claim import JobClaims
 from preceptor_services.questions.late_answers import LateAnswers
+from preceptor_services.questions.neighbours import Neighbours
 from preceptor_services.questions.notifier import Notifier
 from preceptor_services.questions.outcomes import Outcomes
 from preceptor_services.questions.payloads import Payloads
@@ -34,6 +35,7 @@ class Questions:
     reports: JobReports
     late_answers: LateAnswers
     sweeper: Sweeper
+    neighbours: Neighbours
 
     @classmethod
     def build(
@@ -53,6 +55,7 @@ class Questions:
         sweeper = Sweeper(database, queue, notifier, clock)
         return cls(
             notifier=notifier,
+            neighbours=Neighbours(database, queue, notifier),
             payloads=Payloads(database=database, blobs=blobs, clock=clock),
             submissions=Submissions(
                 database=database,

@@ -119,33 +119,45 @@ class Sweeper:
 
     async def _reconcile_later(self) -> None:
         await self.reconcile()
+        await self._hear_deadlines()
         await self._database.copy_log()
         await asyncio.sleep(_RECONCILE_S)
+
+    async def _hear_deadlines(self) -> None:
+        """Reads the next deadline: another gateway process may end before it has swept its own."""
+        if self._database.may_be_shared:
+            async with self._database.read() as conn:
+                following = await tickets.next_deadline(conn)
+            self.expect([] if following is None else [following])
 
     async def reconcile(self) -> None:
         """Puts jobs again that are missing on the stream."""
         now = self._clock.now()
         async with self._database.read() as conn:
-            missing = await jobs.never_put(conn)
+            missing = bool(await jobs.never_put(conn))
             standing = await jobs.count_standing(conn, now - _FRESH_S)
         try:
             short = {s for s, n in standing.items() if await self._queue.depth(s) < n}
         except PreceptorError:
             return  # The broker is down: there is nothing to compare with.
         lost, self._short = short & self._short, short
-        if lost:
-            async with self._database.read() as conn:
-                for service in sorted(lost):
-                    missing += await jobs.perhaps_lost(
-                        conn, service, now - _FRESH_S, now - _LEASE_S
-                    )
+        if missing or lost:
+            await self._put_again(sorted(lost), now)
+
+    async def _put_again(self, lost: Sequence[str], now: float) -> None:
+        # Marked before they are put, so that no other gateway process puts them too.
+        async with self._database.write() as conn:
+            missing = await jobs.never_put(conn)
+            for service in lost:
+                missing += await jobs.perhaps_lost(conn, service, now - _FRESH_S, now - _LEASE_S)
+            await jobs.mark_put(conn, [job.id for job in missing], now)
         if not missing:
             return
-        refused = set(await put_jobs(self._queue, missing))
-        put = [job.id for job in missing if job.id not in refused]
-        _log.warning("%d jobs put again", len(put))
-        async with self._database.write() as conn:
-            await jobs.mark_put(conn, put, now)
+        refused = await put_jobs(self._queue, missing)
+        _log.warning("%d jobs put again", len(missing) - len(refused))
+        if refused:
+            async with self._database.write() as conn:
+                await jobs.mark_put(conn, refused, None)
 
 
 async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -45,7 +45,7 @@ from preceptor_services.registry.inspection import (
     SelfTestFailed,
 )
 from preceptor_services.store import services
-from preceptor_services.store.database import Database
+from preceptor_services.store.database import Connection, Database
 from preceptor_services.store.questions import quarantine
 from preceptor_services.store.services import ServiceRow
 
@@ -54,6 +54,8 @@ _STARTING_S: Final = 0.2
 _READY_S: Final = 5.0
 _DOWN_S: Final = 1.0
 _CALL_S: Final = 5.0
+_FOLLOW_S: Final = 2.0
+"""How often services that other gateway processes added or removed are looked for."""
 
 _UNDECLARED_LATE_S: Final = 86_400.0
 """Time limit of promises made before the service stopped declaring `late_s`."""
@@ -135,6 +137,8 @@ class Registry:
         self._inspector = Inspector(canary_every_s=settings.gateway.canary_every_s)
         self._entries: dict[str, ServiceEntry] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._changing = asyncio.Lock()
+        self._following: asyncio.Task[None] | None = None
         for role, name, service in settings.services():
             self._entries[name] = ServiceEntry(
                 name=name,
@@ -155,11 +159,54 @@ class Registry:
             for row in await services.runtime_services(conn):
                 self._entries.setdefault(row.name, _entry(row))
             for entry in self._entries.values():
-                known = await services.last_info(conn, entry.name)
-                entry.info = None if known is None else ServiceInfo.model_validate(known)
-                self._remember(entry.name, await quarantine.canary(conn, entry.name))
+                await self._recall(conn, entry)
         for entry in self._entries.values():
             self._watch(entry)
+        if self._database.may_be_shared:
+            self._following = asyncio.create_task(self._follow_forever(), name="follow registry")
+
+    async def _recall(self, conn: Connection, entry: ServiceEntry) -> None:
+        """Reads what is stored of a service: its last information and its canary's answers."""
+        known = await services.last_info(conn, entry.name)
+        entry.info = None if known is None else ServiceInfo.model_validate(known)
+        self._remember(entry.name, await quarantine.canary(conn, entry.name))
+
+    async def _follow_forever(self) -> None:
+        while True:
+            await asyncio.sleep(_FOLLOW_S)
+            try:
+                async with self._changing:
+                    await self._follow()
+            except ServiceUnavailable as error:
+                _log.warning("changes of the services are not read: %s", error.detail)
+            except Exception:
+                # The error boundary of a background task.
+                _log.exception("following the services failed")
+
+    async def _follow(self) -> None:
+        """Takes over services that other gateway processes added, replaced or removed."""
+        async with self._database.read() as conn:
+            rows = {row.name: row for row in await services.runtime_services(conn)}
+            changed = [_entry(row) for row in rows.values() if self._differs(row)]
+            for entry in changed:
+                self._forget(entry.name)
+                await self._recall(conn, entry)
+        own = [name for name, entry in self._entries.items() if entry.added_at_runtime]
+        for name in own:
+            if name not in rows:
+                self._forget(name)
+                del self._entries[name]
+                _log.info("%s was removed at another gateway process", name)
+        for entry in changed:
+            self._entries[entry.name] = entry
+            self._watch(entry)
+            _log.info("%s was added at another gateway process", entry.name)
+
+    def _differs(self, row: ServiceRow) -> bool:
+        there = self._entries.get(row.name)
+        if there is None:
+            return True
+        return there.added_at_runtime and _row(there) != _row(_entry(row))
 
     def _remember(self, name: str, stored: dict[str, Any] | None) -> None:
         if stored is None:
@@ -171,9 +218,10 @@ class Registry:
             _log.warning("the last canary's answers of %s cannot be read", name)
 
     async def stop(self) -> None:
-        for task in self._tasks.values():
+        tasks = [*self._tasks.values(), *filter(None, [self._following])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def get(self, name: str, role: ServiceRole, *, field: str) -> ServiceEntry:
         """The service of that name.
@@ -291,6 +339,11 @@ class Registry:
             NotFound: no service has that name.
             Conflict: the service comes from the settings.
         """
+        async with self._changing:
+            await self._follow_others()
+            await self._remove(name)
+
+    async def _remove(self, name: str) -> None:
         entry = self._entries.get(name)
         if entry is None:
             raise NotFound(f"no service is named {name!r}", field="name")
@@ -317,6 +370,16 @@ class Registry:
         Raises:
             Conflict: another service has the name.
         """
+        async with self._changing:
+            await self._follow_others()
+            await self._add(entry, replaces)
+
+    async def _follow_others(self) -> None:
+        """Before a change: what other processes did may decide whether it is valid."""
+        if self._database.may_be_shared:
+            await self._follow()
+
+    async def _add(self, entry: ServiceEntry, replaces: bool) -> None:
         there = self._entries.get(entry.name)
         if there is not None:
             if not replaces:

@@ -104,6 +104,11 @@ class Database:
         )
         return cls(engine, str(path))
 
+    @property
+    def may_be_shared(self) -> bool:
+        """Whether several gateway processes may use it: PostgreSQL yes, a SQLite file no."""
+        return not self._is_sqlite
+
     async def migrate(self, revision: str = "head") -> None:
         """Migrates the tables to `revision`."""
         async with self.write() as conn:

@@ -28,7 +28,7 @@ class JobRow(NamedTuple):
     attempts: int
     put_at: float | None
     reason: dict[str, Any] | None
-    request_id: str | None
+    request_id: str | None = None
 
 
 _COLUMNS: Final = (

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_services.store.prepared import Prepared
 from preceptor_services.store.questions.answers import STORED_COLUMNS, StoredAnswer
-from preceptor_services.store.questions.states import LIVE
+from preceptor_services.store.questions.states import ASKED, LIVE
 from preceptor_services.store.tables.questions import AnswerRow, Arrival, Ticket
 
 
@@ -99,6 +99,12 @@ async def outcomes(
         done = ticket.state == row[-1] == "done"
         found[ticket.id] = (ticket, StoredAnswer._make(row[width:-1]) if done else None)
     return found
+
+
+async def settled_among(conn: AsyncConnection, ids: Sequence[str]) -> list[str]:
+    """Those of the tickets that no service is asked about any more."""
+    query = select(Ticket.id).where(Ticket.id.in_(ids), Ticket.state.not_in(ASKED))
+    return list((await conn.execute(query)).scalars())
 
 
 async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
