@@ -38,10 +38,10 @@ _POSITIVE_TOLERANCE: Final = 1e-4
 _MASS_TOLERANCE: Final = 1e-5
 """Allowed excess of a row's probabilities over 1, and allowed error of its tail."""
 _GRID_TOLERANCE: Final = 1e-3
-_PADDED_MASS: Final = 0.2
-"""Probability that rows of a head beyond the vocabulary may have: no entry names them, and they
-count to the tail. An untrained model gives them their share of the rows."""
 """Two steps of the grid on which log-probs travel."""
+_PADDED_MASS: Final = 0.2
+"""Probability that the padding of a declared head may have: no entry names it, and it counts to the
+tail. An untrained model gives it its share of the rows."""
 _MOST_DRAWS: Final = 1 << 20
 _MOST_LATENCY_MS: Final = 1e12
 _OWN_TOLERANCE: Final = 2e-3
@@ -59,7 +59,7 @@ def check_answer(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capabil
     _check_shapes(query, answer)
     _check_entries(query, answer, capabilities)
     _check_mass(answer)
-    _check_tail(answer, capabilities.vocab_size)
+    _check_tail(answer, capabilities)
     _check_own(answer)
     _check_candidates(query, answer)
     _check_feedback(query, answer, capabilities)
@@ -228,23 +228,25 @@ def _check_mass(answer: PrefixAnswer) -> None:
     )
 
 
-def _check_tail(answer: PrefixAnswer, vocab_size: int | None) -> None:
+def _check_tail(answer: PrefixAnswer, capabilities: Capabilities) -> None:
     """Checks that the tail is at most (V - n) times the probability of the last entry.
 
-    Each of the V - n tokens outside the n best entries is at most as likely as the last entry. The
-    tail of a row that leaves out a best entry may be larger. Only rows whose own token is hidden
-    are held to it: where it is known, it shows whether the entries are the best ones, and teachers
-    of another tokenizer name only what they could align.
+    Each of the V - n tokens outside the n best entries is at most as likely as the last entry. Only
+    an expert that declares `partial_entries` may leave out a best one, and only one that declares a
+    larger `head_size` has mass in the tail that belongs to no token.
     """
-    hidden_P = answer.mask_P & ~answer.own_mask_P
-    if answer.kind != "topk" or vocab_size is None or not hidden_P.any():
+    size, head = capabilities.vocab_size, capabilities.head_size
+    if answer.kind != "topk" or size is None or capabilities.partial_entries:
+        return
+    if not answer.mask_P.any():
         return
     n = np.maximum(answer.num_entries_P, 1)
     last = np.exp(answer.logprobs_PK[np.arange(len(n)), n - 1].astype(np.float64))
+    padding = _PADDED_MASS if head is not None and head > size else 0.0
     # Rounding the entries to the grid changes their sum, and so the tail, by up to this tolerance.
-    most = (vocab_size - n) * last * (1 + _GRID_TOLERANCE) + _PADDED_MASS + _GRID_TOLERANCE
+    most = (size - n) * last * (1 + _GRID_TOLERANCE) + padding + _GRID_TOLERANCE
     _refuse_unless(
-        (answer.tail_P <= most)[hidden_P].all(),
+        (answer.tail_P <= most)[answer.mask_P].all(),
         "tail_P",
         "is larger than the sum of all other tokens can be, each at most as likely as the last "
         "entry: one of the best entries is missing",

@@ -408,6 +408,9 @@ class Capabilities(Answer):
     head_size: VocabularySize | None = None
     """Rows of the model's head, which may be more than the vocabulary: log-probs are normalised
     over all of them, and the mass of the padding is part of the tail."""
+    partial_entries: bool = False
+    """Likely tokens may be missing among its entries, as for a teacher with another tokenizer that
+    names only what it can align. The entries of every other expert are its best ones."""
     max_context: NumTokens | None = None
     """Tokens of context and response together."""
     cost_per_token: Annotated[float, Field(ge=0, le=MOST_COST)] | None = None

@@ -317,23 +317,47 @@ def test_chances_are_taken_from_an_expert_that_draws_positions(make_query, make_
     check_answer(query, answer, CAPABILITIES.model_copy(update={"draws_positions": True}))
 
 
-def test_a_missing_best_entry_shows_in_the_tail_though_own_is_hidden(make_query, make_answer):
-    query = make_query()
-    answer = make_answer(query)
+def without_a_best_entry(answer: PrefixAnswer, missing: float) -> PrefixAnswer:
+    """Rows whose entries leave out one of this mass; the others share the rest."""
     P, K = answer.ids_PK.shape
-    logprobs = np.tile(np.log(np.linspace(1e-3, 5e-4, K)).astype(np.float32), (P, 1))
+    each = np.full(K, (1 - missing) / (CAPABILITIES.vocab_size or 0))
+    logprobs = np.tile(np.log(each).astype(np.float32), (P, 1))
     mass = np.exp(logprobs.astype(np.float64)).sum(1)
-    hidden = answer.model_copy(
+    return answer.model_copy(
         update={
             "logprobs_PK": logprobs,
             "tail_P": (1 - mass).astype(np.float32),
-            "own_mask_P": np.zeros(P, bool),
-            "own_logprobs_P": np.full(P, MISSING, np.float32),
+            "own_logprobs_P": logprobs[:, 0],
         }
     )
 
+
+def with_own_hidden(answer: PrefixAnswer) -> PrefixAnswer:
+    P = len(answer.mask_P)
+    hidden = {"own_mask_P": np.zeros(P, bool), "own_logprobs_P": np.full(P, MISSING, np.float32)}
+    return answer.model_copy(update=hidden)
+
+
+@pytest.mark.parametrize("missing", [0.9, 0.15])
+@pytest.mark.parametrize("hide", [with_own_hidden, lambda answer: answer], ids=["hidden", "known"])
+def test_a_missing_best_entry_shows_in_the_tail(make_query, make_answer, hide, missing):
+    query = make_query()
+    answer = hide(without_a_best_entry(make_answer(query), missing))
+
     with pytest.raises(AnswerRefused, match="one of the best entries is missing"):
-        check_answer(query, hidden, CAPABILITIES)
+        check_answer(query, answer, CAPABILITIES)
+
+
+@pytest.mark.parametrize(
+    "declared", [{"partial_entries": True}, {"head_size": (CAPABILITIES.vocab_size or 0) + 64}]
+)
+def test_mass_outside_the_entries_passes_where_the_expert_declares_why(
+    make_query, make_answer, declared
+):
+    query = make_query()
+    answer = with_own_hidden(without_a_best_entry(make_answer(query), 0.15))
+
+    check_answer(query, answer, CAPABILITIES.model_copy(update=declared))
 
 
 @pytest.mark.parametrize("num_entries", [1, 64, 200, 255, 256])

@@ -84,7 +84,8 @@ def test_padded_rows_of_the_head_are_no_entries_and_count_to_the_tail() -> None:
 
     assert found.ids_PK.max() < VOCAB
     answer = build_answer(asked, found, expert="vllm", expert_version="1")
-    check_answer(asked, answer, Capabilities(vocab_fingerprint="ab" * 32, vocab_size=VOCAB))
+    declared = Capabilities(vocab_fingerprint="ab" * 32, vocab_size=VOCAB, head_size=14)
+    check_answer(asked, answer, declared)
     assert (answer.num_entries_P < 8).any()
     assert (answer.tail_P > 0).all()
 

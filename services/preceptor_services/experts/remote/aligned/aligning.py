@@ -91,7 +91,8 @@ class Aligning:
     def info(self) -> ServiceInfo:
         """Capabilities of this expert."""
         info = self._server.info(self._version(), self._student, max_context=None)
-        capabilities = info.capabilities.model_copy(update={"draws_positions": True})
+        own = {"draws_positions": True, "partial_entries": True}
+        capabilities = info.capabilities.model_copy(update=own)
         return info.model_copy(update={"capabilities": capabilities})
 
     async def logprobs(
