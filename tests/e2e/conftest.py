@@ -66,7 +66,7 @@ class Running:
         return (self.run_dir / "logs" / "trainer.log").read_text()
 
 
-def _start(run_dir: Path) -> Iterator[Running]:
+def start_deployment(run_dir: Path) -> Iterator[Running]:
     write_settings(run_dir, needs_feedback=True)
     with LocalDeployment(run_dir, Console(quiet=True)) as deployment:
         yield Running(run_dir, deployment)
@@ -74,7 +74,7 @@ def _start(run_dir: Path) -> Iterator[Running]:
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    yield from _start(tmp_path_factory.mktemp("runs") / "small")
+    yield from start_deployment(tmp_path_factory.mktemp("runs") / "small")
 
 
 @pytest.fixture(scope="session")
@@ -88,4 +88,4 @@ def finished(running: Running) -> Running:
 @pytest.fixture
 def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A second deployment, for the run that is killed."""
-    yield from _start(tmp_path_factory.mktemp("runs") / "killed")
+    yield from start_deployment(tmp_path_factory.mktemp("runs") / "killed")
