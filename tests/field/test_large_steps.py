@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import httpx
@@ -32,6 +31,7 @@ from ..services.corrections.conftest import Office
 from ..services.world import World
 
 MiB = 1 << 20
+DEFAULT_BODY_BYTES: int = DeployedGateway.model_fields["max_body_bytes"].default
 
 
 def rollout(name: str, num_tokens: int = 3) -> RolloutRecord:
@@ -149,24 +149,39 @@ async def test_a_step_whose_part_is_missing_is_refused_and_may_come_again(world:
     assert (await world.trainer.accounting("r")).consumed == 1
 
 
-async def test_six_hundred_thousand_positions_fit_the_default_limits() -> None:
-    bodies: list[int] = []
+class Weighing(httpx.ASGITransport):
+    """The gateway itself, with a note of how large each body was."""
 
-    async def take(request: httpx.Request) -> httpx.Response:
-        bodies.append(len(request.content))
-        return httpx.Response(200, json={"new": 0})
+    def __init__(self, app: Any) -> None:
+        super().__init__(app)
+        self.bodies: list[int] = []
 
-    rows = [target(f"ro{n}", 1000) for n in range(600)]
-    transport = httpx.MockTransport(take)
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.bodies.append(len(await request.aread()))
+        return await super().handle_async_request(request)
 
-    async with GatewayClient("http://g", "k", transport=transport, retry=NO_RETRY) as gateway:
-        await gateway.record(Records(targets=tuple(rows)))
-        await gateway.record_step(step([f"ro{n}" for n in range(600)], 1000))
-        await asyncio.sleep(0)
 
-    assert sum(bodies) > 600_000 * 32 * 8
-    assert max(bodies) < DeployedGateway.model_fields["max_body_bytes"].default
-    assert max(bodies) < DEFAULT_LIMITS.body_bytes
+@pytest.mark.parametrize("gateway_options", [{"max_body_bytes": DEFAULT_BODY_BYTES}])
+async def test_600_thousand_answered_positions_in_one_step_are_recorded_under_default_limits(
+    world: World,
+) -> None:
+    await start(world)
+    names = [f"ro{n}" for n in range(600)]
+    transport = Weighing(world.app)
+    key = world.settings.keys["trainer"].file.read_text()
+
+    async with GatewayClient("http://g", key, transport=transport, retry=NO_RETRY) as gateway:
+        await gateway.record(Records(rollouts=tuple(rollout(n, 1000) for n in names)))
+        recorded = await gateway.record(Records(targets=tuple(target(n, 1000) for n in names)))
+        await gateway.record_step(step(names, 1000))
+        used = await gateway.accounting("r")
+        kept = await gateway.trace("t-ro599", 999)
+
+    assert recorded.new == 600
+    assert (used.steps, used.consumed, used.consumed_twice) == (1, 600, 0)
+    assert kept.rollout_id == "ro599"
+    assert sum(transport.bodies) > 600_000 * 32 * 8
+    assert max(transport.bodies) < min(DEFAULT_BODY_BYTES, DEFAULT_LIMITS.body_bytes)
 
 
 def test_small_records_stay_one_request() -> None:
