@@ -60,7 +60,11 @@ class Trainer:
         place = placement(device=config.device, dtype=config.dtype)
         self.policy = Policy(config.model, place, chat_template_kwargs=config.chat_template_kwargs)
         self.learner = Learner(
-            self.policy.model, config.optimiser, trunk=self.policy.trunk, place=place
+            self.policy.model,
+            config.optimiser,
+            trunk=self.policy.trunk,
+            head=config.head,
+            place=place,
         )
         self.student = Student(self.policy, config.sampler)
         self.labeller = Labeller(

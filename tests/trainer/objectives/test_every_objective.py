@@ -20,8 +20,11 @@ import torch
 from torch.nn import functional as F
 
 from preceptor_trainer.learner.learner import Learner, OptimiserConfig
+from preceptor_trainer.learner.shares import shares_of
 from preceptor_trainer.model.batch import TrainRollout, collate, make_batches
-from preceptor_trainer.model.heads.dense import student_statistics
+from preceptor_trainer.model.heads.dense import dense_head, student_statistics
+from preceptor_trainer.model.heads.head import Head
+from preceptor_trainer.model.heads.lean import LeanHead
 from preceptor_trainer.objectives import Objective
 from preceptor_trainer.objectives.clipping import Clip
 from preceptor_trainer.objectives.distil import DistIL
@@ -717,6 +720,57 @@ def test_packing_and_padding_change_nothing(name):
     assert again.loss == pytest.approx(once.loss, rel=1e-6)
     assert again.metrics == pytest.approx(once.metrics, rel=1e-5, abs=1e-7)
     torch.testing.assert_close(split.logits, whole.logits)
+
+
+# Beside the cases above, the forms of DistIL whose tokens read others in another way.
+READS_OTHERS = {
+    "DistIL, all costs": DistIL(credit="all"),
+    "DistIL, mean of later costs": DistIL(normaliser="remaining", baseline="none"),
+    "DistIL, discounted KL-to-go": DistIL(future="kl", gamma=0.9, advantage_clip=0.5),
+}
+
+
+@pytest.mark.parametrize("num_rows", [1, 4])
+@pytest.mark.parametrize("name", [*OBJECTIVES, *READS_OTHERS])
+def test_a_head_in_chunks_gives_the_loss_metrics_and_gradient_of_all_logits(name, num_rows):
+    objective = (OBJECTIVES | READS_OTHERS)[name]
+    world = TinyWorld(num_tokens=3, horizon=3)
+    logits, teacher = world.random_logits(3), world.random_teacher(4)
+    responses = [(0, 1, 2), (1, 1), (2,), (2, 2, 2), (0,), (1, 0)]
+    batch = collate(
+        [
+            make_rollout(
+                objective,
+                str(i),
+                y,
+                logits=logits,
+                teacher=teacher,
+                reward=float(i % 2),
+                world=world,
+                num_ids=NUM_IDS.get(name),
+                group=i // 3,
+            )
+            for i, y in enumerate(responses)
+        ]
+    )
+
+    def through(head: Head) -> tuple[float, dict[str, Mean], list[torch.Tensor | None]]:
+        torch.manual_seed(0)
+        hidden = torch.randn(sum(map(len, responses)), 4, dtype=torch.float64, requires_grad=True)
+        output = torch.nn.Linear(4, 3, dtype=torch.float64)
+        (share,) = shares_of([batch], objective, lambda _: pytest.fail("one batch"), torch.float64)
+        result = head.loss(hidden, output, batch, objective.needs, share)
+        result.loss.backward()
+        return result.loss.item(), result.extra[1], [hidden.grad, output.weight.grad]
+
+    loss, metrics, gradients = through(LeanHead(chunk_bytes=num_rows * 3 * 8))
+    wanted_loss, wanted_metrics, wanted_gradients = through(dense_head)
+
+    assert loss == pytest.approx(wanted_loss, rel=1e-9, abs=1e-12)
+    assert {k: v.value() for k, v in metrics.items()} == pytest.approx(
+        {k: v.value() for k, v in wanted_metrics.items()}
+    )
+    torch.testing.assert_close(gradients, wanted_gradients)
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"SDPO, sampled"}))

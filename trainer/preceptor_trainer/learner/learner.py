@@ -3,10 +3,8 @@
     learner = Learner(model, OptimiserConfig(lr=2e-4, warmup_steps=5))
     result = learner.step(make_batches(rollouts, token_budget=8192), DistIL())
 
-A step is: statistics without gradient for the costs-to-go and old log-probs, one denominator over
-all batches, then batch by batch loss and backward, clip, step. When no group is split over batches,
-no statistics are needed from other batches; the first pass is saved and its statistics are used for
-both purposes.
+A step is: one denominator and, where groups are split over batches, costs-to-go from a pass without
+gradient (`shares.py`); then batch by batch loss and backward; clip; step.
 
 The learner does not change train/eval mode. Policies must not use dropout, which would make the two
 passes differ.
@@ -16,6 +14,7 @@ Dimensions: B rollouts of a batch, T response positions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -25,9 +24,12 @@ from torch import Tensor, nn
 
 from preceptor_clients.contract.arrays import MISSING
 from preceptor_trainer.kit.placement import CPU, Placement
+from preceptor_trainer.learner.shares import shares_of
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.model.credit import cross_entropy
-from preceptor_trainer.model.heads.dense import Head, dense_head, student_statistics
+from preceptor_trainer.model.heads.by_size import head_by_size
+from preceptor_trainer.model.heads.dense import student_statistics
+from preceptor_trainer.model.heads.head import Head, at_least_float32
 from preceptor_trainer.model.statistics import StudentStatistics
 from preceptor_trainer.model.trunk import CausalModel, Trunk, padded
 from preceptor_trainer.objectives import Advantages, Objective
@@ -117,7 +119,7 @@ class Learner:
         config: OptimiserConfig,
         *,
         trunk: Trunk = padded,
-        head: Head = dense_head,
+        head: Head = head_by_size,
         place: Placement = CPU,
     ) -> None:
         self.model = model
@@ -190,38 +192,31 @@ class Learner:
         self, batches: Sequence[TrainBatch], objective: Objective
     ) -> tuple[Tensor, dict[str, Mean], list[RolloutCredit]]:
         """Leave the step's gradient in the parameters."""
-        # Before the first backward pass, and over all batches: each share is divided by the same
-        # number, so the gradient does not depend on how rows were put into batches. A mean in each
-        # batch would make a rollout in a small batch weigh more.
-        denominator = objective.denominator(batches)
-        prepared = self._prepare(batches, objective) if _groups_are_split(batches) else None
+        model = cast(CausalModel, self.model)
         loss, metrics = torch.zeros((), device=batches[0].input_ids_BL.device), dict[str, Mean]()
         credits: list[RolloutCredit] = []
-        for i, batch in enumerate(batches):
-            stats = self._statistics(batch, objective)
-            if prepared is None:
-                (advantages,) = objective.advantages([stats], [batch])
-            else:
-                advantages = prepared[i]
-            share, reported = objective(stats, batch, advantages, denominator)
+        # Made before the first backward pass, from all batches.
+        dtype = at_least_float32(self._parameters[0].dtype)
+        for share in shares_of(batches, objective, partial(self._statistics, objective), dtype):
+            batch = share.batch
+            with self._place.computing():
+                hidden_NH = self._trunk(model, batch)
+                output = model.get_output_embeddings()
+                result = self._head.loss(hidden_NH, output, batch, objective.needs, share)
             # Batch by batch, so that only one batch has activations in memory; gradients add up in
             # the parameters.
-            cast(Any, share).backward()
+            cast(Any, result.loss).backward()
             # Detached, or the sum would keep the graphs of all batches.
-            loss = loss + share.detach()
+            loss = loss + result.loss.detach()
+            advantages, reported = result.extra
             for name, mean in reported.items():
                 # Sums and counts, because the mean of the batches' means is wrong for batches of
                 # different sizes.
                 metrics[name] = metrics[name] + mean if name in metrics else mean
-            credits += _credits(batch, stats.detach(), advantages)
+            credits += _credits(batch, result.stats, advantages)
         return loss, metrics, credits
 
-    @torch.no_grad()
-    def _prepare(self, batches: Sequence[TrainBatch], objective: Objective) -> list[Advantages]:
-        statistics = [self._statistics(batch, objective) for batch in batches]
-        return objective.advantages(statistics, batches)
-
-    def _statistics(self, batch: TrainBatch, objective: Objective) -> StudentStatistics:
+    def _statistics(self, objective: Objective, batch: TrainBatch) -> StudentStatistics:
         model = cast(CausalModel, self.model)
         with self._place.computing():
             return student_statistics(
@@ -265,9 +260,3 @@ def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[d
         {"params": vectors, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
-
-
-def _groups_are_split(batches: Sequence[TrainBatch]) -> bool:
-    homes = [{int(group) for group in batch.group_B} for batch in batches]
-    # A group in two batches is counted twice in the sum.
-    return sum(map(len, homes)) > len(set[int]().union(*homes))

@@ -13,6 +13,7 @@ supports that are sent over the wire never do.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,6 +25,11 @@ ABSENT = -1e4
 # A student that puts (numerically) everything on an expert's ids still has this much tail, so that
 # its logarithm and the cross-entropy on it stay finite.
 MIN_TAIL = 1e-7
+
+
+Reads: TypeAlias = Literal["own", "later", "all"]
+"""Which statistics the loss of one token is computed from: those of its `own` position; of `later`
+positions too, of any rollout; or of `all`. Rewards, targets and masks are no statistics."""
 
 
 @dataclass(frozen=True, kw_only=True)

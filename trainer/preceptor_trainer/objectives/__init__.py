@@ -33,7 +33,7 @@ from typing import Protocol
 from torch import Tensor
 
 from preceptor_trainer.model.batch import TrainBatch
-from preceptor_trainer.model.statistics import Needs, StudentStatistics
+from preceptor_trainer.model.statistics import Needs, Reads, StudentStatistics
 from preceptor_trainer.objectives.metrics import Mean
 
 
@@ -120,6 +120,15 @@ class Objective(Protocol):
     @property
     def needs(self) -> Needs:
         """The student statistics to compute, and the number of candidate ids of expert queries."""
+        ...
+
+    @property
+    def reads(self) -> Reads:
+        """Which statistics the loss of one token is computed from, by way of its advantage too.
+
+        `own` and `later` need the loss to be a sum over tokens. They let a head that holds only
+        some logits at a time take their gradient at once; `all` makes it compute them twice.
+        """
         ...
 
     def check(self, plan: PlannedRun) -> None:

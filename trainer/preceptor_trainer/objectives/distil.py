@@ -65,7 +65,7 @@ from preceptor_trainer.model.credit import (
     peers,
     target_entropy,
 )
-from preceptor_trainer.model.statistics import Needs, StudentStatistics
+from preceptor_trainer.model.statistics import Needs, Reads, StudentStatistics
 from preceptor_trainer.objectives import Advantages, PlannedRun
 from preceptor_trainer.objectives.checks import (
     one_of,
@@ -129,6 +129,11 @@ class DistIL:
     def needs(self) -> Needs:
         """Log-probs on the experts' supports; entropy is for the metrics."""
         return Needs(target_logprobs=True, entropy=True)
+
+    @property
+    def reads(self) -> Reads:
+        """Costs-to-go and their baselines are of the same and later positions."""
+        return "own" if self.future == "none" else self.credit
 
     def check(self, plan: PlannedRun) -> None:
         """Refuse samplers whose rollouts are not the policy's, unless they are re-weighted.

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from preceptor_trainer.model.batch import TrainBatch
-from preceptor_trainer.model.statistics import Needs, StudentStatistics
+from preceptor_trainer.model.statistics import Needs, Reads, StudentStatistics
 from preceptor_trainer.objectives import Advantages, PlannedRun
 from preceptor_trainer.objectives.checks import one_of, positive
 from preceptor_trainer.objectives.metrics import Mean, batch_metrics, mean_over
@@ -52,6 +52,11 @@ class TokenObjective(ABC):
     def needs(self) -> Needs:
         """Log-probs of the sampled tokens, which are always there."""
         return Needs(entropy=True)
+
+    @property
+    def reads(self) -> Reads:
+        """Those of its own position; override it with an `advantages` that reads others."""
+        return "own"
 
     @abstractmethod
     def check(self, plan: PlannedRun) -> None:

@@ -21,6 +21,8 @@ from preceptor_trainer.collect.student import MakeSampler
 from preceptor_trainer.evaluation.held_out import EvaluationConfig
 from preceptor_trainer.kit.placement import Precision
 from preceptor_trainer.learner.learner import OptimiserConfig
+from preceptor_trainer.model.heads.by_size import head_by_size
+from preceptor_trainer.model.heads.head import Head
 from preceptor_trainer.objectives import Objective
 from preceptor_trainer.run.schedules import Deterministic, Schedule
 from preceptor_trainer.sampling.params import SamplingParams
@@ -75,6 +77,10 @@ class RunConfig:
     """How responses are sampled; the exact objective requires temperature 1 and no truncation."""
     token_budget: int = 4_096
     """Padded tokens per forward and backward pass."""
+    head: Head = head_by_size
+    """How log-probs and their gradient are computed from hidden states: `head_by_size` holds all
+    logits of a call where they take at most 256 MiB and chunks of them elsewhere; `LeanHead()`
+    always chunks, `dense_head` always all."""
     schedule: Schedule = Deterministic()
     """How collecting and training interleave."""
     checkpoint_every: int = 10
