@@ -14,6 +14,7 @@ from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.collect.prompts import NoPromptFits
 from preceptor_trainer.commands.going_on import Planned, Start, kept_by
 from preceptor_trainer.deployment.failures import said_plainly
+from preceptor_trainer.evaluation.held_out import NotGraded
 from preceptor_trainer.loop import Trainer
 from preceptor_trainer.report import REPORT_FILE, terminal_summary
 from preceptor_trainer.run.progress import Progress
@@ -49,7 +50,7 @@ def said_of(start: Start, key_file: Path | None = None) -> AbstractContextManage
         lambda: kept_by(start.run_dir),
         start.to_continue(),
         key_file=key_file,
-        also=(AnotherGateway, NoPromptFits),
+        also=(AnotherGateway, NoPromptFits, NotGraded),
     )
 
 

@@ -33,6 +33,10 @@ Grades = dict[tuple[int, str, str], bool | None]
 """Success by index of the problem, response text and finish reason; None without a grade."""
 
 
+class NotGraded(RuntimeError):
+    """So many grades are missing that nothing can be estimated."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """How the held-out problems are sampled, before and after training."""
@@ -81,19 +85,6 @@ class Evaluation:
     def pass_at(self, k: int) -> np.ndarray:
         """`[P]` pass@k; NaN where fewer than k samples of a problem have a grade."""
         return pass_at_k(self.successes_PN, k, graded_PN=self.graded_PN)
-
-    def every_grade_PN(self) -> np.ndarray:
-        """The successes, for callers that need every grade.
-
-        Raises:
-            RuntimeError: grades are missing.
-        """
-        if self.num_ungraded:
-            raise RuntimeError(
-                f"{self.num_ungraded} of {self.graded_PN.size} samples of {self.weights} were not "
-                "graded; repair the feedback source and run the evaluation again"
-            )
-        return self.successes_PN
 
     def summary(self, ks: Sequence[int], seed: int) -> dict[str, Any]:
         """pass@k with intervals over problems, and the mean length in tokens."""
@@ -155,7 +146,7 @@ async def evaluate(
     A sample without a grade counts neither as a success nor as a failure.
 
     Raises:
-        RuntimeError: so many grades are missing that pass@k has no estimate for any problem.
+        NotGraded: so many grades are missing that pass@k has no estimate for any problem.
     """
     began = time.monotonic()
     problems, grading = list(config.problems), list[asyncio.Task[Grades]]()
@@ -195,7 +186,7 @@ async def evaluate(
         lengths_PN=np.array([len(r.response_ids) for r in rollouts], np.int32).reshape(shape),
     )
     if np.isnan(result.pass_at(max(config.ks))).all():
-        raise RuntimeError(
+        raise NotGraded(
             f"{result.num_ungraded} of {len(found)} samples were not graded, so pass@"
             f"{max(config.ks)} has no estimate: {dict(labeller.dropped) or 'no answers came'}"
         )

@@ -1,11 +1,12 @@
 """From cells to what may be said."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from preceptor_trainer.experiments.compare.analysis import analyse, learning_curve
+from preceptor_trainer.experiments.compare.cells import Outcomes
 from preceptor_trainer.experiments.compare.page import render, write_comparison
 from preceptor_trainer.experiments.compare.pictures import draw_curves, panels
 from preceptor_trainer.experiments.compare.runner import choose_rates
@@ -80,6 +81,30 @@ def test_learning_curves_use_the_steps_that_every_seed_reached(comparison, resul
     short = replace(final[0], probes=final[0].probes[:1])
 
     assert [point["step"] for point in learning_curve([short, final[2]])] == [0]
+
+
+def test_a_missing_grade_leaves_its_problem_out_where_too_few_are_graded(comparison, result):
+    search, final = finished(comparison, result, after={"a": 2, "b": 6})
+    graded = (7, 8, 8, 8, 8, 8)
+    short = replace(final[-1], after=replace(final[-1].after, graded_P=graded))
+
+    analysis = analyse(comparison, search, [*final[:-1], short])
+
+    (one,), (eight,) = analysis["differences"]["pass@1"], analysis["differences"]["pass@8"]
+    assert (one["estimate"]["num_problems"], eight["estimate"]["num_problems"]) == (6, 5)
+    assert short.after.num_ungraded == 1
+    assert short.after.pass_at(1)[0] == pytest.approx(6 / 7)
+    page = markdown(analysis)
+    assert "1 samples were not graded and count neither way." in page
+    assert "pass@1 6, pass@8 5" in page
+
+
+def test_cells_of_older_versions_have_every_grade(comparison, result):
+    _, final = finished(comparison, result)
+    older = {n: v for n, v in asdict(final[0].after).items() if n != "graded_P"}
+
+    assert Outcomes.read(older) == final[0].after
+    assert Outcomes.read(older).num_ungraded == 0
 
 
 def test_the_cost_table_has_what_whole_runs_took_as_far_as_it_is_known(comparison, result):

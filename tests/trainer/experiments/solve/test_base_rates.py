@@ -30,6 +30,15 @@ def test_the_hard_tail_is_below_the_bound_at_pass_at_64(rates):
     assert [p.id for p in rates.hard_tail()] == [rates.problem_ids[0]]
 
 
+def test_a_missing_grade_counts_neither_as_a_success_nor_as_a_failure(rates):
+    # 1 of 127 right: pass@64 is 64/127, above .5; of 63 graded attempts nothing can be said
+    missing = replace(rates, missing_P=(0, 1, 0))
+    lost = replace(rates, missing_P=(65, 0, 0))
+
+    assert [p.id for p in missing.hard_tail()] == [rates.problem_ids[0]]
+    assert lost.hard_tail() == []
+
+
 def test_too_few_samples_choose_no_tail(rates):
     with pytest.raises(ValueError, match="64 are too few to choose a hard tail"):
         replace(rates, num_samples=64).hard_tail()

@@ -7,7 +7,7 @@ from preceptor_trainer.experiments.solve.discovery import discovery, discovery_c
 from preceptor_trainer.experiments.solve.trajectory import Trajectory
 
 
-def trajectory(solved_at=None, attempts=10, *, question="q", seed=0, successes=None):
+def trajectory(solved_at=None, attempts=10, *, question="q", seed=0, successes=None, missing=0):
     return Trajectory(
         method="multi-turn" if successes is None else "best-of-k",
         problem_id=question,
@@ -17,6 +17,7 @@ def trajectory(solved_at=None, attempts=10, *, question="q", seed=0, successes=N
         successes=successes,
         tokens=1,
         seconds=1.0,
+        missing=missing,
     )
 
 
@@ -140,3 +141,32 @@ def test_an_impossible_trajectory_is_refused(solved_at, attempts):
             tokens=0,
             seconds=0.0,
         )
+
+
+def test_a_missing_grade_leaves_its_seed_out_only_where_too_few_attempts_are_judged():
+    rows = [trajectory(None, successes=5, seed=0), trajectory(None, 9, successes=0, missing=1)]
+
+    assert curve(rows, [1, 10]) == pytest.approx([(0.5 + 0) / 2, 1.0])
+
+
+def test_a_question_without_grades_enough_is_left_out_of_the_mean_with_its_number():
+    full = [trajectory(1, successes=5, question=name) for name in "ab"]
+    short = [trajectory(None, 9, successes=0, missing=1, question="c")]
+
+    curves, _ = discovery({"best-of-k": [*full, *short]}, [1, 10])
+
+    levels = curves["best-of-k"].levels
+    assert [level.num_problems for level in levels] == [3, 2]
+    assert [level.mean for level in levels] == pytest.approx([1 / 3, 1.0])
+
+
+def test_a_number_of_attempts_that_no_two_questions_reached_is_left_out():
+    rows = [
+        trajectory(None, 9, missing=1, question="a"),
+        trajectory(None, 9, missing=1, question="b"),
+        trajectory(None, question="c"),
+    ]
+
+    curves, _ = discovery({"multi-turn": rows}, [8, 10])
+
+    assert curves["multi-turn"].ks == (8,)

@@ -5,6 +5,7 @@ import pytest
 
 from preceptor_clients.contract.schemas import FeedbackItem
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
+from preceptor_trainer.evaluation.held_out import NotGraded
 from preceptor_trainer.experiments.solve.multi_turn import Dialogue, MultiTurn
 from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.student import STUDENT_DIR
@@ -98,17 +99,32 @@ def test_a_success_ends_the_dialogue_where_it_came():
     assert (found.attempts, found.solved_at, found.tokens) == (2, 2, 4)
 
 
-def test_an_attempt_that_nobody_judged_is_no_failure():
+def test_an_attempt_that_nobody_judged_is_counted_apart_and_logged(caplog):
     one = dialogue()
     rollout = attempt(one.problem, "x").rollout
     failed = FeedbackItem(
         id="f", kind="execution", error="out of memory", source="executor", version="1"
     )
 
-    with pytest.raises(RuntimeError, match="r was not judged: no source answered"):
-        one.take(Attempt(rollout=rollout, items=(), task=PROGRAMMING))
-    with pytest.raises(RuntimeError, match=r"r was not judged: \['out of memory'\]"):
-        one.take(Attempt(rollout=rollout, items=(failed,), task=PROGRAMMING))
+    one.take(Attempt(rollout=rollout, items=(), task=PROGRAMMING))
+    one.take(attempt(one.problem, "wrong"))
+    one.take(Attempt(rollout=rollout, items=(failed,), task=PROGRAMMING))
+    one.take(attempt(one.problem, "", score=1.0))
+
+    found = one.trajectory(seed=0, seconds=1.0)
+    assert (found.attempts, found.solved_at, found.missing) == (2, 2, 2)
+    assert "r was not judged: no source answered" in caplog.text
+    assert "r was not judged: ['out of memory']" in caplog.text
+
+
+def test_a_question_without_any_grade_ends_with_the_reason():
+    one = dialogue()
+    rollout = attempt(one.problem, "x").rollout
+
+    one.take(Attempt(rollout=rollout, items=(), task=PROGRAMMING))
+
+    with pytest.raises(NotGraded, match=r"none of the 1 attempts at .* was judged"):
+        one.trajectory(seed=0, seconds=1.0)
 
 
 def test_a_budget_that_the_question_alone_exceeds_is_refused(policy):

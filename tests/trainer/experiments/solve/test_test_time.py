@@ -27,7 +27,9 @@ from preceptor_clients.contract.schemas import (
 )
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.collect.labelling import Labelled
+from preceptor_trainer.collect.participant import StepContext
 from preceptor_trainer.experiments.solve.test_time import (
+    FirstSuccess,
     SelfDistillation,
     discover,
     first_success,
@@ -203,9 +205,9 @@ def _group(*scores: float | None) -> list[Labelled]:
         SimpleNamespace(
             attempt=SimpleNamespace(
                 solved=score is not None and score >= 0.5,
-                failed=score is not None and score < 0.5,
+                score=score,
                 items=(),
-                rollout=SimpleNamespace(rollout_id=f"r{place}"),
+                rollout=SimpleNamespace(rollout_id=f"r{place}", response_ids=[1]),
             )
         )
         for place, score in enumerate(scores, start=1)
@@ -214,26 +216,45 @@ def _group(*scores: float | None) -> list[Labelled]:
 
 
 @pytest.mark.parametrize(
-    ("scores", "limit", "place"),
+    ("scores", "place"),
     [
-        ((1.0, 0.0), 2, 1),
-        ((0.0, 0.4, 1.0, 1.0), 4, 3),
-        ((0.0, 0.5), 2, 2),
-        ((0.0, 1.0), 1, None),
-        ((0.0, 0.0), 2, None),
-        ((0.0, 1.0, None), 3, 2),
-        ((0.0, 1.0, None), 1, None),
+        ((1.0, 0.0), 1),
+        ((0.0, 0.4, 1.0, 1.0), 3),
+        ((0.0, 0.5), 2),
+        ((0.0, 0.0), None),
+        ((0.0, None, 1.0), 3),
     ],
 )
-def test_the_first_success_has_its_place_among_the_attempts_that_count(
-    scores: Sequence[float | None], limit: int, place: int | None
+def test_the_first_success_has_its_place_among_the_attempts(
+    scores: Sequence[float | None], place: int | None
 ) -> None:
-    assert first_success(_group(*scores), limit=limit) == place
+    assert first_success(_group(*scores)) == place
 
 
-def test_an_attempt_that_nobody_judged_is_no_failure() -> None:
-    with pytest.raises(RuntimeError, match="r2 was not judged: no source answered"):
-        first_success(_group(0.0, None, 1.0), limit=3)
+@pytest.mark.parametrize(
+    ("limit", "groups", "solved_at", "made", "missing"),
+    [
+        (6, [(0.0, None, 0.0), (None, 1.0, None)], 3, 6, 2),
+        (4, [(0.0, None, 0.0), (0.0, 1.0, 0.0)], None, 4, 1),
+        (3, [(0.0, 1.0, None)], 2, 3, 0),
+    ],
+)
+async def test_an_attempt_that_nobody_judged_is_counted_apart(
+    limit: int,
+    groups: Sequence[Sequence[float | None]],
+    solved_at: int | None,
+    made: int,
+    missing: int,
+) -> None:
+    watching = FirstSuccess(limit, first_step=0)
+
+    ends = [
+        await watching.ends(cast("StepContext", SimpleNamespace(step=step)), _group(*scores))
+        for step, scores in enumerate(groups)
+    ]
+
+    assert ends[-1]
+    assert (watching.solved_at, watching.made, watching.missing) == (solved_at, made, missing)
 
 
 @pytest.mark.parametrize(("field", "value"), [("lr", 0.0), ("group", 0)])

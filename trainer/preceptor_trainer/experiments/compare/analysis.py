@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from preceptor_trainer.evaluation.pass_at_k import pass_at_k
 from preceptor_trainer.experiments.compare import sees
 from preceptor_trainer.experiments.compare.cells import CellResult, Outcomes
 from preceptor_trainer.experiments.compare.plan import Comparison
@@ -26,7 +25,7 @@ from preceptor_trainer.experiments.compare.statistics import (
     Estimate,
     correct,
     estimate,
-    from_counts,
+    known_problems,
 )
 from preceptor_trainer.run.config import describe
 
@@ -60,6 +59,7 @@ def analyse(
         "setting": describe(comparison.setting) | {"model": final[0].made_with["config"]["model"]},
         "versions": final[0].versions,
         "wall_clock": _wall_clock([*search, *final]),
+        "ungraded": sum(r.before.num_ungraded + r.after.num_ungraded for r in final),
         "methods": {
             method.name: _method(comparison, method.name, by_method[method.name], rates, search)
             for method in comparison.methods
@@ -150,21 +150,30 @@ def _method(
 
 
 def _level(outcomes: Sequence[Outcomes], k: int) -> Estimate:
-    return estimate(values_SP(outcomes, k), seed=BOOTSTRAP_SEED)
+    return _estimate(values_SP(outcomes, k), k)
 
 
 def values_SP(outcomes: Sequence[Outcomes], k: int) -> NDArray[np.float64]:
-    """[S, P] pass@k of every seed and problem."""
-    rows = [pass_at_k(from_counts(o.successes_P, o.num_samples), k) for o in outcomes]
-    return np.stack(rows)
+    """[S, P] pass@k of every seed and problem; NaN where too few samples have a grade."""
+    return np.stack([o.pass_at(k) for o in outcomes])
+
+
+def _estimate(values: NDArray[np.float64], k: int) -> Estimate:
+    """Over the problems whose samples have grades enough; the estimate has their number."""
+    known = known_problems(values)
+    if known.size < 2:
+        raise ValueError(
+            f"ks: pass@{k} has no estimate: no problem has {k} graded samples in every run; "
+            "choose a smaller k, or repair the feedback source and remove these cells"
+        )
+    return estimate(known, seed=BOOTSTRAP_SEED)
 
 
 def _gains(by_method: ByMethod, k: int) -> dict[str, Any]:
     """The gain of each method over its student before training."""
     estimates = {
-        name: estimate(
-            values_SP([r.after for r in results], k) - values_SP([r.before for r in results], k),
-            seed=BOOTSTRAP_SEED,
+        name: _estimate(
+            values_SP([r.after for r in results], k) - values_SP([r.before for r in results], k), k
         )
         for name, results in by_method.items()
     }
@@ -175,9 +184,7 @@ def _differences(by_method: ByMethod, k: int) -> list[dict[str, Any]]:
     """First minus second, for every pair of methods, in the comparison's order."""
     after = {name: values_SP([r.after for r in rs], k) for name, rs in by_method.items()}
     pairs = {f"{a} - {b}": (a, b) for a, b in combinations(after, 2)}
-    estimates = {
-        name: estimate(after[a] - after[b], seed=BOOTSTRAP_SEED) for name, (a, b) in pairs.items()
-    }
+    estimates = {name: _estimate(after[a] - after[b], k) for name, (a, b) in pairs.items()}
     return [
         {"first": pairs[name][0], "second": pairs[name][1], **asdict(found)}
         for name, found in correct(estimates).items()
@@ -187,12 +194,15 @@ def _differences(by_method: ByMethod, k: int) -> list[dict[str, Any]]:
 def _pass_at_k_curve(results: Sequence[CellResult]) -> dict[str, list[float]]:
     """Means over seeds and problems at powers of two."""
     num_samples = results[0].after.num_samples
-    ks = [2**i for i in range(num_samples.bit_length()) if 2**i <= num_samples]
-    return {
-        "k": [float(k) for k in ks],
-        "before": [float(values_SP([r.before for r in results], k).mean()) for k in ks],
-        "after": [float(values_SP([r.after for r in results], k).mean()) for k in ks],
-    }
+    curve: dict[str, list[float]] = {"k": [], "before": [], "after": []}
+    for k in (2**i for i in range(num_samples.bit_length()) if 2**i <= num_samples):
+        before = known_problems(values_SP([r.before for r in results], k))
+        after = known_problems(values_SP([r.after for r in results], k))
+        if before.size and after.size:
+            curve["k"].append(float(k))
+            curve["before"].append(float(before.mean()))
+            curve["after"].append(float(after.mean()))
+    return curve
 
 
 def learning_curve(results: Sequence[CellResult]) -> list[dict[str, float]]:

@@ -15,10 +15,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.evaluation.held_out import Evaluation
 from preceptor_trainer.experiments.compare.method import Service
 from preceptor_trainer.experiments.compare.plan import Cell, Comparison
+from preceptor_trainer.experiments.compare.statistics import pass_at_k_of_counts
 from preceptor_trainer.run.config import describe
 
 METRICS: Final = (
@@ -41,15 +45,20 @@ class Outcomes:
     successes_P: tuple[int, ...]
     num_samples: int
     mean_length: float
+    graded_P: tuple[int, ...] = ()
+    """Samples with a grade, by problem; empty where every sample has one."""
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Outcomes:
         """The counts of an evaluation."""
         return cls(
             problem_ids=evaluation.problem_ids,
-            successes_P=tuple(int(count) for count in evaluation.every_grade_PN().sum(1)),
+            successes_P=tuple(int(count) for count in evaluation.successes_PN.sum(1)),
             num_samples=evaluation.successes_PN.shape[1],
             mean_length=float(evaluation.lengths_PN.mean()),
+            graded_P=tuple(int(count) for count in evaluation.graded_PN.sum(1))
+            if evaluation.num_ungraded
+            else (),
         )
 
     @classmethod
@@ -60,7 +69,25 @@ class Outcomes:
             successes_P=tuple(value["successes_P"]),
             num_samples=value["num_samples"],
             mean_length=value["mean_length"],
+            graded_P=tuple(value.get("graded_P", ())),
         )
+
+    @property
+    def num_ungraded(self) -> int:
+        """Number of samples without a grade."""
+        return sum(self.num_samples - graded for graded in self.graded_P)
+
+    @property
+    def solved_share(self) -> float:
+        """Share of successes among the samples with a grade."""
+        if not self.graded_P:
+            return float(np.mean(self.successes_P)) / self.num_samples
+        return sum(self.successes_P) / sum(self.graded_P)
+
+    def pass_at(self, k: int) -> NDArray[np.float64]:
+        """`[P]` pass@k; NaN where fewer than k samples of a problem have a grade."""
+        missing_P = [self.num_samples - graded for graded in self.graded_P]
+        return pass_at_k_of_counts(self.successes_P, self.num_samples, k, missing_P=missing_P)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from preceptor_clients.cli.paste import pasted
 from preceptor_trainer.deployment.failures import said_plainly
+from preceptor_trainer.evaluation.held_out import NotGraded
 from preceptor_trainer.experiments.compare.analysis import analyse
 from preceptor_trainer.experiments.compare.budget import Budget, Unit
 from preceptor_trainer.experiments.compare.cells import MadeOtherwise
@@ -21,7 +22,7 @@ from preceptor_trainer.experiments.compare.method import Method, RateFrom
 from preceptor_trainer.experiments.compare.page import write_comparison
 from preceptor_trainer.experiments.compare.plan import Comparison
 from preceptor_trainer.experiments.compare.runner import Runner
-from preceptor_trainer.experiments.compare.services import NoModel
+from preceptor_trainer.experiments.compare.services import RUNS, NoModel
 from preceptor_trainer.experiments.compare.tables import claims
 from preceptor_trainer.kit.loading import load_named
 
@@ -73,7 +74,7 @@ def compare_command(
         raise typer.BadParameter(str(error)) from error
     try:
         with said_plainly(
-            lambda: f"{folder} keeps what is finished", pasted(*sys.argv[1:]), also=(NoModel,)
+            lambda: kept_in(folder), pasted(*sys.argv[1:]), also=(NoModel, NotGraded)
         ):
             found = Runner(planned, folder, console).run()
     except MadeOtherwise as error:
@@ -83,6 +84,16 @@ def compare_command(
     for claim in claims(analysis):
         console.print(f"- {claim}", highlight=False)
     console.print(f"report: {page}", soft_wrap=True, highlight=False)
+
+
+def kept_in(folder: Path) -> str:
+    """What a comparison that ends now leaves behind."""
+    finished = len(list((folder / "cells").glob("*.json")))
+    begun = len(list((folder / RUNS).glob("*/made_with.json")))
+    if not begun and not finished:
+        return f"{folder} has nothing finished yet"
+    runs = f"{finished} finished run{'s' if finished != 1 else ''}"
+    return f"{folder} keeps {runs}; the one that was running goes on from its last checkpoint"
 
 
 def _overridden(

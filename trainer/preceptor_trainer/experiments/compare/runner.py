@@ -202,8 +202,8 @@ def search_scores(search: Iterable[CellResult]) -> dict[str, dict[float, float]]
     """Mean pass@1 after training on the validation problems, by method and rate."""
     found: dict[str, dict[float, list[float]]] = {}
     for result in search:
-        share = float(np.mean(result.after.successes_P)) / result.after.num_samples
-        found.setdefault(result.cell.method, {}).setdefault(result.cell.lr, []).append(share)
+        shares = found.setdefault(result.cell.method, {}).setdefault(result.cell.lr, [])
+        shares.append(result.after.solved_share)
     return {
         method: {lr: float(np.mean(shares)) for lr, shares in rates.items()}
         for method, rates in found.items()
@@ -216,11 +216,10 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _line(result: CellResult) -> str:
-    before, after = (
-        float(np.mean(outcomes.successes_P)) / outcomes.num_samples
-        for outcomes in (result.before, result.after)
-    )
+    before, after = result.before, result.after
+    ungraded = before.num_ungraded + after.num_ungraded
+    missing = f", {ungraded} samples were not graded" if ungraded else ""
     return (
-        f"{result.cell.name}: pass@1 {before * 100:.1f} % -> {after * 100:.1f} % "
-        f"in {result.steps} steps, {result.seconds:.0f} s"
+        f"{result.cell.name}: pass@1 {before.solved_share * 100:.1f} % -> "
+        f"{after.solved_share * 100:.1f} % in {result.steps} steps, {result.seconds:.0f} s{missing}"
     )

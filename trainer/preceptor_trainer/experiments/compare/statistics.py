@@ -34,6 +34,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from preceptor_trainer.evaluation.pass_at_k import pass_at_k
+
 _CHUNK = 2_000  # resamples held at a time
 
 
@@ -197,3 +199,29 @@ def from_counts(successes_P: ArrayLike, num_samples: int) -> NDArray[np.bool_]:
     if successes.ndim != 1 or (successes < 0).any() or (successes > num_samples).any():
         raise ValueError(f"successes_P must be counts of 0 to {num_samples}, not {successes_P}")
     return np.arange(num_samples) < successes[:, None]
+
+
+def pass_at_k_of_counts(
+    successes_P: ArrayLike, num_samples: int, k: int, *, missing_P: ArrayLike = ()
+) -> NDArray[np.float64]:
+    """[P] pass@k from counts.
+
+    Args:
+        successes_P: successes of each problem.
+        num_samples: samples of each problem.
+        k: samples that a user would draw.
+        missing_P: samples without a grade, which count neither way; none by default.
+
+    Returns:
+        NaN where fewer than k samples have a grade.
+    """
+    outcomes_PN, missing = from_counts(successes_P, num_samples), np.asarray(missing_P, np.int64)
+    if not missing.any():
+        return pass_at_k(outcomes_PN, k)
+    graded_PN = np.arange(num_samples) < (num_samples - missing)[:, None]
+    return pass_at_k(outcomes_PN, k, graded_PN=graded_PN)
+
+
+def known_problems(values_SP: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The columns without a missing value: a problem counts with all its seeds or not at all."""
+    return values_SP[:, ~np.isnan(values_SP).any(0)]

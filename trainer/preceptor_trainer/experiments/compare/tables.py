@@ -55,9 +55,24 @@ def result_table(analysis: Mapping[str, Any]) -> Table:
         f"{analysis['held_out']['num_problems']} problems, paired. Levels with 95 % intervals; "
         "gains with the interval that Holm's correction over all methods leaves, * where it "
         "excludes 0. A learning rate marked (edge) is the first or last of those that its search "
-        "tried: a better one may lie beyond.",
+        f"tried: a better one may lie beyond.{_ungraded(analysis)}",
         columns=tuple(columns),
         rows=tuple(rows),
+    )
+
+
+def _ungraded(analysis: Mapping[str, Any]) -> str:
+    """How many samples have no grade, and which problems that leaves to each pass@k."""
+    missing = analysis.get("ungraded", 0)
+    if not missing:
+        return ""
+    used = (
+        f"{name} {min(gain['estimate']['num_problems'] for gain in gains.values())}"
+        for name, gains in analysis["gains"].items()
+    )
+    return (
+        f" {missing} samples were not graded and count neither way. Problems with grades enough "
+        f"in every run: {', '.join(used)}."
     )
 
 

@@ -22,8 +22,7 @@ from rich.console import Console
 
 from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.evaluation.held_out import EvaluationConfig, evaluate
-from preceptor_trainer.evaluation.pass_at_k import pass_at_k
-from preceptor_trainer.experiments.compare.statistics import from_counts
+from preceptor_trainer.experiments.compare.statistics import pass_at_k_of_counts
 from preceptor_trainer.experiments.solve.session import Session
 from preceptor_trainer.kit.seeding import derived_seed
 from preceptor_trainer.tasks.programming_by_example.behaviour import Split
@@ -53,6 +52,8 @@ class BaseRates:
     num_samples: int
     samples_seed: int
     student_sha256: str
+    missing_P: tuple[int, ...] = ()
+    """Attempts without a grade, by problem, which count neither way; empty where there are none."""
 
     def problems(self) -> list[Problem]:
         """The problems, made again.
@@ -82,6 +83,8 @@ class BaseRates:
     def hard_tail(self) -> list[Problem]:
         """Problems whose pass@`TAIL_K`, estimated from `num_samples`, is below `TAIL_BELOW`.
 
+        A problem with fewer than `TAIL_K` graded attempts is left out.
+
         Raises:
             ValueError: there were fewer than `LEAST_SAMPLES` samples of each.
         """
@@ -90,7 +93,7 @@ class BaseRates:
                 f"num_samples: {self.num_samples} are too few to choose a hard tail; "
                 f"use at least {LEAST_SAMPLES}"
             )
-        possible = in_tail(self.successes_P, self.num_samples)
+        possible = in_tail(self.successes_P, self.num_samples, self.missing_P)
         return [problem for problem, is_in in zip(self.problems(), possible, strict=True) if is_in]
 
     def save(self, path: Path) -> None:
@@ -118,6 +121,7 @@ def load_base_rates(path: Path, *, split: Split) -> BaseRates:
         "problem_ids": tuple(value["problem_ids"]),
         "successes_P": tuple(value["successes_P"]),
         "attempts_P": tuple(value["attempts_P"]),
+        "missing_P": tuple(value.get("missing_P", ())),
     }
     return BaseRates(**fields)
 
@@ -138,7 +142,11 @@ async def measure_base_rates(
     lift it out of the tail stays out, whatever the other attempts would bring.
     """
 
-    async def look(some: Sequence[Problem], samples: int, what: str) -> NDArray[np.int64]:
+    async def look(
+        some: Sequence[Problem], samples: int, what: str
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Successes, and attempts without a grade."""
+
         def show(done: int, total: int) -> None:
             console.print(f"{what}: {done}/{total} problems", highlight=False)
 
@@ -151,16 +159,19 @@ async def measure_base_rates(
             seed=derived_seed(samples_seed, samples),
             on_progress=show,
         )
-        return outcome.every_grade_PN().sum(1)
+        return outcome.successes_PN.sum(1), (~outcome.graded_PN).sum(1)
 
     first = min(LOOK, num_samples)
-    successes_P = await look(problems, first, f"base rates, {first} attempts")
+    successes_P, missing_P = await look(problems, first, f"base rates, {first} attempts")
     attempts_P = np.full(len(problems), first)
-    left = [i for i, is_in in enumerate(in_tail(successes_P.tolist(), num_samples)) if is_in]
+    possible = in_tail(successes_P.tolist(), num_samples, missing_P.tolist())
+    left = [i for i, is_in in enumerate(possible) if is_in]
     if num_samples > first and left:
         rest = num_samples - first
         some = [problems[i] for i in left]
-        successes_P[left] += await look(some, rest, f"base rates, the other {rest} attempts")
+        new_P, also_missing_P = await look(some, rest, f"base rates, the other {rest} attempts")
+        successes_P[left] += new_P
+        missing_P[left] += also_missing_P
         attempts_P[left] = num_samples
     return BaseRates(
         split=split,
@@ -171,14 +182,21 @@ async def measure_base_rates(
         num_samples=num_samples,
         samples_seed=samples_seed,
         student_sha256=student_sha256(session.policy.folder),
+        missing_P=tuple(missing_P.tolist()) if missing_P.any() else (),
     )
 
 
-def in_tail(successes_P: Sequence[int], num_samples: int) -> NDArray[np.bool_]:
-    """[P] bool: which would be in the tail if all other of `num_samples` attempts failed."""
+def in_tail(
+    successes_P: Sequence[int], num_samples: int, missing_P: Sequence[int] = ()
+) -> NDArray[np.bool_]:
+    """[P] bool: which would be in the tail if all other of `num_samples` attempts failed.
+
+    Those without a grade (`missing_P`) count neither way.
+    """
     if num_samples < TAIL_K:
         return np.ones(len(successes_P), np.bool_)
-    return pass_at_k(from_counts(successes_P, num_samples), TAIL_K) < TAIL_BELOW
+    found_P = pass_at_k_of_counts(successes_P, num_samples, TAIL_K, missing_P=missing_P)
+    return found_P < TAIL_BELOW
 
 
 def student_sha256(folder: Path) -> str:

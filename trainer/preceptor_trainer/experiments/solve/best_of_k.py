@@ -40,20 +40,20 @@ async def best_of_k(
         seed=seed,
         on_progress=lambda done, total: None,
     )
-    successes_PN = outcome.every_grade_PN()
     rows: list[Trajectory] = []
     for i, problem in enumerate(problems):
-        successes_N = successes_PN[i]
+        successes_N = outcome.successes_PN[i][outcome.graded_PN[i]]
         rows.append(
             Trajectory(
                 method="best-of-k",
                 problem_id=problem.id,
                 seed=seed,
-                attempts=max_attempts,
+                attempts=len(successes_N),
                 solved_at=int(np.argmax(successes_N)) + 1 if successes_N.any() else None,
                 successes=int(successes_N.sum()),
                 tokens=int(outcome.lengths_PN[i].sum()),
                 seconds=outcome.seconds / len(problems),
+                missing=max_attempts - len(successes_N),
             )
         )
     return rows

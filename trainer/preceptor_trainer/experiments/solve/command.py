@@ -19,6 +19,7 @@ from preceptor_clients.cli.paste import pasted
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.deployment.failures import said_plainly
 from preceptor_trainer.deployment.local import LocalDeployment
+from preceptor_trainer.evaluation.held_out import NotGraded
 from preceptor_trainer.experiments.compare.services import self_teacher, write_deployment
 from preceptor_trainer.experiments.solve.base_rates import (
     BASE_RATES,
@@ -79,6 +80,8 @@ def base_rates_command(
         rates.save(out / BASE_RATES)
         tail = f"{len(rates.hard_tail())} of" if samples >= LEAST_SAMPLES else "too few attempts at"
         console.print(f"hard tail: {tail} {problems}; {out / BASE_RATES}", soft_wrap=True)
+        if missing := sum(rates.missing_P):
+            console.print(f"{missing} attempts were not graded and count neither way")
 
     _with_services(out, console, measure)
 
@@ -100,7 +103,8 @@ def never_solved_command(
             console.print(f"never solved: {found} of {problems}", highlight=False)
 
     try:
-        found = find_never_solved(chosen, problems, attempts=attempts, on_progress=show)
+        with said_plainly(lambda: "nothing was written", pasted(*sys.argv[1:])):
+            found = find_never_solved(chosen, problems, attempts=attempts, on_progress=show)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--attempts") from error
     path = found.save(out)
@@ -141,6 +145,8 @@ def run_command(
         _with_services(out, console, lambda g: Bench(experiment, out, g, console).run())
     analysis = analyse(experiment, rates, read_trajectories(experiment, out))
     path = write_discovery(analysis, out)
+    if analysis["ungraded"]:
+        console.print(f"{analysis['ungraded']} attempts were not graded and count neither way")
     for row in tables(analysis)[0].rows:
         console.print("  ".join(row), highlight=False, soft_wrap=True)
     console.print(f"report: {path}", soft_wrap=True, highlight=False)
@@ -163,6 +169,15 @@ def _split(name: str) -> Split:
     return name
 
 
+def kept_in(folder: Path) -> str:
+    """What an experiment that ends now leaves behind."""
+    rates = f"the base rates in {folder / BASE_RATES}" if (folder / BASE_RATES).exists() else ""
+    cells = len(list((folder / "cells").glob("**/*.json")))
+    results = f"{cells} finished result{'s' if cells != 1 else ''} in {folder / 'cells'}"
+    kept = [what for what in (rates, results if cells else "") if what]
+    return f"kept are {' and '.join(kept)}" if kept else f"{folder} has nothing finished yet"
+
+
 def _with_services(
     folder: Path, console: Console, work: Callable[[GatewayClient], Awaitable[Any]]
 ) -> None:
@@ -174,7 +189,7 @@ def _with_services(
             await work(gateway)
 
     with (
-        said_plainly(lambda: f"{folder} keeps what is finished", pasted(*sys.argv[1:])),
+        said_plainly(lambda: kept_in(folder), pasted(*sys.argv[1:]), also=(NotGraded,)),
         LocalDeployment(folder, console) as deployment,
     ):
         asyncio.run(run(deployment.gateway_url, deployment.key))

@@ -17,6 +17,7 @@ Dimensions: Q questions, K values of k.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -25,7 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preceptor_trainer.evaluation.pass_at_k import pass_at_k
-from preceptor_trainer.experiments.compare.statistics import Estimate, estimate, from_counts
+from preceptor_trainer.experiments.compare.statistics import (
+    Estimate,
+    estimate,
+    from_counts,
+    known_problems,
+)
 from preceptor_trainer.experiments.solve.trajectory import Trajectory
 
 
@@ -50,22 +56,33 @@ def discovery_curve(trajectories: Sequence[Trajectory], ks: Sequence[int]) -> ND
         ks: attempts, rising.
 
     Returns:
-        [K].
+        [K]; NaN at a k that no seed reached with judged attempts.
     """
     if all(t.successes is not None for t in trajectories):
-        return np.array([_unbiased(t, ks) for t in trajectories]).mean(0)
-    return _kaplan_meier(trajectories, ks)
+        return _unbiased(trajectories, ks)
+    longest = max(ks[-1] if t.solved_at is not None else t.attempts for t in trajectories)
+    return np.where(np.array(ks) <= longest, _kaplan_meier(trajectories, ks), np.nan)
 
 
-def _unbiased(trajectory: Trajectory, ks: Sequence[int]) -> list[float]:
-    assert trajectory.successes is not None
-    if ks[-1] > trajectory.attempts:
-        raise ValueError(
-            f"ks: {ks[-1]} is more than the {trajectory.attempts} attempts at "
-            f"{trajectory.problem_id}"
-        )
-    outcomes = from_counts([trajectory.successes], trajectory.attempts)
-    return [float(pass_at_k(outcomes, k)[0]) for k in ks]
+def _unbiased(trajectories: Sequence[Trajectory], ks: Sequence[int]) -> NDArray[np.float64]:
+    """The mean over the seeds with attempts enough, at each k."""
+    rows_SK = np.full((len(trajectories), len(ks)), np.nan)
+    for row_K, trajectory in zip(rows_SK, trajectories, strict=True):
+        assert trajectory.successes is not None
+        if ks[-1] > trajectory.attempts + trajectory.missing:
+            raise ValueError(
+                f"ks: {ks[-1]} is more than the {trajectory.attempts} attempts at "
+                f"{trajectory.problem_id}"
+            )
+        outcomes = from_counts([trajectory.successes], trajectory.attempts)
+        for i, k in enumerate(ks):
+            if k <= trajectory.attempts:
+                row_K[i] = pass_at_k(outcomes, k)[0]
+    known_SK = ~np.isnan(rows_SK)
+    if known_SK.all():
+        return rows_SK.mean(0)
+    total_K, count_K = np.where(known_SK, rows_SK, 0.0).sum(0), known_SK.sum(0)
+    return np.divide(total_K, count_K, out=np.full(len(ks), np.nan), where=count_K > 0)
 
 
 def _kaplan_meier(trajectories: Sequence[Trajectory], ks: Sequence[int]) -> NDArray[np.float64]:
@@ -90,23 +107,31 @@ def discovery(
         seed: of the resampling.
 
     Returns:
-        One `Discovery` per method, and for every pair "a - b" the difference at each k.
+        One `Discovery` per method, and for every pair "a - b" the difference at each k. A question
+        without grades enough for a k is left out of its mean, and a k to which fewer than two
+        questions have grades is left out.
 
     Raises:
-        ValueError: methods answered different questions, or one ended before the last k.
+        ValueError: methods answered different questions, one ended before the last k, or no k has
+            two questions.
     """
     questions = _questions(trajectories)
-    curves: dict[str, Discovery] = {}
-    tables: dict[str, NDArray[np.float64]] = {}
-    for method, rows in trajectories.items():
+    grouped = {
+        method: [[t for t in rows if t.problem_id == name] for name in questions]
+        for method, rows in trajectories.items()
+    }
+    for rows in trajectories.values():
         _check_lasted(rows, ks[-1])
-        grouped = [[t for t in rows if t.problem_id == name] for name in questions]
-        tables[method] = np.stack([discovery_curve(own, ks) for own in grouped])
+    tables = {m: np.stack([discovery_curve(own, ks) for own in g]) for m, g in grouped.items()}
+    ks, tables = _known(ks, tables)
+    curves: dict[str, Discovery] = {}
+    for method, own_questions in grouped.items():
+        means = [_restricted_mean(own, ks[-1]) for own in own_questions]
         curves[method] = Discovery(
             ks=tuple(ks),
             levels=tuple(_estimates(tables[method], seed)),
-            mean_attempts=float(np.mean([_restricted_mean(own, ks[-1]) for own in grouped])),
-            solved_questions=sum(any(_solved(t, ks[-1]) for t in own) for own in grouped),
+            mean_attempts=float(np.mean([mean for mean in means if not math.isnan(mean)])),
+            solved_questions=sum(any(_solved(t, ks[-1]) for t in own) for own in own_questions),
         )
     differences = {
         f"{a} - {b}": _estimates(tables[a] - tables[b], seed) for a, b in combinations(tables, 2)
@@ -114,8 +139,20 @@ def discovery(
     return curves, differences
 
 
+def _known(
+    ks: Sequence[int], tables: Mapping[str, NDArray[np.float64]]
+) -> tuple[list[int], dict[str, NDArray[np.float64]]]:
+    """The values of k for which two questions have an estimate by every method."""
+    both_QK = ~np.any([np.isnan(values_QK) for values_QK in tables.values()], axis=0)
+    enough_K = both_QK.sum(0) >= 2
+    if not enough_K.any():
+        raise ValueError("trajectories: fewer than two questions have a judged attempt")
+    kept = [k for k, enough in zip(ks, enough_K, strict=True) if enough]
+    return kept, {method: values_QK[:, enough_K] for method, values_QK in tables.items()}
+
+
 def _estimates(values_QK: NDArray[np.float64], seed: int) -> list[Estimate]:
-    return [estimate(values_Q[None, :], seed=seed) for values_Q in values_QK.T]
+    return [estimate(known_problems(values_Q[None, :]), seed=seed) for values_Q in values_QK.T]
 
 
 def _questions(trajectories: Mapping[str, Sequence[Trajectory]]) -> list[str]:
@@ -129,10 +166,13 @@ def _questions(trajectories: Mapping[str, Sequence[Trajectory]]) -> list[str]:
 
 
 def _check_lasted(rows: Sequence[Trajectory], last: int) -> None:
-    """Checks that at least one trajectory of each question lasted to the last k."""
+    """Checks that at least one trajectory of each question lasted to the last k.
+
+    Attempts without a grade were made.
+    """
     longest: dict[str, int] = {}
     for t in rows:
-        reached = last if t.solved_at is not None else t.attempts
+        reached = last if t.solved_at is not None else t.attempts + t.missing
         longest[t.problem_id] = max(longest.get(t.problem_id, 0), reached)
     short = {name: reached for name, reached in longest.items() if reached < last}
     if short:

@@ -17,7 +17,7 @@ from preceptor_clients.sdk.templates import COMPACT, FeedbackTemplate
 from preceptor_trainer.collect.rollouts import Attempt
 from preceptor_trainer.collect.student import RolloutRequest
 from preceptor_trainer.experiments.solve.session import Session
-from preceptor_trainer.experiments.solve.trajectory import Trajectory
+from preceptor_trainer.experiments.solve.trajectory import Trajectory, say_unjudged
 from preceptor_trainer.kit.seeding import generator
 from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.sampling.params import SamplingParams
@@ -89,6 +89,7 @@ class Dialogue:
     history: list[FeedbackItem] = field(default_factory=list[FeedbackItem])
     attempts: int = 0
     tokens: int = 0
+    missing: int = 0
     solved_at: int | None = None
 
     def asked(self, policy: Policy) -> Asked:
@@ -109,16 +110,13 @@ class Dialogue:
         return Asked(id=self.problem.id, messages=messages, payload=self.problem.payload)
 
     def take(self, attempt: Attempt) -> None:
-        """Counts an attempt and stores its feedback.
-
-        Raises:
-            RuntimeError: it was not judged, so it is neither a success nor a failure.
-        """
-        if attempt.score is None:
-            why = [item.error for item in attempt.items] or "no source answered"
-            raise RuntimeError(f"{attempt.rollout.rollout_id} was not judged: {why}")
-        self.attempts += 1
+        """Counts an attempt and stores its feedback; an unjudged one is counted apart."""
         self.tokens += len(attempt.rollout.response_ids)
+        if attempt.score is None:
+            self.missing += 1
+            say_unjudged(attempt)
+            return
+        self.attempts += 1
         if attempt.solved:
             self.solved_at = self.attempts
             return
@@ -137,6 +135,7 @@ class Dialogue:
             solved_at=self.solved_at,
             tokens=self.tokens,
             seconds=seconds,
+            missing=self.missing,
         )
 
     def _messages(self) -> list[dict[str, str]]:

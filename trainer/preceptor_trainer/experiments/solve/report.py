@@ -35,7 +35,9 @@ def analyse(
             "split": rates.split,
             "num_problems": len(rates.problem_ids),
             "num_samples": rates.num_samples,
+            "ungraded": sum(rates.missing_P),
         },
+        "ungraded": sum(t.missing for rows in trajectories.values() for t in rows),
         "made_with": experiment.made_with(),
         "versions": versions(),
         "discovery": {name: asdict(curve) for name, curve in curves.items()},
@@ -74,8 +76,19 @@ def markdown(analysis: Mapping[str, Any]) -> str:
         f"{chosen['num_problems']} {chosen['split']} problems whose pass@64 was estimated below "
         f"one half from {chosen['num_samples']} samples each. All attempts here are fresh. "
         f"Censored at {analysis['max_attempts']} attempts; {len(analysis['seeds'])} seeds."
+        + _ungraded(analysis)
     )
     return "\n\n".join([intro, *(to_markdown(table) for table in tables(analysis))])
+
+
+def _ungraded(analysis: Mapping[str, Any]) -> str:
+    missing, before = analysis["ungraded"], analysis["chosen_from"]["ungraded"]
+    if not missing and not before:
+        return ""
+    return (
+        f" {missing} attempts here and {before} of the choice were not graded and count neither "
+        "way; a question is left out of the mean at a k to which it has too few grades."
+    )
 
 
 def tables(analysis: Mapping[str, Any]) -> list[Table]:

@@ -20,7 +20,7 @@ from preceptor_trainer.collect.context import PapersContext
 from preceptor_trainer.collect.labelling import ExpertUse, Labelled
 from preceptor_trainer.collect.participant import Participant, RunContext, StepContext
 from preceptor_trainer.experiments.compare.budget import spent
-from preceptor_trainer.experiments.solve.trajectory import Trajectory
+from preceptor_trainer.experiments.solve.trajectory import Trajectory, say_unjudged
 from preceptor_trainer.learner.learner import OptimiserConfig
 from preceptor_trainer.loop import Trainer
 from preceptor_trainer.objectives import Objective
@@ -111,44 +111,38 @@ class FirstSuccess(Participant):
         self._max_attempts = max_attempts
         self.first_step = first_step
         self.made = 0
+        self.missing = 0
+        """Attempts of this lineage that were not judged."""
         self.solved_at: int | None = None
         self.tokens = 0
 
     async def ends(self, at: StepContext, labelled: Sequence[Labelled]) -> bool:
-        """True with a success among the attempts that count, or with the last of them.
-
-        Raises:
-            RuntimeError: an attempt was not judged.
-        """
+        """True with a success among the attempts that count, or with the last of them."""
         before = at.step * len(labelled)
         self.tokens += sum(len(row.attempt.rollout.response_ids) for row in labelled)
-        place = first_success(labelled, limit=self._max_attempts - before)
+        counted = labelled[: self._max_attempts - before]
+        place = first_success(counted)
         self.made = min(before + len(labelled), self._max_attempts)
+        for row in counted[:place]:
+            if row.attempt.score is None:
+                self.missing += 1
+                say_unjudged(row.attempt)
         if place is not None:
-            self.solved_at = before + place
+            self.solved_at = before + place - self.missing
         return place is not None or self.made == self._max_attempts
 
 
-def first_success(labelled: Sequence[Labelled], *, limit: int) -> int | None:
-    """Place of the first success among the first `limit` attempts of a group, from 1.
-
-    Raises:
-        RuntimeError: an attempt before it was not judged; it is neither a success nor a failure.
-    """
-    for place, row in enumerate(labelled[:limit], start=1):
-        if row.attempt.solved:
-            return place
-        if not row.attempt.failed:
-            why = [item.error for item in row.attempt.items] or "no source answered"
-            raise RuntimeError(f"{row.attempt.rollout.rollout_id} was not judged: {why}")
-    return None
+def first_success(labelled: Sequence[Labelled]) -> int | None:
+    """Place of the first success, from 1."""
+    return next((n for n, row in enumerate(labelled, start=1) if row.attempt.solved), None)
 
 
 async def discover(config: RunConfig, run_dir: Path, gateway: GatewayClient) -> Trajectory:
     """Alternates attempts and steps; after a restart it continues from its last checkpoint.
 
     Tokens and seconds are those of surviving steps: steps of an interrupted lineage after its last
-    checkpoint are repeated.
+    checkpoint are repeated. Unjudged attempts are those of the last lineage; those of earlier ones
+    count as failed.
     """
     began = time.monotonic()
     trainer = Trainer(config, run_dir, gateway, Progress(Console(quiet=True)))
@@ -159,10 +153,11 @@ async def discover(config: RunConfig, run_dir: Path, gateway: GatewayClient) -> 
         method="test-time",
         problem_id=config.problems(0)[0].id,
         seed=config.seed,
-        attempts=found.solved_at or found.made,
+        attempts=found.solved_at or found.made - found.missing,
         solved_at=found.solved_at,
         tokens=found.tokens + round(spent(earlier, "tokens")),
         seconds=time.monotonic() - began + spent(earlier, "seconds"),
+        missing=found.missing,
     )
 
 
