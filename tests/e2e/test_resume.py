@@ -37,6 +37,8 @@ async def test_a_killed_run_continues_with_identical_losses(finished, other, ste
     code = other.start_trainer().wait(timeout=300)
 
     assert code == 0, other.trainer_log()
+    found = (other.run_dir / "weights").glob("*/*/[0-9]*")
+    assert sorted(int(path.name) for path in found if path.is_dir()) == [0, 2, 4, 6]
     undisturbed, resumed = read_metrics(finished.run_dir), read_metrics(other.run_dir)
     assert [m["loss"] for m in resumed] == [m["loss"] for m in undisturbed]
     assert [m["reward"] for m in resumed] == [m["reward"] for m in undisturbed]

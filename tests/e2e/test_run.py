@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from preceptor_clients.cli.paste import pasted
 from preceptor_clients.contract.schemas import Trace
 from preceptor_clients.http.gateway import GatewayClient
+from preceptor_trainer.run.export import version_folder
 from preceptor_trainer.run.metrics_log import read_metrics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -93,3 +97,24 @@ def test_trace_works_when_nothing_runs_but_the_files_are_there(finished, tmp_pat
     assert done.returncode == 0, done.stderr
     assert "self-teacher" in done.stdout
     assert "step 1" in done.stdout
+
+
+def versions_on_disk(run_dir: Path) -> list[int]:
+    found = (run_dir / "weights").glob("*/*/[0-9]*")
+    return sorted(int(path.name) for path in found if path.is_dir())
+
+
+def test_checkpoints_stay_as_models_and_with_their_averages(finished):
+    assert versions_on_disk(finished.run_dir) == [0, 2, 4, 6]
+    for step in (0, 2, 4, 6):
+        assert list((finished.run_dir / "weights").glob(f"*/*/ema-*/{step}.safetensors"))
+    model = AutoModelForCausalLM.from_pretrained(version_folder(finished.run_dir))
+    assert model.dtype == torch.float32
+
+
+async def test_provenance_names_versions_whose_files_are_gone(finished):
+    async with gateway(finished) as client:
+        manifest = await client.weights(f"{finished.run_dir.name}/l0/3")
+
+    assert manifest.parent == f"{finished.run_dir.name}/l0/2"
+    assert manifest.num_bytes

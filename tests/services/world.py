@@ -173,7 +173,9 @@ class World:
             ),
         )
 
-    async def publish(self, version: str, parent: str | None = None) -> WeightManifest:
+    async def publish(
+        self, version: str, parent: str | None = None, *, checkpoint: bool = False
+    ) -> WeightManifest:
         folder = self.folder / "weights" / version.replace("/", "-")
         folder.mkdir(parents=True, exist_ok=True)
         content = version.encode()
@@ -184,6 +186,7 @@ class World:
             uri=folder.as_uri(),
             files={"model.safetensors": hashlib.sha256(content).hexdigest()},
             vocab_fingerprint=VOCAB,
+            checkpoint=checkpoint,
         )
         await self.trainer.register_weights(manifest)
         return manifest

@@ -77,7 +77,12 @@ class Trainer:
             batching=config.schedule.batching,
             timeout_s=config.timeout_s,
         )
-        folder = WeightFolder(run_dir / "weights", config.name, self.policy.vocab_fingerprint)
+        folder = WeightFolder(
+            run_dir / "weights",
+            config.name,
+            self.policy.vocab_fingerprint,
+            source=self.policy.folder,
+        )
         self.publisher = Publisher(folder, run_dir, gateway)
         self.journal = Journal(
             gateway, config, run_dir, self.policy.decode_token, may_grow=may_grow
@@ -170,7 +175,7 @@ class Trainer:
             metrics |= participant.metrics(step)
         self.metrics.write(step, self.publisher.lineage, metrics)
         self.progress.step(metrics)
-        self.publisher.checkpoint_if_due(step + 1, self.learner, self.config)
+        await self.publisher.checkpoint_if_due(step + 1, self.learner, self.config)
         for participant in self.collector.participants:
             await participant.trained(step)
         return True

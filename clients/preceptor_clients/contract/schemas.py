@@ -373,6 +373,7 @@ class FeedbackAnswer(Answer):
 
 VocabularySize = Annotated[int, Field(ge=1, le=1 << 24)]
 NumTokens = Annotated[int, Field(ge=1, le=1 << 31)]
+NumBytes = Annotated[int, Field(ge=0, le=1 << 53)]
 MOST_COST: Final = 1e9
 """Larger costs are refused as mistakes."""
 
@@ -536,6 +537,8 @@ class WeightManifest(Request):
     """The policy's vocabulary."""
     checkpoint: Flag = False
     """True where a checkpoint uses it: derived state, such as an EMA, is then kept."""
+    num_bytes: NumBytes | None = None
+    """Size of its files together; deadlines of those who read them follow from it."""
 
 
 class WeightsOffer(Request):

@@ -54,6 +54,7 @@ from preceptor_clients.http.connection import (
     HttpClient,
 )
 from preceptor_clients.http.posting import ask_in_chunks, wait_ms
+from preceptor_clients.http.service import reading_timeout_s
 
 _PAGE: Final = 1_000
 _Outcome = TypeVar("_Outcome", PrefixOutcome, FeedbackOutcome)
@@ -210,8 +211,12 @@ class GatewayClient(HttpClient):
         return received.body
 
     async def register_weights(self, manifest: WeightManifest) -> None:
-        """Registers a version of a policy's weights; it never changes again."""
-        await self.call("POST", "/v1/weights", body=manifest)
+        """Registers a version of a policy's weights; it never changes again.
+
+        The gateway reads it, and hands a checkpoint to experts that read it too.
+        """
+        timeout_s = 2 * reading_timeout_s([manifest])
+        await self.call("POST", "/v1/weights", body=manifest, timeout_s=timeout_s)
 
     async def weights(self, version: str) -> WeightManifest:
         """The manifest of a version."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, TypeVar
 
 from preceptor_clients.contract import wire
@@ -15,6 +16,7 @@ from preceptor_clients.contract.schemas import (
     LogprobsReply,
     PrefixQuery,
     ServiceInfo,
+    WeightManifest,
     WeightsOffer,
 )
 from preceptor_clients.contract.tokenization import TokenIds, TokenizeCall
@@ -30,6 +32,11 @@ _BYTES_PER_ENTRY: Final = 64
 """A token id and a log-prob as JSON, with a margin."""
 _ENTRIES_ASSUMED: Final = 64
 """Fewest entries to allow for per position: a reply may hold more draws than were requested."""
+_WEIGHTS_S: Final = 60.0
+_READ_BYTES_PER_S: Final = 50 << 20
+"""Reading, hashing and averaging weights, on a slow disk and two busy cores."""
+_BYTES_ASSUMED: Final = 32 << 30
+"""Size of a version that does not declare its own."""
 _Reply = TypeVar("_Reply", bound=LogprobsReply | FeedbackReply | GenerateReply)
 
 
@@ -74,8 +81,15 @@ class ServiceClient(HttpClient):
             max_reply_bytes=_MOST_TOKENIZED_BYTES,
         )
 
-    async def offer_weights(self, offer: WeightsOffer, timeout_s: float = CALL_TIMEOUT_S) -> None:
-        """Offers the service versions that it may load, ancestors first."""
+    async def offer_weights(self, offer: WeightsOffer, timeout_s: float | None = None) -> None:
+        """Offers the service versions that it may load, ancestors first.
+
+        Args:
+            offer: The service may read and average the last of them before it replies.
+            timeout_s: Where absent, as long as reading a version of that size may take.
+        """
+        if timeout_s is None:
+            timeout_s = reading_timeout_s(offer.manifests)
         await self.call("PUT", "/v1/weights", body=offer, timeout_s=timeout_s, media_type=wire.JSON)
 
     async def ask(
@@ -108,6 +122,12 @@ class ServiceClient(HttpClient):
                 f"{path}: {len(answer.results)} results for {len(call.queries)} queries"
             )
         return answer
+
+
+def reading_timeout_s(manifests: Sequence[WeightManifest]) -> float:
+    """Seconds to wait for one that reads the last of these versions, by its size."""
+    size = manifests[-1].num_bytes if manifests else 0
+    return _WEIGHTS_S + (_BYTES_ASSUMED if size is None else size) / _READ_BYTES_PER_S
 
 
 def _most_bytes(query: PrefixQuery | FeedbackQuery | GenerateQuery) -> int:

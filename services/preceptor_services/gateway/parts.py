@@ -22,6 +22,7 @@ from preceptor_services.questions.parts import Questions
 from preceptor_services.registry.keyring import Keyring
 from preceptor_services.registry.services import Connect, Registry
 from preceptor_services.registry.tokenizers import Tokenizers
+from preceptor_services.registry.weight_offers import WeightOffers
 from preceptor_services.registry.weights import WeightVersions
 from preceptor_services.store.database import Database
 
@@ -39,6 +40,7 @@ class Parts:
     registry: Registry
     tokenizers: Tokenizers
     weights: WeightVersions
+    weight_offers: WeightOffers
     questions: Questions
     records: RecordKeeper
     corrections: Corrections
@@ -57,6 +59,9 @@ class Parts:
         hash_key = read_secret(settings.gateway.hash_key_file)
         metrics, array_blobs = Metrics(), ArrayBlobs(blobs)
         registry = Registry(database, connect, clock, settings)
+        weights = WeightVersions(
+            database=database, clock=clock, roots=settings.gateway.weights_roots
+        )
         return cls(
             database=database,
             clock=clock,
@@ -73,9 +78,8 @@ class Parts:
             keyring=Keyring(hash_key, settings.keys),
             registry=registry,
             tokenizers=Tokenizers(registry),
-            weights=WeightVersions(
-                database=database, clock=clock, roots=settings.gateway.weights_roots
-            ),
+            weights=weights,
+            weight_offers=WeightOffers(registry, weights),
             questions=Questions.build(
                 database=database,
                 blobs=blobs,
@@ -105,7 +109,7 @@ class Parts:
     def attach(self, app: FastAPI) -> None:
         """Stores each part in `app.state`, where the routes' dependencies read it."""
         for name in (
-            *("readiness", "keyring", "registry", "tokenizers", "weights"),
+            *("readiness", "keyring", "registry", "tokenizers", "weights", "weight_offers"),
             *("questions", "records", "corrections", "max_body_bytes"),
         ):
             setattr(app.state, name, getattr(self, name))

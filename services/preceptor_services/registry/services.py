@@ -29,7 +29,12 @@ from preceptor_clients.contract.errors import (
     ServiceUnavailable,
 )
 from preceptor_clients.contract.known import KnownAnswers
-from preceptor_clients.contract.schemas import ServiceInfo, ServiceRole, ServiceStatus
+from preceptor_clients.contract.schemas import (
+    ServiceInfo,
+    ServiceRole,
+    ServiceStatus,
+    WeightsOffer,
+)
 from preceptor_clients.http.addresses import AddressPolicy, AddressRefused
 from preceptor_clients.http.connection import check_url
 from preceptor_clients.http.registration import NewService
@@ -67,6 +72,8 @@ class InfoClient(Asked, Protocol):
     """The methods of a service's client that the registry and its checks use."""
 
     async def info(self, timeout_s: float = ...) -> ServiceInfo: ...
+
+    async def offer_weights(self, offer: WeightsOffer) -> None: ...
 
     async def aclose(self) -> None: ...
 
@@ -233,6 +240,17 @@ class Registry:
         if entry is None or entry.role != role:
             raise NotFound(f"no {role} is named {name!r}", field=field)
         return entry
+
+    def with_weights(self) -> list[ServiceEntry]:
+        """Experts that are ready and answer with versioned weights."""
+        return [
+            entry
+            for entry in self._entries.values()
+            if entry.role == "expert"
+            and entry.state == "ready"
+            and entry.info is not None
+            and entry.info.capabilities.weights
+        ]
 
     def cost(self, name: str, num_tokens: int) -> float:
         """Price of an answer about `num_tokens` tokens, for answers that state no price.
@@ -404,7 +422,7 @@ class Registry:
     async def _ask_forever(self, entry: ServiceEntry) -> None:
         while True:
             try:
-                async with self._connected(entry) as client:
+                async with self.connected(entry) as client:
                     while True:
                         await self._ask_guarded(entry, client)
                         await asyncio.sleep(_pause_s(entry))
@@ -426,7 +444,12 @@ class Registry:
             _log.exception("the request to %s failed", entry.name)
 
     @contextlib.asynccontextmanager
-    async def _connected(self, entry: ServiceEntry) -> AsyncGenerator[InfoClient]:
+    async def connected(self, entry: ServiceEntry) -> AsyncGenerator[InfoClient]:
+        """A client of a service, closed at the end of the block.
+
+        Raises:
+            OSError, ValueError: its key file or its address is at fault.
+        """
         if entry.added_at_runtime and entry.key_file.parent != self._key_folder:
             raise ValueError(f"key_file: {entry.key_file} is not in {self._key_folder}")
         key = read_secret(entry.key_file)

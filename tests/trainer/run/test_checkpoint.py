@@ -48,11 +48,11 @@ def test_an_interrupted_save_is_not_taken_for_a_checkpoint(tmp_path: Path):
     assert latest_checkpoint(tmp_path) == tmp_path / "00000004"
 
 
-def test_old_checkpoints_go_and_the_last_two_stay(tmp_path: Path):
+def test_old_checkpoints_go_and_the_last_stay(tmp_path: Path):
     for step in (2, 4, 6):
         save_checkpoint(tmp_path, position(step), {})
 
-    remove_old_checkpoints(tmp_path)
+    remove_old_checkpoints(tmp_path, keep=2)
 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00000004", "00000006"]
 
@@ -84,16 +84,6 @@ def test_a_published_version_is_never_written_again(tmp_path: Path):
     second = folder.write(model, "p/l0/0", parent=None, checkpoint=False)
 
     assert second == first
-
-
-def test_pruning_keeps_checkpoints_and_what_came_after(tmp_path: Path):
-    folder, model = WeightFolder(tmp_path, "p", "0" * 64), Tied()
-    for step in range(5):
-        folder.write(model, f"p/l0/{step}", parent=None, checkpoint=False)
-
-    folder.prune("l0", before_step=3, keep=[1])
-
-    assert sorted(p.name for p in (tmp_path / "p" / "l0").iterdir()) == ["1", "3", "4"]
 
 
 def test_missing_weights_are_refused_by_name():

@@ -8,7 +8,6 @@ version is never written again.
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +25,7 @@ from preceptor_clients.kit.files import whole_folder
 from preceptor_clients.sdk.chat_encoding import ChatEncoder
 from preceptor_trainer.kit.disk import disk_errors
 from preceptor_trainer.kit.placement import CPU, Placement
+from preceptor_trainer.learner.model_folder import write_beside_weights
 from preceptor_trainer.model.trunk import trunk_of
 
 
@@ -106,12 +106,27 @@ class Policy:
 
 
 class WeightFolder:
-    """The folder of a run's versions: `ROOT/{policy}/{lineage}/{step}/model.safetensors`."""
+    """The folder of a run's versions: `ROOT/{policy}/{lineage}/{step}`.
 
-    def __init__(self, root: Path, policy: str, vocab_fingerprint: str) -> None:
+    Each is a folder in Hugging Face format, which `from_pretrained` and vLLM load.
+    """
+
+    def __init__(
+        self, root: Path, policy: str, vocab_fingerprint: str, *, source: Path | None = None
+    ) -> None:
+        """Writes under `root`.
+
+        Args:
+            root: The folder of all versions.
+            policy: The first part of their names.
+            vocab_fingerprint: The policy's vocabulary.
+            source: The student's folder, of which each version has tokenizer and templates; where
+                absent, versions hold weights alone.
+        """
         self.root = root.resolve()
         self.policy = policy
         self.vocab_fingerprint = vocab_fingerprint
+        self._source = source
 
     def version(self, lineage: str, step: int) -> str:
         """The name of a version."""
@@ -125,7 +140,10 @@ class WeightFolder:
         if not folder.exists():
             # A version without a checkpoint is not needed after a power failure.
             with disk_errors(folder), whole_folder(folder, synced=checkpoint) as partial:
-                save_file(_tensors(model), partial / "model.safetensors")
+                weights = partial / "model.safetensors"
+                save_file(_tensors(model), weights, metadata={"format": "pt"})
+                if self._source is not None:
+                    write_beside_weights(model, self._source, partial)
         return WeightManifest(
             version=version,
             parent=parent,
@@ -133,23 +151,12 @@ class WeightFolder:
             files={"model.safetensors": _sha256(folder / "model.safetensors")},
             vocab_fingerprint=self.vocab_fingerprint,
             checkpoint=checkpoint,
+            num_bytes=(folder / "model.safetensors").stat().st_size,
         )
 
     def read(self, model: nn.Module, version: str) -> None:
         """Loads `version` into `model`."""
         load_tensors(model, load_file(self.root / version / "model.safetensors"))
-
-    def prune(self, lineage: str, *, before_step: int, keep: Sequence[int]) -> None:
-        """Removes the bytes of versions before `before_step`, except those of the steps in `keep`.
-
-        Their manifests are kept. Callers keep all versions since the last but one checkpoint,
-        because an expert may need them to restore its average.
-        """
-        lineage_folder = self.root / self.policy / lineage
-        for folder in lineage_folder.iterdir() if lineage_folder.exists() else ():
-            step = int(folder.name) if folder.name.isdigit() else before_step
-            if step < before_step and step not in keep:
-                shutil.rmtree(folder)
 
 
 def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:

@@ -48,8 +48,7 @@ def save_checkpoint(folder: Path, position: Position, learner: dict[str, Any]) -
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the highest step, if there is one."""
-    found = sorted(p for p in folder.glob("[0-9]*") if p.name.isdigit()) if folder.exists() else []
-    return found[-1] if found else None
+    return next(reversed(checkpoints(folder)), None)
 
 
 def load_checkpoint(path: Path) -> tuple[Position, dict[str, Any]]:
@@ -61,7 +60,17 @@ def load_checkpoint(path: Path) -> tuple[Position, dict[str, Any]]:
     return position, cast("dict[str, Any]", learner)
 
 
-def remove_old_checkpoints(folder: Path, *, keep: int = 2) -> None:
+def checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints, the oldest first."""
+    return sorted(p for p in folder.glob("[0-9]*") if p.name.isdigit())
+
+
+def weights_of(checkpoint: Path) -> str:
+    """The version that a checkpoint names."""
+    return json.loads((checkpoint / "state.json").read_text())["weights"]
+
+
+def remove_old_checkpoints(folder: Path, *, keep: int) -> None:
     """Removes all but the last `keep`."""
-    for path in sorted(p for p in folder.glob("[0-9]*") if p.name.isdigit())[:-keep]:
+    for path in checkpoints(folder)[:-keep]:
         shutil.rmtree(path)

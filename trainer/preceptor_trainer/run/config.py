@@ -85,6 +85,8 @@ class RunConfig:
     """How collecting and training interleave."""
     checkpoint_every: int = 10
     """Steps between checkpoints."""
+    keep: int = 3
+    """Checkpoints that stay on disk, with their weights; the first version stays too."""
     timeout_s: float = 300.0
     """Longest wait for feedback, and for experts."""
     threads: int = 2
@@ -122,6 +124,7 @@ class RunConfig:
             ("steps", self.steps),
             ("rollouts_per_problem", self.rollouts_per_problem),
             ("checkpoint_every", self.checkpoint_every),
+            ("keep", self.keep),
             ("max_prompt", self.max_prompt),
         ):
             if value is not None and value < 1:

@@ -1,12 +1,16 @@
 """Publishing: after each step the weights become a version that services may load.
 
-Every `checkpoint_every` steps a checkpoint is saved too.
+Every `checkpoint_every` steps a checkpoint is saved too, and versions that are not needed any more
+are removed. Files are written, hashed and read in a thread: seconds for a model of 100M parameters,
+in which the event loop serves everything else.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from pathlib import Path
+from typing import Final
 
 from preceptor_clients.contract.listings import RunDetails
 from preceptor_clients.http.gateway import GatewayClient
@@ -14,15 +18,21 @@ from preceptor_trainer.learner.learner import Learner
 from preceptor_trainer.learner.policy import WeightFolder
 from preceptor_trainer.run.checkpoint import (
     Position,
+    checkpoints,
     latest_checkpoint,
     load_checkpoint,
     remove_old_checkpoints,
     save_checkpoint,
+    weights_of,
 )
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.run.journal import Journal
+from preceptor_trainer.run.retention import Retention, Version
 from preceptor_trainer.run.standing import Lineage, Standing, remember
 from preceptor_trainer.sampling.sampler import Published
+
+_IN_PROGRESS: Final = 2
+"""Newest versions that a step in progress may name: the one that sampled it, and the next."""
 
 
 class AnotherGateway(Exception):
@@ -39,7 +49,6 @@ class Publisher:
         self._gateway = gateway
         self.lineage = ""
         self.published: Published
-        self._kept: list[int] = []
 
     async def start(self, config: RunConfig, learner: Learner, journal: Journal) -> Position:
         """Begins a lineage.
@@ -49,8 +58,8 @@ class Publisher:
         found = latest_checkpoint(self._checkpoints)
         resumed = None
         if found is not None:
-            resumed, state = load_checkpoint(found)
-            self._folder.read(learner.model, resumed.weights)
+            resumed, state = await asyncio.to_thread(load_checkpoint, found)
+            await asyncio.to_thread(self._folder.read, learner.model, resumed.weights)
             learner.load_state_dict(state)
         record = await journal.start_run()
         lineage = self._next_lineage(resumed, record, config.steps)
@@ -61,7 +70,8 @@ class Publisher:
         if resumed is None:
             await self._publish(learner, 0, parent=None, checkpoint=True)
             return Position(step=0, lineage=lineage.name, weights=self.published.version)
-        self._take(learner, resumed.weights)
+        await asyncio.to_thread(self._take, learner, resumed.weights)
+        await self._prune(config, num_newest=1)
         return resumed
 
     async def publish(self, step: int, learner: Learner, config: RunConfig) -> None:
@@ -70,24 +80,38 @@ class Publisher:
             learner, step, parent=self.published.version, checkpoint=_is_due(step, config)
         )
 
-    def checkpoint_if_due(self, step: int, learner: Learner, config: RunConfig) -> None:
-        """Saves a checkpoint if it is due, and prunes weights from before the previous one."""
-        if not _is_due(step, config):
-            return
-        position = Position(step=step, lineage=self.lineage, weights=self.published.version)
-        save_checkpoint(self._checkpoints, position, learner.state_dict())
-        remove_old_checkpoints(self._checkpoints)
-        self._kept.append(step)
-        if len(self._kept) > 1:
-            self._folder.prune(self.lineage, before_step=self._kept[-2], keep=[0, *self._kept])
+    async def checkpoint_if_due(self, step: int, learner: Learner, config: RunConfig) -> None:
+        """Saves a checkpoint if it is due, and removes what is not needed any more."""
+        is_due = _is_due(step, config)
+        if is_due:
+            position = Position(step=step, lineage=self.lineage, weights=self.published.version)
+            await asyncio.to_thread(
+                save_checkpoint, self._checkpoints, position, learner.state_dict()
+            )
+            remove_old_checkpoints(self._checkpoints, keep=config.keep)
+        # With experts only at checkpoints: until then an average may need every version.
+        if is_due or not config.experts:
+            await self._prune(config, num_newest=1 if step == config.steps else _IN_PROGRESS)
+
+    async def _prune(self, config: RunConfig, *, num_newest: int) -> None:
+        retention = Retention(
+            folder=self._folder.root / self._folder.policy,
+            keep=config.keep,
+            averaged=bool(config.experts),
+        )
+        kept = [Version.of(weights_of(path)) for path in checkpoints(self._checkpoints)]
+        lineages = Standing.read(self._run_dir).lineages
+        await asyncio.to_thread(retention.prune, lineages, kept, num_newest=num_newest)
 
     async def _publish(
         self, learner: Learner, step: int, *, parent: str | None, checkpoint: bool
     ) -> None:
         version = self._folder.version(self.lineage, step)
-        manifest = self._folder.write(learner.model, version, parent=parent, checkpoint=checkpoint)
+        manifest = await asyncio.to_thread(
+            self._folder.write, learner.model, version, parent=parent, checkpoint=checkpoint
+        )
         await self._gateway.register_weights(manifest)
-        self._take(learner, version)
+        await asyncio.to_thread(self._take, learner, version)
 
     def _take(self, learner: Learner, version: str) -> None:
         tensors = {k: v.detach().clone() for k, v in learner.model.state_dict().items()}

@@ -27,6 +27,7 @@ from preceptor_trainer.run.config import RunConfig
 
 CONFIG_FILE: Final = "config.json"
 SUMMARY_FILE: Final = "summary.json"
+BEST_FILE: Final = "best.json"
 LINEAGES: Final = Path("checkpoints") / "lineages.jsonl"
 OLDER_LINEAGES: Final = Path("checkpoints") / "lives.jsonl"
 AFTER: Final = Path("evaluations") / "after.json"

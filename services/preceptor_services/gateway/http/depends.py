@@ -12,6 +12,7 @@ from preceptor_services.provenance.records import RecordKeeper
 from preceptor_services.questions.parts import Questions
 from preceptor_services.registry.services import Registry
 from preceptor_services.registry.tokenizers import Tokenizers
+from preceptor_services.registry.weight_offers import WeightOffers
 from preceptor_services.registry.weights import WeightVersions
 
 # async, like every dependency of the gateway: FastAPI runs the others in a thread of their own.
@@ -33,6 +34,10 @@ async def _weights(request: Request) -> WeightVersions:
     return request.app.state.weights
 
 
+async def _weight_offers(request: Request) -> WeightOffers:
+    return request.app.state.weight_offers
+
+
 async def _readiness(request: Request) -> Readiness:
     return request.app.state.readiness
 
@@ -49,6 +54,7 @@ QuestionsDep = Annotated[Questions, Depends(_questions)]
 RegistryDep = Annotated[Registry, Depends(_registry)]
 TokenizersDep = Annotated[Tokenizers, Depends(_tokenizers)]
 WeightsDep = Annotated[WeightVersions, Depends(_weights)]
+WeightOffersDep = Annotated[WeightOffers, Depends(_weight_offers)]
 ReadinessDep = Annotated[Readiness, Depends(_readiness)]
 RecordsDep = Annotated[RecordKeeper, Depends(_records)]
 CorrectionsDep = Annotated[Corrections, Depends(_corrections)]

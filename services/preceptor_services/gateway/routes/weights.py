@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from preceptor_clients.contract.schemas import Accepted, Name, Step, WeightManifest, WeightsOffer
 from preceptor_services.gateway.http.auth import Anyone, Trainer
 from preceptor_services.gateway.http.bodies import body_of, reply
-from preceptor_services.gateway.http.depends import WeightsDep
+from preceptor_services.gateway.http.depends import WeightOffersDep, WeightsDep
 from preceptor_services.gateway.http.openapi import takes
 
 router = APIRouter(tags=["weights"])
@@ -20,10 +20,14 @@ async def register(
     request: Request,
     caller: Trainer,
     weights: WeightsDep,
+    offers: WeightOffersDep,
     manifest: Annotated[WeightManifest, Depends(body_of(WeightManifest))],
 ) -> Response:
-    """Registers a version, which cannot change afterwards."""
-    return await reply(request, Accepted(new=await weights.register(manifest)))
+    """Registers a version, which cannot change afterwards; experts are offered a checkpoint's."""
+    new = await weights.register(manifest)
+    if manifest.checkpoint:
+        await offers.offer(manifest.version)
+    return await reply(request, Accepted(new=new))
 
 
 @router.get("/v1/weights/{policy}/{lineage}/{step}", response_model=WeightManifest)

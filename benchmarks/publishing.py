@@ -1,0 +1,152 @@
+"""The event loop's largest gap while a model of 100M parameters is published and checkpointed.
+
+    python benchmarks/publishing.py        # writes benchmarks/results/publishing.json
+
+One step's publishing is: weights, configuration and tokenizer as a folder, its hash, a copy for the
+sampler, the sampler's own copy, and a checkpoint with the optimiser's state. A task that sleeps
+2 ms at a time runs beside it and notes how much later than that it woke. Two other arms are there
+to read the figure by: the same loop with nothing to do, which shows what the machine's other work
+costs, and a part of the work on the loop itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from answer_path import machine
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from preceptor_clients.contract.schemas import WeightManifest
+from preceptor_clients.http.gateway import GatewayClient
+from preceptor_trainer.learner.learner import Learner, OptimiserConfig
+from preceptor_trainer.learner.policy import WeightFolder
+from preceptor_trainer.recipes.quickstart import quickstart
+from preceptor_trainer.run.publishing import Publisher
+from preceptor_trainer.sampling.in_process import InProcessSampler
+from preceptor_trainer.student import STUDENT_DIR
+
+RESULT = Path(__file__).parent / "results" / "publishing.json"
+_BEAT_S = 0.002
+_IDLE_S = 3.0
+
+
+class NoGateway:
+    """Registers nothing."""
+
+    async def register_weights(self, manifest: WeightManifest) -> None:
+        """Takes no time."""
+
+
+async def largest_gap(work: Callable[[], Awaitable[object]]) -> tuple[float, float]:
+    """Seconds that the work took, and the most by which a short sleep beside it was late."""
+    late_s = 0.0
+
+    async def beat() -> None:
+        nonlocal late_s
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(_BEAT_S)
+            late_s = max(late_s, time.perf_counter() - began - _BEAT_S)
+
+    heart = asyncio.create_task(beat())
+    await asyncio.sleep(0)
+    began = time.perf_counter()
+    await work()
+    took_s = time.perf_counter() - began
+    await asyncio.sleep(2 * _BEAT_S)  # a gap that ends with the work is noticed too
+    heart.cancel()
+    return took_s, late_s
+
+
+def large_model(hidden: int) -> Qwen3ForCausalLM:
+    """A Qwen3 of random weights; 100M parameters at the default size."""
+    cast(Any, torch).manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=32_768,
+        hidden_size=hidden,
+        num_hidden_layers=12,
+        intermediate_size=4 * hidden,
+        num_attention_heads=12,
+        num_key_value_heads=4,
+        head_dim=64,
+        tie_word_embeddings=True,
+    )
+    return Qwen3ForCausalLM(config).eval()
+
+
+def with_moments(model: Any) -> Learner:
+    """A learner that has taken a step, so that its checkpoint has the optimiser's moments."""
+    learner = Learner(model, OptimiserConfig(lr=1e-5))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    cast(Any, learner)._optimiser.step()
+    return learner
+
+
+async def measure(options: argparse.Namespace, root: Path) -> dict[str, Any]:
+    """Rounds of the three arms."""
+    model = large_model(options.hidden)
+    learner, sampler = with_moments(model), InProcessSampler(model, end_ids={0}, pad_id=0)
+    config = replace(quickstart(steps=1000, held_out=1), checkpoint_every=1)
+    folder = WeightFolder(root / "weights", config.name, "0" * 64, source=STUDENT_DIR)
+    publisher = Publisher(folder, root, cast(GatewayClient, NoGateway()))
+    publisher.lineage = "l0"
+    await publisher._publish(learner, 0, parent=None, checkpoint=True)
+    steps = itertools.count(1)
+
+    async def publish() -> None:
+        step = next(steps)
+        await publisher.publish(step, learner, config)
+        await publisher.checkpoint_if_due(step, learner, config)
+        await sampler.load(publisher.published)
+
+    async def on_the_loop() -> None:
+        version = f"{config.name}/on-the-loop/{next(steps)}"
+        folder.write(model, version, parent=None, checkpoint=True)
+
+    arms: dict[str, Callable[[], Awaitable[object]]] = {
+        "published": publish,
+        "nothing to do": lambda: asyncio.sleep(_IDLE_S),
+        "files written on the loop": on_the_loop,
+    }
+    await publish()
+    rounds = [{name: await largest_gap(work) for name, work in arms.items()} for _ in range(5)]
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "rounds": len(rounds),
+        **{
+            name: {
+                "seconds": [round(one[name][0], 2) for one in rounds],
+                "largest gaps, ms": [round(1000 * one[name][1], 1) for one in rounds],
+            }
+            for name in arms
+        },
+    }
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hidden", type=int, default=640, help="size of the model's states")
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    with tempfile.TemporaryDirectory() as root:
+        found = asyncio.run(measure(options, Path(root)))
+    result = {"machine": machine(), "load": os.getloadavg()[0]} | found
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Publishing takes its time in other threads than the event loop's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from preceptor_clients.contract.schemas import WeightManifest
+from preceptor_clients.http.gateway import GatewayClient
+from preceptor_trainer.learner.learner import Learner, OptimiserConfig
+from preceptor_trainer.learner.policy import WeightFolder
+from preceptor_trainer.run.checkpoint import checkpoints
+from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.publishing import Publisher
+from preceptor_trainer.run.standing import Lineage, remember
+from preceptor_trainer.sampling.in_process import InProcessSampler
+
+from ...models.tiny import tiny_model
+
+
+class Recording:
+    """A gateway that keeps what was registered."""
+
+    def __init__(self) -> None:
+        self.manifests: list[WeightManifest] = []
+
+    async def register_weights(self, manifest: WeightManifest) -> None:
+        self.manifests.append(manifest)
+
+
+def publisher_of(root: Path) -> tuple[Publisher, Recording]:
+    gateway = Recording()
+    folder = WeightFolder(root / "weights", "quickstart", "0" * 64)
+    publisher = Publisher(folder, root, cast(GatewayClient, gateway))
+    publisher.lineage = "l0"
+    return publisher, gateway
+
+
+def settings(**fields: Any) -> RunConfig:
+    """The part of a configuration that publishing reads."""
+    values = {"steps": 12, "checkpoint_every": 1, "keep": 2, "experts": ()} | fields
+    return cast(RunConfig, SimpleNamespace(**values))
+
+
+class Wide(nn.Module):
+    """16M numbers, and nothing that computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(16, 1024, 1024))
+
+
+async def test_the_event_loops_thread_has_little_of_the_work(tmp_path: Path) -> None:
+    publisher, _ = publisher_of(tmp_path)
+    learner = Learner(Wide(), OptimiserConfig(lr=1.0))
+    config = settings()
+    await publisher._publish(learner, 0, parent=None, checkpoint=True)
+
+    own, all_threads = time.thread_time(), time.process_time()
+    await publisher.publish(1, learner, config)
+    await publisher.checkpoint_if_due(1, learner, config)
+    own, all_threads = time.thread_time() - own, time.process_time() - all_threads
+
+    assert own < 0.2 * all_threads
+
+
+async def test_a_sampler_takes_new_weights_in_another_thread(tmp_path: Path) -> None:
+    publisher, _ = publisher_of(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model("qwen3", tmp_path / "model"))
+    sampler = InProcessSampler(model, end_ids={0}, pad_id=0)
+    await publisher._publish(
+        Learner(model, OptimiserConfig(lr=1.0)), 0, parent=None, checkpoint=False
+    )
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            beats += 1
+            await asyncio.sleep(0)
+
+    heart = asyncio.create_task(beat())
+    await sampler.load(publisher.published)
+    heart.cancel()
+
+    assert sampler.version == "quickstart/l0/0"
+    assert beats > 1
+
+
+@pytest.mark.parametrize("experts", [True, False])
+async def test_a_runs_publisher_leaves_first_and_last_versions(
+    tmp_path: Path, experts: bool
+) -> None:
+    publisher, gateway = publisher_of(tmp_path)
+    learner = Learner(nn.Linear(2, 2), OptimiserConfig(lr=1.0))
+    config = settings(checkpoint_every=3, experts=("teacher",) if experts else ())
+    remember(tmp_path, Lineage(name="l0", parent=None, from_step=0, steps=12))
+    await publisher._publish(learner, 0, parent=None, checkpoint=True)
+
+    for step in range(1, 13):
+        await publisher.publish(step, learner, config)
+        await publisher.checkpoint_if_due(step, learner, config)
+
+    found = (tmp_path / "weights").glob("*/*/[0-9]*")
+    assert sorted(int(path.name) for path in found) == [0, 9, 12]
+    assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["00000009", "00000012"]
+    assert [m.checkpoint for m in gateway.manifests] == [step % 3 == 0 for step in range(13)]
