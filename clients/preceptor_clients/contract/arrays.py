@@ -45,6 +45,8 @@ class _Array:
         return item
 
     def _validate(self, value: Any) -> np.ndarray:
+        if self._fits(value):
+            return value
         if not isinstance(value, (np.ndarray, list)):
             raise ValueError("must be a list")
         array = _as_type(cast("np.ndarray | list[Any]", value), self.dtype)
@@ -53,6 +55,15 @@ class _Array:
         if array.ndim != self.ndim:
             raise ValueError(f"has {array.ndim} dimensions, wants {self.ndim}")
         return array
+
+    def _fits(self, value: Any) -> bool:
+        """Whether it is such an array already, as those of a frame are."""
+        return (
+            type(value) is np.ndarray
+            and value.ndim == self.ndim
+            and value.dtype == self.dtype
+            and (self.dtype.kind != "f" or bool(np.isfinite(value).all()))
+        )
 
     def _to_json(self, value: np.ndarray) -> list[Any]:
         return _as_lists(value)

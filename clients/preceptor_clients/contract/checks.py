@@ -9,7 +9,7 @@ Dimensions: P positions that were asked, K entries of an answer, C candidate ids
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -57,10 +57,11 @@ def check_answer(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capabil
     """
     _check_identity(query, answer, capabilities)
     _check_shapes(query, answer)
-    _check_entries(query, answer, capabilities)
-    _check_mass(answer)
+    cells = _check_counts(query, answer)
+    _check_entries(answer, cells, capabilities)
+    _check_mass(answer, cells)
     _check_tail(answer, capabilities)
-    _check_own(answer)
+    _check_own(answer, cells)
     _check_candidates(query, answer)
     _check_feedback(query, answer, capabilities)
     _check_claims(answer, capabilities)
@@ -91,6 +92,17 @@ def _check_price(cost: float | None, latency_ms: float | None) -> None:
         "latency_ms",
         f"is {latency_ms}, not 0 to {_MOST_LATENCY_MS:g}",
     )
+
+
+class _Cells(NamedTuple):
+    """The cells that hold an entry; in most answers, all of them."""
+
+    filled_PK: np.ndarray
+    all_filled: bool
+
+    def of(self, array_PK: np.ndarray) -> np.ndarray:
+        """The values of these cells; picking them out costs more than checking them."""
+        return array_PK if self.all_filled else array_PK[self.filled_PK]
 
 
 def _refuse_unless(condition: object, check: str, detail: str) -> None:
@@ -170,7 +182,7 @@ def _check_shapes(query: PrefixQuery, answer: PrefixAnswer) -> None:
     )
 
 
-def _check_entries(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capabilities) -> None:
+def _check_counts(query: PrefixQuery, answer: PrefixAnswer) -> _Cells:
     K: int = answer.ids_PK.shape[1]
     n = np.where(answer.mask_P, answer.num_entries_P, 0)
     _refuse_unless(
@@ -186,45 +198,60 @@ def _check_entries(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capab
         (n[answer.mask_P] > 0).all(), "num_entries_P", "is 0 in a row that is not masked"
     )
     filled = answer.filled_PK()
-    ids, logprobs = answer.ids_PK, answer.logprobs_PK
-    size = capabilities.vocab_size
-    in_range = (ids >= 0) & (ids < size if size is not None else True)
-    _refuse_unless(in_range[filled].all(), "ids_PK", "holds an id outside the vocabulary")
-    # Empty cells get distinct negative numbers, so that they do not count as duplicates.
-    ordered = np.where(filled, ids, -1 - np.arange(K)[None, :])
+    return _Cells(filled, bool(filled.all()))
+
+
+def _check_entries(answer: PrefixAnswer, cells: _Cells, capabilities: Capabilities) -> None:
+    K: int = answer.ids_PK.shape[1]
+    logprobs, size = answer.logprobs_PK, capabilities.vocab_size
+    ids = cells.of(answer.ids_PK)
+    _refuse_unless(
+        ids.min(initial=0) >= 0 and (size is None or ids.max(initial=0) < size),
+        "ids_PK",
+        "holds an id outside the vocabulary",
+    )
+    if cells.all_filled:
+        ordered = answer.ids_PK.copy()
+    else:
+        # Empty cells get distinct negative numbers, so that they do not count as duplicates.
+        ordered = np.where(cells.filled_PK, answer.ids_PK, -1 - np.arange(K)[None, :])
     ordered.sort(axis=1)
     _refuse_unless(
         (ordered[:, 1:] != ordered[:, :-1]).all(), "ids_PK", "names an id twice in one row"
     )
+    values = cells.of(logprobs)
     _refuse_unless(
-        (logprobs[filled] > LEAST_LOGPROB).all(),
+        values.min(initial=0.0) > LEAST_LOGPROB,
         "logprobs_PK",
         _no_logprob("a filled cell; leave the entry out"),
     )
-    _refuse_unless((logprobs[filled] <= _POSITIVE_TOLERANCE).all(), "logprobs_PK", "is above 0")
+    _refuse_unless(values.max(initial=-1.0) <= _POSITIVE_TOLERANCE, "logprobs_PK", "is above 0")
     # The order matters: a reader that needs fewer entries takes the first ones. Equal log-probs may
     # differ in the last bit.
-    rising = (np.diff(logprobs, axis=1) > 1e-6) & filled[:, 1:]
+    rising = np.diff(logprobs, axis=1) > 1e-6
+    if not cells.all_filled:
+        rising &= cells.filled_PK[:, 1:]
     _refuse_unless(not rising.any(), "logprobs_PK", "is not in descending order")
 
 
-def _check_mass(answer: PrefixAnswer) -> None:
-    filled = answer.filled_PK()
+def _check_mass(answer: PrefixAnswer, cells: _Cells) -> None:
     # In float64, because the tail is a small difference of large numbers.
-    mass = np.where(filled, np.exp(answer.logprobs_PK.astype(np.float64)), 0.0).sum(1)
+    probs_PK = np.exp(answer.logprobs_PK.astype(np.float64))
+    if not cells.all_filled:
+        probs_PK = np.where(cells.filled_PK, probs_PK, 0.0)
+    mass = probs_PK.sum(1)
     rows = answer.mask_P
+    most = mass[rows].max(initial=0.0)
     _refuse_unless(
-        (mass[rows] <= 1.0 + _MASS_TOLERANCE).all(),
-        "mass",
-        f"of a row is {mass[rows].max(initial=0.0):.6f}, expected at most 1",
+        most <= 1.0 + _MASS_TOLERANCE, "mass", f"of a row is {most:.6f}, expected at most 1"
     )
     tail = answer.tail_P.astype(np.float64)
     _refuse_unless(((tail >= 0) & (tail <= 1))[rows].all(), "tail_P", "is outside 0..1")
-    gap = np.abs(np.clip(1.0 - mass, 0.0, 1.0) - tail)[rows]
+    gap = np.abs(np.clip(1.0 - mass, 0.0, 1.0) - tail)[rows].max(initial=0.0)
     _refuse_unless(
-        (gap <= _MASS_TOLERANCE).all(),
+        gap <= _MASS_TOLERANCE,
         "tail_P",
-        f"is not 1 minus the entries' mass: off by {gap.max(initial=0.0):.2e}",
+        f"is not 1 minus the entries' mass: off by {gap:.2e}",
     )
 
 
@@ -253,7 +280,7 @@ def _check_tail(answer: PrefixAnswer, capabilities: Capabilities) -> None:
     )
 
 
-def _check_own(answer: PrefixAnswer) -> None:
+def _check_own(answer: PrefixAnswer, cells: _Cells) -> None:
     own, known = answer.own_logprobs_P, answer.own_mask_P
     _refuse_unless((~known | answer.mask_P).all(), "own_mask_P", "is true in a masked row")
     _refuse_unless(
@@ -265,7 +292,11 @@ def _check_own(answer: PrefixAnswer) -> None:
     # `empirical` and `point` answers hold no probability to compare the own log-prob with.
     if answer.kind != "topk" or not known.any():
         return
-    same = (answer.ids_PK == answer.token_ids_P[:, None]) & answer.filled_PK() & known[:, None]
+    same = answer.ids_PK == answer.token_ids_P[:, None]
+    if not cells.all_filled:
+        same &= cells.filled_PK
+    if not known.all():
+        same &= known[:, None]
     rows, cols = np.nonzero(same)
     # Compared as probabilities, not in nats: an error of one nat at probability e^-20 is harmless.
     gap = np.abs(np.exp(answer.logprobs_PK[rows, cols]) - np.exp(own[rows]))

@@ -52,6 +52,9 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {
 }
 _TAGS: Final = {"b1": "b1", "i4": "i4", "i8": "i8", "f4": "f4"}
 _MAX_DIMS: Final = 4
+_HEADER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+_PLAIN: Final = frozenset({str, int, float, bool, type(None)})
+"""Types of most values, which stand for themselves."""
 _FREE_BYTES: Final = 1 << 20
 _MAX_EXPANSION: Final = 1000
 """A compressed body may expand to `_FREE_BYTES` plus this multiple of its own size. A larger ratio
@@ -73,10 +76,7 @@ DEFAULT_LIMITS: Final = Limits()
 class _Spec(NamedTuple):
     tag: str
     shape: tuple[int, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        return _DTYPES[self.tag].itemsize * math.prod(self.shape)
+    num_bytes: int
 
     @property
     def padded(self) -> int:
@@ -101,18 +101,15 @@ def encode(
     arrays: list[tuple[str, np.ndarray]] = []
     stripped = _strip(message, "", arrays, quantised)
     specs = [[tag, list(array.shape)] for tag, array in arrays]
-    header = json.dumps(
-        {"message": stripped, "arrays": specs},
-        separators=(",", ":"),
-        allow_nan=False,
-        ensure_ascii=False,
-    ).encode()
+    header = _HEADER.encode({"message": stripped, "arrays": specs}).encode()
     # Spaces are white space in JSON. They align the body, so that a reader can view an array of
     # int64 in place.
     header += b" " * (-(_PREFIX.size + len(header)) % 8)
     pieces: list[bytes] = []
     for _, array in arrays:
-        pieces += [array.tobytes(), bytes(-array.nbytes % 8)]
+        pieces.append(array.tobytes())
+        if array.nbytes % 8:
+            pieces.append(bytes(-array.nbytes % 8))
     body = b"".join(pieces)
     length, encoding = len(body), 0
     if compress and length:
@@ -130,6 +127,8 @@ def _most_from(packed: int) -> int:
 def _strip(
     value: Any, key: str, arrays: list[tuple[str, np.ndarray]], quantised: frozenset[str]
 ) -> Any:
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, np.ndarray):
         arrays.append(_wire(cast("np.ndarray", value), key, quantised))
         return {"$array": len(arrays) - 1}
@@ -147,12 +146,15 @@ def _escaped(key: str) -> str:
 
 
 def _wire(array: np.ndarray, key: str, quantised: frozenset[str]) -> tuple[str, np.ndarray]:
-    tag = _TAGS.get(f"{array.dtype.kind}{array.dtype.itemsize}")
+    tag = _TAGS.get(array.dtype.str[1:])
     if tag is None:
         raise ValueError(
             f"{key}: arrays of {array.dtype} are not supported; use bool, int32, int64 or float32"
         )
     if tag == "f4":
+        known = grid.known_codes(array) if key in quantised else None
+        if known is not None:
+            return "q2", known
         # JSON cannot represent NaN, so such a message could not be rendered as JSON.
         if not np.isfinite(array).all():
             raise ValueError(f"{key}: NaN or infinity is never encoded; mask the position instead")
@@ -198,7 +200,7 @@ def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS) -> Any:
     arrays: list[np.ndarray | None] = []
     offset = 0
     for spec in specs:
-        arrays.append(_array(body[offset : offset + spec.padded], spec))
+        arrays.append(_array(body, offset, spec))
         offset += spec.padded
     filled = _fill(message, arrays, limits.depth)
     # No check of the message would see an array without a reference.
@@ -232,7 +234,8 @@ def _parse_spec(spec: Any, body_len: int) -> _Spec:
         case [str(tag), [*shape]] if tag in _DTYPES and len(shape) <= _MAX_DIMS:
             # The bound also holds for empty arrays: numpy cannot represent larger dimensions.
             if all(type(n) is int and 0 <= n <= max(body_len, 1 << 31) for n in shape):
-                return _Spec(tag, tuple(shape))
+                size = _DTYPES[tag].itemsize * math.prod(shape)
+                return _Spec(tag, tuple(shape), size)
         case _:
             pass
     raise _malformed("arrays", f"{spec!r:.80} is not a valid [type, shape]")
@@ -262,20 +265,20 @@ def _body(rest: memoryview, encoding: int, length: int) -> memoryview:
     return memoryview(body)
 
 
-def _array(padded: memoryview, spec: _Spec) -> np.ndarray:
+def _array(body: memoryview, offset: int, spec: _Spec) -> np.ndarray:
+    end = offset + spec.num_bytes
     # The padding must be zero: each message has exactly one rendering, without hidden data.
-    if any(padded[spec.num_bytes :]):
+    if spec.num_bytes % 8 and any(body[end : offset + spec.padded]):
         raise _malformed("body", "has padding that is not zero between arrays")
-    raw = np.frombuffer(padded[: spec.num_bytes], _DTYPES[spec.tag])
+    raw = np.frombuffer(body[offset:end], _DTYPES[spec.tag])
     try:
         array = raw.reshape(spec.shape)
     except ValueError as error:
         raise _malformed("arrays", f"{spec.shape} is not a valid shape: {error}") from None
     if spec.tag == "q2":
-        array = grid.values(array)
         # Read-only like the other arrays, which are views: whether a write fails must not depend on
         # the element type.
-        array.setflags(write=False)
+        array = grid.read_only_values(array)
     elif spec.tag == "b1":
         # numpy accepts any byte as a bool, but its operations do not treat values above 1 alike.
         if array.size and int(array.max()) > 1:
@@ -290,6 +293,8 @@ def _fill(value: Any, arrays: list[np.ndarray | None], depth: int) -> Any:
     """The message with its references replaced; each array is taken out of `arrays` once."""
     if depth == 0:
         raise _malformed("header", "the message is nested too deeply")
+    if type(value) is str:
+        return value
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         if "$array" in fields:

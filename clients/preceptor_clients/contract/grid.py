@@ -8,6 +8,7 @@ nothing.
 
 from __future__ import annotations
 
+import weakref
 from typing import Final
 
 import numpy as np
@@ -43,9 +44,40 @@ def codes(logprobs: np.ndarray) -> np.ndarray:
 
 def values(of: np.ndarray) -> np.ndarray:
     """The log-probs of codes, as float32; `MISSING` for code 0."""
-    return _VALUES[of]
+    # Every u16 is a place of the table, so that "wrap" changes nothing; it only skips a check.
+    return _VALUES.take(of, mode="wrap")
 
 
 def quantise(logprobs: np.ndarray) -> np.ndarray:
     """Log-probs rounded to the grid, as float32; what is missing stays missing."""
     return values(codes(logprobs))
+
+
+_known: dict[int, tuple[weakref.ref[np.ndarray], np.ndarray]] = {}
+
+
+def read_only_values(of: np.ndarray) -> np.ndarray:
+    """`values`, in an array that cannot be written to, and whose codes `known_codes` returns.
+
+    An answer is read and rendered again at several places. Computing its codes takes most of the
+    time of rendering it.
+    """
+    array = values(of)
+    array.setflags(write=False)
+    key = id(array)
+    # Python ends the weak reference before another array can have the same id.
+    _known[key] = (weakref.ref(array, lambda _: _known.pop(key, None)), of)
+    return array
+
+
+def known_codes(array: np.ndarray) -> np.ndarray | None:
+    """The codes from which `read_only_values` made this array; None for any other array."""
+    found = _known.get(id(array))
+    if found is None or found[0]() is not array or array.flags.writeable:
+        return None
+    return found[1]
+
+
+def is_on_grid(logprobs: np.ndarray) -> bool:
+    """Whether rounding would change nothing."""
+    return known_codes(logprobs) is not None or np.array_equal(quantise(logprobs), logprobs)

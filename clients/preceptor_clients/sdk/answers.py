@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 
 from preceptor_clients.contract.arrays import LEAST_LOGPROB, MISSING
-from preceptor_clients.contract.grid import LOGPROB_FLOOR, LOGPROB_STEP, quantise
+from preceptor_clients.contract.grid import (
+    LOGPROB_FLOOR,
+    LOGPROB_STEP,
+    codes,
+    is_on_grid,
+    quantise,
+    read_only_values,
+)
 from preceptor_clients.contract.schemas import AnswerKind, PrefixAnswer, PrefixQuery
 
 
@@ -74,7 +81,7 @@ def build_answer(
         mask_P=mask,
         num_entries_P=filled.sum(1).astype(np.int32),
         ids_PK=np.where(filled, d.ids_PK, -1).astype(np.int32),
-        logprobs_PK=np.where(filled, logprobs, MISSING).astype(np.float32),
+        logprobs_PK=_finished(np.where(filled, logprobs, MISSING).astype(np.float32), exact),
         tail_P=tail,
         own_logprobs_P=np.where(own_mask, np.minimum(own_values, 0.0), MISSING).astype(np.float32),
         own_mask_P=own_mask,
@@ -87,11 +94,15 @@ def build_answer(
     )
 
 
+def _finished(logprobs_PK: np.ndarray, exact: bool) -> np.ndarray:
+    """The same values; those of the grid remember their codes, for all renderings."""
+    return logprobs_PK if exact else read_only_values(codes(logprobs_PK))
+
+
 def rounded(answer: PrefixAnswer) -> PrefixAnswer:
     """`answer` on the u16 grid with new tails; unchanged if it is on the grid already."""
     candidates = answer.candidate_logprobs_PC
-    on_grid = np.array_equal(quantise(answer.logprobs_PK), answer.logprobs_PK)
-    if on_grid and (candidates is None or np.array_equal(quantise(candidates), candidates)):
+    if is_on_grid(answer.logprobs_PK) and (candidates is None or is_on_grid(candidates)):
         return answer
     filled = answer.filled_PK()
     logprobs, tail, renormalised = _normalise(quantise(answer.logprobs_PK), filled, exact=False)
