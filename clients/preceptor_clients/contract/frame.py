@@ -105,19 +105,21 @@ def encode(
     # Spaces are white space in JSON. They align the body, so that a reader can view an array of
     # int64 in place.
     header += b" " * (-(_PREFIX.size + len(header)) % 8)
-    pieces: list[bytes] = []
+    pieces: list[Any] = []  # bytes, and views of arrays as bytes, which are copied once
+    length = 0
     for _, array in arrays:
-        pieces.append(array.tobytes())
-        if array.nbytes % 8:
-            pieces.append(bytes(-array.nbytes % 8))
-    body = b"".join(pieces)
-    length, encoding = len(body), 0
+        pieces.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        padding = -array.nbytes % 8
+        if padding:
+            pieces.append(bytes(padding))
+        length += array.nbytes + padding
     if compress and length:
+        body = b"".join(pieces)
         packed = zstandard.ZstdCompressor(level=1).compress(body)
         # A body that exceeds the decoder's compression ratio, such as one of zeros, is sent raw.
         if len(packed) < length <= _most_from(len(packed)):
-            body, encoding = packed, 1
-    return _PREFIX.pack(MAGIC, encoding, len(header), length) + header + body
+            return _PREFIX.pack(MAGIC, 1, len(header), length) + header + packed
+    return b"".join((_PREFIX.pack(MAGIC, 0, len(header), length), header, *pieces))
 
 
 def _most_from(packed: int) -> int:

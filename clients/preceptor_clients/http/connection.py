@@ -352,9 +352,8 @@ class HttpClient:
             return None
         try:
             body_read = received.body
-            return await on_bytes(
-                len(body_read), wire.parse, reply, body_read, received.content_type
-            )
+            size = wire.reading_size(body_read)
+            return await on_bytes(size, wire.parse, reply, body_read, received.content_type)
         except PreceptorError as error:
             raise ServiceFailed(
                 f"{method} {self._url}{path} sent a reply that is not a valid "

@@ -31,7 +31,7 @@ from preceptor_services.jobs.streams import Delivery, JobStreams
 
 _BLOCK_S: Final = 0.5
 _LINGER_S: Final = 0.003
-"""How long the first job of an idle service waits for further jobs."""
+"""How long the first job of an idle service waits for further jobs, if some came lately."""
 _INFO_AGE_S: Final = 20.0
 _INFO_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.5
@@ -88,6 +88,8 @@ class ServiceWorker:
         self._info_at = 0.0
         self._answers = True
         self._reclaimed_at = 0.0
+        self._company = True
+        """Whether the last jobs came together, or while others were asked."""
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -168,9 +170,13 @@ class ServiceWorker:
             return reclaimed
         count = info.limits.max_batch if self._breaker.failures == 0 else 1
         deliveries = await self._take(count, min(_BLOCK_S, self._config.lease_s / 4))
-        if deliveries and self._calls.idle and not any(d.exclusive for d in deliveries):
+        if not deliveries or any(d.exclusive for d in deliveries):
+            return deliveries
+        if self._calls.idle and self._company:
+            # A lone caller asks one question after the other, and would wait each time for nothing.
             await asyncio.sleep(_LINGER_S)
             deliveries += await self._take(count, 0.0)
+        self._company = len(deliveries) > 1 or not self._calls.idle
         return deliveries
 
     async def _reclaim(self) -> list[Delivery]:

@@ -15,9 +15,10 @@ from cachetools import LRUCache
 from preceptor_clients.contract import frame
 from preceptor_clients.contract.wire import QUANTISED
 from preceptor_services.kit.blobs import BlobStore
-from preceptor_services.kit.threads import ITEM, off_loop
+from preceptor_services.kit.threads import FRAME_ADVANTAGE, ITEM, off_loop
 
-_MEMORY_BYTES: Final = 64 << 20
+_MEMORY_BYTES: Final = 24 << 20
+_BESIDE_BYTES: Final = 4 << 10
 _OURS: Final = frame.Limits(header_bytes=1 << 30, body_bytes=1 << 34, arrays=1 << 30)
 """Own blobs with a checked hash may be as large as a whole step."""
 
@@ -40,10 +41,11 @@ class ArrayBlobs:
 
     async def write(self, entries: Mapping[str, dict[str, Any]]) -> Written:
         """Writes a pack; its blob is on disk when this returns."""
-        size = ITEM * len(entries) + sum(_num_numbers(entry) for entry in entries.values())
+        numbers = sum(_num_numbers(entry) for entry in entries.values())
+        size = ITEM * len(entries) + numbers // FRAME_ADVANTAGE
         data = await off_loop(size, frame.encode, dict(entries), quantised=QUANTISED)
         sha256 = await self._blobs.put(data)
-        self._remember(sha256, len(data), dict(entries))
+        self._remember(sha256, dict(entries))
         return Written(sha256, len(data))
 
     async def read(self, sha256: str) -> Entries:
@@ -51,11 +53,15 @@ class ArrayBlobs:
         if sha256 in self._recent:
             return self._recent[sha256][1]
         data = await self._blobs.get(sha256)
-        entries = cast("Entries", await off_loop(len(data), frame.decode, data, limits=_OURS))
-        self._remember(sha256, len(data), entries)
+        entries = cast(
+            "Entries",
+            await off_loop(len(data) // FRAME_ADVANTAGE, frame.decode, data, limits=_OURS),
+        )
+        self._remember(sha256, entries)
         return entries
 
-    def _remember(self, sha256: str, size: int, entries: Entries) -> None:
+    def _remember(self, sha256: str, entries: Entries) -> None:
+        size = sum(map(_num_bytes, entries.values()))
         if sha256 not in self._recent and size <= self._recent.maxsize:
             self._recent[sha256] = (size, entries)
 
@@ -63,3 +69,9 @@ class ArrayBlobs:
 def _num_numbers(entry: Mapping[str, Any]) -> int:
     """Number of values in the arrays at the top level, which are the large ones."""
     return sum(value.size for value in entry.values() if isinstance(value, np.ndarray))
+
+
+def _num_bytes(entry: Mapping[str, Any]) -> int:
+    """Memory that an entry takes: its arrays, as they are in memory, and about what is beside."""
+    arrays = (value.nbytes for value in entry.values() if isinstance(value, np.ndarray))
+    return _BESIDE_BYTES + sum(arrays)

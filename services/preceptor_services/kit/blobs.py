@@ -23,11 +23,15 @@ import zstandard
 
 from preceptor_clients.contract.errors import NotFound, ServiceFailed, ServiceUnavailable, TooLarge
 from preceptor_clients.kit.files import OWNER_ONLY, write_whole
+from preceptor_services.kit.compression import compress, decompress
 from preceptor_services.kit.private import make_private_folder
 
 _log = logging.getLogger("preceptor.gateway")
 _COMPRESSED: Final = ".zst"
 _WORTH_COMPRESSING: Final = 256
+_PROBE: Final = 16 << 10
+_WORTHWHILE: Final = 0.8
+"""A part of so many bytes must shrink to this share of them."""
 
 
 class BlobStore(Protocol):
@@ -80,7 +84,7 @@ class LocalBlobs:
         packed = plain.with_name(plain.name + _COMPRESSED)
         if plain.exists() or packed.exists():
             return sha256
-        body = data if len(data) < _WORTH_COMPRESSING else _compress(data)
+        body = compress(data) if _is_compressible(data) else data
         target = plain if len(body) >= len(data) else packed
         make_private_folder(target.parent)
         write_whole(target, data if target is plain else body, mode=OWNER_ONLY)
@@ -91,7 +95,11 @@ class LocalBlobs:
         packed = plain.with_name(plain.name + _COMPRESSED)
         file = packed if packed.exists() else plain
         try:
-            data = _decompress(packed, self._max_bytes) if file is packed else plain.read_bytes()
+            data = (
+                decompress(packed.read_bytes(), self._max_bytes)
+                if file is packed
+                else plain.read_bytes()
+            )
         except FileNotFoundError:
             raise NotFound(f"no blob {sha256}", field="sha256") from None
         except zstandard.ZstdError as error:
@@ -126,9 +134,9 @@ def _disk_errors() -> Generator[None]:
         ) from error
 
 
-def _compress(data: bytes) -> bytes:
-    return zstandard.ZstdCompressor(level=1).compress(data)
-
-
-def _decompress(path: Path, max_bytes: int) -> bytes:
-    return zstandard.ZstdDecompressor().decompress(path.read_bytes(), max_output_size=max_bytes)
+def _is_compressible(data: bytes) -> bool:
+    """Whether a part of it shrinks enough: compressing all of it takes longer than writing it."""
+    if len(data) <= _PROBE:
+        return len(data) >= _WORTH_COMPRESSING
+    middle = (len(data) - _PROBE) // 2
+    return len(compress(data[middle : middle + _PROBE])) < _WORTHWHILE * _PROBE

@@ -12,6 +12,8 @@ from typing import Final, ParamSpec, TypeVar
 
 ITEM: Final = 1 << 10
 """Cost of one message, expressed as a number of array values."""
+FRAME_ADVANTAGE: Final = 32
+"""How much longer a number takes as JSON than in a frame, into which arrays are copied."""
 UNKNOWN: Final = 1 << 62
 _SMALL: Final = 8 * ITEM
 

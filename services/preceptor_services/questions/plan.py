@@ -291,7 +291,7 @@ def question_row(question: Question) -> dict[str, Any]:
     """The row of a question."""
     return {
         "answer_key": question.answer_key,
-        "frame": question.frame,
+        "frame": question.packed(),
         "num_tokens": question.num_tokens,
     }
 

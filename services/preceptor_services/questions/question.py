@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import zstandard
-
 from preceptor_clients.contract import frame
 from preceptor_clients.contract.checks import check_query
 from preceptor_clients.contract.errors import FieldError, Invalid, PreceptorError
@@ -23,6 +21,7 @@ from preceptor_clients.contract.schemas import (
     WantedWeights,
 )
 from preceptor_services.jobs.roles import question_of_kind
+from preceptor_services.kit.compression import compress, decompress
 from preceptor_services.questions.bundle import num_tokens
 from preceptor_services.questions.keys import (
     feedback_answer_key,
@@ -44,14 +43,19 @@ class Question:
     ticket_id: str
     payload_hash: str
     answer_key: str
-    frame: bytes
-    """The query as a compressed frame."""
+    query: PrefixQuery | FeedbackQuery
+    """What the service will be asked."""
     num_tokens: int
     group_id: str | None
     rollout_id: str | None
     priority: int
     timeout_s: float
     feedback: tuple[FeedbackItem, ...]
+
+    def packed(self) -> bytes:
+        """The query as a compressed frame, in which it is stored."""
+        # The whole frame, not only its body: prompts and feedback are text in its header.
+        return compress(frame.encode(self.query.model_dump(exclude_none=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +108,7 @@ def prepare_prefixes(
         if exact is not None:
             wanted = WantedWeights(mode="exact", version=exact)
             resolved = query.model_copy(update={"weights": wanted})
-        questions.append(
-            _question(addressee, index, submission, key, _packed(resolved), query.feedback)
-        )
+        questions.append(_question(addressee, index, submission, key, resolved, query.feedback))
     return questions, errors
 
 
@@ -130,20 +132,14 @@ def prepare_feedback(
             errors[index] = at_submission(missing, index)
             continue
         key = feedback_answer_key(addressee.service, addressee.info.version, query)
-        questions.append(_question(addressee, index, submission, key, _packed(query), ()))
+        questions.append(_question(addressee, index, submission, key, query, ()))
     return questions, errors
 
 
 def unpack_query(kind: str, packed: bytes) -> PrefixQuery | FeedbackQuery:
     """The query of a stored question."""
-    message = frame.decode(zstandard.ZstdDecompressor().decompress(packed))
+    message = frame.decode(decompress(packed))
     return question_of_kind(kind).query.model_validate(message)
-
-
-def _packed(query: PrefixQuery | FeedbackQuery) -> bytes:
-    # The whole frame, not only its body: prompts and feedback are text in its header.
-    data = frame.encode(query.model_dump(exclude_none=True))
-    return zstandard.ZstdCompressor(level=1).compress(data)
 
 
 def _exact_weights(
@@ -164,7 +160,7 @@ def _question(
     index: int,
     submission: PrefixSubmission | FeedbackSubmission,
     answer_key: str,
-    packed: bytes,
+    resolved: PrefixQuery | FeedbackQuery,
     feedback: tuple[FeedbackItem, ...],
 ) -> Question:
     query = submission.query
@@ -175,7 +171,7 @@ def _question(
         ticket_id=ticket_id(addressee.caller, submission.idempotency_key),
         payload_hash=payload_hash(addressee.service, query),
         answer_key=answer_key,
-        frame=packed,
+        query=resolved,
         num_tokens=num_tokens(query),
         group_id=query.group_id,
         rollout_id=query.rollout_id,

@@ -206,12 +206,14 @@ async def _standing(conn: Connection, admissions: Sequence[Admission]) -> Standi
     questions = [question for admission in admissions for question in admission.questions]
     known = await tickets.find(conn, {q.ticket_id for q in questions})
     items = {item.id for question in questions for item in question.feedback}
-    asked = await answers.find(conn, {q.answer_key for q in questions})
+    keys = {q.answer_key for q in questions}
+    asked = await answers.find(conn, keys)
+    adds_jobs = len(asked) < len(keys) or any(a.state == "failed" for a in asked.values())
     return Standing(
         tickets={i: KnownTicket(row.payload_hash, row.state) for i, row in known.items()},
         items=await feedback.content_hashes(conn, items) if items else {},
         answers={key: answer.state for key, answer in asked.items()},
-        unfinished=await jobs.count_unfinished(conn),
+        unfinished=await jobs.count_unfinished(conn) if adds_jobs else {},
     )
 
 

@@ -35,7 +35,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from preceptor_clients.contract.errors import ServiceUnavailable
 from preceptor_services.kit.private import make_private
-from preceptor_services.store.prepared import direct
+from preceptor_services.store.prepared import direct, driver_of
 from preceptor_services.store.sqlite_driver import (
     LONGEST_WAIT_S,
     DirectConnection,
@@ -194,7 +194,7 @@ class Database:
         the transaction as soon as one of its own statements runs.
         """
         with store_errors():
-            conn = free.pop() if free else await self.engine.connect()
+            conn = free.pop() if free else await self._detached()
             driver = direct(conn)
             assert driver is not None, "the database is SQLite"
             try:
@@ -207,6 +207,13 @@ class Database:
                     raise
             finally:
                 free.append(conn)
+
+    async def _detached(self) -> AsyncConnection:
+        """A new connection that the pool does not wait for."""
+        conn = await self.engine.connect()
+        assert conn.sync_connection is not None, "it is open"
+        conn.sync_connection.detach()
+        return conn
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncGenerator[None]:
@@ -333,7 +340,6 @@ def _upgrade(conn: SyncConnection, revision: str) -> None:
 
 def _begin(conn: SyncConnection) -> None:
     # SQLAlchemy joins a transaction that the driver has begun.
-    driver = conn.connection.driver_connection
-    assert isinstance(driver, DirectConnection), "it is what `connect` returns"
-    if not driver.in_transaction:
+    driver = driver_of(conn)
+    if driver is None or not driver.in_transaction:
         conn.exec_driver_sql("BEGIN")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
+from sqlalchemy import Connection as SyncConnection
 from sqlalchemy import Insert, Select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -93,9 +94,13 @@ class Prepared:
 
 def direct(conn: AsyncConnection) -> DirectConnection | None:
     """The SQLite driver under a connection; None on PostgreSQL."""
-    sync = conn.sync_connection
-    assert sync is not None, "the connection is open"
-    driver = sync.connection.driver_connection
+    assert conn.sync_connection is not None, "the connection is open"
+    return driver_of(conn.sync_connection)
+
+
+def driver_of(conn: SyncConnection) -> DirectConnection | None:
+    """As `direct`, of the connection within."""
+    driver = getattr(conn.connection.dbapi_connection, "driver_connection", None)
     return driver if isinstance(driver, DirectConnection) else None
 
 

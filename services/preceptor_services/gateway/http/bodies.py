@@ -14,7 +14,7 @@ from preceptor_clients.contract.errors import TooLarge
 from preceptor_clients.contract.frame import MAGIC, Limits
 from preceptor_clients.contract.schemas import FeedbackOutcomes, LogprobsOutcomes
 from preceptor_clients.kit.threads import on_bytes
-from preceptor_services.kit.threads import ITEM, UNKNOWN, off_loop
+from preceptor_services.kit.threads import FRAME_ADVANTAGE, ITEM, UNKNOWN, off_loop
 
 _MOST_JSON_BYTES: Final = 8 << 20
 _INTEGER_BITS: Final = 64
@@ -44,7 +44,7 @@ def body_of(
                 "parts",
                 field="body",
             )
-        return await on_bytes(len(body), read)
+        return await on_bytes(wire.reading_size(body), read)
 
     return read_body
 
@@ -58,13 +58,15 @@ async def reply(request: Request, message: BaseModel, *, size: int = UNKNOWN) ->
         size: Approximate count of numbers in it; a long or unknown reply is rendered in a thread.
     """
     media_type, exact, compress = wire.accepted(request.headers.get("accept"))
+    if media_type == wire.FRAME and not exact and not compress:
+        size //= FRAME_ADVANTAGE
     body = await off_loop(size, wire.render, message, media_type, exact=exact, compress=compress)
     return Response(body, media_type=media_type)
 
 
 def size_of(outcomes: LogprobsOutcomes | FeedbackOutcomes) -> int:
     """Approximate count of numbers in the outcomes."""
-    size = ITEM * len(outcomes.outcomes)
+    size = FRAME_ADVANTAGE * ITEM * len(outcomes.outcomes)
     if isinstance(outcomes, LogprobsOutcomes):
         size += sum(2 * o.answer.ids_PK.size for o in outcomes.outcomes if o.answer is not None)
     return size
