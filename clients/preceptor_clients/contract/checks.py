@@ -160,7 +160,8 @@ def _check_shapes(query: PrefixQuery, answer: PrefixAnswer) -> None:
         "own_mask_P": len(answer.own_mask_P),
     }
     for name, length in lengths.items():
-        _refuse_unless(length == P, name, f"has {length} rows for {P} positions")
+        if length != P:
+            raise AnswerRefused(name, f"has {length} rows for {P} positions")
     inclusion = answer.inclusion_P
     _refuse_unless(
         inclusion is None
@@ -168,34 +169,30 @@ def _check_shapes(query: PrefixQuery, answer: PrefixAnswer) -> None:
         "inclusion_P",
         f"expected {P} values above 0 and at most 1",
     )
-    _refuse_unless(
-        answer.ids_PK.shape == answer.logprobs_PK.shape,
-        "logprobs_PK",
-        f"has shape {answer.logprobs_PK.shape}, ids {answer.ids_PK.shape}",
-    )
+    if answer.ids_PK.shape != answer.logprobs_PK.shape:
+        shapes = f"has shape {answer.logprobs_PK.shape}, ids {answer.ids_PK.shape}"
+        raise AnswerRefused("logprobs_PK", shapes)
     asked = query.response_ids[query.position_ids()]
     # The most common fault is a shift by one: log-probs of the neighbouring token look plausible.
     # The echoed ids reveal it.
-    wrong = np.flatnonzero(answer.token_ids_P != asked)
-    _refuse_unless(
-        not wrong.size, "token_ids_P", f"differ from the ids sent, first at row {wrong[:1]}"
-    )
+    if not np.array_equal(answer.token_ids_P, asked):
+        wrong = np.flatnonzero(answer.token_ids_P != asked)
+        raise AnswerRefused("token_ids_P", f"differ from the ids sent, first at row {wrong[:1]}")
 
 
 def _check_counts(query: PrefixQuery, answer: PrefixAnswer) -> _Cells:
     K: int = answer.ids_PK.shape[1]
     n = np.where(answer.mask_P, answer.num_entries_P, 0)
-    _refuse_unless(
-        n.min(initial=0) >= 0 and n.max(initial=0) <= K, "num_entries_P", f"is outside 0..{K}"
-    )
+    most = n.max(initial=0)
+    _refuse_unless(n.min(initial=0) >= 0 and most <= K, "num_entries_P", f"is outside 0..{K}")
     _refuse_unless(
         # The number of different draws is not bounded by top_k; each is an entry.
-        answer.kind == "empirical" or n.max(initial=0) <= query.top_k,
+        answer.kind == "empirical" or most <= query.top_k,
         "num_entries_P",
         f"is above top_k = {query.top_k}",
     )
     _refuse_unless(
-        (n[answer.mask_P] > 0).all(), "num_entries_P", "is 0 in a row that is not masked"
+        not (answer.mask_P & (n == 0)).any(), "num_entries_P", "is 0 in a row that is not masked"
     )
     filled = answer.filled_PK()
     return _Cells(filled, bool(filled.all()))
@@ -342,11 +339,10 @@ def _check_candidates(query: PrefixQuery, answer: PrefixAnswer) -> None:
 
 
 def _check_feedback(query: PrefixQuery, answer: PrefixAnswer, capabilities: Capabilities) -> None:
-    sent = {item.id for item in query.feedback}
-    unknown = set(answer.used_feedback) - sent
-    _refuse_unless(
-        not unknown, "used_feedback", f"names items that were not sent: {sorted(unknown)[:3]}"
-    )
+    unknown = set(answer.used_feedback) - {item.id for item in query.feedback}
+    if unknown:
+        names = f"names items that were not sent: {sorted(unknown)[:3]}"
+        raise AnswerRefused("used_feedback", names)
     if capabilities.needs_feedback:
         _refuse_unless(
             # An answer without any opinion is still allowed.

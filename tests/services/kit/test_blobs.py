@@ -39,6 +39,18 @@ async def test_equal_blobs_are_one_file_however_many_write_at_once(
     assert len(_files(tmp_path)) == 1
 
 
+async def test_bytes_that_do_not_shrink_are_kept_as_they_are(
+    blobs: LocalBlobs, tmp_path: Path
+) -> None:
+    noise, text = os.urandom(100_000), b"much the same " * 10_000
+
+    names = {name: await blobs.put(data) for name, data in (("noise", noise), ("text", text))}
+
+    assert {file.name for file in _files(tmp_path)} == {names["noise"], f"{names['text']}.zst"}
+    assert await blobs.get(names["noise"]) == noise
+    assert await blobs.get(names["text"]) == text
+
+
 async def test_a_flipped_byte_is_found_and_named(blobs: LocalBlobs, tmp_path: Path) -> None:
     for data in (b"short and plain", b"long enough to be packed " * 100):
         sha256 = await blobs.put(data)

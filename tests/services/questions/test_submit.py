@@ -170,10 +170,12 @@ async def test_json_is_answered_as_json(world: World) -> None:
     )
     key = world.settings.keys["trainer"].file.read_text()
     async with world.client(key) as client:
-        client._http.headers["accept"] = "application/json"
-        received = await client.exchange(
-            "POST", "/v1/logprobs", content=body.encode(), content_type="application/json"
+        received = await client.raw(
+            "POST",
+            "/v1/logprobs",
+            content=body.encode(),
+            headers={"accept": "application/json", "content-type": "application/json"},
         )
 
-    assert received.content_type == "application/json"
+    assert (received.status, received.content_type) == (200, "application/json")
     assert b'"state":"queued"' in received.body
