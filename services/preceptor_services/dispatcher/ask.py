@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from preceptor_clients.contract.errors import (
     AnswerRefused,
@@ -102,24 +102,47 @@ def _checked(
     results: Sequence[Result],
     capabilities: Capabilities,
 ) -> list[ItemResult]:
+    pairs = [
+        (question.query_of(item), result.answer)
+        for item, result in zip(items, results, strict=True)
+        if result.answer is not None
+    ]
+    sound = _all_sound(question, pairs, capabilities)
     return [
-        _checked_one(question, item, result, capabilities)
+        _checked_one(question, item, result, capabilities, sound=sound)
         for item, result in zip(items, results, strict=True)
     ]
 
 
+def _all_sound(
+    question: RoleQuestion, pairs: Sequence[tuple[Any, Any]], capabilities: Capabilities
+) -> bool:
+    """Whether every answer passes; otherwise each is checked by itself."""
+    try:
+        return question.all_pass(pairs, capabilities)
+    except Exception:
+        # The check of the answer that raised it, by itself, logs it.
+        return False
+
+
 def _checked_one(
-    question: RoleQuestion, item: ClaimedItem, result: Result, capabilities: Capabilities
+    question: RoleQuestion,
+    item: ClaimedItem,
+    result: Result,
+    capabilities: Capabilities,
+    *,
+    sound: bool,
 ) -> ItemResult:
     if isinstance(result, PrefixResult) and result.accepted:
         return _promised(item, capabilities)
     answer = result.answer
     if answer is None:
         return _problem_of(item, result)
-    query = question.query_of(item)
-    refused = _refusal(lambda: question.check(query, answer, capabilities))
-    if refused is not None:
-        return ItemResult(answer_key=item.answer_key, problem=refused.problem())
+    if not sound:
+        query = question.query_of(item)
+        refused = _refusal(lambda: question.check(query, answer, capabilities))
+        if refused is not None:
+            return ItemResult(answer_key=item.answer_key, problem=refused.problem())
     return question.result(item.answer_key, answer)
 
 

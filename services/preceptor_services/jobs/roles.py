@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from preceptor_clients.contract.checks import check_answer, check_feedback
+from preceptor_clients.contract.checks import all_pass, check_answer, check_feedback
 from preceptor_clients.contract.schemas import (
     Capabilities,
     FeedbackCall,
@@ -43,6 +43,8 @@ class RoleQuestion:
     """Field of queries in `ClaimedItem` and of answers in `ItemResult`."""
     check: Callable[[Any, Any, Capabilities], None]
     """Refuses an answer that is not valid for the query."""
+    all_pass: Callable[[Sequence[tuple[Any, Any]], Capabilities], bool]
+    """Whether `check` passes for every query and its answer; False where each must be checked."""
     num_entries: Callable[[Any], int]
     """Numbers that a check of the answer to a query reads."""
     self_test: tuple[str, ...]
@@ -74,6 +76,7 @@ _EXPERT: Final = RoleQuestion(
     reply=LogprobsReply,
     field="prefix",
     check=check_answer,
+    all_pass=all_pass,
     num_entries=lambda query: query.num_positions * query.top_k,
     self_test=("door", "index", "normalisation", "candidates", "batch"),
 )
@@ -86,6 +89,7 @@ _SOURCE: Final = RoleQuestion(
     reply=FeedbackReply,
     field="feedback",
     check=lambda query, answer, capabilities: check_feedback(query, answer),
+    all_pass=lambda answers, capabilities: False,
     num_entries=lambda query: 0,
     self_test=(),
 )

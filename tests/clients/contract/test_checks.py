@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from preceptor_clients.contract.arrays import MISSING
-from preceptor_clients.contract.checks import check_answer, check_feedback, check_query
+from preceptor_clients.contract.checks import all_pass, check_answer, check_feedback, check_query
 from preceptor_clients.contract.errors import (
     AnswerRefused,
     ContextTooLong,
@@ -152,6 +152,20 @@ def test_a_corrupted_answer_is_refused_by_its_own_check(name, make_query, make_a
         check_answer(query, honest.model_copy(update=change(honest)), CAPABILITIES)
 
     assert refused.value.check == check
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_one_corrupted_answer_among_others_is_noticed(name, make_query, make_answer):
+    query = make_query(candidate_ids=CANDIDATES)
+    answer = make_answer(query)
+    _, change = CORRUPTIONS[name]
+    wrong = answer.model_copy(update=change(answer))
+
+    sound = [(query, answer), (other := make_query(), make_answer(other)), (query, answer)]
+
+    assert all_pass(sound, CAPABILITIES)
+    for place in range(3):
+        assert not all_pass([*sound[:place], (query, wrong), *sound[place:]], CAPABILITIES)
 
 
 def test_more_entries_than_asked_are_refused(make_query, make_answer):
