@@ -234,10 +234,15 @@ def _parse_header(header: bytes, limits: Limits) -> tuple[Any, list[Any]]:
 def _parse_spec(spec: Any, body_len: int) -> _Spec:
     match spec:
         case [str(tag), [*shape]] if tag in _DTYPES and len(shape) <= _MAX_DIMS:
+            num_bytes = _DTYPES[tag].itemsize
             # The bound also holds for empty arrays: numpy cannot represent larger dimensions.
-            if all(type(n) is int and 0 <= n <= max(body_len, 1 << 31) for n in shape):
-                size = _DTYPES[tag].itemsize * math.prod(shape)
-                return _Spec(tag, tuple(shape), size)
+            most = max(body_len, 1 << 31)
+            for n in shape:
+                if type(n) is not int or not 0 <= n <= most:
+                    break
+                num_bytes *= n
+            else:
+                return _Spec(tag, tuple(shape), num_bytes)
         case _:
             pass
     raise _malformed("arrays", f"{spec!r:.80} is not a valid [type, shape]")
@@ -274,7 +279,7 @@ def _array(body: memoryview, offset: int, spec: _Spec) -> np.ndarray:
         raise _malformed("body", "has padding that is not zero between arrays")
     raw = np.frombuffer(body[offset:end], _DTYPES[spec.tag])
     try:
-        array = raw.reshape(spec.shape)
+        array = raw if len(spec.shape) == 1 else raw.reshape(spec.shape)
     except ValueError as error:
         raise _malformed("arrays", f"{spec.shape} is not a valid shape: {error}") from None
     if spec.tag == "q2":
@@ -283,7 +288,7 @@ def _array(body: memoryview, offset: int, spec: _Spec) -> np.ndarray:
         array = grid.read_only_values(array)
     elif spec.tag == "b1":
         # numpy accepts any byte as a bool, but its operations do not treat values above 1 alike.
-        if array.size and int(array.max()) > 1:
+        if bytes(body[offset:end]).strip(b"\0\1"):
             raise _malformed("body", "has a bool that is neither 0 nor 1")
         array = array.view(np.bool_)
     elif spec.tag == "f4" and not np.isfinite(array).all():
@@ -297,7 +302,7 @@ def _fill(value: Any, arrays: list[np.ndarray | None], depth: int) -> Any:
         raise _malformed("header", "the message is nested too deeply")
     if type(value) is str:
         return value
-    if isinstance(value, dict):
+    if type(value) is dict:
         fields = cast("dict[str, Any]", value)
         if "$array" in fields:
             return _take(fields, arrays)

@@ -230,9 +230,10 @@ class Metrics:
     def count_prefix(self, service: str, answer: PrefixAnswer) -> None:
         """Adds an accepted answer of an expert to `positions` and `captured_mass`."""
         self.positions.labels(service).inc(len(answer.token_ids_P))
-        tail_P = answer.tail_P[answer.mask_P]
-        if tail_P.size:
-            self.captured_mass.labels(service).observe(1.0 - float(np.mean(tail_P)))
+        num_rows = np.count_nonzero(answer.mask_P)
+        if num_rows:
+            tail = float(answer.tail_P.dot(answer.mask_P))
+            self.captured_mass.labels(service).observe(1.0 - tail / num_rows)
 
     def render(self) -> bytes:
         """Prometheus' text format."""
