@@ -6,7 +6,7 @@ are never out of date and never committed.
 
 from __future__ import annotations
 
-from reference import commands, configuration, errors, http_api, python_api
+from reference import commands, configuration, errors, http_api, measured, python_api
 
 
 def pages() -> dict[str, str]:
@@ -20,5 +20,6 @@ def pages() -> dict[str, str]:
         "reference/gateway-api.md": http_api.gateway_page(),
         "reference/expert-api.md": http_api.expert_page(),
         "reference/errors.md": errors.page(),
+        "reference/measured.md": measured.page(),
         **python_api.pages(),
     }
