@@ -10,18 +10,19 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic import JsonValue
 
 from preceptor_clients.contract.errors import NotFound, ProblemDetails, ServiceFailed
-from preceptor_clients.contract.schemas import FeedbackQuery
-from preceptor_services.jobs.messages import ClaimedItem, ClaimedJob, ClaimedJobs, ClaimRequest
+from preceptor_clients.contract.schemas import FeedbackQuery, PrefixQuery
+from preceptor_services.jobs.messages import ClaimedJob, ClaimedJobs, ClaimRequest
 from preceptor_services.jobs.queue import MAX_DELIVERIES
 from preceptor_services.jobs.roles import RoleQuestion, question_of_kind
 from preceptor_services.kit.blobs import BlobDamaged, BlobStore
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.metrics import Metrics
+from preceptor_services.kit.threads import ITEM, off_loop
 from preceptor_services.questions.notifier import Notifier
 from preceptor_services.questions.question import unpack_query
 from preceptor_services.questions.settle import document, fail_questions
@@ -32,6 +33,8 @@ from preceptor_services.store.questions.jobs import JobRow
 from preceptor_services.store.questions.tickets import Settled
 
 _log = logging.getLogger("preceptor.gateway")
+_UNPACKING: Final = ITEM // 4
+"""One stored question; a job of up to 32 is unpacked without a thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,9 @@ class JobClaims:
         self, job: JobRow, questions: Sequence[WantedQuestion], now: float
     ) -> ClaimedJob:
         question = question_of_kind(job.kind)
+        queries = await off_loop(
+            _UNPACKING * len(questions), _unpacked, question, [wanted.frame for wanted in questions]
+        )
         left_s = max(wanted.deadline_at for wanted in questions) - now
         return ClaimedJob(
             job_id=job.id,
@@ -90,14 +96,20 @@ class JobClaims:
             timeout_ms=max(1, int(left_s * 1000)),
             exclusive=job.exclusive,
             request_id=job.request_id,
-            items=tuple([await self._claimed_item(question, wanted) for wanted in questions]),
+            items=tuple(
+                [
+                    question.item(wanted.answer_key, await self._with_payload(query))
+                    for wanted, query in zip(questions, queries, strict=True)
+                ]
+            ),
         )
 
-    async def _claimed_item(self, question: RoleQuestion, wanted: WantedQuestion) -> ClaimedItem:
-        query = unpack_query(question.kind, wanted.frame)
-        if isinstance(query, FeedbackQuery):
-            query = query.model_copy(update={"payload": await self._payload(query)})
-        return question.item(wanted.answer_key, query)
+    async def _with_payload(
+        self, query: PrefixQuery | FeedbackQuery
+    ) -> PrefixQuery | FeedbackQuery:
+        if not isinstance(query, FeedbackQuery):
+            return query
+        return query.model_copy(update={"payload": await self._payload(query)})
 
     async def _payload(self, query: FeedbackQuery) -> JsonValue:
         try:
@@ -106,6 +118,10 @@ class JobClaims:
             # One lost blob must not stop the other jobs; the source refuses the query without it.
             _log.error("payload of %s is lost: %s", query.rollout_id, error)
             return None
+
+
+def _unpacked(question: RoleQuestion, frames: Sequence[bytes]) -> list[PrefixQuery | FeedbackQuery]:
+    return [unpack_query(question.kind, frame) for frame in frames]
 
 
 async def _bury(conn: Connection, spent: Sequence[JobRow]) -> list[Settled]:

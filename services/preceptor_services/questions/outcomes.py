@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from preceptor_clients.contract.errors import (
     Cancelled,
@@ -39,6 +39,8 @@ from preceptor_services.store.questions.states import ASKED
 from preceptor_services.store.questions.tickets import TicketRow
 
 _log = logging.getLogger("preceptor.gateway")
+_OUTCOME: Final = ITEM // 16
+"""One outcome without its answer; more than 128 are built in a thread."""
 Row = tuple[TicketRow, StoredAnswer | None]
 """A ticket, with its answer where it is done."""
 
@@ -60,18 +62,8 @@ class Outcomes:
         found, lost = await self._prefix_answers([stored for _, stored in rows.values()])
         if lost:
             await self._write_off(lost)
-        return LogprobsOutcomes(
-            outcomes=tuple(
-                PrefixOutcome(problem=p.problem)
-                if p.ticket_id is None
-                else PrefixOutcome(
-                    ticket=_ticket(row := rows[p.ticket_id]),
-                    problem=lost.get(row[0].answer_key) or _problem(row[0]),
-                    answer=None if row[1] is None else found.get(row[1].answer_key),
-                )
-                for p in posted
-            )
-        )
+        size = _OUTCOME * len(posted)
+        return await off_loop(size, _prefix_outcomes, posted, rows, found, lost)
 
     async def _write_off(self, lost: Mapping[str, ProblemDetails]) -> None:
         """Fails answers whose arrays are lost, so that they can be asked again."""
@@ -161,6 +153,26 @@ class Outcomes:
         async with self.database.read() as conn:
             items = await feedback.of_answers(conn, list(done))
         return {key: _feedback_answer(answer, items.get(key, [])) for key, answer in done.items()}
+
+
+def _prefix_outcomes(
+    posted: Sequence[Posted],
+    rows: Mapping[str, Row],
+    found: Mapping[str, PrefixAnswer],
+    lost: Mapping[str, ProblemDetails],
+) -> LogprobsOutcomes:
+    return LogprobsOutcomes(
+        outcomes=tuple(
+            PrefixOutcome(problem=p.problem)
+            if p.ticket_id is None
+            else PrefixOutcome(
+                ticket=_ticket(row := rows[p.ticket_id]),
+                problem=lost.get(row[0].answer_key) or _problem(row[0]),
+                answer=None if row[1] is None else found.get(row[1].answer_key),
+            )
+            for p in posted
+        )
+    )
 
 
 def _parsed(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, PrefixAnswer]:

@@ -13,6 +13,7 @@ Example:
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ from preceptor_services.store.sqlite_driver import DirectConnection
 from preceptor_services.store.tables.questions import Base
 
 _DIALECT: Final = sqlite.dialect(paramstyle="named")
+_PART: Final = 256
+"""Rows or keys of one call of the driver. It runs on the event loop, so that longer ones would hold
+up all other requests."""
 _LIST: Final = re.compile(r"__\[POSTCOMPILE_(\w+)\]")
 
 Values = Mapping[str, Any]
@@ -73,15 +77,36 @@ class Prepared:
         found = await driver.query(text, filled)
         return _converted(found, compiled.columns) if compiled.columns else found
 
+    async def for_each_key(
+        self, conn: AsyncConnection, name: str, keys: Sequence[Any]
+    ) -> list[Sequence[Any]]:
+        """As `rows`, for a statement in which each key of its only list stands for itself.
+
+        Others are served between the parts of a long list.
+        """
+        found: list[Sequence[Any]] = []
+        for start in range(0, len(keys), _PART):
+            if start:
+                await asyncio.sleep(0)
+            found += await self.rows(conn, {name: keys[start : start + _PART]})
+        return found
+
     async def many(self, conn: AsyncConnection, rows: Sequence[Values]) -> None:
-        """Runs the statement for each of `rows`, which have the same names and no lists."""
+        """Runs the statement for each of `rows`, which have the same names and no lists.
+
+        Others are served between the parts of many rows.
+        """
         driver = direct(conn)
         if driver is None:
             await conn.execute(self._statement, [dict(row) for row in rows])
             return
         compiled = self._for(rows[0])
         text, fixed = _filled(compiled, {})
-        await driver.query_many(text, [{**fixed, **_bound(compiled, row)} for row in rows])
+        for start in range(0, len(rows), _PART):
+            if start:
+                await asyncio.sleep(0)
+            part = rows[start : start + _PART]
+            await driver.query_many(text, [{**fixed, **_bound(compiled, row)} for row in part])
 
     def _for(self, values: Values) -> _Compiled:
         # The columns of an INSERT are those that have values.

@@ -107,7 +107,7 @@ _ADD_QUESTIONS: Final = Prepared(insert(Question))
 
 async def find(conn: AsyncConnection, keys: Iterable[str]) -> dict[str, AnswerState]:
     """Those of `keys` that were asked before."""
-    rows = await _FIND.rows(conn, {"keys": list(keys)})
+    rows = await _FIND.for_each_key(conn, "keys", list(keys))
     return {row[0]: AnswerState(*row) for row in rows}
 
 

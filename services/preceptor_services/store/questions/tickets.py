@@ -84,7 +84,7 @@ _ADD: Final = Prepared(insert(Ticket))
 
 async def find(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, TicketRow]:
     """Those of `ids` that exist."""
-    rows = await _FIND.rows(conn, {"ids": list(ids)})
+    rows = await _FIND.for_each_key(conn, "ids", list(ids))
     return {row[0]: TicketRow(*row) for row in rows}
 
 
@@ -94,7 +94,7 @@ async def outcomes(
     """Those of `ids` that exist, each with its answer if it is done."""
     width = len(_COLUMNS)
     found: dict[str, tuple[TicketRow, StoredAnswer | None]] = {}
-    for row in await _OUTCOMES.rows(conn, {"ids": list(ids)}):
+    for row in await _OUTCOMES.for_each_key(conn, "ids", list(ids)):
         ticket = TicketRow._make(row[:width])
         done = ticket.state == row[-1] == "done"
         found[ticket.id] = (ticket, StoredAnswer._make(row[width:-1]) if done else None)
@@ -114,8 +114,7 @@ async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
 
 async def mark_running(conn: AsyncConnection, answer_keys: Sequence[str]) -> None:
     """Marks the tickets of claimed questions as running."""
-    if answer_keys:
-        await _MARK_RUNNING.rows(conn, {"keys": list(answer_keys)})
+    await _MARK_RUNNING.for_each_key(conn, "keys", answer_keys)
 
 
 async def mark_queued(conn: AsyncConnection, answer_keys: Sequence[str]) -> None:
