@@ -2,7 +2,9 @@
 
 import errno
 import os
+import socket
 import sys
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from preceptor_clients.cli import main as cli
+from preceptor_clients.contract.schemas import FeedbackAnswer, FeedbackQuery, ServiceInfo
 
 runner = CliRunner()
 
@@ -146,6 +149,30 @@ def test_serve_ends_with_the_reason():
 
     assert result.exit_code == 2
     assert "nowhere" in result.stderr
+
+
+class Silent:
+    """A service that is never called."""
+
+    def info(self) -> ServiceInfo:
+        return ServiceInfo(name="silent", role="source", version="1")
+
+    async def feedback(self, queries: Sequence[FeedbackQuery]) -> list[FeedbackAnswer]:
+        return []
+
+
+def test_serve_makes_and_names_a_key_file_that_is_missing(tmp_path: Path, commands: None) -> None:
+    file = tmp_path / "keys" / "own.key"
+    # A port that is taken ends the command before it serves.
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        words = ["serve", "own_commands:Silent", "--port", port, "--key-file", str(file)]
+        made, kept = (runner.invoke(cli.app, words) for _ in range(2))
+
+    assert f"{file} is new; callers need the key in it" in made.stderr
+    assert f"{file} is new" not in kept.stderr
+    assert len(file.read_text().strip()) >= 32
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_key_is_read_without_its_white_space_and_never_empty(tmp_path: Path):

@@ -1,7 +1,7 @@
 import pytest
 
 from preceptor_trainer.report.axis import Axis, enclosing
-from preceptor_trainer.report.charts import SOLVE_RATE, draw, moving_mean, series
+from preceptor_trainer.report.charts import SMALL_CURVES, SOLVE_RATE, draw, moving_mean, series
 
 
 def lines(values: list[float | None]) -> list[dict[str, object]]:
@@ -72,3 +72,16 @@ def test_points_stand_where_their_values_are() -> None:
 
 def test_one_step_makes_no_curve() -> None:
     assert draw(SOLVE_RATE, lines([0.5])) is None
+
+
+@pytest.mark.parametrize(("last", "is_explained"), [(-0.5, True), (0.5, False)])
+def test_a_curve_of_a_negative_loss_says_why_it_may_be_below_zero(
+    last: float, is_explained: bool
+) -> None:
+    [loss] = [curve for curve in SMALL_CURVES if curve.metric == "loss"]
+    metrics = [{"step": step, "loss": value} for step, value in enumerate((1.0, last))]
+
+    chart = draw(loss, metrics)  # type: ignore[arg-type]  lines of a log
+
+    assert chart is not None
+    assert ("below 0 where advantages" in chart.note) is is_explained

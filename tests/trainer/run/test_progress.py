@@ -155,3 +155,15 @@ def test_the_sparkline_does_not_make_mountains_of_noise() -> None:
     line = sparkline([0.500, 0.505, 0.495])
 
     assert set(line) <= set(SPARKS[3:5])
+
+
+def test_a_negative_loss_is_explained_once() -> None:
+    console = log_file()
+    with Progress(console) as progress:
+        progress.start(num_steps=3, first_step=0)
+        for loss in (0.5, -0.25, -0.5):
+            progress.step(METRICS | {"loss": loss})
+
+    text = " ".join(written(console).split())
+    assert text.count("the loss may be below 0") == 1
+    assert text.index("step 1/3") < text.index("the loss may be below 0") < text.index("step 2/3")
