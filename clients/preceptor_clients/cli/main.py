@@ -28,6 +28,7 @@ from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.kit.files import make_key_file, read_key_file
 from preceptor_clients.kit.logs import log_to_stderr
 from preceptor_clients.kit.naming import load_named
+from preceptor_clients.kit.tracing import start_tracing
 from preceptor_clients.sdk.service import ExpertService, SourceService, service_app
 from preceptor_clients.sdk.serving import http_protocol
 
@@ -191,6 +192,7 @@ def serve_class(
     import uvicorn
 
     try:
+        start_tracing(use.rpartition(":")[2])
         service = build_service(use, options, pairs)
         key = None if key_file is None else _own_key(key_file)
     except ValueError as error:

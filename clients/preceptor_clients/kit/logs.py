@@ -67,6 +67,12 @@ def log_to_stderr(env: Mapping[str, str] = os.environ) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def log_if_asked(env: Mapping[str, str] = os.environ) -> None:
+    """`log_to_stderr`, if the environment says how: for commands whose output is for people."""
+    if FORMAT_ENV in env or LEVEL_ENV in env:
+        log_to_stderr(env)
+
+
 def _formatter(name: str) -> logging.Formatter:
     formats = {"text": TextFormatter, "json": JsonFormatter}
     if name not in formats:

@@ -60,7 +60,7 @@ from preceptor_clients.contract.schemas import (
     WeightsOffer,
 )
 from preceptor_clients.contract.tokenization import TokenizeCall, TokenizingService
-from preceptor_clients.kit import request_ids
+from preceptor_clients.kit import request_ids, tracing
 from preceptor_clients.kit.threads import on_bytes
 from preceptor_clients.sdk.answers import rounded
 from preceptor_clients.sdk.asgi import (
@@ -209,7 +209,11 @@ class _ServiceApp:
         elif scope["type"] == "http":
             sent = request_ids.received_joined(header(scope, request_ids.HEADER))
             with request_ids.serving(sent):
-                await self._serve(scope, receive, send)
+                if sent is not None and tracing.is_on():
+                    with tracing.span(f"answer {scope['path']}"):
+                        await self._serve(scope, receive, send)
+                else:
+                    await self._serve(scope, receive, send)
         else:
             raise ValueError(f"scope {scope['type']!r} is not served")
 

@@ -20,7 +20,7 @@ from preceptor_clients.contract.errors import (
     ServiceUnavailable,
 )
 from preceptor_clients.contract.schemas import ServiceInfo
-from preceptor_clients.kit import request_ids
+from preceptor_clients.kit import request_ids, tracing
 from preceptor_services.dispatcher.ask import Asker
 from preceptor_services.dispatcher.breaker import Breaker
 from preceptor_services.dispatcher.leases import Leases
@@ -119,7 +119,8 @@ class Calls:
             )
 
     async def _call(self, jobs: Sequence[HeldJob], info: ServiceInfo) -> None:
-        with request_ids.serving(request_ids.joined(job.claimed.request_id for job in jobs)):
+        ids = request_ids.joined(job.claimed.request_id for job in jobs)
+        with request_ids.serving(ids), tracing.span(f"call {self.service}", jobs=len(jobs)):
             await self._call_and_settle(jobs, info)
 
     async def _call_and_settle(self, jobs: Sequence[HeldJob], info: ServiceInfo) -> None:

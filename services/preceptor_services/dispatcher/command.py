@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from preceptor_clients.kit.logs import log_to_stderr
+from preceptor_clients.kit.tracing import start_tracing
 from preceptor_services.dispatcher.process import run_dispatcher
 from preceptor_services.dispatcher.worker import WorkerConfig
 from preceptor_services.kit.event_loop import run_process
@@ -36,6 +37,7 @@ def dispatcher_command(
     """Sends jobs from the broker to experts and feedback sources."""
     log_to_stderr()
     try:
+        start_tracing("dispatcher")
         settings = load_settings(config)
         worker_config = WorkerConfig(lease_s=lease_s, grace_s=grace_s)
     except (OSError, ValueError) as error:

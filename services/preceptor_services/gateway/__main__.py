@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from preceptor_clients.contract.deployment import Deployment
 from preceptor_clients.kit.logs import log_to_stderr
+from preceptor_clients.kit.tracing import start_tracing
 from preceptor_clients.sdk.serving import http_protocol
 from preceptor_services.gateway.app import create_app
 from preceptor_services.jobs.streams import JobStreams
@@ -52,6 +53,7 @@ def gateway(
     """Runs the gateway."""
     log_to_stderr()
     try:
+        start_tracing("gateway")
         settings = load_settings(config)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint="--config") from error

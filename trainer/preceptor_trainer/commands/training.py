@@ -11,6 +11,8 @@ from rich.console import Console
 
 from preceptor_clients.cli.main import read_key
 from preceptor_clients.http.gateway import GatewayClient
+from preceptor_clients.kit.logs import log_if_asked
+from preceptor_clients.kit.tracing import start_tracing
 from preceptor_trainer.collect.prompts import NoPromptFits
 from preceptor_trainer.commands.going_on import Planned, Start, kept_by
 from preceptor_trainer.deployment.failures import said_plainly
@@ -35,6 +37,8 @@ def trainer_key(key_file: Path) -> str:
 
 async def train(planned: Planned, run_dir: Path, url: str, key: str) -> dict[str, Any]:
     """Runs the trainer; returns the summary."""
+    log_if_asked()
+    start_tracing("trainer")
     run_dir.mkdir(parents=True, exist_ok=True)
     async with GatewayClient(url, key) as gateway:
         with Progress() as progress:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from preceptor_clients.contract.errors import PreceptorError, TooLarge, UnsupportedMediaType
-from preceptor_clients.kit import request_ids
+from preceptor_clients.kit import request_ids, tracing
 from preceptor_clients.sdk.asgi import header
 from preceptor_services.gateway.http.problems import problem_response
 from preceptor_services.kit.metrics import Metrics
@@ -115,7 +115,11 @@ class CountRequests:
 
         with request_ids.serving(request_id):
             try:
-                await self._app(scope, receive, note)
+                if tracing.is_on():
+                    with tracing.span(f"{scope['method']} {scope['path']}"):
+                        await self._app(scope, receive, note)
+                else:
+                    await self._app(scope, receive, note)
             except Exception:
                 # The framework's outermost layer, outside this one, sends the reply.
                 if not started:
