@@ -77,7 +77,9 @@ class Completion(BaseModel):
         if self.prompt_logprobs is None and not self.echo:
             raise ValueError("prompt_logprobs: set it, or echo with logprobs")
         if self.temperature not in (None, 0.0, 1.0):
-            raise ValueError("temperature: experts answer at temperature 1 only")
+            raise ValueError(
+                "temperature: scores are of temperature 1 only; leave it out, or send 0 or 1"
+            )
         if self.n not in (None, 1):
             raise ValueError("n: nothing is generated here, so `n` is 1")
         if self.max_tokens not in (None, 0, 1):
