@@ -17,6 +17,7 @@ import torch
 
 from preceptor_clients.contract.schemas import PrefixAnswer, PrefixSubmission
 from preceptor_services.experts.self_teacher import SelfTeacher
+from preceptor_trainer.collect import candidates
 from preceptor_trainer.collect.candidates import student_entropy, student_top_k
 from preceptor_trainer.collect.context import NothingInView
 from preceptor_trainer.collect.labelling import ExpertUse, Labeller
@@ -81,13 +82,13 @@ def rollouts(policy: Policy) -> list[Rollout]:
 def test_candidates_are_the_students_best_ids_whatever_they_were_batched_with(policy, rollouts):
     alone = [student_top_k(policy.model, [r], NUM_IDS, policy.vocab_size)[0] for r in rollouts]
 
-    for rollout, candidates in zip(rollouts, alone, strict=True):
+    for rollout, chosen in zip(rollouts, alone, strict=True):
         ids = torch.tensor([[*rollout.prompt_ids, *rollout.response_ids.tolist()]])
         with torch.no_grad():
             logits = policy.model(input_ids=ids).logits[0][len(rollout.prompt_ids) - 1 : -1]
         best = logits[:, : policy.vocab_size].topk(NUM_IDS).indices.numpy()
         assert rollout.candidate_ids is not None
-        assert (np.sort(candidates, 1) == np.sort(best, 1)).all()
+        assert (np.sort(chosen, 1) == np.sort(best, 1)).all()
         assert (np.sort(rollout.candidate_ids, 1) == np.sort(best, 1)).all()
 
 
@@ -100,6 +101,26 @@ def test_entropies_are_of_the_students_rows_whatever_they_were_batched_with(poli
             logits = policy.model(input_ids=ids).logits[0][len(rollout.prompt_ids) - 1 : -1]
         expected = torch.distributions.Categorical(logits=logits[:, : policy.vocab_size]).entropy()
         np.testing.assert_allclose(entropy, expected.numpy(), atol=1e-4)
+
+
+def test_logits_of_a_part_at_a_time_give_the_same_ids_and_entropies(policy, rollouts, monkeypatch):
+    whole_ids = student_top_k(policy.model, rollouts, NUM_IDS, policy.vocab_size)
+    whole_entropies = student_entropy(policy.model, rollouts, policy.vocab_size)
+    seen: list[int] = []
+    handle = policy.model.get_output_embeddings().register_forward_hook(
+        lambda module, inputs, output: seen.append(len(output))
+    )
+    monkeypatch.setattr(candidates, "LOGIT_BYTES", 3 * 4 * policy.vocab_size)
+
+    ids = student_top_k(policy.model, rollouts, NUM_IDS, policy.vocab_size)
+    entropies = student_entropy(policy.model, rollouts, policy.vocab_size)
+    handle.remove()
+
+    assert max(seen) == 3
+    for part, whole in zip(ids, whole_ids, strict=True):
+        assert (np.sort(part, 1) == np.sort(whole, 1)).all()
+    for part, whole in zip(entropies, whole_entropies, strict=True):
+        np.testing.assert_allclose(part, whole, atol=1e-5)
 
 
 async def test_a_student_that_asks_about_itself_finds_no_divergence(policy, rollouts):

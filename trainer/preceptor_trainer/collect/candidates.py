@@ -5,7 +5,7 @@ of the student's ids, which may not be in an expert's own top-k. Experts that sc
 positions may choose them by the student's entropy. Each is one forward pass of the policy that
 sampled the rollouts, without gradient.
 
-Dimensions: T response positions, C ids, N positions of a batch, V vocabulary.
+Dimensions: T response positions, C ids, N positions of a batch, R of them at a time, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from preceptor_trainer.model.trunk import Trunk, padded
 
 TOKEN_BUDGET: Final = 4_096
 """Padded tokens of one forward pass."""
+
+LOGIT_BYTES: Final = 256 << 20
+"""Bytes of float32 logits at a time; of a vocabulary of 151,936, some 440 positions."""
 
 
 @torch.no_grad()
@@ -47,7 +50,10 @@ def student_top_k(
         One [T, C] array per rollout, most probable first.
     """
     return _per_rollout(
-        rollouts, lambda batch: _top_k(_logits(model, trunk, batch, vocab_size), num_ids)
+        rollouts,
+        lambda batch: _reduced(
+            model, trunk, batch, vocab_size, lambda logits_RV: _top_k(logits_RV, num_ids)
+        ),
     )
 
 
@@ -63,7 +69,7 @@ def student_entropy(
         vocab_size: ids from here on are padding of the embedding.
         trunk: how `model` reads a batch.
     """
-    return _per_rollout(rollouts, lambda batch: _entropy(_logits(model, trunk, batch, vocab_size)))
+    return _per_rollout(rollouts, lambda batch: _reduced(model, trunk, batch, vocab_size, _entropy))
 
 
 def _per_rollout(
@@ -100,7 +106,16 @@ def _entropy(logits_NV: torch.Tensor) -> NDArray[np.float32]:
     return entropy_N.clamp_min(0.0).cpu().numpy()
 
 
-def _logits(model: Any, trunk: Trunk, batch: TrainBatch, vocab_size: int) -> torch.Tensor:
-    """[N, V] for the batch's real positions, row by row."""
+def _reduced(
+    model: Any,
+    trunk: Trunk,
+    batch: TrainBatch,
+    vocab_size: int,
+    reduce: Callable[[torch.Tensor], NDArray[Any]],
+) -> NDArray[Any]:
+    """[N, ...] of the batch's real positions, row by row, from the logits of a part at a time."""
     hidden_NH = trunk(model, batch.to(next(model.parameters()).device))
-    return model.get_output_embeddings()(hidden_NH)[:, :vocab_size]
+    output = model.get_output_embeddings()
+    num_rows = max(1, LOGIT_BYTES // (4 * vocab_size))
+    parts = torch.split(hidden_NH, num_rows)
+    return np.concatenate([reduce(output(part_RH)[:, :vocab_size]) for part_RH in parts])
