@@ -19,7 +19,10 @@ from preceptor_trainer.evaluation.held_out import (
 )
 from preceptor_trainer.evaluation.pass_at_k import pass_at_k
 
-PROBLEMS: Any = [SimpleNamespace(id=name, payload={}) for name in "ab"]
+PROBLEMS: Any = [
+    SimpleNamespace(id=name, payload={}, messages=[{"role": "user", "content": f"{name}?"}])
+    for name in "ab"
+]
 
 
 class TwoTexts:
@@ -30,6 +33,7 @@ class TwoTexts:
             SimpleNamespace(
                 rollout_id=f"{problem.id}{n}",
                 group=group,
+                problem=problem,
                 response_text=f"text {n}",
                 finish_reason="stop",
                 response_ids=np.ones(n + 1, np.int32),
@@ -70,6 +74,16 @@ async def evaluated(solved: str, lost: str = "", ks: tuple[int, ...] = (1, 2)) -
         seed=0,
         on_progress=lambda done, total: None,
     )
+
+
+async def test_an_answer_without_a_grade_is_shown_as_neither_right_nor_wrong() -> None:
+    found = await evaluated("a0", lost="a1")
+
+    assert [(s.problem, s.prompt, s.response, s.solved) for s in found.samples[:3]] == [
+        ("a", "a?", "text 0", True),
+        ("a", "a?", "text 1", None),
+        ("a", "a?", "text 2", False),
+    ]
 
 
 async def test_a_missing_grade_counts_neither_way() -> None:

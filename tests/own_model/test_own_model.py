@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from . import tiny
@@ -53,7 +55,7 @@ def test_three_files_of_the_page_and_one_command_train_a_model(tmp_path: Path) -
     write_rows(tmp_path / "train.jsonl", 0, 8)
     write_rows(tmp_path / "dev.jsonl", 20, 2)
 
-    done = train(tmp_path, *settings("run.steps=2"))
+    done = train(tmp_path, *settings("run.steps=2", "run.eval_every=1"))
 
     assert done.returncode == 0, done.stdout + done.stderr
     written = on_the_page("run.toml") + on_the_page("judge.py")
@@ -66,5 +68,57 @@ def test_three_files_of_the_page_and_one_command_train_a_model(tmp_path: Path) -
         0,
     )
     assert summary["targets"] == summary["rollouts"] == 8, "every attempt failed, and was taught"
-    assert (run / "report.html").exists()
+    assert [one["label"] for one in summary["evaluations"]] == ["before", "step-1", "after"]
+    assert json.loads((run / "best.json").read_text())["weights"].startswith("run/l0/")
+    assert "What is 20 * 12?" in (run / "report.html").read_text()
     assert "asks       self-teacher, judge, on this machine" in done.stdout
+
+
+def test_messages_a_long_context_two_ends_and_no_padding_work_by_default(tmp_path: Path) -> None:
+    tiny.qwen3(tmp_path / "model")
+    ask = {"role": "user", "content": "Who?"}
+    turns = [{"role": "system", "content": "Be brief."}, ask, {"role": "assistant", "content": "I"}]
+    rows = [{"messages": [*turns, {"role": "user", "content": f"{i}?"}]} for i in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "judge.py").write_text(
+        "async def judge(row, response):\n"
+        "    if len(row['messages']) != 4:\n"
+        "        raise RuntimeError('the whole row is here')\n"
+        "    return len(response) / 100\n"
+    )
+    (tmp_path / "run.toml").write_text(
+        '[model]\npath = "model"\n[data]\ntrain = "rows.jsonl"\n'
+        '[feedback]\nuse = "judge.py:judge"\n[teacher]\nown_solution = true\n'
+    )
+
+    done = train(tmp_path, *settings("run.steps=1", "feedback.solved_at=0.0"))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "runs" / "run" / "summary.json").read_text())
+    assert summary["targets"] == summary["rollouts"] == 4
+    assert "the run is not evaluated" in done.stdout
+
+
+def test_sliding_windows_and_a_folder_as_on_the_hub_work(tmp_path: Path) -> None:
+    tiny.gemma3(tmp_path / "model")
+    (tmp_path / "questions" / "data").mkdir(parents=True)
+    for split, count in (("train", 6), ("test", 2)):
+        rows = [
+            {"question": f"{split} {i} * 2?", "solution": f"#### {2 * i}"} for i in range(count)
+        ]
+        path = tmp_path / "questions" / "data" / f"{split}-00000-of-00001.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    (tmp_path / "run.toml").write_text(
+        '[model]\npath = "model"\n'
+        '[data]\ntrain = "questions"\neval_split = "test"\nprompt = "{question}"\n'
+        '[feedback]\nuse = "numeric"\noptions = { answer = "solution" }\n'
+    )
+
+    done = train(tmp_path, *settings("run.steps=1", "objective.use=sdpo"))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "runs" / "run"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["after"]["num_problems"] == 2
+    assert summary["config"]["problems"]["rows"]["source"] == "questions"
+    assert summary["targets"] > 0

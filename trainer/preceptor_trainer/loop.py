@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from preceptor_trainer.learner.learner import Learner
 from preceptor_trainer.learner.policy import Policy, WeightFolder
 from preceptor_trainer.model.batch import make_batches
 from preceptor_trainer.report import write_report
+from preceptor_trainer.run.boards import Board, BoardName, TensorBoard, Tracker
 from preceptor_trainer.run.collecting import Collected, Collector
-from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.config import RunConfig, describe
+from preceptor_trainer.run.evaluations import AFTER, BEFORE, Evaluations
 from preceptor_trainer.run.journal import Journal
 from preceptor_trainer.run.metrics_log import MetricsLog
 from preceptor_trainer.run.phases import PhaseTimer
@@ -87,6 +90,11 @@ class Trainer:
         self.journal = Journal(
             gateway, config, run_dir, self.policy.decode_token, may_grow=may_grow
         )
+        self.evaluations = Evaluations(
+            run_dir, config.steps, config.evaluation.ks if config.evaluation else (1,)
+        )
+        # An overlapped schedule collects while a step is evaluated; both use the one student.
+        self._student_is_free = asyncio.Lock()
         self.collector = Collector(
             config=config,
             student=self.student,
@@ -113,19 +121,27 @@ class Trainer:
         position = await self.publisher.start(self.config, self.learner, self.journal)
         set_result_aside(self.run_dir, self.config.steps)
         self.progress.start(self.config.steps, position.step)
-        before = await self.evaluate("before")
+        self.evaluations.forget_from(position.step)
+        before = await self.evaluate(BEFORE)
         await self._join(position.step)
-        with MetricsLog(self.run_dir, first_step=position.step) as self.metrics:
+        boards = [partial(self._board, name, position.step) for name in self.config.log]
+        first_step = position.step
+        with MetricsLog(self.run_dir, first_step=first_step, boards=boards) as self.metrics:
             self._show_in_board(position.step, before if position.step == 0 else None)
             await self.config.schedule.drive(
-                range(position.step, self.config.steps), self.collector.collect, self.train
+                range(position.step, self.config.steps), self._collect, self.train
             )
-            after = await self.evaluate("after")
+            after = await self.evaluate(AFTER)
             self._show_in_board(self.config.steps, after)
-        summary = self.journal.finish(before, after)
+        summary = self.journal.finish(before, after, self.evaluations)
         if after is not None:
             write_report(self.run_dir)
         return summary
+
+    def _board(self, name: BoardName, first_step: int) -> Board:
+        if name == "tensorboard":
+            return TensorBoard(self.run_dir, first_step)
+        return Tracker(name, self.run_dir, self.config.name, describe(self.config))
 
     def _show_in_board(self, num_steps: int, result: Evaluation | None) -> None:
         if result is not None and self.config.evaluation is not None:
@@ -176,28 +192,38 @@ class Trainer:
         self.metrics.write(step, self.publisher.lineage, metrics)
         self.progress.step(metrics)
         await self.publisher.checkpoint_if_due(step + 1, self.learner, self.config)
+        await self._evaluate_between(step + 1)
         for participant in self.collector.participants:
             await participant.trained(step)
         return True
+
+    async def _collect(self, step: int) -> Collected:
+        async with self._student_is_free:
+            return await self.collector.collect(step)
+
+    async def _evaluate_between(self, step: int) -> None:
+        evaluation = self.config.evaluation
+        if evaluation is not None and evaluation.is_due(step) and step < self.config.steps:
+            self._show_in_board(step, await self.evaluate(f"step-{step}"))
 
     async def evaluate(self, label: str) -> Evaluation | None:
         """The held-out problems with the current version; a finished evaluation is not repeated."""
         if self.config.evaluation is None:
             return None
-        path = self.run_dir / "evaluations" / f"{label}.json"
-        if path.exists():
-            return self._show(label, Evaluation.load(path))
-        self.progress.phase("evaluation")
-        await self.student.load(self.publisher.published)
-        result = await evaluate(
-            self._fitting(self.config.evaluation),
-            self.student,
-            self.labeller,
-            weights=self.publisher.published.version,
-            seed=self.config.seed,
-            on_progress=lambda done, total: self.progress.evaluation(label, done, total),
-        )
-        result.save(path)
+        if (finished := self.evaluations.load(label)) is not None:
+            return self._show(label, finished)
+        async with self._student_is_free:
+            self.progress.phase("evaluation")
+            await self.student.load(self.publisher.published)
+            result = await evaluate(
+                self._fitting(self.config.evaluation),
+                self.student,
+                self.labeller,
+                weights=self.publisher.published.version,
+                seed=self.config.seed,
+                on_progress=lambda done, total: self.progress.evaluation(label, done, total),
+            )
+        self.evaluations.save(label, result)
         return self._show(label, result)
 
     def _fitting(self, evaluation: EvaluationConfig) -> EvaluationConfig:

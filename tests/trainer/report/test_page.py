@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from preceptor_trainer.evaluation.samples import Sample, write_samples
 from preceptor_trainer.kit.flatten import flatten
 from preceptor_trainer.report import write_report
 from preceptor_trainer.report.figures import write_figures
@@ -242,3 +244,41 @@ def test_without_a_baseline_nothing_is_compared_with_siblings(make_run: MakeRun)
 
     assert "without a baseline every token is charged" in rendered(run_dir)
     assert "other attempts" not in rendered(run_dir)
+
+
+def with_answers(run_dir: Path) -> None:
+    path = run_dir / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["evaluations"] = [
+        {"label": "before", "step": 0, "weights": "q/l0/0", "pass_at": {"pass@1": 0.25}},
+        {"label": "step-20", "step": 20, "weights": "q/l0/20", "pass_at": {"pass@1": 0.5}},
+    ]
+    path.write_text(json.dumps(summary))
+    shared = {"problem": "p", "count": 3, "finish_reason": "length", "score": 0.0}
+    samples = [
+        Sample(prompt="2+2?", response=HOSTILE, solved=False, says="it is 4", **shared),
+        Sample(prompt="2+2?", response="4", solved=True, says="", **shared),
+    ]
+    write_samples(run_dir / "evaluations" / "step-20.json", samples)
+
+
+def test_held_out_answers_are_shown_with_their_verdicts_and_filtered_without_a_script(
+    make_run: MakeRun,
+) -> None:
+    run_dir = make_run()
+    with_answers(run_dir)
+
+    page = rendered(run_dir)
+    shown = outline(page)
+
+    assert "After step 20: pass@1 50.0\u202f%" in page
+    assert "it is 4" in page
+    assert "wrong, cut off" in page
+    assert "script" not in names(shown)
+    rows = [attrs["class"] for tag, attrs in shown.tags if tag == "tr" and attrs.get("class")]
+    assert rows == ["wrong", "right"]
+    assert {attrs["id"] for tag, attrs in shown.tags if tag == "input"} >= {"show-wrong"}
+
+
+def test_a_run_without_samples_has_no_such_table(make_run: MakeRun) -> None:
+    assert "Held-out answers" not in rendered(make_run())

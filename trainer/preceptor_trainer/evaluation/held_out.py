@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.collect.labelling import Labeller
-from preceptor_trainer.collect.rollouts import Rollout
+from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.collect.student import RolloutRequest, Student
 from preceptor_trainer.evaluation.pass_at_k import (
     Interval,
@@ -23,14 +24,16 @@ from preceptor_trainer.evaluation.pass_at_k import (
     paired_difference,
     pass_at_k,
 )
+from preceptor_trainer.evaluation.samples import Sample
 from preceptor_trainer.kit.seeding import generator
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.tasks.task import Problem
 
 _log: Final = logging.getLogger("preceptor.trainer")
 
-Grades = dict[tuple[int, str, str], bool | None]
-"""Success by index of the problem, response text and finish reason; None without a grade."""
+_Answer = tuple[int, str, str]
+"""Index of the problem, response text and finish reason."""
+_Judged = dict[_Answer, Attempt]
 
 
 class NotGraded(RuntimeError):
@@ -51,12 +54,20 @@ class EvaluationConfig:
     """How tokens are drawn; by default as in training."""
     batch_problems: int = 32
     """Problems sampled at a time."""
+    every: int | None = None
+    """Steps between evaluations beside those before and after; None for these two alone."""
 
     def __post_init__(self) -> None:
         if not self.problems:
             raise ValueError("problems: is empty")
         if max(self.ks) > self.num_samples:
             raise ValueError(f"ks: pass@{max(self.ks)} needs more than {self.num_samples} samples")
+        if self.every is not None and self.every < 1:
+            raise ValueError(f"every: must be at least 1, not {self.every}")
+
+    def is_due(self, step: int) -> bool:
+        """Whether the version that begins `step` is evaluated, beside the first and the last."""
+        return self.every is not None and step > 0 and step % self.every == 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,6 +82,8 @@ class Evaluation:
     """Samples with a grade; a sample without one is neither a success nor a failure."""
     lengths_PN: np.ndarray
     seconds: float
+    samples: tuple[Sample, ...] = ()
+    """What was answered; not part of what `save` writes."""
 
     @property
     def num_ungraded(self) -> int:
@@ -149,7 +162,7 @@ async def evaluate(
         NotGraded: so many grades are missing that pass@k has no estimate for any problem.
     """
     began = time.monotonic()
-    problems, grading = list(config.problems), list[asyncio.Task[Grades]]()
+    problems, grading = list(config.problems), list[asyncio.Task[_Judged]]()
     rollouts: list[Rollout] = []
     # All payloads first: between batches they would wait for the grades of the batch before.
     payloads = [await labeller.put_payload(p.payload) for p in problems]
@@ -171,12 +184,11 @@ async def evaluate(
             rollouts += new
             grading.append(group.create_task(_grade(labeller, new, start)))
             on_progress(start + len(batch), len(problems))
-    grades = {key: ok for task in grading for key, ok in task.result().items()}
+    judged = {key: attempt for task in grading for key, attempt in task.result().items()}
     shape = (len(problems), config.num_samples)
     per_batch = config.batch_problems * config.num_samples
-    found = [
-        grades[_key(r, i // per_batch * config.batch_problems)] for i, r in enumerate(rollouts)
-    ]
+    keys = [_key(r, i // per_batch * config.batch_problems) for i, r in enumerate(rollouts)]
+    found = [_grade_of(judged[key]) for key in keys]
     result = Evaluation(
         weights=weights,
         seconds=time.monotonic() - began,
@@ -184,6 +196,7 @@ async def evaluate(
         successes_PN=np.array([grade is True for grade in found], np.bool_).reshape(shape),
         graded_PN=np.array([grade is not None for grade in found], np.bool_).reshape(shape),
         lengths_PN=np.array([len(r.response_ids) for r in rollouts], np.int32).reshape(shape),
+        samples=tuple(_sample(judged[key], count) for key, count in Counter(keys).items()),
     )
     if np.isnan(result.pass_at(max(config.ks))).all():
         raise NotGraded(
@@ -193,17 +206,35 @@ async def evaluate(
     return result
 
 
-async def _grade(labeller: Labeller, rollouts: Sequence[Rollout], start: int) -> Grades:
+async def _grade(labeller: Labeller, rollouts: Sequence[Rollout], start: int) -> _Judged:
     """Grades rollouts; equal answers to one problem are run once."""
     different = {_key(r, start): r for r in rollouts}
     attempts = await labeller.feedback(list(different.values()))
-    grades: Grades = {}
-    for key, attempt in zip(different, attempts, strict=True):
+    for attempt in attempts:
         if attempt.score is None:
             reasons = [item.error for item in attempt.items] or dict(labeller.dropped)
             _log.warning("%s was not graded: %s", attempt.rollout.rollout_id, reasons)
-        grades[key] = None if attempt.score is None else attempt.solved
-    return grades
+    return dict(zip(different, attempts, strict=True))
+
+
+def _grade_of(attempt: Attempt) -> bool | None:
+    """Success; None without a grade."""
+    return None if attempt.score is None else attempt.solved
+
+
+def _sample(attempt: Attempt, count: int) -> Sample:
+    rollout = attempt.rollout
+    said = [item.error or item.text for item in attempt.items]
+    return Sample(
+        problem=rollout.problem.id,
+        prompt=rollout.problem.messages[-1]["content"],
+        response=rollout.response_text,
+        count=count,
+        finish_reason=rollout.finish_reason,
+        solved=_grade_of(attempt),
+        score=attempt.score,
+        says="\n".join(text for text in said if text),
+    )
 
 
 def paired_gain(before: Evaluation, after: Evaluation, k: int, *, seed: int) -> Interval:
@@ -217,5 +248,5 @@ def _known(values_P: np.ndarray) -> np.ndarray:
     return values_P[~np.isnan(values_P)]
 
 
-def _key(rollout: Rollout, start: int) -> tuple[int, str, str]:
+def _key(rollout: Rollout, start: int) -> _Answer:
     return start + rollout.group, rollout.response_text, rollout.finish_reason

@@ -15,7 +15,7 @@ from preceptor_clients.cli.paste import pasted
 from preceptor_clients.kit import details
 from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.kit.flatten import flatten
-from preceptor_trainer.report import tokens, wording
+from preceptor_trainer.report import answers, tokens, wording
 from preceptor_trainer.report.charts import SMALL_CURVES, SOLVE_RATE, Chart, draw, window_of
 from preceptor_trainer.report.figures import write_figures
 from preceptor_trainer.report.run_files import Interval, Run, Summary, load_run
@@ -106,6 +106,7 @@ def page_values(run: Run) -> dict[str, Any]:
         "cells": cells,
         "drawn": cells[: tokens.MOST_DRAWN],
         "has_credit": worked is not None and tokens.has_credit(worked),
+        "answers": answers.tables(run.answers),
         "phases": _phases(summary),
         "settings": sorted(flatten(summary.config).items()),
     }

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from preceptor_trainer.evaluation.samples import FOLDER, Sample, read_samples
 from preceptor_trainer.run.metrics_log import MetricsLine, read_metrics
 
 SUMMARY_FILE = "summary.json"
@@ -68,6 +69,14 @@ class Corrections(_Read):
     """Corrected sequences that steps trained on; one may count in several steps."""
 
 
+class Evaluated(_Read):
+    """One of a run's evaluations."""
+
+    label: str
+    step: int
+    pass_at: dict[str, float]
+
+
 class Summary(_Read):
     """`summary.json`."""
 
@@ -81,6 +90,10 @@ class Summary(_Read):
     seconds: float
     rollouts: int
     targets: int
+    evaluations: tuple[Evaluated, ...] = ()
+    """All of them, in the order of their steps."""
+    best: Evaluated | None = None
+    """The one with the highest pass@k at the smallest k."""
     corrections: Corrections | None = None
     """None for a run without people."""
     versions: dict[str, str]
@@ -183,6 +196,8 @@ class Run:
     summary: Summary
     metrics: list[MetricsLine]
     worked: WorkedRollout | None
+    answers: list[tuple[Evaluated, list[Sample]]]
+    """What was answered in each evaluation."""
 
 
 def load_run(run_dir: Path) -> Run:
@@ -194,11 +209,16 @@ def load_run(run_dir: Path) -> Run:
     summary_path, worked_path = run_dir / SUMMARY_FILE, run_dir / WORKED_FILE
     if not summary_path.exists():
         raise ValueError(f"run_dir: {run_dir} has no {SUMMARY_FILE}; the run has not finished")
+    summary = _read(Summary, summary_path)
     return Run(
         folder=run_dir,
-        summary=_read(Summary, summary_path),
+        summary=summary,
         metrics=read_metrics(run_dir),
         worked=_read(WorkedRollout, worked_path) if worked_path.exists() else None,
+        answers=[
+            (one, read_samples(run_dir / FOLDER / f"{one.label}.json"))
+            for one in summary.evaluations
+        ],
     )
 
 

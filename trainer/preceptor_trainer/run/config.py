@@ -24,6 +24,7 @@ from preceptor_trainer.learner.learner import OptimiserConfig
 from preceptor_trainer.model.heads.by_size import head_by_size
 from preceptor_trainer.model.heads.head import Head
 from preceptor_trainer.objectives import Objective
+from preceptor_trainer.run.boards import BoardName, load_library
 from preceptor_trainer.run.schedules import Deterministic, Schedule
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.tasks.task import Problem, Task
@@ -87,6 +88,9 @@ class RunConfig:
     """Steps between checkpoints."""
     keep: int = 3
     """Checkpoints that stay on disk, with their weights; the first version stays too."""
+    log: tuple[BoardName, ...] = ("tensorboard",)
+    """Boards that show the metrics, beside the run's own files: `tensorboard`, and the extras
+    `wandb` and `trackio`."""
     timeout_s: float = 300.0
     """Longest wait for feedback, and for experts."""
     threads: int = 2
@@ -135,6 +139,11 @@ class RunConfig:
         ):
             if value not in allowed:
                 raise ValueError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
+        for board in self.log:
+            if board not in get_args(BoardName):
+                raise ValueError(f"log: {board!r} is not one of {', '.join(get_args(BoardName))}")
+            if board != "tensorboard":
+                load_library(board)
         if self.dynamic_sampling is not None:
             self._check_dynamic_sampling()
         decay_until = self.optimiser.decay_until

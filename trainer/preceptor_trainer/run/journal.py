@@ -29,6 +29,7 @@ from preceptor_trainer.collect.rollouts import Rollout
 from preceptor_trainer.evaluation.held_out import Evaluation, paired_gain
 from preceptor_trainer.learner.learner import StepResult
 from preceptor_trainer.run.config import RunConfig, describe
+from preceptor_trainer.run.evaluations import Evaluations
 from preceptor_trainer.run.metrics_log import read_metrics
 from preceptor_trainer.run.standing import (
     CONFIG_FILE,
@@ -149,18 +150,23 @@ class Journal:
         credit = credits[chosen.attempt.rollout.rollout_id]
         self._write("worked_rollout.json", describe_rollout(chosen, credit, self._decode))
 
-    def finish(self, before: Evaluation | None, after: Evaluation | None) -> dict[str, Any]:
+    def finish(
+        self, before: Evaluation | None, after: Evaluation | None, evaluations: Evaluations
+    ) -> dict[str, Any]:
         """Writes the summary, and returns it; a run that is not evaluated has no result in it."""
         config, lines = self._config, read_metrics(self._run_dir)
         phases = _phases(lines)
         result: dict[str, Any] = {}
         if config.evaluation is not None and before is not None and after is not None:
-            phases["evaluation"] = before.seconds + after.seconds
+            between = evaluations.between()
+            phases["evaluation"] = sum(one.seconds for one in (before, *between, after))
             ks = config.evaluation.ks
             result = {
                 "before": before.summary(ks, config.seed),
                 "after": after.summary(ks, config.seed),
                 "gain": {f"pass@{k}": self._gain(before, after, k) for k in ks},
+                "evaluations": [asdict(one) for one in evaluations.all()],
+                "best": None if (best := evaluations.best()) is None else asdict(best),
             }
         summary = {
             "run": config.name,

@@ -1,47 +1,32 @@
-"""A run's numbers, one line a step in `RUN_DIR/metrics.jsonl` and the same scalars for TensorBoard.
+"""A run's numbers, one line a step in `RUN_DIR/metrics.jsonl`, and the same scalars on boards.
 
     with MetricsLog(run_dir, first_step=0) as log:
         log.write(step, lineage, {"loss": 3.2, "seconds/update": 0.8})
     read_metrics(run_dir)                   # [{"step": 1, "lineage": "a", "loss": 3.2, ...}, ...]
 
 Steps count from 1 in the file, as in everything that people read; ids and the gateway's records
-count from 0. TensorBoard's scalars are grouped: `reward/`, `loss/`, `answers/`, `seconds/`, and
-`held_out/` for pass@k before and after.
+count from 0. The scalars of boards (`boards.py`) are grouped: `reward/`, `loss/`, `answers/`,
+`seconds/`, and `held_out/` for pass@k.
 
 The file only grows: a run that resumes at step s writes s again, and the lines that its earlier
 lineage wrote from s on stay as a record. `read_metrics` gives the surviving lineage. A number that
 is not finite is written as null, because JSON cannot represent it; it is never turned into 0.
 """
 
-import itertools
 import json
 import math
 import os
-import socket
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
-# tensorboard carries no types
-from tensorboard.compat.proto import (  # pyright: ignore[reportMissingTypeStubs]
-    event_pb2,
-    summary_pb2,
-)
-from tensorboard.summary.writer.record_writer import (  # pyright: ignore[reportMissingTypeStubs]
-    RecordWriter,
-)
-
 from preceptor_clients.contract.json_lines import lines_of
 from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.kit.disk import disk_errors
-
-_events: Any = event_pb2
-_summaries: Any = summary_pb2
+from preceptor_trainer.run.boards import Board, TensorBoard
 
 METRICS_FILE = "metrics.jsonl"
-TENSORBOARD_FOLDER = "tensorboard"
 
 MetricsLine: TypeAlias = dict[str, Any]
 """One step: `step` (int, from 1), `lineage` (str), and numbers or null by name."""
@@ -53,7 +38,7 @@ _GROUPS: Final = {
         *("response_length", "cut_off", "corrections"),
     ),
 }
-"""TensorBoard's groups, with the prefixes of the names in them; all other names go to `loss`."""
+"""The groups on boards, with the prefixes of the names in them; all other names go to `loss`."""
 
 
 class MetricsLog:
@@ -61,27 +46,29 @@ class MetricsLog:
 
     Args:
         run_dir: the run's folder; made if it is not there.
-        first_step: the step that this lineage begins with. TensorBoard drops what earlier
-            lineages wrote from this step on.
+        first_step: the step that this lineage begins with.
+        boards: make the boards that show the same; TensorBoard alone where absent.
     """
 
-    def __init__(self, run_dir: Path, *, first_step: int) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        first_step: int,
+        boards: Sequence[Callable[[], Board]] | None = None,
+    ) -> None:
         self._run_dir = run_dir
-        self._first_step = first_step
+        self._make_boards = (
+            (lambda: TensorBoard(run_dir, first_step),) if boards is None else boards
+        )
 
     def __enter__(self) -> Self:
         self._run_dir.mkdir(parents=True, exist_ok=True)
         self._path = self._run_dir / METRICS_FILE
         _cut_torn_line(self._path)
         _count_from_one(self._path)
-        self._board_path = _board_path(self._run_dir / TENSORBOARD_FOLDER)
+        self._boards = [make() for make in self._make_boards]
         self._file = self._path.open("a", encoding="utf-8")
-        # Not EventFileWriter, whose thread prints a traceback when the disk is full.
-        self._board: Any = RecordWriter(self._board_path.open("ab"))
-        self._add_event(0, file_version="brain.Event:2")
-        self._add_event(
-            self._first_step + 1, session_log=_events.SessionLog(status=_events.SessionLog.START)
-        )
         return self
 
     def write(self, step: int, lineage: str, metrics: Mapping[str, float | None]) -> None:
@@ -100,7 +87,7 @@ class MetricsLog:
         self._show(step + 1, {_tag(name): number for name, number in numbers.items()})
 
     def evaluation(self, num_steps: int, pass_at: Mapping[str, float]) -> None:
-        """Shows held-out results after so many steps in TensorBoard.
+        """Shows held-out results after so many steps on the boards.
 
         Args:
             num_steps: steps taken until then.
@@ -109,12 +96,9 @@ class MetricsLog:
         self._show(num_steps, {f"held_out/{name}": value for name, value in pass_at.items()})
 
     def _show(self, step: int, scalars: Mapping[str, float | None]) -> None:
-        values = [
-            _summaries.Summary.Value(tag=tag, simple_value=number)
-            for tag, number in scalars.items()
-            if number is not None
-        ]
-        self._add_event(step, summary=_summaries.Summary(value=values))
+        numbers = {tag: number for tag, number in scalars.items() if number is not None}
+        for board in self._boards:
+            board.show(step, numbers)
 
     def __exit__(
         self,
@@ -127,14 +111,8 @@ class MetricsLog:
             with disk_errors(self._path):
                 self._file.close()
         finally:
-            with disk_errors(self._board_path):
-                self._board.close()
-
-    def _add_event(self, step: int, **content: Any) -> None:
-        event = _events.Event(wall_time=time.time(), step=step, **content)
-        with disk_errors(self._board_path):
-            self._board.write(event.SerializeToString())
-            self._board.flush()
+            for board in self._boards:
+                board.close()
 
 
 def read_metrics(run_dir: Path) -> list[MetricsLine]:
@@ -167,14 +145,6 @@ def _parse(text: str, where: str) -> MetricsLine:
     if not isinstance(line, dict) or not isinstance(line.get("step"), int):  # pyright: ignore[reportUnknownMemberType]
         raise ValueError(f"{where}: not a line of metrics: {text[:80]!r}")
     return line  # pyright: ignore[reportUnknownVariableType]
-
-
-def _board_path(folder: Path) -> Path:
-    """A new file with the name that TensorBoard looks for; a later start's comes after it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    starts = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-    number = next(n for n in itertools.count() if not (folder / f"{starts}.{n}").exists())
-    return folder / f"{starts}.{number}"
 
 
 def _tag(name: str) -> str:

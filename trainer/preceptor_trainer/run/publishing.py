@@ -134,4 +134,6 @@ class Publisher:
 
 
 def _is_due(step: int, config: RunConfig) -> bool:
-    return step % config.checkpoint_every == 0 or step == config.steps
+    # What is evaluated is kept: it may turn out to be the best.
+    evaluated = config.evaluation is not None and config.evaluation.is_due(step)
+    return evaluated or step % config.checkpoint_every == 0 or step == config.steps

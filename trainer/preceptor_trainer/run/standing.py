@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from preceptor_clients.contract.json_lines import lines_of
 from preceptor_clients.kit.files import write_whole
+from preceptor_trainer.evaluation.samples import SUFFIX
 from preceptor_trainer.kit.flatten import flatten
 from preceptor_trainer.run.config import RunConfig
 
@@ -209,6 +210,7 @@ def set_result_aside(run_dir: Path, steps: int) -> None:
     if earlier >= steps:
         return
     # The summary last: while it is there, the next start repeats what was interrupted here.
-    for path in (after, summary):
+    for path in (after.with_suffix(SUFFIX), after, summary):
         if path.exists():
-            path.replace(path.with_name(f"{path.stem}-{earlier}{path.suffix}"))
+            stem, dot, suffix = path.name.partition(".")
+            path.replace(path.with_name(f"{stem}-{earlier}{dot}{suffix}"))

@@ -114,6 +114,7 @@ def _config(
         sampling=_sampling(run_file),
         token_budget=optim.tokens_per_microbatch,
         checkpoint_every=run.save_every,
+        log=run.log,
         timeout_s=run.timeout_s,
         threads=run.threads,
         device=run_file.model.device,
@@ -132,7 +133,11 @@ def _evaluation(
     samples = run_file.run.eval_samples
     ks = run_file.run.eval_ks or tuple(sorted({1, samples}))
     return EvaluationConfig(
-        problems=held_out, num_samples=samples, ks=ks, sampling=_sampling(run_file)
+        problems=held_out,
+        num_samples=samples,
+        ks=ks,
+        sampling=_sampling(run_file),
+        every=run_file.run.eval_every,
     )
 
 

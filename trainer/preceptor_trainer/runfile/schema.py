@@ -24,6 +24,7 @@ from preceptor_clients.contract.schemas import Name
 from preceptor_clients.contract.sections import Section, nearest
 from preceptor_trainer.collect.prompts import WhenLonger
 from preceptor_trainer.kit.placement import Precision
+from preceptor_trainer.run.boards import BoardName
 from preceptor_trainer.runfile.objectives import OBJECTIVES, objective_of
 
 Positive = Annotated[int, Field(ge=1)]
@@ -290,6 +291,9 @@ class RunSection(Section):
     """The k of pass@k; 1 and `eval_samples` where absent."""
     save_every: Positive = 10
     """Steps between checkpoints."""
+    log: Annotated[tuple[BoardName, ...], BeforeValidator(_as_tuple)] = ("tensorboard",)
+    """Boards that show the metrics: `tensorboard`, `wandb`, `trackio`; the last two are extras of
+    these names."""
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
     """Longest wait for feedback, and for teachers."""
     threads: Positive = 2
