@@ -10,7 +10,8 @@ import pytest
 
 from preceptor_trainer.evaluation.held_out import Evaluation, EvaluationConfig
 from preceptor_trainer.evaluation.samples import Sample, read_samples
-from preceptor_trainer.run.evaluations import BEST_FILE, Evaluations
+from preceptor_trainer.run.evaluations import Evaluations, best_weights
+from preceptor_trainer.run.standing import BEST_FILE
 
 
 def sample(response: str = "a\u2028b") -> Sample:
@@ -66,8 +67,8 @@ def test_a_new_lineage_forgets_what_the_ended_one_found_after_its_checkpoint(
 
     assert [one.label for one in evaluations.all()] == ["before", "step-10"]
     assert not (tmp_path / "evaluations" / "step-20.samples.jsonl").exists()
-    assert evaluations.best() is not None
-    assert evaluations.best().step == 10  # type: ignore[union-attr]
+    assert json.loads((tmp_path / BEST_FILE).read_text())["step"] == 10
+    assert best_weights(tmp_path) == "r/l0/0"
 
 
 def test_the_result_of_a_run_before_it_was_extended_is_none_of_its_steps(

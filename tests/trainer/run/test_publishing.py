@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from preceptor_trainer.learner.policy import WeightFolder
 from preceptor_trainer.run.checkpoint import checkpoints
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.run.publishing import Publisher
-from preceptor_trainer.run.standing import Lineage, remember
+from preceptor_trainer.run.standing import BEST_FILE, Lineage, remember
 from preceptor_trainer.sampling.in_process import InProcessSampler
 
 from ...models.tiny import tiny_model
@@ -46,7 +47,8 @@ def publisher_of(root: Path) -> tuple[Publisher, Recording]:
 
 def settings(**fields: Any) -> RunConfig:
     """The part of a configuration that publishing reads."""
-    values = {"steps": 12, "checkpoint_every": 1, "keep": 2, "experts": ()} | fields
+    shared = {"steps": 12, "checkpoint_every": 1, "keep": 2, "experts": (), "evaluation": None}
+    values = shared | fields
     return cast(RunConfig, SimpleNamespace(**values))
 
 
@@ -113,3 +115,22 @@ async def test_a_runs_publisher_leaves_first_and_last_versions(
     assert sorted(int(path.name) for path in found) == [0, 9, 12]
     assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["00000009", "00000012"]
     assert [m.checkpoint for m in gateway.manifests] == [step % 3 == 0 for step in range(13)]
+
+
+async def test_the_best_version_stays_though_it_is_older_than_those_kept(tmp_path: Path) -> None:
+    publisher, _ = publisher_of(tmp_path)
+    learner = Learner(nn.Linear(2, 2), OptimiserConfig(lr=1.0))
+    evaluated = SimpleNamespace(is_due=lambda step: step == 4)
+    config = settings(checkpoint_every=5, evaluation=evaluated)
+    remember(tmp_path, Lineage(name="l0", parent=None, from_step=0, steps=12))
+    await publisher._publish(learner, 0, parent=None, checkpoint=True)
+
+    for step in range(1, 13):
+        await publisher.publish(step, learner, config)
+        await publisher.checkpoint_if_due(step, learner, config)
+        if step == 4:
+            weights = publisher.published.version
+            (tmp_path / BEST_FILE).write_text(json.dumps({"weights": weights}))
+
+    found = (tmp_path / "weights").glob("*/*/[0-9]*")
+    assert sorted(int(path.name) for path in found) == [0, 4, 10, 12]

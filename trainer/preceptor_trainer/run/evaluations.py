@@ -20,8 +20,8 @@ from typing import Final
 from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.evaluation.held_out import Evaluation
 from preceptor_trainer.evaluation.samples import FOLDER, SUFFIX, write_samples
+from preceptor_trainer.run.standing import BEST_FILE
 
-BEST_FILE: Final = "best.json"
 BEFORE: Final = "before"
 AFTER: Final = "after"
 _STEP: Final = "step-"
@@ -64,8 +64,7 @@ class Evaluations:
         # The outcomes last: where they are, the evaluation is finished.
         write_samples(path, result.samples)
         result.save(path)
-        if (best := self.best()) is not None:
-            write_whole(self._run_dir / BEST_FILE, json.dumps(asdict(best), indent=1) + "\n")
+        self._record_best()
 
     def forget_from(self, step: int) -> None:
         """Removes those of a lineage that ended, which a lineage from `step` on takes again."""
@@ -73,6 +72,7 @@ class Evaluations:
             if _step_of(path.stem, self._steps) > step:
                 path.unlink()
                 path.with_suffix(SUFFIX).unlink(missing_ok=True)
+        self._record_best()
 
     def all(self) -> list[Evaluated]:
         """Every evaluation, in the order of the steps."""
@@ -88,6 +88,13 @@ class Evaluations:
         name = f"pass@{min(self._ks)}"
         known = [one for one in self.all() if name in one.pass_at]
         return max(known, key=lambda one: (one.pass_at[name], -one.step), default=None)
+
+    def _record_best(self) -> None:
+        path, best = self._run_dir / BEST_FILE, self.best()
+        if best is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_whole(path, json.dumps(asdict(best), indent=1) + "\n")
 
     @property
     def _folder(self) -> Path:
@@ -116,3 +123,9 @@ def _step_of(label: str, steps: int) -> int:
         return 0 if label == BEFORE else steps
     number = label.removeprefix(_STEP)
     return int(number) if label.startswith(_STEP) and number.isdecimal() else -1
+
+
+def best_weights(run_dir: Path) -> str | None:
+    """The version that is recorded as the best by now."""
+    path = run_dir / BEST_FILE
+    return json.loads(path.read_text())["weights"] if path.exists() else None

@@ -26,6 +26,7 @@ from preceptor_trainer.run.checkpoint import (
     weights_of,
 )
 from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.evaluations import best_weights
 from preceptor_trainer.run.journal import Journal
 from preceptor_trainer.run.retention import Retention, Version
 from preceptor_trainer.run.standing import Lineage, Standing, remember
@@ -101,7 +102,9 @@ class Publisher:
         )
         kept = [Version.of(weights_of(path)) for path in checkpoints(self._checkpoints)]
         lineages = Standing.read(self._run_dir).lineages
-        await asyncio.to_thread(retention.prune, lineages, kept, num_newest=num_newest)
+        named = best_weights(self._run_dir)
+        best = None if named is None else Version.of(named)
+        await asyncio.to_thread(retention.prune, lineages, kept, num_newest=num_newest, best=best)
 
     async def _publish(
         self, learner: Learner, step: int, *, parent: str | None, checkpoint: bool

@@ -114,6 +114,7 @@ def _config(
         sampling=_sampling(run_file),
         token_budget=optim.tokens_per_microbatch,
         checkpoint_every=run.save_every,
+        keep=run.keep,
         log=run.log,
         timeout_s=run.timeout_s,
         threads=run.threads,

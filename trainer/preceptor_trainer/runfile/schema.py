@@ -291,6 +291,8 @@ class RunSection(Section):
     """The k of pass@k; 1 and `eval_samples` where absent."""
     save_every: Positive = 10
     """Steps between checkpoints."""
+    keep: Positive = 3
+    """Checkpoints that stay on disk, beside the best one and the first version."""
     log: Annotated[tuple[BoardName, ...], BeforeValidator(_as_tuple)] = ("tensorboard",)
     """Boards that show the metrics: `tensorboard`, `wandb`, `trackio`; the last two are extras of
     these names."""
