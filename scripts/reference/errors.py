@@ -37,6 +37,9 @@ ADVICE = {
     "unauthorised": (
         "Send `Authorization: Bearer KEY` with a key that the deployment's `[keys]` name."
     ),
+    "incompatible-version": (
+        "Upgrade the part that the message names; the number before the point must be the same."
+    ),
     "forbidden": (
         "Use a key with the scope that the message names, or add the scope in the deployment's "
         "file."
@@ -64,6 +67,10 @@ ADVICE = {
     "queue-full": (
         "Wait for `retry_after_s`. Run more dispatchers or replicas, or raise `[gateway] "
         "max_queue`."
+    ),
+    "key-over-limit": (
+        "Wait for `retry_after_s`. An operator may raise `max_requests_per_s` or "
+        "`max_tokens_in_flight` of the key."
     ),
     "head-too-large": "Send fewer or shorter headers; data belongs into the body.",
     "service-failed": "Read the service's log; the message repeats what it said.",

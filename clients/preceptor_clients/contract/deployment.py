@@ -34,6 +34,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self, cast
 import tomli_w
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BeforeValidator,
     Field,
     JsonValue,
@@ -135,6 +136,12 @@ class DeployedKey(Section):
     """What the caller may do; `admin` may do everything."""
     service: Annotated[tuple[Name, ...], BeforeValidator(_as_tuple)] = ()
     """With the scope `expert`: the expert whose late answers it puts, or several experts."""
+    expires: AwareDatetime | None = None
+    """When it stops being valid, with its time zone: `2027-01-01T00:00:00Z`."""
+    max_requests_per_s: Annotated[float, Field(gt=0)] | None = None
+    """Most requests a second at one gateway process; bursts of one second's worth are let pass."""
+    max_tokens_in_flight: Annotated[int, Field(ge=1)] | None = None
+    """Most tokens of its unanswered questions, prompts included, at all gateways together."""
 
     @model_validator(mode="after")
     def _bound(self) -> Self:
@@ -263,7 +270,7 @@ def local_service(name: str, use: str, options: Mapping[str, Any] | None = None)
 
 def local_key(scope: Scope, *, service: str | None = None) -> DeployedKey:
     """A key of one scope, in a file named after it; that of an expert names its `service`."""
-    bound = {} if service is None else {"service": (service,)}
+    bound: dict[str, Any] = {} if service is None else {"service": (service,)}
     return DeployedKey(file=Path("keys") / f"{scope}.key", scopes=(scope,), **bound)
 
 

@@ -5,6 +5,7 @@
     │   └── ContextTooLong              422     context-too-long
     ├── KeyReused                       422     idempotency-key-reused
     ├── MalformedFrame                  400     malformed-frame      not a valid frame
+    ├── IncompatibleVersion             400     incompatible-version
     ├── Unauthorised                    401     unauthorised
     ├── Forbidden                       403     forbidden
     ├── NotFound                        404     not-found
@@ -18,6 +19,7 @@
     ├── UnsupportedMediaType            415     unsupported-media-type
     ├── WeightsNotHere                  425     weights-not-here
     ├── QueueFull                       429     queue-full
+    ├── KeyOverLimit                    429     key-over-limit       the caller's own limit
     ├── HeadTooLarge                    431     head-too-large
     ├── ServiceFailed                   502     service-failed       a service failed
     │   └── AnswerRefused               502     answer-refused       a check of the answer failed
@@ -162,6 +164,10 @@ class MalformedFrame(PreceptorError):
     status, code, title = 400, "malformed-frame", "Malformed frame"
 
 
+class IncompatibleVersion(PreceptorError):
+    status, code, title = 400, "incompatible-version", "The versions do not work together"
+
+
 class Unauthorised(PreceptorError):
     status, code, title = 401, "unauthorised", "Unauthorised"
 
@@ -219,6 +225,11 @@ class WeightsNotHere(PreceptorError):
 
 class QueueFull(PreceptorError):
     status, code, title = 429, "queue-full", "The queue is full"
+    retryable = True
+
+
+class KeyOverLimit(PreceptorError):
+    status, code, title = 429, "key-over-limit", "The key is over its limit"
     retryable = True
 
 

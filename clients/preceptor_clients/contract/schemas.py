@@ -447,6 +447,8 @@ class ServiceInfo(Answer):
     """Its limits per call."""
     frames: bool = False
     """Reads and writes frames as well as JSON."""
+    contract: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+    """Version of the contract that it speaks, `MAJOR.MINOR`; absent is taken for a fitting one."""
 
 
 class ServiceStatus(Answer):

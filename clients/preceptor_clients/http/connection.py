@@ -34,6 +34,7 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 from pydantic import BaseModel, ValidationError
 
+from preceptor_clients.contract import version as contract_version
 from preceptor_clients.contract import wire
 from preceptor_clients.contract.errors import (
     DeadlineExceeded,
@@ -259,7 +260,11 @@ class HttpClient:
         """
         allow_long_integers()  # requests and replies may hold them
         check_url(url)
-        self._headers = {"accept": _ACCEPT, "accept-encoding": "identity"}
+        self._headers = {
+            "accept": _ACCEPT,
+            "accept-encoding": "identity",
+            contract_version.HEADER: contract_version.CONTRACT,
+        }
         if key is not None:
             self._headers["authorization"] = f"Bearer {key}"
         self._sender = _sender(url, max_concurrency, addresses, transport)
@@ -418,6 +423,7 @@ class HttpClient:
                     *(request.method, self._url, request.path, reply.status),
                     (time.monotonic() - began) * 1000,
                 )
+        contract_version.check_contract(reply.headers.get(contract_version.HEADER), self._url)
         if 200 <= reply.status < 300:
             return Received(reply.body, reply.headers.get("content-type"))
         error = _error_of(reply, f"{request.method} {self._url}{request.path}")

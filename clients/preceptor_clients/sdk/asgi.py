@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from preceptor_clients.contract.errors import PROBLEM_MEDIA_TYPE, PreceptorError, TooLarge
+from preceptor_clients.contract.version import CONTRACT, HEADER
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -102,7 +103,7 @@ async def _disconnect(receive: Receive) -> None:
 
 async def send_reply(send: Send, reply: Reply) -> None:
     """Sends all of `reply`."""
-    headers = {"content-length": str(len(reply.body)), **reply.headers}
+    headers = {"content-length": str(len(reply.body)), HEADER: CONTRACT, **reply.headers}
     if reply.media_type is not None:
         headers["content-type"] = reply.media_type
     await send(

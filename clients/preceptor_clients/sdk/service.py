@@ -60,6 +60,7 @@ from preceptor_clients.contract.schemas import (
     WeightsOffer,
 )
 from preceptor_clients.contract.tokenization import TokenizeCall, TokenizingService
+from preceptor_clients.contract.version import CONTRACT, HEADER, check_contract
 from preceptor_clients.kit import request_ids, tracing
 from preceptor_clients.kit.threads import on_bytes
 from preceptor_clients.sdk.answers import rounded
@@ -248,6 +249,7 @@ class _ServiceApp:
 
     async def _reply(self, scope: Scope, receive: Receive) -> Reply:
         try:
+            check_contract(header(scope, HEADER), "the caller")
             handler = self._route(scope)
             body = await read_body(scope, receive, self._max_body_bytes)
             rendering = wire.accepted(header(scope, "accept"))
@@ -289,7 +291,9 @@ class _ServiceApp:
         info = self._service.info()
         tokenizer = {"tokenizer": "/v1/tokenize" in self._routes}
         capabilities = info.capabilities.model_copy(update=tokenizer)
-        info = info.model_copy(update={"frames": True, "capabilities": capabilities})
+        info = info.model_copy(
+            update={"frames": True, "capabilities": capabilities, "contract": CONTRACT}
+        )
         return Reply(200, wire.render(info, wire.JSON), wire.JSON)
 
     async def _logprobs(self, call: _Call) -> Reply:

@@ -17,11 +17,20 @@ from preceptor_clients.http.addresses import AddressPolicy
 from preceptor_clients.http.connection import NO_RETRY
 from preceptor_clients.http.service import ServiceClient
 from preceptor_services.gateway.http.direct import DirectRoutes
+from preceptor_services.gateway.http.headers import StrictHeaders
 from preceptor_services.gateway.http.middleware import BodyLimit, CountRequests
 from preceptor_services.gateway.http.openapi import describe
 from preceptor_services.gateway.http.problems import add_handlers
 from preceptor_services.gateway.parts import Parts
-from preceptor_services.gateway.routes import blobs, health, home, services, tickets, weights
+from preceptor_services.gateway.routes import (
+    blobs,
+    health,
+    home,
+    operations,
+    services,
+    tickets,
+    weights,
+)
 from preceptor_services.gateway.routes import jobs as internal
 from preceptor_services.gateway.routes import provenance as records
 from preceptor_services.gateway.routes import questions as asking
@@ -38,7 +47,7 @@ from preceptor_services.store.database import Database
 _MOST_TESTED_BYTES: Final = 64 << 20
 """Limit of replies to the registry's self-test, whose questions are short."""
 _AREAS = (
-    *(asking, tickets, weights, records, services, blobs, internal, health),
+    *(asking, tickets, weights, records, services, blobs, internal, operations, health),
     *(corrections, corrections_admin, corrections_page, vllm_face, home),
 )
 
@@ -49,8 +58,14 @@ class _Gateway(FastAPI):
     direct: DirectRoutes
     counted: ASGIApp
     """`direct` with metrics."""
+    outermost: ASGIApp
+    """`route_all` with what holds for every reply, also those of the framework's error handler."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.outermost(scope, receive, send)
+
+    async def route_all(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Calls a simple route, or the framework."""
         if self.direct.serves(scope):
             await self.counted(scope, receive, send)
         else:
@@ -119,4 +134,5 @@ def create_app(
     routes = [route for area in _AREAS for route in area.router.routes]
     app.direct = DirectRoutes(app, routes, BodyLimit(app, max_bytes))
     app.counted = CountRequests(app.direct, parts.metrics)
+    app.outermost = StrictHeaders(app.route_all)
     return app

@@ -1,1 +1,1 @@
-"""Commands for whoever runs a deployment: `preceptor top` and `preceptor doctor`."""
+"""Commands for whoever runs a deployment: `preceptor top`, `doctor` and `admin`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -11,6 +12,7 @@ from preceptor_services.kit.blobs import BlobStore
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.metrics import Metrics
 from preceptor_services.questions.claim import JobClaims
+from preceptor_services.questions.dead import DeadLetters
 from preceptor_services.questions.late_answers import LateAnswers
 from preceptor_services.questions.neighbours import Neighbours
 from preceptor_services.questions.notifier import Notifier
@@ -36,6 +38,7 @@ class Questions:
     late_answers: LateAnswers
     sweeper: Sweeper
     neighbours: Neighbours
+    dead_letters: DeadLetters
 
     @classmethod
     def build(
@@ -49,6 +52,7 @@ class Questions:
         clock: Clock,
         metrics: Metrics,
         max_queue: int,
+        most_tokens: Mapping[str, int],
     ) -> Self:
         """Builds the parts; background tasks are not started."""
         notifier = Notifier()
@@ -65,6 +69,7 @@ class Questions:
                 clock=clock,
                 metrics=metrics,
                 max_queue=max_queue,
+                most_tokens=most_tokens,
             ),
             outcomes=Outcomes(database, array_blobs),
             claims=JobClaims(
@@ -88,4 +93,5 @@ class Questions:
                 metrics=metrics,
             ),
             sweeper=sweeper,
+            dead_letters=DeadLetters(database=database, sweeper=sweeper, clock=clock),
         )

@@ -17,9 +17,11 @@ from typing import Any, Final, NamedTuple
 from preceptor_clients.contract.errors import (
     Conflict,
     FieldError,
+    KeyOverLimit,
     KeyReused,
     PreceptorError,
     QueueFull,
+    TooLarge,
 )
 from preceptor_clients.contract.schemas import FeedbackItem
 from preceptor_services.questions.bundle import bundle
@@ -66,6 +68,10 @@ class Standing:
     """State by answer key."""
     unfinished: dict[str, int]
     """Jobs by service."""
+    tokens: dict[str, int] = field(default_factory=dict[str, int])
+    """Tokens of unanswered questions, by caller with a limit."""
+    most_tokens: Mapping[str, int] = field(default_factory=dict[str, int])
+    """The limit of each caller that has one."""
 
     def add(self, plan: SubmissionPlan) -> None:
         """Adds the rows of `plan`, which will be written."""
@@ -73,6 +79,8 @@ class Standing:
         self.items |= {row["id"]: row["content_hash"] for row in plan.items}
         for row in (*plan.answers, *plan.reopened):
             self.answers[row["answer_key"]] = "pending"
+        for caller, number in plan.tokens.items():
+            self.tokens[caller] = self.tokens.get(caller, 0) + number
         for row in plan.jobs:
             self.unfinished[row["service"]] = self.unfinished.get(row["service"], 0) + 1
 
@@ -92,6 +100,8 @@ class SubmissionPlan:
     questions: Rows = field(default_factory=Rows)
     reopened: Rows = field(default_factory=Rows)
     jobs: Rows = field(default_factory=Rows)
+    tokens: dict[str, int] = field(default_factory=dict[str, int])
+    """Tokens of its unanswered questions, by caller."""
 
 
 def plan_admission(
@@ -108,6 +118,7 @@ def plan_admission(
     _raise_if_none_left(request.num_submissions, plan.errors)
     _add_jobs(plan, request, fresh, standing, now)
     _check_room(request.addressee.service, len(plan.jobs), standing, max_queue)
+    _check_tokens(plan, request.addressee.caller, fresh, standing)
     for question in fresh:
         # A question that failed before is asked again.
         state = _JOINED_STATE.get(standing.answers.get(question.answer_key, "pending"), "queued")
@@ -228,6 +239,31 @@ def _check_room(service: str, num_jobs: int, standing: Standing, max_queue: int)
             f"{service} has {unfinished} unfinished jobs, the limit is {max_queue}",
             retry_after_s=_RETRY_AFTER_S,
         )
+
+
+def _check_tokens(
+    plan: SubmissionPlan, caller: str, fresh: Sequence[Question], standing: Standing
+) -> None:
+    most = standing.most_tokens.get(caller)
+    if most is None:
+        return
+    # Stored and promised answers occupy no expert.
+    asked = (q for q in fresh if standing.answers.get(q.answer_key) not in ("done", "waiting"))
+    new = sum(question.num_tokens for question in asked)
+    if new > most:
+        raise TooLarge(
+            f"the questions have {new} tokens, and {caller} may have {most} in flight; "
+            "send them in parts",
+            field="submissions",
+        )
+    in_flight = standing.tokens.get(caller, 0)
+    if new and in_flight + new > most:
+        raise KeyOverLimit(
+            f"{caller} has {in_flight} tokens in flight and sent {new} more, the limit is {most}",
+            field="submissions",
+            retry_after_s=_RETRY_AFTER_S,
+        )
+    plan.tokens[caller] = new
 
 
 def item_row(item: FeedbackItem, now: float) -> dict[str, Any]:

@@ -6,7 +6,7 @@ does not accept them the tickets remain valid, and `sweep.py` puts the jobs agai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from preceptor_clients.contract.errors import PreceptorError, ProblemDetails
@@ -68,6 +68,7 @@ class Submissions:
         clock: Clock,
         metrics: Metrics,
         max_queue: int,
+        most_tokens: Mapping[str, int],
     ) -> None:
         self._database = database
         self._queue = queue
@@ -76,6 +77,7 @@ class Submissions:
         self._clock = clock
         self._metrics = metrics
         self._max_queue = max_queue
+        self._most_tokens = most_tokens
         self._commit = GroupCommit(self._commit_all)
 
     async def logprobs(self, caller: str, request: LogprobsRequest, watch: Watch) -> list[Posted]:
@@ -159,7 +161,7 @@ class Submissions:
         now = self._clock.now()
         outcomes: list[SubmissionPlan | Exception] = []
         async with self._database.write() as conn:
-            standing = await _standing(conn, admissions)
+            standing = await _standing(conn, admissions, self._most_tokens)
             for admission in admissions:
                 try:
                     plan = plan_admission(admission, standing, self._max_queue, now)
@@ -202,18 +204,23 @@ def _is_asked(plan: SubmissionPlan, ticket_id: str) -> bool:
     return plan.states.get(ticket_id) in ASKED
 
 
-async def _standing(conn: Connection, admissions: Sequence[Admission]) -> Standing:
+async def _standing(
+    conn: Connection, admissions: Sequence[Admission], most_tokens: Mapping[str, int]
+) -> Standing:
     questions = [question for admission in admissions for question in admission.questions]
     known = await tickets.find(conn, {q.ticket_id for q in questions})
     items = {item.id for question in questions for item in question.feedback}
     keys = {q.answer_key for q in questions}
     asked = await answers.find(conn, keys)
     adds_jobs = len(asked) < len(keys) or any(a.state == "failed" for a in asked.values())
+    limited = {a.addressee.caller for a in admissions} & most_tokens.keys()
     return Standing(
         tickets={i: KnownTicket(row.payload_hash, row.state) for i, row in known.items()},
         items=await feedback.content_hashes(conn, items) if items else {},
         answers={key: answer.state for key, answer in asked.items()},
         unfinished=await jobs.count_unfinished(conn) if adds_jobs else {},
+        tokens=await tickets.tokens_in_flight(conn, limited) if limited else {},
+        most_tokens=most_tokens,
     )
 
 

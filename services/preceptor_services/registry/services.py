@@ -35,6 +35,7 @@ from preceptor_clients.contract.schemas import (
     ServiceStatus,
     WeightsOffer,
 )
+from preceptor_clients.contract.version import check_contract
 from preceptor_clients.http.addresses import AddressPolicy, AddressRefused
 from preceptor_clients.http.connection import check_url
 from preceptor_clients.http.registration import NewService
@@ -464,6 +465,7 @@ class Registry:
             info = await client.info(timeout_s=_CALL_S)
             if info.role != entry.role:
                 raise ServiceFailed(f"the service declares the role {info.role}, not {entry.role}")
+            check_contract(info.contract, entry.name)
             asked_at = self._clock.now()
             good = await self._inspector.inspect(
                 entry.name, client, info, self_test=entry.self_test, known=entry.known

@@ -25,6 +25,20 @@ class ServiceRow(NamedTuple):
     known: dict[str, Any] | None
 
 
+class KeyRow(NamedTuple):
+    """A key that is valid."""
+
+    name: str
+    token_hmac: str
+    scopes: list[Any]
+
+
+async def valid_keys(conn: AsyncConnection) -> list[KeyRow]:
+    """The keys that are not revoked."""
+    query = select(ApiKey.name, ApiKey.token_hmac, ApiKey.scopes).where(ApiKey.revoked_at.is_(None))
+    return [KeyRow(*row) for row in await conn.execute(query)]
+
+
 async def replace_keys(conn: AsyncConnection, rows: Sequence[dict[str, Any]], now: float) -> None:
     """Makes `rows` the valid keys; every other one is revoked, and its row stays."""
     names = [row["name"] for row in rows]

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from preceptor_services.corrections.parts import Corrections
 from preceptor_services.gateway.http.readiness import Readiness
+from preceptor_services.provenance.audit import AuditLog
 from preceptor_services.provenance.records import RecordKeeper
 from preceptor_services.questions.parts import Questions
 from preceptor_services.registry.services import Registry
@@ -46,6 +47,10 @@ async def _records(request: Request) -> RecordKeeper:
     return request.app.state.records
 
 
+async def _audit(request: Request) -> AuditLog:
+    return request.app.state.audit
+
+
 async def _corrections(request: Request) -> Corrections:
     return request.app.state.corrections
 
@@ -57,4 +62,5 @@ WeightsDep = Annotated[WeightVersions, Depends(_weights)]
 WeightOffersDep = Annotated[WeightOffers, Depends(_weight_offers)]
 ReadinessDep = Annotated[Readiness, Depends(_readiness)]
 RecordsDep = Annotated[RecordKeeper, Depends(_records)]
+AuditDep = Annotated[AuditLog, Depends(_audit)]
 CorrectionsDep = Annotated[Corrections, Depends(_corrections)]

@@ -33,6 +33,7 @@ _PARAMETERS: Final = {
     "limit": "Largest number of entries in the page.",
     "lineage": "Name of the lineage within the run.",
     "mine": "Only items that the caller has worked on.",
+    "job_id": "Id of the job.",
     "name": "Name of the expert, the source or the person.",
     "policy": "Name of the policy, which is that of its run.",
     "position": "Position of the token in the response, from 0.",
@@ -49,6 +50,15 @@ _PARAMETERS: Final = {
     "ticket_id": "Id of the ticket.",
 }
 """A parameter means the same in every route."""
+
+
+NO_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": False,
+        "content": {"application/json": {"schema": {"type": "object", "maxProperties": 0}}},
+    }
+}
+"""OpenAPI description of a body that the route ignores."""
 
 
 def takes(cls: type[BaseModel]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ scope `admin` permits everything here, `trainer` permits adding items and readin
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, NamedTuple, cast
+from typing import Annotated, Final, NamedTuple, cast
 
 from fastapi import Depends, Request
 
@@ -18,13 +18,6 @@ from preceptor_services.gateway.http.auth import AsksForKey
 from preceptor_services.gateway.http.depends import CorrectionsDep
 from preceptor_services.registry.keyring import Keyring
 
-NO_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": False,
-        "content": {"application/json": {"schema": {"type": "object", "maxProperties": 0}}},
-    }
-}
-"""OpenAPI description of a body that the route ignores."""
 _RANK: Final[dict[str, int]] = {"annotator": 0, "reviewer": 1, "admin": 2}
 
 

@@ -15,10 +15,11 @@ from preceptor_clients.contract.schemas import (
     Services,
     ServiceStatus,
 )
+from preceptor_clients.contract.version import CONTRACT
 from preceptor_clients.http.registration import NewService
 from preceptor_services.gateway.http.auth import Admin, Anyone, Reader
 from preceptor_services.gateway.http.bodies import body_of, reply
-from preceptor_services.gateway.http.depends import QuestionsDep, RegistryDep
+from preceptor_services.gateway.http.depends import AuditDep, QuestionsDep, RegistryDep
 from preceptor_services.gateway.http.openapi import takes
 
 router = APIRouter(tags=["services"])
@@ -51,19 +52,23 @@ async def add_service(
     request: Request,
     caller: Admin,
     registry: RegistryDep,
+    audit: AuditDep,
     new: Annotated[NewService, Depends(body_of(NewService))],
 ) -> Response:
     """Adds or replaces a service; the registry requests its information at once."""
-    return await reply(request, await registry.add_new(new))
+    status = await registry.add_new(new)
+    await audit.record(caller.name, "service.add", new.name, url=new.url, role=new.role)
+    return await reply(request, status)
 
 
 @router.delete("/v1/experts/{name}", status_code=204)
 async def remove_service(
-    name: Name, caller: Admin, registry: RegistryDep, questions: QuestionsDep
+    name: Name, caller: Admin, registry: RegistryDep, questions: QuestionsDep, audit: AuditDep
 ) -> None:
     """Removes a service that was added at run time; open questions to it fail."""
     await registry.remove(name)
     await questions.sweeper.give_up(name)
+    await audit.record(caller.name, "service.remove", name)
 
 
 @router.get("/v1/experts/{name}/quarantine", response_model=Quarantine)
@@ -101,5 +106,11 @@ async def info(request: Request, caller: Anyone) -> Response:
     """Name, role and version of the gateway."""
     return await reply(
         request,
-        ServiceInfo(name="gateway", role="gateway", version=version("preceptor"), frames=True),
+        ServiceInfo(
+            name="gateway",
+            role="gateway",
+            version=version("preceptor"),
+            frames=True,
+            contract=CONTRACT,
+        ),
     )

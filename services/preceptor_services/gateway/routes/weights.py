@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from preceptor_clients.contract.schemas import Accepted, Name, Step, WeightManifest, WeightsOffer
 from preceptor_services.gateway.http.auth import Anyone, Trainer
 from preceptor_services.gateway.http.bodies import body_of, reply
-from preceptor_services.gateway.http.depends import WeightOffersDep, WeightsDep
+from preceptor_services.gateway.http.depends import AuditDep, WeightOffersDep, WeightsDep
 from preceptor_services.gateway.http.openapi import takes
 
 router = APIRouter(tags=["weights"])
@@ -21,12 +21,15 @@ async def register(
     caller: Trainer,
     weights: WeightsDep,
     offers: WeightOffersDep,
+    audit: AuditDep,
     manifest: Annotated[WeightManifest, Depends(body_of(WeightManifest))],
 ) -> Response:
     """Registers a version, which cannot change afterwards; experts are offered a checkpoint's."""
     new = await weights.register(manifest)
     if manifest.checkpoint:
         await offers.offer(manifest.version)
+    if new:
+        await audit.record(caller.name, "weights.register", manifest.version, uri=manifest.uri)
     return await reply(request, Accepted(new=new))
 
 

@@ -181,3 +181,47 @@ async def perhaps_lost(
         ),
     )
     return [JobRow(*row) for row in await conn.execute(query.order_by(Job.created_at))]
+
+
+class DeadRow(NamedTuple):
+    """One job that was given up."""
+
+    id: str
+    service: str
+    kind: str
+    attempts: int
+    created_at: float
+    reason: dict[str, Any] | None
+    num_questions: int
+
+
+async def dead(conn: AsyncConnection, after: str, limit: int) -> list[DeadRow]:
+    """Jobs that were given up and have failed questions, by id."""
+    query = (
+        select(Job.id, Job.service, Job.kind, Job.attempts, Job.created_at, func.count())
+        .join(AnswerRow, AnswerRow.job_id == Job.id)
+        .where(Job.state == "dead", AnswerRow.state == "failed", Job.id > after)
+        .group_by(Job.id, Job.service, Job.kind, Job.attempts, Job.created_at)
+        .order_by(Job.id)
+        .limit(limit)
+    )
+    rows = list(await conn.execute(query))
+    # A JSON column cannot be grouped by in PostgreSQL.
+    reasons = {job.id: job.reason for job in (await find(conn, [row[0] for row in rows])).values()}
+    return [DeadRow(*row[:5], reasons[row[0]], row[5]) for row in rows]
+
+
+async def revive(conn: AsyncConnection, job_id: str) -> list[str]:
+    """Queues a dead job and its failed questions again; returns the questions' answer keys."""
+    await conn.execute(
+        update(Job)
+        .where(Job.id == job_id)
+        .values(state="queued", attempts=0, put_at=None, claimed_at=None, reason=None)
+    )
+    changed = await conn.execute(
+        update(AnswerRow)
+        .where(AnswerRow.job_id == job_id, AnswerRow.state == "failed")
+        .values(state="pending", problem=None)
+        .returning(AnswerRow.answer_key)
+    )
+    return list(changed.scalars())

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from preceptor_services.store.prepared import Prepared
 from preceptor_services.store.questions.answers import STORED_COLUMNS, StoredAnswer
 from preceptor_services.store.questions.states import ASKED, LIVE
-from preceptor_services.store.tables.questions import AnswerRow, Arrival, Ticket
+from preceptor_services.store.tables.questions import AnswerRow, Arrival, Question, Ticket
 
 
 class TicketRow(NamedTuple):
@@ -171,6 +171,23 @@ async def expire(conn: AsyncConnection, now: float, problem: dict[str, Any]) -> 
     return [Settled(*row) for row in changed]
 
 
+async def revive(conn: AsyncConnection, answer_keys: Sequence[str], now: float) -> list[float]:
+    """Makes failed tickets of these answers live again, each for as long as at first.
+
+    Returns:
+        Their deadlines.
+    """
+    changed = await conn.execute(
+        update(Ticket)
+        .where(Ticket.answer_key.in_(answer_keys), Ticket.state == "failed")
+        .values(
+            state="queued", problem=None, deadline_at=now + Ticket.deadline_at - Ticket.created_at
+        )
+        .returning(Ticket.deadline_at)
+    )
+    return list(changed.scalars())
+
+
 async def cancel(conn: AsyncConnection, ticket_id: str) -> list[Settled]:
     """Cancels one ticket if it is live."""
     changed = await conn.execute(
@@ -219,3 +236,14 @@ async def arrivals(
         ArrivalRow(*row[:4], row.answer_id if row.state == "done" else None, row.rollout_id)
         for row in await conn.execute(query)
     ]
+
+
+async def tokens_in_flight(conn: AsyncConnection, callers: Iterable[str]) -> dict[str, int]:
+    """Tokens of the unanswered questions of each of these callers."""
+    query = (
+        select(Ticket.caller, func.sum(Question.num_tokens))
+        .join(Question, Question.answer_key == Ticket.answer_key)
+        .where(Ticket.caller.in_(list(callers)), Ticket.state.in_(ASKED))
+        .group_by(Ticket.caller)
+    )
+    return {row[0]: int(row[1]) for row in await conn.execute(query)}

@@ -161,3 +161,17 @@ class Consumed(Base):
         ),
         Index(None, "rollout_id"),
     )
+
+
+class Audit(Base):
+    """One entry of the audit log; triggers refuse to change or delete it."""
+
+    __tablename__ = "audit"
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[float]
+    actor: Mapped[str]
+    action: Mapped[str]
+    subject: Mapped[str]
+    detail: Mapped[dict[str, Any]]
+    previous_sha256: Mapped[str]
+    sha256: Mapped[str]

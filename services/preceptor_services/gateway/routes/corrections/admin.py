@@ -30,10 +30,9 @@ from preceptor_clients.contract.corrections import (
 )
 from preceptor_clients.contract.schemas import Name, VocabFingerprint
 from preceptor_services.gateway.http.bodies import body_of, reply
-from preceptor_services.gateway.http.depends import CorrectionsDep
-from preceptor_services.gateway.http.openapi import takes
+from preceptor_services.gateway.http.depends import AuditDep, CorrectionsDep
+from preceptor_services.gateway.http.openapi import NO_BODY, takes
 from preceptor_services.gateway.http.people import (
-    NO_BODY,
     AdminOrTool,
     PeoplesExpert,
     ReviewerOrTrainer,
@@ -58,26 +57,33 @@ async def add_person(
     request: Request,
     actor: AdminOrTool,
     corrections: CorrectionsDep,
+    audit: AuditDep,
     new: Annotated[NewPerson, Depends(body_of(NewPerson))],
 ) -> Response:
     """Adds a person; only this reply shows their key."""
-    return await reply(request, await corrections.people.add(new))
+    added = await corrections.people.add(new)
+    await audit.record(actor.name, "person.add", new.name, role=new.role)
+    return await reply(request, added)
 
 
 @router.post("/people/{name}/key", response_model=IssuedKey, openapi_extra=NO_BODY)
 async def new_key(
-    request: Request, name: Name, actor: AdminOrTool, corrections: CorrectionsDep
+    request: Request, name: Name, actor: AdminOrTool, corrections: CorrectionsDep, audit: AuditDep
 ) -> Response:
     """Issues a new key and revokes the old one."""
-    return await reply(request, await corrections.people.new_key(name))
+    issued = await corrections.people.new_key(name)
+    await audit.record(actor.name, "person.key", name)
+    return await reply(request, issued)
 
 
 @router.delete("/people/{name}/key", response_model=Person)
 async def revoke(
-    request: Request, name: Name, actor: AdminOrTool, corrections: CorrectionsDep
+    request: Request, name: Name, actor: AdminOrTool, corrections: CorrectionsDep, audit: AuditDep
 ) -> Response:
     """Revokes the person's key; their submissions stay."""
-    return await reply(request, await corrections.people.revoke(name))
+    person = await corrections.people.revoke(name)
+    await audit.record(actor.name, "person.revoke", name)
+    return await reply(request, person)
 
 
 @router.post("/people/{name}/retire", response_model=Retirement, openapi_extra=takes(Retire))
@@ -86,10 +92,13 @@ async def retire(
     name: Name,
     actor: AdminOrTool,
     corrections: CorrectionsDep,
+    audit: AuditDep,
     sent: Annotated[Retire, Depends(body_of(Retire))],
 ) -> Response:
     """Withdraws a person's corrections and lists the targets that used them."""
-    return await reply(request, await corrections.retiring.retire(name, sent.reason))
+    retirement = await corrections.retiring.retire(name, sent.reason)
+    await audit.record(actor.name, "person.retire", name, reason=sent.reason)
+    return await reply(request, retirement)
 
 
 # ---------------------------------------------------------------- items in, results out
@@ -101,12 +110,14 @@ async def put_round(
     round_name: Name,
     actor: ReviewerOrTrainer,
     corrections: CorrectionsDep,
+    audit: AuditDep,
     settings: Annotated[RoundSettings, Depends(body_of(RoundSettings))],
     keep: bool = False,
 ) -> Response:
     """Creates a round or changes its rules; with `keep`, an existing round keeps its rules."""
     await corrections.intake.put_round(round_name, settings, keep=keep)
     [made] = await corrections.intake.rounds([round_name])
+    await audit.record(actor.name, "round.put", round_name, keep=keep)
     return await reply(request, made)
 
 
@@ -167,10 +178,13 @@ async def take_import(
     request: Request,
     actor: AdminOrTool,
     corrections: CorrectionsDep,
+    audit: AuditDep,
     sent: Annotated[ImportLines, Depends(body_of(ImportLines))],
 ) -> Response:
     """Imports lines of an export."""
-    return await reply(request, await corrections.outcome.take(sent, actor.name))
+    imported = await corrections.outcome.take(sent, actor.name)
+    await audit.record(actor.name, "corrections.import", sent.round or "", lines=len(sent.lines))
+    return await reply(request, imported)
 
 
 # ---------------------------------------------------------------- the people's expert

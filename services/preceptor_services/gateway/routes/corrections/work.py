@@ -31,9 +31,8 @@ from preceptor_clients.contract.schemas import Name
 from preceptor_services.corrections.views import length_of, version_of
 from preceptor_services.gateway.http.bodies import body_of, reply
 from preceptor_services.gateway.http.depends import CorrectionsDep
-from preceptor_services.gateway.http.openapi import takes
+from preceptor_services.gateway.http.openapi import NO_BODY, takes
 from preceptor_services.gateway.http.people import (
-    NO_BODY,
     Annotator,
     AnnotatorOrTrainer,
     Reviewer,

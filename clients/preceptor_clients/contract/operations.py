@@ -1,0 +1,75 @@
+"""What operators of a deployment read and do: the audit log, and jobs that were given up."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from preceptor_clients.contract.errors import ProblemDetails
+from preceptor_clients.contract.schemas import Answer, Key, Name, Sha256
+
+
+class AuditEntry(Answer):
+    """One act that changed who may do what, or what is asked and learnt from."""
+
+    number: int
+    """Its place in the log, counted from 1 without gaps."""
+    at: float
+    """Server time, seconds since the epoch."""
+    actor: str
+    """Name of the key or of the person; `gateway` for what it does by itself at its start."""
+    action: str
+    """What was done, such as `service.add`, `key.change` or `round.put`."""
+    subject: str
+    """What it was done to: the name of a service, key, person, round, job or weight version."""
+    detail: dict[str, JsonValue]
+    """Further facts; never a secret."""
+    previous_sha256: Sha256
+    """`sha256` of the entry before; zeros for the first."""
+    sha256: Sha256
+    """Hash of all other fields, so that a changed, missing or inserted entry is found."""
+
+
+class AuditPage(Answer):
+    """`GET /v1/audit?after=NUMBER&limit=n`: the oldest first."""
+
+    entries: tuple[AuditEntry, ...]
+    """One page of them."""
+    after: int | None = None
+    """Value of `after` for the next page; None at the end."""
+
+
+class DeadJob(Answer):
+    """One job that was given up, with questions that have no answer."""
+
+    job_id: Key
+    """Its id."""
+    service: Name
+    """The expert or source that was asked."""
+    kind: str
+    """`logprobs` or `feedback`."""
+    attempts: int
+    """How often it was delivered."""
+    created_at: float
+    """Server time of its submission, seconds since the epoch."""
+    questions: int
+    """Questions that failed with it."""
+    reason: ProblemDetails | None = None
+    """Why its last delivery failed."""
+
+
+class DeadJobs(Answer):
+    """`GET /v1/jobs/dead?after=JOB&limit=n`: in the order of their ids."""
+
+    jobs: tuple[DeadJob, ...]
+    """One page of them."""
+    after: Key | None = None
+    """Value of `after` for the next page; None at the end."""
+
+
+class Replayed(Answer):
+    """Reply to `POST /v1/jobs/{job_id}/replay`."""
+
+    job_id: Key
+    """The job, which is queued again."""
+    questions: int
+    """Questions that are asked again; their tickets are live again, each for its time."""
