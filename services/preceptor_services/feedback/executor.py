@@ -312,14 +312,22 @@ def _record(report: ExecutionReport) -> dict[str, JsonValue]:
 
 
 def _read_task(query: FeedbackQuery) -> ExecutionTask:
-    if query.payload is None:
-        raise Invalid("is missing; name the task's cases in payload_sha256", field="payload")
+    if not isinstance(query.payload, dict):
+        raise Invalid(
+            "is missing, or no object; name the task's cases in payload_sha256", field="payload"
+        )
+    # A row of a user's data comes with all its columns, of which the task is some.
+    columns = {k: v for k, v in query.payload.items() if k in ExecutionTask.model_fields}
     try:
-        task = ExecutionTask.model_validate(query.payload)
+        task = ExecutionTask.model_validate(columns)
     except ValidationError as error:
         raise from_validation(error, "payload") from error
     if not task.cases():
-        raise Invalid("has no cases", field="payload.shown")
+        given = ", ".join(sorted(query.payload)) or "nothing"
+        raise Invalid(
+            f"has no cases: expected `shown` or `hidden`, lists of input and expected; got {given}",
+            field="payload.shown",
+        )
     return task
 
 

@@ -198,6 +198,8 @@ async def test_answers_keep_the_order_of_a_large_call(
         ({"shown": []}, "payload.shown"),
         ({"shown": [{"input": 1}]}, "payload.shown[0].expected"),
         ({"entry": "x y", "shown": []}, "payload.entry"),
+        ({"showm": [{"input": 1, "expected": 1}]}, "payload.shown"),
+        ([1], "payload"),
     ],
 )
 async def test_a_task_that_cannot_be_meant_is_refused_and_the_others_go_on(
@@ -207,6 +209,16 @@ async def test_a_task_that_cannot_be_meant_is_refused_and_the_others_go_on(
 
     assert isinstance(refused, Invalid)
     assert refused.errors[0].field == field
+    assert answer.items[0].score == 1.0  # type: ignore[union-attr]
+
+
+async def test_other_columns_of_a_row_are_left_alone(
+    executor: Executor, make_query: MakeQuery
+) -> None:
+    row = {"prompt": "sort", "shown": [{"input": [2, 1], "expected": [1, 2]}], "level": "easy"}
+
+    [answer] = await executor.feedback([make_query("sorted(x)", row)])
+
     assert answer.items[0].score == 1.0  # type: ignore[union-attr]
 
 

@@ -18,6 +18,7 @@ from typing import Literal, cast
 import numpy as np
 from pydantic import JsonValue
 
+from preceptor_clients.contract.errors import ProblemDetails
 from preceptor_clients.contract.schemas import (
     AnswerKind,
     FeedbackItem,
@@ -143,6 +144,8 @@ class Labeller:
     timeout_s: float = 120.0
     dropped: Counter[str] = field(default_factory=Counter[str])
     """Missing answers by the problem's code; the reader reports and clears them."""
+    reasons: dict[str, str] = field(default_factory=dict[str, str])
+    """The newest problem of each code, in words."""
     _payloads: set[str] = field(default_factory=set[str])
 
     async def put_payload(self, payload: object) -> str:
@@ -178,7 +181,7 @@ class Labeller:
         outcomes = await self.gateway.feedback(
             source, submissions, run=self.run, timeout_s=self.timeout_s
         )
-        self._count([o.problem.code for o in outcomes if o.problem])
+        self._count([o.problem for o in outcomes if o.problem])
         return [() if o.answer is None else o.answer.items for o in outcomes]
 
     async def targets(self, attempts: Sequence[Attempt]) -> list[Labelled]:
@@ -218,7 +221,7 @@ class Labeller:
             batching=self.batching,
             timeout_s=self.timeout_s,
         )
-        self._count([o.problem.code for o in outcomes if o.problem])
+        self._count([o.problem for o in outcomes if o.problem])
         answers: list[WeightedAnswer | None] = [None] * len(attempts)
         for (i, query), outcome in zip(asked, outcomes, strict=True):
             if outcome.answer is not None and outcome.ticket is not None:
@@ -247,8 +250,9 @@ class Labeller:
     def _timeout_ms(self) -> int:
         return int(self.timeout_s * 1000)
 
-    def _count(self, codes: Sequence[str]) -> None:
-        self.dropped.update(codes)
+    def _count(self, problems: Sequence[ProblemDetails]) -> None:
+        self.dropped.update(problem.code for problem in problems)
+        self.reasons |= {problem.code: problem.detail for problem in problems}
 
 
 def _labelled(attempt: Attempt, view: InView, answers: Sequence[WeightedAnswer]) -> Labelled:

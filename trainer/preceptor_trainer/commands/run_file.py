@@ -54,7 +54,7 @@ def refuse_options(*given: tuple[str, object]) -> None:
 def train_file(path: Path, settings: Sequence[str], place: Place, extend: int | None) -> None:
     """Trains as the file says."""
     console = Console()
-    with _refused_plainly():
+    with refused_plainly():
         run_file = _with_place(read_run_file(path, settings), place)
         name = run_file.run.name or path.stem
         run_dir = place.run_dir or path.parent / run_file.run.folder / name
@@ -70,14 +70,14 @@ def train_file(path: Path, settings: Sequence[str], place: Place, extend: int | 
             key = trainer_key(path.parent / run_file.run.key_file)
             summary = asyncio.run(train(planned, run_dir, run_file.run.gateway, key))
         else:
-            _write_deployment(run_dir, built.deployment)
+            write_deployment(run_dir, built.deployment)
             with LocalDeployment(run_dir, console) as local:
                 summary = asyncio.run(train(planned, run_dir, local.gateway_url, local.key))
     show(summary, start, console)
 
 
 @contextmanager
-def _refused_plainly() -> Generator[None]:
+def refused_plainly() -> Generator[None]:
     """A file that cannot be run is the user's mistake, which the message names."""
     try:
         yield
@@ -146,7 +146,7 @@ def _announce(console: Console, run_dir: Path, built: Built, run_file: RunFile) 
         console.print(line, markup=False, soft_wrap=True, highlight=False)
 
 
-def _write_deployment(run_dir: Path, deployment: Deployment) -> None:
+def write_deployment(run_dir: Path, deployment: Deployment) -> None:
     """Writes the run's `preceptor.toml`, anew at each start: the run's file decides."""
     comment = (
         "The deployment of one run, written by `preceptor train` from the run's file at each "

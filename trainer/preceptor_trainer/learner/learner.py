@@ -174,6 +174,36 @@ class Learner:
             credits=tuple(credits),
         )
 
+    @torch.no_grad()
+    def measure(self, batches: Sequence[TrainBatch], objective: Objective) -> StepResult:
+        """The loss, its parts and the credits of a step that is not taken.
+
+        Raises:
+            ValueError: no batches, or targets that the objective refuses.
+        """
+        if not batches:
+            raise ValueError("batches is empty")
+        device = self._parameters[0].device
+        batches = [batch.to(device) for batch in batches]
+        statistics = [self._statistics(objective, batch) for batch in batches]
+        advantages = objective.advantages(statistics, batches)
+        denominator = objective.denominator(batches)
+        loss, metrics, credits = 0.0, dict[str, Mean](), list[RolloutCredit]()
+        for batch, stats, weights in zip(batches, statistics, advantages, strict=True):
+            share, reported = objective(stats, batch, weights, denominator)
+            loss += float(share)
+            for name, mean in reported.items():
+                metrics[name] = metrics[name] + mean if name in metrics else mean
+            credits += _credits(batch, stats, weights)
+        return StepResult(
+            loss=loss,
+            metrics={name: v for name, m in metrics.items() if (v := m.value()) is not None},
+            grad_norm=0.0,
+            lr=self.config.rate_at(self.num_steps),
+            skipped=True,
+            credits=tuple(credits),
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Optimiser moments and counters; the model's weights are saved by their owner."""
         return {

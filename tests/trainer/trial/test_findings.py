@@ -1,0 +1,60 @@
+"""What `preceptor try` says of rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from preceptor_trainer.data.rows import Row
+from preceptor_trainer.trial.findings import _leaks, _overlap
+
+
+def row(prompt: str, number: int = 0, **columns: Any) -> Row:
+    chat = ({"role": "user", "content": prompt},)
+    return Row(id=f"{prompt}-{number}", messages=chat, payload=columns, where=f"t.jsonl:{number}")
+
+
+def test_an_answer_in_its_own_prompt_is_found() -> None:
+    rows = [row(f"What is {n} + {n}? (It is {2 * n}.)", answer=2 * n) for n in range(10, 20)]
+
+    [finding] = _leaks(rows, None, "")
+
+    assert "10 of 10 rows hold their own answer (column 'answer')" in finding.what
+
+
+def test_a_column_that_the_run_names_as_reference_counts_as_an_answer() -> None:
+    rows = [row(f"say {word}", solved=word) for word in ("red", "green", "blue")]
+
+    assert _leaks(rows, None, "") == []
+    assert len(_leaks(rows, "solved", "")) == 1
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row("Which? A) red B) green", answer="A"), row("Which? A) one B) two", answer="B")],
+        [row("What is 2 * 2?", answer=4), row("What is 7 * 1?", answer=7)],
+        [row("is 112 even?", answer=12), row("is 341 odd?", answer=34)],
+        [row("true?", answer=True), row("false?", answer=None)],
+    ],
+    ids=["letters of choices", "a coincidence", "parts of numbers", "no texts"],
+)
+def test_what_only_looks_like_a_leak_is_none(rows: list[Row]) -> None:
+    assert _leaks(rows, None, "") == []
+
+
+def test_a_user_turn_that_names_the_answers_column_is_a_leak() -> None:
+    rows = [row("2 plus 2 is", answer=4), row("3 plus 3 is", answer=6)]
+
+    assert len(_leaks(rows, None, "{question} {answer}")) == 1
+
+
+def test_held_out_rows_that_are_trained_on_are_counted_by_id_and_by_text() -> None:
+    train = [row("one"), row("two", 7), row("three")]
+    held_out = [row("one"), row("two", 8)]
+
+    [finding] = _overlap(train, held_out)
+
+    assert finding.what.startswith("2 held-out rows are trained on, such as t.jsonl:0")
+    assert _overlap([row("three")], held_out) == []
