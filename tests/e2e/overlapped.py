@@ -12,4 +12,7 @@ from preceptor_trainer.run.schedules import Overlapped
 
 def recipe(**options: Any) -> RunConfig:
     """Takes the quickstart's options."""
-    return replace(quickstart(**options), schedule=Overlapped(staleness=1))
+    config = quickstart(**options)
+    assert config.evaluation is not None
+    evaluation = replace(config.evaluation, every=3)
+    return replace(config, schedule=Overlapped(staleness=1), evaluation=evaluation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,6 @@ async def test_every_rollout_is_used_once_and_a_stale_one_by_its_local_term_alon
     scored = [step.get("advantage_size") is not None for step in steps]
     assert scored[0], "the first step's rollouts are of the policy that trains on them"
     assert not all(scored), "no rollout was stale, so nothing overlapped"
+    evaluated = sorted(path.stem for path in (run_dir / "evaluations").glob("*.json"))
+    assert evaluated == ["after", "before", "step-3"]
+    assert json.loads((run_dir / "best.json").read_text())["weights"].startswith("overlapped/l0/")

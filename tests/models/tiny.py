@@ -77,7 +77,9 @@ FAMILIES: Final = {
 }
 
 
-def tiny_model(name: str, folder: Path, *, num_padded: int = 0, tied: bool | None = None) -> Path:
+def tiny_model(
+    name: str, folder: Path, *, num_padded: int = 0, tied: bool | None = None, **changed: Any
+) -> Path:
     """A folder with a model of this family; its head has `num_padded` rows beyond the tokenizer."""
     family = FAMILIES[name]
     tokenizer = byte_level(template=family.template, bos=family.bos)
@@ -89,6 +91,7 @@ def tiny_model(name: str, folder: Path, *, num_padded: int = 0, tied: bool | Non
             "max_position_embeddings": family.positions,
             "tie_word_embeddings": family.tied if tied is None else tied,
         }
+        | changed
     )
     if family.config is Olmo2Config:
         options.pop("head_dim")

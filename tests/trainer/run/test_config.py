@@ -22,7 +22,8 @@ def test_a_rate_that_is_zero_before_the_run_ends_is_refused():
 
 
 @pytest.mark.parametrize(
-    "field", ["steps", "rollouts_per_problem", "checkpoint_every", "max_prompt"]
+    "field",
+    ["steps", "rollouts_per_problem", "checkpoint_every", "max_prompt", "keep"],
 )
 def test_counts_below_one_are_refused(field):
     config = quickstart(steps=10, held_out=4)

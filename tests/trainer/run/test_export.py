@@ -114,7 +114,7 @@ def test_a_step_that_is_not_there_is_refused_with_those_that_are(run_dir: Path, 
 
 
 def test_the_best_version_is_the_recorded_one(run_dir: Path) -> None:
-    with pytest.raises(CannotExport, match="no best version is recorded"):
+    with pytest.raises(CannotExport, match="no version was evaluated"):
         version_folder(run_dir, "best")
 
     (run_dir / "best.json").write_text(json.dumps({"weights": "p/l0/5"}))

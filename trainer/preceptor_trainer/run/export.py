@@ -7,14 +7,14 @@ Each version on disk is such a folder already; what is added is its name, `RUN@S
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Final
 
 from preceptor_clients.kit.files import whole_folder
-from preceptor_trainer.run.retention import Version, line_of
-from preceptor_trainer.run.standing import BEST_FILE, Standing
+from preceptor_trainer.run.evaluations import best_weights
+from preceptor_trainer.run.retention import line_of
+from preceptor_trainer.run.standing import Standing
 
 _WEIGHTS: Final = "model.safetensors"
 
@@ -66,7 +66,7 @@ def version_folder(run_dir: Path, step: str = "last") -> Path:
     if not found:
         raise CannotExport(f"{run_dir}: holds no weights of a run")
     if step == "best":
-        return found[_best(run_dir)]
+        return _best(run_dir)
     if step == "last":
         return found[max(found)]
     if not step.isdecimal() or int(step) not in found:
@@ -91,8 +91,8 @@ def _on_line(run_dir: Path) -> dict[int, Path]:
     return found
 
 
-def _best(run_dir: Path) -> int:
-    path = run_dir / BEST_FILE
-    if not path.is_file():
-        raise CannotExport(f"{run_dir}@best: no best version is recorded; evaluate during training")
-    return Version.of(json.loads(path.read_text())["weights"]).step
+def _best(run_dir: Path) -> Path:
+    version = best_weights(run_dir)
+    if version is None:
+        raise CannotExport(f"{run_dir}@best: no version was evaluated")
+    return run_dir / "weights" / version
