@@ -69,6 +69,22 @@ def test_whole_groups_need_one_forward_pass_and_split_groups_two(policy, rollout
     assert len(calls) - num_fused == 4
 
 
+def test_only_costs_to_go_need_two_passes_of_split_groups_and_only_of_those(policy, rollouts):
+    calls: list[int] = []
+    look_up = policy._look_up
+    policy._look_up = lambda **inputs: calls.append(1) or look_up(**inputs)
+    # The first group is split, the second is whole.
+    batches = [collate(rollouts[:2]), collate(rollouts[2:3]), collate(rollouts[3:])]
+    num_passes: list[int] = []
+
+    for objective in (GRPO(), DistIL(future="none"), DistIL()):
+        Learner(policy, CONFIG).step(batches, objective)
+        num_passes.append(len(calls))
+        calls.clear()
+
+    assert num_passes == [3, 3, 5]
+
+
 def test_the_same_inputs_give_the_same_numbers(policy, rollouts):
     other = copy.deepcopy(policy)
 
