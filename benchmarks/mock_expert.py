@@ -12,6 +12,7 @@ from functools import cache
 
 import numpy as np
 
+from preceptor_clients.contract import grid
 from preceptor_clients.contract.schemas import (
     Capabilities,
     Message,
@@ -45,7 +46,7 @@ def _drawn(top_k: int) -> PrefixAnswer:
     rng = np.random.default_rng(0)
     ids_PK = np.stack([rng.choice(VOCAB_SIZE, top_k, replace=False) for _ in range(MOST_POSITIONS)])
     scores_PK = -np.sort(-rng.gumbel(size=(MOST_POSITIONS, top_k)) * 2, axis=1)
-    norm_P1 = np.log(np.exp(scores_PK).sum(1, keepdims=True)) + 0.05
+    norm_P1 = np.log(np.exp(scores_PK).sum(1, keepdims=True)) + 5e-4
     distributions = Distributions(
         ids_PK=ids_PK,
         logprobs_PK=(scores_PK - norm_P1).astype(np.float32),
@@ -55,22 +56,25 @@ def _drawn(top_k: int) -> PrefixAnswer:
     return build_answer(query, distributions, expert="mock", expert_version="1")
 
 
+@cache
+def _rows(top_k: int, num_positions: int) -> dict[str, np.ndarray]:
+    """The first rows of them, as an expert that builds its answer has them."""
+    whole = _drawn(top_k)
+    names = ("mask_P", "num_entries_P", "ids_PK", "tail_P", "own_logprobs_P", "own_mask_P")
+    rows = {name: getattr(whole, name)[:num_positions] for name in names}
+    codes = grid.codes(whole.logprobs_PK[:num_positions])
+    return {**rows, "logprobs_PK": grid.read_only_values(codes)}
+
+
 def mock_answer(query: PrefixQuery) -> PrefixAnswer:
     """An answer that passes the check of answers."""
-    whole, num = _drawn(query.top_k), query.num_positions
-    rows = {
-        name: getattr(whole, name)[:num]
-        for name in ("mask_P", "num_entries_P", "ids_PK", "logprobs_PK", "tail_P")
-    }
-    own = {name: getattr(whole, name)[:num] for name in ("own_logprobs_P", "own_mask_P")}
     return PrefixAnswer(
         kind="topk",
         token_ids_P=query.response_ids,
         vocab_fingerprint=query.vocab_fingerprint,
         expert="mock",
         expert_version="1",
-        **rows,
-        **own,
+        **_rows(query.top_k, query.num_positions),
     )
 
 

@@ -6,7 +6,9 @@ memory, because answers are usually fetched within seconds of their arrival.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
@@ -17,7 +19,7 @@ from preceptor_clients.contract.wire import QUANTISED
 from preceptor_services.kit.blobs import BlobStore
 from preceptor_services.kit.threads import FRAME_ADVANTAGE, ITEM, off_loop
 
-_MEMORY_BYTES: Final = 24 << 20
+_MEMORY_BYTES: Final = 12 << 20
 _BESIDE_BYTES: Final = 4 << 10
 _OURS: Final = frame.Limits(header_bytes=1 << 30, body_bytes=1 << 34, arrays=1 << 30)
 """Own blobs with a checked hash may be as large as a whole step."""
@@ -39,6 +41,8 @@ class ArrayBlobs:
             memory_bytes, getsizeof=lambda pack: pack[0]
         )
 
+        self._reading: dict[str, asyncio.Task[Entries]] = {}
+
     async def write(self, entries: Mapping[str, dict[str, Any]]) -> Written:
         """Writes a pack; its blob is on disk when this returns."""
         numbers = sum(_num_numbers(entry) for entry in entries.values())
@@ -52,6 +56,20 @@ class ArrayBlobs:
         """The entries of a pack, by their ids."""
         if sha256 in self._recent:
             return self._recent[sha256][1]
+        # Answers of one pack are often read at once: the pack is read for all of them together.
+        reading = self._reading.get(sha256)
+        if reading is None:
+            reading = asyncio.create_task(self._read(sha256))
+            self._reading[sha256] = reading
+            reading.add_done_callback(partial(self._end_reading, sha256))
+        return await asyncio.shield(reading)
+
+    def _end_reading(self, sha256: str, reading: asyncio.Task[Entries]) -> None:
+        del self._reading[sha256]
+        if not reading.cancelled():
+            reading.exception()  # those who waited for it have it
+
+    async def _read(self, sha256: str) -> Entries:
         data = await self._blobs.get(sha256)
         entries = cast(
             "Entries",
