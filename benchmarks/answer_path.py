@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
@@ -217,12 +218,21 @@ async def bare_server() -> AsyncGenerator[Target]:
     )
     target = Target(f"http://127.0.0.1:{port}", "/", None)
     try:
-        await asyncio.sleep(1.0)
+        while not await asyncio.to_thread(answers, port):
+            assert process.poll() is None, "the bare server ended"
+            await asyncio.sleep(0.05)
         await run(target.url, [target.request(b"x")] * 50, 1)
         yield target
     finally:
         process.terminate()
         process.wait()
+
+
+def answers(port: int) -> bool:
+    """Whether a process listens there."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 class Measurement(NamedTuple):

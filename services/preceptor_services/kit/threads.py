@@ -15,7 +15,7 @@ ITEM: Final = 1 << 10
 FRAME_ADVANTAGE: Final = 32
 """How much longer a number takes as JSON than in a frame, into which arrays are copied."""
 UNKNOWN: Final = 1 << 62
-_SMALL: Final = 8 * ITEM
+_SMALL: Final = 32 * ITEM
 
 P = ParamSpec("P")
 R = TypeVar("R")
