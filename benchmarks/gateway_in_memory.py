@@ -6,9 +6,10 @@ import hashlib
 import sys
 from pathlib import Path
 
+import uvloop
+
 from preceptor_clients.contract.errors import NotFound
 from preceptor_services.gateway import __main__ as gateway
-from preceptor_services.kit.event_loop import run_process
 from preceptor_services.kit.settings import load_settings
 
 
@@ -33,4 +34,4 @@ class BlobsInMemory:
 
 if __name__ == "__main__":
     gateway.LocalBlobs = BlobsInMemory  # type: ignore[assignment,misc]  the one part that differs
-    run_process(gateway.serve(load_settings(Path(sys.argv[sys.argv.index("--config") + 1]))))
+    uvloop.run(gateway.serve(load_settings(Path(sys.argv[sys.argv.index("--config") + 1]))))

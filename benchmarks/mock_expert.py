@@ -63,7 +63,9 @@ def _rows(top_k: int, num_positions: int) -> dict[str, np.ndarray]:
     names = ("mask_P", "num_entries_P", "ids_PK", "tail_P", "own_logprobs_P", "own_mask_P")
     rows = {name: getattr(whole, name)[:num_positions] for name in names}
     codes = grid.codes(whole.logprobs_PK[:num_positions])
-    return {**rows, "logprobs_PK": grid.read_only_values(codes)}
+    # An older checkout, measured by `--against`, does not remember codes.
+    values = getattr(grid, "read_only_values", grid.values)
+    return {**rows, "logprobs_PK": values(codes)}
 
 
 def mock_answer(query: PrefixQuery) -> PrefixAnswer:

@@ -206,7 +206,11 @@ class Database:
                     await _roll_back(conn, driver)
                     raise
             finally:
-                free.append(conn)
+                if driver.in_transaction:
+                    # It could not be rolled back, so it cannot be used again.
+                    await conn.close()
+                else:
+                    free.append(conn)
 
     async def _detached(self) -> AsyncConnection:
         """A new connection that the pool does not wait for."""
