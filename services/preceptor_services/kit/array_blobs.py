@@ -19,7 +19,7 @@ from preceptor_clients.contract.wire import QUANTISED
 from preceptor_services.kit.blobs import BlobStore
 from preceptor_services.kit.threads import FRAME_ADVANTAGE, ITEM, off_loop
 
-_MEMORY_BYTES: Final = 12 << 20
+_MEMORY_BYTES: Final = 8 << 20
 _BESIDE_BYTES: Final = 4 << 10
 _OURS: Final = frame.Limits(header_bytes=1 << 30, body_bytes=1 << 34, arrays=1 << 30)
 """Own blobs with a checked hash may be as large as a whole step."""
