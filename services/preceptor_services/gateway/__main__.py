@@ -1,6 +1,7 @@
 """Runs the gateway: `python -m preceptor_services.gateway --config preceptor.toml`.
 
-Shuts down gracefully on SIGTERM and Ctrl-C: `/readyz` fails at once, open requests are completed.
+Shuts down gracefully on SIGTERM and Ctrl-C: `/readyz` fails at once, requests that wait for answers
+return what there is, and all open requests are completed.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import signal
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Final
@@ -39,10 +41,16 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
+        self._loop = asyncio.get_running_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._app.state.readiness.started = False
-        super().handle_exit(sig, frame)
+        # Not from within a signal's handler, which may interrupt any code.
+        self._loop.call_soon_threadsafe(self._app.state.questions.notifier.stop_waiting)
+        # Not the parent's method, which would end the drained process by the signal, not with 0.
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
 
 
 def gateway(

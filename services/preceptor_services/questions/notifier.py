@@ -35,11 +35,15 @@ class Watch:
 
     async def wait(self, timeout_s: float) -> None:
         """Returns when nothing is pending or after the timeout."""
-        if not self.pending:
+        if not self.pending or self._nothing_left.is_set():
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._nothing_left.wait()
+
+    def give_up(self) -> None:
+        """Ends the wait; what is pending stays so."""
+        self._nothing_left.set()
 
     def end(self) -> None:
         """Forgets everything."""
@@ -55,6 +59,8 @@ class Notifier:
 
     def __init__(self) -> None:
         self._watches: dict[str, set[Watch]] = {}
+        self._open: set[Watch] = set()
+        self._stopping = False
         self.on_settled: Callable[[Sequence[str]], None] | None = None
         """Called with the tickets that this process has settled."""
 
@@ -63,10 +69,20 @@ class Notifier:
         """Watches tickets during a `with` block."""
         watch = Watch(self._watches)
         watch.add(ticket_ids)
+        self._open.add(watch)
+        if self._stopping:
+            watch.give_up()
         try:
             yield watch
         finally:
+            self._open.discard(watch)
             watch.end()
+
+    def stop_waiting(self) -> None:
+        """Lets every request return what there is, now and from now on: the process ends."""
+        self._stopping = True
+        for watch in self._open:
+            watch.give_up()
 
     def notify(self, ticket_ids: Iterable[str]) -> None:
         """Wakes the requests that wait for these tickets, which this process has settled."""

@@ -111,11 +111,36 @@ class Database:
 
     async def migrate(self, revision: str = "head") -> None:
         """Migrates the tables to `revision`."""
-        async with self.write() as conn:
+        async with self._migrating() as conn:
             if not conn.in_transaction():
                 # Alembic would end a transaction of its own before this one ends.
                 await conn.begin()
             await conn.run_sync(_upgrade, revision)
+            if self._is_sqlite:
+                await conn.run_sync(_check_references)
+
+    @contextlib.asynccontextmanager
+    async def _migrating(self) -> AsyncGenerator[AsyncConnection]:
+        """A writing transaction; on SQLite one in which references are not checked.
+
+        A migration makes a table anew and drops the old one, to which other tables refer. SQLite
+        keeps this setting within a transaction, so the connection is one of its own.
+        """
+        if not self._is_sqlite:
+            async with self.write() as conn:
+                yield conn
+            return
+        async with self._turn():
+            with store_errors():
+                alone = [await self._detached()]
+            try:
+                driver = direct(alone[0])
+                assert driver is not None, "the database is SQLite"
+                await driver.query("PRAGMA foreign_keys = OFF")
+                async with self._kept(alone, "BEGIN IMMEDIATE") as conn:
+                    yield conn
+            finally:
+                await alone[0].close()
 
     async def connect_all(self) -> None:
         """Opens all connections to PostgreSQL now, so that the first requests need not wait for it.
@@ -340,6 +365,12 @@ def alembic_config(conn: SyncConnection) -> Config:
 
 def _upgrade(conn: SyncConnection, revision: str) -> None:
     command.upgrade(alembic_config(conn), revision)
+
+
+def _check_references(conn: SyncConnection) -> None:
+    lost = conn.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    if lost:
+        raise ValueError(f"database: {len(lost)} rows refer to rows that are not there: {lost[:3]}")
 
 
 def _begin(conn: SyncConnection) -> None:

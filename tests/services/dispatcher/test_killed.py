@@ -18,6 +18,7 @@ from dispatch_parts import noted, query, submission, until
 from sqlalchemy import text
 
 from preceptor_clients.contract.errors import QueueFull, ServiceUnavailable
+from preceptor_clients.contract.schemas import LogprobsOutcomes, LogprobsRequest
 from preceptor_services.jobs.embedded_broker import running_broker
 
 pytestmark = pytest.mark.e2e
@@ -120,6 +121,40 @@ async def test_R3_a_killed_gateway_loses_nothing_and_counts_nothing_twice(
         assert await _count(gateway, "select count(*) from tickets") == 1
         assert await _count(gateway, "select count(*) from answers where state = 'done'") == 1
         assert await _count(gateway, "select count(*) from attempts where outcome = 'done'") == 1
+
+
+async def test_R12_a_stopping_gateway_completes_what_is_open_and_loses_nothing(
+    make_deployment, moody, moody_log: Path
+) -> None:
+    async with (
+        moody() as url,
+        make_deployment(moody=url, own_process=True) as gateway,
+        gateway.dispatching(),
+    ):
+        asked = (submission("a", query("gated", timeout_ms=300_000)),)
+        body = LogprobsRequest(expert="moody", submissions=asked, wait_ms=60_000)
+        waiting = asyncio.create_task(
+            gateway.client.raw(
+                "POST",
+                "/v1/logprobs",
+                content=body.model_dump_json().encode(),
+                headers={"content-type": "application/json", "accept": "application/json"},
+                timeout_s=90.0,
+            )
+        )
+        await until(lambda: noted(moody_log) == ["gated"])
+        gateway.gateway.terminate()
+        reply = await waiting
+        code = await asyncio.to_thread(gateway.gateway.wait, 30)
+
+        gateway.start_gateway()
+        moody_log.with_name("gate").touch()
+        [outcome] = await gateway.ask(*asked, timeout_s=60.0)
+
+    [told] = LogprobsOutcomes.model_validate_json(reply.body).outcomes
+    assert (reply.status, told.ticket.state, code) == (200, "running", 0)
+    assert outcome.ticket.id == told.ticket.id
+    assert outcome.answer is not None
 
 
 async def test_R5_the_late_report_of_a_paused_dispatcher_is_refused(

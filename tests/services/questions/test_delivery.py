@@ -174,6 +174,25 @@ async def test_cancelling_one_of_two_drops_only_its_question(world: World) -> No
     assert await _states(world, [wanted]) == ["running"]
 
 
+async def test_R8_the_answer_of_a_question_that_was_cancelled_while_it_ran_is_dropped(
+    world: World,
+) -> None:
+    cancelled, kept = [
+        (await world.trainer.submit_logprobs("uniform", [submission]))[0].ticket.id
+        for submission in (world.submission("a", (1, 2)), world.submission("b", (2, 2)))
+    ]
+    jobs = (await world.claim(world.queue.take())).jobs
+    await world.trainer.cancel(cancelled)
+
+    reports = [(job, [world.result(job, item) for item in job.items], {}) for job in jobs]
+    refused = await world.report_jobs(*reports)
+    outcomes = await world.trainer.collect_logprobs([cancelled, kept])
+
+    assert [problem is None for problem in refused] == [False, True]
+    assert [outcome.ticket.state for outcome in outcomes] == ["cancelled", "done"]
+    assert outcomes[0].answer is None
+
+
 async def test_a_question_that_somebody_else_wants_survives_a_cancellation(world: World) -> None:
     [mine] = await _ask(world, "a")
     [also] = await _ask(world, "b")
