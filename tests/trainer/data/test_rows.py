@@ -89,13 +89,15 @@ def test_a_row_that_is_there_twice_is_refused_with_both_lines(
 
     with pytest.raises(ValueError, match=rf"t\.jsonl:3: has .*{why}.* as t\.jsonl:1"):
         rows_of(first, {"prompt": "other"}, columns)
-    assert len(rows_of(first, {"prompt": "other"}, columns, duplicates="drop")) == 2
+    kept = rows_of(first, {"prompt": "other"}, columns, duplicates="drop")
+    assert len(kept) == 2
+    assert kept.dropped == ("t.jsonl: rows dropped because they are there twice: 1",)
 
 
 def test_what_is_recorded_of_rows_is_their_hash_and_not_the_rows() -> None:
     described = describe(rows_of({"prompt": "a"}))
 
-    assert set(described) == {"class", "source", "sha256", "num_rows"}
+    assert set(described) == {"class", "source", "sha256", "num_rows", "dropped"}
     assert described["sha256"] != describe(rows_of({"prompt": "a", "answer": 1}))["sha256"]
 
 

@@ -61,7 +61,10 @@ def test_rows_that_are_held_out_and_trained_on_are_named() -> None:
 def test_such_rows_are_dropped_or_kept_as_asked(
     overlap: Literal["drop", "allow"], left: int
 ) -> None:
-    assert len(apart(TRAIN, SAME, overlap)) == left
+    kept = apart(TRAIN, SAME, overlap)
+
+    assert len(kept) == left
+    assert len(kept.dropped) == (overlap == "drop")
 
 
 def test_fewer_held_out_rows_are_the_same_ones_each_time() -> None:
@@ -75,12 +78,12 @@ def test_fewer_held_out_rows_are_the_same_ones_each_time() -> None:
 def test_long_prompts_are_dropped_counted_and_named() -> None:
     rows = rows_of("train", [{"prompt": "x" * n} for n in (3, 9, 4, 12)])
 
-    kept, dropped = keep_short(rows, lambda chat: len(chat[-1]["content"]), 8)
+    kept = keep_short(rows, lambda chat: len(chat[-1]["content"]), 8)
 
     assert len(kept) == 2
-    assert str(dropped) == (
+    assert kept.dropped == (
         "train: 2 of 4 rows are dropped: their prompts have more than 8 tokens, up to 12, such as "
-        "train:2"
+        "train:2",
     )
     assert kept.sha256 != rows.sha256
 

@@ -78,3 +78,13 @@ def test_no_character_of_a_model_is_invisible() -> None:
     assert one_glance(" \n\x00") == "␣↵\\u0000"
     assert one_glance("") == "∅"
     assert readable("a\n\u202eb") == "a\n\\u202eb"
+
+
+def test_a_run_that_asked_no_expert_is_not_told_as_if_it_had(
+    summary_content: dict[str, Any],
+) -> None:
+    config = summary_content["config"] | {"experts": []}
+    text = told(summary_content | {"config": config}, gain(0.1, 0.05, 0.15), gain(0.1, 0.05, 0.15))
+
+    assert "no expert was asked" in text
+    assert "would have written" not in text

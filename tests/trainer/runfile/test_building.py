@@ -112,6 +112,13 @@ def test_several_teachers_are_a_mixture_by_weight(build_file: BuildFile, folder:
     assert built.deployment.experts["server"].options["tokenizer"] == str(STUDENT_DIR)
 
 
+def test_a_teacher_may_have_another_name_at_a_gateway_of_yours(build_file: BuildFile) -> None:
+    built = build_file("teacher.self.name=mine")
+
+    assert built.config.experts[0].name == "mine"
+    assert built.deployment.experts["mine"].options["name"] == "mine"
+
+
 def test_the_reference_is_in_view_where_asked(build_file: BuildFile) -> None:
     built = build_file("teacher.reference=true", "data.reference=answer")
 
@@ -170,6 +177,7 @@ def test_prompts_beyond_the_limit_are_dropped_and_noted(
     assert isinstance(built.config.problems, Epochs)
     assert len(built.config.problems.rows) == 12
     assert "train.jsonl: 1 of 13 rows are dropped" in built.notes[0]
+    assert describe(built.config)["problems"]["rows"]["dropped"] == [built.notes[0]]
 
 
 def test_without_held_out_rows_the_run_is_not_evaluated(build_file: BuildFile) -> None:

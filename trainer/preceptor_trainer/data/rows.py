@@ -69,20 +69,29 @@ class Rows(Sequence[Row]):
     """Number of rows."""
     rows: tuple[Row, ...] = field(repr=False)
     """The rows."""
+    dropped: tuple[str, ...] = ()
+    """What was left out, and why, in sentences."""
 
     @classmethod
-    def of(cls, source: str, rows: Iterable[Row]) -> Rows:
+    def of(cls, source: str, rows: Iterable[Row], dropped: tuple[str, ...] = ()) -> Rows:
         """These rows, with their hash."""
         kept = tuple(rows)
         digest = hashlib.sha256()
         for row in kept:
             digest.update(f"{row.id}\0{_canonical(row.payload)}\n".encode())
-        return cls(source=source, sha256=digest.hexdigest(), num_rows=len(kept), rows=kept)
+        return cls(
+            source=source,
+            sha256=digest.hexdigest(),
+            num_rows=len(kept),
+            rows=kept,
+            dropped=dropped,
+        )
 
-    def without(self, dropped: Iterable[Row]) -> Rows:
-        """The same without these."""
+    def without(self, dropped: Iterable[Row], why: str) -> Rows:
+        """The same without these; `why` says so in a sentence."""
         ids = {row.id for row in dropped}
-        return Rows.of(self.source, (row for row in self.rows if row.id not in ids))
+        kept = (row for row in self.rows if row.id not in ids)
+        return Rows.of(self.source, kept, (*self.dropped, why))
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
@@ -105,11 +114,14 @@ def make_rows(source: str, read: Sequence[ReadRow], form: RowFormat) -> Rows:
         ValueError: a row is not a problem, or two have the same id; file and lines are named.
     """
     seen: dict[str, Row] = {}
+    num_twice = 0
     for one in read:
         row = _row(one, form)
         if row.id not in seen:
             seen[row.id] = row
-        elif form.duplicates == "refuse":
+            continue
+        num_twice += 1
+        if form.duplicates == "refuse":
             same = f"the id {row.id!r}" if "id" in one.columns else "the same content"
             raise ValueError(
                 f"{one.where}: has {same} as {seen[row.id].where}; remove one of them, or set "
@@ -117,7 +129,9 @@ def make_rows(source: str, read: Sequence[ReadRow], form: RowFormat) -> Rows:
             )
     if not seen:
         raise ValueError(f"{source}: has no rows")
-    return Rows.of(source, seen.values())
+    why = f"{source}: rows dropped because they are there twice: {num_twice}"
+    twice = (why,) if num_twice else ()
+    return Rows.of(source, seen.values(), twice)
 
 
 def _row(read: ReadRow, form: RowFormat) -> Row:

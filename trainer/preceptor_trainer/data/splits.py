@@ -24,7 +24,7 @@ def hold_out(rows: Rows, share: float) -> tuple[Rows, Rows]:
         raise ValueError(f"{share:g} of {len(rows)} rows leaves {number} held out")
     held = {row.id for row in sorted(rows, key=_place)[:number]}
     return (
-        Rows.of(rows.source, (row for row in rows if row.id not in held)),
+        Rows.of(rows.source, (row for row in rows if row.id not in held), rows.dropped),
         Rows.of(f"{share:g} of {rows.source}", (row for row in rows if row.id in held)),
     )
 
@@ -34,7 +34,7 @@ def at_most(rows: Rows, number: int | None) -> Rows:
     if number is None or number >= len(rows):
         return rows
     chosen = {row.id for row in sorted(rows, key=_place)[:number]}
-    return Rows.of(rows.source, (row for row in rows if row.id in chosen))
+    return Rows.of(rows.source, (row for row in rows if row.id in chosen), rows.dropped)
 
 
 def apart(train: Rows, held_out: Rows, overlap: Overlap) -> Rows:
@@ -52,7 +52,8 @@ def apart(train: Rows, held_out: Rows, overlap: Overlap) -> Rows:
     if not pairs or overlap == "allow":
         return train
     if overlap == "drop":
-        kept = train.without(row for row, _, _ in pairs)
+        why = f"{train.source}: rows dropped because they are held out too: {len(pairs)}"
+        kept = train.without((row for row, _, _ in pairs), why)
         if not len(kept):
             raise ValueError(f"{train.source}: every row is held out too")
         return kept

@@ -103,6 +103,12 @@ def story(summary: Summary, *, feedback_in_view: bool) -> list[str]:
 
 
 def _what_happened(summary: Summary, feedback_in_view: bool) -> str:
+    if summary.config.get("experts") == []:
+        return (
+            f"In {summary.steps} steps the student made {count(summary.rollouts)} attempts. "
+            "Feedback sources judged them; no expert was asked. On the held-out problems the "
+            "student answered before and after."
+        )
     view = "with that feedback in view" if feedback_in_view else "from whom it was withheld"
     return (
         f"In {summary.steps} steps the student made {count(summary.rollouts)} attempts. "

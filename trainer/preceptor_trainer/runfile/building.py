@@ -207,7 +207,7 @@ def _rows(data: Data) -> tuple[str, ...]:
 
 
 def _notes(run_file: RunFile, data: Data, teachers: Teachers) -> tuple[str, ...]:
-    notes = list(data.notes)
+    notes = list(data.dropped)
     if data.held_out is None:
         notes.append("no rows are held out (data.eval), so the run is not evaluated")
     if not teachers.uses and "teacher" in run_file.model_fields_set:

@@ -19,8 +19,11 @@ class Data:
 
     train: Rows
     held_out: Rows | None
-    notes: tuple[str, ...]
-    """What was dropped, in words."""
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """What was left out, and why, in sentences."""
+        return (*self.train.dropped, *(() if self.held_out is None else self.held_out.dropped))
 
 
 def read_data(data: DataSection, folder: Path, count: CountTokens, limit: int) -> Data:
@@ -36,18 +39,13 @@ def read_data(data: DataSection, folder: Path, count: CountTokens, limit: int) -
         ValueError: rows are missing, wrong, or both trained on and held out.
     """
     train, held_out = _split(data, folder)
-    notes: list[str] = []
     if held_out is not None:
-        kept = apart(train, held_out, data.overlap)
-        if len(kept) < len(train):
-            dropped = len(train) - len(kept)
-            notes.append(f"{train.source}: {dropped} rows are dropped, which are held out too")
-        train = kept
+        train = apart(train, held_out, data.overlap)
         held_out = at_most(held_out, data.eval_rows)
     if data.long_prompts == "skip":
-        train = _short(train, count, limit, notes)
-        held_out = None if held_out is None else _short(held_out, count, limit, notes)
-    return Data(train=train, held_out=held_out, notes=tuple(notes))
+        train = keep_short(train, count, limit)
+        held_out = None if held_out is None else keep_short(held_out, count, limit)
+    return Data(train=train, held_out=held_out)
 
 
 def _split(data: DataSection, folder: Path) -> tuple[Rows, Rows | None]:
@@ -76,10 +74,3 @@ def _read(data: DataSection, folder: Path, source: str, split: str) -> Rows:
     read = read_rows(source, folder, split=split, subset=data.subset)
     rows = make_rows(source, read, form)
     return rows
-
-
-def _short(rows: Rows, count: CountTokens, limit: int, notes: list[str]) -> Rows:
-    kept, dropped = keep_short(rows, count, limit)
-    if dropped is not None:
-        notes.append(str(dropped))
-    return kept

@@ -170,6 +170,8 @@ class SelfTeacherSection(Section):
     absent, `compact` for the shipped student."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Divides its logits; below 1 its distribution is sharper."""
+    name: Name = "self-teacher"
+    """Its name at the gateway, for a gateway of yours that has it under another."""
     weight: Weight = 1.0
     """Its share where there are several teachers."""
     top_k: Positive = 32
@@ -189,6 +191,8 @@ class ModelTeacherSection(Section):
     """How feedback is put into the prompt."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Divides its logits; below 1 its distribution is sharper."""
+    name: Name = "larger-model"
+    """Its name at the gateway, for a gateway of yours that has it under another."""
     weight: Weight = 1.0
     """Its share where there are several teachers."""
     top_k: Positive = 32
@@ -210,6 +214,8 @@ class ServerTeacherSection(Section):
     """Whether it reads the feedback that the self-teacher reads, or the plain prompt."""
     template: str = "papers"
     """How feedback is put into the prompt."""
+    name: Name = "server"
+    """Its name at the gateway, for a gateway of yours that has it under another."""
     weight: Weight = 1.0
     """Its share where there are several teachers."""
     top_k: Positive = 20

@@ -66,8 +66,8 @@ def _name_of(use: str) -> str:
 
 def _service(name: str, source: SourceSection, folder: Path) -> DeployedService:
     if source.use == EXECUTOR_USE:
-        return local_service(name, EXECUTOR_CLASS, {"name": name, "workers": source.workers,
-                                                    **source.options})  # fmt: skip
+        own: dict[str, Any] = {"name": name, "workers": source.workers}
+        return local_service(name, EXECUTOR_CLASS, {**own, **source.options})
     options: dict[str, Any] = {
         "function": _function(source.use, folder),
         "name": name,

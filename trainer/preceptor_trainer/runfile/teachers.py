@@ -46,18 +46,19 @@ def make_teachers(
     uses: list[ExpertUse] = []
     services: dict[str, DeployedService] = {}
     if own is not None:
-        uses.append(ExpertUse(name="self-teacher", weight=own.weight, top_k=own.top_k))
-        services["self-teacher"] = _self_teacher(run_file, own, model, run_dir)
+        uses.append(ExpertUse(name=own.name, weight=own.weight, top_k=own.top_k))
+        services[own.name] = _self_teacher(run_file, own, model, run_dir)
     if (other := teacher.model) is not None:
         uses.append(
             ExpertUse(
-                name="larger-model",
+                name=other.name,
                 weight=other.weight,
                 top_k=other.top_k,
                 needs_feedback=other.reads_feedback,
             )
         )
         options = {
+            "name": other.name,
             "model": str(model_folder(other.path, folder)),
             "template": other.template,
             "reads_feedback": other.reads_feedback,
@@ -65,11 +66,11 @@ def make_teachers(
             **_shared(run_file),
             **other.options,
         }
-        services["larger-model"] = local_service("larger-model", LARGER_MODEL, options)
+        services[other.name] = local_service(other.name, LARGER_MODEL, options)
     if (server := teacher.server) is not None:
         uses.append(
             ExpertUse(
-                name="server",
+                name=server.name,
                 weight=server.weight,
                 top_k=server.top_k,
                 needs_feedback=server.reads_feedback,
@@ -77,7 +78,7 @@ def make_teachers(
             )
         )
         options = {
-            "name": "server",
+            "name": server.name,
             "url": server.url,
             "tokenizer": str(model),
             "template": server.template,
@@ -86,7 +87,9 @@ def make_teachers(
             **({} if server.key_file is None else {"key_file": str(folder / server.key_file)}),
             **server.options,
         }
-        services["server"] = local_service("server", OPENAI_SERVER, options)
+        services[server.name] = local_service(server.name, OPENAI_SERVER, options)
+    if len(services) < len(uses):
+        raise ValueError(f"teacher: two have one name: {', '.join(use.name for use in uses)}")
     return Teachers(uses=tuple(uses), services=services, context=_context(teacher, in_view))
 
 
@@ -104,7 +107,7 @@ def _self_teacher(
         **({} if own.trust_region is None else {"trust_region": own.trust_region}),
         **own.options,
     }
-    return local_service("self-teacher", SELF_TEACHER, options)
+    return local_service(own.name, SELF_TEACHER, {"name": own.name, **options})
 
 
 def _shared(run_file: RunFile) -> dict[str, Any]:
