@@ -26,11 +26,12 @@ from preceptor_trainer.collect.prompts import WhenLonger
 from preceptor_trainer.kit.placement import Precision
 from preceptor_trainer.run.boards import BoardName
 from preceptor_trainer.runfile.objectives import OBJECTIVES, objective_of
+from preceptor_trainer.tasks.programming_by_example.task import EXECUTOR
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(gt=0)]
-EXECUTOR_USE: Final = "executor"
+EXECUTOR_USE: Final = EXECUTOR
 
 
 def _as_tuple(value: object) -> object:
