@@ -86,7 +86,8 @@ class LocalBlobs:
             return sha256
         body = compress(data) if _is_compressible(data) else data
         target = plain if len(body) >= len(data) else packed
-        make_private_folder(target.parent)
+        if not target.parent.is_dir():
+            make_private_folder(target.parent)
         write_whole(target, data if target is plain else body, mode=OWNER_ONLY)
         return sha256
 
