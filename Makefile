@@ -57,7 +57,9 @@ compose-check: ## docker-compose.yml on a real Docker: builds, trains, loses a c
 	@scripts/check-compose
 
 gauntlet: $(VENV)/.dev-installed ## What takes longer than CI: endurance tests, benchmarks over five seeds
+	$(BIN)/python scripts/gauntlet-rows
 	$(BIN)/python -m pytest -q -m gauntlet
+	$(BIN)/python benchmarks/soak.py
 	scripts/check-vllm $(VENV)
 	scripts/check-compose --every
 	$(BIN)/python benchmarks/exact_gradient.py

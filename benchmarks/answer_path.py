@@ -85,6 +85,8 @@ class Stack(NamedTuple):
     gateway: Target
     expert: Target
     pids: Mapping[str, int]
+    broker: str
+    """URL of the broker."""
 
 
 class Questions:
@@ -180,6 +182,7 @@ async def running_stack(gateway_script: Path | None = None) -> AsyncGenerator[St
                 ),
                 expert=Target(expert.url, "/v1/logprobs", expert.key_file.read_text().strip()),
                 pids={c.spec.name: c.pid for c in children if c.pid is not None},
+                broker=settings.gateway.broker,
             )
         finally:
             for child in reversed(children):
