@@ -87,4 +87,7 @@ async def test_vllm_loads_it_and_agrees_with_the_trainer(served: str, exported: 
     own = wanted[np.arange(len(response)), response]
     entries = np.take_along_axis(wanted, answer.ids_PK.astype(int), 1)
     assert np.abs(answer.own_logprobs_P - own).max() < TOLERANCE
-    assert np.abs(answer.logprobs_PK - entries).max() < TOLERANCE
+    # Padding of the head that is among vLLM's best is left out, so a row may have fewer entries.
+    filled = answer.filled_PK()
+    assert filled.any(1).all()
+    assert np.abs(answer.logprobs_PK - entries)[filled].max() < TOLERANCE

@@ -61,7 +61,7 @@ class Publisher:
         if found is not None:
             resumed, state = await asyncio.to_thread(load_checkpoint, found)
             await asyncio.to_thread(self._folder.read, learner.model, resumed.weights)
-            learner.load_state_dict(state)
+            await asyncio.to_thread(learner.load_state_dict, state)
         record = await journal.start_run()
         lineage = self._next_lineage(resumed, record, config.steps)
         self.lineage = lineage.name
@@ -86,13 +86,14 @@ class Publisher:
         is_due = _is_due(step, config)
         if is_due:
             position = Position(step=step, lineage=self.lineage, weights=self.published.version)
-            await asyncio.to_thread(
-                save_checkpoint, self._checkpoints, position, learner.state_dict()
-            )
-            remove_old_checkpoints(self._checkpoints, keep=config.keep)
+            await asyncio.to_thread(self._save, position, learner, config.keep)
         # With experts only at checkpoints: until then an average may need every version.
         if is_due or not config.experts:
             await self._prune(config, num_newest=1 if step == config.steps else _IN_PROGRESS)
+
+    def _save(self, position: Position, learner: Learner, keep: int) -> None:
+        save_checkpoint(self._checkpoints, position, learner.state_dict())
+        remove_old_checkpoints(self._checkpoints, keep=keep)
 
     async def _prune(self, config: RunConfig, *, num_newest: int) -> None:
         retention = Retention(
