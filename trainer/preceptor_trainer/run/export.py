@@ -37,8 +37,7 @@ def export(which: str, out: Path) -> Path:
         CannotExport: there is no such run or version.
         FileExistsError: `out` exists.
     """
-    run, _, step = which.rpartition("@") if "@" in Path(which).name else (which, "", "last")
-    source = version_folder(Path(run), step)
+    source = version_folder(*split_name(which))
     if out.exists():
         raise FileExistsError(f"{out}: exists already; name a folder that is not there")
     if not (source / "config.json").is_file():
@@ -50,6 +49,12 @@ def export(which: str, out: Path) -> Path:
         for path in source.iterdir():
             shutil.copyfile(path, partial / path.name)
     return source
+
+
+def split_name(which: str) -> tuple[Path, str]:
+    """The folder and the step of `RUN@STEP`; without a step, `last`."""
+    run, _, step = which.rpartition("@") if "@" in Path(which).name else (which, "", "last")
+    return Path(run), step
 
 
 def version_folder(run_dir: Path, step: str = "last") -> Path:
