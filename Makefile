@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test browser vllm compose-check docs lint types format student larger gauntlet clean
+.PHONY: help audit quickstart test browser vllm compose-check docs lint types format student larger gauntlet clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ student: $(VENV)/.run-installed ## Make the shipped student again (an hour and a
 larger: $(VENV)/.run-installed ## Make the larger model that some compared methods learn from (1 3/4 hours on 2 cores)
 	$(BIN)/python -m preceptor_trainer.student.larger --out runs/larger/model
 	$(BIN)/python -m preceptor_trainer.student.measure --model runs/larger/model --out runs/larger/measured.json
+
+audit: $(VENV)/.dev-installed ## Known advisories about the pinned packages (asks the Python index)
+	@scripts/audit-dependencies $(BIN)/python
 
 compose-check: ## docker-compose.yml on a real Docker: builds, trains, loses a container, ends
 	@scripts/check-compose
