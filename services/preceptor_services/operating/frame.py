@@ -28,7 +28,11 @@ def frame(interval: Interval) -> Group:
 def _services(interval: Interval) -> Table:
     table = Table(box=SIMPLE_HEAD, title="services", title_justify="left")
     for number, heading in enumerate(_COLUMNS):
-        table.add_column(heading, justify="left" if number < 2 else "right", no_wrap=True)
+        # On a narrow terminal the figures are cut, never which service they are of.
+        words = [status.name if number == 0 else status.state for status in interval.now.services]
+        width = max(map(len, words), default=None) if number < 2 else None
+        justify = "left" if number < 2 else "right"
+        table.add_column(heading, justify=justify, no_wrap=True, min_width=width)
     for status in interval.now.services:
         table.add_row(*_service(interval, status))
     return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -17,6 +17,8 @@ from preceptor_clients.http.gateway import GatewayClient
 from preceptor_services.operating.frame import frame
 from preceptor_services.operating.place import Config, KeyFile, Place, Url, find_place
 from preceptor_services.operating.sample import Interval, take_sample
+
+_WIDTH: Final = 160
 
 
 def top_command(
@@ -46,7 +48,10 @@ async def _print_once(place: Place, interval_s: float) -> None:
     async with _connected(place) as gateway:
         before = await take_sample(gateway)
         await asyncio.sleep(interval_s)
-        Console().print(frame(Interval(before, await take_sample(gateway))))
+        console = Console()
+        # A file or a pipe has no width of its own.
+        width = None if console.is_terminal else max(console.width, _WIDTH)
+        console.print(frame(Interval(before, await take_sample(gateway))), width=width)
 
 
 async def _watch(place: Place, interval_s: float) -> None:

@@ -77,6 +77,16 @@ def test_refusals_of_the_interval_are_shown_with_their_reason() -> None:
     assert "owl: 3 refused: answer-refused/mass" in _drawn(Interval(before, now))
 
 
+def test_a_narrow_terminal_shows_every_name_and_state_whole() -> None:
+    name = "a-service-with-a-long-name"
+    status = ServiceStatus(name=name, role="expert", state="unreachable")
+    console = Console(width=80, record=True, file=io.StringIO())
+
+    console.print(frame(Interval(_sample("", 0.0), _sample("", 2.0, status))))
+
+    assert f"{name}   unreachable" in console.export_text()
+
+
 async def test_one_frame_of_a_running_gateway(world: Any, url: str) -> None:
     await world.trainer.submit_logprobs("uniform", [world.submission("a")])
     key = world.settings.keys["reader"].file
