@@ -60,7 +60,8 @@ def test_rows_of_any_file_are_answered_judged_and_kept(file: Path, tmp_path: Pat
     assert kept["pass@1"]["mean"] == 0.5
     assert kept["num_problems"] == 4
     assert kept["successes"] == [[0, 0], [1, 1], [0, 0], [1, 1]]
-    samples = [json.loads(line) for line in out.with_suffix(".samples.jsonl").open()]
+    lines = out.with_suffix(".samples.jsonl").read_text().splitlines()
+    samples = [json.loads(line) for line in lines]
     assert sum(sample["count"] for sample in samples) == 8
 
 
