@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as BrokerConnectionError
@@ -42,6 +42,8 @@ MAX_BLOCK_S: Final = 5.0
 """Longest wait inside the broker."""
 _SOCKET_TIMEOUT_S: Final = MAX_BLOCK_S + 5.0
 """Longer than any block: redis-py would end a blocking read after 5 s by itself."""
+_CONNECTIONS: Final = 128
+"""Most connections of one process. Each service of a dispatcher holds one while it waits."""
 _DOWN_S: Final = 0.5
 """For so long after a failure further calls are refused at once."""
 _URGENT_BELOW: Final = 5
@@ -107,16 +109,19 @@ class JobStreams:
             max_length: Limit of entries, waiting and in work, of a stream.
         """
         backoff = ExponentialWithJitterBackoff(base=0.05, cap=0.5)
-        client: Any = Redis
-        redis = client.from_url(
+        pools: Any = BlockingConnectionPool
+        # A burst of commands waits for a connection; the default pool would fail those beyond it.
+        pool = pools.from_url(
             url,
+            max_connections=_CONNECTIONS,
+            timeout=_SOCKET_TIMEOUT_S,
             protocol=2,
             decode_responses=True,
             socket_timeout=_SOCKET_TIMEOUT_S,
             socket_connect_timeout=2.0,
             retry=Retry(backoff, retries=5, supported_errors=(BrokerConnectionError,)),
         )
-        return cls(redis, max_length=max_length)
+        return cls(Redis.from_pool(pool), max_length=max_length)
 
     async def put(
         self, service: str, job_id: str, *, priority: int, tokens: int, exclusive: bool

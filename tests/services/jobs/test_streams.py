@@ -214,6 +214,28 @@ async def test_an_absent_broker_is_a_clear_error() -> None:
     await queue.aclose()
 
 
+async def test_R8_hundreds_of_cancellations_at_once_are_all_announced(queue: JobStreams) -> None:
+    heard: set[str] = set()
+    listening = asyncio.Event()
+
+    async def hear() -> None:
+        async for job_id in queue.cancels():
+            heard.add(job_id)
+            listening.set()
+
+    hearing = asyncio.create_task(hear())
+    async with asyncio.timeout(30):
+        while not listening.is_set():
+            await queue.announce_cancel(["first"])
+            await asyncio.sleep(0.05)
+        await asyncio.gather(*(queue.announce_cancel([f"j{n}"]) for n in range(500)))
+        while len(heard) < 501:
+            await asyncio.sleep(0.02)
+    hearing.cancel()
+
+    assert heard == {"first", *(f"j{n}" for n in range(500))}
+
+
 async def test_many_callers_of_an_absent_broker_wait_no_longer_than_one() -> None:
     queue = JobStreams.connect("redis://127.0.0.1:1/0")
     tries = []
