@@ -146,7 +146,9 @@ async def test_S3_tokens_in_flight_are_bounded_by_key_and_free_again_once_answer
         await world.trainer.submit_logprobs("uniform", [world.submission(name, (1, 2, number))])
 
     with pytest.raises(KeyOverLimit) as refused:
-        await world.trainer.submit_logprobs("uniform", [world.submission("c", (1, 2, 9))])
+        await world.trainer.submit_logprobs(
+            "uniform", [world.submission("c", (1, 2, 9))], timeout_s=0.5
+        )
     [joined] = await world.trainer.submit_logprobs("uniform", [world.submission("a", (1, 2, 0))])
     other = await world.clients["other"].submit_logprobs(
         "uniform", [world.submission("c", (1, 2, 9))]
