@@ -24,6 +24,7 @@ from preceptor_clients.contract.schemas import (
     WeightManifest,
     WeightsOffer,
 )
+from preceptor_clients.contract.version import CONTRACT
 from preceptor_clients.sdk.service import AnswerLater, service_app
 
 RENDERINGS = pytest.mark.parametrize("media_type", [wire.JSON, wire.FRAME])
@@ -250,7 +251,7 @@ async def test_info_says_what_the_service_is_and_that_it_reads_frames(expert):
     async with browser(service_app(expert)) as http:
         info = ServiceInfo.model_validate_json((await http.get("/v1/info")).content)
 
-    assert info == expert.info().model_copy(update={"frames": True})
+    assert info == expert.info().model_copy(update={"frames": True, "contract": CONTRACT})
 
 
 async def test_a_service_that_is_not_ready_says_503(expert):
