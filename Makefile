@@ -1,4 +1,4 @@
-# The two commands: `make quickstart` and `make test`. Each makes its environment first, and reuses it the next time.
+# The three commands: `make quickstart`, `make test` and `make real`. Each makes its environment first, and reuses it the next time.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -19,6 +19,10 @@ $(VENV)/.dev-installed: pyproject.toml constraints.txt scripts/install
 
 quickstart: $(VENV)/.run-installed ## Watch a small language model learn from execution feedback
 	@$(BIN)/preceptor quickstart $(ARGS)
+
+real: $(VENV)/.run-installed ## Watch a pretrained model of 135 M parameters learn to multiply
+	@$(BIN)/python examples/smollm2.py models/smollm2
+	@$(BIN)/preceptor train examples/multiply/run.toml $(ARGS)
 
 test: $(VENV)/.dev-installed ## Run the test suite (starts its own broker and databases)
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
