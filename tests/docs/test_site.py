@@ -11,7 +11,7 @@ from docs_pages import ROOT, all_pages, anchors, links
 
 from site_hook import expanded, generated, named, written
 
-ROOMS = ("clients", "services", "trainer", "tests", "benchmarks", "docs", "scripts")
+ROOMS = ("clients", "services", "trainer", "tests", "benchmarks", "docs", "scripts", "examples")
 WRITTEN_BY_READERS = ("wise_owl.py", "test_wise_owl.py", "owl_recipe.py", "my_recipe.py")
 
 

@@ -37,8 +37,9 @@ async def test_a_killed_run_continues_with_identical_losses(finished, other, ste
     code = other.start_trainer().wait(timeout=300)
 
     assert code == 0, other.trainer_log()
-    found = (other.run_dir / "weights").glob("*/*/[0-9]*")
-    assert sorted(int(path.name) for path in found if path.is_dir()) == [0, 2, 4, 6]
+    found = [path for path in (other.run_dir / "weights").glob("*/*/[0-9]*") if path.is_dir()]
+    assert sorted({int(path.name) for path in found}) == [0, 2, 4, 6]
+    assert len(found) <= 5, "those of the line, and the best one, which may be of an ended lineage"
     undisturbed, resumed = read_metrics(finished.run_dir), read_metrics(other.run_dir)
     assert [m["loss"] for m in resumed] == [m["loss"] for m in undisturbed]
     assert [m["reward"] for m in resumed] == [m["reward"] for m in undisturbed]

@@ -42,7 +42,9 @@ def client_of(reply: Reply) -> ServiceClient:
 
 def test_every_number_that_a_service_declares_is_bounded() -> None:
     wrong = {
-        Capabilities: ["max_top_k", "vocab_size", "max_context", "cost_per_token", "late_s"],
+        Capabilities: [
+            *("max_top_k", "vocab_size", "head_size", "max_context", "cost_per_token", "late_s"),
+        ],
         ServiceLimits: ["max_batch", "max_batch_tokens", "enough_tokens", "max_concurrency"],
     }
     for schema, fields in wrong.items():
