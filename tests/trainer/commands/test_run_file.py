@@ -123,3 +123,10 @@ def test_changed_data_is_another_run(example: Path) -> None:
 
     assert code == 1
     assert "problems.rows.sha256: begun with" in said
+
+
+def test_what_is_neither_a_file_nor_a_recipe_is_said_to_be_neither() -> None:
+    code, said = run("train", "runn")
+
+    assert code == 2
+    assert "'runn' is neither a file nor a recipe (module:function)" in said

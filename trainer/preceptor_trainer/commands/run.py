@@ -80,6 +80,10 @@ def train_command(
         place = Place(run_dir=run_dir, gateway=gateway, key_file=key_file)
         train_file(Path(what), set_ or [], place, extend)
         return
+    if ":" not in what:
+        raise typer.BadParameter(
+            f"{what!r} is neither a file nor a recipe (module:function)", param_hint="FILE|RECIPE"
+        )
     if set_:
         raise typer.BadParameter("is for a run's file; a recipe has --option", param_hint="--set")
     needed = (("--run-dir", run_dir), ("--gateway", gateway), ("--key-file", key_file))
