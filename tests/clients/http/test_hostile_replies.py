@@ -79,7 +79,7 @@ async def test_any_retry_after_can_be_kept(value: str) -> None:
     headers = [(b"retry-after", value.encode())]
     async with client_of(lambda _: httpx.Response(429, headers=headers)) as client:
         with pytest.raises(QueueFull) as refused:
-            await client.info()
+            await client.info(timeout_s=0.3)
 
     wait_s = refused.value.retry_after_s
     assert wait_s is None or 0 <= wait_s <= 86_400

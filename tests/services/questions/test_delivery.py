@@ -252,8 +252,10 @@ async def _promise(world: World, **fields: Any) -> tuple[str, Any]:
     return ticket, item
 
 
-async def _put(world: World, key: str, answer: PrefixAnswer, client: str = "expert") -> None:
-    await world.clients[client].call("PUT", f"/v1/answers/{key}", body=answer)
+async def _put(
+    world: World, key: str, answer: PrefixAnswer, client: str = "expert", timeout_s: float = 30.0
+) -> None:
+    await world.clients[client].call("PUT", f"/v1/answers/{key}", body=answer, timeout_s=timeout_s)
 
 
 async def test_a_late_answer_arrives(world: World) -> None:
@@ -327,7 +329,7 @@ async def test_an_answer_that_was_never_promised_is_not_taken(world: World) -> N
     item = job.items[0]
 
     with pytest.raises(ServiceUnavailable, match="has not been reported yet") as refused:
-        await _put(world, item.answer_key, world.uniform(item.prefix))
+        await _put(world, item.answer_key, world.uniform(item.prefix), timeout_s=0.5)
 
     assert refused.value.retry_after_s
     assert await _states(world, [ticket]) == ["running"]
@@ -405,7 +407,7 @@ async def test_a_service_that_never_answered_cannot_be_asked(world: World) -> No
     )
 
     with pytest.raises(Exception, match="late is not ready"):
-        await world.trainer.submit_logprobs("late", [world.submission("a")])
+        await world.trainer.submit_logprobs("late", [world.submission("a")], timeout_s=0.5)
     statuses = {s.name: s.state for s in (await world.trainer.experts()).services}
 
     assert statuses == {

@@ -135,7 +135,7 @@ async def test_a_full_queue_takes_nothing_of_a_request(world: World) -> None:
     many = [world.submission(f"g{i}", (1, i), group_id=f"g{i}") for i in range(3)]
 
     with pytest.raises(QueueFull) as refused:
-        await world.trainer.submit_logprobs("uniform", many)
+        await world.trainer.submit_logprobs("uniform", many, timeout_s=0.5)
     accepted = await world.trainer.submit_logprobs("uniform", many[:2])
 
     assert refused.value.retry_after_s == 1.0
