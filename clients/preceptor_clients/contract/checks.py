@@ -325,7 +325,8 @@ def _check_tail(answer: _Rows, capabilities: Capabilities) -> None:
 
     Each of the V - n tokens outside the n best entries is at most as likely as the last entry. Only
     an expert that declares `partial_entries` may leave out a best one, and only one that declares a
-    larger `head_size` has mass in the tail that belongs to no token.
+    larger `head_size` has mass in the tail that belongs to no token: any mass where the own token
+    is known, and up to `_PADDED_MASS` where it is hidden.
     """
     size, head = capabilities.vocab_size, capabilities.head_size
     if answer.kind != "topk" or size is None or capabilities.partial_entries:
@@ -334,7 +335,10 @@ def _check_tail(answer: _Rows, capabilities: Capabilities) -> None:
         return
     n = np.maximum(answer.num_entries_P, 1)
     last = np.exp(answer.logprobs_PK[np.arange(len(n)), n - 1].astype(np.float64))
-    padding = _padded_mass(size, size if head is None else head)
+    # Padding without training may have any mass. A row whose own token is hidden as too improbable
+    # is held to the usual mass all the same, since nothing else of it can be compared.
+    padded = head is not None and head > size
+    padding = np.where(answer.own_mask_P & padded, 1.0, _padded_mass(size, head or size))
     # Rounding the entries to the grid changes their sum, and so the tail, by up to this tolerance.
     most = (size - n) * last * (1 + _GRID_TOLERANCE) + padding + _GRID_TOLERANCE
     _refuse_unless(
