@@ -599,6 +599,13 @@ async def refusing(request: pytest.FixtureRequest, serve: Any, tmp_path: Path) -
     await expert.stop()
 
 
+def test_a_base_model_without_a_chat_template_is_told_where_one_goes() -> None:
+    encoder = ChatEncoder(byte_level(template=""))
+
+    with pytest.raises(Invalid, match=r"has no chat template.*chat_template\.jinja into"):
+        encoder.chat_ids([{"role": "user", "content": "hi"}])
+
+
 async def test_a_template_that_raises_fails_its_own_query_in_its_own_words(refusing: Any) -> None:
     vocab = refusing.info().capabilities.vocab_fingerprint
     system = Message(role="system", content="Be short.")

@@ -165,6 +165,12 @@ class ChatEncoder:
     def _rendered(
         self, messages: list[dict[str, str]], add_generation_prompt: bool, field: str
     ) -> str:
+        if not self._tokenizer.chat_template:
+            raise Invalid(
+                "the tokenizer has no chat template, as those of base models have none; put a "
+                "chat_template.jinja into the model's folder, such as that of its instruct version",
+                field=field,
+            )
         try:
             return self._tokenizer.apply_chat_template(
                 messages,
