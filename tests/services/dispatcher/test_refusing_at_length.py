@@ -29,7 +29,8 @@ _END_ALL = text(
 
 async def _end_back_ends(url: str, for_s: float) -> None:
     """Ends every connection of others to the database, again and again."""
-    engine = create_async_engine(url)
+    # Within one transaction PostgreSQL would list the same connections at every look.
+    engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
     async with engine.connect() as conn:
         end = asyncio.get_running_loop().time() + for_s
         while asyncio.get_running_loop().time() < end:
