@@ -35,7 +35,7 @@ from preceptor_services.experts.remote.scoring.discovery import discover
 from preceptor_services.experts.remote.scoring.options import ScoringOptions
 from preceptor_services.experts.remote.scoring.rows import Row, distributions
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
-from preceptor_services.experts.remote.upstream import Upstream
+from preceptor_services.kit.upstream import Upstream
 from preceptor_trainer.student.architecture import make_tokenizer
 
 STAND_INS = (-9999.0, -1e4, -1e9, -3.4028234663852886e38, -math.inf)

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, cast
 from preceptor_clients.contract.errors import ServiceFailed
 from preceptor_services.experts.remote.drawing.replies import continuation, reasoned_tokens
 from preceptor_services.experts.remote.drawing.retokenizing import Drawn
-from preceptor_services.experts.remote.upstream import Upstream, member
+from preceptor_services.kit.upstream import Upstream, member
 
 _CONTINUE: Final = {"continue_final_message": True, "add_generation_prompt": False}
 

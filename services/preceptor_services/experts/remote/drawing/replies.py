@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 from preceptor_clients.contract.errors import ServiceFailed
 from preceptor_services.experts.remote.drawing.retokenizing import Drawn
-from preceptor_services.experts.remote.upstream import member
+from preceptor_services.kit.upstream import member
 
 _ENDS: Final = frozenset(
     {"stop", "end", "ended", "eos", "eot", "eos_token", "end_token", "stop_token", "stop_sequence"}

@@ -56,8 +56,8 @@ from preceptor_services.experts.remote.positions import generator_of
 from preceptor_services.experts.remote.scoring.discovery import find_model
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
 from preceptor_services.experts.remote.turns import turns_of
-from preceptor_services.experts.remote.upstream import Upstream
 from preceptor_services.experts.remote.waiting import when_there
+from preceptor_services.kit.upstream import Upstream
 
 CODE_VERSION: Final = "3"
 """Increased whenever the answer to the same API, settings and query may change."""

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Final, Protocol, cast
 from preceptor_clients.contract.errors import ServiceFailed
 from preceptor_services.experts.remote.scoring.rows import Row, make_row
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
-from preceptor_services.experts.remote.upstream import member
+from preceptor_services.kit.upstream import member
 
 _TOKEN_ID: Final = "token_id:"
 

@@ -15,7 +15,7 @@ from preceptor_clients.contract.errors import PreceptorError, ServiceFailed
 from preceptor_services.experts.remote.scoring.dialects import DIALECTS, Dialect
 from preceptor_services.experts.remote.scoring.rows import Row
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
-from preceptor_services.experts.remote.upstream import Refused, Upstream, member
+from preceptor_services.kit.upstream import Refused, Upstream, member
 
 _PROBE: Final = "Two and two are 4; nobody knows why."
 

@@ -13,8 +13,8 @@ from preceptor_services.experts.remote.scoring.discovery import Found, discover
 from preceptor_services.experts.remote.scoring.options import ScoringOptions
 from preceptor_services.experts.remote.scoring.rows import Row
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
-from preceptor_services.experts.remote.upstream import Upstream
 from preceptor_services.experts.remote.waiting import when_there
+from preceptor_services.kit.upstream import Upstream
 
 _log: Final = logging.getLogger("preceptor.expert")
 

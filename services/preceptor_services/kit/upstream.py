@@ -1,7 +1,7 @@
 """JSON calls to a third-party API.
 
 Requests are retried on rate limits and restarts (429, 503, no connection), with `Retry-After`,
-until the deadline. A refusal by the API is a fault of this expert or its deployment, never of the
+until the deadline. A refusal by the API is a fault of this service or its deployment, never of the
 caller: its 4xx become a 502 with its message, so that a caller is not told to change a key of the
 API.
 """
@@ -19,7 +19,7 @@ from preceptor_clients.contract.errors import (
     ServiceFailed,
     ServiceUnavailable,
 )
-from preceptor_clients.http.connection import HttpClient, RetryPolicy
+from preceptor_clients.http.connection import MAX_REPLY_BYTES, HttpClient, RetryPolicy
 from preceptor_clients.kit.threads import on_bytes
 
 _JSON: Final = "application/json"
@@ -29,19 +29,26 @@ _RETRY: Final = RetryPolicy(attempts=3)
 class Refused(ServiceFailed):
     """The server answered with a 4xx status."""
 
-    code, title = "server-refused", "The server behind the expert refused the request"
+    code, title = "server-refused", "The server behind the service refused the request"
 
 
 class Upstream:
     """One server, called over HTTP; connections are opened by the first call."""
 
     def __init__(
-        self, url: str, key_file: str | None, *, max_concurrency: int, timeout_s: float
+        self,
+        url: str,
+        key_file: str | None,
+        *,
+        max_concurrency: int,
+        timeout_s: float,
+        max_reply_bytes: int = MAX_REPLY_BYTES,
     ) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
         self._key = None if key_file is None else _key(Path(key_file))
         self._max_concurrency = max_concurrency
         self._timeout_s = timeout_s
+        self._max_reply_bytes = max_reply_bytes
         self._client: HttpClient | None = None
 
     async def get(self, path: str, *, timeout_s: float | None = None) -> Any:
@@ -69,7 +76,11 @@ class Upstream:
     ) -> Any:
         if self._client is None:
             self._client = HttpClient(
-                self._url, self._key, max_concurrency=self._max_concurrency, retry=_RETRY
+                self._url,
+                self._key,
+                max_concurrency=self._max_concurrency,
+                retry=_RETRY,
+                max_reply_bytes=self._max_reply_bytes,
             )
         allowed_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
         try:
@@ -84,7 +95,7 @@ class Upstream:
             raise _ours(error) from error
         try:
             return await on_bytes(len(received.body), json.loads, received.body)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter by brackets in brackets
             raise ServiceFailed(f"the reply to {method} {self._url}{path} is not JSON") from None
 
 
@@ -114,7 +125,7 @@ def _key(path: Path) -> str:
     if not path.is_file():
         raise ValueError(
             f"key_file: {str(path)!r} is not a file in {path.resolve().parent}; write the key of "
-            "the server behind this expert into it"
+            "the server behind this service into it"
         )
     key = path.read_text(encoding="utf-8-sig").strip()
     if not key:
