@@ -76,13 +76,25 @@ class Reporter:
         self._gateway = gateway
         self._leases = leases
         self._dispatcher = dispatcher
+        self._failed = False
+        """Whether the gateway failed at the last claim or report."""
+
+    async def gateway_ready(self) -> bool:
+        """Whether jobs may be taken: after a failure, only once the gateway is ready again."""
+        if self._failed:
+            self._failed = not await self._gateway.ready()
+        return not self._failed
 
     async def claim(self, job_ids: Sequence[str]) -> ClaimedJobs:
         """Claims jobs; the reply lists those that are no longer wanted."""
         request = ClaimRequest(dispatcher=self._dispatcher, job_ids=tuple(job_ids))
-        return await self._gateway.call(
-            "POST", "/v1/internal/claims", body=request, reply=ClaimedJobs
-        )
+        try:
+            return await self._gateway.call(
+                "POST", "/v1/internal/claims", body=request, reply=ClaimedJobs
+            )
+        except PreceptorError:
+            self._failed = True
+            raise
 
     async def report_all(
         self, jobs: Sequence[HeldJob], results: Sequence[ItemResult], latency_ms: float
@@ -125,6 +137,7 @@ class Reporter:
             # An error of the gateway or its store, not of the answers: the jobs are delivered again
             # and reported then.
             _log.error("%s: results not reported: %s", service, error.detail)
+            self._failed = True
             self._leases.forget(deliveries.values())
             return
         for job_id, problem in refused.items():

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from preceptor_clients.contract.errors import PreceptorError, ServiceUnavailable
+from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.contract.schemas import ServiceInfo
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.http.service import ServiceClient
@@ -26,7 +26,6 @@ from preceptor_services.dispatcher.breaker import Breaker
 from preceptor_services.dispatcher.calls import STOPPING, Calls
 from preceptor_services.dispatcher.leases import Leases
 from preceptor_services.dispatcher.reporting import HeldJob, Reporter
-from preceptor_services.jobs.messages import ClaimedJobs
 from preceptor_services.jobs.streams import Delivery, JobStreams
 
 _BLOCK_S: Final = 0.5
@@ -115,7 +114,7 @@ class ServiceWorker:
     async def _round(self) -> None:
         try:
             info = await self._until_callable()
-            if info is None:
+            if info is None or not await self._until_gateway_ready():
                 return
             deliveries = await self._next_deliveries(info)
             if deliveries:
@@ -138,6 +137,17 @@ class ServiceWorker:
             # `/v1/info` costs a service nothing, so it is requested without a growing pause.
             await self._pause(_RETRY_S)
         return None
+
+    async def _until_gateway_ready(self) -> bool:
+        """Waits until jobs can be claimed and reported; False when stopping.
+
+        Other dispatchers may have another gateway, which can serve the jobs meanwhile.
+        """
+        while not self._stopping.is_set():
+            if await self._reporter.gateway_ready():
+                return True
+            await self._pause(_RETRY_S)
+        return False
 
     async def _hear_info(self) -> bool:
         """Requests the service's info; False if it does not answer, which is logged once."""
@@ -202,7 +212,13 @@ class ServiceWorker:
     async def _claim(self, deliveries: Sequence[Delivery]) -> list[HeldJob]:
         """The jobs that are still wanted; the others are acknowledged immediately."""
         by_job = {delivery.job_id: delivery for delivery in deliveries}
-        claims = await self._claims(list(by_job))
+        try:
+            claims = await self._reporter.claim(list(by_job))
+        except PreceptorError as error:
+            # The client has tried for long. A dispatcher of another gateway may reclaim the jobs.
+            _log.warning("%s: jobs not claimed: %s", self._service, error.detail)
+            self._leases.forget(deliveries)
+            return []
         now = time.monotonic()
         jobs = [
             HeldJob(by_job[job.job_id], job, now + job.timeout_ms / 1000) for job in claims.jobs
@@ -212,17 +228,6 @@ class ServiceWorker:
         # Includes the entries of a job that is on the stream twice.
         await self._leases.done(delivery for delivery in deliveries if delivery not in kept)
         return jobs
-
-    async def _claims(self, job_ids: Sequence[str]) -> ClaimedJobs:
-        """Retries until the gateway answers; the leases are renewed meanwhile."""
-        while True:
-            try:
-                return await self._reporter.claim(job_ids)
-            except PreceptorError as error:
-                _log.warning("%s: jobs not claimed: %s", self._service, error.detail)
-                if self._stopping.is_set():
-                    raise ServiceUnavailable(error.detail) from error
-                await self._pause(_RETRY_S)
 
     async def _dispatch(self, jobs: Sequence[HeldJob]) -> None:
         """Starts every call as soon as there is room for it."""

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 
 import pytest
-from dispatch_parts import noted, query, submission, until
+from dispatch_parts import bare_server, noted, query, submission, until
 from moody import Moody
 
 from preceptor_clients.contract.errors import QueueFull, ServiceUnavailable
@@ -99,42 +99,20 @@ def _trickling_expert():
     info = Moody(log="/dev/null").info().model_dump_json().encode()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            quick = head.startswith(b"GET")
-            length = len(info) if quick else 1000
-            kind = b"content-type: application/json\r\nconnection: close\r\n"
-            writer.write(b"HTTP/1.1 200 OK\r\n" + kind + b"content-length: %d\r\n\r\n" % length)
-            if quick:
-                writer.write(info)
-                await writer.drain()
-            while not quick and not writer.is_closing():
-                writer.write(b"{")
-                await writer.drain()
-                await asyncio.sleep(1.0)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
+        head = await reader.readuntil(b"\r\n\r\n")
+        quick = head.startswith(b"GET")
+        length = len(info) if quick else 1000
+        kind = b"content-type: application/json\r\nconnection: close\r\n"
+        writer.write(b"HTTP/1.1 200 OK\r\n" + kind + b"content-length: %d\r\n\r\n" % length)
+        if quick:
+            writer.write(info)
+            await writer.drain()
+        while not quick and not writer.is_closing():
+            writer.write(b"{")
+            await writer.drain()
+            await asyncio.sleep(1.0)
 
-    handlers: list[asyncio.Task[None]] = []
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        handlers.append(asyncio.create_task(answer(reader, writer)))
-
-    @contextlib.asynccontextmanager
-    async def serve():
-        server = await asyncio.start_server(accept, "127.0.0.1", 0)
-        try:
-            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        finally:
-            server.close()
-            # Otherwise one that still trickles would be left to the collector, in another test.
-            for handler in handlers:
-                handler.cancel()
-            await asyncio.gather(*handlers, return_exceptions=True)
-
-    return serve()
+    return bare_server(answer)
 
 
 @pytest.mark.gauntlet

@@ -141,7 +141,7 @@ async def _submit(gateway: GatewayClient, *submissions: Any) -> list[str]:
 
 async def _collect(gateway: GatewayClient, ids: Sequence[str]) -> list[PrefixOutcome]:
     """Waits until they are settled; without being woken it would wait for longer."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return await gateway.collect_logprobs(ids, wait_s=120.0)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dispatch_parts import noted, query, submission, until, wanted
+from dispatch_parts import bare_server, noted, query, submission, until, wanted
 from moody import Moody
 from typer.testing import CliRunner
 
@@ -390,16 +389,8 @@ def _half_expert(body: str):
         await writer.drain()
         if body == "reset" and not head.startswith(b"GET"):
             writer.transport.abort()
-        else:
-            writer.close()
 
-    @contextlib.asynccontextmanager
-    async def serve():
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        async with server:
-            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-    return serve()
+    return bare_server(answer)
 
 
 async def test_one_request_id_goes_from_the_trainer_to_the_expert(make_deployment, moody) -> None:
