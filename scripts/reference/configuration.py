@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from preceptor_clients.sdk import judging
 from preceptor_services.kit.settings import load_settings
+from preceptor_trainer.data.formats.named import format_class, format_names
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.runfile.objectives import OBJECTIVES, Named
 from preceptor_trainer.runfile.schema import RunFile
@@ -65,6 +66,9 @@ Verifiers, for `[feedback] use`. The arguments are the keys of `[feedback.option
 the like name columns of the row. A package of yours adds more by entry points in the group
 `preceptor.verifiers`.
 """
+FORMATS = """
+Formats of files, for `[data] format`. The fields are the keys of `[data.format_options]`.
+"""
 SERVICE_ROOMS = (
     "preceptor_services.experts",
     "preceptor_services.feedback",
@@ -90,10 +94,11 @@ def services_page() -> str:
 
 
 def run_file_page() -> str:
-    """Every key of a run's TOML file, objectives and verifiers by name."""
+    """Every key of a run's TOML file; objectives, formats and verifiers by name."""
     sections = [_toml_section(path, model) for path, model in run_file_tables()]
+    formats = [heading(2, "Formats", "formats"), FORMATS, *map(_format, format_names())]
     named = [heading(2, "Verifiers", "verifiers"), VERIFIERS, *map(_verifier, verifiers())]
-    return join(RUN_FILE, *sections, _objectives(), *named)
+    return join(RUN_FILE, *sections, _objectives(), *formats, *named)
 
 
 def run_page() -> str:
@@ -114,6 +119,20 @@ def run_file_tables() -> Iterator[tuple[str, type[BaseModel]]]:
 def run_file_keys() -> Iterator[str]:
     """Whole path of every key of a run's file that has a value of its own."""
     yield from _keys(run_file_tables())
+
+
+def format_options(name: str) -> list[Row]:
+    """Options of a format that a file may set."""
+    return _fields(format_class(name))
+
+
+def _format(name: str) -> str:
+    about = docstrings.first_line(inspect.getdoc(inspect.getmodule(format_class(name))) or "")
+    return join(
+        heading(3, code(name), f"format-{name}"),
+        about,
+        _rows(f"format-{name}", "option", format_options(name)),
+    )
 
 
 def verifiers() -> list[Callable[..., Any]]:

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from preceptor_trainer.data.formats.named import format_names
 from preceptor_trainer.run.config import RunConfig
 from reference import commands, configuration, errors, http_api
 from reference.markdown import slug
@@ -73,6 +74,14 @@ def test_every_key_of_a_runs_file_is_there_with_its_meaning(key):
     assert cells[0] == f"`{name}`"
     assert len(cells) == 4
     assert cells[-1], f"{key} has no docstring"
+
+
+@pytest.mark.parametrize("name", format_names())
+def test_every_option_of_a_format_is_there_with_its_meaning(name):
+    shown = rows("reference/run-file.md")
+
+    for option, *_ in configuration.format_options(name):
+        assert shown[slug(f"format-{name}-{option}")][-1], f"{option} has no meaning"
 
 
 @pytest.mark.parametrize("verifier", configuration.verifiers(), ids=lambda v: v.__name__)

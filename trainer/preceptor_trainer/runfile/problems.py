@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from preceptor_trainer.data.formats.named import Part, make_format
 from preceptor_trainer.data.lengths import keep_short
 from preceptor_trainer.data.reading import JSON_LINES, read_rows
 from preceptor_trainer.data.rows import RowFormat, Rows, make_rows
@@ -49,13 +50,15 @@ def read_data(data: DataSection, folder: Path, count: CountTokens, limit: int) -
 
 
 def _split(data: DataSection, folder: Path) -> tuple[Rows, Rows | None]:
-    train = _read(data, folder, data.train, data.train_split)
+    train = _read(data, folder, data.train, data.train_split, "train")
     if data.eval_share is not None:
         return hold_out(train, data.eval_share)
     if data.eval is not None:
-        return train, _read(data, folder, data.eval, data.eval_split or _split_of(data.eval))
+        return train, _read(
+            data, folder, data.eval, data.eval_split or _split_of(data.eval), "held_out"
+        )
     if data.eval_split is not None:
-        return train, _read(data, folder, data.train, data.eval_split)
+        return train, _read(data, folder, data.train, data.eval_split, "held_out")
     return train, None
 
 
@@ -64,7 +67,7 @@ def _split_of(source: str) -> str:
     return "train" if source.endswith((*JSON_LINES, ".parquet")) else "test"
 
 
-def _read(data: DataSection, folder: Path, source: str, split: str) -> Rows:
+def _read(data: DataSection, folder: Path, source: str, split: str, part: Part) -> Rows:
     form = RowFormat(
         prompt=data.prompt,
         system=data.system,
@@ -72,5 +75,6 @@ def _read(data: DataSection, folder: Path, source: str, split: str) -> Rows:
         duplicates=data.duplicates,
     )
     read = read_rows(source, folder, split=split, subset=data.subset)
-    rows = make_rows(source, read, form)
-    return rows
+    if data.format is not None:
+        read = make_format(data.format, data.format_options)(read, part)
+    return make_rows(source, read, form)

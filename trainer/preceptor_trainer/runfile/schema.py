@@ -23,6 +23,7 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from preceptor_clients.contract.schemas import Name
 from preceptor_clients.contract.sections import Section, nearest
 from preceptor_trainer.collect.prompts import WhenLonger
+from preceptor_trainer.data.formats.named import make_format
 from preceptor_trainer.kit.placement import Precision
 from preceptor_trainer.run.boards import BoardName
 from preceptor_trainer.runfile.objectives import OBJECTIVES, objective_of
@@ -67,6 +68,10 @@ class DataSection(Section):
     """Split of a data set that is trained on."""
     eval_split: str | None = None
     """Split of a data set that is held out; without `eval`, that of the training data set."""
+    format: str | None = None
+    """Name of the files' format, such as `livecodebench`; the formats are in the how-to."""
+    format_options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of the format."""
     prompt: str | None = None
     """User turn, with `{column}` for a column's value; a row's `prompt` or `messages` where
     absent."""
@@ -93,6 +98,17 @@ class DataSection(Section):
     def _one_way_to_hold_out(self) -> Self:
         if self.eval_share is not None and (self.eval or self.eval_split):
             raise ValueError("eval_share: not together with `eval` or `eval_split`")
+        return self
+
+    @model_validator(mode="after")
+    def _format_is_known(self) -> Self:
+        if self.format is not None:
+            try:
+                make_format(self.format, self.format_options)
+            except ValueError as error:
+                raise ValueError(f"format: {error}") from None
+        elif self.format_options:
+            raise ValueError("format_options: belong to a format; name it in `format`")
         return self
 
 
