@@ -55,6 +55,8 @@ def test_rows_of_any_file_are_answered_judged_and_kept(file: Path, tmp_path: Pat
     shown = evaluated(file, "--data", other, "--samples", 2, "--out", out)
 
     assert shown.exit_code == 0, shown.output
+    assert "evaluation: 4/4 problems" in shown.output
+    assert "before" not in shown.output, "nothing is trained"
     assert re.search(r"pass@1 +50\.0% +0\.0% to 100\.0%", shown.output)
     kept = json.loads(out.read_text())
     assert kept["pass@1"]["mean"] == 0.5

@@ -74,6 +74,14 @@ def test_a_success_sees_its_own_solution_where_that_is_wanted():
     assert [view.uses for view in views] == [{"r0"}, {"r1"}, {"r2"}]
 
 
+def test_a_success_without_text_is_no_demonstration():
+    group = [attempt(0, 1.0, text=" "), attempt(1, 1.0, text="sorted(x)"), attempt(2, 0.0)]
+
+    views = PapersContext(own_solution=True)(group)
+
+    assert [[i.text for i in view.items] for view in views] == [["sorted(x)"]] * 3
+
+
 def test_demonstrations_rotate_over_the_successes():
     group = [attempt(0, 1.0), attempt(1, 1.0), attempt(2, 0.0), attempt(3, 0.0)]
 

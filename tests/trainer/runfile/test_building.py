@@ -11,6 +11,8 @@ import pytest
 
 from preceptor_clients.contract.deployment import parse_deployment, to_toml
 from preceptor_trainer.collect.context import NothingInView, PapersContext
+from preceptor_trainer.collect.people.people import PeopleConfig
+from preceptor_trainer.collect.people.selection import AnyOf, Failed, RandomShare
 from preceptor_trainer.data.epochs import Epochs
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.objectives.grpo import GRPO
@@ -119,6 +121,28 @@ def test_a_teacher_may_have_another_name_at_a_gateway_of_yours(build_file: Build
     assert built.deployment.experts["mine"].options["name"] == "mine"
 
 
+def test_people_correct_beside_the_other_teachers(build_file: BuildFile) -> None:
+    built = build_file(
+        'teacher.people={select = ["failed", "random"], share = 0.5, per_round = 4, weight = 2}'
+    )
+    [people] = built.config.participants
+    service = built.deployment.experts["people"]
+
+    assert isinstance(people, PeopleConfig)
+    assert people.select == AnyOf(policies=(Failed(), RandomShare(share=0.5)))
+    assert (people.per_round, people.weight) == (4, 2.0)
+    assert [expert.name for expert in built.config.experts] == ["self-teacher"]
+    assert service.options == {"config": "resolved.toml", "model": str(STUDENT_DIR)}
+    assert built.deployment.keys["expert"].service == ("people",)
+
+
+def test_without_people_nobody_has_their_key(build_file: BuildFile) -> None:
+    built = build_file()
+
+    assert built.config.participants == ()
+    assert "expert" not in built.deployment.keys
+
+
 def test_the_reference_is_in_view_where_asked(build_file: BuildFile) -> None:
     built = build_file("teacher.reference=true", "data.reference=answer")
 
@@ -156,6 +180,8 @@ def test_several_sources_have_their_own_options_weights_and_rule(build_file: Bui
         (["rollout.max_tokens=600"], "leaves no prompt in a context of 512 tokens"),
         (["data.max_prompt=3"], "the prompts of all 12 rows have more than 3 tokens"),
         (["rollout.n=1", "objective.use=grpo"], "leaves no sibling to compare"),
+        (["teacher.self.name=people", "teacher.people={}"], "two have one name"),
+        (["teacher.people.select=[]"], "teacher.people.select"),
         (["run.eval_ks=[9]"], "pass@9 needs more than 4 samples"),
     ],
 )

@@ -55,7 +55,8 @@ class PapersContext:
     """Whether the rollout's own feedback may be shown where there is no demonstration."""
 
     def __call__(self, group: Sequence[Attempt]) -> list[InView]:
-        successes = [i for i, attempt in enumerate(group) if attempt.solved]
+        # An attempt without text shows nothing, so that another one is shown in its place.
+        successes = [i for i, a in enumerate(group) if a.solved and _shown_text(a)]
         return [self._in_view(group, i, successes) for i in range(len(group))]
 
     def _in_view(self, group: Sequence[Attempt], i: int, successes: Sequence[int]) -> InView:
@@ -100,8 +101,12 @@ def demonstration(attempt: Attempt) -> FeedbackItem:
     return FeedbackItem(
         id=f"demo-{rollout.rollout_id}",
         kind="demonstration",
-        text=_THINKING.sub("", rollout.response_text).strip(),
+        text=_shown_text(attempt),
         source="rollout",
         version=rollout.weights,
         details={"rollout_id": rollout.rollout_id, "verdicts": [i.id for i in attempt.items]},
     )
+
+
+def _shown_text(attempt: Attempt) -> str:
+    return _THINKING.sub("", attempt.rollout.response_text).strip()

@@ -23,6 +23,7 @@ from preceptor_trainer.evaluation.held_out import Evaluation, NotGraded
 from preceptor_trainer.evaluation.samples import write_samples
 from preceptor_trainer.loop import Trainer
 from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.evaluations import ALONE
 from preceptor_trainer.run.export import split_name, version_folder
 from preceptor_trainer.run.progress import Progress
 from preceptor_trainer.runfile.building import build
@@ -126,7 +127,7 @@ async def _evaluated(config: RunConfig, run_dir: Path, local: LocalDeployment) -
         with Progress() as progress:
             trainer = Trainer(config, run_dir, gateway, progress)
             await trainer.publisher.start(config, trainer.learner, trainer.journal)
-            result = await trainer.evaluate("before")
+            result = await trainer.evaluate(ALONE)
     assert result is not None, "the configuration has an evaluation"
     return result
 

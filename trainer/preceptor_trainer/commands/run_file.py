@@ -13,6 +13,7 @@ from typing import Any, Final
 import typer
 from rich.console import Console
 
+from preceptor_clients.cli.paste import pasted
 from preceptor_clients.contract.deployment import Deployment, to_toml
 from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.commands.going_on import Start, prepared, told_how_to_go_on
@@ -140,10 +141,18 @@ def _announce(console: Console, run_dir: Path, built: Built, run_file: RunFile) 
         f"student    {config.model}",
         *built.rows,
         f"asks       {', '.join(asked) or 'nobody'}, on {where}",
+        *_people(run_dir, run_file),
         *(f"note       {note}" for note in built.notes),
     ]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True, highlight=False)
+
+
+def _people(run_dir: Path, run_file: RunFile) -> list[str]:
+    if run_file.teacher.people is None or run_file.run.gateway is not None:
+        return []
+    command = pasted("corrections", "people", "add", "NAME", "--run-dir", run_dir)
+    return [f"people     sign in with what this prints, while the run lasts: {command}"]
 
 
 def write_deployment(run_dir: Path, deployment: Deployment) -> None:

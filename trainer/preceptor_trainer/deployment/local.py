@@ -45,6 +45,7 @@ def own_deployment(
     *,
     weights_root: str,
     sources: Mapping[str, DeployedService] | None = None,
+    late: str | None = None,
 ) -> Deployment:
     """The services of one machine: these experts and sources, a broker and own keys.
 
@@ -52,6 +53,7 @@ def own_deployment(
         experts: Experts by name.
         weights_root: Allowed folder of weights, relative to the settings file.
         sources: Feedback sources by name; the executor where absent.
+        late: The expert that answers later, which gets a key to do so.
     """
     if sources is None:
         sources = {EXECUTOR: local_service(EXECUTOR, EXECUTOR_CLASS)}
@@ -64,7 +66,10 @@ def own_deployment(
             weights_roots=(Path(weights_root),),
             hash_key_file=Path("keys/hash.key"),
         ),
-        keys={scope: local_key(scope) for scope in ("trainer", "dispatcher", "admin")},
+        keys={
+            **{scope: local_key(scope) for scope in ("trainer", "dispatcher", "admin")},
+            **({} if late is None else {"expert": local_key("expert", service=late)}),
+        },
         experts=dict(experts),
         sources=dict(sources),
     )

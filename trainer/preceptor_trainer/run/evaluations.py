@@ -24,6 +24,8 @@ from preceptor_trainer.run.standing import BEST_FILE
 
 BEFORE: Final = "before"
 AFTER: Final = "after"
+ALONE: Final = "alone"
+"""Of a version, without a training around it."""
 _STEP: Final = "step-"
 
 

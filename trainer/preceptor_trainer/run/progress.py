@@ -23,6 +23,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from preceptor_trainer.run.evaluations import ALONE, BEFORE
+
 PHASES = {
     "sampling": "sampling rollouts",
     "feedback": "running feedback sources",
@@ -136,14 +138,14 @@ class Progress:
         first = self._state.evaluation is None or self._state.evaluation[0] != label
         self._state.phase, self._state.evaluation = "evaluation", (label, done, total)
         if self._live is None and (first or done == total):
-            self._print(Text(f"evaluation {label}: {done}/{total} problems"))
+            self._print(Text(f"{_titled('evaluation', label)}: {done}/{total} problems"))
 
     def result(self, label: str, pass_at_1: float, num_ungraded: int = 0) -> None:
         """Reports a finished evaluation; `before` stays in view during training."""
-        if label == "before":
+        if label == BEFORE:
             self._state.before = pass_at_1
         missing = f", {num_ungraded} samples were not graded" if num_ungraded else ""
-        self.message(f"evaluation {label}: pass@1 {_percent(pass_at_1)}{missing}")
+        self.message(f"{_titled('evaluation', label)}: pass@1 {_percent(pass_at_1)}{missing}")
 
     def message(self, text: str) -> None:
         """Prints a line that stays, above the display. The text is not read as markup."""
@@ -188,7 +190,7 @@ class Progress:
         doing = PHASES.get(state.phase, state.phase)
         if state.evaluation:
             label, done, total = state.evaluation
-            doing = f"evaluating {label}: {done}/{total} problems"
+            doing = f"{_titled('evaluating', label)}: {done}/{total} problems"
         step = f"step {state.done}/{state.num_steps}" if state.num_steps else "preceptor"
         return Text.assemble((step, "bold"), "  ", (doing, "cyan"))
 
@@ -209,6 +211,10 @@ class Progress:
     def _figures(self) -> Text:
         parts = _shown(self._state.metrics, "loss", "with_teacher", "response_length")
         return Text("  ".join(parts), style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def _titled(doing: str, label: str) -> str:
+    return doing if label == ALONE else f"{doing} {label}"
 
 
 def sparkline(values: Sequence[float] | deque[float]) -> str:

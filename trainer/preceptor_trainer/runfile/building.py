@@ -68,7 +68,10 @@ def build(run_file: RunFile, folder: Path, *, name: str, run_dir: Path) -> Built
         else make_teachers(run_file, model, folder, run_dir, in_view=in_view)
     )
     config = _config(run_file, model, data, sources, teachers, name)
-    deployment = own_deployment(teachers.services, weights_root=WEIGHTS, sources=sources.services)
+    late = None if teachers.people is None else teachers.people.expert
+    deployment = own_deployment(
+        teachers.services, weights_root=WEIGHTS, sources=sources.services, late=late
+    )
     return Built(
         config=config,
         deployment=deployment,
@@ -107,6 +110,7 @@ def _config(
         experts=teachers.uses,
         task=sources.task,
         context=teachers.context,
+        participants=() if teachers.people is None else (teachers.people,),
         steps=run.steps,
         rollouts_per_problem=_group_size(run_file),
         rollout_source=_rollout_source(run_file),

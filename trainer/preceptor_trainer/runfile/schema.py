@@ -241,6 +241,43 @@ class ServerTeacherSection(Section):
     """Further options of the expert `OpenAIServer`."""
 
 
+class PeopleSection(Section):
+    """`[teacher.people]`: people who correct attempts, beside the other teachers."""
+
+    select: Annotated[
+        tuple[Literal["failed", "disagreement", "uncertainty", "random"], ...],
+        BeforeValidator(_as_tuple),
+        Field(min_length=1),
+    ] = ("failed",)
+    """Which attempts are sent to people; of several rules any is enough."""
+    disagreement: Rate = 0.5
+    """Total variation between two teachers from which on `disagreement` selects."""
+    uncertainty: Annotated[float, Field(ge=0)] = 0.5
+    """Nats a token from which on `uncertainty` selects."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of the attempts that `random` selects."""
+    round_steps: Positive = 10
+    """Steps of one round of corrections."""
+    per_round: Positive = 50
+    """Most attempts of one round."""
+    double_share: Rate = 0.1
+    """Share of the attempts that two people correct, each alone."""
+    guidelines: str = ""
+    """What people read beside each attempt."""
+    per_step: Positive = 16
+    """Corrected sequences of one step, drawn from all corrections that have arrived."""
+    weight: Weight = 1.0
+    """Weight of a person's label, relative to a position of another teacher."""
+    takeover: bool = True
+    """Whether the corrected text is a second sequence to learn from."""
+    feedback: bool = False
+    """Whether the other teachers read the corrected text."""
+    forced: Annotated[int, Field(ge=0)] = 0
+    """Attempts of a step that begin with a correction and are continued by the student."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further options of the expert `PeopleExpert`, such as `smoothing`."""
+
+
 class TeacherSection(Section):
     """`[teacher]`: who shows what would have been better, and what is in its view."""
 
@@ -250,6 +287,8 @@ class TeacherSection(Section):
     """Another model."""
     server: ServerTeacherSection | None = None
     """A server."""
+    people: PeopleSection | None = None
+    """People. No step waits for them; where no other teacher is named, the student is one too."""
     demonstrations: bool = True
     """Whether a solved attempt at the same prompt may be in view."""
     own_solution: bool = False

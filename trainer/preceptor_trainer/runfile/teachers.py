@@ -9,12 +9,27 @@ from typing import Any, Final
 from preceptor_clients.contract.deployment import DeployedService, local_service
 from preceptor_trainer.collect.context import ContextPolicy, NothingInView, PapersContext
 from preceptor_trainer.collect.labelling import ExpertUse
+from preceptor_trainer.collect.people.people import PeopleConfig
+from preceptor_trainer.collect.people.selection import (
+    AnyOf,
+    Disagreement,
+    Failed,
+    RandomShare,
+    Selection,
+    Uncertainty,
+)
 from preceptor_trainer.deployment.local import SELF_TEACHER
 from preceptor_trainer.recipes.references import ReferenceInView
-from preceptor_trainer.runfile.schema import RunFile, SelfTeacherSection, TeacherSection
+from preceptor_trainer.runfile.schema import (
+    PeopleSection,
+    RunFile,
+    SelfTeacherSection,
+    TeacherSection,
+)
 from preceptor_trainer.runfile.students import model_folder
 
 LARGER_MODEL: Final = "preceptor_services.experts.larger_model:LargerModel"
+PEOPLE: Final = "preceptor_services.corrections.people_expert:PeopleExpert"
 OPENAI_SERVER: Final = "preceptor_services.experts.remote.scoring.openai_http:OpenAIServer"
 
 
@@ -25,6 +40,7 @@ class Teachers:
     uses: tuple[ExpertUse, ...] = ()
     services: dict[str, DeployedService] = field(default_factory=dict[str, DeployedService])
     context: ContextPolicy = field(default_factory=NothingInView)
+    people: PeopleConfig | None = None
 
 
 def make_teachers(
@@ -88,9 +104,40 @@ def make_teachers(
             **server.options,
         }
         services[server.name] = local_service(server.name, OPENAI_SERVER, options)
-    if len(services) < len(uses):
-        raise ValueError(f"teacher: two have one name: {', '.join(use.name for use in uses)}")
-    return Teachers(uses=tuple(uses), services=services, context=_context(teacher, in_view))
+    people = None
+    if (asked := teacher.people) is not None:
+        people = _people(asked)
+        # The file that the supervisor writes, with the ports that it chose.
+        options = {"config": "resolved.toml", "model": str(model), **asked.options}
+        services[people.expert] = local_service(people.expert, PEOPLE, options)
+    names = [*(use.name for use in uses), *([] if people is None else [people.expert])]
+    if len(services) < len(names):
+        raise ValueError(f"teacher: two have one name: {', '.join(names)}")
+    return Teachers(
+        uses=tuple(uses), services=services, context=_context(teacher, in_view), people=people
+    )
+
+
+def _people(asked: PeopleSection) -> PeopleConfig:
+    rules: dict[str, Selection] = {
+        "failed": Failed(),
+        "disagreement": Disagreement(at_least=asked.disagreement),
+        "uncertainty": Uncertainty(at_least=asked.uncertainty),
+        "random": RandomShare(share=asked.share),
+    }
+    chosen = tuple(rules[name] for name in asked.select)
+    return PeopleConfig(
+        select=chosen[0] if len(chosen) == 1 else AnyOf(policies=chosen),
+        round_steps=asked.round_steps,
+        per_round=asked.per_round,
+        double_share=asked.double_share,
+        guidelines=asked.guidelines,
+        per_step=asked.per_step,
+        weight=asked.weight,
+        takeover=asked.takeover,
+        feedback=asked.feedback,
+        forced=asked.forced,
+    )
 
 
 def _self_teacher(
