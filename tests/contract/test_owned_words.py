@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 OWNERS = {
     '"executor"': {
-        "services/preceptor_services/feedback/executor.py",
+        "services/preceptor_services/feedback/executor/config.py",
         "trainer/preceptor_trainer/tasks/programming_by_example/task.py",
     },
     '"execution"': {

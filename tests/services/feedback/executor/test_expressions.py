@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.services.feedback.executor.boxes import Wrapped
 
 from preceptor_clients.contract import wire
 from preceptor_clients.contract.checks import check_feedback
@@ -20,9 +21,10 @@ from preceptor_clients.contract.schemas import (
     FeedbackReply,
 )
 from preceptor_clients.sdk.service import service_app
-from preceptor_services.feedback.executor import CUT_OFF, EMPTY, Executor, ExecutorConfig
+from preceptor_services.feedback.executor import Executor
+from preceptor_services.feedback.executor.config import ExecutorConfig
+from preceptor_services.feedback.executor.expressions import CUT_OFF, EMPTY
 from preceptor_services.sandbox.isolation import IsolationFailed, Limits, Outcome, ProgramRun
-from preceptor_services.sandbox.process import ProcessIsolation
 from preceptor_trainer.tasks.programming_by_example.problems import evaluate, sample_problems
 
 MakeQuery = Callable[..., FeedbackQuery]
@@ -253,7 +255,7 @@ async def test_it_serves_the_wire_contract(executor: Executor, make_query: MakeQ
     assert reply.results[0].answer.items[0].score == 1.0
 
 
-class BrokenBox(ProcessIsolation):
+class BrokenBox(Wrapped):
     """A box that starts and passes its self-test, and then fails."""
 
     tests_left = 3
@@ -266,7 +268,7 @@ class BrokenBox(ProcessIsolation):
 
 
 async def test_a_box_that_fails_gives_an_error_and_never_a_score(make_query: MakeQuery) -> None:
-    executor = Executor(make_isolation=BrokenBox, workers=1)
+    executor = Executor(make_sandbox=BrokenBox, workers=1)
     await executor.start()
 
     item = await graded(executor, make_query("sorted(x)"))
@@ -276,7 +278,7 @@ async def test_a_box_that_fails_gives_an_error_and_never_a_score(make_query: Mak
     assert item.error == "no process could be had"
 
 
-class LenientBox(ProcessIsolation):
+class LenientBox(Wrapped):
     """A box that stops nothing, and calls an endless program finished."""
 
     def run(self, attempt: ProgramRun, limits: Limits) -> Outcome:
@@ -285,7 +287,7 @@ class LenientBox(ProcessIsolation):
 
 
 async def test_a_failed_self_test_keeps_it_from_being_ready(make_query: MakeQuery) -> None:
-    executor = Executor(make_isolation=LenientBox, workers=1)
+    executor = Executor(make_sandbox=LenientBox, workers=1)
     await executor.start()
 
     assert not executor.ready()
