@@ -16,13 +16,23 @@ from compose_rules import ROOT, RULES, broken, load_compose, runs_once
 from preceptor_clients.cli.new_expert import write_expert
 from preceptor_clients.contract.deployment import parse_deployment
 from preceptor_services.dispatcher.worker import WorkerConfig
+from preceptor_services.feedback.judge.source import Judge
 from preceptor_services.gateway import __main__ as gateway
 from preceptor_services.supervisor.deploy import key_files, password_files
 
 COMPOSE = load_compose()
 SERVICES = COMPOSE["services"]
 GPU = load_compose("deploy/compose.gpu.yml")["services"]
-SETTINGS = parse_deployment((ROOT / "deploy" / "preceptor.toml").read_text())
+TOML = (ROOT / "deploy" / "preceptor.toml").read_text()
+WITH_JUDGE = parse_deployment(
+    TOML[: TOML.index("# [sources.judge]")]
+    + "\n".join(
+        line.removeprefix("#").removeprefix(" ")
+        for line in TOML[TOML.index("# [sources.judge]") :].splitlines()
+    )
+)
+"""With the block of the profile `judge`, as a user writes it."""
+SETTINGS = parse_deployment(TOML)
 
 PLANTED = {
     "read-only root": {"read_only": False},
@@ -68,9 +78,25 @@ def test_s10_the_gateway_alone_is_published() -> None:
 def test_only_what_is_published_has_a_way_out() -> None:
     open_ = {name for name, network in COMPOSE["networks"].items() if not network.get("internal")}
 
-    assert open_ == {"published"}
+    assert open_ == {"published", "outside"}
     reached = {n for n, s in SERVICES.items() if open_ & set(s.get("networks", []))}
-    assert reached == {"gateway", "grafana"}
+    assert reached == {"gateway", "grafana", "judge"}
+
+
+def test_the_judge_runs_in_its_profile_and_reaches_no_storage_and_no_expert() -> None:
+    assert SERVICES["judge"]["profiles"] == ["judge"]
+    assert set(mounts("judge")) == {"./deploy/preceptor.toml", "keys-judge"}
+    reached = {n for n, s in SERVICES.items() if "judges" in s.get("networks", [])}
+    assert reached == {"gateway", "dispatcher", "judge"}
+    assert [n for n, s in SERVICES.items() if "outside" in s.get("networks", [])] == ["judge"]
+
+
+def test_the_settings_of_the_judge_are_a_comment_that_works() -> None:
+    assert "judge" not in SETTINGS.sources
+    service = WITH_JUDGE.sources["judge"]
+
+    assert Judge(**{**service.options, "key_file": None}).info().name == "judge"
+    assert service.key_file.parent.name == "judge"
 
 
 def test_who_only_watches_reaches_the_gateway_and_nothing_behind_it() -> None:
@@ -119,7 +145,7 @@ def test_s10_the_executor_sees_its_own_key_alone_and_no_storage() -> None:
     assert reached == {"gateway", "dispatcher", "executor"}
 
 
-@pytest.mark.parametrize(("role", "name", "service"), list(SETTINGS.services()))
+@pytest.mark.parametrize(("role", "name", "service"), list(WITH_JUDGE.services()))
 def test_a_service_of_the_settings_is_served_where_they_say(role, name, service) -> None:
     url = urlsplit(service.url)
     served = SERVICES[name]
@@ -130,7 +156,7 @@ def test_a_service_of_the_settings_is_served_where_they_say(role, name, service)
 
 
 def test_every_secret_lies_in_a_volume_that_the_first_step_fills() -> None:
-    files = [*key_files(SETTINGS), *password_files(SETTINGS)]
+    files = [*key_files(WITH_JUDGE), *password_files(WITH_JUDGE)]
     filled = {Path(place).relative_to("/srv/preceptor") for place in mounts("keys").values()}
 
     assert all(file.parent in filled for file in files)

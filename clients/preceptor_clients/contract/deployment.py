@@ -62,6 +62,7 @@ PATH_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "preceptor_services.experts.remote.aligned.aligning:Aligning": (*_REMOTE, "teacher_tokenizer"),
     "preceptor_services.experts.remote.scoring.openai_http:OpenAIServer": _REMOTE,
     "preceptor_services.experts.remote.drawing.sample_only:SampleOnly": _REMOTE,
+    "preceptor_services.feedback.judge.source:Judge": ("key_file",),
 }
 """The options of preceptor's own services that are paths, by `use`."""
 

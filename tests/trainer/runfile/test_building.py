@@ -216,3 +216,38 @@ def test_without_held_out_rows_the_run_is_not_evaluated(build_file: BuildFile) -
     assert "is not evaluated" in built.notes[0]
     assert shared.config.evaluation is not None
     assert len(shared.config.evaluation.problems) == 3
+
+
+CRITERIA = "[{name = 'polite', question = 'Is it polite?'}]"
+
+
+def test_a_language_model_as_a_judge_is_one_table(build_file: BuildFile, folder: Path) -> None:
+    options = f"{{url = 'http://h:1', model = 'm', key_file = 'k.key', criteria = {CRITERIA}}}"
+
+    built = build_file(f"feedback.sources.tone={{use = 'judge', options = {options}}}")
+
+    service = built.deployment.sources["tone"]
+    assert service.use == "preceptor_services.feedback.judge.source:Judge"
+    assert service.options["name"] == "tone"
+    assert service.options["key_file"] == str(folder / "k.key")
+    assert "timeout_s" not in service.options
+    assert parse_deployment(to_toml(built.deployment)) == built.deployment
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("{model = 'm', criteria = []}", "the judge 'judge' has no option 'url'"),
+        ("{url = 'u', model = 'm', criteria = []}", "criteria: is empty"),
+        ("{url = 'u', model = 'm', criteria = 'polite'}", "criteria: is no list of tables"),
+        (
+            "{url = 'u', model = 'm', criteria = [{name = 'a'}]}",
+            r"criteria\[0\]: has the keys name",
+        ),
+    ],
+)
+def test_a_judge_without_what_it_needs_is_refused(
+    build_file: BuildFile, options: str, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        build_file("feedback.use=judge", f"feedback.options={options}")

@@ -33,6 +33,8 @@ Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(gt=0)]
 EXECUTOR_USE: Final = EXECUTOR
+JUDGE_USE: Final = "judge"
+"""A language model that answers the criteria of a rubric."""
 
 
 def _as_tuple(value: object) -> object:
@@ -116,9 +118,10 @@ class SourceSection(Section):
     """`[feedback.sources.NAME]`: one of several sources."""
 
     use: str
-    """`FILE.py:NAME` for a function of yours, a verifier's name, or `executor`."""
+    """`FILE.py:NAME` for a function of yours, a verifier's name, `executor`, or `judge` for a
+    language model with a rubric."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
-    """Further arguments of the function, or options of the executor."""
+    """Further arguments of the function, or options of the executor or the judge."""
     weight: float = 1.0
     """What its score is multiplied by, where `reward` is `sum` or `mean`."""
     timeout_s: Annotated[float, Field(gt=0)] = 10.0
@@ -131,9 +134,10 @@ class FeedbackSection(Section):
     """`[feedback]`: who judges an attempt."""
 
     use: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
-    """`FILE.py:NAME` for a function of yours, a verifier's name, `executor`, or a list of them."""
+    """`FILE.py:NAME` for a function of yours, a verifier's name, `executor`, `judge`, or a list of
+    them."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
-    """Further arguments of the function, where `use` names one."""
+    """Further arguments of the function, or options of executor or judge, where `use` names one."""
     timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """Time limit of one call, for the sources of `use`."""
     workers: Positive = 2

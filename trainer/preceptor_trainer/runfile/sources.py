@@ -11,11 +11,18 @@ from typing import Any, Final
 from preceptor_clients.contract.deployment import DeployedService, local_service
 from preceptor_clients.contract.sections import nearest
 from preceptor_clients.sdk.judging import check_judge, verifiers
+from preceptor_clients.sdk.rubrics.rubric import make_rubric
 from preceptor_trainer.deployment.local import EXECUTOR_CLASS
-from preceptor_trainer.runfile.schema import EXECUTOR_USE, FeedbackSection, SourceSection
+from preceptor_trainer.runfile.schema import (
+    EXECUTOR_USE,
+    JUDGE_USE,
+    FeedbackSection,
+    SourceSection,
+)
 from preceptor_trainer.tasks.combined import CombinedTask
 from preceptor_trainer.tasks.task import NOT_JUDGED, ScoredTask, Task
 
+JUDGE_CLASS: Final = "preceptor_services.feedback.judge.source:Judge"
 FUNCTION_CLASS: Final = "preceptor_services.feedback.function:Function"
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -41,17 +48,18 @@ def make_sources(feedback: FeedbackSection, folder: Path) -> Sources:
 
 def _named(feedback: FeedbackSection) -> dict[str, SourceSection]:
     named = dict[str, SourceSection]()
+    # What a file leaves out has the default of the source's kind.
+    given: dict[str, Any] = {
+        key: getattr(feedback, key)
+        for key in ("timeout_s", "workers")
+        if key in feedback.model_fields_set
+    }
     for use in feedback.use:
         name = _name_of(use)
         if name in named:
             raise ValueError(f"feedback.use: two sources would be called {name!r}; give each a "
                              "table [feedback.sources.NAME]")  # fmt: skip
-        named[name] = SourceSection(
-            use=use,
-            options=feedback.options,
-            timeout_s=feedback.timeout_s,
-            workers=feedback.workers,
-        )
+        named[name] = SourceSection(use=use, options=feedback.options, **given)
     for name, source in feedback.sources.items():
         if name in named:
             raise ValueError(f"feedback.sources.{name}: `use` names a source {name!r} too")
@@ -68,6 +76,8 @@ def _service(name: str, source: SourceSection, folder: Path) -> DeployedService:
     if source.use == EXECUTOR_USE:
         own: dict[str, Any] = {"name": name, "workers": source.workers}
         return local_service(name, EXECUTOR_CLASS, {**own, **source.options})
+    if source.use == JUDGE_USE:
+        return local_service(name, JUDGE_CLASS, _judge_options(name, source, folder))
     options: dict[str, Any] = {
         "function": _function(source.use, folder),
         "name": name,
@@ -79,12 +89,28 @@ def _service(name: str, source: SourceSection, folder: Path) -> DeployedService:
     return local_service(name, FUNCTION_CLASS, options)
 
 
+def _judge_options(name: str, source: SourceSection, folder: Path) -> dict[str, Any]:
+    options: dict[str, Any] = {"name": name, **source.options}
+    for needed in ("url", "model", "criteria"):
+        if needed not in options:
+            raise ValueError(f"feedback: the judge {name!r} has no option {needed!r}")
+    try:
+        make_rubric(options["criteria"], options.get("columns", ()))
+    except ValueError as error:
+        raise ValueError(f"feedback: options of the judge {name!r}: {error}") from None
+    if "key_file" in options:
+        options["key_file"] = str((folder / str(options["key_file"])).resolve())
+    if "timeout_s" in source.model_fields_set:
+        options.setdefault("timeout_s", source.timeout_s)
+    return options
+
+
 def _function(use: str, folder: Path) -> str:
     place, colon, name = use.rpartition(":")
     if not colon and use.endswith(".py"):
         raise ValueError(f"feedback.use: {use!r} names no function; write {use}:NAME")
     if not colon and use not in verifiers():
-        known = sorted([*verifiers(), EXECUTOR_USE])
+        known = sorted([*verifiers(), EXECUTOR_USE, JUDGE_USE])
         raise ValueError(
             f"feedback.use: {use!r} is no verifier; {nearest(use, known)}; a function of yours is "
             "named FILE.py:NAME"
