@@ -8,10 +8,14 @@ of this protocol.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from pydantic import JsonValue
 
+FIRST_UID: Final = 65_520
+"""User ids between those that systemd assigns and `nobody`, so that no other process has them."""
+MAX_SLOTS: Final = 12
+"""Sandboxes side by side in one service; where it runs as root, each has a user of its own."""
 Ended = Literal["finished", "timeout", "output_limit", "crashed"]
 
 

@@ -10,21 +10,27 @@ import psutil
 import pytest
 
 from preceptor_services.sandbox.isolation import Limits, Outcome, ProgramRun
-from preceptor_services.sandbox.process import ProcessIsolation
+from preceptor_services.sandbox.ladder import open_sandbox
+from preceptor_services.sandbox.warm import WarmSandbox
 
 RunProgram = Callable[..., Outcome]
 
 
+def open_warm(rung: str, slot: int = 0) -> WarmSandbox:
+    opened = open_sandbox(rung, slot=slot)
+    assert isinstance(opened, WarmSandbox)
+    return opened
+
+
 @pytest.fixture(scope="module")
-def box() -> Iterator[ProcessIsolation]:
-    isolation = ProcessIsolation()
-    isolation.start()
+def box() -> Iterator[WarmSandbox]:
+    isolation = open_warm("namespaces")
     yield isolation
     isolation.stop()
 
 
 @pytest.fixture
-def run_program(box: ProcessIsolation) -> RunProgram:
+def run_program(box: WarmSandbox) -> RunProgram:
     def run(program: str, *inputs: Any, **limits: Any) -> Outcome:
         attempt = ProgramRun(program=program, entry="x", inputs=inputs or ([3, 1],))
         return box.run(attempt, Limits(**limits))

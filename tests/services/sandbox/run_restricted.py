@@ -1,9 +1,9 @@
-"""Runs programs in a box as `root` or as an ordinary user, with or without namespaces; prints JSON.
+"""Runs expressions as `root` or as an ordinary user, with or without namespaces; prints JSON.
 
-    python run_restricted.py user|same allow|deny PROGRAM...
+    python run_restricted.py user|same allow|deny RUNG PROGRAM...
 
 An ordinary user keeps the right to read files, because the interpreter may lie in a private home.
-`deny` filters the system call `unshare` away, as container runtimes do.
+`deny` filters `unshare` and `mount` away, as container runtimes do.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import platform
 import struct
 import sys
 
-from preceptor_services.sandbox.isolation import Limits, ProgramRun
-from preceptor_services.sandbox.process import ProcessIsolation
+from preceptor_services.sandbox.isolation import IsolationFailed, Limits, ProgramRun
+from preceptor_services.sandbox.ladder import open_sandbox
 
 LIBC = ctypes.CDLL(None, use_errno=True)
-UNSHARE = {"x86_64": 272, "aarch64": 97}[platform.machine()]
+UNSHARE, MOUNT = {"x86_64": (272, 165), "aarch64": (97, 40)}[platform.machine()]
 CAP_DAC_READ_SEARCH = 2
 
 
@@ -40,10 +40,11 @@ def become_user(uid: int) -> None:
     checked(LIBC.prctl(47, 2, CAP_DAC_READ_SEARCH, 0, 0))  # PR_CAP_AMBIENT_RAISE
 
 
-def deny_unshare() -> None:
+def deny_namespaces() -> None:
     instructions = (
         (0x20, 0, 0, 0),  # load the number of the system call
-        (0x15, 0, 1, UNSHARE),
+        (0x15, 1, 0, UNSHARE),
+        (0x15, 0, 1, MOUNT),
         (0x06, 0, 0, 0x00050001),  # EPERM
         (0x06, 0, 0, 0x7FFF0000),  # allow
     )
@@ -54,13 +55,16 @@ def deny_unshare() -> None:
 
 
 def main() -> None:
-    user, namespaces, *programs = sys.argv[1:]
+    user, namespaces, rung, *programs = sys.argv[1:]
     if user == "user" and os.geteuid() == 0:
         become_user(65_534)
     if namespaces == "deny":
-        deny_unshare()
-    box = ProcessIsolation()
-    box.start()
+        deny_namespaces()
+    try:
+        box = open_sandbox(rung)
+    except IsolationFailed as error:
+        sys.stdout.write(json.dumps({"refused": str(error)}))
+        return
     outcomes = [
         dataclasses.asdict(
             box.run(ProgramRun(program=p, entry="x", inputs=([3, 1],)), Limits(cpu_seconds=0.3))

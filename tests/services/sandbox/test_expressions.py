@@ -1,4 +1,4 @@
-"""Claims about the process box, with real processes."""
+"""Claims about expressions in a sandbox, with real processes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from preceptor_services.sandbox.isolation import (
     Outcome,
     ProgramRun,
 )
-from preceptor_services.sandbox.process import ProcessIsolation
+from preceptor_services.sandbox.warm import WarmSandbox
 
-from .conftest import RunProgram, descendants
+from .conftest import RunProgram, descendants, open_warm
 
 
 def values(*found: Any) -> Outcome:
@@ -146,7 +146,7 @@ def test_x2_a_file_cannot_be_written(run_program: RunProgram) -> None:
     ],
 )
 def test_x2_no_process_can_be_started(
-    run_program: RunProgram, box: ProcessIsolation, program: str
+    run_program: RunProgram, box: WarmSandbox, program: str
 ) -> None:
     before = len(descendants(box.pid))
 
@@ -186,7 +186,7 @@ def test_nothing_of_the_service_is_inherited(run_program: RunProgram) -> None:
 
 
 def test_no_listener_of_the_machine_can_be_reached(
-    run_program: RunProgram, box: ProcessIsolation
+    run_program: RunProgram, box: WarmSandbox
 ) -> None:
     assert box.describe()["network"] == "namespace"
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -200,7 +200,7 @@ def test_no_listener_of_the_machine_can_be_reached(
         with pytest.raises(TimeoutError):
             listener.accept()
 
-    assert error_of(outcome) == "OSError: [Errno 101] Network is unreachable"
+    assert error_of(outcome) == "PermissionError: [Errno 1] Operation not permitted"
 
 
 def test_no_file_and_no_process_of_the_machine_is_in_sight(run_program: RunProgram) -> None:
@@ -213,7 +213,7 @@ def test_no_file_and_no_process_of_the_machine_is_in_sight(run_program: RunProgr
 
 
 def test_the_fork_server_cannot_be_killed_from_inside(
-    run_program: RunProgram, box: ProcessIsolation
+    run_program: RunProgram, box: WarmSandbox
 ) -> None:
     server = box.pid
 
@@ -224,7 +224,7 @@ def test_the_fork_server_cannot_be_killed_from_inside(
     assert run_program("x") == values([3, 1])
 
 
-def test_x5_many_attempts_leave_nothing(run_program: RunProgram, box: ProcessIsolation) -> None:
+def test_x5_many_attempts_leave_nothing(run_program: RunProgram, box: WarmSandbox) -> None:
     run_program("x")
     ours, server = psutil.Process(), descendants(box.pid)[-1]
     before = (ours.num_fds(), server.num_fds(), len(descendants(box.pid)))
@@ -237,7 +237,7 @@ def test_x5_many_attempts_leave_nothing(run_program: RunProgram, box: ProcessIso
 
 
 def test_x5_boxes_side_by_side_do_not_mix_their_answers() -> None:
-    boxes = [ProcessIsolation(slot) for slot in range(4)]
+    boxes = [open_warm("namespaces", slot) for slot in range(4)]
     found: dict[int, list[Outcome]] = {}
 
     def work(slot: int) -> None:
@@ -258,8 +258,7 @@ def test_x5_boxes_side_by_side_do_not_mix_their_answers() -> None:
 
 
 def test_stopping_a_box_ends_all_its_processes(tmp_path: Path) -> None:
-    box = ProcessIsolation()
-    box.start()
+    box = open_warm("namespaces")
     processes = [psutil.Process(box.pid), *descendants(box.pid)]
 
     box.stop()
@@ -269,8 +268,7 @@ def test_stopping_a_box_ends_all_its_processes(tmp_path: Path) -> None:
 
 
 def test_a_box_whose_server_was_killed_fails_once_and_comes_back() -> None:
-    box = ProcessIsolation()
-    box.start()
+    box = open_warm("namespaces")
     attempt = ProgramRun(program="x", entry="x", inputs=(1,))
     timer = threading.Timer(0.3, os.kill, (descendants(box.pid)[-1].pid, signal.SIGKILL))
     timer.start()
@@ -286,8 +284,8 @@ def test_a_box_whose_server_was_killed_fails_once_and_comes_back() -> None:
     ("user", "namespaces", "level"),
     [
         ("user", "allow", "namespaces"),
-        ("user", "deny", "process"),
-        ("same", "deny", "process"),
+        ("user", "deny", "landlock"),
+        ("same", "deny", "landlock"),
     ],
 )
 def test_every_level_is_named_and_keeps_its_limits(
@@ -304,7 +302,7 @@ def test_every_level_is_named_and_keeps_its_limits(
     ]
 
     done = subprocess.run(
-        [sys.executable, str(as_user_script), user, namespaces, *programs],
+        [sys.executable, str(as_user_script), user, namespaces, "auto", *programs],
         capture_output=True,
         text=True,
         timeout=120,
@@ -314,7 +312,6 @@ def test_every_level_is_named_and_keeps_its_limits(
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["isolation"]["level"] == level
-    assert report["isolation"]["network"] == ("open" if level == "process" else "namespace")
     ended = [outcome["ended"] for outcome in report["outcomes"]]
     assert ended == ["finished", "timeout", *["finished"] * 2, "crashed", *["finished"] * 2]
     errors = [o["results"][0]["error"] for o in report["outcomes"] if o["results"]]

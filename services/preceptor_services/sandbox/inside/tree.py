@@ -1,0 +1,132 @@
+"""The processes of a run: what they use together, and their end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+_TICK = 1 / os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    cpu_seconds: float
+    memory_bytes: int
+    tasks: int
+
+
+class Tree:
+    """The keeper's descendants; in a process namespace of its own, every other process of it.
+
+    Args:
+        proc: A descriptor of /proc; without one, only the first process of a run is measured.
+        whole: The keeper is the first process of its namespace.
+    """
+
+    def __init__(self, proc: int | None, *, whole: bool) -> None:
+        self._proc = proc
+        self._whole = whole
+
+    def usage(self, pid: int) -> Usage:
+        """What the run of `pid` uses now."""
+        cpu, memory, tasks = 0.0, 0, 0
+        pids = self._pids()
+        for other in pids:
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                fields = self._read(f"{other}/stat").rpartition(")")[2].split()
+                cpu += sum(int(field) for field in fields[11:15]) * _TICK
+                tasks += int(fields[17])
+                memory += int(fields[21]) * _PAGE
+        with contextlib.suppress(OSError):
+            # Finer than the ticks, and there without /proc: the clock of another process.
+            cpu = max(cpu, time.clock_gettime((~pid << 3) | 2))
+        return Usage(cpu_seconds=cpu, memory_bytes=memory, tasks=tasks)
+
+    def memory_without_shared(self) -> int:
+        """Bytes in memory, where pages that several processes share count once; slow."""
+        total = 0
+        for pid in self._pids():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                found = self._read(f"{pid}/smaps_rollup").split("\nPss:")[1]
+                total += int(found.split()[0]) << 10
+        return total
+
+    def kill(self, pid: int) -> None:
+        """Ends every process of the run; `pid` itself is left for the caller to wait for."""
+        while True:
+            self._signal_all(pid)
+            if not self._reap_others(pid):
+                return
+            time.sleep(0.001)
+
+    def _signal_all(self, pid: int) -> None:
+        targets = (-1,) if self._whole else (-pid, pid, *self._pids())
+        for target in targets:
+            # It may have ended, or not lead its own group yet.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(target, signal.SIGKILL)
+
+    def _reap_others(self, pid: int) -> bool:
+        """Waits for ended processes other than `pid`; whether some are left."""
+        while True:
+            try:
+                # Without taking the status of `pid`, which says how the command ended.
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return False
+            if found is None:
+                return True
+            if found.si_pid != pid:
+                os.waitpid(found.si_pid, 0)
+                continue
+            return self._others_left(pid)
+
+    def _others_left(self, pid: int) -> bool:
+        for other in self._pids() if self._proc is not None else ():
+            if other != pid:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(other, os.WNOHANG)
+        return any(other != pid for other in self._pids())
+
+    def _pids(self) -> list[int]:
+        if self._proc is None:
+            return []
+        if self._whole:
+            names = os.listdir(self._proc)
+            own = str(os.getpid())
+            return [int(name) for name in names if name.isdigit() and name != own]
+        return self._descendants(os.getpid())
+
+    def _descendants(self, pid: int) -> list[int]:
+        found: list[int] = []
+        waiting = [pid]
+        while waiting:
+            children = self._children(waiting.pop())
+            found += children
+            waiting += children
+        return found
+
+    def _children(self, pid: int) -> list[int]:
+        assert self._proc is not None
+        children: list[int] = []
+        with contextlib.suppress(OSError):
+            tasks = os.open(f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._proc)
+            try:
+                for task in os.listdir(tasks):
+                    with contextlib.suppress(OSError):
+                        text = self._read(f"{pid}/task/{task}/children")
+                        children += [int(child) for child in text.split()]
+            finally:
+                os.close(tasks)
+        return children
+
+    def _read(self, name: str) -> str:
+        fd = os.open(name, os.O_RDONLY, dir_fd=self._proc)
+        try:
+            return os.read(fd, 65_536).decode("ascii", "replace")
+        finally:
+            os.close(fd)

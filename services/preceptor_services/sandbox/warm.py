@@ -1,0 +1,349 @@
+"""The service's side of a sandbox that stays warm: starts its keeper, sends it one run at a time.
+
+The keeper (`inside/keeper.py`) forks a child for each run and kills what is left of it. Requests
+and results do not pass through it: the child reads its request from a file in memory, and writes to
+pipes that are read here, each up to its limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn, cast
+
+from pydantic import JsonValue
+
+from preceptor_services.sandbox.command import Command, CommandLimits, EndedBy, Execution
+from preceptor_services.sandbox.expressions import outcome
+from preceptor_services.sandbox.interpreter import Interpreter
+from preceptor_services.sandbox.isolation import (
+    FIRST_UID,
+    MAX_SLOTS,
+    Ended,
+    IsolationFailed,
+    Limits,
+    Outcome,
+    ProgramRun,
+)
+
+_START_S: Final = 60.0
+_GRACE_S: Final = 30.0
+"""Extra time for a reply beyond the run's own limit, for a busy machine."""
+_LARGEST_MESSAGE: Final = 65_536
+_SERVICES: Final = Path(__file__).parents[2]
+_START: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from preceptor_services.sandbox.inside.keeper import main; main()"
+)
+_ENVIRONMENT: Final = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+"""Fixed, so that sets of text have one order; the service's own is not handed on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a rung starts its keeper, and which walls the keeper enters."""
+
+    rung: str
+    namespaces: bool = False
+    landlock: bool = False
+    seccomp: bool = True
+    wrapper: tuple[str, ...] = ()
+    """Program and arguments that start the keeper behind walls of their own."""
+    keeper_folder: str = str(_SERVICES)
+    """Where the keeper finds its modules."""
+    folders: str | None = None
+    """Where the folders of runs are made; None for a folder of this machine."""
+    empty: str | None = None
+    """An empty folder in the sandbox, as the root of expressions."""
+    interpreter: Interpreter
+
+
+class WarmSandbox:
+    """One keeper; where the service runs as root, `slot` gives it its own user."""
+
+    def __init__(self, recipe: Recipe, slot: int = 0) -> None:
+        if not 0 <= slot < MAX_SLOTS:
+            raise ValueError(f"slot: {slot} is outside 0..{MAX_SLOTS - 1}")
+        self._recipe = recipe
+        self._uid = FIRST_UID + slot
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._folder: str | None = None
+        self._description: dict[str, JsonValue] = {}
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the keeper's outermost process."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Starts the keeper unless it runs, and waits until its walls are there.
+
+        Raises:
+            IsolationFailed: A wall is refused on this machine.
+        """
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.stop()
+        self._folder = tempfile.mkdtemp(prefix="preceptor-sandbox-")
+        os.chmod(self._folder, 0o711)  # the program's user passes through it to its own folder
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [*self._recipe.wrapper, *self._keeper()],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env=_ENVIRONMENT,
+                cwd="/",
+                start_new_session=True,
+            )
+        self._control = ours
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self._send(self._settings(probe.getsockname()[1]))
+            described, _ = self._receive(_START_S)
+        if "refused" in described:
+            self.stop()
+            raise IsolationFailed(f"{self._recipe.rung}: {described['refused']}")
+        self._description = {
+            "level": self._recipe.rung,
+            **described,
+            "python": self._recipe.interpreter.version,
+        }
+
+    def describe(self) -> dict[str, JsonValue]:
+        """The walls of this sandbox; `level` is the rung's name."""
+        return dict(self._description)
+
+    def run(self, attempt: ProgramRun, limits: Limits) -> Outcome:
+        """Evaluates an expression, which sees no files.
+
+        Raises:
+            IsolationFailed: The keeper ended or did not answer; the next call starts a new one.
+        """
+        request = {
+            "program": attempt.program,
+            "entry": attempt.entry,
+            "inputs": [json.dumps(value) for value in attempt.inputs],
+        }
+        asked: dict[str, Any] = {
+            "mode": "expression",
+            "keep": [],
+            "limits": {**asdict(limits), **_EXPRESSION},
+        }
+        (result,), reply = self._ask(asked, _request(request), None, 1, limits.output_bytes)
+        return outcome(_expression_end(reply), result, len(attempt.inputs))
+
+    def execute(self, command: Command, limits: CommandLimits | None = None) -> Execution:
+        """Runs one command and removes everything that it left.
+
+        Raises:
+            IsolationFailed: The keeper ended or did not answer; the next call starts a new one.
+        """
+        limits = limits or CommandLimits()
+        asked = {"mode": "command", "keep": list(command.keep), "limits": asdict(limits)}
+        request = _request({"argv": list(command.argv)}, command.files)
+        outputs, reply = self._ask(asked, request, command.stdin, 3, limits.output_bytes)
+        ended_by, status = _command_end(reply), reply["status"]
+        return Execution(
+            ended_by=ended_by,
+            exit_code=status if ended_by == "exit" else None,
+            signal=-status if ended_by == "signal" else None,
+            stdout=outputs[0],
+            stderr=outputs[1],
+            result=outputs[2],
+            files=_read_kept(reply, limits.files_mb << 20),
+            cpu_seconds=reply["cpu_seconds"],
+            wall_seconds=reply["wall_seconds"],
+            peak_memory_mb=reply["peak_memory_mb"],
+            rung=self._recipe.rung,
+        )
+
+    def stop(self) -> None:
+        """Ends the keeper and everything in it."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            try:
+                self._process.wait(5.0)
+            except subprocess.TimeoutExpired:
+                self._kill_group()
+                self._process.wait()
+            self._process = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _keeper(self) -> list[str]:
+        interpreter, folder = self._recipe.interpreter.program, self._recipe.keeper_folder
+        return [interpreter, "-s", "-S", "-P", "-B", "-c", _START, folder]
+
+    def _settings(self, probe_port: int) -> dict[str, Any]:
+        recipe = self._recipe
+        return {
+            "namespaces": recipe.namespaces,
+            "landlock": recipe.landlock,
+            "seccomp": recipe.seccomp,
+            "visible": list(recipe.interpreter.visible),
+            "root": self._folder,
+            "folders": recipe.folders or self._folder,
+            "empty": recipe.empty,
+            "uid": self._uid,
+            "probe_port": probe_port,
+            "packages": list(recipe.interpreter.packages),
+        }
+
+    def _ask(
+        self, asked: dict[str, Any], request: bytes, stdin: bytes | None, num_outputs: int, cap: int
+    ) -> tuple[list[bytes], dict[str, Any]]:
+        self.start()
+        pipes = [os.pipe() for _ in range(num_outputs)]
+        inputs = [_in_memory(data) for data in (request, stdin) if data is not None]
+        try:
+            try:
+                self._send(asked, [*inputs, *(write for _, write in pipes)])
+            finally:
+                for fd in (*inputs, *(write for _, write in pipes)):
+                    os.close(fd)
+            timeout_s = asked["limits"]["timeout_s"] + _GRACE_S
+            outputs, over = self._read_outputs([read for read, _ in pipes], cap, timeout_s)
+            reply, kept = self._receive(_GRACE_S)
+        finally:
+            for read, _ in pipes:
+                os.close(read)
+        reply["kept_fds"] = kept
+        reply["over"] = over
+        if reply["set_up"] != "ready":
+            for fd in kept:
+                os.close(fd)
+            raise IsolationFailed(f"the child could not be set up: {reply['set_up']}")
+        return outputs, reply
+
+    def _read_outputs(
+        self, fds: Sequence[int], cap: int, timeout_s: float
+    ) -> tuple[list[bytes], bool]:
+        """What comes out of the pipes until all are closed; asks for an end beyond the limit."""
+        parts: dict[int, list[bytes]] = {fd: [] for fd in fds}
+        room = dict.fromkeys(fds, cap)
+        over = False
+        with selectors.PollSelector() as selector:
+            for fd in fds:
+                selector.register(fd, selectors.EVENT_READ)
+            while selector.get_map():
+                events = selector.select(timeout_s)
+                if not events:
+                    self._fail("it did not end in time")
+                for key, _ in events:
+                    part = os.read(key.fd, 65_536)
+                    if not part:
+                        selector.unregister(key.fd)
+                    parts[key.fd].append(part[: max(0, room[key.fd])])
+                    room[key.fd] -= len(part)
+                if min(room.values()) < 0 and not over:
+                    over = True
+                    self._send({"enough": True})
+        return [b"".join(parts[fd]) for fd in fds], over
+
+    def _send(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        assert self._control is not None
+        self._control.settimeout(_GRACE_S)
+        data = json.dumps(message).encode()
+        try:
+            if fds:
+                socket.send_fds(self._control, [data], fds)
+            else:
+                self._control.sendall(data)
+        except OSError as error:
+            self._fail(str(error), error)
+
+    def _receive(self, timeout_s: float) -> tuple[dict[str, Any], list[int]]:
+        assert self._control is not None
+        self._control.settimeout(timeout_s)
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, _LARGEST_MESSAGE, 64)
+            if not data:
+                raise OSError("its process has ended")
+            return json.loads(data), fds
+        except (OSError, ValueError) as error:
+            self._fail(str(error), error)
+
+    def _fail(self, reason: str, cause: Exception | None = None) -> NoReturn:
+        self._kill_group()
+        self.stop()
+        raise IsolationFailed(f"the sandbox did not answer: {reason}") from cause
+
+    def _kill_group(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+
+_EXPRESSION: Final = {"processes": 0, "files_mb": 0}
+
+
+def _request(request: dict[str, Any], files: Mapping[str, str | bytes] | None = None) -> bytes:
+    contents = {
+        name: data.encode() if isinstance(data, str) else data
+        for name, data in (files or {}).items()
+    }
+    request["files"] = {name: len(data) for name, data in contents.items()}
+    text = json.dumps(request).encode()
+    return b"".join((f"{len(text)}\n".encode(), text, *contents.values()))
+
+
+def _in_memory(data: bytes) -> int:
+    """A descriptor that only reads `data`."""
+    fd = os.memfd_create("preceptor", os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(fd)
+
+
+def _read_kept(reply: dict[str, Any], limit: int) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    for name, fd in zip(reply["kept"], reply["kept_fds"], strict=True):
+        with open(fd, "rb") as file:
+            data = file.read(limit + 1)
+        if len(data) <= limit:
+            files[name] = data
+    return files
+
+
+def _command_end(reply: dict[str, Any]) -> EndedBy:
+    if reply["over"]:
+        return "output"
+    if reply["ended"] is not None:
+        return cast("EndedBy", reply["ended"])
+    match reply["status"]:
+        case -24:  # SIGXCPU
+            return "cpu_time"
+        case -25:  # SIGXFSZ
+            return "files"
+        case status:
+            return "signal" if status < 0 else "exit"
+
+
+def _expression_end(reply: dict[str, Any]) -> Ended:
+    ended = _command_end(reply)
+    match ended:
+        case "exit":
+            return "finished" if reply["status"] == 0 else "crashed"
+        case "cpu_time" | "wall_time":
+            return "timeout"
+        case "output":
+            return "output_limit"
+        case _:
+            return "crashed"
