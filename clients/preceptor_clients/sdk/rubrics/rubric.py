@@ -108,7 +108,8 @@ def make_rubric(criteria: Any, columns: Any = ()) -> Rubric:
 
 
 def _tables(criteria: Any) -> list[dict[str, Any]]:
-    tables = cast("list[Any]", list(criteria)) if isinstance(criteria, (list, tuple)) else [None]
-    if not all(isinstance(table, dict) for table in tables):
-        raise ValueError("criteria: is no list of tables with `name`, `question` and `weight`")
-    return tables
+    if isinstance(criteria, (list, tuple)):
+        tables = list(cast("Sequence[Any]", criteria))
+        if all(isinstance(table, dict) for table in tables):
+            return tables
+    raise ValueError("criteria: is no list of tables with `name`, `question` and `weight`")
