@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
+from preceptor_clients.contract.sections import nearest
 from preceptor_services.feedback.executor.languages import Language, read_languages
 from preceptor_services.sandbox.command import CommandLimits
-from preceptor_services.sandbox.isolation import Limits
-from preceptor_services.sandbox.process import MAX_SLOTS
+from preceptor_services.sandbox.isolation import MAX_SLOTS, Limits
+from preceptor_services.sandbox.rungs.rung import RungOptions
 
 WALL_FACTOR: Final = 3
 WALL_SECONDS: Final = 10
@@ -32,6 +33,8 @@ class ExecutorConfig:
     """Size of all values of one expression."""
     rung: str = "auto"
     """Rung of isolation; `auto` is the strongest that the machine offers."""
+    rung_options: dict[str, str] = field(default_factory=dict[str, str])
+    """Options of the rung, such as `python`, the interpreter whose packages programs may import."""
     case_cpu_seconds: float = 10.0
     """Processor time of one case of a program: of a task without a limit of its own, and the
     highest that a task may set."""
@@ -53,7 +56,8 @@ class ExecutorConfig:
             raise ValueError(f"workers: {self.workers} is outside 1..{MAX_SLOTS}")
         if self.max_batch < 1:
             raise ValueError(f"max_batch: {self.max_batch} is below 1")
-        _ = self.limits, self.case_limits(), self.compile_limits, self.read_languages()
+        _ = self.limits, self.case_limits(), self.compile_limits
+        _ = self.read_languages(), self.read_rung_options()
 
     @property
     def limits(self) -> Limits:
@@ -82,6 +86,14 @@ class ExecutorConfig:
     def read_languages(self) -> dict[str, Language]:
         """The languages beside Python."""
         return read_languages(self.languages)
+
+    def read_rung_options(self) -> RungOptions:
+        """The options of the rung."""
+        known = [one.name for one in fields(RungOptions)]
+        for name in self.rung_options:
+            if name not in known:
+                raise ValueError(f"rung_options.{name}: is unknown; {nearest(name, known)}")
+        return RungOptions(**self.rung_options)
 
     def _command_limits(self, cpu_seconds: float, memory_mb: int) -> CommandLimits:
         return CommandLimits(

@@ -130,7 +130,8 @@ class Executor:
         return None
 
     def _open_sandbox(self, slot: int) -> Sandbox:
-        return open_sandbox(self._config.rung, slot=slot)
+        options = self._config.read_rung_options()
+        return open_sandbox(self._config.rung, slot=slot, options=options)
 
     def _answer(self, query: FeedbackQuery) -> FeedbackAnswer | PreceptorError:
         try:

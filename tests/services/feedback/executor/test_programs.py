@@ -114,6 +114,14 @@ async def test_an_error_is_told_with_its_place_and_the_input(
     )
 
 
+async def test_a_timeout_is_told_with_the_input(executor: Executor, make_query: MakeQuery) -> None:
+    task = {**SUM, "time_limit_s": 0.3}
+
+    item = await graded(executor, make_query(fenced("while True: pass"), task))
+
+    assert item.text == "Time Limit Exceeded\n\nLast Executed Input\n1 2"
+
+
 async def test_a_function_that_ends_the_process_has_returned_nothing(
     executor: Executor, make_query: MakeQuery
 ) -> None:
