@@ -9,6 +9,7 @@ The reference is the objective as stated, differentiated by central differences.
 
 import itertools
 import json
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from preceptor_trainer.model.heads.dense import student_statistics
 from preceptor_trainer.model.statistics import StudentStatistics
 from preceptor_trainer.objectives import Advantages
 from preceptor_trainer.objectives.distil import DistIL
+from preceptor_trainer.objectives.staleness import StaleWeights
 from preceptor_trainer.theory.enumeration import (
     Floats,
     PrefixTable,
@@ -254,6 +256,88 @@ def _baseline_errors(
     return errors
 
 
+STALE = {
+    "as if sampled now": DistIL(baseline="none"),
+    "local term only": DistIL(baseline="none", stale=StaleWeights(of="none")),
+    "prefix": DistIL(baseline="none", stale=StaleWeights(cap=math.inf)),
+    "prefix, cap 2": DistIL(baseline="none"),
+    "prefix, cap 1": DistIL(baseline="none", stale=StaleWeights(cap=1.0)),
+    "rollout": DistIL(baseline="none", stale=StaleWeights(of="rollout", cap=math.inf)),
+    "rollout, cap 2": DistIL(baseline="none", stale=StaleWeights(of="rollout")),
+}
+
+
+def rollouts_of_an_older_policy(seed: int, drift: float = 0.3) -> dict[str, tuple[float, float]]:
+    """Relative error of the expected gradient, and variance of one rollout's.
+
+    The older policy's logits differ by normal noise of this size. The variance is over the squared
+    length of the exact gradient.
+    """
+    world = TinyWorld()
+    logits, teacher = world.random_logits(seed), world.random_teacher(100 + seed)
+    older = logits + drift * world.random_logits(300 + seed)
+    weights = world.probabilities(older)
+    reference = finite_differences(stated_objective(world, lambda _: teacher, 3), logits)
+    result: dict[str, tuple[float, float]] = {}
+    for name, objective in STALE.items():
+        rows = [
+            replace(
+                _rollout(world, y, i, teacher, 3),
+                behaviour_logprobs=_logprobs(world, older, y),
+                on_policy=name == "as if sampled now",
+            )
+            for i, y in enumerate(world.sequences())
+        ]
+        gradient_SPV = _row_gradients(objective, logits, rows)
+        mean_PV = np.einsum("s,spv->pv", weights, gradient_SPV)
+        spread_SPV = (gradient_SPV - mean_PV) ** 2
+        variance = np.einsum("s,spv->", weights, spread_SPV) / (reference**2).sum()
+        result[name] = (_compare(mean_PV, reference)[0], float(variance))
+    return result
+
+
+def older_pairs_with_a_baseline(seed: int, drift: float = 0.3) -> dict[str, float]:
+    """Relative change of the expected gradient by a leave-one-out baseline; pairs enumerated."""
+    world = TinyWorld(horizon=3)
+    logits, teacher = world.random_logits(seed), world.random_teacher(100 + seed)
+    older = logits + drift * world.random_logits(300 + seed)
+    sequences, p = world.sequences(), world.probabilities(older)
+    groups = [
+        [
+            replace(
+                _rollout(world, y, n, teacher, 3, place),
+                behaviour_logprobs=_logprobs(world, older, y),
+                on_policy=False,
+            )
+            for place, y in enumerate(pair)
+        ]
+        for n, pair in enumerate(itertools.product(sequences, repeat=2))
+    ]
+    reference = finite_differences(stated_objective(world, lambda _: teacher, 3), logits)
+    return {
+        str(cap): _compare(
+            expected_gradient(
+                DistIL(stale=StaleWeights(cap=cap)), logits, groups, np.outer(p, p).ravel()
+            ),
+            reference,
+        )[0]
+        for cap in (math.inf, 2.0)
+    }
+
+
+def _logprobs(world: TinyWorld, logits: Floats, sequence: Tokens) -> np.ndarray:
+    # In 32 bits, as a sampler reports them.
+    return log_softmax(logits)[world.prefixes(sequence), list(sequence)].astype(np.float32)
+
+
+def _row_gradients(objective: DistIL, logits: Floats, rows: list[TrainRollout]) -> Floats:
+    """[rows, P, V]."""
+    policy = PrefixTable(torch.tensor(logits).repeat(len(rows), 1, 1))
+    rollout_losses(objective, policy, rows).sum().backward()
+    assert policy.logits.grad is not None
+    return policy.logits.grad.numpy()
+
+
 def baseline_variance(seed: int, num_groups: int = 1000, group_size: int = 8) -> dict[str, float]:
     """Total variance of a group's future term, and its slope on the exact one; fixed teacher."""
     world = TinyWorld()
@@ -375,6 +459,15 @@ def measure() -> dict[str, object]:
             partly_independent_siblings(s) for s in SEEDS
         ],
         "baselines, groups of 8, fixed teacher": [baseline_variance(s) for s in SEEDS],
+        **{
+            f"rollouts of an older policy, logits {drift} off (relative error, variance)": [
+                rollouts_of_an_older_policy(s, drift) for s in SEEDS
+            ]
+            for drift in (0.1, 0.3, 1.0)
+        },
+        "the same with a baseline, groups of 2, by cap (relative error)": [
+            older_pairs_with_a_baseline(s) for s in SEEDS
+        ],
     }
 
 

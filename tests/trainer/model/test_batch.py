@@ -85,11 +85,10 @@ def test_unknown_behaviour_logprob_is_masked(make_rollout):
     assert torch.isfinite(batch.behaviour_logprobs_BT).all()
 
 
-def test_unowned_tokens_are_neither_labelled_nor_scored(make_labelled):
+def test_unowned_tokens_are_not_labelled(make_labelled):
     batch = collate([make_labelled(owned=[True, False, True, True])])
 
     assert batch.labelled_BT.tolist() == [[True, False, True, True]]
-    assert batch.scored_BT.tolist() == [[True, False, True, True]]
 
 
 @pytest.mark.parametrize(

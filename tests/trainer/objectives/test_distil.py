@@ -13,6 +13,7 @@ from preceptor_trainer.model.heads.dense import student_statistics
 from preceptor_trainer.objectives import Advantages
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.objectives.importance import TruncatedImportance
+from preceptor_trainer.objectives.staleness import StaleWeights
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.theory.enumeration import PrefixTable, TinyWorld
 
@@ -205,13 +206,77 @@ def test_under_all_credit_an_untaught_rollout_is_compared_at_cost_zero(
     assert (evaluate(DistIL(), policy, [taught, untaught])[2][1] == 0).all()
 
 
-def test_an_off_policy_rollout_trains_the_local_term_only(policy, make_labelled):
-    rollout = make_labelled(on_policy=False, behaviour_logprobs=np.full(4, -9.0, np.float32))
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"behaviour_logprobs": np.array([-1.0, np.nan, -1.0, -1.0], np.float32)},
+        {"behaviour_logprobs": None},
+        {"behaviour_logprobs": np.full(4, -1.0, np.float32), "given": True},
+        {"behaviour_logprobs": np.full(4, -1.0, np.float32), "chosen_positions": True},
+    ],
+)
+def test_an_off_policy_rollout_that_cannot_be_weighted_trains_the_local_term_only(
+    policy, make_labelled, fields
+):
+    rollout = make_labelled(on_policy=False, **fields)
 
     gradient = evaluate(DistIL(importance=TruncatedImportance()), policy, [rollout])[1]
     local = evaluate(LOCAL, policy, [rollout])[1]
 
     torch.testing.assert_close(gradient, local)
+
+
+def test_a_stale_rollout_of_the_same_policy_trains_like_a_fresh_one(policy, make_labelled):
+    fresh = make_labelled()
+    logprobs = student_statistics(policy, collate([fresh]), LOCAL.needs).sampled_logprobs_BT
+    own = logprobs[0].detach().numpy().astype(np.float32)
+
+    stale = replace(fresh, on_policy=False, behaviour_logprobs=own)
+
+    for objective in (DistIL(), DistIL(future="kl"), DistIL(credit="all")):
+        torch.testing.assert_close(
+            evaluate(objective, policy, [stale])[1],
+            evaluate(objective, policy, [fresh])[1],
+            rtol=1e-6,
+            atol=1e-8,
+        )
+
+
+def test_a_stale_rollouts_costs_weigh_the_ratio_of_the_tokens_before_them(policy, make_labelled):
+    fresh = make_labelled()
+    logprobs = student_statistics(policy, collate([fresh]), LOCAL.needs).sampled_logprobs_BT
+    ratios = np.array([1.5, 0.5, 3.0, 7.0])
+    behaviour = (logprobs[0].detach().numpy() - np.log(ratios)).astype(np.float32)
+    batch = collate([replace(fresh, on_policy=False, behaviour_logprobs=behaviour)])
+    stale_B = torch.tensor([True])
+
+    before, after = StaleWeights(cap=2.0).weights(logprobs.detach(), batch, stale_B)
+    whole, same = StaleWeights(cap=20.0).weights(logprobs.detach(), batch, stale_B, whole=True)
+
+    assert before[0].tolist() == pytest.approx([1.0, 1.5, 0.75, 2.0], rel=1e-6)
+    assert after[0].tolist() == pytest.approx([1.5, 0.75, 2.0, 2.0], rel=1e-6)
+    assert whole[0].tolist() == same[0].tolist() == pytest.approx([15.75] * 4, rel=1e-6)
+
+
+def test_a_forced_token_of_a_stale_rollout_has_no_ratio(policy, make_labelled):
+    behaviour = np.array([-1.0, np.nan, -1.0, -1.0], np.float32)
+    rollout = make_labelled(
+        on_policy=False, behaviour_logprobs=behaviour, owned=[True, False, True, True]
+    )
+    batch = collate([rollout])
+    logprobs = torch.tensor([[-0.5, -9.0, -0.5, -0.5]])
+
+    before, _ = StaleWeights(cap=math.inf).weights(logprobs, batch, StaleWeights().stale(batch))
+
+    assert before[0].log().tolist() == pytest.approx([0.0, 0.5, 0.5, 1.0])
+
+
+def test_prefix_weights_read_earlier_positions_and_say_so(make_labelled):
+    stale = make_labelled(on_policy=False, behaviour_logprobs=np.full(4, -1.0, np.float32))
+
+    assert DistIL().reads(collate([make_labelled()])) == "later"
+    assert DistIL().reads(collate([make_labelled("a"), stale])) == "all"
+    assert LOCAL.reads(collate([stale])) == "own"
 
 
 def test_a_rollout_without_a_teacher_has_no_loss_but_counts_as_sampled(
@@ -287,7 +352,7 @@ def test_analytic_gradient_passes_gradcheck(make_labelled, world):
     batch = collate([make_labelled("a"), make_labelled("b", (2, 2, 1), seed=3)])
     logits = torch.tensor(world.random_logits(1), requires_grad=True)
     data = Advantages(
-        advantage_BT=torch.randn(2, 4, dtype=torch.float64).masked_fill(~batch.scored_BT, 0),
+        advantage_BT=torch.randn(2, 4, dtype=torch.float64).masked_fill(~batch.owned_BT, 0),
         old_logprobs_BT=torch.zeros(2, 4, dtype=torch.float64),
     )
 

@@ -95,3 +95,30 @@ def test_leave_one_out_cuts_variance_fivefold_and_a_self_inclusive_mean_shrinks_
     assert results["slope, loo"] == pytest.approx(1, abs=4 * results["slope's error, loo"])
     # The same draws: the two differ by the factor 1 - 1/G exactly.
     assert results["slope, self-inclusive"] / results["slope, loo"] == pytest.approx(7 / 8)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_prefix_weights_give_the_gradient_from_an_older_policys_rollouts(measured, seed):
+    results = measured.rollouts_of_an_older_policy(seed)
+
+    assert results["prefix"][0] < 1e-5
+    assert results["rollout"][0] < 1e-5
+    assert results["prefix"][1] < results["rollout"][1]
+    for biased in ("as if sampled now", "local term only", "prefix, cap 1"):
+        assert results[biased][0] > 1e-3
+    assert results["prefix, cap 2"][0] < results["local term only"][0]
+
+
+def test_a_bound_is_biased_and_bounds_the_variance_far_from_the_policy(measured):
+    results = measured.rollouts_of_an_older_policy(0, drift=1.0)
+
+    assert results["prefix"][0] < 1e-5
+    assert 1e-3 < results["prefix, cap 2"][0] < results["local term only"][0]
+    assert results["prefix, cap 2"][1] < results["prefix"][1]
+
+
+def test_a_weighted_baseline_leaves_the_gradient_of_an_older_policys_rollouts(measured):
+    errors = measured.older_pairs_with_a_baseline(0, drift=1.0)
+
+    assert errors["inf"] < 1e-5
+    assert errors["2.0"] > 1e-4

@@ -41,7 +41,7 @@ class Share:
     @property
     def reads(self) -> Reads:
         """As the objective says."""
-        return self.objective.reads
+        return self.objective.reads(self.batch)
 
     def __call__(
         self, stats: StudentStatistics
@@ -75,7 +75,7 @@ def shares_of(
     rules: list[Rule] = [partial(_of_whole_groups, objective, batch) for batch in batches]
     split = _batches_of_split_groups(batches)
     parts = [batches[i] for i in split]
-    if objective.reads == "own":
+    if all(objective.reads(part) == "own" for part in parts):
         unknown = [unknown_statistics(part, objective.needs, dtype) for part in parts]
         for place, i in enumerate(split):
             rules[i] = partial(_beside_parts, objective, parts, unknown, place)

@@ -47,7 +47,7 @@ class TrainRollout:
     """None: this rollout has no teacher."""
     reward: float | None = None
     on_policy: bool = True
-    """False for stale, aggregated or forced sequences, which get the local term only."""
+    """False for rollouts of an older policy, and for forced and given sequences."""
     given: bool = False
     """True for a given right answer, on which imitation trains."""
     chosen_positions: bool = False
@@ -138,12 +138,6 @@ class TrainBatch:
         # Both conditions: a forced token was not the student's decision, and a token without an
         # opinion has no cost, which is not a cost of 0.
         return self.owned_BT & (self.targets.weight_BTE.sum(-1) > 0)
-
-    @property
-    def scored_BT(self) -> Tensor:
-        """Tokens that may carry a score term: sampled by this student, in a rollout with costs."""
-        # Not only labelled tokens: an unlabelled token is charged with later costs.
-        return self.owned_BT & (self.on_policy_B & self.has_teacher_B)[:, None]
 
     def to(self, device: torch.device | str) -> "TrainBatch":
         """The batch on another device."""

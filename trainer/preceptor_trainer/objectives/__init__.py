@@ -122,9 +122,10 @@ class Objective(Protocol):
         """The student statistics to compute, and the number of candidate ids of expert queries."""
         ...
 
-    @property
-    def reads(self) -> Reads:
-        """Which statistics the loss of one token is computed from, by way of its advantage too.
+    def reads(self, batch: TrainBatch) -> Reads:
+        """Which statistics the loss of one token of these rows is computed from.
+
+        By way of its advantage too.
 
         `own` and `later` need the loss to be a sum over tokens. They let a head that holds only
         some logits at a time take their gradient at once; `all` makes it compute them twice.

@@ -30,6 +30,9 @@ Caution. Costs are positive and the last token has none after it, so CE-to-go pr
 responses wherever experts keep some entropy. Watch the response length; `future="kl"` is neutral at
 the optimum and gives up the signal in the expert's confidence.
 
+Rollouts of an older policy keep both terms by importance weights of the tokens before each cost
+(`objectives/staleness.py`); `stale=StaleWeights(of="none")` leaves them the local term.
+
 Denominators. Exact DistIL divides by the number of sampled rollouts times a constant. Rollouts
 without a teacher count: the loss is then an average of `1[teacher] * sum_t c_t` over what the
 policy samples, an expectation with a gradient. Dividing by what happened to be labelled, or by
@@ -76,6 +79,7 @@ from preceptor_trainer.objectives.checks import (
 )
 from preceptor_trainer.objectives.importance import TruncatedImportance
 from preceptor_trainer.objectives.metrics import Mean, batch_metrics, mean_over
+from preceptor_trainer.objectives.staleness import StaleWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +102,9 @@ class DistIL:
     """Bound on the score term's weight in nats; biased, and off by default."""
     importance: TruncatedImportance | None = None
     """Corrects both terms for a sampler that is not the policy."""
+    stale: StaleWeights = StaleWeights()
+    """Weighs both terms of rollouts that an older policy sampled, where there is a future term.
+    Under `credit="all"` the weight is the whole rollout's, because costs depend on it."""
     divide_by: Literal["rollouts", "tokens"] = "rollouts"
     """Sampled rollouts times `length_constant` (exact), or tokens of rollouts with a teacher."""
     length_constant: float = 1.0
@@ -130,9 +137,13 @@ class DistIL:
         """Log-probs on the experts' supports; entropy is for the metrics."""
         return Needs(target_logprobs=True, entropy=True)
 
-    @property
-    def reads(self) -> Reads:
-        """Costs-to-go and their baselines are of the same and later positions."""
+    def reads(self, batch: TrainBatch) -> Reads:
+        """Costs-to-go and their baselines are of the same and later positions.
+
+        Weights of stale rollouts are of earlier ones.
+        """
+        if bool(self._stale(batch).any()):
+            return "all"
         return "own" if self.future == "none" else self.credit
 
     def check(self, plan: PlannedRun) -> None:
@@ -166,12 +177,17 @@ class DistIL:
         Raises:
             ValueError: the targets do not admit the future term that is switched on.
         """
-        costs = [
-            self._costs_to_charge(stats.detach(), batch)
+        weights = [
+            self._stale_weights(stats.sampled_logprobs_BT.detach(), batch)
             for stats, batch in zip(statistics, batches, strict=True)
         ]
+        costs = [
+            self._costs_to_charge(stats.detach(), batch) * before_BT
+            for stats, batch, (before_BT, _) in zip(statistics, batches, weights, strict=True)
+        ]
         # All rows of the step together: a sibling in the baseline may be in another batch.
-        advantage_RT = self._advantage(_join(costs), batches)
+        after_RT = _join([after_BT for _, after_BT in weights], value=1.0)
+        advantage_RT = self._advantage(_join(costs), after_RT, batches)
         rows = torch.split(advantage_RT, [batch.num_rollouts for batch in batches])
         return [
             Advantages(
@@ -218,6 +234,7 @@ class DistIL:
             # Both terms, as in the released code. The exact weights of the local term would be the
             # ratios of the tokens before it, which determine its state.
             local_BT = _labelled_costs(stats, batch) * weights_BT
+            local_BT = local_BT * self._stale_weights(advantages.old_logprobs_BT, batch)[0]
         # No minus: costs are minimised, unlike rewards.
         score_BT = stats.sampled_logprobs_BT * advantages.advantage_BT * weights_BT
         # Own tokens only: the expectation of grad log pi vanishes for tokens drawn from pi, and
@@ -259,7 +276,10 @@ class DistIL:
         entropy_BT = target_entropy(batch.targets).to(cost_BT.dtype) / batch.inclusion_BT
         return cost_BT - torch.where(batch.labelled_BT, entropy_BT, 0.0)
 
-    def _advantage(self, cost_RT: Tensor, batches: Sequence[TrainBatch]) -> Tensor:
+    def _advantage(
+        self, cost_RT: Tensor, after_RT: Tensor, batches: Sequence[TrainBatch]
+    ) -> Tensor:
+        """The costs are weighted; `after_RT` is the weight of the state after each token."""
         if self.future == "none":
             return cost_RT
         # Costs elsewhere are 0 already; the mask is what "remaining" counts.
@@ -276,7 +296,9 @@ class DistIL:
         if self.baseline != "none":
             # Not the own tokens alone: at a forced one a sibling still has costs to come.
             alive_RT = _join([b.response_mask_BT for b in batches])
-            future_RT = future_RT - baselines(future_RT, alive_RT, self._peers(batches))
+            # A baseline is a cost-to-go from one state; the weight of that state multiplies it.
+            peers_RR = self._peers(batches)
+            future_RT = future_RT - after_RT * baselines(future_RT / after_RT, alive_RT, peers_RR)
         if self.advantage_clip is not None:
             # After the baseline, so that the bound is symmetric, on the weight of the score term.
             future_RT = future_RT.clamp(-self.advantage_clip, self.advantage_clip)
@@ -284,20 +306,37 @@ class DistIL:
 
     def _scored(self, batch: TrainBatch) -> Tensor:
         """[B, T] tokens with a score term; under `all` also those without a teacher, at cost 0."""
-        if self.credit == "all":
-            return batch.owned_BT & batch.on_policy_B[:, None]
-        return batch.scored_BT
+        scored_B = self._sampled(batch)
+        if self.credit != "all":
+            scored_B = scored_B & batch.has_teacher_B
+        return batch.owned_BT & scored_B[:, None]
+
+    def _sampled(self, batch: TrainBatch) -> Tensor:
+        """[B] bool: rollouts of the policy, or of an older one by their weights."""
+        return batch.on_policy_B | self._stale(batch)
+
+    def _stale(self, batch: TrainBatch) -> Tensor:
+        """[B] bool: rollouts of an older policy that are weighted."""
+        # The local term by itself is a regression, for which any states do.
+        stale_B = self.stale.stale(batch)
+        return torch.zeros_like(stale_B) if self.future == "none" else stale_B
+
+    def _stale_weights(self, logprobs_BT: Tensor, batch: TrainBatch) -> tuple[Tensor, Tensor]:
+        """[B, T] weights of the states before and after each token; 1 unless it is stale."""
+        return self.stale.weights(
+            logprobs_BT, batch, self._stale(batch), whole=self.credit == "all"
+        )
 
     def _peers(self, batches: Sequence[TrainBatch]) -> Tensor:
         labelled_RT = _join([b.labelled_BT for b in batches])
         gap_RT = _join([b.owned_BT for b in batches]) & ~labelled_RT
-        # Without a teacher there are no costs to compare, and costs of an older policy have another
-        # expectation.
-        eligible_R = torch.cat([b.has_teacher_B & b.on_policy_B for b in batches])
+        # Without a teacher there are no costs to compare, and costs of an older policy without
+        # weights have another expectation.
+        eligible_R = torch.cat([b.has_teacher_B & self._sampled(b) for b in batches])
         if self.credit == "all":
             # Labels depend on the rollout, so choosing peers by them would bias the baseline.
             gap_RT = torch.zeros_like(gap_RT)
-            eligible_R = torch.cat([b.on_policy_B for b in batches])
+            eligible_R = torch.cat([self._sampled(b) for b in batches])
         group_R = torch.cat([b.group_B for b in batches])
         peers_RR = peers(group_R, eligible_R, labelled_RT, gap_RT)
         if self.baseline == "loo_independent":
@@ -337,6 +376,10 @@ class DistIL:
         if self.future != "none":
             metrics["advantage"] = mean_over(advantages.advantage_BT, scored)
             metrics["advantage_size"] = mean_over(advantages.advantage_BT.abs(), scored)
+            stale_BT = labelled & self._stale(batch)[:, None]
+            before_BT, _ = self._stale_weights(advantages.old_logprobs_BT, batch)
+            metrics["stale_weight"] = mean_over(before_BT, stale_BT)
+            metrics["stale_capped"] = mean_over((before_BT >= self.stale.cap).float(), stale_BT)
         if self.importance is not None:
             weights_BT = self._importance_weights(stats, batch, advantages)
             metrics["importance_weight"] = mean_over(weights_BT, batch.owned_BT)

@@ -46,8 +46,8 @@ class TruncatedImportance:
         """
         # Each factor has its own cap, as in the released code: the product may reach cap squared.
         weights_BT = self.drift(logprobs_BT, old_logprobs_BT) * self.sampler(old_logprobs_BT, batch)
-        # Given and stale rows have only the local term, which is not an expectation over their
-        # tokens.
+        # Given rows have only the local term, which is not an expectation over their tokens; stale
+        # rows have weights of their own (`staleness.py`).
         return torch.where(batch.on_policy_B[:, None], weights_BT, 1.0)
 
     def score_weights(self, logprobs_BT: Tensor, anchors_BT: Tensor, batch: TrainBatch) -> Tensor:

@@ -53,8 +53,7 @@ class TokenObjective(ABC):
         """Log-probs of the sampled tokens, which are always there."""
         return Needs(entropy=True)
 
-    @property
-    def reads(self) -> Reads:
+    def reads(self, batch: TrainBatch) -> Reads:
         """Those of its own position; override it with an `advantages` that reads others."""
         return "own"
 

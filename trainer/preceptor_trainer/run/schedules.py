@@ -2,8 +2,8 @@
 
 `Deterministic` is the mode of the quickstart and of the resume tests: staleness 0, one group is one
 expert batch, so the same machine, seed and versions give the same numbers. `Overlapped` collects
-the next batches while one trains; it guarantees the accounting, not equal numbers, and
-rollouts that an older policy sampled get the local term only.
+the next batches while one trains; it guarantees the accounting, not equal numbers. Objectives weigh
+rollouts that an older policy sampled by the log-probs that it sampled them with.
 """
 
 from __future__ import annotations
