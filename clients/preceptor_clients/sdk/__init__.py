@@ -6,6 +6,6 @@ the memory of answers in progress, `offered_weights.py` reads versions of a poli
 `judging.py` has what a judge needs, the function that is a whole feedback source.
 """
 
-from preceptor_clients.sdk.judging import Feedback, Response
+from preceptor_clients.sdk.judging import Feedback, NotJudged, Response
 
-__all__ = ["Feedback", "Response"]
+__all__ = ["Feedback", "NotJudged", "Response"]

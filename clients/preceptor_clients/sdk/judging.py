@@ -9,7 +9,8 @@
 
 `row` is the row of data as a dict, `response` the student's text, which also knows how it ended.
 The function may be `async`. It returns a number (1 is right, 0 is wrong), True or False, or a
-`Feedback`. An exception is an error of the judge and never a score.
+`Feedback`. An exception is an error of the judge and never a score; `NotJudged` says in plain words
+why a response cannot be judged.
 
 Verifiers are judges with a name. Every package can add some by entry points in the group
 `preceptor.verifiers`: the entry's name is the verifier's, its value `module:function`.
@@ -52,6 +53,10 @@ class Feedback:
         # Written in files that no type checker has seen.
         object.__setattr__(self, "score", _number(self.score))
         object.__setattr__(self, "text", _text(self.text))
+
+
+class NotJudged(Exception):
+    """A judge raises it where it cannot tell right from wrong; its message is the item's error."""
 
 
 class Response(str):

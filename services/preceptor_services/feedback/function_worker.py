@@ -23,12 +23,12 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from preceptor_clients.contract.json_text import allow_long_integers
-from preceptor_clients.sdk.judging import Judge, Response, as_feedback, load_judge
+from preceptor_clients.sdk.judging import Judge, NotJudged, Response, as_feedback, load_judge
 
 _PR_SET_PDEATHSIG: Final = 1
 _MAX_TEXT: Final = 1 << 16
@@ -46,7 +46,7 @@ def main() -> None:
     settings = json.loads(calls.readline())
     try:
         judge = load_judge(settings["function"])
-        version = _version(settings["function"], judge)
+        version = _version(judge)
     except BaseException as error:
         write(_failed(error))
         return
@@ -138,6 +138,8 @@ def _failed(error: BaseException) -> dict[str, Any]:
     last = traceback.format_exception_only(error)[-1].strip()
     where = _place(error)
     text = f"{last} ({where})" if where else last
+    if isinstance(error, NotJudged):
+        text = str(error)
     whole = "".join(traceback.format_exception(error))
     return {
         "error": text.encode("utf-8", "replace").decode(),
@@ -153,23 +155,28 @@ def _place(error: BaseException) -> str | None:
     return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else None
 
 
-def _version(spelled: str, judge: Judge) -> str:
-    """A hash of the judge's code: its file, and the modules that it imported from its folder."""
+def _version(judge: Judge) -> str:
+    """A hash of the judge's code: its file, and the modules of its folder or package beside it."""
     source = inspect.getsourcefile(inspect.unwrap(judge))
     if source is None:
         return "unknown"
-    folder = Path(source).resolve().parent
-    files = {Path(source).resolve()}
-    if spelled.rpartition(":")[0].endswith(".py"):
-        for module in list(sys.modules.values()):
-            name = getattr(module, "__file__", None)
-            if isinstance(name, str) and Path(name).resolve().is_relative_to(folder):
-                files.add(Path(name).resolve())
+    own = Path(source).resolve()
     digest = hashlib.sha256()
-    for file in sorted(files):
+    for file in sorted({own, *_neighbours(own.parent, inspect.unwrap(judge).__module__)}):
         with contextlib.suppress(OSError):
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def _neighbours(folder: Path, module: str) -> Iterator[Path]:
+    """Files of the loaded modules that lie in the judge's folder, or belong to its package."""
+    package, dot, _ = module.partition(".")
+    for name, loaded in list(sys.modules.items()):
+        file = getattr(loaded, "__file__", None)
+        if isinstance(file, str):
+            path = Path(file).resolve()
+            if path.is_relative_to(folder) or (dot and name.startswith(f"{package}.")):
+                yield path
 
 
 def _die_with_parent() -> None:

@@ -147,6 +147,34 @@ async def test_an_edited_neighbour_is_another_version(judge: str, tmp_path: Path
             assert first.info().version != second.info().version
 
 
+async def test_an_edited_module_of_the_judges_package_is_another_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "judges" / "inner").mkdir(parents=True)
+    (tmp_path / "judges" / "shared.py").write_text("RIGHT = 'right'")
+    (tmp_path / "judges" / "inner" / "one.py").write_text(
+        "from judges.shared import RIGHT\ndef judge(row, response):\n    return response == RIGHT"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    async with source("judges.inner.one:judge", workers=1) as first:
+        (tmp_path / "judges" / "shared.py").write_text("RIGHT = 'left'")
+        async with source("judges.inner.one:judge", workers=1) as second:
+            assert first.info().version != second.info().version
+
+
+async def test_a_judge_that_cannot_tell_says_so_in_plain_words(tmp_path: Path) -> None:
+    (tmp_path / "shy.py").write_text(
+        "from preceptor_clients.sdk import NotJudged\n"
+        "def judge(row, response):\n    raise NotJudged('the picture is missing')"
+    )
+
+    async with source(f"{tmp_path}/shy.py:judge", workers=1) as service:
+        [item] = await judged(service, "anything")
+
+    assert (item.score, item.error) == (None, "the picture is missing")
+
+
 async def test_an_async_judge_answers_many_at_a_time_and_ends_a_late_one(judge: str) -> None:
     async with source(
         judge.replace(":judge", ":slow"), workers=1, concurrency=8, timeout_s=1.0

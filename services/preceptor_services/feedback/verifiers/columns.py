@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 
-def answers_of(row: Mapping[str, Any], column: str) -> list[Any]:
-    """The right answers in a column: one value, or a list of which each is right.
+def value_of(row: Mapping[str, Any], column: str) -> Any:
+    """The value in a column.
 
     Raises:
         KeyError: the row has no such column.
@@ -15,7 +15,19 @@ def answers_of(row: Mapping[str, Any], column: str) -> list[Any]:
     """
     if column not in row:
         raise KeyError(f"the row has no column {column!r}; it has {', '.join(sorted(row))}")
-    value = row[column]
+    if row[column] is None:
+        raise ValueError(f"the column {column!r} is empty")
+    return row[column]
+
+
+def answers_of(row: Mapping[str, Any], column: str) -> list[Any]:
+    """The right answers in a column: one value, or a list of which each is right.
+
+    Raises:
+        KeyError: the row has no such column.
+        ValueError: it is empty.
+    """
+    value = value_of(row, column)
     answers = cast("list[Any]", value) if isinstance(value, list) else [value]
     if not answers or any(answer is None for answer in answers):
         raise ValueError(f"the column {column!r} is empty")

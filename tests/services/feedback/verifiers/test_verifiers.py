@@ -14,7 +14,11 @@ def judged(name: str, row: dict[str, Any], response: str, **options: Any) -> Any
     return load_judge(name)(row, Response(response), **options)
 
 
-@pytest.mark.parametrize("name", ["choice", "exact", "numeric", "regex"])
+NAMES = ["choice", "exact", "json_schema", "knights_and_knaves", "math", "numeric", "regex",
+         "tool_calls"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_verifier_is_found_by_its_name(name: str) -> None:
     assert name in verifiers()
 
@@ -38,6 +42,11 @@ def test_a_verifier_is_found_by_its_name(name: str) -> None:
         ("choice", {"answer": "C"}, "A is near, but it is C.", {}),
         ("choice", {"answer": 1, "choices": ["red", "dark red"]}, "It is dark red", {}),
         ("choice", {"answer": "no"}, "No", {"choices": ["yes", "no"]}),
+        ("choice", {"answer": "B"}, "Not A.\n<answer>\nB\n</answer>\nA", {"tag": "answer"}),
+        ("choice", {"answer": "B"}, "<answer>(b)</answer>", {}),
+        ("choice", {"answer": "B"}, "<answer>B. Vitamin C</answer>", {}),
+        ("choice", {"answer": "B"}, r"so \boxed{\text{B}}, not A", {}),
+        ("choice", {"answer": "b", "choices": {"label": ["a", "b"], "text": ["x", "y"]}}, "b", {}),
     ],
 )
 def test_a_right_response_scores_one_and_says_nothing(
@@ -63,6 +72,10 @@ def test_a_right_response_scores_one_and_says_nothing(
         ("choice", {"answer": "C"}, "C? No, A.", {}, "A is wrong; the answer is C"),
         ("choice", {"answer": "no"}, "nothing", {"choices": ["yes", "no"]}, "none of yes, no"),
         ("choice", {"answer": "A"}, "a word", {}, "none of A, B"),
+        ("choice", {"answer": "A"}, "It is A.", {"tag": "answer"}, "there is no <answer>"),
+        ("choice", {"answer": "A"}, "<answer>A, B</answer>", {}, "B, A are marked, not one"),
+        ("choice", {"answer": "A"}, "A <answer>B</answer>", {}, "B is wrong; the answer is A"),
+        ("choice", {"answer": "A"}, "A <answer></answer>", {}, "none of A, B"),
     ],
 )
 def test_a_wrong_response_scores_zero_and_is_told_what_is_wrong(
