@@ -61,8 +61,11 @@ class Recipe:
     """Program and arguments that start the keeper behind walls of their own."""
     keeper_folder: str = str(_SERVICES)
     """Where the keeper finds its modules."""
-    folders: str | None = None
-    """Where the folders of runs are made; None for a folder of this machine."""
+    folder: str | None = None
+    """The private folder in the sandbox, emptied after each run; None for one of this machine."""
+    starts_as_slot: bool = False
+    """Whether root starts the wrapper as the slot's user: what a program of root's own user may do
+    is decided by that user, however few capabilities it has."""
     empty: str | None = None
     """An empty folder in the sandbox, as the root of expressions."""
     interpreter: Interpreter
@@ -106,6 +109,7 @@ class WarmSandbox:
                 env=_ENVIRONMENT,
                 cwd="/",
                 start_new_session=True,
+                **self._user(),
             )
         self._control = ours
         with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -188,6 +192,11 @@ class WarmSandbox:
         interpreter, folder = self._recipe.interpreter.program, self._recipe.keeper_folder
         return [interpreter, "-s", "-S", "-P", "-B", "-c", _START, folder]
 
+    def _user(self) -> dict[str, Any]:
+        if not self._recipe.starts_as_slot or os.geteuid() != 0:
+            return {}
+        return {"user": self._uid, "group": self._uid, "extra_groups": []}
+
     def _settings(self, probe_port: int) -> dict[str, Any]:
         recipe = self._recipe
         return {
@@ -196,7 +205,7 @@ class WarmSandbox:
             "seccomp": recipe.seccomp,
             "visible": list(recipe.interpreter.visible),
             "root": self._folder,
-            "folders": recipe.folders or self._folder,
+            "folder": recipe.folder or f"{self._folder}/run",
             "empty": recipe.empty,
             "uid": self._uid,
             "probe_port": probe_port,

@@ -13,8 +13,9 @@ from preceptor_services.sandbox.inside import landlock, linux, namespaces, secco
 from preceptor_services.sandbox.inside.tree import Tree
 
 _KEPT = (
-    linux.CAP_CHOWN, linux.CAP_DAC_OVERRIDE, linux.CAP_KILL, linux.CAP_SETGID, linux.CAP_SETUID,
-    linux.CAP_SYS_CHROOT, linux.CAP_SYS_PTRACE, linux.CAP_SYS_ADMIN,
+    linux.CAP_CHOWN, linux.CAP_DAC_OVERRIDE, linux.CAP_FOWNER, linux.CAP_KILL,
+    linux.CAP_SETGID, linux.CAP_SETUID, linux.CAP_SYS_CHROOT, linux.CAP_SYS_PTRACE,
+    linux.CAP_SYS_ADMIN,
 )  # fmt: skip
 """What the keeper needs, where it has it: to make folders, change users, kill and measure."""
 
@@ -69,9 +70,9 @@ class Walls:
     def make_folder(self, size_mb: int) -> str:
         if self._in_namespaces:
             return namespaces.mount_folder(size_mb, self._uid, self._gid)
-        folder = os.path.join(self._settings["folders"], "run")
-        self._remove(folder)
-        os.mkdir(folder, 0o700)
+        folder = self._settings["folder"]
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
         if self._private_user:
             os.chown(folder, self._uid, self._gid)
         return folder
@@ -80,7 +81,7 @@ class Walls:
         if self._in_namespaces:
             namespaces.unmount_folder()
         else:
-            self._remove(folder)
+            _empty(folder)
 
     def foreign_tasks(self) -> int:
         """Processes and threads of the same user, where the kernel counts them together."""
@@ -131,16 +132,21 @@ class Walls:
             no_truncate=not own_root and version < landlock.TRUNCATE_SINCE,
         )
 
-    def _remove(self, folder: str) -> None:
-        if not os.path.lexists(folder):
-            return
-        # The program may have locked its own folders. Nothing of it is alive to exchange them.
-        for path, names, _ in os.walk(folder):
-            for name in names:
-                inner = os.path.join(path, name)
-                if not os.path.islink(inner):
-                    os.chmod(inner, 0o700)
-        shutil.rmtree(folder)
+
+def _empty(folder: str) -> None:
+    """Removes what a run left, of which no process is alive to exchange anything."""
+    os.chmod(folder, 0o700)
+    for path, names, _ in os.walk(folder):
+        for name in names:
+            inner = os.path.join(path, name)
+            if not os.path.islink(inner):
+                os.chmod(inner, 0o700)  # the program may have locked it
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
 
 
 def _reaches(port: int) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from preceptor_services.sandbox.command import Sandbox
+from preceptor_services.sandbox.inside.namespaces import DEVICES
 from preceptor_services.sandbox.interpreter import Interpreter, choose
 from preceptor_services.sandbox.isolation import FIRST_UID, IsolationFailed
 from preceptor_services.sandbox.rungs.rung import Rung, RungOptions
@@ -21,12 +22,13 @@ def _open(slot: int, options: RungOptions) -> Sandbox:
     program = options.program or shutil.which("bwrap")
     if not program:
         raise IsolationFailed("bubblewrap: there is no program bwrap on the PATH")
-    python = choose(options.python, by_another_user=False)
+    python = choose(options.python, by_another_user=os.geteuid() == 0)
     recipe = Recipe(
         rung="bubblewrap",
         wrapper=(program, *_arguments(FIRST_UID + slot, python)),
         keeper_folder=_KEEPER,
-        folders="/tmp",
+        folder="/tmp",
+        starts_as_slot=True,
         empty="/empty",
         interpreter=python,
     )
@@ -34,14 +36,8 @@ def _open(slot: int, options: RungOptions) -> Sandbox:
 
 
 def _arguments(uid: int, python: Interpreter) -> list[str]:
-    arguments = [
-        "--unshare-all",
-        "--unshare-user",
-        "--die-with-parent",
-        "--as-pid-1",
-        "--new-session",
-    ]
-    arguments += ["--uid", str(uid), "--gid", str(uid), "--cap-drop", "ALL"]
+    arguments = ["--unshare-all", "--unshare-user", "--die-with-parent", "--as-pid-1"]
+    arguments += ["--new-session", "--uid", str(uid), "--gid", str(uid), "--cap-drop", "ALL"]
     # To enter the empty root of expressions; a child gives it up before its program starts.
     arguments += ["--cap-add", "CAP_SYS_CHROOT"]
     for path in python.visible:
@@ -49,20 +45,12 @@ def _arguments(uid: int, python: Interpreter) -> list[str]:
             arguments += ["--symlink", os.readlink(path), path]
         else:
             arguments += ["--ro-bind", path, path]
+    for device in DEVICES:
+        arguments += ["--dev-bind", device, device]
     inside = f"{_KEEPER}/preceptor_services/sandbox/inside"
-    arguments += ["--ro-bind", str(_INSIDE), inside]
-    return [
-        *arguments,
-        "--dev",
-        "/dev",
-        "--proc",
-        "/proc",
-        "--tmpfs",
-        "/tmp",
-        "--dir",
-        "/empty",
-        "--",
-    ]
+    arguments += ["--ro-bind", str(_INSIDE), inside, "--proc", "/proc", "--tmpfs", "/tmp"]
+    # Last, since what is mounted on the root needs its folders made.
+    return [*arguments, "--dir", "/empty", "--remount-ro", "/", "--"]
 
 
 RUNG: Final = Rung(
