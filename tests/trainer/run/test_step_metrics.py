@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,19 +14,17 @@ from preceptor_trainer.collect.dynamic_sampling import Judged
 from preceptor_trainer.collect.labelling import Labelled, Labeller
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.learner.learner import StepResult
-from preceptor_trainer.run.journal import corrections_of
+from preceptor_trainer.run.journal import corrections_of, judgements_of
 from preceptor_trainer.run.step_metrics import collect_metrics
 from preceptor_trainer.tasks.task import NOT_JUDGED
 
 
-def attempt(group: int, score: float, length: int = 2) -> Attempt:
+def attempt(group: int, score: float | None, length: int = 2, **fields: Any) -> Attempt:
     rollout = SimpleNamespace(
         group=group, response_ids=np.zeros(length, np.int32), finish_reason="stop", given=False
     )
-    item = SimpleNamespace(score=score)
-    return Attempt(
-        rollout=cast(Rollout, rollout), items=(cast(FeedbackItem, item),), task=NOT_JUDGED
-    )
+    item = FeedbackItem(id="i", kind="verdict", score=score, source="tests", version="1", **fields)
+    return Attempt(rollout=cast(Rollout, rollout), items=(item,), task=NOT_JUDGED)
 
 
 def metrics_of(trained: list[Attempt], discarded: list[Attempt], missing: int) -> dict[str, float]:
@@ -60,6 +58,38 @@ def test_what_was_discarded_and_not_found_is_told_apart_from_what_trains():
     assert (metrics["rollouts"], metrics["response_length"]) == (2, 5)
     assert (metrics["discarded_rollouts"], metrics["discarded_tokens"]) == (2, 18)
     assert metrics["missing_groups"] == 1
+
+
+def test_a_failed_judgement_is_in_no_mean_and_is_counted_by_source():
+    metrics = metrics_of(
+        [attempt(0, 1.0), attempt(0, None, error="gone"), attempt(1, None, error="gone")], [], 0
+    )
+
+    assert (metrics["reward"], metrics["solved_groups"]) == (1.0, 1.0)
+    assert (metrics["unjudged"], metrics["failed_judgements/tests"]) == (2.0, 2.0)
+
+
+def test_where_nothing_was_judged_there_is_no_reward_and_not_a_reward_of_zero():
+    metrics = metrics_of([attempt(0, None, error="gone")], [], missing=0)
+
+    assert not {"reward", "solved_groups"} & metrics.keys()
+
+
+def test_a_step_without_failures_has_no_word_of_them():
+    assert not [name for name in metrics_of([attempt(0, 1.0)], [], 0) if "judge" in name]
+
+
+def test_the_summary_adds_up_failed_judgements_and_their_price() -> None:
+    lines = [
+        {"failed_judgements/judge": 2.0, "unjudged": 2.0, "feedback_cost": 0.5},
+        {"failed_judgements/judge": 1.0, "failed_judgements/tests": 1.0, "feedback_cost": 0.25},
+    ]
+
+    assert judgements_of(lines) == {
+        "failed_judgements": {"judge": 3, "tests": 1},
+        "unjudged": 2,
+        "feedback_cost": 0.75,
+    }
 
 
 def test_the_summary_adds_up_what_people_did_and_is_silent_without_them() -> None:

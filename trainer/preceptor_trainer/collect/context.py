@@ -53,6 +53,8 @@ class PapersContext:
     """
     own_feedback: bool = True
     """Whether the rollout's own feedback may be shown where there is no demonstration."""
+    hidden_sources: tuple[str, ...] = ()
+    """Sources whose texts are shown to no expert; their scores count as before."""
 
     def __call__(self, group: Sequence[Attempt]) -> list[InView]:
         # An attempt without text shows nothing, so that another one is shown in its place.
@@ -69,13 +71,16 @@ class PapersContext:
             return InView((demonstration(sibling),), _judged(group, i, others[0]))
         if not self.own_feedback:
             return InView((), frozenset())
-        own = tuple(item for item in group[i].items if item.text and item.expert_may_see)
+        own = tuple(item for item in group[i].items if self._may_be_seen(item))
         uses = (
             frozenset(a.rollout.rollout_id for a in group)
             if self.demonstrations
             else frozenset[str]()
         )
         return InView(own, uses | {group[i].rollout.rollout_id})
+
+    def _may_be_seen(self, item: FeedbackItem) -> bool:
+        return bool(item.text) and item.expert_may_see and item.source not in self.hidden_sources
 
 
 def _judged(group: Sequence[Attempt], i: int, chosen: int) -> frozenset[str]:

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal, cast
@@ -21,7 +21,7 @@ from pydantic import JsonValue
 from preceptor_clients.contract.errors import ProblemDetails
 from preceptor_clients.contract.schemas import (
     AnswerKind,
-    FeedbackItem,
+    FeedbackOutcome,
     FeedbackSubmission,
     PrefixAnswer,
     PrefixQuery,
@@ -160,17 +160,24 @@ class Labeller:
         """Queries every source about every rollout."""
         answers = await asyncio.gather(*(self._ask_source(s, rollouts) for s in self.task.sources))
         return [
-            Attempt(
-                rollout=rollout,
-                items=tuple(item for items in per_source for item in items),
-                task=self.task,
-            )
-            for rollout, *per_source in zip(rollouts, *answers, strict=True)
+            self._attempt(rollout, dict(zip(self.task.sources, outcomes, strict=True)))
+            for rollout, *outcomes in zip(rollouts, *answers, strict=True)
         ]
+
+    def _attempt(self, rollout: Rollout, outcomes: Mapping[str, FeedbackOutcome]) -> Attempt:
+        answers = {source: o.answer for source, o in outcomes.items() if o.answer is not None}
+        paid = [o for o in outcomes.values() if o.ticket is not None and not o.ticket.cached]
+        return Attempt(
+            rollout=rollout,
+            items=tuple(item for answer in answers.values() for item in answer.items),
+            task=self.task,
+            unanswered={s: _why(o.problem) for s, o in outcomes.items() if o.answer is None},
+            cost=sum(o.answer.cost or 0.0 for o in paid if o.answer is not None),
+        )
 
     async def _ask_source(
         self, source: str, rollouts: Sequence[Rollout]
-    ) -> list[tuple[FeedbackItem, ...]]:
+    ) -> Sequence[FeedbackOutcome]:
         submissions = [
             FeedbackSubmission(
                 idempotency_key=f"{self.run}/{r.rollout_id}/{source}",
@@ -182,7 +189,7 @@ class Labeller:
             source, submissions, run=self.run, timeout_s=self.timeout_s
         )
         self._count([o.problem for o in outcomes if o.problem])
-        return [() if o.answer is None else o.answer.items for o in outcomes]
+        return outcomes
 
     async def targets(self, attempts: Sequence[Attempt]) -> list[Labelled]:
         """Chooses the feedback in view, queries every expert, and builds one target per rollout."""
@@ -253,6 +260,10 @@ class Labeller:
     def _count(self, problems: Sequence[ProblemDetails]) -> None:
         self.dropped.update(problem.code for problem in problems)
         self.reasons |= {problem.code: problem.detail for problem in problems}
+
+
+def _why(problem: ProblemDetails | None) -> str:
+    return "no answer" if problem is None else f"{problem.code}: {problem.detail}"
 
 
 def _labelled(attempt: Attempt, view: InView, answers: Sequence[WeightedAnswer]) -> Labelled:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from preceptor_clients.contract.schemas import (
     RolloutRecord,
 )
 from preceptor_trainer.sampling.params import SamplingParams
-from preceptor_trainer.tasks.task import Problem, Task
+from preceptor_trainer.tasks.task import Counts, Problem, Task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,16 +91,28 @@ class Attempt:
     items: tuple[FeedbackItem, ...]
     task: Task
     """Computes score and success from the items."""
+    unanswered: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Sources that gave no answer, by name at the gateway, and why."""
+    cost: float = 0.0
+    """Price of the answers about it that were not on record before."""
 
     @property
     def score(self) -> float | None:
-        """The reward; None where no source gave one."""
+        """The reward; None where no source gave one, or one that counts failed."""
+        if isinstance(self.task, Counts) and any(s in self.unanswered for s in self.task.counted):
+            return None
         return self.task.score(self.items)
 
     @property
     def solved(self) -> bool:
-        """Whether it counts as a success."""
-        return self.task.solved(self.items)
+        """Whether it counts as a success; an unjudged attempt does not."""
+        return self.score is not None and self.task.solved(self.items)
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Sources whose judgement failed, and why."""
+        errors = {item.source: item.error for item in self.items if item.error is not None}
+        return {**self.unanswered, **errors}
 
     @property
     def failed(self) -> bool:

@@ -13,6 +13,7 @@ from preceptor_clients.cli.main import read_key
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.kit.logs import log_if_asked
 from preceptor_clients.kit.tracing import start_tracing
+from preceptor_trainer.collect.failed_judgements import SourcesFail
 from preceptor_trainer.collect.prompts import NoPromptFits
 from preceptor_trainer.commands.going_on import Planned, Start, kept_by
 from preceptor_trainer.deployment.failures import said_plainly
@@ -54,7 +55,7 @@ def said_of(start: Start, key_file: Path | None = None) -> AbstractContextManage
         lambda: kept_by(start.run_dir),
         start.to_continue(),
         key_file=key_file,
-        also=(AnotherGateway, NoPromptFits, NotGraded),
+        also=(AnotherGateway, NoPromptFits, NotGraded, SourcesFail),
     )
 
 

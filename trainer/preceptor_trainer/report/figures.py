@@ -13,6 +13,7 @@ from typing import Any
 
 from matplotlib.ticker import FuncFormatter
 
+from preceptor_trainer.report import wording
 from preceptor_trainer.report.charts import SMALL_CURVES, SOLVE_RATE, Curve, moving_mean, series
 from preceptor_trainer.report.drawing import (
     COLOURS,
@@ -95,7 +96,7 @@ def _worked_rollout(worked: WorkedRollout) -> Any:
 
 
 def _title(worked: WorkedRollout) -> str:
-    outcome = "solved" if worked.solved else "failed"
+    outcome = wording.outcome(worked.solved)
     whose = "each expert" if len(worked.experts) > 1 else "the expert"
     return (
         f"One attempt ({outcome}) at step {worked.step}: future credit (up: made more likely), "

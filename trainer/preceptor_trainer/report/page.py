@@ -134,6 +134,7 @@ def _environment() -> Environment:
         "percent": wording.percent,
         "duration": wording.duration,
         "count": wording.count,
+        "outcome": wording.outcome,
     }
     environment.filters.update(filters)
     return environment
@@ -190,7 +191,16 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("Mean length", f"{before.mean_length:.1f} → {after.mean_length:.1f}"),
         *([] if people is None else [("Corrections", wording.corrections(people))]),
         *([("Not graded", wording.count(ungraded))] if ungraded else []),
+        *_feedback_facts(summary),
     ]
+
+
+def _feedback_facts(summary: Summary) -> list[tuple[str, str]]:
+    by_source = summary.failed_judgements.items()
+    failed = [(f"Failed: {name}", wording.count(number)) for name, number in by_source]
+    unjudged = [("Not judged", wording.count(summary.unjudged))] if summary.unjudged else []
+    cost = [("Cost of feedback", f"{summary.feedback_cost:.4g}")] if summary.feedback_cost else []
+    return [*unjudged, *failed, *cost]
 
 
 def _small_curves(metrics: Sequence[MetricsLine]) -> list[Chart]:

@@ -96,6 +96,12 @@ class Summary(_Read):
     """The one with the highest pass@k at the smallest k."""
     corrections: Corrections | None = None
     """None for a run without people."""
+    failed_judgements: dict[str, int] = Field(default_factory=dict)
+    """Judgements that failed in training, by source."""
+    unjudged: int = 0
+    """Attempts of the training without a reward because of that."""
+    feedback_cost: float = 0.0
+    """Price of all judgements of the training, in the deployment's unit."""
     versions: dict[str, str]
     config: dict[str, Any]
     trace_target: str | None = None
@@ -164,7 +170,8 @@ class WorkedRollout(_Read):
     step: int
     prompt: str
     response: str
-    solved: bool
+    solved: bool | None
+    """None where it was not judged."""
     feedback: tuple[ShownFeedback, ...]
     reference: str | None = None
     experts: tuple[WorkedExpert, ...]

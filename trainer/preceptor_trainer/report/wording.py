@@ -63,6 +63,11 @@ def corrections(people: Corrections) -> str:
     return f"{sent}, {stand}, trained on {count(people.trained)} times"
 
 
+def outcome(solved: bool | None) -> str:
+    """What became of an attempt; None where no source judged it."""
+    return {True: "solved", False: "failed", None: "not judged"}[solved]
+
+
 def duration(seconds: float) -> str:
     """42 s, 3 min 05 s, 2 h 10 min"""
     if seconds < 60:

@@ -13,6 +13,7 @@ import torch
 
 from preceptor_clients.contract.schemas import Records
 from preceptor_trainer.collect.dynamic_sampling import Judged
+from preceptor_trainer.collect.failed_judgements import check_judged
 from preceptor_trainer.collect.labelling import Labelled, Labeller
 from preceptor_trainer.collect.participant import Participant, StepContext
 from preceptor_trainer.collect.prompts import PromptLimit, fitted
@@ -66,6 +67,8 @@ class Collector:
         )
         fit = fitted(self.config.problems(step), self.student.chat_ids, self.prompt_limit)
         judged = await self._judge(at, fit.problems, timer)
+        all_judged = [*judged.attempts, *judged.discarded]
+        check_judged(all_judged, self.config.max_failed, step)
         with timer.phase("experts"):
             labelled = await self.labeller.targets(judged.attempts)
             for participant in self.participants:

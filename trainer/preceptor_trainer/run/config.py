@@ -93,6 +93,9 @@ class RunConfig:
     `wandb` and `trackio`."""
     timeout_s: float = 300.0
     """Longest wait for feedback, and for experts."""
+    max_failed: float = 0.25
+    """Largest share of a step's attempts that may be without a reward because a source failed;
+    beyond it the run stops with the reason."""
     threads: int = 2
     """Threads of torch; part of what makes a run repeatable."""
     device: str = "auto"
@@ -133,6 +136,8 @@ class RunConfig:
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: must be at least 1, not {value}")
+        if not 0 <= self.max_failed <= 1:
+            raise ValueError(f"max_failed: {self.max_failed} is outside 0..1")
         for name, value, allowed in (
             ("dtype", self.dtype, get_args(Precision)),
             ("long_prompts", self.long_prompts, get_args(WhenLonger)),

@@ -178,6 +178,7 @@ class Journal:
             "rollouts": int(sum(line["rollouts"] for line in lines)),
             "targets": int(sum(line["targets"] for line in lines)),
             "corrections": corrections_of(lines),
+            **judgements_of(lines),
             "versions": versions(),
             "config": describe(config),
             "trace_target": self._trace_target(),
@@ -219,6 +220,21 @@ def corrections_of(lines: Sequence[dict[str, Any]]) -> dict[str, int] | None:
         "sent": int(sum(line.get("corrections/sent", 0) for line in lines)),
         "standing": int(lines[-1].get("corrections/standing", 0)),
         "trained": int(sum(line.get("corrections/trained", 0) for line in lines)),
+    }
+
+
+def judgements_of(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Failed judgements by source, attempts without a reward because of them, and the price."""
+    failed: dict[str, int] = {}
+    for line in lines:
+        for key, value in line.items():
+            if key.startswith("failed_judgements/"):
+                name = key.removeprefix("failed_judgements/")
+                failed[name] = failed.get(name, 0) + int(value)
+    return {
+        "failed_judgements": failed,
+        "unjudged": int(sum(line.get("unjudged", 0) for line in lines)),
+        "feedback_cost": float(sum(line.get("feedback_cost", 0.0) for line in lines)),
     }
 
 

@@ -201,7 +201,7 @@ class Progress:
 
     def _solved(self) -> Text:
         state = self._state
-        parts = _shown(state.metrics, "reward")
+        parts = _shown(state.metrics, "reward", "unjudged")
         if len(state.solved) > 1:
             parts.append(sparkline(state.solved))
         if state.before is not None:
@@ -229,6 +229,7 @@ def sparkline(values: Sequence[float] | deque[float]) -> str:
 
 FIGURES: dict[str, Callable[[float], str]] = {
     "reward": lambda v: f"solved {_percent(v)}",
+    "unjudged": lambda v: f"{v:.0f} not judged",
     "loss": lambda v: f"loss {v:.3g}",
     "with_teacher": lambda v: f"with a teacher {v * 100:.0f} %",
     "response_length": lambda v: f"length {v:.1f}",

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 from preceptor_clients.contract.schemas import REMARK_KINDS
 from preceptor_trainer.collect.dynamic_sampling import Judged
+from preceptor_trainer.collect.failed_judgements import failures_by_source, unjudged
 from preceptor_trainer.collect.labelling import Labelled, Labeller
+from preceptor_trainer.collect.rollouts import Attempt
 from preceptor_trainer.learner.learner import StepResult
 
 
@@ -24,9 +26,9 @@ def collect_metrics(
     """The step's metrics; reads and clears the labeller's counts of missing answers."""
     discarded = judged.discarded
     attempts = [*(row.attempt for row in labelled), *discarded]
-    scores = [attempt.score for attempt in attempts if attempt.score is not None]
+    judged_attempts = [attempt for attempt in attempts if attempt.score is not None]
     solved_groups = {attempt.rollout.group for attempt in attempts if attempt.solved}
-    groups = {attempt.rollout.group for attempt in attempts}
+    groups = {attempt.rollout.group for attempt in judged_attempts}
     kinds = [{item.kind for item in row.in_view.items} for row in labelled]
     dropped = {f"dropped/{code}": float(n) for code, n in labeller.dropped.items()}
     num_dropped = float(sum(labeller.dropped.values()))
@@ -42,8 +44,8 @@ def collect_metrics(
         "discarded_tokens": float(sum(len(a.rollout.response_ids) for a in discarded)),
         "missing_groups": float(judged.missing_groups),
         "targets": float(sum(row.target is not None for row in labelled)),
-        "reward": _mean(scores),
-        "solved_groups": len(solved_groups) / len(groups),
+        **_rewards(judged_attempts, len(solved_groups), len(groups)),
+        **_failures(attempts),
         "with_teacher": _mean([row.target is not None for row in labelled]),
         "with_demonstration": _mean(["demonstration" in k for k in kinds]),
         "with_feedback": _mean([bool(k & REMARK_KINDS) for k in kinds]),
@@ -53,6 +55,27 @@ def collect_metrics(
         **dropped,
         **{f"seconds/{phase}": value for phase, value in seconds.items()},
     }
+
+
+def _rewards(
+    judged: Sequence[Attempt], num_solved_groups: int, num_groups: int
+) -> dict[str, float]:
+    """Nothing where nothing was judged, which is not a reward of 0."""
+    if not judged:
+        return {}
+    scores = [attempt.score for attempt in judged if attempt.score is not None]
+    return {"reward": _mean(scores), "solved_groups": num_solved_groups / num_groups}
+
+
+def _failures(attempts: Sequence[Attempt]) -> dict[str, float]:
+    """Failed judgements, and what the judgements cost; empty where there is neither."""
+    by_source = failures_by_source(attempts)
+    cost = sum(attempt.cost for attempt in attempts)
+    counts = {f"failed_judgements/{source}": float(n) for source, n in by_source.items()}
+    if by_source:
+        counts["failed_judgements"] = float(by_source.total())
+        counts["unjudged"] = float(len(unjudged(attempts)))
+    return counts | ({"feedback_cost": cost} if cost else {})
 
 
 def _mean(values: Sequence[float | bool]) -> float:

@@ -67,7 +67,7 @@ def describe_rollout(
         "step": rollout.step + 1,
         "prompt": "\n".join(m["content"] for m in rollout.problem.messages),
         "response": rollout.response_text,
-        "solved": row.attempt.solved,
+        "solved": None if row.attempt.score is None else row.attempt.solved,
         "focus": int(np.argmax(costs)),
         "feedback": [
             {"kind": i.kind, "text": i.text, "source": i.source, "details": i.details}

@@ -121,6 +121,7 @@ def _config(
         keep=run.keep,
         log=run.log,
         timeout_s=run.timeout_s,
+        max_failed=run_file.feedback.max_failed,
         threads=run.threads,
         device=run_file.model.device,
         dtype=run_file.model.dtype,

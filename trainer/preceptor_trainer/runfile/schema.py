@@ -124,6 +124,8 @@ class SourceSection(Section):
     """Further arguments of the function, or options of the executor or the judge."""
     weight: float = 1.0
     """What its score is multiplied by, where `reward` is `sum` or `mean`."""
+    expert_may_see: bool = True
+    """Whether teachers may read its texts."""
     timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """Time limit of one call; a call beyond it is an error and no score."""
     workers: Positive = 2
@@ -149,6 +151,9 @@ class FeedbackSection(Section):
     the others only say what is wrong."""
     solved_at: float = 0.5
     """Lowest reward of an attempt that counts as solved."""
+    max_failed: Rate = 0.25
+    """Largest share of a step's attempts that may be without a reward because a source failed;
+    beyond it the run stops with the reason."""
 
     @model_validator(mode="after")
     def _options_belong_to_one(self) -> Self:

@@ -114,7 +114,10 @@ def make_teachers(
     if len(services) < len(names):
         raise ValueError(f"teacher: two have one name: {', '.join(names)}")
     return Teachers(
-        uses=tuple(uses), services=services, context=_context(teacher, in_view), people=people
+        uses=tuple(uses),
+        services=services,
+        context=_context(teacher, _hidden(run_file), in_view),
+        people=people,
     )
 
 
@@ -157,6 +160,11 @@ def _self_teacher(
     return local_service(own.name, SELF_TEACHER, {"name": own.name, **options})
 
 
+def _hidden(run_file: RunFile) -> tuple[str, ...]:
+    sources = run_file.feedback.sources.items()
+    return tuple(name for name, source in sources if not source.expert_may_see)
+
+
 def _shared(run_file: RunFile) -> dict[str, Any]:
     """Options of every teacher with a model on this machine."""
     variables = run_file.data.chat_template_kwargs
@@ -167,11 +175,14 @@ def _shared(run_file: RunFile) -> dict[str, Any]:
     }
 
 
-def _context(teacher: TeacherSection, in_view: bool) -> ContextPolicy:
+def _context(
+    teacher: TeacherSection, hidden_sources: tuple[str, ...], in_view: bool
+) -> ContextPolicy:
     if in_view:
         return ReferenceInView()
     return PapersContext(
         demonstrations=teacher.demonstrations,
         own_solution=teacher.own_solution,
         own_feedback=teacher.own_feedback,
+        hidden_sources=hidden_sources,
     )

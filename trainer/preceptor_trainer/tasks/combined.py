@@ -39,11 +39,15 @@ class CombinedTask:
                 f"weights: has {len(self.weights)} values for {len(self.sources)} sources"
             )
 
+    @property
+    def counted(self) -> Sequence[str]:
+        """The first one, or all of them."""
+        return self.sources[:1] if self.rule == "first" else self.sources
+
     def score(self, items: Sequence[FeedbackItem]) -> float | None:
         """The reward; None where nothing was scored, or a source that counts failed."""
         scores: list[float] = []
-        counted = self.sources[:1] if self.rule == "first" else self.sources
-        for source, weight in zip(counted, self.weights, strict=False):
+        for source, weight in zip(self.counted, self.weights, strict=False):
             own = [item for item in items if item.source == source]
             if not own or any(item.error is not None for item in own):
                 return None

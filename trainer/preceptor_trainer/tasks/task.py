@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from preceptor_clients.contract.schemas import FeedbackItem
 
@@ -51,17 +51,37 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class Counts(Protocol):
+    """A task that names the sources without which there is no reward."""
+
+    @property
+    def counted(self) -> Sequence[str]:
+        """By name at the gateway; where one of them gave no answer, an attempt is not judged."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoredTask:
-    """The score is the sum of the sources' scores; solved means a score of at least `solved_at`."""
+    """The score is the sum of the sources' scores; solved means a score of at least `solved_at`.
+
+    Where a source failed, the attempt is not judged: a sum without it would be another reward.
+    """
 
     sources: tuple[str, ...]
     """Feedback sources, by name at the gateway; empty where attempts are not judged."""
     solved_at: float = 0.5
     """Lowest score of a success."""
 
+    @property
+    def counted(self) -> Sequence[str]:
+        """All of them."""
+        return self.sources
+
     def score(self, items: Sequence[FeedbackItem]) -> float | None:
-        """The sum over the items with a score; an item with an error has no score, not 0."""
+        """The sum over the items with a score; None where none has one, or a source failed."""
+        if any(item.error is not None for item in items):
+            return None
         scores = [item.score for item in items if item.score is not None]
         return sum(scores) if scores else None
 
