@@ -8,6 +8,7 @@ from preceptor_services.sandbox.command import Sandbox
 from preceptor_services.sandbox.isolation import IsolationFailed
 from preceptor_services.sandbox.rungs import bubblewrap, landlock, namespaces, process
 from preceptor_services.sandbox.rungs.rung import DEFAULT_OPTIONS, Rung, RungOptions
+from preceptor_services.sandbox.self_test import check_walls
 
 AUTO: Final = "auto"
 RUNGS: Final[dict[str, Rung]] = {
@@ -20,11 +21,11 @@ CHOSEN_BY_ITSELF: Final = ("namespaces", "bubblewrap", "landlock")
 def open_sandbox(
     rung: str = AUTO, *, slot: int = 0, options: RungOptions = DEFAULT_OPTIONS
 ) -> Sandbox:
-    """A started sandbox on the named rung, or on the first of `CHOSEN_BY_ITSELF` that starts.
+    """A started and tested sandbox on the named rung, or on the first of `CHOSEN_BY_ITSELF`.
 
     Raises:
         ValueError: No rung has this name.
-        IsolationFailed: The machine does not offer it.
+        IsolationFailed: The machine does not offer it, or a wall of it does not hold.
     """
     if rung == AUTO:
         return _open_first(slot, options)
@@ -49,6 +50,8 @@ def _open(rung: Rung, slot: int, options: RungOptions) -> Sandbox:
     box = rung.open(slot, options)
     try:
         box.start()
+        if rung.has_walls:
+            check_walls(box)
     except IsolationFailed:
         box.stop()
         raise

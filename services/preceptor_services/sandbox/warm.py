@@ -109,7 +109,9 @@ class WarmSandbox:
                 env=_ENVIRONMENT,
                 cwd="/",
                 start_new_session=True,
-                **self._user(),
+                user=self._starts_as,
+                group=self._starts_as,
+                extra_groups=None if self._starts_as is None else [],
             )
         self._control = ours
         with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -192,10 +194,9 @@ class WarmSandbox:
         interpreter, folder = self._recipe.interpreter.program, self._recipe.keeper_folder
         return [interpreter, "-s", "-S", "-P", "-B", "-c", _START, folder]
 
-    def _user(self) -> dict[str, Any]:
-        if not self._recipe.starts_as_slot or os.geteuid() != 0:
-            return {}
-        return {"user": self._uid, "group": self._uid, "extra_groups": []}
+    @property
+    def _starts_as(self) -> int | None:
+        return self._uid if self._recipe.starts_as_slot and os.geteuid() == 0 else None
 
     def _settings(self, probe_port: int) -> dict[str, Any]:
         recipe = self._recipe
@@ -235,7 +236,9 @@ class WarmSandbox:
         if reply["set_up"] != "ready":
             for fd in kept:
                 os.close(fd)
-            raise IsolationFailed(f"the child could not be set up: {reply['set_up']}")
+            raise IsolationFailed(
+                f"{self._recipe.rung}: the child could not be set up: {reply['set_up']}"
+            )
         return outputs, reply
 
     def _read_outputs(
@@ -289,7 +292,7 @@ class WarmSandbox:
     def _fail(self, reason: str, cause: Exception | None = None) -> NoReturn:
         self._kill_group()
         self.stop()
-        raise IsolationFailed(f"the sandbox did not answer: {reason}") from cause
+        raise IsolationFailed(f"{self._recipe.rung}: it did not answer: {reason}") from cause
 
     def _kill_group(self) -> None:
         if self._process is not None:

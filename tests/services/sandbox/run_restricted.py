@@ -1,9 +1,9 @@
 """Runs expressions as `root` or as an ordinary user, with or without namespaces; prints JSON.
 
-    python run_restricted.py user|same allow|deny RUNG PROGRAM...
+    python run_restricted.py user|same allow|deny|deny-all RUNG PROGRAM...
 
 An ordinary user keeps the right to read files, because the interpreter may lie in a private home.
-`deny` filters `unshare` and `mount` away, as container runtimes do.
+`deny` filters `unshare` and `mount` away, as container runtimes do; `deny-all` also Landlock.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from preceptor_services.sandbox.isolation import IsolationFailed, Limits, Progra
 from preceptor_services.sandbox.ladder import open_sandbox
 
 LIBC = ctypes.CDLL(None, use_errno=True)
+LANDLOCK = 444
 UNSHARE, MOUNT = {"x86_64": (272, 165), "aarch64": (97, 40)}[platform.machine()]
 CAP_DAC_READ_SEARCH = 2
 
@@ -40,14 +41,12 @@ def become_user(uid: int) -> None:
     checked(LIBC.prctl(47, 2, CAP_DAC_READ_SEARCH, 0, 0))  # PR_CAP_AMBIENT_RAISE
 
 
-def deny_namespaces() -> None:
-    instructions = (
-        (0x20, 0, 0, 0),  # load the number of the system call
-        (0x15, 1, 0, UNSHARE),
-        (0x15, 0, 1, MOUNT),
-        (0x06, 0, 0, 0x00050001),  # EPERM
-        (0x06, 0, 0, 0x7FFF0000),  # allow
-    )
+def deny(*calls: int) -> None:
+    load_number, is_equal, give_back = 0x20, 0x15, 0x06
+    instructions = [(load_number, 0, 0, 0)]
+    for call in calls:
+        instructions += [(is_equal, 0, 1, call), (give_back, 0, 0, 0x00050001)]  # EPERM
+    instructions.append((give_back, 0, 0, 0x7FFF0000))  # allowed
     code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *i) for i in instructions))
     program = struct.pack("<HxxxxxxQ", len(instructions), ctypes.addressof(code))
     checked(LIBC.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
@@ -58,8 +57,8 @@ def main() -> None:
     user, namespaces, rung, *programs = sys.argv[1:]
     if user == "user" and os.geteuid() == 0:
         become_user(65_534)
-    if namespaces == "deny":
-        deny_namespaces()
+    if namespaces != "allow":
+        deny(UNSHARE, MOUNT, *([LANDLOCK] if namespaces == "deny-all" else []))
     try:
         box = open_sandbox(rung)
     except IsolationFailed as error:

@@ -34,5 +34,7 @@ class Rung:
     name: str
     open: Callable[[int, RungOptions], Sandbox]
     """Slot and options to a sandbox that is not started yet."""
+    has_walls: bool = True
+    """Whether the self-test tries to break out of it."""
     needs: str
     """What the machine must offer, as one sentence for whoever reads a refusal."""
