@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
+from preceptor_clients.contract.schemas import FeedbackItem
+from preceptor_trainer.collect.context import InView
+from preceptor_trainer.collect.labelling import Labelled
+from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.data.rows import Row
-from preceptor_trainer.trial.findings import _leaks, _overlap
+from preceptor_trainer.objectives.distil import DistIL
+from preceptor_trainer.tasks.task import ScoredTask
+from preceptor_trainer.trial.findings import _leaks, _overlap, _successes_alone
 
 
 def row(prompt: str, number: int = 0, **columns: Any) -> Row:
@@ -58,3 +65,39 @@ def test_held_out_rows_that_are_trained_on_are_counted_by_id_and_by_text() -> No
 
     assert finding.what.startswith("2 held-out rows are trained on, such as t.jsonl:0")
     assert _overlap([row("three")], held_out) == []
+
+
+def labelled(score: float, *, taught: bool) -> Labelled:
+    rollout = Rollout(
+        rollout_id="r",
+        group_id="g",
+        group=0,
+        problem=row("1 + 1"),
+        payload_sha256="",
+        prompt_ids=[1],
+        response_ids=np.array([1], np.int32),
+        response_text="2",
+        behaviour_logprobs=np.zeros(1, np.float32),
+        owned=np.ones(1, np.bool_),
+        finish_reason="stop",
+        step=0,
+        weights="w/l0/0",
+    )
+    verdict = FeedbackItem(id="f", kind="verdict", score=score, source="judge", version="1")
+    return Labelled(
+        attempt=Attempt(rollout=rollout, items=(verdict,), task=ScoredTask(sources=("judge",))),
+        in_view=InView((), frozenset()),
+        target=cast("Any", object()) if taught else None,
+    )
+
+
+def test_successes_without_a_teacher_are_found_where_failures_have_one() -> None:
+    rows = [labelled(1.0, taught=False), labelled(0.0, taught=True)]
+
+    [finding] = _successes_alone(rows, DistIL())
+
+    assert finding.what.startswith("1 of 1 solved attempt have no target")
+    assert finding.remedy == "set teacher.own_solution = true"
+    assert _successes_alone(rows, DistIL(future="none")) == []
+    assert _successes_alone([labelled(1.0, taught=True), rows[1]], DistIL()) == []
+    assert _successes_alone(rows[:1], DistIL()) == []

@@ -9,8 +9,10 @@ from typing import Any, Final
 import numpy as np
 
 from preceptor_clients.contract.control_tokens import control_tokens
+from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.collect.rollouts import Attempt
 from preceptor_trainer.data.rows import Row
+from preceptor_trainer.objectives import Objective
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.trial.finding import Finding, counted
@@ -230,9 +232,29 @@ def _teachers(trial: Trial) -> list[Finding]:
                 is_mistake=False,
             )
         )
+    found += _successes_alone(trial.labelled, trial.config.objective)
     found += _same_opinions(trial)
     found += _teachers_success(trial)
     return found
+
+
+def _successes_alone(labelled: Sequence[Labelled], objective: Objective) -> list[Finding]:
+    """DistIL's second term compares siblings that have a teacher."""
+    if not isinstance(objective, DistIL) or objective.future == "none":
+        return []
+    solved = [row for row in labelled if row.attempt.solved]
+    alone = [row for row in solved if row.target is None]
+    failures = [row for row in labelled if row.attempt.failed and row.target is not None]
+    if not failures or len(alone) <= MANY * len(solved):
+        return []
+    return [
+        Finding(
+            f"{len(alone)} of {counted(len(solved), 'solved attempt')} have no target, so that the "
+            "objective compares failures with each other alone",
+            "set teacher.own_solution = true",
+            is_mistake=False,
+        )
+    ]
 
 
 def _same_opinions(trial: Trial) -> list[Finding]:
