@@ -33,7 +33,7 @@ from preceptor_clients.contract.schemas import (
 )
 
 # With float32 sums, a token of probability 1 may get a log-prob slightly above 0.
-_POSITIVE_TOLERANCE: Final = 1e-4
+POSITIVE_TOLERANCE: Final = 1e-4
 # Tight, because sender and receiver compute the tail in the same way, from the entries as they are
 # encoded (`grid.py`). Only the rounding of float32 remains.
 _MASS_TOLERANCE: Final = 1e-5
@@ -290,7 +290,7 @@ def _check_entries(answer: _Rows, cells: _Cells, capabilities: Capabilities) -> 
         "logprobs_PK",
         _no_logprob("a filled cell; leave the entry out"),
     )
-    _refuse_unless(values.max(initial=-1.0) <= _POSITIVE_TOLERANCE, "logprobs_PK", "is above 0")
+    _refuse_unless(values.max(initial=-1.0) <= POSITIVE_TOLERANCE, "logprobs_PK", "is above 0")
     # The order matters: a reader that needs fewer entries takes the first ones. Equal log-probs may
     # differ in the last bit.
     rising = np.diff(logprobs, axis=1) > 1e-6
@@ -366,7 +366,7 @@ def _check_own(answer: _Rows, cells: _Cells) -> None:
         "own_logprobs_P",
         _no_logprob("a row where its mask is true; set own_mask_P to false"),
     )
-    _refuse_unless((own[known] <= _POSITIVE_TOLERANCE).all(), "own_logprobs_P", "is above 0")
+    _refuse_unless((own[known] <= POSITIVE_TOLERANCE).all(), "own_logprobs_P", "is above 0")
     # `empirical` and `point` answers hold no probability to compare the own log-prob with.
     if answer.kind != "topk" or not known.any():
         return
@@ -405,7 +405,7 @@ def _check_candidates(query: PrefixQuery, answer: PrefixAnswer) -> None:
     )
     assert known is not None
     _refuse_unless(
-        (values[known] <= _POSITIVE_TOLERANCE).all(), "candidate_logprobs_PC", "is above 0"
+        (values[known] <= POSITIVE_TOLERANCE).all(), "candidate_logprobs_PC", "is above 0"
     )
     _refuse_unless(
         (values[known] > LEAST_LOGPROB).all(),

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from preceptor_clients.contract.arrays import LEAST_LOGPROB, MISSING
+from preceptor_clients.contract.checks import POSITIVE_TOLERANCE
+from preceptor_clients.contract.errors import AnswerRefused
 from preceptor_clients.contract.grid import (
     LOGPROB_FLOOR,
     LOGPROB_STEP,
@@ -64,6 +66,9 @@ def build_answer(
         exact: Keep float32 log-probs instead of the u16 grid.
         **meta: Further fields of `PrefixAnswer`, such as weights, template, context hash, used
             feedback, truncation and cost.
+
+    Raises:
+        AnswerRefused: the log-prob of a candidate is above 0.
     """
     d, num_positions = distributions, query.num_positions
     mask = np.ones(num_positions, np.bool_) if mask_P is None else mask_P
@@ -100,8 +105,15 @@ def _finished(logprobs_PK: np.ndarray, exact: bool) -> np.ndarray:
 
 
 def rounded(answer: PrefixAnswer) -> PrefixAnswer:
-    """`answer` on the u16 grid with new tails; unchanged if it is on the grid already."""
+    """`answer` on the u16 grid with new tails; unchanged if it is on the grid already.
+
+    Raises:
+        AnswerRefused: a log-prob is above 0. The grid ends at 0, a probability of 1, and no check
+            would find the value afterwards.
+    """
     candidates = answer.candidate_logprobs_PC
+    _refuse_above_zero("logprobs_PK", answer.logprobs_PK)
+    _refuse_above_zero("candidate_logprobs_PC", candidates)
     if is_on_grid(answer.logprobs_PK) and (candidates is None or is_on_grid(candidates)):
         return answer
     filled = answer.filled_PK()
@@ -116,6 +128,11 @@ def rounded(answer: PrefixAnswer) -> PrefixAnswer:
             "candidate_logprobs_PC": None if candidates is None else quantise(candidates),
         }
     )
+
+
+def _refuse_above_zero(name: str, logprobs: np.ndarray | None) -> None:
+    if logprobs is not None and logprobs.max(initial=0.0) > POSITIVE_TOLERANCE:
+        raise AnswerRefused(name, "is above 0")
 
 
 def _normalise(
@@ -138,6 +155,7 @@ def _candidates(
 ) -> dict[str, np.ndarray]:
     if query.candidate_ids is None or logprobs_PC is None:
         return {}
+    _refuse_above_zero("candidate_logprobs_PC", logprobs_PC)
     known = (query.candidate_ids >= 0) & mask_P[:, None] & ~(logprobs_PC <= LEAST_LOGPROB)
     values = logprobs_PC.astype(np.float32) if exact else quantise(logprobs_PC)
     clipped = np.clip(values, LOGPROB_FLOOR if not exact else LEAST_LOGPROB, 0.0)

@@ -411,7 +411,15 @@ def _prefix_result(reply: PrefixReply, exact: bool) -> PrefixResult:
         case PreceptorError():
             return PrefixResult(problem=reply.problem())
         case PrefixAnswer():
-            return PrefixResult(answer=reply if exact else rounded(reply))
+            return PrefixResult(answer=reply) if exact else _rounded_result(reply)
+
+
+def _rounded_result(answer: PrefixAnswer) -> PrefixResult:
+    """The answer on the grid; one that cannot be on it is the problem of its own query."""
+    try:
+        return PrefixResult(answer=rounded(answer))
+    except PreceptorError as error:
+        return PrefixResult(problem=error.problem())
 
 
 def _generate_result(reply: GenerateAnswer | PreceptorError) -> GenerateResult:

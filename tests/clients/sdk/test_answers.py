@@ -3,12 +3,14 @@
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from preceptor_clients.contract import wire
 from preceptor_clients.contract.arrays import MISSING
 from preceptor_clients.contract.checks import check_answer
+from preceptor_clients.contract.errors import AnswerRefused
 from preceptor_clients.contract.schemas import Capabilities, PrefixAnswer, PrefixQuery
 from preceptor_clients.sdk.answers import Distributions, build_answer, rounded
 
@@ -86,6 +88,15 @@ def test_rounding_an_exact_answer_gives_one_that_passes_too(make_query, data):
     check_answer(query, answer, Capabilities())
     assert rounded(answer) is answer
     np.testing.assert_allclose(answer.logprobs_PK, np.maximum(exact.logprobs_PK, -32), atol=1.1e-3)
+
+
+def test_rounding_makes_no_certainty_of_a_candidate_above_zero(make_query, make_answer):
+    query = make_query(candidate_ids=np.full((5, 1), 3))
+    answer = make_answer(query)
+    above = np.full_like(answer.candidate_logprobs_PC, 0.2)
+
+    with pytest.raises(AnswerRefused, match="candidate_logprobs_PC"):
+        rounded(answer.model_copy(update={"candidate_logprobs_PC": above}))
 
 
 def test_a_row_that_rounding_lifted_above_one_is_scaled_back_and_flagged(make_query):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import shutil
 import socket
 import subprocess
@@ -29,6 +30,8 @@ from preceptor_services.jobs.embedded_broker import Broker, free_port, running_b
 from preceptor_services.jobs.streams import JobStreams
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.store.database import Database
+
+from .balancer import balancing
 
 # Helpers are imported by their bare names, here and by processes that serve the test expert.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -125,24 +128,43 @@ class Backend:
     database_url: str
     binary: Path | None
     """Of the broker, to start another one."""
+    num_gateways: int = 1
 
 
-@pytest.fixture(
-    params=[
-        "valkey-sqlite",
-        pytest.param("R14-redis", marks=pytest.mark.gauntlet),
-        pytest.param("R14-postgres", marks=pytest.mark.gauntlet),
-    ]
-)
+_PAIRS = ("valkey-sqlite", "R14-redis-sqlite", "R14-valkey-postgres", "R14-redis-postgres")
+_FOR_MINUTES = re.compile("test_R(9|10)_.*minute")
+_AT_TWO_GATEWAYS = re.compile("test_R(1_jobs|2_the|4|5|6|8|9_a_flood|11|20)_?")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """R14 and R16: each test of the dispatcher on every pair of back ends, in the gauntlet.
+
+    Rows that last for minutes run on two pairs, which hold each back end once. Rows about more than
+    one gateway's own process run at two gateways too.
+    """
+    if "backend" not in metafunc.fixturenames:
+        return
+    name = metafunc.function.__name__
+    others = list(_PAIRS[3:] if _FOR_MINUTES.match(name) else _PAIRS[1:])
+    others += ["R16-two-gateways"] if _AT_TWO_GATEWAYS.match(name) else []
+    in_gauntlet = [pytest.param(other, marks=pytest.mark.gauntlet) for other in others]
+    metafunc.parametrize("backend", [_PAIRS[0], *in_gauntlet], indirect=True)
+
+
+@pytest.fixture
 def backend(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> Backend:
-    """R14: every test of the dispatcher on Redis and on PostgreSQL too, in the gauntlet."""
-    database_url = f"sqlite+aiosqlite:///{tmp_path}/preceptor.db"
-    if request.param == "R14-redis":
+    """The pair that the test runs on; two gateways share a Valkey and a PostgreSQL."""
+    url, binary = broker.url, None
+    if "redis" in request.param:
         url, binary = request.getfixturevalue("redis_server")
-        return Backend(url, database_url, binary)
-    if request.param == "R14-postgres":
-        database_url = request.getfixturevalue("postgres")()
-    return Backend(broker.url, database_url, None)
+    on_sqlite = request.param.endswith("sqlite")
+    database_url = (
+        f"sqlite+aiosqlite:///{tmp_path}/preceptor.db"
+        if on_sqlite
+        else request.getfixturevalue("postgres")()
+    )
+    two = request.param == "R16-two-gateways"
+    return Backend(url, database_url, binary, num_gateways=2 if two else 1)
 
 
 @pytest.fixture(scope="session")
@@ -175,6 +197,7 @@ def make_deployment(
         raw["gateway"]["max_queue"] = max_queue
         settings = schema.Deployment.model_validate(raw)
         (tmp_path / "preceptor.toml").write_text(schema.to_toml(settings))
+        gateways = _each_gateway(settings, backend.num_gateways)
         database = Database.open(settings.gateway.database)
         queue = JobStreams.connect(broker_url)
         url = f"http://127.0.0.1:{settings.gateway.port}"
@@ -190,14 +213,32 @@ def make_deployment(
             deployment = Deployment(settings, file, queue, database, client)
             stack.callback(deployment.kill_all)
             if own_process:
+                assert len(gateways) == 1
                 deployment.start_gateway()
                 await client.wait_ready(60)
-            else:
-                app = create_app(settings, database, LocalBlobs(settings.gateway.blobs), queue)
-                await stack.enter_async_context(serving(app, settings.gateway.port))
+            elif len(gateways) > 1:
+                ports = [one.gateway.port for one in gateways]
+                await stack.enter_async_context(balancing(settings.gateway.port, ports))
+            for number, one in enumerate([] if own_process else gateways):
+                own = database if number == 0 else Database.open(one.gateway.database)
+                stack.push_async_callback(own.aclose)
+                app = create_app(one, own, LocalBlobs(one.gateway.blobs), queue)
+                await stack.enter_async_context(serving(app, one.gateway.port))
             yield deployment
 
     return make
+
+
+def _each_gateway(settings: schema.Deployment, count: int) -> list[schema.Deployment]:
+    """The settings of so many gateways; a single one listens where callers ask."""
+    if count == 1:
+        return [settings]
+    return [
+        settings.model_copy(
+            update={"gateway": settings.gateway.model_copy(update={"port": free_port()})}
+        )
+        for _ in range(count)
+    ]
 
 
 def _raw_settings(

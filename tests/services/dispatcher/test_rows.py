@@ -9,11 +9,12 @@ import time
 from collections import Counter
 
 import pytest
-from dispatch_parts import bare_server, noted, query, submission, until
-from moody import Moody
+from dispatch_parts import noted, query, submission, until
 
 from preceptor_clients.contract.errors import QueueFull, ServiceUnavailable
 from preceptor_services.jobs.embedded_broker import running_broker
+
+from .bad_servers import bad_server
 
 
 async def _post(gateway, *moods: str, **fields) -> list[str]:
@@ -81,7 +82,7 @@ async def test_R8_a_call_is_broken_off_once_all_its_members_are_cancelled(
 
 async def test_R7_a_reply_of_one_byte_a_second_ends_at_the_deadline(make_deployment) -> None:
     async with (
-        _trickling_expert() as url,
+        bad_server("trickles") as url,
         make_deployment(moody=url) as gateway,
         gateway.dispatching(),
     ):
@@ -92,27 +93,6 @@ async def test_R7_a_reply_of_one_byte_a_second_ends_at_the_deadline(make_deploym
     assert outcome.problem.code == "deadline-exceeded"
     assert outcome.answer is None
     assert took_s < 20  # its whole reply would take a quarter of an hour
-
-
-def _trickling_expert():
-    """Introduces itself at once, and sends its answers at one byte a second."""
-    info = Moody(log="/dev/null").info().model_dump_json().encode()
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        quick = head.startswith(b"GET")
-        length = len(info) if quick else 1000
-        kind = b"content-type: application/json\r\nconnection: close\r\n"
-        writer.write(b"HTTP/1.1 200 OK\r\n" + kind + b"content-length: %d\r\n\r\n" % length)
-        if quick:
-            writer.write(info)
-            await writer.drain()
-        while not quick and not writer.is_closing():
-            writer.write(b"{")
-            await writer.drain()
-            await asyncio.sleep(1.0)
-
-    return bare_server(answer)
 
 
 @pytest.mark.gauntlet
@@ -181,3 +161,30 @@ async def test_R8_five_hundred_of_a_thousand_are_cancelled_and_never_asked(
     asked = {line for line in noted(moody_log) if line.startswith("w")}
     assert before == []
     assert asked == {f"w{number}" for number in range(500, 1000)}
+
+
+@pytest.mark.gauntlet
+async def test_R8_of_a_thousand_in_batches_the_cancelled_half_is_never_asked(
+    make_deployment, moody, moody_log
+) -> None:
+    async with moody(max_batch=64) as url, make_deployment(moody=url) as gateway:
+        await gateway.client.wait_ready(20)
+        asked = [submission(f"w{n}", query(f"w{n}", timeout_ms=600_000)) for n in range(1000)]
+        posted = [
+            outcome.ticket.id
+            for start in range(0, 1000, 50)
+            for outcome in await gateway.client.submit_logprobs("moody", asked[start : start + 50])
+        ]
+        # Every other one, so that every job has some of both.
+        await asyncio.gather(*(gateway.client.cancel(ticket) for ticket in posted[::2]))
+        async with gateway.dispatching():
+            outcomes = await gateway.client.collect_logprobs(posted, wait_s=60.0)
+            await _until_empty(gateway, 300.0)
+
+    calls = [line.split() for line in noted(moody_log)]
+    assert sorted(word for call in calls for word in call) == sorted(
+        f"w{n}" for n in range(1, 1000, 2)
+    )
+    assert max(len(call) for call in calls) > 1
+    states = [outcome.ticket.state for outcome in outcomes]
+    assert states == ["cancelled", "done"] * 500

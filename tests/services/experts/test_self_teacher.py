@@ -27,6 +27,7 @@ from preceptor_clients.contract.schemas import (
 from preceptor_clients.sdk.service import service_app
 from preceptor_clients.sdk.templates import COMPACT
 from preceptor_services.experts.self_teacher import SelfTeacher, SelfTeacherConfig
+from preceptor_services.experts.torch_expert import TorchExpert
 
 from .conftest import MAX_POSITIONS, TinyPolicy, remark
 
@@ -70,7 +71,12 @@ async def test_i3_an_exact_answer_over_http_is_the_models_own_forward_pass(
 
 
 def assert_equals_forward_pass(
-    policy: TinyPolicy, teacher: SelfTeacher, query: PrefixQuery, found: PrefixAnswer
+    policy: TinyPolicy,
+    teacher: TorchExpert,
+    query: PrefixQuery,
+    found: PrefixAnswer,
+    *,
+    within: float = 1e-5,
 ) -> None:
     messages = [m.model_dump() for m in query.prompt.messages]
     context = teacher._model.encode(COMPACT.render(messages, query.feedback))
@@ -80,8 +86,8 @@ def assert_equals_forward_pass(
     wanted = logprobs[len(context) - 1 : -1]
     entries = np.take_along_axis(wanted, found.ids_PK.astype(int), 1)
     own = np.take_along_axis(wanted, query.response_ids[:, None].astype(int), 1)[:, 0]
-    assert np.abs(entries - found.logprobs_PK).max() <= 1e-5
-    assert np.abs(own - found.own_logprobs_P).max() <= 1e-5
+    assert np.abs(entries - found.logprobs_PK).max() <= within
+    assert np.abs(own - found.own_logprobs_P).max() <= within
 
 
 async def test_the_same_call_twice_gives_the_same_bits(

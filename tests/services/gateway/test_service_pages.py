@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -55,6 +57,28 @@ async def test_every_route_has_a_page_whose_references_resolve(world: World) -> 
             reads_bytes = path.startswith("/v1/blobs")
             if method in ("post", "put") and not reads_bytes:
                 assert operation["requestBody"]["content"]["application/json"]["schema"], path
+
+
+async def test_S6_the_page_names_every_route_that_is_served_and_no_other(world: World) -> None:
+    page = world.app.openapi()["paths"]
+    named = {(path, method.upper()) for path, methods in page.items() for method in methods}
+
+    served = set(_served(world.app))
+
+    assert served - named == {("/openapi.json", "GET"), *_FOR_BROWSERS}
+    assert named <= served
+
+
+_FOR_BROWSERS = {(path, "GET") for path in ("/", "/corrections", "/corrections/{name:path}")}
+"""Pages, which have no schema."""
+
+
+def _served(router: Any) -> Iterator[tuple[str, str]]:
+    for route in router.routes:
+        if hasattr(route, "original_router"):
+            yield from _served(route.original_router)
+        elif hasattr(route, "methods"):
+            yield from ((route.path, method) for method in route.methods - {"HEAD", "OPTIONS"})
 
 
 async def test_only_an_admin_adds_a_service_and_only_with_a_key_of_ours(world: World) -> None:
