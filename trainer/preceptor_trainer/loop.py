@@ -69,7 +69,11 @@ class Trainer:
             head=config.head,
             place=place,
         )
-        self.student = Student(self.policy, config.sampler)
+        dialogue = config.dialogue
+        self.environment = (
+            None if dialogue is None else dialogue.environment.connect(gateway, config.name)
+        )
+        self.student = self._new_student()
         self.labeller = Labeller(
             gateway=gateway,
             run=config.name,
@@ -105,6 +109,14 @@ class Trainer:
             prompt_limit=self._prompt_limit(config.sampling),
         )
 
+    def _new_student(self) -> Student:
+        return Student(
+            self.policy,
+            self.config.sampler,
+            dialogue=self.config.dialogue,
+            environment=self.environment,
+        )
+
     def _prompt_limit(self, sampling: SamplingParams) -> PromptLimit | None:
         return limit_of(
             self.policy.max_positions,
@@ -118,6 +130,17 @@ class Trainer:
 
         Returns the summary that is written beside the report.
         """
+        try:
+            return await self._run()
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Ends what the run's environment started."""
+        if self.environment is not None:
+            await self.environment.close()
+
+    async def _run(self) -> dict[str, Any]:
         position = await self.publisher.start(self.config, self.learner, self.journal)
         set_result_aside(self.run_dir, self.config.steps)
         self.progress.start(self.config.steps, position.step)
@@ -156,7 +179,7 @@ class Trainer:
             gateway=self.labeller.gateway,
             labeller=self.labeller,
             policy=self.policy,
-            new_student=lambda: Student(self.policy, self.config.sampler),
+            new_student=self._new_student,
             published=lambda: self.publisher.published,
         )
         joined = [participant.join(run) for participant in self.config.participants]
@@ -186,7 +209,7 @@ class Trainer:
         metrics = collect_metrics(
             batch.labelled, batch.judged, result, self.labeller, timer.seconds
         )
-        metrics |= batch.prompts
+        metrics |= batch.prompts | batch.failed
         for participant in self.collector.participants:
             metrics |= participant.metrics(step)
         self.metrics.write(step, self.publisher.lineage, metrics)

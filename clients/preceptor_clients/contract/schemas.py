@@ -328,6 +328,21 @@ class PrefixAnswer(Answer):
 # ---------------------------------------------------------------- feedback sources
 
 
+class Episode(Request):
+    """How an attempt of several turns went."""
+
+    turns: tuple[Message, ...]
+    """What the student wrote (`assistant`), and what it read in between (`tool` or `user`)."""
+    environment: str | None = None
+    """The environment that answered, with its version; null where tools did."""
+    reward: float | None = None
+    """The environment's own reward; null where it gave none."""
+    text: str | None = None
+    """What the environment said of a failure."""
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further facts, such as the calls of tools and how long each took."""
+
+
 class FeedbackQuery(Request):
     """Asks a feedback source to judge one attempt."""
 
@@ -351,6 +366,8 @@ class FeedbackQuery(Request):
     """How long the caller waits, from the submission on."""
     group_id: Key | None = None
     """Queries of one group share their prompt."""
+    episode: Episode | None = None
+    """Turns and outcome, where the student wrote several turns."""
 
 
 class FeedbackAnswer(Answer):

@@ -26,6 +26,9 @@ from preceptor_clients.contract.errors import Invalid
 from preceptor_clients.sdk.plain_text import PlainText, any_of
 
 _PRIVATE_USE: Final = range(0xF0000, 0xFFFFE)
+_TURN: Final = "5306189247160358"
+"""Stands for an assistant's turn while a template renders. Digits, because a template may change
+case or white space; long, because a chat must not contain it."""
 
 
 class ChatEncoder:
@@ -75,10 +78,51 @@ class ChatEncoder:
         if not stand_ins:
             return self.written_ids(text, add_special_tokens=add_special_tokens)
         before, after = self._around if add_special_tokens else ([], [])
+        return one_start(self._tokenizer, [*before, *self._plain_ids(text, stand_ins), *after])
+
+    def reply_ids(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        replies: Sequence[Mapping[str, str]],
+        ends: Sequence[str] = (),
+    ) -> list[int]:
+        """The ids between an assistant's turn and its next one: `replies` as the template has them.
+
+        The assistant's turn itself is not part of it and is never rendered: its ids are those that
+        were drawn. So it does not matter what the template does to earlier turns.
+
+        Args:
+            messages: The chat before the assistant's turn.
+            replies: What is said to the assistant after it.
+            ends: Tokens that end a turn; the drawn turn has its own, so the template's is left out.
+
+        Raises:
+            Invalid: the chat template does not accept these messages, or does not show them.
+        """
+        chat = [*messages, {"role": "assistant", "content": _TURN}, *replies]
+        stand_ins = self._stand_ins([m["content"] for m in chat])
+        guarded = [dict(m) | {"content": self._guarded(m["content"], stand_ins)} for m in chat]
+        text = self._rendered(guarded, True, "prompt.messages")
+        _, found, after = text.rpartition(_TURN)
+        said = [m["content"].strip() for m in guarded[len(messages) + 1 :]]
+        if not found or any(content not in after for content in said):
+            raise Invalid(
+                "the chat template leaves out turns of this chat: after an assistant's turn it "
+                f"shows no turn of the role {replies[-1]['role']!r}",
+                field="prompt.messages",
+            )
+        for end in ends:
+            if after.lstrip().startswith(end):
+                after = after.lstrip()[len(end) :]
+                break
+        return self._plain_ids(after, stand_ins) if stand_ins else self.written_ids(after)
+
+    def _plain_ids(self, text: str, stand_ins: Mapping[str, str]) -> list[int]:
+        """The ids of a rendered text, in which stand-ins are characters of contents."""
         named = self._copy.renamed(text)
         for char, stand_in in stand_ins.items():
             named = named.replace(stand_in, char)
-        return one_start(self._tokenizer, [*before, *self._copy.ids(named), *after])
+        return self._copy.ids(named)
 
     def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A chat as one text, for a reader that finds the template's control tokens in it.

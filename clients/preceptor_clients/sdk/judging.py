@@ -23,7 +23,7 @@ import importlib.util
 import math
 import numbers
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -64,11 +64,20 @@ class Response(str):
 
     finish_reason: Literal["stop", "length"]
     """`length`: it was cut off at the limit."""
+    turns: tuple[Mapping[str, str], ...]
+    """All turns as `{"role": ..., "content": ...}`, where tools or an environment answered the
+    student; the text itself is its last one. Empty for a response of one turn."""
 
-    def __new__(cls, text: str, finish_reason: Literal["stop", "length"] = "stop") -> Response:
+    def __new__(
+        cls,
+        text: str,
+        finish_reason: Literal["stop", "length"] = "stop",
+        turns: Sequence[Mapping[str, str]] = (),
+    ) -> Response:
         """A text that ended in this way."""
         made = super().__new__(cls, text)
         made.finish_reason = finish_reason
+        made.turns = tuple(turns)
         return made
 
     @property

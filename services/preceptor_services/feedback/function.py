@@ -118,6 +118,10 @@ class Function:
             "response": query.response_text,
             "finish_reason": query.finish_reason,
         }
+        if query.episode is not None:
+            turns = [turn.model_dump() for turn in query.episode.turns]
+            own = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+            call |= {"response": own[-1] if own else "", "turns": turns}
         try:
             found = await self._asked(call)
         except JudgeFailed as error:

@@ -121,7 +121,7 @@ def _read_ahead(calls: BinaryIO) -> queue.Queue[Call | None]:
 
 
 def _response(call: Call) -> Response:
-    return Response(call["response"], call["finish_reason"])
+    return Response(call["response"], call["finish_reason"], call.get("turns", ()))
 
 
 def _said(returned: Any) -> dict[str, Any]:

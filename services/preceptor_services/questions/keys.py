@@ -49,6 +49,7 @@ def prefix_answer_key(service: str, version: str, weights: str | None, query: Pr
 
 def feedback_answer_key(service: str, version: str, query: FeedbackQuery) -> str:
     """Key of a source's answer."""
+    episode = {} if query.episode is None else {"episode": query.episode.model_dump()}
     return content_hash(
         {
             "kind": "feedback",
@@ -60,6 +61,7 @@ def feedback_answer_key(service: str, version: str, query: FeedbackQuery) -> str
             "finish_reason": query.finish_reason,
             "payload": query.payload_sha256,
         }
+        | episode
     )
 
 

@@ -32,6 +32,18 @@ def test_masked_costs_reach_nobody_whatever_they_are():
     assert future_costs(cost, mask, credit="all").tolist() == [[5, 5, 5, 5]]
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"gamma": 0.5}, {"normaliser": "remaining"}, {"credit": "all"}]
+)
+def test_costs_to_go_pass_over_what_the_student_read_between_two_turns(options):
+    cost = torch.tensor([[1.0, 2.0, 100.0, 100.0, 100.0, 4.0, 8.0]])
+    owned = torch.tensor([[True, True, False, False, False, True, True]])
+
+    future = future_costs(cost, owned, owned_BT=owned, **options)
+
+    torch.testing.assert_close(future[owned][None], future_costs(COST, ALL, **options))
+
+
 def test_padding_changes_no_cost_to_go():
     padded = torch.nn.functional.pad(COST, (0, 3), value=100.0)
     mask = torch.nn.functional.pad(ALL, (0, 3))

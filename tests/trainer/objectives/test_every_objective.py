@@ -448,6 +448,37 @@ def test_a_token_that_the_student_did_not_write_gets_exactly_no_gradient(name):
     assert (policy.logits.grad[WORLD.prefixes((2, 0))[1]] != 0).any()
 
 
+@every_objective
+def test_what_a_tool_said_between_two_turns_has_no_part_in_loss_or_gradient(name):
+    world = TinyWorld(num_tokens=3, horizon=4)
+    objective, owned = OBJECTIVES[name], np.array([True, False, False, True])
+    sequences = [(2, 0, 1, 0), (1, 2, 0, 2)]
+    told = [prefix for y in sequences for prefix in world.prefixes(y)[1:3]]
+
+    def gradient_of(logits: Floats, teacher: Floats) -> tuple[float, torch.Tensor]:
+        rollouts = [
+            rollout_of(name, i, y, logits, teacher, reward=i, owned=owned, world=world)
+            for i, y in enumerate(sequences)
+        ]
+        policy, batch = PrefixTable(torch.tensor(logits)), collate(rollouts)
+        stats = student_statistics(policy, batch, objective.needs)
+        (advantages,) = objective.advantages([stats], [batch])
+        loss, _ = objective(stats, batch, advantages, objective.denominator([batch]))
+        loss.backward()
+        assert policy.logits.grad is not None
+        return loss.item(), policy.logits.grad
+
+    logits, teacher = world.random_logits(3), world.random_teacher(4)
+    loss, gradient = gradient_of(logits, teacher)
+    logits[told], teacher[told] = world.random_logits(5)[told], world.random_teacher(6)[told]
+    other_loss, other_gradient = gradient_of(logits, teacher)
+
+    assert (gradient[told] == 0).all()
+    assert (gradient != 0).any()
+    assert other_loss == loss
+    torch.testing.assert_close(other_gradient, gradient, rtol=0, atol=0)
+
+
 # What a row may lack, and the objectives that learn from it all the same: from its reward, its own
 # text or, DistIL, from the costs of later tokens.
 LEARNS_WITHOUT = {

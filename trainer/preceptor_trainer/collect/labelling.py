@@ -119,7 +119,7 @@ class Labelled:
             group=rollout.group,
             prompt_ids=rollout.prompt_ids,
             response_ids=cast("list[int]", rollout.response_ids.tolist()),
-            behaviour_logprobs=None if rollout.given else rollout.behaviour_logprobs,
+            behaviour_logprobs=None if rollout.given else _known(rollout),
             owned=rollout.owned,
             target=self.target,
             reward=self.attempt.score,
@@ -157,11 +157,15 @@ class Labeller:
         return sha256
 
     async def feedback(self, rollouts: Sequence[Rollout]) -> list[Attempt]:
-        """Queries every source about every rollout."""
-        answers = await asyncio.gather(*(self._ask_source(s, rollouts) for s in self.task.sources))
+        """Queries every source about every rollout but those that failed, which have no items."""
+        asked = [rollout for rollout in rollouts if rollout.failure is None]
+        answers = await asyncio.gather(*(self._ask_source(s, asked) for s in self.task.sources))
+        outcomes = {
+            rollout.rollout_id: dict(zip(self.task.sources, of_sources, strict=True))
+            for rollout, *of_sources in zip(asked, *answers, strict=True)
+        }
         return [
-            self._attempt(rollout, dict(zip(self.task.sources, outcomes, strict=True)))
-            for rollout, *outcomes in zip(rollouts, *answers, strict=True)
+            self._attempt(rollout, outcomes.get(rollout.rollout_id, {})) for rollout in rollouts
         ]
 
     def _attempt(self, rollout: Rollout, outcomes: Mapping[str, FeedbackOutcome]) -> Attempt:
@@ -264,6 +268,11 @@ class Labeller:
 
 def _why(problem: ProblemDetails | None) -> str:
     return "no answer" if problem is None else f"{problem.code}: {problem.detail}"
+
+
+def _known(rollout: Rollout) -> np.ndarray:
+    """Log-probs of the tokens that were drawn; NaN for those that the student read."""
+    return np.where(rollout.owned, rollout.behaviour_logprobs, np.float32(np.nan))
 
 
 def _labelled(attempt: Attempt, view: InView, answers: Sequence[WeightedAnswer]) -> Labelled:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from preceptor_trainer.tasks.task import Problem
+from preceptor_trainer.tasks.task import OtherChat, Problem
 
 WhenLonger: TypeAlias = Literal["skip", "cut"]
 PromptIds: TypeAlias = Callable[[Sequence[dict[str, str]]], Sequence[int]]
@@ -50,28 +50,6 @@ class Fitted:
         """Counts by name; empty where every prompt fits."""
         counts = {"prompts/skipped": self.num_skipped, "prompts/cut": self.num_cut}
         return {name: float(count) for name, count in counts.items() if count}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CutProblem:
-    """A problem with a shorter chat; everything else is the original's."""
-
-    original: Problem
-    messages: Sequence[dict[str, str]]
-
-    @property
-    def id(self) -> str:
-        """The original's."""
-        return self.original.id
-
-    @property
-    def payload(self) -> dict[str, Any]:
-        """The original's."""
-        return self.original.payload
-
-    def __getattr__(self, name: str) -> Any:
-        # A rollout source of the user's may read more than `Problem` names.
-        return getattr(self.original, name)
 
 
 def limit_of(
@@ -143,4 +121,4 @@ def _cut(
         middle = (low + high) // 2
         fits = len(prompt_ids(shortened(middle))) <= max_tokens
         low, high = (middle, high) if fits else (low, middle)
-    return CutProblem(original=problem, messages=shortened(low)) if low else None
+    return OtherChat(original=problem, messages=shortened(low)) if low else None

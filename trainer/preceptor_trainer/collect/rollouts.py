@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from preceptor_clients.contract.schemas import (
+    Episode,
     FeedbackItem,
     FeedbackQuery,
     Message,
@@ -41,6 +42,11 @@ class Rollout:
     """`[T, C]` the student's most probable ids, if experts score them."""
     entropy_T: np.ndarray | None = None
     """`[T]` the student's entropy in nats, if an expert chooses positions by it."""
+    episode: Episode | None = None
+    """Turns and outcome, where it has several turns."""
+    failure: str | None = None
+    """Why the attempt ended early: a tool or an environment could not be reached. It is not
+    judged, and not trained on."""
     given: bool = False
     """True for a given right answer, which is trained like a forced sequence."""
 
@@ -61,10 +67,16 @@ class Rollout:
             payload_sha256=self.payload_sha256,
             group_id=self.group_id,
             timeout_ms=timeout_ms,
+            episode=self.episode,
         )
 
     def record(self, run: str, lineage: str, sampling: SamplingParams) -> RolloutRecord:
         """The provenance row."""
+        drawn: dict[str, Any] = asdict(sampling)
+        if self.episode is not None:
+            drawn["episode"] = self.episode.model_dump(mode="json", exclude={"turns"})
+        if self.failure is not None:
+            drawn["failure"] = self.failure
         return RolloutRecord(
             rollout_id=self.rollout_id,
             run=run,
@@ -79,7 +91,7 @@ class Rollout:
             owned=self.owned,
             weights=self.weights,
             finish_reason=self.finish_reason,
-            sampling=asdict(sampling),
+            sampling=drawn,
         )
 
 

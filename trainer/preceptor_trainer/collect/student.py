@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +16,9 @@ import torch
 from torch import nn
 
 from preceptor_trainer.collect.candidates import student_entropy, student_top_k
+from preceptor_trainer.collect.episodes import Episodes, RolloutRequest
 from preceptor_trainer.collect.rollouts import Rollout
+from preceptor_trainer.environments.environment import Dialogue, Environment
 from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.sampling.in_process import InProcessSampler
 from preceptor_trainer.sampling.params import SamplingParams
@@ -27,26 +29,25 @@ MakeSampler: TypeAlias = Callable[[Policy], Sampler]
 """Makes a sampler from the policy, which has tokenizer, end token and vocabulary."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RolloutRequest:
-    """A request for the rollouts of one step, or of a part of it."""
-
-    problems: Sequence[Problem]
-    payloads: Sequence[str]
-    """SHA-256 of each problem's payload, which is stored at the gateway."""
-    num_samples: int
-    """Rollouts of each problem: the size of a group."""
-    params: SamplingParams
-    generator: torch.Generator
-    prefix: str
-    """Prefix of the rollouts' ids: `{prefix}-{problem}-{sample}`."""
-    step: int
-
-
 class Student:
     """The policy at one version."""
 
-    def __init__(self, policy: Policy, make_sampler: MakeSampler | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        make_sampler: MakeSampler | None = None,
+        *,
+        dialogue: Dialogue | None = None,
+        environment: Environment | None = None,
+    ) -> None:
+        """A student without a version.
+
+        Args:
+            policy: Tokenizer and model.
+            make_sampler: None draws in this process.
+            dialogue: How far attempts of several turns may go; None for attempts of one turn.
+            environment: Who answers in a dialogue.
+        """
         self._policy = policy
         self._model: nn.Module = policy.new_model()
         self._version: str | None = None
@@ -60,6 +61,14 @@ class Student:
             )
             if make_sampler is None
             else make_sampler(policy)
+        )
+
+        self._episodes = (
+            Episodes(
+                dialogue=dialogue, environment=environment, policy=policy, sampler=self._sampler
+            )
+            if dialogue is not None and environment is not None
+            else None
         )
 
     async def load(self, published: Published) -> None:
@@ -123,6 +132,8 @@ class Student:
 
     async def rollouts(self, request: RolloutRequest) -> list[Rollout]:
         """One group of rollouts per problem."""
+        if self._episodes is not None:
+            return await self._episodes.rollouts(request)
         prompts = [self.prompt_ids(problem) for problem in request.problems]
         groups = await self._sampler.sample(
             SampleRequest(

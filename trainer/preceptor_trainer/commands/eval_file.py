@@ -126,8 +126,11 @@ async def _evaluated(config: RunConfig, run_dir: Path, local: LocalDeployment) -
     async with GatewayClient(local.gateway_url, local.key) as gateway:
         with Progress() as progress:
             trainer = Trainer(config, run_dir, gateway, progress)
-            await trainer.publisher.start(config, trainer.learner, trainer.journal)
-            result = await trainer.evaluate(ALONE)
+            try:
+                await trainer.publisher.start(config, trainer.learner, trainer.journal)
+                result = await trainer.evaluate(ALONE)
+            finally:
+                await trainer.close()
     assert result is not None, "the configuration has an evaluation"
     return result
 

@@ -20,6 +20,7 @@ from preceptor_trainer.deployment.failures import said_plainly
 from preceptor_trainer.evaluation.held_out import NotGraded
 from preceptor_trainer.loop import Trainer
 from preceptor_trainer.report import REPORT_FILE, terminal_summary
+from preceptor_trainer.run.collecting import AttemptsFailed
 from preceptor_trainer.run.progress import Progress
 from preceptor_trainer.run.publishing import AnotherGateway
 
@@ -55,7 +56,7 @@ def said_of(start: Start, key_file: Path | None = None) -> AbstractContextManage
         lambda: kept_by(start.run_dir),
         start.to_continue(),
         key_file=key_file,
-        also=(AnotherGateway, NoPromptFits, NotGraded, SourcesFail),
+        also=(AnotherGateway, AttemptsFailed, NoPromptFits, NotGraded, SourcesFail),
     )
 
 

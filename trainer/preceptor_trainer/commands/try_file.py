@@ -82,7 +82,10 @@ async def _tried(config: RunConfig, built: Built, run_dir: Path, local: LocalDep
     async with GatewayClient(local.gateway_url, local.key) as gateway:
         with Progress() as progress:
             trainer = Trainer(config, run_dir, gateway, progress)
-            return await tried(trainer, _training_rows(built), _views(built))
+            try:
+                return await tried(trainer, _training_rows(built), _views(built))
+            finally:
+                await trainer.close()
 
 
 def _views(built: Built) -> dict[str, TeacherView]:

@@ -31,8 +31,8 @@ from preceptor_trainer.tasks.task import Problem
 
 _log: Final = logging.getLogger("preceptor.trainer")
 
-_Answer = tuple[int, str, str]
-"""Index of the problem, response text and finish reason."""
+_Answer = tuple[int, str, str, str]
+"""Index of the problem, response text, finish reason, and what else decides about the grade."""
 _Judged = dict[_Answer, Attempt]
 
 
@@ -212,7 +212,8 @@ async def _grade(labeller: Labeller, rollouts: Sequence[Rollout], start: int) ->
     attempts = await labeller.feedback(list(different.values()))
     for attempt in attempts:
         if attempt.score is None:
-            reasons = [item.error for item in attempt.items] or dict(labeller.dropped)
+            failed = attempt.rollout.failure
+            reasons = failed or [item.error for item in attempt.items] or dict(labeller.dropped)
             _log.warning("%s was not graded: %s", attempt.rollout.rollout_id, reasons)
     return dict(zip(different, attempts, strict=True))
 
@@ -249,4 +250,9 @@ def _known(values_P: np.ndarray) -> np.ndarray:
 
 
 def _key(rollout: Rollout, start: int) -> _Answer:
-    return start + rollout.group, rollout.response_text, rollout.finish_reason
+    # An environment judged this very attempt, and a failed one is judged by nobody.
+    is_own = rollout.failure is not None or (
+        rollout.episode is not None and rollout.episode.environment is not None
+    )
+    own = rollout.rollout_id if is_own else ""
+    return start + rollout.group, rollout.response_text, rollout.finish_reason, own

@@ -80,6 +80,13 @@ class Policy:
         """The ids of a chat, which the student continues."""
         return self._chats.chat_ids(messages)
 
+    def reply_ids(
+        self, messages: Sequence[dict[str, str]], replies: Sequence[dict[str, str]]
+    ) -> list[int]:
+        """The ids between a turn of the student, after `messages`, and its next one."""
+        ends: list[str] = self.tokenizer.convert_ids_to_tokens(sorted(self.end_ids))
+        return self._chats.reply_ids(messages, replies, ends)
+
     def response_ids(self, text: str) -> list[int]:
         """The ids of a text as a complete response, with the tokenizer's end token.
 

@@ -69,6 +69,7 @@ def future_costs(
     cost_BT: Tensor,
     mask_BT: Tensor,
     *,
+    owned_BT: Tensor | None = None,
     inclusion_BT: Tensor | None = None,
     gamma: float = 1.0,
     normaliser: Normaliser = "sum",
@@ -82,9 +83,11 @@ def future_costs(
     Args:
         cost_BT: costs in nats.
         mask_BT: bool, where a cost counts.
+        owned_BT: bool, tokens that the student wrote; None for all. The discount counts these
+            alone, so that what a tool said between two turns puts no distance between them.
         inclusion_BT: probability of drawing a position, by which the costs are divided already;
             None for all positions. "remaining" divides its count by it too, to be a mean.
-        gamma: discount per position, 1 for the objective as stated.
+        gamma: discount per own token, 1 for the objective as stated.
         normaliser: "sum" is exact; "remaining" divides by the number of later costs, which is the
             released, biased form; a number divides by that constant.
         credit: "later" for costs strictly after t, "all" for the whole rollout's.
@@ -98,7 +101,7 @@ def future_costs(
     if credit == "all":
         future_BT = cost_BT.sum(-1, keepdim=True).expand_as(cost_BT)
     else:
-        future_BT = _discounted_later_sum(cost_BT, gamma)
+        future_BT = _discounted_later_sum(cost_BT, gamma, owned_BT)
     if normaliser == "sum":
         return future_BT
     if normaliser == "remaining":
@@ -112,8 +115,10 @@ def future_costs(
     return future_BT / normaliser
 
 
-def _discounted_later_sum(values_BT: Tensor, gamma: float) -> Tensor:
-    """[B, T]: sum over k > t of gamma^(k-t-1) values_k."""
+def _discounted_later_sum(
+    values_BT: Tensor, gamma: float, owned_BT: Tensor | None = None
+) -> Tensor:
+    """[B, T]: sum over k > t of gamma^n values_k, with n owned tokens between t and k."""
     later_BT = torch.zeros_like(values_BT)
     if gamma == 1.0:
         # One reversed running sum instead of T small ones, for the discount of the objective as
@@ -121,7 +126,10 @@ def _discounted_later_sum(values_BT: Tensor, gamma: float) -> Tensor:
         later_BT[:, :-1] = values_BT[:, 1:].flip(1).cumsum(1).flip(1)
         return later_BT
     for t in range(values_BT.shape[1] - 2, -1, -1):
-        later_BT[:, t] = values_BT[:, t + 1] + gamma * later_BT[:, t + 1]
+        beyond_B = gamma * later_BT[:, t + 1]
+        if owned_BT is not None:
+            beyond_B = torch.where(owned_BT[:, t + 1], beyond_B, later_BT[:, t + 1])
+        later_BT[:, t] = values_BT[:, t + 1] + beyond_B
     return later_BT
 
 

@@ -287,6 +287,7 @@ class DistIL:
         future_RT = future_costs(
             cost_RT,
             labelled_RT,
+            owned_BT=_join([b.owned_BT for b in batches]),
             # Padded with 1, because counts are divided by it.
             inclusion_BT=_join([b.inclusion_BT for b in batches], value=1.0),
             gamma=self.gamma,

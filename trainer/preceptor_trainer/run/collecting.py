@@ -37,7 +37,13 @@ class Collected:
     judged: Judged
     prompts: dict[str, float]
     """Counts of prompts that were too long; empty where there were none."""
+    failed: dict[str, float]
+    """Count of attempts that nothing answered; empty where there were none."""
     seconds: dict[str, float]
+
+
+class AttemptsFailed(RuntimeError):
+    """So many attempts of a step were not answered that the rest would be another problem set."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -52,6 +58,7 @@ class Collector:
     progress: Progress
     prompt_limit: PromptLimit | None = None
     participants: Sequence[Participant] = field(default_factory=list[Participant])
+    _num_failed: int = 0
 
     async def collect(self, step: int) -> Collected:
         """Samples one step's rollouts and has them labelled."""
@@ -65,6 +72,7 @@ class Collector:
             student=self.student,
             params=self.config.sampling,
         )
+        self._num_failed = 0
         fit = fitted(self.config.problems(step), self.student.chat_ids, self.prompt_limit)
         judged = await self._judge(at, fit.problems, timer)
         all_judged = [*judged.attempts, *judged.discarded]
@@ -78,8 +86,14 @@ class Collector:
         with timer.phase("targets"):
             records = tuple(r for row in labelled if (r := row.record()) is not None)
             await self.labeller.gateway.record(Records(targets=records))
+        failed = {"rollouts/failed": float(self._num_failed)} if self._num_failed else {}
         return Collected(
-            at=at, labelled=labelled, judged=judged, prompts=fit.metrics, seconds=timer.seconds
+            at=at,
+            labelled=labelled,
+            judged=judged,
+            prompts=fit.metrics,
+            failed=failed,
+            seconds=timer.seconds,
         )
 
     async def _judge(
@@ -117,7 +131,7 @@ class Collector:
             prefix=f"{at.prefix}-from{first_group}" if first_group else at.prefix,
             step=at.step,
         )
-        rollouts = await config.rollout_source(self.student, request)
+        rollouts = await self._without_failed(await config.rollout_source(self.student, request))
         if first_group:
             rollouts = [replace(r, group=first_group + r.group) for r in rollouts]
         for participant in self.participants:
@@ -128,6 +142,25 @@ class Collector:
             rollouts = await self.student.with_entropy(rollouts)
         await self._record(rollouts)
         return rollouts
+
+    async def _without_failed(self, rollouts: list[Rollout]) -> list[Rollout]:
+        """Those that were answered to their end; the others are recorded and counted.
+
+        Raises:
+            AttemptsFailed: they are more than `Dialogue.max_failed` of all.
+        """
+        failed = [r for r in rollouts if r.failure is not None]
+        if not failed:
+            return rollouts
+        await self._record([r for r in failed if len(r.response_ids)])
+        self._num_failed += len(failed)
+        dialogue = self.config.dialogue
+        if dialogue is not None and len(failed) > dialogue.max_failed * len(rollouts):
+            raise AttemptsFailed(
+                f"{len(failed)} of {len(rollouts)} attempts of a step were not answered, more than "
+                f"max_failed = {dialogue.max_failed:g} allows; the first: {failed[0].failure}"
+            )
+        return [r for r in rollouts if r.failure is None]
 
     async def _record(self, rollouts: Sequence[Rollout]) -> None:
         if rollouts:

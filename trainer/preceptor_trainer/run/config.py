@@ -18,6 +18,7 @@ from preceptor_trainer.collect.participant import Joins
 from preceptor_trainer.collect.prompts import WhenLonger
 from preceptor_trainer.collect.rollout_sources import OnPolicy, RolloutSource
 from preceptor_trainer.collect.student import MakeSampler
+from preceptor_trainer.environments.environment import Dialogue
 from preceptor_trainer.evaluation.held_out import EvaluationConfig
 from preceptor_trainer.kit.placement import Precision
 from preceptor_trainer.learner.learner import OptimiserConfig
@@ -66,6 +67,9 @@ class RunConfig:
     """Size of a group."""
     rollout_source: RolloutSource = OnPolicy()
     """Where rollouts come from: the student alone, or in part right answers given to it."""
+    dialogue: Dialogue | None = None
+    """Tools or an environment that answer the student within an attempt; None for attempts of one
+    turn."""
     sampler: MakeSampler | None = None
     """Makes the sampler of the responses; None draws them in the trainer's own process."""
     dynamic_sampling: DynamicSampling | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ from preceptor_trainer.runfile.schema import RunFile
 from preceptor_trainer.runfile.sources import Sources, make_sources
 from preceptor_trainer.runfile.students import longest_prompt, model_folder, prompt_counter
 from preceptor_trainer.runfile.teachers import Teachers, make_teachers
+from preceptor_trainer.runfile.tools import FileTools, make_tools
 from preceptor_trainer.sampling.params import SamplingParams
 
 WEIGHTS: Final = "weights"
@@ -58,6 +60,8 @@ def build(run_file: RunFile, folder: Path, *, name: str, run_dir: Path) -> Built
     in_view = _reference_in_view(run_file)
     _check_feedback(run_file, learns_from, in_view=in_view)
     model = model_folder(run_file.model.path, folder)
+    tools = make_tools(run_file, model, folder)
+    run_file = _with_variables(run_file, tools.variables)
     limit = longest_prompt(model, run_file.data.max_prompt, run_file.rollout.max_tokens)
     count = prompt_counter(model, run_file.data.chat_template_kwargs)
     data = read_data(run_file.data, folder, count, limit)
@@ -67,21 +71,41 @@ def build(run_file: RunFile, folder: Path, *, name: str, run_dir: Path) -> Built
         if learns_from == "rewards" or _only_imitates(run_file)
         else make_teachers(run_file, model, folder, run_dir, in_view=in_view)
     )
-    config = _config(run_file, model, data, sources, teachers, name)
+    config = _config(run_file, model, data, sources, teachers, tools, name)
     late = None if teachers.people is None else teachers.people.expert
     deployment = own_deployment(
-        teachers.services, weights_root=WEIGHTS, sources=sources.services, late=late
+        teachers.services,
+        weights_root=WEIGHTS,
+        sources={**tools.services, **sources.services},
+        late=late,
     )
     return Built(
         config=config,
         deployment=deployment,
-        rows=_rows(data),
-        notes=_notes(run_file, data, teachers),
+        rows=_rows(data, tools),
+        notes=_notes(run_file, data, teachers, tools),
+    )
+
+
+def _with_variables(run_file: RunFile, variables: Mapping[str, Any]) -> RunFile:
+    """The file with further variables of the chat template, for the student and its teachers."""
+    if not variables:
+        return run_file
+    data = run_file.data
+    merged = {**variables, **data.chat_template_kwargs}
+    return run_file.model_copy(
+        update={"data": data.model_copy(update={"chat_template_kwargs": merged})}
     )
 
 
 def _config(
-    run_file: RunFile, model: Path, data: Data, sources: Sources, teachers: Teachers, name: str
+    run_file: RunFile,
+    model: Path,
+    data: Data,
+    sources: Sources,
+    teachers: Teachers,
+    tools: FileTools,
+    name: str,
 ) -> RunConfig:
     rollout, optim, run = run_file.rollout, run_file.optim, run_file.run
     replaces = rollout.more_prompts is not None
@@ -114,6 +138,7 @@ def _config(
         steps=run.steps,
         rollouts_per_problem=_group_size(run_file),
         rollout_source=_rollout_source(run_file),
+        dialogue=tools.dialogue,
         dynamic_sampling=DynamicSampling(groups=optim.prompts_per_step) if replaces else None,
         sampling=_sampling(run_file),
         token_budget=optim.tokens_per_microbatch,
@@ -206,13 +231,16 @@ def _check_feedback(run_file: RunFile, learns_from: str, *, in_view: bool) -> No
         )
 
 
-def _rows(data: Data) -> tuple[str, ...]:
+def _rows(data: Data, tools: FileTools) -> tuple[str, ...]:
     parts = [("trains on  ", data.train), ("held out   ", data.held_out)]
-    return tuple(f"{word}{r.source}, {len(r)} rows" for word, r in parts if r is not None)
+    rows = [f"{word}{r.source}, {len(r)} rows" for word, r in parts if r is not None]
+    return (*rows, *(() if tools.row is None else (tools.row,)))
 
 
-def _notes(run_file: RunFile, data: Data, teachers: Teachers) -> tuple[str, ...]:
+def _notes(run_file: RunFile, data: Data, teachers: Teachers, tools: FileTools) -> tuple[str, ...]:
     notes = list(data.dropped)
+    if tools.note is not None:
+        notes.append(tools.note)
     if data.held_out is None:
         notes.append("no rows are held out (data.eval), so the run is not evaluated")
     if not teachers.uses and "teacher" in run_file.model_fields_set:

@@ -24,6 +24,7 @@ from preceptor_clients.contract.schemas import Name
 from preceptor_clients.contract.sections import Section, nearest
 from preceptor_trainer.collect.prompts import WhenLonger
 from preceptor_trainer.data.formats.named import make_format
+from preceptor_trainer.environments.tools.calls import CallForm
 from preceptor_trainer.kit.placement import Precision
 from preceptor_trainer.run.boards import BoardName
 from preceptor_trainer.runfile.objectives import OBJECTIVES, objective_of
@@ -180,8 +181,59 @@ class RolloutSection(Section):
     """Keeps this many tokens; 0 keeps all."""
     given_share: Rate = 0.0
     """Share of each group that is the row's reference instead of an attempt; `sft` needs 1."""
+    max_turns: Positive = 8
+    """Most turns of the student in an attempt with tools; beyond it the attempt is cut off."""
+    turn_tokens: Positive | None = None
+    """Most tokens of one turn in an attempt with tools, where `max_tokens` is for all turns and
+    all that tools say."""
+    calls: CallForm = "hermes"
+    """How the student writes a call of a tool: `hermes`, `json`, `fence`, `react` or `turn`."""
+    max_output: Annotated[int, Field(ge=16)] = 2_000
+    """Most characters of what a tool says; the rest is left out."""
+    reply_role: Literal["tool", "user"] | None = None
+    """Role of what a tool says in the chat template; where absent, `tool`, and `user` for templates
+    that show no such turn."""
+    max_failed: Rate = 0.5
+    """Largest share of a step's attempts whose tools or environment could not be reached; above it
+    the run ends."""
     more_prompts: Positive | None = None
     """Where groups have equal rewards, up to this many further prompts a step replace them."""
+
+
+class ToolSection(Section):
+    """`[[tools]]`: something that the student may call within an attempt."""
+
+    use: str | None = None
+    """`FILE.py:NAME` for a function of yours, `FILE.json` for a table from keys to texts, or
+    `executor` for Python."""
+    command: tuple[str, ...] = ()
+    """Command of an MCP server that speaks on its standard streams, in the place of `use`."""
+    url: str | None = None
+    """Address of an MCP server, in the place of `use`."""
+    name: str | None = None
+    """Name of the tool; the function's, `lookup` or `python` where absent. MCP servers name their
+    own."""
+    description: str | None = None
+    """What the student is told of it; a function's docstring where absent."""
+    only: tuple[str, ...] = ()
+    """Tools of an MCP server that the student gets; all where empty."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Further variables of the environment of `command`."""
+    timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """Time limit of one call; a call beyond it is answered with that."""
+    workers: Positive = 2
+    """Processes that call a function of yours."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of the executor that is started for `use = "executor"`."""
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> Self:
+        given = [bool(self.use), bool(self.command), bool(self.url)]
+        if sum(given) != 1:
+            raise ValueError("use: a tool has one of `use`, `command` and `url`")
+        if self.use is None and (self.name or self.description):
+            raise ValueError("name: an MCP server names and describes its tools itself")
+        return self
 
 
 class SelfTeacherSection(Section):
@@ -394,6 +446,8 @@ class RunFile(Section):
     """Who judges an attempt."""
     rollout: RolloutSection = RolloutSection()
     """How attempts are made."""
+    tools: tuple[ToolSection, ...] = ()
+    """What the student may call within an attempt."""
     teacher: TeacherSection = TeacherSection()
     """Who shows what would have been better."""
     objective: ObjectiveSection = ObjectiveSection()

@@ -34,6 +34,28 @@ class Problem(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class OtherChat:
+    """A problem with another chat; everything else is the original's."""
+
+    original: Problem
+    messages: Sequence[dict[str, str]]
+
+    @property
+    def id(self) -> str:
+        """The original's."""
+        return self.original.id
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The original's."""
+        return self.original.payload
+
+    def __getattr__(self, name: str) -> Any:
+        # A rollout source of the user's may read more than `Problem` names.
+        return getattr(self.original, name)
+
+
 class Task(Protocol):
     """How attempts of a run are judged."""
 

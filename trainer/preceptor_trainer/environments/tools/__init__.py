@@ -1,0 +1,1 @@
+"""Tools that the student calls: functions and tables of the user's, Python, servers of MCP."""
