@@ -21,6 +21,7 @@ train = "train.jsonl"
 use = "judge.py:judge"
 [[tools]]
 use = "executor"
+mode = "expression"
 [rollout]
 n = 2
 max_tokens = 120

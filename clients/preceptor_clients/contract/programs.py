@@ -90,6 +90,8 @@ class ProgramTask(_Wire):
     """Processor time of each case; the executor's own where absent, which it may not exceed."""
     memory_mb: Annotated[int, Field(ge=64)] | None = None
     """Memory of each case; the executor's own where absent, which it may not exceed."""
+    record_chars: Annotated[int, Field(ge=1, le=1 << 16)] = 200
+    """Most characters of each text in the item's details, such as what a shown case printed."""
 
     @model_validator(mode="after")
     def _cases_fit_the_mode(self) -> Self:

@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 from preceptor_clients.contract.checks import check_feedback
-from preceptor_clients.contract.schemas import FeedbackItem, FeedbackQuery
+from preceptor_clients.contract.schemas import (
+    Episode,
+    FeedbackAnswer,
+    FeedbackItem,
+    FeedbackQuery,
+    Message,
+)
 from preceptor_services.feedback.function import Function
 
 MakeQuery = Callable[..., FeedbackQuery]
@@ -31,7 +37,8 @@ def judge(row, response, *, strict=False):
     if response == "cut":
         return Feedback(0.25, f"{response.cut_off}")
     kinds = {"true": True, "half": 0.5, "none": None, "nan": float("nan"), "list": [1],
-             "say": Feedback(0, "look\\ud800 again"), "talk": Feedback(text="no score")}
+             "say": Feedback(0, "look\\ud800 again"), "talk": Feedback(text="no score"),
+             "last": Feedback(0, " ".join(t["role"] for t in response.turns))}
     if response in kinds:
         return kinds[response]
     if strict:
@@ -107,13 +114,25 @@ async def test_what_a_judge_returns_becomes_score_and_text(
     assert (item.kind, item.source, item.version) == ("verdict", "mine", service.info().version)
 
 
+async def test_a_judge_gets_the_last_turn_and_knows_the_others(judge: str) -> None:
+    turns = [("assistant", "call"), ("tool", "output"), ("assistant", "last")]
+    told = Episode(turns=tuple(Message(role=role, content=text) for role, text in turns))
+    asked = query("call output last").model_copy(update={"episode": told})
+
+    async with source(judge, workers=1) as service:
+        [answer] = await service.feedback([asked])
+
+    assert isinstance(answer, FeedbackAnswer)
+    assert answer.items[0].text == "assistant tool assistant"
+
+
 @pytest.mark.parametrize(
     ("response", "said"),
     [
         ("none", "the judge returned a NoneType; it has to return a number"),
         ("list", "the judge returned a list; it has to return a number"),
         ("nan", "score: nan is not a finite number"),
-        ("right", "ZeroDivisionError: division by zero (judge.py, line 20)"),
+        ("right", "ZeroDivisionError: division by zero (judge.py, line 21)"),
         ("crash", "the judge's process ended with code 3"),
         ("hang", "took longer than 0.5 s"),
     ],

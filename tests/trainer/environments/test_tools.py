@@ -322,7 +322,7 @@ async def test_python_is_run_by_the_executor(play):
         gateway=gateway,
     )
 
-    assert gateway.codes == ["2+2"]
+    assert gateway.codes == ["```python\n2+2\n```"]
     assert texts(played.rollouts[0])[1][1] == "4"
 
 

@@ -215,6 +215,8 @@ class ToolSection(Section):
     own."""
     description: str | None = None
     """What the student is told of it; a function's docstring where absent."""
+    mode: Literal["program", "expression"] = "program"
+    """For `executor`: a program gives what it prints, an expression its value."""
     only: tuple[str, ...] = ()
     """Tools of an MCP server that the student gets; all where empty."""
     environment: dict[str, str] = Field(default_factory=dict)

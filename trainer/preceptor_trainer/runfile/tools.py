@@ -95,10 +95,10 @@ def _tool(section: ToolSection, folder: Path) -> OffersTools:
             environment=section.environment,
             timeout_s=section.timeout_s,
         )
-    named = {"name": section.name, "description": section.description}
+    named: dict[str, Any] = {"name": section.name, "description": section.description}
     named = {key: value for key, value in named.items() if value is not None}
     if section.use == EXECUTOR_USE:
-        return PythonTool(timeout_s=section.timeout_s, **named)
+        return PythonTool(mode=section.mode, timeout_s=section.timeout_s, **named)
     if section.use.endswith(".json"):
         file = (folder / section.use).resolve()
         if not file.is_file():

@@ -13,7 +13,7 @@ from __future__ import annotations
 import signal
 import time
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from pydantic import JsonValue
 
@@ -42,7 +42,6 @@ from preceptor_services.feedback.executor.languages import (
 from preceptor_services.feedback.executor.outputs import same_output, same_return
 from preceptor_services.sandbox.command import Command, CommandLimits, Execution, Sandbox
 
-MAX_RECORDED_CHARS: Final = 200
 NO_VALUE = "the program ended without returning a value"
 MORE_VALUES = "the program wrote to the channel of its result"
 
@@ -184,12 +183,13 @@ class ProgramJudge:
 def record(task: ProgramTask, judged: Judged) -> dict[str, JsonValue]:
     """The result for provenance: how each case ended, and what was shown of those that failed."""
     passed = sum(report.end == "passed" for report in judged.reports)
-    cases: list[JsonValue] = [_recorded(report) for report in judged.reports]
+    most = task.record_chars
+    cases: list[JsonValue] = [_recorded(report, most) for report in judged.reports]
     num_cases = len(task.shown) + len(task.hidden)
     return {"passed": passed, "num_cases": num_cases, "rung": judged.rung, "cases": cases}
 
 
-def _recorded(report: CaseReport) -> dict[str, JsonValue]:
+def _recorded(report: CaseReport, most: int) -> dict[str, JsonValue]:
     found: dict[str, JsonValue] = {"visibility": report.visibility, "outcome": report.end}
     if report.end != "passed" and report.visibility == "shown":
         told_of = {
@@ -198,7 +198,7 @@ def _recorded(report: CaseReport) -> dict[str, JsonValue]:
             "got": report.got,
             "error": report.error,
         }
-        found |= {n: clip(clean(v), MAX_RECORDED_CHARS) for n, v in told_of.items() if v}
+        found |= {n: clip(clean(v), most) for n, v in told_of.items() if v}
     return found
 
 

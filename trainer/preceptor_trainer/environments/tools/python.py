@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 
@@ -28,15 +29,21 @@ from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.environments.environment import Unreachable
 from preceptor_trainer.environments.tools.tool import Tool, ToolFailed
 
-_TASK: Final = json.dumps(
-    {"language": "python", "mode": "expression", "shown": [{"input": None, "expected": None}]}
-).encode()
-_PAYLOAD: Final = hashlib.sha256(_TASK).hexdigest()
-_SCHEMA: Final[dict[str, Any]] = {
-    "type": "object",
-    "properties": {"code": {"type": "string", "description": "One Python expression."}},
-    "required": ["code"],
+Mode = Literal["program", "expression"]
+_TASKS: Final[Mapping[Mode, dict[str, Any]]] = {
+    # What is expected is nothing, so that everything that is printed is told.
+    "program": {
+        "mode": "stdin",
+        "shown": [{"input": "", "expected": ""}],
+        "record_chars": 1 << 16,
+    },
+    "expression": {"mode": "expression", "shown": [{"input": None, "expected": None}]},
 }
+_TOLD: Final[Mapping[Mode, str]] = {
+    "program": "Runs a Python program and gives what it prints.",
+    "expression": "Evaluates one Python expression and gives its value.",
+}
+NO_OUTPUT: Final = "(no output)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +52,12 @@ class PythonTool:
 
     source: str = "executor"
     """The executor, by its name at the gateway."""
+    mode: Mode = "program"
+    """`program` gives what a program prints, `expression` the value of one expression."""
     name: str = "python"
     """The tool's name."""
-    description: str = "Evaluates one Python expression and gives its value."
-    """What the student is told."""
+    description: str | None = None
+    """What the student is told; where absent, what the mode does."""
     timeout_s: float = 60.0
     """Longest wait for the executor, which has its own limits for the code."""
 
@@ -60,12 +69,16 @@ class PythonTool:
 class _Python:
     def __init__(self, config: PythonTool, gateway: GatewayClient | None, run: str) -> None:
         self._config, self._gateway, self._run = config, gateway, run
+        self._task = json.dumps(_TASKS[config.mode]).encode()
         self._has_task = False
         self.version = ""
 
     async def start(self) -> Sequence[Tool]:
         config = self._config
-        return [Tool(name=config.name, description=config.description, parameters=_SCHEMA)]
+        code = {"type": "string", "description": f"A Python {config.mode}."}
+        schema = {"type": "object", "properties": {"code": code}, "required": ["code"]}
+        told = config.description or _TOLD[config.mode]
+        return [Tool(name=config.name, description=told, parameters=schema)]
 
     async def call(self, name: str, arguments: dict[str, Any], call_id: str) -> str:
         del name
@@ -86,9 +99,9 @@ class _Python:
             rollout_id=call_id,
             prompt=Prompt(messages=(Message(role="user", content="a call of a tool"),)),
             response_ids=np.frombuffer(code.encode() or b" ", np.uint8).astype(np.int32),
-            response_text=code,
+            response_text=_fenced(code) if config.mode == "program" else code,
             finish_reason="stop",
-            payload_sha256=_PAYLOAD,
+            payload_sha256=hashlib.sha256(self._task).hexdigest(),
             timeout_ms=int(config.timeout_s * 1000),
         )
         submission = FeedbackSubmission(
@@ -97,7 +110,7 @@ class _Python:
         try:
             async with asyncio.timeout(config.timeout_s * 2):
                 if not self._has_task:
-                    await gateway.put_blob(_TASK)
+                    await gateway.put_blob(self._task)
                     self._has_task = True
                 [outcome] = await gateway.feedback(
                     config.source, [submission], run=self._run, timeout_s=config.timeout_s
@@ -113,14 +126,24 @@ class _Python:
         return item
 
 
+def _fenced(code: str) -> str:
+    """The code as the only block of a response, behind a fence that it does not contain."""
+    longest = max((len(run) for run in re.findall("`+", code)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}python\n{code}\n{fence}"
+
+
 def _output(item: FeedbackItem) -> str:
-    """The value of the expression, or what went wrong."""
+    """What came out, or what went wrong."""
     if "program_error" in item.details:
         raise ToolFailed(str(item.details["program_error"]))
-    cases = cast("list[dict[str, Any]]", item.details.get("cases") or [{}])
+    cases = cast("list[dict[str, Any]]", item.details.get("cases") or [])
+    if not cases:
+        raise ToolFailed(item.text or "it did not run")
     case = cases[0]
     if case.get("error"):
         raise ToolFailed(str(case["error"]))
-    if "got" not in case:
-        raise ToolFailed(str(case.get("outcome", "no value came")))
-    return str(case["got"])
+    outcome = str(case.get("outcome"))
+    if outcome not in ("passed", "wrong"):
+        raise ToolFailed(f"reached a limit: {outcome}" if outcome != "error" else "it failed")
+    return str(case.get("got") or NO_OUTPUT)
