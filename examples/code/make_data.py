@@ -1,0 +1,211 @@
+"""Writes the problems: small Python functions and one-line programs, in LiveCodeBench's format.
+
+    python examples/code/make_data.py
+
+Each problem has two public cases, which its text shows, and six private ones, packed as the data
+set packs them. Held-out problems are others than those that are trained on.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import random
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NUM_PUBLIC, NUM_PRIVATE = 2, 6
+HELD_OUT_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is asked, a right program, and how to draw its arguments."""
+
+    name: str
+    asked: str
+    solution: str
+    draw: Callable[[random.Random], list[Any]]
+    reads: bool = False
+    """Whether it reads a line and prints, or is a function."""
+
+
+def number(rng: random.Random) -> list[Any]:
+    return [rng.randint(-20, 20)]
+
+
+def two_numbers(rng: random.Random) -> list[Any]:
+    return [rng.randint(-20, 20), rng.randint(1, 20)]
+
+
+def numbers(rng: random.Random) -> list[Any]:
+    return [[rng.randint(-9, 20) for _ in range(rng.randint(1, 7))]]
+
+
+def word(rng: random.Random) -> list[Any]:
+    return ["".join(rng.choice("abcdeiou") for _ in range(rng.randint(1, 9)))]
+
+
+def functions() -> list[Problem]:
+    """Functions of one line."""
+    of_number = {
+        **{f"add_{k}": (f"the number n plus {k}", f"n + {k}") for k in (2, 3, 5, 7, 10)},
+        **{f"times_{k}": (f"the number n times {k}", f"n * {k}") for k in (2, 3, 4, 6, 9)},
+        "square": ("the square of the number n", "n * n"),
+        "cube": ("the cube of the number n", "n ** 3"),
+        "negative": ("the number n with the other sign", "-n"),
+        "absolute": ("the absolute value of the number n", "abs(n)"),
+        "is_even": ("True if the number n is even, else False", "n % 2 == 0"),
+        "is_positive": ("True if the number n is greater than 0, else False", "n > 0"),
+        "last_digit": ("the last digit of the absolute value of n", "abs(n) % 10"),
+    }
+    of_two = {
+        "total": ("the sum of a and b", "a + b"),
+        "difference": ("a minus b", "a - b"),
+        "product": ("the product of a and b", "a * b"),
+        "larger": ("the larger of a and b", "max(a, b)"),
+        "smaller": ("the smaller of a and b", "min(a, b)"),
+        "remainder": ("the remainder of a divided by b", "a % b"),
+        "quotient": ("a divided by b, rounded down", "a // b"),
+        "equal": ("True if a and b are equal, else False", "a == b"),
+    }
+    of_list = {
+        "list_sum": ("the sum of the list x", "sum(x)"),
+        "list_length": ("the length of the list x", "len(x)"),
+        "largest": ("the largest number of the list x", "max(x)"),
+        "smallest": ("the smallest number of the list x", "min(x)"),
+        "first": ("the first number of the list x", "x[0]"),
+        "last": ("the last number of the list x", "x[-1]"),
+        "sorted_list": ("the list x sorted from small to large", "sorted(x)"),
+        "reversed_list": ("the list x in reverse order", "x[::-1]"),
+        "evens": ("the even numbers of the list x, in order", "[n for n in x if n % 2 == 0]"),
+        "doubled": ("the list x with every number doubled", "[2 * n for n in x]"),
+        "count_positive": ("how many numbers of the list x are greater than 0",
+                           "sum(n > 0 for n in x)"),
+    }  # fmt: skip
+    of_word = {
+        "upper": ("the text s in capital letters", "s.upper()"),
+        "reverse": ("the text s from its end to its start", "s[::-1]"),
+        "text_length": ("the number of characters of the text s", "len(s)"),
+        "first_letter": ("the first letter of the text s", "s[0]"),
+        "twice": ("the text s written twice, without a space", "s + s"),
+        "count_a": ("how many letters of the text s are `a`", "s.count('a')"),
+        "vowels": ("how many letters of the text s are vowels (a, e, i, o, u)",
+                   "sum(c in 'aeiou' for c in s)"),
+        "is_palindrome": ("True if the text s reads the same from both ends, else False",
+                          "s == s[::-1]"),
+    }  # fmt: skip
+    kinds = (
+        (of_number, "n: int", number),
+        (of_two, "a: int, b: int", two_numbers),
+        (of_list, "x: list", numbers),
+        (of_word, "s: str", word),
+    )
+    return [
+        Problem(name, f"Write a Python function `{name}` that returns {asked}.",
+                f"def {name}({arguments}):\n    return {code}", draw)
+        for table, arguments, draw in kinds
+        for name, (asked, code) in table.items()
+    ]  # fmt: skip
+
+
+def programs() -> list[Problem]:
+    """Programs that read a line and print one."""
+    split = "a, b = map(int, input().split())\n"
+    listed = "x = list(map(int, input().split()))\n"
+    tables: tuple[tuple[str, str, Callable[[random.Random], list[Any]], dict[str, Any]], ...] = (
+        ("one number n", "n = int(input())\n", number, {
+            "print_double": ("n times 2", "n * 2"),
+            "print_next": ("n plus 1", "n + 1"),
+            "print_square": ("the square of n", "n * n"),
+            "print_parity": ("`even` if n is even, else `odd`", "'odd' if n % 2 else 'even'"),
+        }),
+        ("two numbers a and b", split, two_numbers, {
+            "print_sum": ("their sum", "a + b"),
+            "print_product": ("their product", "a * b"),
+            "print_larger": ("the larger one", "max(a, b)"),
+        }),
+        ("several numbers", listed, numbers, {
+            "print_total": ("their sum", "sum(x)"),
+            "print_largest": ("the largest one", "max(x)"),
+            "print_sorted": ("them from small to large", "*sorted(x)"),
+        }),
+        ("one word", "s = input()\n", word, {
+            "print_reversed": ("it from its end to its start", "s[::-1]"),
+            "print_length": ("its number of letters", "len(s)"),
+        }),
+    )  # fmt: skip
+    return [
+        Problem(name, f"Write a Python program that reads a line with {read} and prints {asked}.",
+                f"{start}print({code})", draw, reads=True)
+        for read, start, draw, table in tables
+        for name, (asked, code) in table.items()
+    ]  # fmt: skip
+
+
+def row(problem: Problem) -> dict[str, Any]:
+    """A problem with LiveCodeBench's columns."""
+    rng = random.Random(problem.name)
+    cases: list[dict[str, str]] = []
+    for _ in range(100):
+        drawn = case(problem, problem.draw(rng))
+        if drawn not in cases:
+            cases.append(drawn)
+        if len(cases) == NUM_PUBLIC + NUM_PRIVATE:
+            break
+    public, private = cases[:NUM_PUBLIC], cases[NUM_PUBLIC:]
+    text = json.dumps(private)
+    head = problem.solution.partition("\n")[0]
+    return {
+        "question_title": problem.name,
+        "question_content": problem.asked + "\n" + "\n".join(map(shown, public)),
+        "platform": "atcoder" if problem.reads else "leetcode",
+        "question_id": problem.name,
+        "contest_id": "examples",
+        "contest_date": "2025-02-01T00:00:00",
+        "starter_code": "" if problem.reads else f"{head}\n    ",
+        "difficulty": "easy",
+        "public_test_cases": json.dumps(public),
+        "private_test_cases": base64.b64encode(zlib.compress(pickle.dumps(text))).decode(),
+        "metadata": json.dumps({} if problem.reads else {"func_name": problem.name}),
+    }
+
+
+def case(problem: Problem, arguments: list[Any]) -> dict[str, str]:
+    """One case: what the right program makes of the arguments."""
+    if problem.reads:
+        words = [str(v) for one in arguments for v in (one if isinstance(one, list) else [one])]
+        line = " ".join(words)
+        printed: list[str] = []
+        names = {"input": lambda: line, "print": lambda *a: printed.append(" ".join(map(str, a)))}
+        exec(problem.solution, names)
+        return {"input": line + "\n", "output": printed[0] + "\n", "testtype": "stdin"}
+    names = dict[str, Any]()
+    exec(problem.solution, names)
+    value = names[problem.name](*arguments)
+    given = "\n".join(json.dumps(one) for one in arguments)
+    return {"input": given, "output": json.dumps(value), "testtype": "functional"}
+
+
+def shown(one: dict[str, str]) -> str:
+    given = ", ".join(one["input"].strip().split("\n"))
+    return f"Example: {given} gives {one['output'].strip()}"
+
+
+def main() -> None:
+    problems = [*functions(), *programs()]
+    random.Random(0).shuffle(problems)
+    num_held_out = round(HELD_OUT_SHARE * len(problems))
+    parts = {"held_out": problems[:num_held_out], "train": problems[num_held_out:]}
+    for name, chosen in parts.items():
+        text = "".join(json.dumps(row(problem)) + "\n" for problem in chosen)
+        Path(__file__).with_name(f"{name}.jsonl").write_text(text)
+        print(f"{name}.jsonl: {len(chosen)} problems")
+
+
+if __name__ == "__main__":
+    main()
