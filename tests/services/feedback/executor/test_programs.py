@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,17 +31,23 @@ ADD = {
     "shown": [{"input": [1, [2]], "expected": [1, 2]}],
     "hidden": [{"input": [4, []], "expected": [4]}],
 }
-UPPER = {
+SHELL = {
     "file": "main.sh",
     "compile": ["/bin/sh", "-c", "grep -q cat main.sh && cp main.sh made || exit 3"],
     "keep": ["made"],
     "run": ["/bin/sh", "made"],
 }
+C = {
+    "file": "main.c",
+    "compile": ["gcc", "-o", "main", "main.c"],
+    "keep": ["main"],
+    "run": ["./main"],
+}
 
 
 @pytest.fixture(scope="module")
 def executor() -> Iterator[Executor]:
-    service = Executor(workers=2, case_cpu_seconds=2.0, languages={"shell": UPPER})
+    service = Executor(workers=2, case_cpu_seconds=2.0, languages={"shell": SHELL, "c": C})
     asyncio.run(service.start())
     assert service.ready()
     yield service
@@ -215,6 +222,21 @@ async def test_another_language_is_compiled_once_and_run_by_its_commands(
     assert bad.text == "Compile Error\nended with exit code 3"
 
 
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no C compiler")
+async def test_a_compiled_program_runs_and_a_crash_is_told_by_its_signal(
+    executor: Executor, make_query: MakeQuery
+) -> None:
+    task = {"mode": "stdin", "language": "c", "shown": [{"input": "41", "expected": "42"}]}
+    head = "#include <stdio.h>\n#include <stdlib.h>\nint main() { int a; "
+    adds = head + 'scanf("%d", &a); printf("%d", a + 1); }'
+
+    good = await graded(executor, make_query(f"```c\n{adds}\n```", task))
+    bad = await graded(executor, make_query(f"```c\n{head} abort(); }}\n```", task))
+
+    assert (good.score, good.error) == (1.0, None)
+    assert bad.text == "Runtime Error\nended by SIGABRT\n\nLast Executed Input\n41"
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -288,3 +310,8 @@ async def test_a_box_that_loses_outputs_does_not_pass_the_self_test(make_query: 
 def test_a_language_that_cannot_be_meant_is_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match=rf"languages\.{name}"):
         Executor(languages={name: {"file": "main.cpp"}})
+
+
+def test_an_unknown_option_of_the_rung_is_named_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean `python`"):
+        Executor(rung_options={"pyton": "/usr/bin/python3"})
