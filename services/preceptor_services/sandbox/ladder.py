@@ -6,13 +6,28 @@ from typing import Final
 
 from preceptor_services.sandbox.command import Sandbox
 from preceptor_services.sandbox.isolation import IsolationFailed
-from preceptor_services.sandbox.rungs import bubblewrap, landlock, namespaces, process
+from preceptor_services.sandbox.rungs import (
+    bubblewrap,
+    gvisor,
+    landlock,
+    namespaces,
+    process,
+    remote,
+)
 from preceptor_services.sandbox.rungs.rung import DEFAULT_OPTIONS, Rung, RungOptions
 from preceptor_services.sandbox.self_test import check_walls
 
 AUTO: Final = "auto"
 RUNGS: Final[dict[str, Rung]] = {
-    rung.name: rung for rung in (namespaces.RUNG, bubblewrap.RUNG, landlock.RUNG, process.RUNG)
+    rung.name: rung
+    for rung in (
+        namespaces.RUNG,
+        bubblewrap.RUNG,
+        landlock.RUNG,
+        gvisor.RUNG,
+        remote.RUNG,
+        process.RUNG,
+    )
 }
 CHOSEN_BY_ITSELF: Final = ("namespaces", "bubblewrap", "landlock")
 """What `auto` tries, in this order. The others are used where they are asked for by name."""
@@ -51,7 +66,7 @@ def _open(rung: Rung, slot: int, options: RungOptions) -> Sandbox:
     try:
         box.start()
         if rung.has_walls:
-            check_walls(box)
+            check_walls(box, own_kernel=rung.own_kernel)
     except IsolationFailed:
         box.stop()
         raise

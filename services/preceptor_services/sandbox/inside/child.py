@@ -15,9 +15,10 @@ import sys
 import threading
 import traceback
 import types
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from preceptor_services.sandbox.inside import linux
+from preceptor_services.sandbox.inside.evaluate import run_cases, write_all
 
 if TYPE_CHECKING:
     from preceptor_services.sandbox.inside.walls import Walls
@@ -31,7 +32,6 @@ PRELOADED = (
 """Modules that an expression may import although it sees no files."""
 PRELOADED_FOR_COMMANDS = ("array", "io", "queue", "threading", "typing")
 """Imported once for all programs, which may import any other module too."""
-MAX_ERROR_CHARS = 400
 _MAX_FILES = 256
 
 
@@ -44,7 +44,7 @@ def run(
         request = _take_descriptors(fds, ready)
         if folder is None:
             _prepare_expression(asked["limits"], walls)
-            _run_cases(request["program"], request["entry"], request["inputs"])
+            run_cases(request["program"], request["entry"], request["inputs"])
             os._exit(0)
         warm = request["argv"][0] == "python" and len(request["argv"]) > 1
         warm = warm and not request["argv"][1].startswith("-")
@@ -129,7 +129,7 @@ def _write_file(name: str, contents: bytes) -> None:
         os.makedirs(os.path.dirname(name), exist_ok=True)
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o700)
     try:
-        _write_all(fd, contents)
+        write_all(fd, contents)
     finally:
         os.close(fd)
 
@@ -245,59 +245,3 @@ def _finish(code: int) -> int:
     except BaseException:
         return 120
     return code
-
-
-# ---------------------------------------------------------------- expressions
-
-
-def _run_cases(program: str, entry: str, inputs: list[str]) -> None:
-    try:
-        code = compile(program, "<response>", "eval")
-    except BaseException as error:
-        _write({"program_error": _line(error)})
-        return
-    random.seed(0)  # fork has reseeded it
-    for text in inputs:
-        names: dict[str, Any] = {"__builtins__": builtins, entry: json.loads(text)}
-        try:
-            result = _result(eval(code, names))
-            encoded = json.dumps(result, allow_nan=False).encode()
-        except BaseException as error:
-            encoded = json.dumps({"error": _line(error)}).encode()
-        _write_all(RESULT_FD, encoded + b"\n")
-
-
-def _result(value: Any) -> dict[str, Any]:
-    if _is_plain(value):
-        return {"value": value}
-    return {"other": repr(value)[:MAX_ERROR_CHARS]}
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether the value is the same, with the same types, after a JSON round trip."""
-    kind = cast("type[Any]", type(value))
-    if kind is list:
-        return all(_is_plain(item) for item in value)
-    if kind is dict:
-        return all(type(key) is str and _is_plain(item) for key, item in value.items())
-    if kind is float:
-        return math.isfinite(value)
-    return value is None or kind in (bool, int, str)
-
-
-def _line(error: BaseException) -> str:
-    """The last line of the traceback; of a SyntaxError, the part without its position."""
-    try:
-        message = str(error.msg if isinstance(error, SyntaxError) else error)
-        return f"{type(error).__name__}: {message}"[:MAX_ERROR_CHARS]
-    except BaseException:
-        return "an exception without a message"
-
-
-def _write(message: dict[str, Any]) -> None:
-    _write_all(RESULT_FD, json.dumps(message).encode() + b"\n")
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]

@@ -18,8 +18,8 @@ class RungOptions:
     own, without packages."""
     url: str = ""
     """Address of the remote executor."""
-    key: str = ""
-    """Sent to the remote executor as a bearer token, where it is given."""
+    key_file: str = ""
+    """File with the key of the remote executor, where it asks for one."""
     program: str = ""
     """Path of `bwrap` or `runsc`, where it is not on the PATH."""
 
@@ -36,5 +36,7 @@ class Rung:
     """Slot and options to a sandbox that is not started yet."""
     has_walls: bool = True
     """Whether the self-test tries to break out of it."""
+    own_kernel: bool = False
+    """Whether programs call a kernel that is not the machine's."""
     needs: str
     """What the machine must offer, as one sentence for whoever reads a refusal."""

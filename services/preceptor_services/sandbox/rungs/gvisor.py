@@ -1,0 +1,266 @@
+"""gVisor: a kernel of its own in a process, started anew for each run by `runsc`.
+
+The strongest rung that needs no virtual machine, and the slowest: a run costs some hundred
+milliseconds. https://gvisor.dev/docs
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import JsonValue
+
+from preceptor_services.sandbox import cold
+from preceptor_services.sandbox.command import Command, CommandLimits, Execution, Sandbox
+from preceptor_services.sandbox.interpreter import Interpreter, choose
+from preceptor_services.sandbox.isolation import (
+    FIRST_UID,
+    IsolationFailed,
+    Limits,
+    Outcome,
+    ProgramRun,
+)
+from preceptor_services.sandbox.rungs.rung import Rung, RungOptions
+
+_FOLDER: Final = "/tmp"
+_GRACE_S: Final = 30.0
+_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+
+
+class GvisorSandbox:
+    """Runs each command in a gVisor of its own."""
+
+    def __init__(self, runsc: str, python: Interpreter, slot: int) -> None:
+        self._runsc = runsc
+        self._python = python
+        self._uid = FIRST_UID + slot if os.geteuid() == 0 else os.geteuid()
+        self._version = ""
+
+    def start(self) -> None:
+        """Runs one command, unless it has.
+
+        Raises:
+            IsolationFailed: `runsc` does not work on this machine.
+        """
+        if self._version:
+            return
+        self._version = self._call("--version").stdout.decode("utf-8", "replace").split("\n")[0]
+        found = self.execute(Command(argv=("true",)))
+        if found.exit_code != 0:
+            self._version = ""
+            said = found.stderr.decode("utf-8", "replace").strip()[-300:]
+            raise IsolationFailed(f"gvisor: runsc does not run here: {said or found.ended_by}")
+
+    def describe(self) -> dict[str, JsonValue]:
+        """The walls of this sandbox; `level` is the rung's name."""
+        return {
+            "level": "gvisor",
+            "network": "none",
+            "processes": "own kernel",
+            "files": "own root",
+            "user": "unprivileged",
+            "system_calls": "own kernel",
+            "python": self._python.version,
+            "version": self._version,
+        }
+
+    def run(self, attempt: ProgramRun, limits: Limits) -> Outcome:
+        """Evaluates an expression.
+
+        Raises:
+            IsolationFailed: gVisor failed, not the program.
+        """
+        command = cold.expression_command(attempt)
+        found = self.execute(command, cold.expression_limits(limits))
+        return cold.expression_outcome(found, len(attempt.inputs))
+
+    def execute(self, command: Command, limits: CommandLimits | None = None) -> Execution:
+        """Runs one command and removes everything that it left.
+
+        Raises:
+            IsolationFailed: gVisor failed, not the program.
+        """
+        limits = limits or CommandLimits()
+        bundle = Path(tempfile.mkdtemp(prefix="preceptor-gvisor-"))
+        try:
+            bundle.chmod(0o711)
+            folder = _prepare(bundle, command, self._uid)
+            configuration = _bundle(self._python, folder, self._uid, command, limits)
+            (bundle / "config.json").write_text(json.dumps(configuration))
+            return self._run(bundle, folder, command, limits)
+        finally:
+            shutil.rmtree(bundle, ignore_errors=True)
+
+    def stop(self) -> None:
+        """Nothing stays between runs."""
+
+    def _run(
+        self, bundle: Path, folder: Path, command: Command, limits: CommandLimits
+    ) -> Execution:
+        name = f"preceptor-{uuid.uuid4().hex}"
+        arguments = [self._runsc, "--network=none", f"--root={bundle}/state", "--ignore-cgroups"]
+        started = time.monotonic()
+        with (bundle / "stdout").open("w+b") as stdout, (bundle / "stderr").open("w+b") as stderr:
+            process = subprocess.Popen(
+                [*arguments, "run", f"--bundle={bundle}", name],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                env={"PATH": os.environ.get("PATH", _PATH)},
+                start_new_session=True,
+            )
+            ended_by_us = _wait(process, stdout.fileno(), stderr.fileno(), limits)
+            if ended_by_us:
+                subprocess.run([*arguments, "kill", name, "KILL"], capture_output=True, check=False)
+                _end(process)
+            self_delete = [*arguments, "delete", "--force", name]
+            subprocess.run(self_delete, capture_output=True, check=False, timeout=_GRACE_S)
+        status = process.returncode
+        how = cold.ended(status, timed_out=ended_by_us == "wall_time", over=ended_by_us == "output")
+        if how == "exit" and status > 128:
+            how, status = ("signal", 128 - status)
+        found = Execution(
+            ended_by=how,
+            exit_code=status if how == "exit" else None,
+            signal=-status if how == "signal" else None,
+            stdout=_head(bundle / "stdout", limits.output_bytes),
+            stderr=_head(bundle / "stderr", limits.output_bytes),
+            result=_head(folder / cold.RESULT, limits.output_bytes),
+            files=_kept(folder, command, limits.files_mb << 20),
+            wall_seconds=time.monotonic() - started,
+            rung="gvisor",
+        )
+        return cold.cut(found, limits)
+
+    def _call(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        try:
+            return subprocess.run(
+                [self._runsc, *arguments], capture_output=True, check=True, timeout=_GRACE_S
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise IsolationFailed(f"gvisor: {self._runsc} does not run: {error}") from error
+
+
+def _prepare(bundle: Path, command: Command, uid: int) -> Path:
+    (bundle / "root").mkdir()
+    folder = bundle / "folder"
+    folder.mkdir(mode=0o700)
+    for name, contents in {**command.files, cold.STDIN: command.stdin}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(contents.encode() if isinstance(contents, str) else contents)
+        path.chmod(0o700)
+    if os.geteuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, uid, uid)
+    return folder
+
+
+def _bundle(
+    python: Interpreter, folder: Path, uid: int, command: Command, limits: CommandLimits
+) -> dict[str, Any]:
+    """An OCI bundle's configuration. https://github.com/opencontainers/runtime-spec"""
+    read_only = ["rbind", "ro", "nosuid", "nodev"]
+    mounts: list[dict[str, Any]] = [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+        {
+            "destination": _FOLDER,
+            "type": "bind",
+            "source": str(folder),
+            "options": ["rbind", "rw", "nosuid", "nodev"],
+        },
+    ]
+    for path in python.visible:
+        real = os.path.realpath(path)
+        mounts.append({"destination": path, "type": "bind", "source": real, "options": read_only})
+    shell = ["/bin/sh", "-c", cold.script(command, limits, python.program)]
+    return {
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": {"uid": uid, "gid": uid},
+            "args": shell,
+            "env": [f"PATH={_PATH}", f"HOME={_FOLDER}", f"TMPDIR={_FOLDER}"],
+            "cwd": _FOLDER,
+            "noNewPrivileges": True,
+            "capabilities": {},
+            "rlimits": [
+                {"type": "RLIMIT_NPROC", "hard": limits.processes, "soft": limits.processes},
+                {"type": "RLIMIT_NOFILE", "hard": 256, "soft": 256},
+            ],
+        },
+        "root": {"path": "root", "readonly": True},
+        "mounts": mounts,
+        "linux": {
+            "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")]
+        },
+    }
+
+
+def _wait(
+    process: subprocess.Popen[bytes], stdout: int, stderr: int, limits: CommandLimits
+) -> str | None:
+    """Waits for the end; or the limit that was reached before it."""
+    deadline = time.monotonic() + limits.timeout_s
+    while time.monotonic() < deadline:
+        try:
+            process.wait(0.05)
+            return None
+        except subprocess.TimeoutExpired:
+            if max(os.fstat(fd).st_size for fd in (stdout, stderr)) > limits.output_bytes:
+                return "output"
+    return "wall_time"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _head(path: Path, size: int) -> bytes:
+    """The beginning of a regular file; a byte more than `size`, to see that it is longer."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    with open(fd, "rb") as file:
+        return file.read(size + 1)
+
+
+def _kept(folder: Path, command: Command, limit: int) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    for name in command.keep:
+        path = folder / name
+        # No process is alive that could exchange it; a link anywhere on the way is refused.
+        if path.resolve() == folder.resolve() / name and path.is_file():
+            data = _head(path, limit)
+            if len(data) <= limit:
+                files[name] = data
+    return files
+
+
+def _open(slot: int, options: RungOptions) -> Sandbox:
+    program = options.program or shutil.which("runsc")
+    if not program:
+        raise IsolationFailed("gvisor: there is no program runsc on the PATH")
+    return GvisorSandbox(program, choose(options.python, by_another_user=os.geteuid() == 0), slot)
+
+
+RUNG: Final = Rung(
+    name="gvisor",
+    open=_open,
+    own_kernel=True,
+    needs="the program runsc, and root or a runsc that runs without it",
+)
