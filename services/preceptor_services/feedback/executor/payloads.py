@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from preceptor_clients.contract.errors import Invalid, from_validation
 from preceptor_clients.contract.execution import ExecutionTask
-from preceptor_clients.contract.programs import ProgramTask, is_program_task
+from preceptor_clients.contract.programs import MODES, ProgramTask, is_program_task
 from preceptor_clients.contract.schemas import FeedbackQuery
 from preceptor_clients.contract.sections import nearest
 from preceptor_services.feedback.executor.config import ExecutorConfig
 from preceptor_services.feedback.executor.languages import PYTHON_LANGUAGE
 
+EXPRESSION: Final = "expression"
 _Task = TypeVar("_Task", bound=BaseModel)
 
 
@@ -28,6 +29,10 @@ def read_task(query: FeedbackQuery, config: ExecutorConfig) -> ExecutionTask | P
         raise Invalid(
             "is missing, or no object; name the task's cases in payload_sha256", field="payload"
         )
+    mode = payload.get("mode", EXPRESSION)
+    if mode not in (EXPRESSION, *MODES):
+        known = ", ".join((EXPRESSION, *MODES))
+        raise Invalid(f"{mode!r} is none of {known}", field="payload.mode")
     if is_program_task(payload):
         task = _read(ProgramTask, payload)
         _check_program(task, config)

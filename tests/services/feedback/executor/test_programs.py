@@ -92,6 +92,33 @@ async def test_a_function_is_called_with_its_arguments(
     assert (await graded(executor, make_query(fenced(program), ADD))).score == 1.0
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        "open(0).read()",
+        "sys.stdin.read()",
+        "stdin.readline()",
+        "sys.stdin.buffer.readline().decode()",
+        "next(iter(sys.stdin))",
+        "os.read(0, 99).decode()",
+    ],
+)
+async def test_standard_input_is_read_in_every_way(
+    executor: Executor, make_query: MakeQuery, read: str
+) -> None:
+    program = f"import os\nif __name__ == '__main__':\n    print(sum(map(int, {read}.split())))"
+
+    assert (await graded(executor, make_query(fenced(program), SUM))).score == 1.0
+
+
+async def test_sys_exit_ends_a_program_like_its_last_line(
+    executor: Executor, make_query: MakeQuery
+) -> None:
+    program = "import sys\nprint(sum(map(int, input().split())))\nsys.exit(1)"
+
+    assert (await graded(executor, make_query(fenced(program), SUM))).score == 1.0
+
+
 async def test_a_wrong_answer_is_told_with_input_output_and_expected(
     executor: Executor, make_query: MakeQuery
 ) -> None:
@@ -240,6 +267,7 @@ async def test_a_compiled_program_runs_and_a_crash_is_told_by_its_signal(
 @pytest.mark.parametrize(
     ("change", "field"),
     [
+        ({"mode": "stdio"}, "payload.mode"),
         ({"language": "cobol"}, "payload.language"),
         ({"time_limit_s": 99}, "payload.time_limit_s"),
         ({"memory_mb": 999_999}, "payload.memory_mb"),
