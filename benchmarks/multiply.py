@@ -68,9 +68,10 @@ def main(
             folder = runs / f"seed-{one}" / name.replace("'", "").replace(" ", "-")
             run_once(name, folder, one, set_ or [])
             print(line_of(name, one, folder), flush=True)
-    result = summarised(runs, set_ or [])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+            # After each run, so that an interrupted series leaves a result too.
+            result = summarised(runs, set_ or [])
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(result, indent=1) + "\n")
     for name, found in result["methods"].items():
         print(f"{name:12} {len(found['seeds'])} seeds  {_words(found['intervals'])}")
     print(f"written: {out}")

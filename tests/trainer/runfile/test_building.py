@@ -19,6 +19,7 @@ from preceptor_trainer.objectives.grpo import GRPO
 from preceptor_trainer.objectives.sdpo import SDPO
 from preceptor_trainer.recipes.references import ReferenceInView
 from preceptor_trainer.run.config import describe
+from preceptor_trainer.run.schedules import Deterministic, Overlapped
 from preceptor_trainer.runfile.building import Built
 from preceptor_trainer.runfile.objectives import OBJECTIVES
 from preceptor_trainer.student import STUDENT_DIR
@@ -119,6 +120,17 @@ def test_a_teacher_may_have_another_name_at_a_gateway_of_yours(build_file: Build
 
     assert built.config.experts[0].name == "mine"
     assert built.deployment.experts["mine"].options["name"] == "mine"
+
+
+def test_collection_goes_ahead_of_the_optimiser_where_asked(build_file: BuildFile) -> None:
+    assert build_file().config.schedule == Deterministic()
+    assert build_file("rollout.staleness=2").config.schedule == Overlapped(staleness=2)
+
+
+def test_the_rate_warms_up_and_falls_to_zero_at_the_runs_end(build_file: BuildFile) -> None:
+    optimiser = build_file("optim.warmup_steps=5", "optim.decay=true").config.optimiser
+
+    assert (optimiser.warmup_steps, optimiser.decay_until) == (5, 100)
 
 
 def test_people_correct_beside_the_other_teachers(build_file: BuildFile) -> None:

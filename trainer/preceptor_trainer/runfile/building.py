@@ -18,6 +18,7 @@ from preceptor_trainer.learner.learner import OptimiserConfig
 from preceptor_trainer.objectives import Objective
 from preceptor_trainer.recipes.references import reference_texts
 from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.schedules import Deterministic, Overlapped
 from preceptor_trainer.runfile.objectives import OBJECTIVES, objective_of
 from preceptor_trainer.runfile.problems import Data, read_data
 from preceptor_trainer.runfile.schema import RunFile
@@ -142,6 +143,9 @@ def _config(
         dynamic_sampling=DynamicSampling(groups=optim.prompts_per_step) if replaces else None,
         sampling=_sampling(run_file),
         token_budget=optim.tokens_per_microbatch,
+        schedule=(
+            Overlapped(staleness=rollout.staleness) if rollout.staleness else Deterministic()
+        ),
         checkpoint_every=run.save_every,
         keep=run.keep,
         log=run.log,

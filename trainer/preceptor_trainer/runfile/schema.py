@@ -198,6 +198,9 @@ class RolloutSection(Section):
     the run ends."""
     more_prompts: Positive | None = None
     """Where groups have equal rewards, up to this many further prompts a step replace them."""
+    staleness: Annotated[int, Field(ge=0)] = 0
+    """Steps that collection may be ahead of the optimiser; 0 collects and trains in turn, and
+    repeats exactly. Attempts of an older policy have DistIL's local term alone."""
 
 
 class ToolSection(Section):
