@@ -101,8 +101,10 @@ def test_messages_a_long_context_two_ends_and_no_padding_work_by_default(tmp_pat
     assert "the run is not evaluated" in done.stdout
 
 
-def test_sliding_windows_and_a_folder_as_on_the_hub_work(tmp_path: Path) -> None:
+def test_gemmas_windows_the_pages_template_and_a_folder_as_on_the_hub_work(tmp_path: Path) -> None:
     tiny.gemma3(tmp_path / "model")
+    template = on_the_page("chat_template.jinja")
+    (tmp_path / "model" / "chat_template.jinja").write_text(template)
     (tmp_path / "questions" / "data").mkdir(parents=True)
     for split, count in (("train", 6), ("test", 2)):
         rows = [

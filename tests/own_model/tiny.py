@@ -27,6 +27,28 @@ TURNS = (
 def tokenizer(*, pad: bool) -> Any:
     """Bytes and merges with a chat template; an end of the text and an end of a turn."""
     names = ["<|end|>", "<|turn|>", "<|done|>", *(["<|pad|>"] if pad else [])]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_merges(names),
+        chat_template=TURNS,
+        eos_token="<|end|>",
+        pad_token="<|pad|>" if pad else None,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def base_tokenizer() -> Any:
+    """The control tokens of Gemma, and no chat template."""
+    names = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_merges(names),
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _merges(names: list[str]) -> Tokenizer:
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -37,13 +59,7 @@ def tokenizer(*, pad: bool) -> Any:
         special_tokens=names,
     )
     made.train_from_iterator(["What is 3 * 4? The answer is 12."] * 4, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        chat_template=TURNS,
-        eos_token="<|end|>",
-        pad_token="<|pad|>" if pad else None,
-        clean_up_tokenization_spaces=False,
-    )
+    return made
 
 
 def llama(folder: Path) -> None:
@@ -64,15 +80,16 @@ def qwen3(folder: Path) -> None:
 
 
 def gemma3(folder: Path) -> None:
-    """Layers that see a window of eight tokens, and one that sees all."""
-    own = tokenizer(pad=True)
+    """A layer that sees a window of eight tokens, and one that sees all; without a template."""
+    own = base_tokenizer()
     common = _common(own, max_position_embeddings=2048)
     kinds = ["sliding_attention", "full_attention"]
     config = Gemma3TextConfig(
         **common, **_SMALL, head_dim=16, sliding_window=8, layer_types=kinds,
         query_pre_attn_scalar=16,
     )  # fmt: skip
-    _save(Gemma3ForCausalLM(config), own, folder, ends=[own.eos_token_id])
+    ends = own.convert_tokens_to_ids(["<eos>", "<end_of_turn>"])
+    _save(Gemma3ForCausalLM(config), own, folder, ends=ends)
 
 
 _SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
