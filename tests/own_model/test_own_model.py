@@ -17,12 +17,13 @@ from . import tiny
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "train-your-own-model.md"
+FORMATS_PAGE = PAGE.with_name("data-formats.md")
 FEW = ("rollout.n=2", "rollout.max_tokens=12", "optim.prompts_per_step=2", "run.eval_samples=2")
 
 
-def on_the_page(name: str) -> str:
+def on_the_page(name: str, page: Path = PAGE) -> str:
     found = re.search(
-        rf'^```\w+ title="{re.escape(name)}"\n(.*?)^```$', PAGE.read_text(), re.M | re.S
+        rf'^```\w+ title="{re.escape(name)}"\n(.*?)^```$', page.read_text(), re.M | re.S
     )
     assert found is not None, name
     return found[1]
@@ -101,21 +102,55 @@ def test_messages_a_long_context_two_ends_and_no_padding_work_by_default(tmp_pat
     assert "the run is not evaluated" in done.stdout
 
 
-def test_gemmas_windows_the_pages_template_and_a_folder_as_on_the_hub_work(tmp_path: Path) -> None:
+def write_records(path: Path, first: int, count: int) -> None:
+    """Science questions as the papers' records."""
+    rows = [
+        {
+            "idx": i, "kind": "mcq", "dataset": "sciknoweval", "system": "Answer in tags.",
+            "prompt": f"Which is larger?\n\nA: {i}\nB: {i + 1}", "answer": "B", "elo": "1500",
+        }
+        for i in range(first, first + count)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_science_records_train_with_solved_siblings_alone(tmp_path: Path) -> None:
+    tiny.qwen3(tmp_path / "model", words=tiny.guesses("AB"))
+    (tmp_path / "run.toml").write_text(on_the_page("science.toml", FORMATS_PAGE))
+    (tmp_path / "judge.py").write_text(
+        "async def judge(row, response):\n"
+        "    if [turn['role'] for turn in row['messages']] != ['system', 'user']:\n"
+        "        raise RuntimeError('the whole row is here')\n"
+        "    return 0\n"
+    )
+    write_records(tmp_path / "train.json", 0, 8)
+    write_records(tmp_path / "test.json", 20, 2)
+
+    both = "feedback.sources.style={use = 'judge.py:judge'}"
+    done = train(tmp_path, *settings("model.path=model", "rollout.n=6", "run.steps=2", both))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "runs" / "run" / "summary.json").read_text())
+    assert (summary["rollouts"], summary["after"]["ungraded"]) == (24, 0)
+    assert summary["config"]["problems"]["rows"]["num_rows"] == 8
+    assert 0 < summary["targets"] < 24, "only an attempt beside a solved one is taught"
+
+
+def test_gemmas_windows_the_pages_template_and_mathematics_in_a_folder_as_on_the_hub_work(
+    tmp_path: Path,
+) -> None:
     tiny.gemma3(tmp_path / "model")
     template = on_the_page("chat_template.jinja")
     (tmp_path / "model" / "chat_template.jinja").write_text(template)
     (tmp_path / "questions" / "data").mkdir(parents=True)
     for split, count in (("train", 6), ("test", 2)):
-        rows = [
-            {"question": f"{split} {i} * 2?", "solution": f"#### {2 * i}"} for i in range(count)
-        ]
+        rows = [{"problem": f"{split} {i} * 2?", "answer": f"${4 * i} / 2$"} for i in range(count)]
         path = tmp_path / "questions" / "data" / f"{split}-00000-of-00001.parquet"
         pq.write_table(pa.Table.from_pylist(rows), path)
     (tmp_path / "run.toml").write_text(
         '[model]\npath = "model"\n'
-        '[data]\ntrain = "questions"\neval_split = "test"\nprompt = "{question}"\n'
-        '[feedback]\nuse = "numeric"\noptions = { answer = "solution" }\n'
+        '[data]\ntrain = "questions"\neval_split = "test"\nformat = "math"\n'
+        '[feedback]\nuse = "math"\noptions = { boxed = true }\n'
     )
 
     done = train(tmp_path, *settings("run.steps=1", "objective.use=sdpo"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,23 @@ def llama(folder: Path) -> None:
     _save(LlamaForCausalLM(config), own, folder, ends=[own.eos_token_id])
 
 
-def qwen3(folder: Path) -> None:
-    """The context of Qwen3, two ends, and no padding token."""
+def guesses(letters: str) -> list[str]:
+    """Answers as single tokens, so many that a model of equal chances writes one now and then."""
+    return [f"{' ' * i}<answer>{one}</answer>" for i in range(24) for one in letters]
+
+
+def qwen3(folder: Path, words: Sequence[str] = ()) -> None:
+    """The context of Qwen3, two ends, no padding token; with `words` all tokens are as likely."""
     own = tokenizer(pad=False)
+    own.add_tokens(list(words))
     common = _common(own, max_position_embeddings=40_960)
     config = Qwen3Config(**common, **_SMALL, head_dim=16, tie_word_embeddings=True)
     ends = own.convert_tokens_to_ids(["<|end|>", "<|done|>"])
-    _save(Qwen3ForCausalLM(config), own, folder, ends=ends)
+    model = Qwen3ForCausalLM(config)
+    _save(model, own, folder, ends=ends)
+    if words:
+        torch.nn.init.constant_(model.model.norm.weight, 0.01)
+        model.save_pretrained(folder)
 
 
 def gemma3(folder: Path) -> None:

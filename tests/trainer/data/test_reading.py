@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ ROWS: list[dict[str, Any]] = [
     {"id": "a", "prompt": "one\u2028line", "answer": 1, "tags": ["x"]},
     {"id": "b", "prompt": "zwei", "answer": 2, "tags": []},
 ]
+
+
+FORMS = ("rows.jsonl", "list.json", "object.json", "lines.json", "rows.parquet", "saved", "hub")
 
 
 def columns(source: str, folder: Path, **options: Any) -> list[dict[str, Any]]:
@@ -58,10 +62,12 @@ def test_the_same_rows_have_the_same_hash_in_every_format(tmp_path: Path) -> Non
     pq.write_table(table, tmp_path / "hub" / "data" / "train-00000-of-00001.parquet")
     pq.write_table(table.slice(1), tmp_path / "hub" / "data" / "test-00000-of-00001.parquet")
     datasets.Dataset.from_list(ROWS).to_json(tmp_path / "rows.jsonl")
+    (tmp_path / "list.json").write_text("\ufeff" + json.dumps(ROWS), encoding="utf-8")
+    (tmp_path / "object.json").write_text(json.dumps({"version": [1], "data": ROWS}, indent=1))
+    datasets.Dataset.from_list(ROWS).to_json(tmp_path / "lines.json")
 
     hashes = {
-        make_rows(source, read_rows(source, tmp_path), RowFormat()).sha256
-        for source in ("rows.jsonl", "rows.parquet", "saved", "hub")
+        make_rows(source, read_rows(source, tmp_path), RowFormat()).sha256 for source in FORMS
     }
 
     assert len(hashes) == 1
@@ -83,6 +89,10 @@ def test_values_that_json_lacks_are_written_plainly_or_named(tmp_path: Path) -> 
     [
         ("missing.jsonl", "there is no such file in"),
         ("missing.parquet", "there is no such file in"),
+        ("missing.json", "there is no such file in"),
+        ("broken.json", "broken.json: is not JSON"),
+        ("two.json", "neither a list of rows nor an object with one list"),
+        ("numbers.json", "numbers.json:1: is not a JSON object"),
         ("./no/such/place", "there is no such file or folder in"),
         ("table.csv", "is of no kind that is read here"),
         ("empty", "the split 'train' could not be loaded"),
@@ -91,6 +101,9 @@ def test_values_that_json_lacks_are_written_plainly_or_named(tmp_path: Path) -> 
 def test_a_source_that_cannot_be_read_is_refused(tmp_path: Path, source: str, said: str) -> None:
     (tmp_path / "table.csv").write_text("a,b\n1,2\n")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.json").write_text('[{"prompt": ')
+    (tmp_path / "two.json").write_text('{"a": [{}], "b": [{}]}')
+    (tmp_path / "numbers.json").write_text("[1, 2]")
 
     with pytest.raises(ValueError, match=said):
         read_rows(source, tmp_path)

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import datasets
 import pytest
 
 from preceptor_trainer.data.epochs import Epochs
 from preceptor_trainer.data.lengths import keep_short
 from preceptor_trainer.data.reading import ReadRow
 from preceptor_trainer.data.rows import RowFormat, Rows, make_rows
-from preceptor_trainer.data.splits import apart, at_most, hold_out
+from preceptor_trainer.data.splits import apart, at_most, hold_out, hold_out_as_datasets
 
 
 def rows_of(source: str, columns: Sequence[Mapping[str, Any]]) -> Rows:
@@ -43,6 +44,18 @@ def test_a_share_is_held_out_by_id_whatever_the_order() -> None:
 def test_a_share_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"0\.1 of 3 rows leaves 0 held out"):
         hold_out(numbered(3), 0.1)
+
+
+def test_a_papers_split_is_that_of_the_library() -> None:
+    rows = numbered(935)
+    split = datasets.Dataset.from_dict({"id": ids(rows)}).train_test_split(test_size=0.1, seed=42)
+
+    train, held = hold_out_as_datasets(rows, 0.1, 42)
+
+    assert (len(train), len(held)) == (841, 94)
+    assert (ids(train), ids(held)) == (split["train"]["id"], split["test"]["id"])
+    with pytest.raises(ValueError, match="leaves 1 held out"):
+        hold_out_as_datasets(numbered(1), 0.1, 42)
 
 
 SAME = rows_of("dev", [{"id": "x", "prompt": "new"}, {"id": "d", "prompt": " two\nwords "}])

@@ -57,6 +57,8 @@ def test_a_setting_replaces_a_key_by_toml_or_a_bare_word(
         ("objective.options.future=never", "objective.options.future: 'never': input should be"),
         ("objective.options.gamma=2", "gamma must be in (0, 1], not 2"),
         ("data.eval_share=0.5", "data.eval_share: not together with `eval`"),
+        ("data.eval_seed=42", "data.eval_seed: belongs to `eval_share`"),
+        ("data.format=sciknow", "data.format: 'sciknow' is no format; did you mean `sciknoweval`?"),
         ("run.gateway=http://x", "run.gateway: `gateway` and `key_file` are given together"),
         ("lr=1", "is not SECTION.KEY=VALUE"),
         ("optim.lr", "is not SECTION.KEY=VALUE"),

@@ -1,15 +1,17 @@
-"""Reads rows: JSON lines, a parquet file, a folder of a data set, or a data set of the hub.
+"""Reads rows: JSON, JSON lines, a parquet file, a folder of a data set, or a data set of the hub.
 
     read_rows("train.jsonl", folder)
     read_rows("openai/gsm8k", folder, subset="main", split="train")
 
 JSON lines follow the rules of the contract: a line ends at `\\n` alone, a byte order mark is
-skipped, numbers are finite. Other formats give the same values, so that the same rows have the same
-hash in every format.
+skipped, numbers are finite. A file `.json` is a list of rows, an object with one, or JSON lines
+after all, as some libraries write it. Other formats give the same values, so that the same rows
+have the same hash in every format.
 """
 
 from __future__ import annotations
 
+import codecs
 import importlib
 import math
 import re
@@ -23,6 +25,8 @@ from preceptor_clients.contract.json_lines import read_lines
 from preceptor_clients.contract.json_text import read_json
 
 JSON_LINES: Final = (".jsonl", ".ndjson")
+FILES: Final = (*JSON_LINES, ".json", ".parquet")
+"""What single files are called; they have no splits."""
 _HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
@@ -54,10 +58,12 @@ def read_rows(
         return _of_data_set(source, path, split, subset)
     if path.suffix in JSON_LINES:
         return _json_lines(path, source)
+    if path.suffix == ".json":
+        return _json(path, source)
     if path.suffix == ".parquet":
         return _parquet(path, source)
     if path.is_file():
-        kinds = ", ".join((*JSON_LINES, ".parquet"))
+        kinds = ", ".join(FILES)
         raise ValueError(f"{source}: is of no kind that is read here: {kinds}, or a data set")
     if not _HUB_NAME.fullmatch(source):
         raise ValueError(f"{source}: there is no such file or folder in {folder}")
@@ -78,6 +84,35 @@ def _json_lines(path: Path, source: str) -> list[ReadRow]:
             raise ValueError(f"{where}: is not a JSON object with the row's columns")
         rows.append(ReadRow(where, cast("dict[str, Any]", value)))
     return rows
+
+
+def _json(path: Path, source: str) -> list[ReadRow]:
+    if not path.is_file():
+        raise ValueError(f"{source}: there is no such file in {path.parent}")
+    try:
+        value = read_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
+    except ValueError as error:
+        if len(list(read_lines(path))) > 1:
+            return _json_lines(path, source)
+        raise ValueError(f"{source}: is not JSON: {error}") from None
+    rows: list[ReadRow] = []
+    for number, row in enumerate(_listed(value, source), start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{source}:{number}: is not a JSON object with the row's columns")
+        rows.append(ReadRow(f"{source}:{number}", cast("dict[str, Any]", row)))
+    return rows
+
+
+def _listed(value: Any, source: str) -> list[Any]:
+    """The rows of a whole file: a list, or the only list of objects in an object."""
+    if isinstance(value, list):
+        return cast("list[Any]", value)
+    columns = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    lists = [name for name, one in columns.items() if isinstance(one, list) and one
+             and all(isinstance(row, dict) for row in cast("list[Any]", one))]  # fmt: skip
+    if len(lists) != 1:
+        raise ValueError(f"{source}: is neither a list of rows nor an object with one list of them")
+    return cast("list[Any]", columns[lists[0]])
 
 
 def _parquet(path: Path, source: str) -> list[ReadRow]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
+
+import numpy as np
 
 from preceptor_trainer.data.rows import Row, Rows
 from preceptor_trainer.kit.seeding import derived_seed
@@ -26,6 +29,25 @@ def hold_out(rows: Rows, share: float) -> tuple[Rows, Rows]:
     return (
         Rows.of(rows.source, (row for row in rows if row.id not in held), rows.dropped),
         Rows.of(f"{share:g} of {rows.source}", (row for row in rows if row.id in held)),
+    )
+
+
+def hold_out_as_datasets(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
+    """Training rows and held-out rows as `train_test_split` of `datasets` draws them.
+
+    The papers' splits are such: `test_size=0.1, seed=42`. Unlike `hold_out` it depends on the order
+    of the rows.
+
+    Raises:
+        ValueError: one of the two would be empty.
+    """
+    held, kept = math.ceil(share * len(rows)), math.floor((1 - share) * len(rows))
+    if not (held and kept):
+        raise ValueError(f"{share:g} of {len(rows)} rows leaves {held} held out")
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return (
+        Rows.of(rows.source, (rows[int(i)] for i in order[held : held + kept]), rows.dropped),
+        Rows.of(f"{share:g} of {rows.source}", (rows[int(i)] for i in order[:held])),
     )
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from preceptor_trainer.data.formats.named import Part, make_format
 from preceptor_trainer.data.lengths import keep_short
-from preceptor_trainer.data.reading import JSON_LINES, read_rows
+from preceptor_trainer.data.reading import FILES, read_rows
 from preceptor_trainer.data.rows import RowFormat, Rows, make_rows
-from preceptor_trainer.data.splits import apart, at_most, hold_out
+from preceptor_trainer.data.splits import apart, at_most, hold_out, hold_out_as_datasets
 from preceptor_trainer.runfile.schema import DataSection
 from preceptor_trainer.runfile.students import CountTokens
 
@@ -52,6 +52,8 @@ def read_data(data: DataSection, folder: Path, count: CountTokens, limit: int) -
 def _split(data: DataSection, folder: Path) -> tuple[Rows, Rows | None]:
     train = _read(data, folder, data.train, data.train_split, "train")
     if data.eval_share is not None:
+        if data.eval_seed is not None:
+            return hold_out_as_datasets(train, data.eval_share, data.eval_seed)
         return hold_out(train, data.eval_share)
     if data.eval is not None:
         return train, _read(
@@ -64,7 +66,7 @@ def _split(data: DataSection, folder: Path) -> tuple[Rows, Rows | None]:
 
 def _split_of(source: str) -> str:
     """The split of held-out rows in a data set of their own."""
-    return "train" if source.endswith((*JSON_LINES, ".parquet")) else "test"
+    return "train" if source.endswith(FILES) else "test"
 
 
 def _read(data: DataSection, folder: Path, source: str, split: str, part: Part) -> Rows:

@@ -58,11 +58,14 @@ class DataSection(Section):
     """`[data]`: what the student is asked."""
 
     train: str
-    """Training rows: a JSON lines or parquet file, or the path or hub name of a data set."""
+    """Training rows: a JSON, JSON lines or parquet file, or the path or hub name of a data set."""
     eval: str | None = None
     """Held-out rows, in one of the same forms; they must not be trained on."""
     eval_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the training rows that is held out, in the place of `eval`."""
+    eval_seed: Annotated[int, Field(ge=0)] | None = None
+    """Seed by which `eval_share` is drawn as `train_test_split` of `datasets` does; the papers' is
+    42. Where absent, the rows' ids choose."""
     eval_rows: Positive | None = None
     """Most held-out rows that are used; all where absent."""
     subset: str | None = None
@@ -72,7 +75,7 @@ class DataSection(Section):
     eval_split: str | None = None
     """Split of a data set that is held out; without `eval`, that of the training data set."""
     format: str | None = None
-    """Name of the files' format, such as `livecodebench`; the formats are in the how-to."""
+    """Name of the files' format, such as `sciknoweval`; the reference lists the formats."""
     format_options: dict[str, JsonValue] = Field(default_factory=dict)
     """Options of the format."""
     prompt: str | None = None
@@ -101,6 +104,8 @@ class DataSection(Section):
     def _one_way_to_hold_out(self) -> Self:
         if self.eval_share is not None and (self.eval or self.eval_split):
             raise ValueError("eval_share: not together with `eval` or `eval_split`")
+        if self.eval_seed is not None and self.eval_share is None:
+            raise ValueError("eval_seed: belongs to `eval_share`")
         return self
 
     @model_validator(mode="after")

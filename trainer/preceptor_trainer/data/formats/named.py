@@ -18,7 +18,7 @@ from preceptor_trainer.kit.options import dataclass_of
 
 Part = Literal["train", "held_out"]
 """What rows are read for."""
-_NO_FORMATS: Final = ("named",)
+_NO_FORMATS: Final = ("columns", "named")
 
 
 class Format(Protocol):
