@@ -160,6 +160,7 @@ async def test_on_a_busy_machine_a_verdict_is_right_or_missing_with_a_reason() -
 @pytest.mark.parametrize(
     ("answer", "response", "options", "said"),
     [
+        ("204", "'$*\u2fff=\x1f'", {}, "there is no answer in the response"),
         (
             "204",
             "I have tried for long.\nIt is too hard.",

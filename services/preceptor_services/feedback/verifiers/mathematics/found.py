@@ -8,7 +8,7 @@ word or a number with its unit; the last number.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 from preceptor_services.feedback.verifiers.marked import last_boxed, last_tagged
 from preceptor_services.feedback.verifiers.mathematics.units import split_unit
@@ -32,8 +32,16 @@ _SHORT: Final = 40
 """Characters of a response that is nothing but its answer."""
 
 
-def final_answer(text: str, *, boxed: bool = False) -> str | None:
-    """The final answer, as it is written; None where there is none.
+class Found(NamedTuple):
+    """An answer, as it is written."""
+
+    text: str
+    marked: bool
+    """Whether the response says that it is an answer or a formula; else it may be any text."""
+
+
+def final_answer(text: str, *, boxed: bool = False) -> Found | None:
+    """The final answer; None where there is none.
 
     Args:
         text: A response.
@@ -42,10 +50,14 @@ def final_answer(text: str, *, boxed: bool = False) -> str | None:
     tagged = last_tagged(text, "answer")
     text = text if tagged is None else tagged
     found = last_boxed(text)
-    if found is None and not boxed:
-        found = _said(text) or _formula(text) or _line(text) or _short(text) or _number(text)
-        found = found or tagged
-    return found or None
+    if found is not None or boxed:
+        return Found(found, marked=True) if found else None
+    if found := _said(text) or _formula(text):
+        return Found(found, marked=True)
+    line = _line(text)
+    if found := line or _short(text) or _number(text) or tagged:
+        return Found(found, marked=tagged is not None or bool(line and _COMMAND.search(line)))
+    return None
 
 
 def plain(text: str) -> str:

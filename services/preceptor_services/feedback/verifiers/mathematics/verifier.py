@@ -55,14 +55,17 @@ def math(
     listed = shown([one.written for one in right])
     if not boxed and letter_by_letter(response) in {letter_by_letter(o.written) for o in right}:
         return Feedback(1.0)
-    written = final_answer(response, boxed=boxed)
-    if written is None:
-        where = r"in \boxed{}" if boxed else "in the response"
-        return Feedback(0.0, f"{cut}there is no answer {where}; the answer is {listed}")
+    found = final_answer(response, boxed=boxed)
+    where = r"in \boxed{}" if boxed else "in the response"
+    nothing = Feedback(0.0, f"{cut}there is no answer {where}; the answer is {listed}")
+    if found is None:
+        return nothing
     try:
-        given = _read(written)
+        given = _read(found.text)
         return _compared(right, given, listed, cut, digits)
     except Unreadable as error:
+        if not found.marked:
+            return nothing  # any text at all, and nowhere said to be an answer
         if unreadable == "wrong":
             return Feedback(0.0, f"{cut}{error}; the answer is {listed}")
         raise NotJudged(str(error)) from error
