@@ -47,7 +47,7 @@ MORE_VALUES = "the program wrote to the channel of its result"
 
 
 class OutOfTime(Exception):
-    """The caller has stopped waiting before all cases had run."""
+    """The caller stops waiting before all cases have run, and none has failed so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class ProgramJudge:
     compile_limits: CommandLimits
     languages: dict[str, Language]
     deadline: float
-    """On the monotonic clock: when the caller has stopped waiting."""
+    """On the monotonic clock: when the caller stops waiting."""
 
     def judge(self, program: str | None, *, cut_off: bool) -> Judged:
         """Runs a program on all cases.
@@ -85,7 +85,7 @@ class ProgramJudge:
 
         Raises:
             IsolationFailed: The sandbox failed; nothing is known about the program.
-            OutOfTime: The caller has stopped waiting.
+            OutOfTime: The caller stops waiting.
         """
         if program is None:
             missing = NO_PROGRAM.format(language=self.task.language)
@@ -109,7 +109,7 @@ class ProgramJudge:
         files: dict[str, str | bytes] = {language.file: program}
         if language.compile:
             asked = Command(argv=language.compile, files=files, keep=language.keep)
-            done = self._execute(asked, self.compile_limits)
+            done = self.box.execute(asked, self.compile_limits)
             if done.ended_by != "exit" or done.exit_code != 0:
                 return short_trace(_text(done.stderr)) or _why(done)
             files |= done.files
@@ -123,12 +123,11 @@ class ProgramJudge:
         reports: list[CaseReport] = []
         rung = ""
         for number, (visibility, case) in enumerate(visible, start=1):
-            given = written(case.input)
-            found = self._execute(build.command(given), self.limits)
+            if self._is_over(reports):
+                break
+            found = self.box.execute(build.command(written(case.input)), self.limits)
             rung = found.rung
             reports.append(self._report(number, visibility, case, found))
-            if reports[-1].end not in ("passed", "wrong"):
-                break
         return reports, rung
 
     def _report(
@@ -171,13 +170,18 @@ class ProgramJudge:
         hidden = bool(failing) and failing[0].visibility == "hidden" and failing[0].end == "error"
         if self.task.language != PYTHON_LANGUAGE or not hidden:
             return None
-        checked = self._execute(python_check(program), self.limits)
+        checked = self.box.execute(python_check(program), self.limits)
         return None if _ended(checked) is None else short_trace(_text(checked.stderr))
 
-    def _execute(self, command: Command, limits: CommandLimits) -> Execution:
-        if time.monotonic() > self.deadline:
-            raise OutOfTime
-        return self.box.execute(command, limits)
+    def _is_over(self, reports: list[CaseReport]) -> bool:
+        """Whether no further case is run."""
+        if reports and reports[-1].end not in ("passed", "wrong"):
+            return True
+        if time.monotonic() <= self.deadline:
+            return False
+        if any(report.end == "wrong" for report in reports):
+            return True  # the other cases could not change the score
+        raise OutOfTime
 
 
 def record(task: ProgramTask, judged: Judged) -> dict[str, JsonValue]:

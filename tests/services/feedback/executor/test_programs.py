@@ -308,15 +308,19 @@ async def test_a_sandbox_that_is_gone_is_an_error_and_never_a_score(make_query: 
     assert (item.score, item.text, item.error) == (None, None, "the sandbox is gone")
 
 
-async def test_cases_that_the_caller_no_longer_waits_for_are_an_error(
+async def test_a_call_that_takes_longer_than_its_caller_waits_is_an_error_for_the_rest(
     executor: Executor, make_query: MakeQuery
 ) -> None:
     cases = [{"input": str(i), "expected": "0"} for i in range(1000)]
     task = {"mode": "stdin", "shown": cases}
 
-    item = await graded(executor, make_query(fenced("print(0)"), task, timeout_ms=300))
+    right, wrong = [
+        await graded(executor, make_query(fenced(f"print({n})"), task, timeout_ms=400))
+        for n in (0, 1)
+    ]
 
-    assert (item.score, item.error) == (None, OUT_OF_TIME)
+    assert (right.score, right.error) == (None, OUT_OF_TIME)
+    assert (wrong.score, wrong.error) == (0.0, None), "its score is known already"
 
 
 class BlindBox(Wrapped):
