@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+# As the command sets it for its own processes, before torch loads: two workers share the cores, and
+# OpenMP threads that spin while they wait take them from the other one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 SMALL_DISK_BYTES = 64 << 10
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from .scheduling import FilesAndFolders
+
+    return FilesAndFolders(config, log)
 
 
 def _rank(item: pytest.Item) -> int:

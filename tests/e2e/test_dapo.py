@@ -13,19 +13,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 async def test_groups_without_signal_are_replaced_and_their_cost_is_told(running):
-    # Where the deployment allows weights to lie.
-    run_dir = running.run_dir / "weights" / "dapo"
+    dapo = running.run("dapo")
 
-    trainer = running.start_trainer(
-        recipe="dapo:recipe",
-        cwd=Path(__file__).parent,
-        run_dir=run_dir,
-        name="dapo",
-        problems_per_step=8,
+    trainer = dapo.start_trainer(
+        recipe="dapo:recipe", cwd=Path(__file__).parent, problems_per_step=8
     )
 
-    assert trainer.wait(timeout=300) == 0, running.trainer_log()
-    steps = read_metrics(run_dir)
+    assert trainer.wait(timeout=300) == 0, dapo.trainer_log()
+    steps = read_metrics(dapo.run_dir)
     assert [step["rollouts"] for step in steps] == [2 * 4] * 6
     assert all(step["with_signal"] == 1 for step in steps)
     discarded = [step["discarded_rollouts"] for step in steps]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ import pytest
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.run.metrics_log import read_metrics
 
-from .conftest import Running, start_deployment
+from .conftest import Running
+from .forked import Point
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -26,7 +25,7 @@ OPTIONS = {
     "num_samples": 2,
     "checkpoint_every": 2,
 }
-Points = list[tuple[str, int]]
+Points = list[Point]
 MOST_PHASES: Points = [
     *(("experts", 1), ("update", 1), ("publish", 2), ("record", 1), ("checkpoint", 1)),
     *(("evaluation", 1), ("report", 1)),
@@ -44,38 +43,19 @@ LAST_STEPS: Points = [
 ]
 
 
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One deployment for all runs of this file; each has a folder under its `weights`."""
-    yield from start_deployment(tmp_path_factory.mktemp("runs") / "phases")
-
-
-def run_of(deployment: Running, name: str) -> Path:
-    return deployment.run_dir / "weights" / name
-
-
-def run_lives(deployment: Running, name: str, points: Points) -> None:
-    words = ["train", "preceptor_trainer.recipes.quickstart:quickstart"]
-    words += ["--run-dir", str(run_of(deployment, name))]
-    words += ["--gateway", deployment.deployment.gateway_url]
-    words += ["--key-file", str(deployment.run_dir / "keys" / "trainer.key")]
-    for pair in (OPTIONS | {"name": name}).items():
-        words += ["--option", "{}={}".format(*pair)]
-    script = Path(__file__).with_name("lives.py")
-    done = subprocess.run(
-        [sys.executable, str(script), json.dumps(points), *words],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def run_lives(run: Running, points: Points) -> None:
+    """One process after another, each killed at its point, and a last one that is not killed."""
+    for point, number in points:
+        code = run.start_trainer(kill_at=(point, number), **OPTIONS).wait(timeout=300)
+        assert code == -signal.SIGKILL, f"not killed at {point}: {run.trainer_log()}"
+    assert run.start_trainer(**OPTIONS).wait(timeout=300) == 0, run.trainer_log()
 
 
 @pytest.fixture(scope="module")
-def undisturbed(deployment: Running) -> Path:
-    run_lives(deployment, "undisturbed", [])
-    return run_of(deployment, "undisturbed")
+def undisturbed(running: Running) -> Path:
+    run = running.run("undisturbed")
+    run_lives(run, [])
+    return run.run_dir
 
 
 def numbers(run_dir: Path) -> list[dict[str, Any]]:
@@ -101,14 +81,16 @@ def results(run_dir: Path) -> dict[str, Any]:
     ids=["most phases", "early", "late"],
 )
 async def test_a_run_killed_in_every_phase_ends_with_the_numbers_of_an_undisturbed_one(
-    deployment: Running, undisturbed: Path, name: str, points: Points
+    running: Running, undisturbed: Path, name: str, points: Points
 ) -> None:
-    run_lives(deployment, name, points)
+    killed = running.run(name)
 
-    assert numbers(run_of(deployment, name)) == numbers(undisturbed)
-    assert results(run_of(deployment, name)) == results(undisturbed)
-    assert (run_of(deployment, name) / "report.html").exists()
-    gateway = deployment.deployment
+    run_lives(killed, points)
+
+    assert numbers(killed.run_dir) == numbers(undisturbed)
+    assert results(killed.run_dir) == results(undisturbed)
+    assert (killed.run_dir / "report.html").exists()
+    gateway = running.deployment
     async with GatewayClient(gateway.gateway_url, gateway.key) as client:
         accounting = await client.accounting(name)
     assert (accounting.steps, accounting.consumed) == (3, 3 * 2 * 3)

@@ -9,32 +9,26 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-import threading
-import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-import uvicorn
-from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from preceptor_clients.contract.deployment import (
-    DeployedService,
-    local_service,
-    parse_deployment,
-    to_toml,
-)
 from preceptor_clients.contract.schemas import Trace
 from preceptor_clients.http.gateway import GatewayClient
+from preceptor_clients.sdk.service import ExpertService
+from preceptor_services.experts.remote.aligned.aligning import Aligning
+from preceptor_services.experts.remote.drawing.sample_only import SampleOnly
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
-from preceptor_trainer.deployment.local import LocalDeployment, write_settings
 from preceptor_trainer.run.metrics_log import read_metrics
 from preceptor_trainer.student import STUDENT_DIR
 
 from .conftest import Running
+from .listening import listening
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "services" / "experts" / "remote"))
 
@@ -69,37 +63,20 @@ def servers(words: Path) -> Iterator[tuple[FakeServer, FakeServer]]:
     student = AutoModelForCausalLM.from_pretrained(STUDENT_DIR, dtype=torch.float32).eval()
     api = FakeServer(tokenizer=StudentTokenizer(STUDENT_DIR), model=student)
     teacher = FakeServer(tokenizer=StudentTokenizer(words), max_model_len=2048, max_logprobs=64)
-    listening = [_listen(server) for server in (api, teacher)]
-    yield api, teacher
-    for server, thread in listening:
-        server.should_exit = True
-        thread.join()
-
-
-def _listen(fake: FakeServer) -> tuple[uvicorn.Server, threading.Thread]:
-    config = uvicorn.Config(fake.app(), port=0, log_level="error", ws="none", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    fake.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    return server, thread
+    with ExitStack() as stack:
+        for server in (api, teacher):
+            server.url = stack.enter_context(listening(server.app()))
+        yield api, teacher
 
 
 @pytest.fixture(scope="module")
-def trained(
-    servers: tuple[FakeServer, FakeServer], words: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Trained:
+def trained(running: Running, servers: tuple[FakeServer, FakeServer], words: Path) -> Trained:
     api, teacher = servers
-    folder = tmp_path_factory.mktemp("runs") / "mixture"
-    config = write_settings(folder, needs_feedback=True)
-    deployed = parse_deployment(config.read_text())
-    experts = {**deployed.experts, **other_experts(api.url, teacher.url, words)}
-    config.write_text(to_toml(deployed.model_copy(update={"experts": experts})))
-    with LocalDeployment(folder, Console(quiet=True)) as deployment:
-        running = Running(folder, deployment)
-        trainer = running.start_trainer(
+    run = running.run("mixture")
+    with ExitStack() as stack:
+        for name, expert in other_experts(api.url, teacher.url, words).items():
+            stack.enter_context(running.expert(name, expert))
+        trainer = run.start_trainer(
             recipe="mixture:recipe",
             cwd=Path(__file__).parent,
             steps=STEPS,
@@ -108,14 +85,14 @@ def trained(
             held_out=1,
             num_samples=1,
         )
-        assert trainer.wait(timeout=300) == 0, running.trainer_log()
-        traces = asyncio.run(_traces(deployment, folder.name))
-    return Trained(folder, traces, api)
+        assert trainer.wait(timeout=300) == 0, run.trainer_log()
+        traces = asyncio.run(_traces(run))
+    return Trained(run.run_dir, traces, api)
 
 
-def other_experts(api: str, teacher: str, words: Path) -> dict[str, DeployedService]:
+def other_experts(api: str, teacher: str, words: Path) -> dict[str, ExpertService]:
     """A sampler of an API's texts, and a teacher with another vocabulary."""
-    remote, student = "preceptor_services.experts.remote", str(STUDENT_DIR)
+    student = str(STUDENT_DIR)
     sampler = {
         "name": "sampler",
         "url": api,
@@ -134,15 +111,12 @@ def other_experts(api: str, teacher: str, words: Path) -> dict[str, DeployedServ
         "min_told": 0.1,
         "max_requests": 2,
     }
-    return {
-        "sampler": local_service("sampler", f"{remote}.drawing.sample_only:SampleOnly", sampler),
-        "words": local_service("words", f"{remote}.aligned.aligning:Aligning", aligning),
-    }
+    return {"sampler": SampleOnly(**sampler), "words": Aligning(**aligning)}
 
 
-async def _traces(deployment: LocalDeployment, run: str) -> list[Trace]:
-    async with GatewayClient(deployment.gateway_url, deployment.key) as client:
-        targets = await client.targets(run)
+async def _traces(run: Running) -> list[Trace]:
+    async with GatewayClient(run.deployment.gateway_url, run.deployment.key) as client:
+        targets = await client.targets(run.run_dir.name)
         places = [(t.id, position) for t in targets for position in range(t.num_tokens)]
         return list(await asyncio.gather(*(client.trace(*place) for place in places)))
 

@@ -14,14 +14,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 async def test_every_rollout_is_used_once_and_a_stale_one_keeps_its_future_term(running):
-    # Where the deployment allows weights to lie.
-    run_dir = running.run_dir / "weights" / "overlapped"
+    overlapped = running.run("overlapped")
+    run_dir = overlapped.run_dir
 
-    trainer = running.start_trainer(
-        recipe="overlapped:recipe", cwd=Path(__file__).parent, run_dir=run_dir, name="overlapped"
-    )
+    trainer = overlapped.start_trainer(recipe="overlapped:recipe", cwd=Path(__file__).parent)
 
-    assert trainer.wait(timeout=300) == 0, running.trainer_log()
+    assert trainer.wait(timeout=300) == 0, overlapped.trainer_log()
     async with GatewayClient(running.deployment.gateway_url, running.deployment.key) as client:
         accounting = await client.accounting("overlapped")
     assert (accounting.consumed, accounting.consumed_twice) == (6 * 3 * 4, 0)

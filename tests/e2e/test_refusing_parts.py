@@ -30,7 +30,7 @@ def wait_for_steps(running: Running, count: int, trainer) -> None:
 
 
 def broker(running: Running) -> Redis:
-    settings = tomllib.loads((running.run_dir / "resolved.toml").read_text())
+    settings = tomllib.loads((running.home / "resolved.toml").read_text())
     return Redis.from_url(settings["gateway"]["broker"])
 
 
@@ -49,7 +49,7 @@ def take_replicas(running: Running) -> None:
 
 
 def lock_database(running: Running) -> None:
-    path = running.run_dir / "preceptor.db"
+    path = running.home / "preceptor.db"
     with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as conn:
         conn.execute("BEGIN IMMEDIATE")
         time.sleep(AWAY_S)

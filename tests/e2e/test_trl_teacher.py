@@ -16,19 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from preceptor_clients.contract.deployment import (
-    EMBEDDED,
-    DeployedGateway,
-    Deployment,
-    local_key,
-    local_service,
-    to_toml,
-)
-from preceptor_trainer.deployment.local import LocalDeployment
+from preceptor_services.experts.larger_model import LargerModel
 from preceptor_trainer.student import STUDENT_DIR
+
+from .conftest import Running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -44,19 +37,12 @@ class Address:
 
 
 @pytest.fixture
-def teacher(tmp_path: Path) -> Iterator[Address]:
+def teacher(running: Running) -> Iterator[Address]:
     """The shipped student's weights as a larger model, behind gateway, broker and dispatcher."""
-    options = {"model": str(STUDENT_DIR), "dtype": "float32", "threads": 1}
-    use = "preceptor_services.experts.larger_model:LargerModel"
-    deployment = Deployment(
-        gateway=DeployedGateway(port=0, broker=EMBEDDED),
-        keys={"trainer": local_key("trainer"), "dispatcher": local_key("dispatcher")},
-        experts={"larger": local_service("larger", use, options)},
-    )
-    (tmp_path / "preceptor.toml").write_text(to_toml(deployment))
-    with LocalDeployment(tmp_path, Console(quiet=True)) as deployment:
-        host = deployment.gateway_url.removeprefix("http://")
-        yield Address(f"http://any:{deployment.key}@{host}/vllm/larger")
+    larger = LargerModel(name="larger", model=str(STUDENT_DIR), dtype="float32", threads=1)
+    with running.expert("larger", larger):
+        host = running.deployment.gateway_url.removeprefix("http://")
+        yield Address(f"http://any:{running.deployment.key}@{host}/vllm/larger")
 
 
 @pytest.fixture
