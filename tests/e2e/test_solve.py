@@ -6,8 +6,6 @@ import pytest
 from rich.console import Console
 
 from preceptor_clients.http.gateway import GatewayClient
-from preceptor_trainer.deployment.local import LocalDeployment
-from preceptor_trainer.experiments.compare.services import self_teacher, write_deployment
 from preceptor_trainer.experiments.solve.base_rates import LEAST_SAMPLES, LOOK, measure_base_rates
 from preceptor_trainer.experiments.solve.experiment import Bench, Experiment, read_trajectories
 from preceptor_trainer.experiments.solve.session import Session
@@ -19,16 +17,8 @@ from preceptor_trainer.tasks.programming_by_example.problems import sample_probl
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def services(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("solve")
-    write_deployment(folder, {"self-teacher": self_teacher()}, STUDENT_DIR)
-    with LocalDeployment(folder, Console(quiet=True)) as deployment:
-        yield folder, deployment
-
-
-async def test_every_driver_leaves_a_trajectory_within_its_attempts(services):
-    folder, deployment = services
+async def test_every_driver_leaves_a_trajectory_within_its_attempts(running):
+    folder, deployment = running.run("solve").run_dir, running.deployment
     experiment = Experiment(
         problems=sample_problems("held_out", count=1, seed=3),
         max_attempts=6,
@@ -50,8 +40,8 @@ async def test_every_driver_leaves_a_trajectory_within_its_attempts(services):
     assert steps == ([] if trained.solved_at and trained.solved_at <= 4 else [1])
 
 
-async def test_base_rates_count_successes_of_every_problem(services):
-    _, deployment = services
+async def test_base_rates_count_successes_of_every_problem(running):
+    deployment = running.deployment
     problems = sample_problems("train", count=2, seed=4)
 
     async with GatewayClient(deployment.gateway_url, deployment.key) as gateway:
@@ -70,8 +60,8 @@ async def test_base_rates_count_successes_of_every_problem(services):
     assert rates.attempts_P == (4, 4)
 
 
-async def test_problems_that_left_the_tail_in_the_first_look_get_no_second(services):
-    _, deployment = services
+async def test_problems_that_left_the_tail_in_the_first_look_get_no_second(running):
+    deployment = running.deployment
     problems = sample_problems("train", count=3, seed=4)
 
     async with GatewayClient(deployment.gateway_url, deployment.key) as gateway:
