@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -178,7 +179,7 @@ def summarised(runs: Path, settings: list[str]) -> dict[str, Any]:
     return {
         "command": " ".join(["python benchmarks/multiply.py", *_pairs(settings)]),
         "machine": machine(),
-        "versions": summary["versions"],
+        "versions": summary["versions"] | {"trl": version("trl")},
         "run_file": RUN_FILE.read_text(),
         "methods": {
             names[name]: summary_of([f for f in folders if f.name == name]) for name in names
