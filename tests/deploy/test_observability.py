@@ -83,6 +83,19 @@ def test_a_panel_groups_by_labels_that_its_metrics_have(dashboard: str, expressi
     assert asked <= had
 
 
+@pytest.mark.parametrize(("dashboard", "expression"), EXPRESSIONS)
+def test_a_panel_selects_by_labels_that_its_metric_has(dashboard: str, expression: str) -> None:
+    selected = re.findall(r"\b((?:preceptor|process)_\w+)\{([^}]*)\}", expression)
+
+    for name, matchers in selected:
+        labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers)) - {"le"}
+        assert labels <= FAMILIES[_PART.sub("", name)], name
+
+
+def test_some_panels_select() -> None:
+    assert any("{" in expression for _, expression in EXPRESSIONS)
+
+
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
 def test_an_alert_asks_for_a_metric_that_exists_and_says_what_it_means(rule: Any) -> None:
     names = {_PART.sub("", name) for name in _NAME.findall(rule["expr"])}

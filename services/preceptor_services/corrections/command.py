@@ -19,7 +19,6 @@ from typing import Annotated, Final, TypeVar
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
 from rich.table import Table
 
 from preceptor_clients.contract.corrections import (
@@ -42,6 +41,7 @@ from preceptor_services.corrections.place import (
     do,
     place_or_exit,
 )
+from preceptor_services.kit.consoles import console_for_tables
 
 _AT_ONCE: Final = 50
 _Message = TypeVar("_Message", bound=BaseModel)
@@ -67,7 +67,7 @@ def list_people(run_dir: RunDir = None, url: Url = None, key_file: KeyFile = Non
         key = "revoked" if person.revoked_at is not None else "valid"
         counts = "retired" if person.retired_at is not None else "count"
         table.add_row(person.name, person.role, key, counts)
-    Console().print(table)
+    console_for_tables().print(table)
 
 
 @people.command("add")
@@ -131,7 +131,7 @@ def retire(
 
 
 def _show(found: Retirement) -> None:
-    console = Console()
+    console = console_for_tables()
     console.print(
         f"{found.person}: {len(found.versions)} versions retired, {found.reopened} items went back"
     )

@@ -55,7 +55,7 @@ class Leases:
             await asyncio.sleep(self._lease_s / 4)
             overslept = time.monotonic() - self._renewed_at > self._lease_s
             self._renewed_at = time.monotonic()
-            if overslept:
+            if overslept and self._held:
                 # Other dispatchers may hold these now; renewing would take the jobs from them.
                 _log.warning(
                     "the leases of %d jobs expired before they were renewed", len(self._held)

@@ -42,6 +42,8 @@ MAX_BLOCK_S: Final = 5.0
 """Longest wait inside the broker."""
 _SOCKET_TIMEOUT_S: Final = MAX_BLOCK_S + 5.0
 """Longer than any block: redis-py would end a blocking read after 5 s by itself."""
+_LOOK_S: Final = 2.0
+"""Longest wait of who only looks: one who asks how things are must hear of a broker that hangs."""
 _CONNECTIONS: Final = 128
 """Most connections of one process. Each service of a dispatcher holds one while it waits."""
 _DOWN_S: Final = 0.5
@@ -243,7 +245,7 @@ class JobStreams:
 
     async def depth(self, service: str) -> int:
         """Jobs on the streams of a service, waiting and in work."""
-        async with _broker_errors():
+        async with _broker_errors(), asyncio.timeout(_LOOK_S):
             lengths = [await self._command("XLEN", stream) for stream in _streams(service)]
         return sum(lengths)
 
@@ -302,7 +304,7 @@ class JobStreams:
     async def ping(self) -> bool:
         """Whether the broker answers."""
         try:
-            async with _broker_errors():
+            async with _broker_errors(), asyncio.timeout(_LOOK_S):
                 return bool(await self._command("PING"))
         except ServiceUnavailable:
             return False
@@ -335,6 +337,9 @@ class JobStreams:
 async def _broker_errors() -> AsyncGenerator[None]:
     try:
         yield
+    except TimeoutError as error:
+        said = f"the broker does not answer within {_LOOK_S:.0f} s"
+        raise ServiceUnavailable(said, retry_after_s=1) from error
     except (BrokerConnectionError, BrokerTimeoutError) as error:
         raise ServiceUnavailable(f"the broker does not answer: {error}", retry_after_s=1) from error
     except RedisError as error:

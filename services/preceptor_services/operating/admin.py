@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from preceptor_clients.cli.main import fail_with
@@ -26,6 +25,7 @@ from preceptor_clients.contract.deployment import Deployment
 from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.contract.operations import AuditEntry, AuditPage, DeadJob, DeadJobs, Replayed
 from preceptor_clients.http.gateway import GatewayClient
+from preceptor_services.kit.consoles import console_for_tables
 from preceptor_services.kit.settings import find_settings, load_settings, read_secret
 from preceptor_services.operating.backup import back_up
 from preceptor_services.operating.backup import restore as restore_backup
@@ -82,7 +82,7 @@ def audit(
         acted = (entry.actor, entry.action, entry.subject, facts)
         table.add_row(str(entry.number), _when(entry.at), *acted)
     if not as_json:
-        Console().print(table)
+        console_for_tables().print(table)
     fault = first_fault(entries)
     if fault is not None:
         raise fail_with(f"the audit log is damaged: {fault}")
@@ -102,7 +102,7 @@ def dead(
         asked = (job.service, job.kind, str(job.questions))
         table.add_row(job.job_id, *asked, _when(job.created_at), reason)
     if not as_json:
-        Console().print(table)
+        console_for_tables().print(table)
 
 
 @app.command()

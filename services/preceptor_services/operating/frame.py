@@ -48,7 +48,7 @@ def _service(interval: Interval, status: ServiceStatus) -> list[Text | str]:
     return [
         status.name,
         Text(status.state, style=_COLOURS[status.state]),
-        _number(now.gauge("preceptor_queue_depth", **name)),
+        _number(_depth(interval, status)),
         Text(_seconds(oldest_s), style="red" if late else ""),
         _number(interval.rate("preceptor_answers_total", outcome="done", **name)),
         _number(interval.rate("preceptor_answers_total", outcome="failed", **name)),
@@ -61,6 +61,10 @@ def _service(interval: Interval, status: ServiceStatus) -> list[Text | str]:
     ]
 
 
+def _depth(interval: Interval, status: ServiceStatus) -> float | None:
+    return interval.now.gauge("preceptor_queue_depth", service=status.name)
+
+
 def _notes(interval: Interval) -> Text:
     """Why services are not ready, and why answers were refused."""
     lines = [
@@ -68,6 +72,8 @@ def _notes(interval: Interval) -> Text:
         for status in interval.now.services
         if status.state != "ready" and status.detail
     ]
+    if any(_depth(interval, status) is None for status in interval.now.services):
+        lines.insert(0, "the broker does not answer: nothing is asked, and no queue can be read")
     for status in interval.now.services:
         for reason in interval.labels("preceptor_refusals_total", "reason", service=status.name):
             labels = {"service": status.name, "reason": reason}

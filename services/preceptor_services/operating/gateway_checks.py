@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from importlib.metadata import version
 from typing import Final
 
-from preceptor_clients.contract.errors import PreceptorError
+from preceptor_clients.contract.errors import Forbidden, PreceptorError, Unauthorised
 from preceptor_clients.contract.schemas import ServiceInfo, ServiceStatus
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_services.operating.finding import Finding
@@ -38,9 +38,13 @@ async def check_gateway(gateway: GatewayClient, url: str) -> AsyncIterator[Findi
         info = await gateway.call("GET", "/v1/info", reply=ServiceInfo, timeout_s=_CALL_S)
         yield version_finding(info.version, version("preceptor"))
         sample = await take_sample(gateway)
-    except PreceptorError as error:
+    except (Unauthorised, Forbidden) as error:
         remedy = "use a key of scope reader: --key-file, or a [keys.NAME] of the settings"
         yield Finding("fail", "key", error.detail, remedy)
+        return
+    except PreceptorError as error:
+        remedy = "read the gateway's log; services and queues are not checked"
+        yield Finding("fail", "metrics", error.detail, remedy)
         return
     yield Finding("ok", "key", "reads metrics and runs")
     for finding in (*services_findings(sample), dispatcher_finding(sample)):
@@ -115,7 +119,10 @@ def _service_finding(sample: Sample, status: ServiceStatus) -> Finding:
         remedy = "`preceptor top` shows whether calls are slow, fail, or are not made at all"
         return Finding("warn", subject, detail, remedy)
     told = "" if status.info is None else f", version {status.info.version:.40}"
-    return Finding("ok", subject, f"ready, {depth or 0:.0f} jobs{told}")
+    if depth is None:
+        remedy = "start the broker: without it nothing is asked"
+        return Finding("fail", subject, f"ready, but its queue cannot be read{told}", remedy)
+    return Finding("ok", subject, f"ready, {depth:.0f} jobs{told}")
 
 
 def dispatcher_finding(sample: Sample) -> Finding:

@@ -98,7 +98,7 @@ def disk_finding(folder: Path) -> Finding:
 
 async def _broker(settings: Deployment) -> Finding:
     if settings.gateway.broker == EMBEDDED:
-        return Finding("ok", "broker", "the embedded one, with its own settings")
+        return Finding("ok", "broker settings", "its own; `readiness` says whether it answers")
     try:
         queue = JobStreams.connect(broker_url(settings.gateway))
         try:

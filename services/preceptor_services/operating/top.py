@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,11 +14,10 @@ from preceptor_clients.cli.main import fail_with
 from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.http.connection import NO_RETRY
 from preceptor_clients.http.gateway import GatewayClient
+from preceptor_services.kit.consoles import console_for_tables
 from preceptor_services.operating.frame import frame
 from preceptor_services.operating.place import Config, KeyFile, Place, Url, find_place
 from preceptor_services.operating.sample import Interval, take_sample
-
-_WIDTH: Final = 160
 
 
 def top_command(
@@ -48,10 +47,7 @@ async def _print_once(place: Place, interval_s: float) -> None:
     async with _connected(place) as gateway:
         before = await take_sample(gateway)
         await asyncio.sleep(interval_s)
-        console = Console()
-        # A file or a pipe has no width of its own.
-        width = None if console.is_terminal else max(console.width, _WIDTH)
-        console.print(frame(Interval(before, await take_sample(gateway))), width=width)
+        console_for_tables().print(frame(Interval(before, await take_sample(gateway))))
 
 
 async def _watch(place: Place, interval_s: float) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 from preceptor_clients.cli.paste import pasted
 from preceptor_clients.kit.logs import log_to_stderr
 from preceptor_services.corrections.place import PAGE
+from preceptor_services.kit.consoles import console_for_tables
 from preceptor_services.supervisor.supervisor import ChildFailed, Supervisor, write_description
 
 _PARENT_POLL_S: Final = 0.5
@@ -34,7 +35,7 @@ def up_command(
 ) -> None:
     """Starts and watches broker, gateway, dispatcher and the services that have a `use` class."""
     log_to_stderr()
-    console = Console()
+    console = console_for_tables()
     try:
         asyncio.run(_up(config, ready_file, console))
     except (ChildFailed, OSError, ValueError) as error:

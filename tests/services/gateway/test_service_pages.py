@@ -30,6 +30,18 @@ async def test_ready_is_not_live(world: World) -> None:
         assert (await http.get("http://gateway/readyz")).status_code == 503
 
 
+async def test_the_log_has_when_the_broker_goes_and_comes_back_once_each(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "preceptor.gateway")
+    for down in (False, True, True, False, False):
+        world.queue.down = down
+        await world.trainer.ready(30)
+
+    said = [r.getMessage() for r in caplog.records if r.getMessage().startswith("the broker")]
+    assert said == ["the broker does not answer", "the broker answers"]
+
+
 async def test_metrics_count_by_route_and_not_by_path(world: World) -> None:
     await world.trainer.submit_logprobs("uniform", [world.submission("a")])
     await world.work()

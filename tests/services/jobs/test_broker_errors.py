@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from preceptor_clients.contract.errors import ServiceUnavailable
+from preceptor_services.jobs import streams
 from preceptor_services.jobs.embedded_broker import free_port, running_broker
 from preceptor_services.jobs.streams import Delivery, Entry, JobStreams
 from preceptor_services.questions.put import put_jobs
@@ -37,6 +40,29 @@ async def own_queue(broker_folder: Path) -> Any:
         queue = JobStreams.connect(broker.url)
         yield queue
         await queue.aclose()
+
+
+async def test_who_looks_at_a_broker_that_hangs_hears_so_while_it_hangs(
+    broker_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "_LOOK_S", 0.2)
+    with running_broker(broker_folder, port=free_port()) as broker:
+        queue = JobStreams.connect(broker.url)
+        assert await queue.ping()
+        broker.process.send_signal(signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(streams._SOCKET_TIMEOUT_S / 2):
+                answers = await queue.ping()
+                with pytest.raises(ServiceUnavailable, match="does not answer"):
+                    await queue.depth("e")
+        finally:
+            broker.process.send_signal(signal.SIGCONT)
+        async with asyncio.timeout(20):
+            while not await queue.ping():
+                pass
+        await queue.aclose()
+
+    assert not answers
 
 
 @pytest.mark.parametrize("fault", _FAULTS)

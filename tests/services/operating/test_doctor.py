@@ -149,6 +149,27 @@ def test_a_service_that_is_not_ready_fails_and_one_that_lags_is_a_warning() -> N
     assert (lagging.level, lagging.subject) == ("warn", "source cat")
 
 
+def test_a_queue_that_cannot_be_read_is_not_an_empty_one() -> None:
+    ready = ServiceStatus(name="owl", role="expert", state="ready")
+    sample = _sample('preceptor_queue_depth{service="owl"} NaN\n', ready)
+
+    [finding] = services_findings(sample)
+
+    assert finding.level == "fail"
+    assert "its queue cannot be read" in finding.detail
+
+
+async def test_a_gateway_whose_broker_is_away_is_not_a_wrong_key(world: Any, url: str) -> None:
+    world.queue.down = True
+    key = world.settings.keys["reader"].file
+
+    done = await _invoke("--url", url, "--key-file", str(key))
+
+    levels = _levels(done.output)
+    assert (levels["readiness"], levels["key"], levels["expert uniform"]) == ("fail", "ok", "fail")
+    assert "the broker does not answer" in done.output
+
+
 @pytest.mark.parametrize(("age", "level"), [("NaN", "fail"), ("4", "ok"), ("90", "fail")])
 def test_dispatchers_that_do_not_call_are_found(age: str, level: str) -> None:
     sample = _sample(f"preceptor_dispatcher_seen_seconds {age}\n")

@@ -30,12 +30,12 @@ def _status(state: Any, detail: str | None = None) -> ServiceStatus:
     return ServiceStatus(name="owl", role="expert", state=state, detail=detail)
 
 
-async def _invoke(*words: str) -> Result:
+async def _invoke(*words: str, columns: str = "200") -> Result:
     import typer
 
     app = typer.Typer()
     app.command()(top_command)
-    return await asyncio.to_thread(CliRunner(env={"COLUMNS": "200"}).invoke, app, list(words))
+    return await asyncio.to_thread(CliRunner(env={"COLUMNS": columns}).invoke, app, list(words))
 
 
 def test_rates_are_over_the_interval_and_means_over_its_calls() -> None:
@@ -68,6 +68,15 @@ def test_a_service_that_is_away_is_shown_with_its_reason() -> None:
     assert "owl: no reply from http://owl" in text
 
 
+@pytest.mark.parametrize(("depth", "told"), [("NaN", True), ("0", False)])
+def test_a_broker_that_is_away_is_said_above_all_and_no_depth_is_made_up(
+    depth: str, told: bool
+) -> None:
+    now = _sample(f'preceptor_queue_depth{{service="owl"}} {depth}\n', 2.0, _status("ready"))
+
+    assert ("the broker does not answer" in _drawn(Interval(_sample("", 0.0), now))) is told
+
+
 def test_refusals_of_the_interval_are_shown_with_their_reason() -> None:
     series = (
         'preceptor_refusals_total{service="owl",stage="answer",reason="answer-refused/mass"} %d\n'
@@ -98,6 +107,14 @@ async def test_one_frame_of_a_running_gateway(world: Any, url: str) -> None:
     assert line.split()[:3] == ["uniform", "ready", "1"]
     assert "no run is on record" in done.output
     assert "none has called" in done.output
+
+
+async def test_a_pipe_gets_every_column_whole(world: Any, url: str) -> None:
+    key, words = world.settings.keys["reader"].file, ("--once", "--interval", "0.1", "--url", url)
+
+    done = await _invoke(*words, "--key-file", str(key), columns="80")
+
+    assert "questions/call" in done.output
 
 
 async def test_a_key_without_the_scope_is_an_error_and_not_an_empty_frame(

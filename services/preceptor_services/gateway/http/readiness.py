@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +15,7 @@ from preceptor_services.registry.services import Registry
 from preceptor_services.store.database import Database
 from preceptor_services.store.questions import jobs
 
+_log = logging.getLogger("preceptor.gateway")
 _NAN: Final = float("nan")
 
 
@@ -29,6 +31,8 @@ class Readiness:
     clock: Clock
     dispatcher_seen_at: float | None = None
     """Server time of the last call of a dispatcher."""
+    broker_answered: bool = True
+    """As it was last checked."""
     started: bool = False
     """False until the start has finished, and again once the process receives a stop signal."""
 
@@ -44,7 +48,7 @@ class Readiness:
         if not self.started:
             raise ServiceUnavailable("the gateway is starting or stopping", retry_after_s=1.0)
         await self.database.ping()
-        if not await self.queue.ping():
+        if not await self._hear_broker():
             raise ServiceUnavailable(
                 "the broker does not answer", field="broker", retry_after_s=1.0
             )
@@ -57,6 +61,15 @@ class Readiness:
             "services": f"{num_ready} of {len(statuses)} ready",
             "dispatchers": "none has called" if seen_s is None else f"called {seen_s:.0f} s ago",
         }
+
+    async def _hear_broker(self) -> bool:
+        """Whether the broker answers; the log has each change."""
+        answers = await self.queue.ping()
+        if answers != self.broker_answered:
+            level = logging.INFO if answers else logging.ERROR
+            _log.log(level, "the broker %s", "answers" if answers else "does not answer")
+        self.broker_answered = answers
+        return answers
 
     def saw_dispatcher(self) -> None:
         """Notes the call of a dispatcher."""
@@ -71,6 +84,7 @@ class Readiness:
         seen_s = self._dispatcher_seen_s()
         self.metrics.dispatcher_seen_seconds.set(_NAN if seen_s is None else seen_s)
         oldest = await self._oldest()
+        depths = await self._depths()
         for status in self.registry.statuses():
             service = status.name
             ready = self.metrics.service_ready.labels(service, status.role)
@@ -79,14 +93,20 @@ class Readiness:
             if oldest is not None and service in oldest:
                 age_s = max(0.0, self.clock.now() - oldest[service])
             self.metrics.queue_oldest_seconds.labels(service).set(age_s)
-            # Without a broker the other metrics are still shown, and the depth is not a stale one.
-            try:
-                depth = float(await self.queue.depth(service))
-            except ServiceUnavailable:
-                depth = _NAN
-            self.metrics.queue_depth.labels(service).set(depth)
+            self.metrics.queue_depth.labels(service).set(depths.get(service, _NAN))
         await self._count_corrections()
         return self.metrics.render()
+
+    async def _depths(self) -> dict[str, float]:
+        """The depth of every queue; none of them without a broker, of which no stale one is shown.
+
+        The other metrics are still shown then, after one wait for it and not one for each service.
+        """
+        names = [status.name for status in self.registry.statuses()]
+        try:
+            return {name: float(await self.queue.depth(name)) for name in names}
+        except ServiceUnavailable:
+            return {}
 
     async def _oldest(self) -> dict[str, float] | None:
         try:
