@@ -8,22 +8,10 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
-import httpx
-import numpy as np
 import pytest
-import torch
 
-from preceptor_clients.contract.generation import GenerateAnswer, Generated, GenerateQuery
-from preceptor_clients.contract.schemas import Capabilities, FeedbackItem, ServiceInfo
-from preceptor_clients.http.service import ServiceClient
-from preceptor_clients.sdk.service import service_app
+from preceptor_clients.contract.schemas import FeedbackItem
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
-from preceptor_trainer.collect.student import RolloutRequest, Student
-from preceptor_trainer.learner.policy import Policy
-from preceptor_trainer.sampling.params import SamplingParams
-from preceptor_trainer.sampling.sampler import Published
-from preceptor_trainer.student import STUDENT_DIR
-from preceptor_trainer.tasks.programming_by_example.problems import sample_problems
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -73,69 +61,3 @@ async def test_the_example_participant_ends_a_run_once_its_share_is_solved() -> 
 
     assert not await watching.ends(None, rows(True, False, False))
     assert await watching.ends(None, rows(True, True, False))
-
-
-class Draws:
-    """A service that says the prompt's last token again, and then its end."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._fingerprint = policy.vocab_fingerprint
-        self._end = int(policy.tokenizer.eos_token_id)
-        self.seeds: list[int | None] = []
-
-    def info(self) -> ServiceInfo:
-        capabilities = Capabilities(
-            max_top_k=1, vocab_fingerprint=self._fingerprint, vocab_size=300, max_context=4096
-        )
-        return ServiceInfo(name="draws", role="expert", version="1", capabilities=capabilities)
-
-    async def logprobs(self, queries: object, answer_keys: object) -> Any:
-        raise AssertionError("nobody asks for log-probs here")
-
-    async def generate(self, queries: Sequence[GenerateQuery]) -> list[GenerateAnswer]:
-        self.seeds += [query.sampling.seed for query in queries]
-        return [self._answer(query) for query in queries]
-
-    def _answer(self, query: GenerateQuery) -> GenerateAnswer:
-        assert query.weights is not None
-        assert query.prompt.ids is not None
-        response = Generated(
-            response_ids=np.array([query.prompt.ids[-1], self._end], np.int32),
-            logprobs_T=np.array([-0.5, -0.25], np.float32),
-            finish_reason="stop",
-        )
-        return GenerateAnswer(
-            responses=(response,) * query.count,
-            vocab_fingerprint=self._fingerprint,
-            sampler="draws",
-            sampler_version="1",
-            weights_before=query.weights.version,
-            weights_after=query.weights.version,
-        )
-
-
-async def test_the_example_sampler_makes_a_runs_rollouts() -> None:
-    policy, make = Policy(STUDENT_DIR), load("generate_sampler").GenerateSampler
-    service = Draws(policy)
-    transport = httpx.ASGITransport(service_app(service))
-    async with ServiceClient("http://sampler", "", transport=transport) as client:
-        student = Student(policy, lambda p: make(client, p.vocab_fingerprint))
-        await student.load(Published(version="run/l0/3", tensors=policy.model.state_dict()))
-
-        rollouts = await student.rollouts(
-            RolloutRequest(
-                problems=sample_problems("train", count=2, seed=0),
-                payloads=["a" * 64] * 2,
-                num_samples=3,
-                params=SamplingParams(max_new_tokens=8),
-                generator=torch.Generator().manual_seed(0),
-                prefix="run",
-                step=3,
-            )
-        )
-
-    assert [r.group for r in rollouts] == [0, 0, 0, 1, 1, 1]
-    assert {(r.weights, r.finish_reason) for r in rollouts} == {("run/l0/3", "stop")}
-    assert rollouts[0].response_ids[0] == rollouts[0].prompt_ids[-1]
-    np.testing.assert_allclose(rollouts[0].behaviour_logprobs, [-0.5, -0.25])
-    assert len(set(service.seeds)) == 2

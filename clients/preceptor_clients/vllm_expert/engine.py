@@ -76,6 +76,10 @@ class Engine:
         self._llm: Any = async_llm.AsyncLLM.from_engine_args(args)
         self.tokenizer: Any = self._llm.get_tokenizer()
         self._end_ids = sorted(end_ids(self.tokenizer))
+        vocabulary: dict[str, int] = self.tokenizer.get_vocab()
+        vocab_size = 1 + max(vocabulary.values())
+        # Rows of the head beyond the vocabulary are no tokens; untrained ones may be drawn.
+        self._drawn_ids = list(range(vocab_size)) if vocab_size < rows else None
         vllm_config: Any = self._llm.vllm_config
         self.max_context: int = vllm_config.model_config.max_model_len - 1
         """Tokens of context and response; vLLM needs room for one more, which it draws."""
@@ -138,6 +142,7 @@ class Engine:
             flat_logprobs=True,
             detokenize=False,
             output_kind=self._params.RequestOutputKind.FINAL_ONLY,
+            allowed_token_ids=self._drawn_ids,
         )
         output = await self._ask(ids, params)
         return [_generated(one) for one in sorted(output.outputs, key=lambda one: one.index)]

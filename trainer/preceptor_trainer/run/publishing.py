@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from preceptor_clients.contract.listings import RunDetails
+from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.learner.learner import Learner
 from preceptor_trainer.learner.policy import WeightFolder
@@ -71,7 +72,8 @@ class Publisher:
         if resumed is None:
             await self._publish(learner, 0, parent=None, checkpoint=True)
             return Position(step=0, lineage=lineage.name, weights=self.published.version)
-        await asyncio.to_thread(self._take, learner, resumed.weights)
+        manifest = await self._gateway.weights(resumed.weights)
+        await asyncio.to_thread(self._take, learner, manifest)
         await self._prune(config, num_newest=1)
         return resumed
 
@@ -115,11 +117,11 @@ class Publisher:
             self._folder.write, learner.model, version, parent=parent, checkpoint=checkpoint
         )
         await self._gateway.register_weights(manifest)
-        await asyncio.to_thread(self._take, learner, version)
+        await asyncio.to_thread(self._take, learner, manifest)
 
-    def _take(self, learner: Learner, version: str) -> None:
+    def _take(self, learner: Learner, manifest: WeightManifest) -> None:
         tensors = {k: v.detach().clone() for k, v in learner.model.state_dict().items()}
-        self.published = Published(version=version, tensors=tensors)
+        self.published = Published(version=manifest.version, tensors=tensors, manifest=manifest)
 
     def _next_lineage(self, resumed: Position | None, record: RunDetails, steps: int) -> Lineage:
         """A lineage with a name that gateway and folder lack, and a parent that the gateway has."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from preceptor_clients.contract.deployment import Deployment
 from preceptor_trainer.collect.dynamic_sampling import DynamicSampling
@@ -19,14 +19,15 @@ from preceptor_trainer.objectives import Objective
 from preceptor_trainer.recipes.references import reference_texts
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.run.schedules import Deterministic, Overlapped
-from preceptor_trainer.runfile.objectives import OBJECTIVES, objective_of
+from preceptor_trainer.runfile.objectives import OBJECTIVES, objective_of, takes
 from preceptor_trainer.runfile.problems import Data, read_data
-from preceptor_trainer.runfile.schema import RunFile
+from preceptor_trainer.runfile.schema import RolloutSection, RunFile
 from preceptor_trainer.runfile.sources import Sources, make_sources
 from preceptor_trainer.runfile.students import longest_prompt, model_folder, prompt_counter
 from preceptor_trainer.runfile.teachers import Teachers, make_teachers
 from preceptor_trainer.runfile.tools import FileTools, make_tools
 from preceptor_trainer.sampling.params import SamplingParams
+from preceptor_trainer.sampling.service import SampledByService
 
 WEIGHTS: Final = "weights"
 """Folder of the run's weights, in that of the run."""
@@ -72,7 +73,8 @@ def build(run_file: RunFile, folder: Path, *, name: str, run_dir: Path) -> Built
         if learns_from == "rewards" or _only_imitates(run_file)
         else make_teachers(run_file, model, folder, run_dir, in_view=in_view)
     )
-    config = _config(run_file, model, data, sources, teachers, tools, name)
+    parts = _Parts(model, folder, data, sources, teachers, tools)
+    config = _config(run_file, parts, name)
     late = None if teachers.people is None else teachers.people.expert
     deployment = own_deployment(
         teachers.services,
@@ -99,15 +101,20 @@ def _with_variables(run_file: RunFile, variables: Mapping[str, Any]) -> RunFile:
     )
 
 
-def _config(
-    run_file: RunFile,
-    model: Path,
-    data: Data,
-    sources: Sources,
-    teachers: Teachers,
-    tools: FileTools,
-    name: str,
-) -> RunConfig:
+class _Parts(NamedTuple):
+    """What a file names, found."""
+
+    model: Path
+    folder: Path
+    """What relative paths are relative to."""
+    data: Data
+    sources: Sources
+    teachers: Teachers
+    tools: FileTools
+
+
+def _config(run_file: RunFile, parts: _Parts, name: str) -> RunConfig:
+    data, sources, teachers = parts.data, parts.sources, parts.teachers
     rollout, optim, run = run_file.rollout, run_file.optim, run_file.run
     replaces = rollout.more_prompts is not None
     per_step = optim.prompts_per_step + (rollout.more_prompts or 0)
@@ -119,7 +126,7 @@ def _config(
     return RunConfig(
         name=name,
         seed=run.seed,
-        model=model,
+        model=parts.model,
         problems=Epochs(
             rows=data.train, seed=run.seed, per_step=per_step, shuffle=run_file.data.shuffle
         ),
@@ -139,7 +146,8 @@ def _config(
         steps=run.steps,
         rollouts_per_problem=_group_size(run_file),
         rollout_source=_rollout_source(run_file),
-        dialogue=tools.dialogue,
+        dialogue=parts.tools.dialogue,
+        sampler=_sampler(rollout, parts.folder),
         dynamic_sampling=DynamicSampling(groups=optim.prompts_per_step) if replaces else None,
         sampling=_sampling(run_file),
         token_budget=optim.tokens_per_microbatch,
@@ -181,6 +189,9 @@ def _objective(run_file: RunFile) -> Objective:
     if run_file.objective.use == "distil":
         # Only scales the loss, so that it is comparable between lengths.
         options.setdefault("length_constant", float(run_file.rollout.max_tokens))
+    if run_file.rollout.sampler is not None and takes(run_file.objective.use, "importance"):
+        # Another engine's arithmetic is another distribution, if only by hundredths of a nat.
+        options.setdefault("importance", {})
     return objective_of(run_file.objective.use, options)
 
 
@@ -192,6 +203,14 @@ def _sampling(run_file: RunFile) -> SamplingParams:
         top_k=rollout.top_k,
         max_new_tokens=rollout.max_tokens,
     )
+
+
+def _sampler(rollout: RolloutSection, folder: Path) -> SampledByService | None:
+    wanted = rollout.sampler
+    if wanted is None:
+        return None
+    key_file = None if wanted.key_file is None else folder / wanted.key_file.expanduser()
+    return SampledByService(url=wanted.url, key_file=key_file, timeout_s=wanted.timeout_s)
 
 
 def _group_size(run_file: RunFile) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, cast
 
 from preceptor_trainer.kit.options import dataclass_of
@@ -51,3 +51,8 @@ def objective_of(name: str, options: Mapping[str, Any]) -> Objective:
         ValueError: a field is unknown or wrong; it is named.
     """
     return cast("Objective", dataclass_of(OBJECTIVES[name].cls, options, "options"))
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether the objective `name` has this field."""
+    return option in {field.name for field in fields(OBJECTIVES[name].cls)}

@@ -171,6 +171,17 @@ class FeedbackSection(Section):
         return self
 
 
+class SamplerSection(Section):
+    """`[rollout.sampler]`: a service that draws the attempts, such as vLLM's."""
+
+    url: str
+    """Address of a service with `POST /v1/generate`."""
+    key_file: Path | None = None
+    """File with the service's key."""
+    timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Longest wait for one call, which draws the attempts at some of a step's prompts."""
+
+
 class RolloutSection(Section):
     """`[rollout]`: how attempts are made."""
 
@@ -205,7 +216,9 @@ class RolloutSection(Section):
     """Where groups have equal rewards, up to this many further prompts a step replace them."""
     staleness: Annotated[int, Field(ge=0)] = 0
     """Steps that collection may be ahead of the optimiser; 0 collects and trains in turn, and
-    repeats exactly. Attempts of an older policy have DistIL's local term alone."""
+    repeats exactly. Attempts of an older policy are weighted by the log-probs of its tokens."""
+    sampler: SamplerSection | None = None
+    """Who draws the attempts; the trainer's own process where absent."""
 
 
 class ToolSection(Section):

@@ -1,13 +1,10 @@
 """The interface between a run and the sampler of its responses.
 
-    class Remote:
-        @property
-        def version(self) -> str: ...
-        async def load(self, published: Published) -> None: ...
-        async def sample(self, request: SampleRequest) -> list[list[Generation]]: ...
+    await sampler.load(published)
+    groups = await sampler.sample(SampleRequest(prompts=prompts, generator=generator))
 
 Prompts and responses are token ids, never text, so that training uses exactly the drawn tokens. The
-sampler in the trainer's process is `in_process.py`; one behind `/v1/generate` can replace it.
+sampler in the trainer's process is `in_process.py`; `service.py` asks one behind `/v1/generate`.
 """
 
 from __future__ import annotations
@@ -20,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_trainer.sampling.params import SamplingParams
 
 
@@ -29,6 +27,8 @@ class Published:
 
     version: str
     tensors: Mapping[str, torch.Tensor]
+    manifest: WeightManifest | None = None
+    """Where its files are; None where it was not written for other processes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,7 +54,7 @@ class Generation:
     response_ids: npt.NDArray[np.int32]
     """`[T]`, a forced prefix first, the end token last when it was drawn."""
     logprobs: npt.NDArray[np.float32]
-    """`[T]` under the sampling distribution; forced tokens with the temperature only."""
+    """`[T]` under the sampling distribution; forced tokens with the temperature only, or NaN."""
     finish_reason: Literal["stop", "length"]
     num_forced: int = 0
 

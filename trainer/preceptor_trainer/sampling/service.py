@@ -1,0 +1,220 @@
+"""A sampler in another process, such as vLLM's, behind `POST /v1/generate`.
+
+    RunConfig(sampler=SampledByService(url="http://127.0.0.1:8106", key_file=Path("vllm.key")))
+
+The service is offered each version of the weights before it samples from it, and reads them from
+the run's folder. It must have the student's vocabulary, and must name the version that it drew
+from: a response of other weights, or with log-probs of another distribution, would be trained as if
+the policy had written it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+import torch
+
+from preceptor_clients.contract.errors import AnswerRefused, ServiceFailed, from_problem
+from preceptor_clients.contract.generation import (
+    GenerateAnswer,
+    GenerateCall,
+    Generated,
+    GenerateQuery,
+    GenerateResult,
+    Sampling,
+)
+from preceptor_clients.contract.schemas import Prompt, WantedWeights, WeightsOffer
+from preceptor_clients.http.service import ServiceClient
+from preceptor_clients.kit.files import read_key_file
+from preceptor_trainer.sampling.params import SamplingParams
+from preceptor_trainer.sampling.sampler import Generation, Published, SampleRequest
+
+_MAX_SEED: Final = 2**31 - 1
+_UNKNOWN: Final = np.float32(np.nan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledByService:
+    """Where the service is; makes a run's sampler."""
+
+    url: str
+    key_file: Path | None = None
+    """File with the service's key."""
+    timeout_s: float = 600.0
+    """Longest wait for one call, which draws the responses to some of a step's prompts."""
+
+    def __call__(self, policy: Any) -> ServiceSampler:
+        """The sampler of this policy, which has a vocabulary and end tokens.
+
+        Raises:
+            ValueError: the key file is missing or not valid.
+        """
+        key = None if self.key_file is None else read_key_file(self.key_file)
+        return ServiceSampler(
+            self,
+            key,
+            vocab_fingerprint=policy.vocab_fingerprint,
+            vocab_size=policy.vocab_size,
+            end_ids=policy.end_ids,
+        )
+
+
+class ServiceSampler:
+    """Draws responses from a service; see `Sampler`."""
+
+    def __init__(
+        self,
+        service: SampledByService,
+        key: str | None,
+        *,
+        vocab_fingerprint: str,
+        vocab_size: int,
+        end_ids: Collection[int],
+    ) -> None:
+        self._service = service
+        self._key = key
+        self._vocab_fingerprint = vocab_fingerprint
+        self._vocab_size = vocab_size
+        self._end_ids = frozenset(end_ids)
+        self._version: str | None = None
+
+    @property
+    def version(self) -> str:
+        """The offered version."""
+        assert self._version is not None, "no version was loaded"
+        return self._version
+
+    async def load(self, published: Published) -> None:
+        """Offers a version; the service reads it when it first samples from it.
+
+        Raises:
+            ValueError: the version was not published as files.
+            PreceptorError: the service refused it, or is not there.
+        """
+        if published.manifest is None:
+            raise ValueError(f"weights {published.version} were not published for a service")
+        async with self._client() as client:
+            await client.offer_weights(WeightsOffer(manifests=(published.manifest,)))
+        self._version = published.version
+
+    async def sample(self, request: SampleRequest) -> list[list[Generation]]:
+        """Like `Sampler.sample`.
+
+        Log-probs of forced tokens are NaN: the service does not score what it is given.
+
+        Raises:
+            PreceptorError: the service failed, or its responses are not of the wanted policy.
+        """
+        # Drawn before anything is asked, so that seeds do not depend on the order of the replies.
+        size = (len(request.prompts),)
+        drawn = torch.randint(_MAX_SEED, size, generator=request.generator)
+        seeds = cast("list[int]", drawn.tolist())
+        forced = request.forced_prefixes or [()] * len(request.prompts)
+        queries = [
+            self._query([*prompt, *prefix], request, seed)
+            for prompt, prefix, seed in zip(request.prompts, forced, seeds, strict=True)
+        ]
+        answers = await self._ask(queries)
+        for answer in answers:
+            self._check(answer, request)
+        return [
+            [_generation(drawn, prefix) for drawn in answer.responses]
+            for answer, prefix in zip(answers, forced, strict=True)
+        ]
+
+    async def _ask(self, queries: Sequence[GenerateQuery]) -> list[GenerateAnswer]:
+        """As many calls at a time as the service takes, of equal sizes."""
+        async with self._client() as client:
+            limits = (await client.info()).limits
+            size = min(limits.max_batch, math.ceil(len(queries) / limits.max_concurrency))
+            room = asyncio.Semaphore(limits.max_concurrency)
+
+            async def one(some: Sequence[GenerateQuery]) -> list[GenerateAnswer]:
+                async with room:
+                    call = GenerateCall(queries=tuple(some))
+                    reply = await client.generate(call, self._service.timeout_s)
+                return [_answer(result) for result in reply.results]
+
+            calls = [one(queries[i : i + size]) for i in range(0, len(queries), size)]
+            return [answer for answers in await asyncio.gather(*calls) for answer in answers]
+
+    def _client(self) -> ServiceClient:
+        return ServiceClient(self._service.url, self._key, max_concurrency=256)
+
+    def _query(self, ids: Sequence[int], request: SampleRequest, seed: int) -> GenerateQuery:
+        return GenerateQuery(
+            prompt=Prompt(ids=np.array(ids, np.int32)),
+            sampling=_sampling(request.params, seed),
+            count=request.num_samples,
+            vocab_fingerprint=self._vocab_fingerprint,
+            weights=WantedWeights(mode="exact", version=self.version),
+        )
+
+    def _check(self, answer: GenerateAnswer, request: SampleRequest) -> None:
+        """Refuses responses that the policy did not write.
+
+        Raises:
+            AnswerRefused: with the field and what is wrong.
+        """
+        if not answer.weights_before == answer.weights_after == self.version:
+            told = f"{answer.weights_before} to {answer.weights_after}"
+            raise AnswerRefused("weights_before", f"drawn from {told}, not from {self.version}")
+        if answer.vocab_fingerprint != self._vocab_fingerprint:
+            raise AnswerRefused("vocab_fingerprint", "is of another vocabulary than the student's")
+        if len(answer.responses) != request.num_samples:
+            raise AnswerRefused(
+                "responses", f"has {len(answer.responses)} for {request.num_samples} wanted"
+            )
+        for number, drawn in enumerate(answer.responses):
+            self._check_response(f"responses[{number}]", drawn, request.params.max_new_tokens)
+
+    def _check_response(self, field: str, drawn: Generated, longest: int) -> None:
+        ids, logprobs = drawn.response_ids, drawn.logprobs_T
+        if not 1 <= len(ids) <= longest:
+            raise AnswerRefused(f"{field}.response_ids", f"has {len(ids)} of 1 to {longest} tokens")
+        if ids.min() < 0 or ids.max() >= self._vocab_size:
+            raise AnswerRefused(f"{field}.response_ids", f"has ids outside [0, {self._vocab_size})")
+        if len(logprobs) != len(ids) or not (logprobs <= 1e-3).all():
+            # Also false for NaN.
+            raise AnswerRefused(f"{field}.logprobs_T", "is not one log-prob a token")
+        stopped = int(ids[-1]) in self._end_ids
+        if (drawn.finish_reason == "stop") != stopped:
+            raise AnswerRefused(
+                f"{field}.finish_reason",
+                f"is {drawn.finish_reason!r} after the token {ids[-1]}; the student's end tokens "
+                f"are {sorted(self._end_ids)}, so that the service ends responses at others",
+            )
+
+
+def _sampling(params: SamplingParams, seed: int) -> Sampling:
+    return Sampling(
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        max_new_tokens=params.max_new_tokens,
+        seed=seed,
+    )
+
+
+def _answer(result: GenerateResult) -> GenerateAnswer:
+    if result.answer is not None:
+        return result.answer
+    if result.problem is None:
+        raise ServiceFailed("the sampler gave neither an answer nor a problem")
+    raise from_problem(result.problem)
+
+
+def _generation(drawn: Generated, prefix: Sequence[int]) -> Generation:
+    forced = np.full(len(prefix), _UNKNOWN)
+    return Generation(
+        response_ids=np.concatenate([np.array(prefix, np.int32), drawn.response_ids]),
+        logprobs=np.concatenate([forced, drawn.logprobs_T]).astype(np.float32),
+        finish_reason=drawn.finish_reason,
+        num_forced=len(prefix),
+    )
