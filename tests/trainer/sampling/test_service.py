@@ -87,6 +87,10 @@ def _drawn(ids: Sequence[int], finish_reason: Any = "stop", logprob: float = -0.
     )
 
 
+def _short_of_a_logprob() -> Generated:
+    return _drawn([1, END]).model_copy(update={"logprobs_T": np.zeros(1, np.float32)})
+
+
 @pytest.fixture
 def make_sampler(tmp_path: Path) -> Callable[[Draws], Any]:
     (tmp_path / "sampler.key").write_text(KEY)
@@ -157,7 +161,7 @@ def _with(answer: GenerateAnswer, **fields: Any) -> GenerateAnswer:
         (lambda a: _with(a, responses=(_drawn([1] * 5, "length"),)), "has 5 of 1 to 4 tokens"),
         (lambda a: _with(a, responses=(_drawn([10, END]),)), r"ids outside \[0, 10\)"),
         (lambda a: _with(a, responses=(_drawn([1, END], logprob=0.5),)), "logprobs_T"),
-        (lambda a: _with(a, responses=(_drawn([1, END], logprob=np.nan),)), "logprobs_T"),
+        (lambda a: _with(a, responses=(_short_of_a_logprob(),)), "logprobs_T"),
         (lambda a: _with(a, responses=(_drawn([1, 2]),)), r"'stop' after the token 2.*\[8, 9\]"),
         (lambda a: _with(a, responses=(_drawn([1, END], "length"),)), "'length' after the token 9"),
     ],

@@ -15,7 +15,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -113,8 +113,7 @@ class ServiceSampler:
         """
         # Drawn before anything is asked, so that seeds do not depend on the order of the replies.
         size = (len(request.prompts),)
-        drawn = torch.randint(_MAX_SEED, size, generator=request.generator)
-        seeds = cast("list[int]", drawn.tolist())
+        seeds = [int(n) for n in torch.randint(_MAX_SEED, size, generator=request.generator)]
         forced = request.forced_prefixes or [()] * len(request.prompts)
         queries = [
             self._query([*prompt, *prefix], request, seed)
@@ -181,7 +180,6 @@ class ServiceSampler:
         if ids.min() < 0 or ids.max() >= self._vocab_size:
             raise AnswerRefused(f"{field}.response_ids", f"has ids outside [0, {self._vocab_size})")
         if len(logprobs) != len(ids) or not (logprobs <= 1e-3).all():
-            # Also false for NaN.
             raise AnswerRefused(f"{field}.logprobs_T", "is not one log-prob a token")
         stopped = int(ids[-1]) in self._end_ids
         if (drawn.finish_reason == "stop") != stopped:
