@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner, Result
 
 from preceptor_clients.contract.schemas import FeedbackQuery, Message, Prompt
 from preceptor_services.feedback.executor import Executor
+from preceptor_services.provenance.command import trace_target
+from preceptor_trainer.commands.run import train_command
 from preceptor_trainer.data.formats.named import make_format
 from preceptor_trainer.data.reading import read_rows
 
@@ -84,9 +88,17 @@ def query(program: str, payload: dict[str, Any]) -> FeedbackQuery:
     )
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """A hundred tokens at a time are no work for two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def reciting(folder: Path) -> None:
     """A tiny model that has learnt one wrong program by heart."""
-    torch.set_num_threads(1)  # a hundred tokens at a time are no work for two
     tiny.qwen3(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
@@ -110,22 +122,25 @@ def reciting(folder: Path) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.slow
-def test_a_file_of_livecodebench_trains_with_the_programs_trace_in_view(tmp_path: Path) -> None:
+def test_a_file_of_livecodebench_trains_with_the_programs_trace_in_view(
+    tmp_path: Path, one_thread: None
+) -> None:
     reciting(tmp_path / "model")
     settings = (*FEW, f"model.path={tmp_path / 'model'}", f"run.folder={tmp_path / 'runs'}")
     pairs = [word for pair in settings for word in ("--set", pair)]
 
-    done = command("train", str(EXAMPLE / "run.toml"), *pairs)
+    done = invoked(train_command, str(EXAMPLE / "run.toml"), *pairs)
 
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.exit_code == 0, done.output
     run = tmp_path / "runs" / "code"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["rollouts"] == 8
     assert summary["targets"] > 0
-    traced = command("trace", summary["trace_target"], "--run-dir", str(run))
-    assert "Wrong Answer" in traced.stdout or "Runtime Error" in traced.stdout, traced.stdout
+    traced = invoked(trace_target, summary["trace_target"], "--run-dir", str(run))
+    assert "Wrong Answer" in traced.output or "Runtime Error" in traced.output, traced.output
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    started = [sys.executable, "-m", "preceptor_clients.cli", *words]
-    return subprocess.run(started, capture_output=True, text=True, timeout=280, check=False)
+def invoked(command: Callable[..., None], *words: str) -> Result:
+    app = typer.Typer()
+    app.command()(command)
+    return CliRunner().invoke(app, words)
