@@ -20,7 +20,7 @@ from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.store.database import Connection, Database
 from preceptor_services.store.provenance import listings
 from preceptor_services.store.provenance import runs as run_queries
-from preceptor_services.store.provenance.listings import Filter, RolloutRow
+from preceptor_services.store.provenance.listings import Filter, RewardRule, RolloutRow
 
 _SOLVED_AT: Final = 0.5
 """Lowest score of a successful attempt, for tasks that do not declare one."""
@@ -86,8 +86,10 @@ async def list_rollouts(
 ) -> RolloutPage:
     """A run's rollouts in the order of steps."""
     async with database.read() as conn:
-        solved_at = _solved_at((await _found(conn, run))[0])
-        rows = await listings.rollouts(conn, Filter(run, step, solved, solved_at, after, limit))
+        document, _ = await _found(conn, run)
+        solved_at, reward = _solved_at(document), _reward_of(document)
+        wanted = Filter(run, reward, step, solved, solved_at, after, limit)
+        rows = await listings.rollouts(conn, wanted)
     packs = {sha: await array_blobs.read(sha) for sha in {row.pack_sha256 for row in rows}}
     places = tuple(_rollout(row, packs[row.pack_sha256], solved_at) for row in rows)
     return RolloutPage(rollouts=places, after=places[-1].id if len(places) == limit else None)
@@ -104,8 +106,10 @@ async def list_targets(
 ) -> TargetPage:
     """A run's targets in the order of their ids."""
     async with database.read() as conn:
-        solved_at = _solved_at((await _found(conn, run))[0])
-        rows = await listings.targets(conn, Filter(run, step, solved, solved_at, after, limit))
+        document, _ = await _found(conn, run)
+        solved_at, reward = _solved_at(document), _reward_of(document)
+        wanted = Filter(run, reward, step, solved, solved_at, after, limit)
+        rows = await listings.targets(conn, wanted)
     places = tuple(
         TargetPlace(**row._asdict(), solved=_solved(row.score, solved_at)) for row in rows
     )
@@ -137,3 +141,14 @@ def _solved_at(document: Mapping[str, Any]) -> float:
     task = document["config"].get("task")
     given = cast("dict[str, Any]", task).get("solved_at") if isinstance(task, dict) else None
     return float(given) if isinstance(given, (int, float)) else _SOLVED_AT
+
+
+def _reward_of(document: Mapping[str, Any]) -> RewardRule:
+    """How the task in the run's record makes a reward; the sum where it does not say so."""
+    task = document["config"].get("task")
+    given = cast("dict[str, Any]", task) if isinstance(task, dict) else {}
+    sources, weights, rule = (given.get(name) for name in ("sources", "weights", "rule"))
+    if not (isinstance(sources, list) and isinstance(weights, list) and isinstance(rule, str)):
+        return RewardRule()
+    named = zip(cast("list[str]", sources), cast("list[float]", weights), strict=False)
+    return RewardRule(rule, tuple(named))

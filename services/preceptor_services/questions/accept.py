@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from preceptor_clients.contract.errors import AnswerRefused, Invalid, PreceptorError, ProblemDetails
-from preceptor_clients.contract.schemas import FeedbackAnswer, PrefixAnswer
+from preceptor_clients.contract.schemas import FeedbackAnswer, FeedbackItem, PrefixAnswer
 from preceptor_services.jobs.messages import ItemResult
 from preceptor_services.store.questions.answers import AnswerState
 
@@ -32,6 +32,8 @@ class Evidence:
     """Seconds until a service's promise expires."""
     cost: Callable[[str, int], float]
     """Price of a service's answer by number of tokens, for answers without a price."""
+    latency_ms: float | None = None
+    """Time of the call, for answers that do not say how long they took."""
     now: float
 
     def pending(self, job_ids: Iterable[str]) -> list[str]:
@@ -127,7 +129,11 @@ def _accept_feedback(
         acceptance.failed[state.answer_key] = refused.problem()
         return
     key, cost = state.answer_key, evidence.cost(state.service, 0)
-    _done(acceptance, feedback_values(key, answer, cost, evidence.now))
+    if answer.latency_ms is None:
+        answer = answer.model_copy(update={"latency_ms": evidence.latency_ms})
+    if answer.cost is None:
+        answer = answer.model_copy(update={"cost": cost})
+    _done(acceptance, feedback_values(key, answer, evidence.now))
     acceptance.items += item_rows(key, answer, evidence.now)
 
 
@@ -179,16 +185,14 @@ def used_rows(answer_key: str, answer: PrefixAnswer) -> list[dict[str, Any]]:
     ]
 
 
-def feedback_values(
-    answer_key: str, answer: FeedbackAnswer, cost: float, now: float
-) -> dict[str, Any]:
+def feedback_values(answer_key: str, answer: FeedbackAnswer, now: float) -> dict[str, Any]:
     """The columns of a source's answer."""
     return {
         "answer_key": answer_key,
         "done_at": now,
         "expert": answer.source,
         "latency_ms": answer.latency_ms,
-        "cost": cost if answer.cost is None else answer.cost,
+        "cost": answer.cost,
     }
 
 
@@ -201,14 +205,27 @@ def item_rows(answer_key: str, answer: FeedbackAnswer, now: float) -> list[dict[
     rows: list[dict[str, Any]] = []
     for ordinal, sent in enumerate(answer.items):
         item = sent.model_copy(update={"id": f"f-{answer_key[:24]}-{ordinal}"})
-        rows.append(
-            {
-                "id": item.id,
-                "answer_key": answer_key,
-                "ordinal": ordinal,
-                "content_hash": item.content_hash(),
-                "document": item.model_dump(mode="json", exclude_none=True),
-                "created_at": now,
-            }
-        )
+        row = item_row(item, now) | {"answer_key": answer_key, "ordinal": ordinal}
+        row["latency_ms"] = answer.latency_ms
+        if item.cost is None and answer.cost is not None:
+            row["cost"] = answer.cost / len(answer.items)  # so that the items add up to the answer
+        rows.append(row)
     return rows
+
+
+def item_row(item: FeedbackItem, now: float) -> dict[str, Any]:
+    """The row of a feedback item that no source's answer holds."""
+    return {
+        "id": item.id,
+        "answer_key": None,
+        "ordinal": 0,
+        "content_hash": item.content_hash(),
+        "document": item.model_dump(mode="json", exclude_none=True),
+        "created_at": now,
+        "source": item.source,
+        "version": item.version,
+        "error": item.error,
+        "latency_ms": None,
+        "cost": item.cost,
+        "state": "standing",
+    }

@@ -24,6 +24,7 @@ from preceptor_clients.contract.errors import (
     TooLarge,
 )
 from preceptor_clients.contract.schemas import FeedbackItem
+from preceptor_services.questions.accept import item_row
 from preceptor_services.questions.bundle import bundle
 from preceptor_services.questions.keys import answer_id
 from preceptor_services.questions.question import Addressee, Question, at_submission
@@ -264,18 +265,6 @@ def _check_tokens(
             retry_after_s=_RETRY_AFTER_S,
         )
     plan.tokens[caller] = new
-
-
-def item_row(item: FeedbackItem, now: float) -> dict[str, Any]:
-    """The row of a caller's feedback item."""
-    return {
-        "id": item.id,
-        "answer_key": None,
-        "ordinal": 0,
-        "content_hash": item.content_hash(),
-        "document": item.model_dump(mode="json", exclude_none=True),
-        "created_at": now,
-    }
 
 
 def job_row(

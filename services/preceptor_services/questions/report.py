@@ -64,7 +64,7 @@ class JobReports:
         async with self.database.write() as conn:
             rows = await jobs.find(conn, [report.job_id for report in request.jobs])
             held, refused = _sort_out(request.jobs, rows)
-            evidence = await self._evidence(conn, held, pack, now)
+            evidence = await self._evidence(conn, held, pack, now, request.latency_ms)
             acceptance = Acceptance()
             taken = _accept_all(acceptance, evidence, held, rows, refused)
             ends = [_end(report, rows[report.job_id]) for report in taken]
@@ -97,7 +97,12 @@ class JobReports:
         return await self.array_blobs.write(entries) if entries else None
 
     async def _evidence(
-        self, conn: Connection, held: Sequence[JobReport], pack: Written | None, now: float
+        self,
+        conn: Connection,
+        held: Sequence[JobReport],
+        pack: Written | None,
+        now: float,
+        latency_ms: float,
     ) -> Evidence:
         results = [result for report in held for result in report.results]
         keys = [result.answer_key for result in results]
@@ -108,6 +113,7 @@ class JobReports:
             names=self.registry.names_of,
             late_s=self.registry.late_s,
             cost=self.registry.cost,
+            latency_ms=latency_ms,
             now=now,
         )
 

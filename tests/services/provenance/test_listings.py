@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from sqlalchemy import select, update
 
 from preceptor_clients.contract.errors import NotFound
 from preceptor_clients.contract.schemas import (
@@ -22,6 +23,7 @@ from preceptor_clients.contract.schemas import (
 )
 from preceptor_services.jobs.messages import ItemResult
 from preceptor_services.provenance import lists
+from preceptor_services.store.tables.provenance import FeedbackItemRow
 
 from ..world import World
 
@@ -35,15 +37,18 @@ def sqlite_url(database_url: str) -> str:
 @pytest.fixture
 async def three(world: World) -> Any:
     """A run with three rollouts: a failed and a solved one of step 0, one of step 1 unjudged."""
-    config = {"task": {"class": "ScoredTask", "solved_at": 0.75}}
-    run = RunRecord(run="r", config=config, seed=1, versions={"numpy": "1"})
-    await world.trainer.start_run(run)
-    await world.trainer.start_lineage(LineageRecord(run="r", lineage="l0"))
+    await _begin(world, {"class": "ScoredTask", "solved_at": 0.75})
     rows = [_rollout(world, "a", 0), _rollout(world, "b", 0), _rollout(world, "c", 1)]
     await world.trainer.record(Records(rollouts=tuple(rows)))
     await _judge(world, "a", 0.5)
     await _judge(world, "b", 1.0)
     return world
+
+
+async def _begin(world: World, task: dict[str, Any]) -> None:
+    run = RunRecord(run="r", config={"task": task}, seed=1, versions={"numpy": "1"})
+    await world.trainer.start_run(run)
+    await world.trainer.start_lineage(LineageRecord(run="r", lineage="l0"))
 
 
 def _rollout(world: World, name: str, step: int) -> RolloutRecord:
@@ -66,7 +71,7 @@ def _rollout(world: World, name: str, step: int) -> RolloutRecord:
     )
 
 
-async def _judge(world: World, name: str, score: float) -> None:
+async def _judge(world: World, name: str, score: float | None, **fields: Any) -> None:
     """Asked twice, as a trainer that is killed and started again does."""
     payload = await world.trainer.put_blob(json.dumps({}).encode())
     query = FeedbackQuery(
@@ -87,7 +92,9 @@ async def _judge(world: World, name: str, score: float) -> None:
             ItemResult(
                 answer_key=item.answer_key,
                 feedback=verdict.model_copy(
-                    update={"items": (verdict.items[0].model_copy(update={"score": score}),)}
+                    update={
+                        "items": (verdict.items[0].model_copy(update={"score": score} | fields),)
+                    }
                 ),
             )
             for item, verdict in zip(job.items, verdicts, strict=True)
@@ -205,3 +212,39 @@ def test_a_folder_without_records_is_named_with_what_to_do(
         lists.runs_command(run_dir=tmp_path)
 
     assert "--url and --key-file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rule", ["sum", "mean", "min", "first"])
+async def test_a_listed_score_is_the_reward_by_the_runs_own_rule(world: World, rule: str) -> None:
+    sources: dict[str, Any] = {"sources": ["executor"], "weights": [0.5], "rule": rule}
+    await _begin(world, {"class": "CombinedTask", **sources})
+    rows = [_rollout(world, name, 0) for name in "ab"]
+    await world.trainer.record(Records(rollouts=tuple(rows)))
+    await _judge(world, "a", 0.5)
+    await _judge(world, "b", None, error="the box is gone")
+
+    found = await world.trainer.rollouts("r")
+
+    weighted = 0.25 if rule in ("sum", "mean") else 0.5
+    assert [(r.score, r.solved) for r in found] == [(weighted, weighted >= 0.5), (None, None)]
+
+
+async def test_an_item_is_recorded_with_its_source_error_time_and_price(world: World) -> None:
+    await _begin(world, {"class": "ScoredTask"})
+    await world.trainer.record(Records(rollouts=(_rollout(world, "a", 0),)))
+    await _judge(world, "a", None, error="the box is gone", cost=0.5)
+
+    async with world.database.read() as conn:
+        [row] = await conn.execute(select(*FeedbackItemRow.__table__.columns))
+
+    assert (row.source, row.error, row.cost) == ("executor", "the box is gone", 0.5)
+    assert row.version
+    assert row.latency_ms is not None
+    assert row.state == "standing"
+
+
+async def test_an_item_that_was_retired_counts_in_no_score(three: Any) -> None:
+    async with three.database.write() as conn:
+        await conn.execute(update(FeedbackItemRow).values(state="retired"))
+
+    assert {r.score for r in await three.trainer.rollouts("r")} == {None}

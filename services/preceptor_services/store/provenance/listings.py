@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, distinct, func, or_, select
+from sqlalchemy import ColumnElement, case, distinct, exists, func, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_services.store.tables.provenance import (
@@ -15,7 +15,7 @@ from preceptor_services.store.tables.provenance import (
     Step,
     Target,
 )
-from preceptor_services.store.tables.questions import Ticket
+from preceptor_services.store.tables.questions import AnswerRow, Ticket
 
 
 class RunRow(NamedTuple):
@@ -58,10 +58,20 @@ class TargetRow(NamedTuple):
     score: float | None
 
 
+class RewardRule(NamedTuple):
+    """How a run's task makes a reward of the scores of its sources."""
+
+    rule: str = "sum"
+    """`sum`, `mean`, `min` or `first`."""
+    weights: tuple[tuple[str, float], ...] = ()
+    """Sources that count, and what their scores are multiplied by; all by 1 where empty."""
+
+
 class Filter(NamedTuple):
     """Selects rows of a run: of one step, with a score from or below `solved_at`, after an id."""
 
     run: str
+    reward: RewardRule
     step: int | None
     solved: bool | None
     solved_at: float
@@ -124,7 +134,7 @@ async def rollouts(conn: AsyncConnection, wanted: Filter) -> list[RolloutRow]:
         Rollout.finish_reason,
         Rollout.num_tokens,
         Rollout.pack_sha256,
-        _score(),
+        _score(wanted.reward),
         target,
     ).order_by(Rollout.step, Rollout.id)
     if wanted.after:
@@ -146,7 +156,7 @@ async def targets(conn: AsyncConnection, wanted: Filter) -> list[TargetRow]:
             Rollout.lineage,
             Rollout.step,
             Rollout.problem_id,
-            _score(),
+            _score(wanted.reward),
         )
         .join(Rollout, Rollout.id == Target.rollout_id)
         .where(Target.id > wanted.after)
@@ -161,13 +171,13 @@ def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
     if wanted.step is not None:
         found.append(Rollout.step == wanted.step)
     if wanted.solved is not None:
-        score = _score()
+        score = _score(wanted.reward)
         found.append(score >= wanted.solved_at if wanted.solved else score < wanted.solved_at)
     return found
 
 
-def _score() -> ColumnElement[float]:
-    """The sum of the scores in the sources' answers about a rollout; NULL without any."""
+def _score(reward: RewardRule) -> ColumnElement[float]:
+    """The reward of a rollout; NULL where nothing was scored, or a source that counts failed."""
     asked = (
         select(Ticket.answer_key)
         .where(
@@ -178,9 +188,38 @@ def _score() -> ColumnElement[float]:
         .correlate(Rollout)
     )
     # No join with the tickets, because a question that was sent twice must count once.
-    return (
-        select(func.sum(FeedbackItemRow.document["score"].as_float()))
-        .where(FeedbackItemRow.answer_key.in_(asked))
+    scored = (
+        select(_combined(reward))
+        .where(FeedbackItemRow.answer_key.in_(asked), FeedbackItemRow.state == "standing")
+        .where(_counts(FeedbackItemRow.source, reward))
+        .having(func.count(FeedbackItemRow.error) == 0)
         .correlate(Rollout)
         .scalar_subquery()
     )
+    # A sum without the source that gave no answer would be another reward.
+    open_ = (
+        exists()
+        .where(AnswerRow.answer_key.in_(asked), AnswerRow.state != "done")
+        .where(_counts(AnswerRow.service, reward))
+        .correlate(Rollout)
+    )
+    return case((open_, None), else_=scored)
+
+
+def _counts(source: Any, reward: RewardRule) -> ColumnElement[bool]:
+    names = [name for name, _ in reward.weights]
+    return source.in_(names[:1] if reward.rule == "first" else names) if names else true()
+
+
+def _combined(reward: RewardRule) -> ColumnElement[float]:
+    score = FeedbackItemRow.document["score"].as_float()
+    if reward.rule == "min":
+        return func.min(score)
+    if reward.rule == "first" or not reward.weights:
+        return func.sum(score)
+    factor = case(dict(reward.weights), value=FeedbackItemRow.source)
+    total = func.sum(score * factor)
+    if reward.rule == "sum":
+        return total
+    num_scored = func.count(distinct(case((score.is_not(None), FeedbackItemRow.source))))
+    return total / func.nullif(num_scored, 0)

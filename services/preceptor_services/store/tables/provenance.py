@@ -29,6 +29,16 @@ class FeedbackItemRow(Base):
     document: Mapped[dict[str, Any]]
     """The item in its wire format."""
     created_at: Mapped[float]
+    source: Mapped[str]
+    version: Mapped[str]
+    """Of the source, when it made the item."""
+    error: Mapped[str | None]
+    """Why the judgement failed; such an item has no score."""
+    latency_ms: Mapped[float | None]
+    """Time of the judgement, or of the call that it was a part of."""
+    cost: Mapped[float | None]
+    state: Mapped[str]
+    """`standing`; an item that is `superseded` or `retired` counts in no score."""
 
 
 class AnswerFeedback(Base):
