@@ -23,6 +23,7 @@ from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.collect.labelling import Labeller
 from preceptor_trainer.collect.participant import RunContext
 from preceptor_trainer.collect.prompts import PromptLimit, fitted, limit_of
+from preceptor_trainer.collect.self_evaluation import evaluate_own
 from preceptor_trainer.collect.student import Student
 from preceptor_trainer.evaluation.held_out import Evaluation, EvaluationConfig, evaluate
 from preceptor_trainer.kit.placement import placement
@@ -83,6 +84,10 @@ class Trainer:
             vocab_fingerprint=self.policy.vocab_fingerprint,
             batching=config.schedule.batching,
             timeout_s=config.timeout_s,
+            own_judges={
+                own.name: partial(evaluate_own, own, self.student)
+                for own in config.self_evaluations
+            },
         )
         folder = WeightFolder(
             run_dir / "weights",

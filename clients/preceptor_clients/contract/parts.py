@@ -23,26 +23,36 @@ _T = TypeVar("_T")
 
 
 def parts_of(records: Records) -> list[Records]:
-    """Rollouts, then the targets that refer to them; unchanged if they fit together."""
+    """Rollouts, then what refers to them; unchanged if they fit together."""
     rollouts, targets = fitting(records.rollouts), fitting(records.targets)
-    if len(rollouts) <= 1 and len(targets) <= 1 and _size(records) <= MAX_PART_BYTES:
+    items = fitting(records.feedback)
+    one_each = all(len(parts) <= 1 for parts in (rollouts, targets, items))
+    if one_each and _size(records) <= MAX_PART_BYTES:
         return [records]
     return [
         *(Records(rollouts=tuple(part)) for part in rollouts),
+        *(Records(feedback=tuple(part)) for part in items),
         *(Records(targets=tuple(part)) for part in targets),
     ]
 
 
 def halves_of(records: Records) -> list[Records]:
-    """The records in two parts, rollouts first; empty for a single record."""
-    if records.rollouts and records.targets:
-        return [Records(rollouts=records.rollouts), Records(targets=records.targets)]
-    middle = max(len(records.rollouts), len(records.targets)) // 2
+    """The records by kind, rollouts first, or in two parts; empty for a single record."""
+    kinds = [
+        Records(rollouts=records.rollouts),
+        Records(feedback=records.feedback),
+        Records(targets=records.targets),
+    ]
+    filled = [part for part in kinds if part.rollouts or part.feedback or part.targets]
+    if len(filled) > 1:
+        return filled
+    rollouts, items, targets = records.rollouts, records.feedback, records.targets
+    middle = max(len(rollouts), len(items), len(targets)) // 2
     if not middle:
         return []
     return [
-        Records(rollouts=records.rollouts[:middle], targets=records.targets[:middle]),
-        Records(rollouts=records.rollouts[middle:], targets=records.targets[middle:]),
+        Records(rollouts=rollouts[:middle], feedback=items[:middle], targets=targets[:middle]),
+        Records(rollouts=rollouts[middle:], feedback=items[middle:], targets=targets[middle:]),
     ]
 
 

@@ -851,6 +851,15 @@ class StepRecord(Request):
     """Version that the step made."""
 
 
+class FeedbackRecord(Request):
+    """A feedback item about a rollout that no source gave, such as the policy's own judgement."""
+
+    rollout_id: Key
+    """The rollout, which is on record."""
+    item: FeedbackItem
+    """The item; its id is unique among all items."""
+
+
 class Records(Request):
     """`POST /v1/records`: provenance rows, written in one transaction; idempotent by their ids."""
 
@@ -858,6 +867,8 @@ class Records(Request):
     """New rollouts; written before the targets."""
     targets: tuple[TargetRecord, ...] = ()
     """New targets; each names a rollout that is on record."""
+    feedback: tuple[FeedbackRecord, ...] = ()
+    """New feedback items that no source gave."""
 
 
 class Accepted(Answer):

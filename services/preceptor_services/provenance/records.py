@@ -35,6 +35,7 @@ from preceptor_services.provenance.rows import (
     check_targets,
     consumed_rows,
     credit_arrays,
+    new_items,
     new_rollouts,
     new_targets,
     rollout_arrays,
@@ -45,7 +46,7 @@ from preceptor_services.provenance.rows import (
 from preceptor_services.provenance.trace import trace
 from preceptor_services.store import services
 from preceptor_services.store.database import Database
-from preceptor_services.store.provenance import runs
+from preceptor_services.store.provenance import feedback, runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,21 +101,23 @@ class RecordKeeper:
         return Accepted(new=1)
 
     async def add(self, records: Records) -> Accepted:
-        """Records rollouts and targets, all or none."""
+        """Records rollouts, targets and feedback items, all or none."""
         check_targets(records.targets)
         entries = {r.rollout_id: rollout_arrays(r) for r in records.rollouts}
         entries |= {t.target_id: t.arrays for t in records.targets}
-        if not entries:
+        if not (entries or records.feedback):
             return Accepted(new=0)
         pack = await self.array_blobs.write(entries)
         now = self.clock.now()
         async with self.database.write() as conn:
             rollouts = await new_rollouts(conn, records.rollouts, pack, now)
             targets = await new_targets(conn, records, pack, now)
+            items = await new_items(conn, records, now)
             await services.add_blobs(conn, {pack.sha256: pack.size}, now)
             await runs.add_rollouts(conn, rollouts)
             await runs.add_targets(conn, targets, target_answers(records.targets, targets))
-        return Accepted(new=len(rollouts) + len(targets))
+            await feedback.add_items(conn, items)
+        return Accepted(new=len(rollouts) + len(targets) + len(items))
 
     async def add_step(self, record: StepRecord) -> Accepted:
         """Records one optimiser step and the rollouts that it consumed.

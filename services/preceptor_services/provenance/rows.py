@@ -13,6 +13,7 @@ from preceptor_clients.contract.fingerprint import content_hash
 from preceptor_clients.contract.schemas import Records, RolloutRecord, StepRecord, TargetRecord
 from preceptor_services.kit.array_blobs import Written
 from preceptor_services.provenance.lineages import survives, surviving_ends
+from preceptor_services.questions.accept import item_row
 from preceptor_services.store.database import Connection
 from preceptor_services.store.provenance import feedback, runs
 from preceptor_services.store.provenance.runs import LineageRow
@@ -121,6 +122,27 @@ async def new_targets(
                 "created_at": now,
             }
         )
+    return rows
+
+
+async def new_items(conn: Connection, records: Records, now: float) -> list[dict[str, Any]]:
+    """Rows of the feedback items that are new."""
+    sent = records.feedback
+    if not sent:
+        return []
+    rollouts = set(await runs.rollout_hashes(conn, {f.rollout_id for f in sent}))
+    rollouts |= {r.rollout_id for r in records.rollouts}
+    known = await feedback.content_hashes(conn, [f.item.id for f in sent])
+    rows: list[dict[str, Any]] = []
+    for place, record in enumerate(sent):
+        refuse_unknown([record.rollout_id], rollouts, f"feedback[{place}].rollout_id")
+        row = item_row(record.item, now) | {"rollout_id": record.rollout_id}
+        if row["id"] in known:
+            field = f"feedback[{place}].item.id"
+            same(known[row["id"]], row["content_hash"], row["id"], field)
+            continue
+        known[row["id"]] = row["content_hash"]
+        rows.append(row)
     return rows
 
 

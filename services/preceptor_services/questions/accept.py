@@ -227,5 +227,6 @@ def item_row(item: FeedbackItem, now: float) -> dict[str, Any]:
         "error": item.error,
         "latency_ms": None,
         "cost": item.cost,
+        "rollout_id": None,
         "state": "standing",
     }

@@ -12,9 +12,11 @@ import pytest
 import typer
 from sqlalchemy import select, update
 
-from preceptor_clients.contract.errors import NotFound
+from preceptor_clients.contract.errors import Invalid, NotFound
 from preceptor_clients.contract.schemas import (
+    FeedbackItem,
     FeedbackQuery,
+    FeedbackRecord,
     FeedbackSubmission,
     LineageRecord,
     Records,
@@ -248,3 +250,20 @@ async def test_an_item_that_was_retired_counts_in_no_score(three: Any) -> None:
         await conn.execute(update(FeedbackItemRow).values(state="retired"))
 
     assert {r.score for r in await three.trainer.rollouts("r")} == {None}
+
+
+async def test_an_item_that_no_source_gave_counts_for_its_rollout_and_is_written_once(
+    world: World,
+) -> None:
+    await _begin(world, {"class": "ScoredTask"})
+    await world.trainer.record(Records(rollouts=(_rollout(world, "a", 0),)))
+    item = FeedbackItem(id="self-a", kind="judge", score=0.75, source="self", version="1")
+    own = Records(feedback=(FeedbackRecord(rollout_id="a", item=item),))
+
+    new = [(await world.trainer.record(own)).new for _ in range(2)]
+
+    assert new == [1, 0]
+    assert [r.score for r in await world.trainer.rollouts("r")] == [0.75]
+    stray = Records(feedback=(FeedbackRecord(rollout_id="b", item=item),))
+    with pytest.raises(Invalid, match="'b' is unknown"):
+        await world.trainer.record(stray)

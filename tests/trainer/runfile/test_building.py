@@ -263,3 +263,22 @@ def test_a_judge_without_what_it_needs_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         build_file("feedback.use=judge", f"feedback.options={options}")
+
+
+def test_the_policy_as_its_own_judge_needs_no_service(build_file: BuildFile) -> None:
+    options = f"{{criteria = {CRITERIA}}}"
+    built = build_file(f"feedback.sources.self={{use = 'self', options = {options}}}")
+
+    [own] = built.config.self_evaluations
+    assert (own.name, [c.name for c in own.rubric.criteria]) == ("self", ["polite"])
+    assert built.config.task.sources == ("judge", "self")
+    assert set(built.deployment.sources) == {"judge"}
+
+
+def test_texts_of_a_source_can_be_hidden_from_teachers(build_file: BuildFile) -> None:
+    built = build_file(
+        "feedback.sources.size={use = 'regex', expert_may_see = false}", "feedback.max_failed=0.5"
+    )
+
+    assert built.config.context == PapersContext(hidden_sources=("size",))
+    assert built.config.max_failed == 0.5

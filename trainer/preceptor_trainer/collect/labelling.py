@@ -10,10 +10,10 @@ import asyncio
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal, cast
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 from pydantic import JsonValue
@@ -22,10 +22,12 @@ from preceptor_clients.contract.errors import ProblemDetails
 from preceptor_clients.contract.schemas import (
     AnswerKind,
     FeedbackOutcome,
+    FeedbackRecord,
     FeedbackSubmission,
     PrefixAnswer,
     PrefixQuery,
     PrefixSubmission,
+    Records,
     TargetRecord,
     WantedWeights,
 )
@@ -130,6 +132,10 @@ class Labelled:
         )
 
 
+OwnJudge: TypeAlias = Callable[[Sequence[Rollout]], Awaitable[Sequence[FeedbackOutcome]]]
+"""Judges rollouts without a service; one outcome per rollout, in order."""
+
+
 @dataclass(kw_only=True)
 class Labeller:
     """Sends one run's queries to its sources and experts."""
@@ -142,6 +148,8 @@ class Labeller:
     vocab_fingerprint: str
     batching: Literal["merge", "group"]
     timeout_s: float = 120.0
+    own_judges: Mapping[str, OwnJudge] = field(default_factory=dict[str, "OwnJudge"])
+    """Sources of the task that are asked here and not at the gateway."""
     dropped: Counter[str] = field(default_factory=Counter[str])
     """Missing answers by the problem's code; the reader reports and clears them."""
     reasons: dict[str, str] = field(default_factory=dict[str, str])
@@ -179,9 +187,24 @@ class Labeller:
             cost=sum(o.answer.cost or 0.0 for o in paid if o.answer is not None),
         )
 
+    async def record_own(self, attempts: Sequence[Attempt]) -> None:
+        """Records the items that no service gave; their rollouts are on record."""
+        records = [
+            FeedbackRecord(rollout_id=attempt.rollout.rollout_id, item=item)
+            for attempt in attempts
+            for item in attempt.items
+            if item.source in self.own_judges
+        ]
+        if records:
+            await self.gateway.record(Records(feedback=tuple(records)))
+
     async def _ask_source(
         self, source: str, rollouts: Sequence[Rollout]
     ) -> Sequence[FeedbackOutcome]:
+        if (own := self.own_judges.get(source)) is not None:
+            outcomes = await own(rollouts)
+            self._count([o.problem for o in outcomes if o.problem])
+            return outcomes
         submissions = [
             FeedbackSubmission(
                 idempotency_key=f"{self.run}/{r.rollout_id}/{source}",

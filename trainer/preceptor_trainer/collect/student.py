@@ -51,6 +51,7 @@ class Student:
         self._policy = policy
         self._model: nn.Module = policy.new_model()
         self._version: str | None = None
+        self._drawing = asyncio.Lock()
         self._shares_model = make_sampler is None
         self._sampler: Sampler = (
             InProcessSampler(
@@ -85,6 +86,11 @@ class Student:
         assert self._version is not None, "no version was loaded"
         return self._version
 
+    @property
+    def max_positions(self) -> int | None:
+        """Most tokens of a prompt and its response; None where the model names no limit."""
+        return self._policy.max_positions
+
     def chat_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The ids of a chat, which the student continues."""
         return self._policy.encode(messages)
@@ -96,6 +102,10 @@ class Student:
     def response_ids(self, text: str) -> list[int]:
         """The ids of a text as a complete response, the end token included."""
         return self._policy.response_ids(text)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Response ids as text, without control tokens."""
+        return self._policy.decode(ids)
 
     async def with_candidates(self, rollouts: Sequence[Rollout], num_ids: int) -> list[Rollout]:
         """The rollouts with this version's `num_ids` most probable ids at every position."""
@@ -119,7 +129,7 @@ class Student:
     async def continuations(
         self,
         prompts: Sequence[Sequence[int]],
-        forced_prefixes: Sequence[Sequence[int]],
+        forced_prefixes: Sequence[Sequence[int]] | None,
         *,
         params: SamplingParams,
         generator: torch.Generator,
@@ -128,14 +138,19 @@ class Student:
         request = SampleRequest(
             prompts=prompts, params=params, generator=generator, forced_prefixes=forced_prefixes
         )
-        return [generation for [generation] in await self._sampler.sample(request)]
+        return [generation for [generation] in await self._draw(request)]
+
+    async def _draw(self, request: SampleRequest) -> list[list[Generation]]:
+        # An evaluation samples its next problems while the policy judges the last ones.
+        async with self._drawing:
+            return await self._sampler.sample(request)
 
     async def rollouts(self, request: RolloutRequest) -> list[Rollout]:
         """One group of rollouts per problem."""
         if self._episodes is not None:
             return await self._episodes.rollouts(request)
         prompts = [self.prompt_ids(problem) for problem in request.problems]
-        groups = await self._sampler.sample(
+        groups = await self._draw(
             SampleRequest(
                 prompts=prompts,
                 num_samples=request.num_samples,

@@ -107,7 +107,9 @@ class Collector:
             with timer.phase("sampling"):
                 rollouts = await self._sample(at, problems, first_group, randomness)
             with timer.phase("feedback"):
-                return await self.labeller.feedback(rollouts)
+                attempts = await self.labeller.feedback(rollouts)
+                await self.labeller.record_own(attempts)
+                return attempts
 
         if config.dynamic_sampling is not None:
             return await config.dynamic_sampling.fill(problems, judge)

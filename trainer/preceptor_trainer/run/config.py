@@ -17,6 +17,7 @@ from preceptor_trainer.collect.labelling import ExpertUse
 from preceptor_trainer.collect.participant import Joins
 from preceptor_trainer.collect.prompts import WhenLonger
 from preceptor_trainer.collect.rollout_sources import OnPolicy, RolloutSource
+from preceptor_trainer.collect.self_evaluation import SelfEvaluation
 from preceptor_trainer.collect.student import MakeSampler
 from preceptor_trainer.environments.environment import Dialogue
 from preceptor_trainer.evaluation.held_out import EvaluationConfig
@@ -59,6 +60,8 @@ class RunConfig:
     given answers, alone."""
     task: Task
     """Names the feedback sources, scores an attempt, and decides when it counts as solved."""
+    self_evaluations: tuple[SelfEvaluation, ...] = ()
+    """Sources of the task that are the policy itself."""
     context: ContextPolicy
     """What each expert may see."""
     steps: int = 40
@@ -140,6 +143,9 @@ class RunConfig:
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: must be at least 1, not {value}")
+        for evaluation in self.self_evaluations:
+            if evaluation.name not in self.sources:
+                raise ValueError(f"self_evaluations: the task has no source {evaluation.name!r}")
         if not 0 <= self.max_failed <= 1:
             raise ValueError(f"max_failed: {self.max_failed} is outside 0..1")
         for name, value, allowed in (

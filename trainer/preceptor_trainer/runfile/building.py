@@ -141,6 +141,7 @@ def _config(run_file: RunFile, parts: _Parts, name: str) -> RunConfig:
         ),
         experts=teachers.uses,
         task=sources.task,
+        self_evaluations=sources.own,
         context=teachers.context,
         participants=() if teachers.people is None else (teachers.people,),
         steps=run.steps,
@@ -171,7 +172,7 @@ def _config(run_file: RunFile, parts: _Parts, name: str) -> RunConfig:
 def _evaluation(
     run_file: RunFile, held_out: Rows | None, sources: Sources
 ) -> EvaluationConfig | None:
-    if held_out is None or not sources.services:
+    if held_out is None or not sources.task.sources:
         return None
     samples = run_file.run.eval_samples
     ks = run_file.run.eval_ks or tuple(sorted({1, samples}))

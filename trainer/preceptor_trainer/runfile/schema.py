@@ -36,6 +36,8 @@ Weight = Annotated[float, Field(gt=0)]
 EXECUTOR_USE: Final = EXECUTOR
 JUDGE_USE: Final = "judge"
 """A language model that answers the criteria of a rubric."""
+SELF_USE: Final = "self"
+"""The policy itself, as such a judge."""
 
 
 def _as_tuple(value: object) -> object:
@@ -124,8 +126,8 @@ class SourceSection(Section):
     """`[feedback.sources.NAME]`: one of several sources."""
 
     use: str
-    """`FILE.py:NAME` for a function of yours, a verifier's name, `executor`, or `judge` for a
-    language model with a rubric."""
+    """`FILE.py:NAME` for a function of yours, a verifier's name, `executor`, `judge` for a
+    language model with a rubric, or `self` for the policy itself as a judge."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Further arguments of the function, or options of the executor or the judge."""
     weight: float = 1.0
@@ -142,8 +144,8 @@ class FeedbackSection(Section):
     """`[feedback]`: who judges an attempt."""
 
     use: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
-    """`FILE.py:NAME` for a function of yours, a verifier's name, `executor`, `judge`, or a list of
-    them."""
+    """`FILE.py:NAME` for a function of yours, a verifier's name, `executor`, `judge`, `self`, or a
+    list of them."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Further arguments of the function, or options of executor or judge, where `use` names one."""
     timeout_s: Annotated[float, Field(gt=0)] = 10.0

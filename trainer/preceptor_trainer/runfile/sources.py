@@ -12,10 +12,12 @@ from preceptor_clients.contract.deployment import DeployedService, local_service
 from preceptor_clients.contract.sections import nearest
 from preceptor_clients.sdk.judging import check_judge, verifiers
 from preceptor_clients.sdk.rubrics.rubric import make_rubric
+from preceptor_trainer.collect.self_evaluation import SelfEvaluation
 from preceptor_trainer.deployment.local import EXECUTOR_CLASS
 from preceptor_trainer.runfile.schema import (
     EXECUTOR_USE,
     JUDGE_USE,
+    SELF_USE,
     FeedbackSection,
     SourceSection,
 )
@@ -33,6 +35,8 @@ class Sources:
 
     task: Task
     services: Mapping[str, DeployedService]
+    own: tuple[SelfEvaluation, ...] = ()
+    """Sources that are the policy itself."""
 
 
 def make_sources(feedback: FeedbackSection, folder: Path) -> Sources:
@@ -42,8 +46,13 @@ def make_sources(feedback: FeedbackSection, folder: Path) -> Sources:
         ValueError: a function or verifier does not exist, or two sources have one name.
     """
     named = _named(feedback)
-    services = {name: _service(name, source, folder) for name, source in named.items()}
-    return Sources(task=_task(feedback, named), services=services)
+    services = {
+        name: _service(name, source, folder)
+        for name, source in named.items()
+        if source.use != SELF_USE
+    }
+    own = tuple(_self(name, source) for name, source in named.items() if source.use == SELF_USE)
+    return Sources(task=_task(feedback, named), services=services, own=own)
 
 
 def _named(feedback: FeedbackSection) -> dict[str, SourceSection]:
@@ -89,6 +98,21 @@ def _service(name: str, source: SourceSection, folder: Path) -> DeployedService:
     return local_service(name, FUNCTION_CLASS, options)
 
 
+def _self(name: str, source: SourceSection) -> SelfEvaluation:
+    options = dict(source.options)
+    try:
+        rubric = make_rubric(options.pop("criteria", ()), options.pop("columns", ()))
+    except ValueError as error:
+        raise ValueError(f"feedback: options of {name!r}: {error}") from None
+    max_tokens = options.pop("max_tokens", SelfEvaluation.max_tokens)
+    if options or not isinstance(max_tokens, int) or max_tokens < 1:
+        raise ValueError(
+            f"feedback: options of {name!r}: takes `criteria`, `columns` and `max_tokens` (a whole "
+            f"number above 0), got {', '.join(source.options)}"
+        )
+    return SelfEvaluation(name=name, rubric=rubric, max_tokens=max_tokens)
+
+
 def _judge_options(name: str, source: SourceSection, folder: Path) -> dict[str, Any]:
     options: dict[str, Any] = {"name": name, **source.options}
     for needed in ("url", "model", "criteria"):
@@ -110,7 +134,7 @@ def _function(use: str, folder: Path) -> str:
     if not colon and use.endswith(".py"):
         raise ValueError(f"feedback.use: {use!r} names no function; write {use}:NAME")
     if not colon and use not in verifiers():
-        known = sorted([*verifiers(), EXECUTOR_USE, JUDGE_USE])
+        known = sorted([*verifiers(), EXECUTOR_USE, JUDGE_USE, SELF_USE])
         raise ValueError(
             f"feedback.use: {use!r} is no verifier; {nearest(use, known)}; a function of yours is "
             "named FILE.py:NAME"

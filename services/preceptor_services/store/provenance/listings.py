@@ -190,7 +190,10 @@ def _score(reward: RewardRule) -> ColumnElement[float]:
     # No join with the tickets, because a question that was sent twice must count once.
     scored = (
         select(_combined(reward))
-        .where(FeedbackItemRow.answer_key.in_(asked), FeedbackItemRow.state == "standing")
+        .where(
+            or_(FeedbackItemRow.answer_key.in_(asked), FeedbackItemRow.rollout_id == Rollout.id),
+            FeedbackItemRow.state == "standing",
+        )
         .where(_counts(FeedbackItemRow.source, reward))
         .having(func.count(FeedbackItemRow.error) == 0)
         .correlate(Rollout)

@@ -37,6 +37,8 @@ class FeedbackItemRow(Base):
     latency_ms: Mapped[float | None]
     """Time of the judgement, or of the call that it was a part of."""
     cost: Mapped[float | None]
+    rollout_id: Mapped[str | None] = mapped_column(index=True)
+    """The rollout of an item that no source gave; a source's answer leads to its rollouts."""
     state: Mapped[str]
     """`standing`; an item that is `superseded` or `retired` counts in no score."""
 

@@ -13,7 +13,7 @@ down_revision = "0009"
 branch_labels = None
 depends_on = None
 
-_COLUMNS = ("source", "version", "error", "latency_ms", "cost", "state")
+_COLUMNS = ("source", "version", "error", "latency_ms", "cost", "rollout_id", "state")
 
 
 def upgrade() -> None:
@@ -23,10 +23,12 @@ def upgrade() -> None:
         sa.Column("error", sa.String(), nullable=True),
         sa.Column("latency_ms", sa.Double(), nullable=True),
         sa.Column("cost", sa.Double(), nullable=True),
+        sa.Column("rollout_id", sa.String(), nullable=True),
         sa.Column("state", sa.String(), nullable=False, server_default="standing"),
     ]
     for column in added:
         op.add_column("feedback_items", column)
+    op.create_index(op.f("ix_feedback_items_rollout_id"), "feedback_items", ["rollout_id"])
     items = sa.table(
         "feedback_items",
         sa.column("answer_key", sa.String()),
@@ -48,5 +50,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index(op.f("ix_feedback_items_rollout_id"), "feedback_items")
     for name in reversed(_COLUMNS):
         op.drop_column("feedback_items", name)
