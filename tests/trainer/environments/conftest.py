@@ -79,6 +79,7 @@ def play(policy: Policy):
         count: int = 1,
         max_tokens: int = 200,
         gateway: Any = None,
+        row: dict[str, Any] | None = None,
         policy: Policy = policy,
     ) -> Played:
         script: Says = says if callable(says) else lambda turn, _: says[turn]
@@ -87,7 +88,8 @@ def play(policy: Policy):
         student = Student(
             policy, lambda _: cast("Any", sampler), dialogue=dialogue, environment=environment
         )
-        problem = SimpleNamespace(id="p", messages=({"role": "user", "content": "Hi"},), payload={})
+        chat = ({"role": "user", "content": "Hi"},)
+        problem = SimpleNamespace(id="p", messages=chat, payload=row or {})
         try:
             rollouts = await student.rollouts(
                 RolloutRequest(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from preceptor_trainer.environments.openenv.openenv import OpenEnv
 from preceptor_trainer.environments.tools.lookup import LookupTable
 from preceptor_trainer.environments.tools.python import PythonTool
 from preceptor_trainer.environments.tools.toolbox import Toolbox
@@ -95,3 +96,35 @@ def test_a_tool_that_cannot_be_is_refused(
         build_file(text=FILE + tools)
 
     assert said in str(refused.value)
+
+
+def test_an_environment_judges_its_attempts_itself(build_file: BuildFile, folder: Path) -> None:
+    text = FILE.replace('[feedback]\nuse = "judge.py:judge"', "")
+    built = build_file(
+        text=f'{text}[environment]\nurl = "http://x:1"\nactions = "field"\naction_field = "a"\n'
+        "[rollout]\nmax_turns = 4\n"
+    )
+
+    dialogue = built.config.dialogue
+    assert dialogue is not None
+    assert dialogue.environment == OpenEnv(
+        url="http://x:1", actions="field", action_field="a", max_output=2000
+    )
+    assert dialogue.max_turns == 4
+    assert set(built.deployment.sources) == {"environment"}
+    assert built.config.task.sources == ("environment",)
+    assert built.rows[-1] == "acts in    http://x:1"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('[environment]\nurl = "http://x"\nactions = "field"', "action_field"),
+        ('[environment]\nurl = "http://x"\n[[tools]]\nuse = "executor"', "not together with"),
+    ],
+)
+def test_an_environment_that_cannot_be_is_refused(
+    build_file: BuildFile, more: str, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        build_file(text=FILE + more)

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from preceptor_trainer.environments.environment import (
     Chat,
     Dialogue,
     Environment,
+    Full,
     Outcome,
     Session,
     Unreachable,
@@ -76,6 +77,8 @@ class _Attempt:
     outcome: Outcome = field(default_factory=Outcome)
     failure: str | None = None
     runs: bool = True
+    is_waiting: bool = False
+    """Whether there was no place for it yet."""
 
     @property
     def room(self) -> int:
@@ -140,35 +143,44 @@ class Episodes:
             )
             for i in range(request.num_samples)
         ]
-        at_a_time = self.environment.max_sessions or len(attempts)
-        for start in range(0, len(attempts), at_a_time):
-            await self._play(attempts[start : start + at_a_time], request)
+        pending, at_a_time = attempts, self.environment.max_sessions or len(attempts)
+        while pending:
+            some, rest = pending[:at_a_time], pending[at_a_time:]
+            await self._play(some, request)
+            waiting = [attempt for attempt in some if attempt.is_waiting]
+            if waiting:  # as many as had a place now; the server has no more
+                at_a_time = max(1, len(some) - len(waiting))
+            pending = [*waiting, *rest]
         return [self._rollout(attempt, request) for attempt in attempts]
 
     async def _play(self, attempts: Sequence[_Attempt], request: RolloutRequest) -> None:
         try:
-            await asyncio.gather(*(self._open(attempt) for attempt in attempts))
+            await _together(self._open(attempt) for attempt in attempts)
             for turn in range(self.dialogue.max_turns):
                 running = [attempt for attempt in attempts if attempt.runs]
                 if not running:
                     break
                 await self._write(running, request)
                 is_last = turn + 1 == self.dialogue.max_turns
-                await asyncio.gather(*(self._answer(a, is_last=is_last) for a in running))
+                await _together(self._answer(a, is_last=is_last) for a in running)
         finally:
             # Shielded: a session that stays open when a run is stopped would fill the server.
             await asyncio.shield(asyncio.gather(*(_close(attempt) for attempt in attempts)))
 
     async def _open(self, attempt: _Attempt) -> None:
+        attempt.runs, attempt.is_waiting = True, False
         try:
             attempt.session = session = await self.environment.open(
                 attempt.problem, attempt.rollout_id
             )
+        except Full:
+            attempt.runs, attempt.is_waiting = False, True
+            return
         except Unreachable as error:
             self._fail(attempt, str(error))
             return
         if session.opening:
-            chat = [*attempt.problem.messages, *session.opening]
+            chat = _joined(attempt.problem.messages, session.opening)
             attempt.problem = OtherChat(original=attempt.problem, messages=chat)
         attempt.prompt_ids = self.policy.encode(attempt.problem.messages)
         most = self.policy.max_positions
@@ -277,6 +289,22 @@ class Episodes:
                 details=outcome.details,
             ),
         )
+
+
+async def _together(awaited: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Awaits all; where one is cancelled or fails, ends the others before it returns."""
+    async with asyncio.TaskGroup() as group:
+        for one in awaited:
+            group.create_task(one)
+
+
+def _joined(messages: Chat, opening: Chat) -> list[dict[str, str]]:
+    """Both, as one turn where two of one role meet: many templates refuse two in a row."""
+    first, *rest = opening
+    if not messages or messages[-1]["role"] != first["role"]:
+        return [*messages, *opening]
+    text = f"{messages[-1]['content']}\n\n{first['content']}"
+    return [*messages[:-1], messages[-1] | {"content": text}, *rest]
 
 
 def _plain(turn: dict[str, str]) -> dict[str, str]:

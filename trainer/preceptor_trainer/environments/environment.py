@@ -28,6 +28,10 @@ class Unreachable(Exception):
     """An environment or a tool could not be asked; the message says why."""
 
 
+class Full(Unreachable):
+    """No session is free while others of the run are open: to be opened when those have ended."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reply:
     """What the student reads after its turn."""
@@ -89,6 +93,7 @@ class Environment(Protocol):
         """The session of one attempt.
 
         Raises:
+            Full: no session is free while others of this run are open.
             Unreachable: it cannot be opened.
         """
         ...

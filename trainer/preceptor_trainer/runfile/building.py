@@ -21,7 +21,7 @@ from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.run.schedules import Deterministic, Overlapped
 from preceptor_trainer.runfile.objectives import OBJECTIVES, objective_of, takes
 from preceptor_trainer.runfile.problems import Data, read_data
-from preceptor_trainer.runfile.schema import RolloutSection, RunFile
+from preceptor_trainer.runfile.schema import ENVIRONMENT_USE, RolloutSection, RunFile
 from preceptor_trainer.runfile.sources import Sources, make_sources
 from preceptor_trainer.runfile.students import longest_prompt, model_folder, prompt_counter
 from preceptor_trainer.runfile.teachers import Teachers, make_teachers
@@ -58,6 +58,7 @@ def build(run_file: RunFile, folder: Path, *, name: str, run_dir: Path) -> Built
     Raises:
         ValueError: something that the file names does not exist, or does not fit.
     """
+    run_file = _with_verdict(run_file)
     learns_from = OBJECTIVES[run_file.objective.use].learns_from
     in_view = _reference_in_view(run_file)
     _check_feedback(run_file, learns_from, in_view=in_view)
@@ -88,6 +89,15 @@ def build(run_file: RunFile, folder: Path, *, name: str, run_dir: Path) -> Built
         rows=_rows(data, tools),
         notes=_notes(run_file, data, teachers, tools),
     )
+
+
+def _with_verdict(run_file: RunFile) -> RunFile:
+    """The file with its environment as the judge, where it names none."""
+    feedback = run_file.feedback
+    if run_file.environment is None or feedback.use or feedback.sources:
+        return run_file
+    update = {"feedback": feedback.model_copy(update={"use": (ENVIRONMENT_USE,)})}
+    return run_file.model_copy(update=update)
 
 
 def _with_variables(run_file: RunFile, variables: Mapping[str, Any]) -> RunFile:

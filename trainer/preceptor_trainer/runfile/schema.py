@@ -24,6 +24,7 @@ from preceptor_clients.contract.schemas import Name
 from preceptor_clients.contract.sections import Section, nearest
 from preceptor_trainer.collect.prompts import WhenLonger
 from preceptor_trainer.data.formats.named import make_format
+from preceptor_trainer.environments.openenv.openenv import Actions
 from preceptor_trainer.environments.tools.calls import CallForm
 from preceptor_trainer.kit.placement import Precision
 from preceptor_trainer.run.boards import BoardName
@@ -35,6 +36,7 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(gt=0)]
 EXECUTOR_USE: Final = EXECUTOR
 JUDGE_USE: Final = "judge"
+ENVIRONMENT_USE: Final = "environment"
 """A language model that answers the criteria of a rubric."""
 SELF_USE: Final = "self"
 """The policy itself, as such a judge."""
@@ -261,6 +263,34 @@ class ToolSection(Section):
         return self
 
 
+class EnvironmentSection(Section):
+    """`[environment]`: an OpenEnv server in which attempts are made."""
+
+    url: str
+    """Address of the server."""
+    actions: Actions = "json"
+    """What a turn is: `field`, the text of one field of an action; `json`, text that ends with an
+    action as a JSON object; `tools`, calls of the environment's tools."""
+    action_field: str | None = None
+    """Field of an action that a turn fills, for `field`."""
+    observation_field: str | None = None
+    """Field of an observation that is shown; the whole as JSON where absent."""
+    reset: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further arguments of every reset, beside a row's `seed`, `split`, `index` and `episode`."""
+    sessions: Positive = 16
+    """Most sessions at a time; no more than the server allows."""
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Longest wait for an observation."""
+    wait_s: Annotated[float, Field(ge=0)] = 300.0
+    """Longest wait for a session where the server is full."""
+
+    @model_validator(mode="after")
+    def _action_has_its_field(self) -> Self:
+        if (self.actions == "field") != (self.action_field is not None):
+            raise ValueError("action_field: belongs to actions = `field`, which needs it")
+        return self
+
+
 class SelfTeacherSection(Section):
     """`[teacher.self]`: the student itself, with feedback in view."""
 
@@ -473,6 +503,8 @@ class RunFile(Section):
     """How attempts are made."""
     tools: tuple[ToolSection, ...] = ()
     """What the student may call within an attempt."""
+    environment: EnvironmentSection | None = None
+    """Where attempts are made, in the place of tools."""
     teacher: TeacherSection = TeacherSection()
     """Who shows what would have been better."""
     objective: ObjectiveSection = ObjectiveSection()

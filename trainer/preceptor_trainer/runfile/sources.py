@@ -15,6 +15,7 @@ from preceptor_clients.sdk.rubrics.rubric import make_rubric
 from preceptor_trainer.collect.self_evaluation import SelfEvaluation
 from preceptor_trainer.deployment.local import EXECUTOR_CLASS
 from preceptor_trainer.runfile.schema import (
+    ENVIRONMENT_USE,
     EXECUTOR_USE,
     JUDGE_USE,
     SELF_USE,
@@ -25,6 +26,7 @@ from preceptor_trainer.tasks.combined import CombinedTask
 from preceptor_trainer.tasks.task import NOT_JUDGED, ScoredTask, Task
 
 JUDGE_CLASS: Final = "preceptor_services.feedback.judge.source:Judge"
+ENVIRONMENT_CLASS: Final = "preceptor_services.feedback.environment:EnvironmentVerdict"
 FUNCTION_CLASS: Final = "preceptor_services.feedback.function:Function"
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -85,6 +87,8 @@ def _service(name: str, source: SourceSection, folder: Path) -> DeployedService:
     if source.use == EXECUTOR_USE:
         own: dict[str, Any] = {"name": name, "workers": source.workers}
         return local_service(name, EXECUTOR_CLASS, {**own, **source.options})
+    if source.use == ENVIRONMENT_USE:
+        return local_service(name, ENVIRONMENT_CLASS, {"name": name})
     if source.use == JUDGE_USE:
         return local_service(name, JUDGE_CLASS, _judge_options(name, source, folder))
     options: dict[str, Any] = {
@@ -134,7 +138,7 @@ def _function(use: str, folder: Path) -> str:
     if not colon and use.endswith(".py"):
         raise ValueError(f"feedback.use: {use!r} names no function; write {use}:NAME")
     if not colon and use not in verifiers():
-        known = sorted([*verifiers(), EXECUTOR_USE, JUDGE_USE, SELF_USE])
+        known = sorted([*verifiers(), ENVIRONMENT_USE, EXECUTOR_USE, JUDGE_USE, SELF_USE])
         raise ValueError(
             f"feedback.use: {use!r} is no verifier; {nearest(use, known)}; a function of yours is "
             "named FILE.py:NAME"

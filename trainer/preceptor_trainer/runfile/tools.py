@@ -1,4 +1,4 @@
-"""The tools of a file: what the student may call, and how it is told of them."""
+"""The tools of a file, or its environment: who answers the student within an attempt."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ from preceptor_clients.contract.deployment import DeployedService, local_service
 from preceptor_clients.sdk.judging import check_judge
 from preceptor_trainer.deployment.local import EXECUTOR_CLASS
 from preceptor_trainer.environments.environment import Dialogue, Unreachable
+from preceptor_trainer.environments.openenv.openenv import OpenEnv
+from preceptor_trainer.environments.openenv.socket import library as library_of_sockets
 from preceptor_trainer.environments.tools.function import FunctionTool
 from preceptor_trainer.environments.tools.lookup import LookupTable, read_table
 from preceptor_trainer.environments.tools.mcp import McpTools, library
 from preceptor_trainer.environments.tools.python import PythonTool
 from preceptor_trainer.environments.tools.tool import OffersTools, Tool
 from preceptor_trainer.environments.tools.toolbox import Toolbox
-from preceptor_trainer.runfile.schema import EXECUTOR_USE, RunFile, ToolSection
+from preceptor_trainer.runfile.schema import (
+    EXECUTOR_USE,
+    EnvironmentSection,
+    RunFile,
+    ToolSection,
+)
 
 _VARIABLE: Final = "tools"
 """Name of the chat template's variable with the tools."""
@@ -56,6 +63,8 @@ def make_tools(run_file: RunFile, model: Path, folder: Path) -> FileTools:
     Raises:
         ValueError: a tool does not exist, or cannot be started.
     """
+    if run_file.environment is not None:
+        return _environment(run_file, run_file.environment)
     if not run_file.tools:
         return NO_TOOLS
     rollout = run_file.rollout
@@ -82,6 +91,36 @@ def make_tools(run_file: RunFile, model: Path, folder: Path) -> FileTools:
         variables={_VARIABLE: [tool.described() for tool in described]} if shows else {},
         note=None if shows else _note(described),
         row=f"may call   {', '.join(tool.name for tool in described)}",
+    )
+
+
+def _environment(run_file: RunFile, section: EnvironmentSection) -> FileTools:
+    if run_file.tools:
+        raise ValueError("environment: not together with [[tools]]; an environment has its own")
+    library_of_sockets()
+    rollout = run_file.rollout
+    environment = OpenEnv(
+        url=section.url,
+        actions=section.actions,
+        action_field=section.action_field,
+        observation_field=section.observation_field,
+        calls=rollout.calls,
+        reset=section.reset,
+        sessions=section.sessions,
+        timeout_s=section.timeout_s,
+        wait_s=section.wait_s,
+        max_output=rollout.max_output,
+    )
+    return FileTools(
+        dialogue=Dialogue(
+            environment=environment,
+            max_turns=rollout.max_turns,
+            turn_tokens=rollout.turn_tokens,
+            max_failed=rollout.max_failed,
+        ),
+        services={},
+        variables={},
+        row=f"acts in    {section.url}",
     )
 
 

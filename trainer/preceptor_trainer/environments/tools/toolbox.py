@@ -21,6 +21,7 @@ from pydantic import JsonValue
 from preceptor_clients.contract.sections import nearest
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.environments.environment import Chat, Outcome, Reply, Unreachable
+from preceptor_trainer.environments.once import Once
 from preceptor_trainer.environments.tools.calls import Call, CallForm, calls_in
 from preceptor_trainer.environments.tools.tool import (
     OffersTools,
@@ -76,7 +77,7 @@ class RunningToolbox:
     def __init__(self, config: Toolbox, parts: Sequence[Tools]) -> None:
         self.config = config
         self._parts = parts
-        self._starting = asyncio.Lock()
+        self.start = Once(self._start)
         self.known: dict[str, tuple[Tool, Tools]] = {}
 
     @property
@@ -90,22 +91,20 @@ class RunningToolbox:
         await self.start()
         return ToolSession(self, episode_id)
 
-    async def start(self) -> Sequence[Tool]:
-        """Starts the tools unless they run.
+    async def _start(self) -> Sequence[Tool]:
+        """Starts the tools.
 
         Raises:
             Unreachable: one cannot be started, or two have one name.
         """
-        async with self._starting:
-            if not self.known:
-                found: dict[str, tuple[Tool, Tools]] = {}
-                for part in self._parts:
-                    for tool in await part.start():
-                        if tool.name in found:
-                            raise Unreachable(f"two tools have the name {tool.name!r}")
-                        found[tool.name] = tool, part
-                self.known = found
-        return [tool for tool, _ in self.known.values()]
+        found: dict[str, tuple[Tool, Tools]] = {}
+        for part in self._parts:
+            for tool in await part.start():
+                if tool.name in found:
+                    raise Unreachable(f"two tools have the name {tool.name!r}")
+                found[tool.name] = tool, part
+        self.known = found
+        return [tool for tool, _ in found.values()]
 
     async def close(self) -> None:
         """Ends the tools."""

@@ -1,0 +1,1 @@
+"""Environments that speak OpenEnv's protocol: `socket.py` one connection, `openenv.py` attempts."""
