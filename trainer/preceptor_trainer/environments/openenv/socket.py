@@ -209,13 +209,18 @@ def _object(value: Any, url: str) -> dict[str, Any]:
 
 def _why(found: dict[str, Any]) -> str:
     """An error in words, with the fields of an action that were wrong."""
-    errors = cast("list[Any]", found.get("errors") or [])
-    fields = [
-        f"{'.'.join(map(str, e.get('loc', ())))}: {e.get('msg')}"
-        for e in cast("list[dict[str, Any]]", errors)
-        if isinstance(e, dict)
-    ]
+    errors: Any = found.get("errors")
+    told: list[Any] = cast("list[Any]", errors) if isinstance(errors, list) else []
+    fields = [_field(one) for one in told]
     return "; ".join([str(found.get("message") or "no reason was given"), *fields])
+
+
+def _field(error: Any) -> str:
+    match error:
+        case {"loc": [*places], "msg": message}:
+            return f"{'.'.join(map(str, places))}: {message}"
+        case _:
+            return str(error)
 
 
 def _words(error: BaseException) -> str:
