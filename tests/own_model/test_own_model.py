@@ -115,17 +115,10 @@ def write_records(path: Path, first: int, count: int) -> None:
 def test_science_records_train_with_solved_siblings_alone(tmp_path: Path) -> None:
     tiny.qwen3(tmp_path / "model", words=tiny.guesses("AB"))
     (tmp_path / "run.toml").write_text(on_the_page("science.toml", FORMATS_PAGE))
-    (tmp_path / "judge.py").write_text(
-        "async def judge(row, response):\n"
-        "    if [turn['role'] for turn in row['messages']] != ['system', 'user']:\n"
-        "        raise RuntimeError('the whole row is here')\n"
-        "    return 0\n"
-    )
     write_records(tmp_path / "train.json", 0, 8)
     write_records(tmp_path / "test.json", 20, 2)
 
-    both = "feedback.sources.style={use = 'judge.py:judge'}"
-    done = train(tmp_path, *settings("model.path=model", "rollout.n=6", "run.steps=2", both))
+    done = train(tmp_path, *settings("model.path=model", "rollout.n=6", "run.steps=2"))
 
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "runs" / "run" / "summary.json").read_text())

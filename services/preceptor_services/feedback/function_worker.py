@@ -24,6 +24,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -156,7 +157,9 @@ def _place(error: BaseException) -> str | None:
 
 
 def _version(judge: Judge) -> str:
-    """A hash of the judge's code: its file, and the modules of its folder or package beside it."""
+    """A hash of the judge's code: its file, the modules of its folder or package beside it, and the
+    versions of the libraries that it names in its attribute `libraries`.
+    """
     source = inspect.getsourcefile(inspect.unwrap(judge))
     if source is None:
         return "unknown"
@@ -165,6 +168,8 @@ def _version(judge: Judge) -> str:
     for file in sorted({own, *_neighbours(own.parent, inspect.unwrap(judge).__module__)}):
         with contextlib.suppress(OSError):
             digest.update(hashlib.sha256(file.read_bytes()).digest())
+    for library in getattr(judge, "libraries", ()):
+        digest.update(f"{library} {metadata.version(library)}".encode())
     return digest.hexdigest()[:16]
 
 

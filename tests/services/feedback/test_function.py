@@ -182,6 +182,27 @@ async def test_an_edited_module_of_the_judges_package_is_another_version(
             assert first.info().version != second.info().version
 
 
+async def test_another_version_of_a_library_that_a_judge_names_is_another_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "by.py").write_text(
+        "def judge(row, response): return 1\njudge.libraries = ('lib',)"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    versions: set[str] = set()
+    for number in ("1.0", "1.1"):
+        about = tmp_path / f"lib-{number}.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: lib\nVersion: {number}\n")
+        async with source("by:judge", workers=1) as service:
+            versions.add(service.info().version)
+        (about / "METADATA").unlink()
+        about.rmdir()
+
+    assert len(versions) == 2
+
+
 async def test_a_judge_that_cannot_tell_says_so_in_plain_words(tmp_path: Path) -> None:
     (tmp_path / "shy.py").write_text(
         "from preceptor_clients.sdk import NotJudged\n"

@@ -37,7 +37,7 @@ def json_schema(
     cut = "the response was cut off; " if response.cut_off else ""
     try:
         value = json.loads(text, parse_constant=_refuse)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return Feedback(0.0, f"{cut}the response is not JSON: {error}")
     errors = sorted(checker.iter_errors(value), key=lambda error: str(error.json_path))
     if not errors:
@@ -45,6 +45,10 @@ def json_schema(
     lines = [f"{error.json_path}: {error.message[:200]}" for error in errors[:_SHOWN]]
     more = f"; and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
     return Feedback(0.0, cut + "; ".join(lines) + more)
+
+
+# A newer one may judge otherwise, so it is part of the source's version.
+json_schema.libraries = ("jsonschema",)  # type: ignore[attr-defined]
 
 
 def _checker(schema: Any, column: str) -> Any:

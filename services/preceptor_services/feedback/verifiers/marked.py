@@ -6,8 +6,10 @@ import re
 from typing import Final
 
 _BOX: Final = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_JOINED: Final = re.compile(r"[\s$,;.*]*(?:and|or|,|;)?[\s$,;.*]*")
+_JOINED: Final = re.compile(r"[\s$.*]*(?:[,;]\s*(?:and|or)?|and|or)[\s$.*]*")
 """What may stand between boxes that are one answer together."""
+_FAR: Final = 40
+"""Characters between boxes that are two answers."""
 
 
 def last_tagged(text: str, tag: str) -> str | None:
@@ -28,7 +30,7 @@ def last_boxed(text: str) -> str | None:
     taken = [boxes[-1]]
     for box in reversed(boxes[:-1]):
         between = text[box[1] : taken[0][0]]
-        if not (between and _JOINED.fullmatch(between) and re.search(r"and|or|[,;]", between)):
+        if len(between) > _FAR or not _JOINED.fullmatch(between):
             break
         taken.insert(0, box)
     return ", ".join(content for _, _, content in taken)

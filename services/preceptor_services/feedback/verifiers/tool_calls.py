@@ -17,6 +17,8 @@ _INPUT: Final = re.compile(r"^[^\S\n]*Action Input:\s*", re.MULTILINE)
 _TAGGED: Final = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 _NAMES: Final = ("name", "Action", "action", "tool")
 _ARGUMENTS: Final = ("arguments", "Action_Input", "action_input", "parameters", "args", "input")
+_NOT_JSON: Final = (ValueError, RecursionError)
+"""The second is raised where brackets are nested a thousand deep."""
 _SHOWN: Final = 5
 
 
@@ -97,7 +99,7 @@ def _actions(text: str) -> Iterator[Call]:
 def _first_object(text: str, name: str) -> Mapping[str, Any]:
     try:
         value, _ = json.JSONDecoder().raw_decode(text)
-    except ValueError as error:
+    except _NOT_JSON as error:
         raise _Malformed(f"the input of the call of {name} is not JSON: {error}") from None
     return _as_object(value, name)
 
@@ -109,7 +111,7 @@ def _objects(text: str) -> Iterator[Any]:
     while (match := re.compile(r"[{\[]").search(text, place)) is not None:
         try:
             value, place = decoder.raw_decode(text, match.start())
-        except ValueError:
+        except _NOT_JSON:
             place = match.end()
             continue
         yield from cast("list[Any]", value) if isinstance(value, list) else [value]
@@ -145,7 +147,7 @@ def _as_object(value: Any, name: str) -> Mapping[str, Any]:
 def _json(text: str, what: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except _NOT_JSON as error:
         raise _Malformed(f"{what} is not JSON: {error}") from None
 
 

@@ -40,6 +40,7 @@ def test_json_that_fits_scores_one(row: dict[str, Any], response: str) -> None:
         ('{"name": NaN}', "the response is not JSON: NaN is no JSON value"),
         ('Here: {"name": "Bo"}', "the response is not JSON: Expecting value"),
         ("", "the response is not JSON"),
+        ("[" * 100_000, "the response is not JSON: maximum recursion depth"),
     ],
 )
 def test_what_does_not_fit_scores_zero_and_each_place_is_named(response: str, said: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import re
 import signal
 import sys
+import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -132,7 +133,7 @@ def spin() -> None:
         pass
 
 
-@contextmanager
+@contextlib.contextmanager
 def busy_machine() -> Iterator[None]:
     burners = [multiprocessing.get_context("spawn").Process(target=spin) for _ in range(2)]
     for burner in burners:
@@ -211,3 +212,19 @@ def test_without_the_library_its_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
     with pytest.raises(ImportError, match=r"pip install 'preceptor\[math\]'"):
         math_verify.__wrapped__()
+
+
+def seconds(response: str) -> float:
+    before = time.process_time()
+    with contextlib.suppress(NotJudged):
+        math({"answer": "7"}, Response(response))
+    return time.process_time() - before
+
+
+@pytest.mark.parametrize(
+    "part", ["\\[ ", "\\( ", "$$ ", "\\boxed{", "<answer>", "answer is ", r"\boxed{1} "]
+)
+def test_the_time_of_a_response_grows_with_its_length_and_not_with_its_square(part: str) -> None:
+    short, long = seconds(part * 5_000), seconds(part * 40_000)
+
+    assert long < 30 * max(short, 0.02)

@@ -68,6 +68,7 @@ NEWS = call("getNews", '{"topic": "sport"}')
         (WEATHER + "Action: getNews", "the call of getNews has no line `Action Input:`"),
         ("<tool_call>{broken</tool_call>", "the text in <tool_call> is not JSON"),
         ("<tool_call>[]</tool_call>", "a call is a list"),
+        ('{"name": ' * 3000, "no tool is called"),
         ("<tool_call>{}</tool_call>", "a call has no name"),
     ],
 )

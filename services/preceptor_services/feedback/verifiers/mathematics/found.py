@@ -17,7 +17,10 @@ _SAID: Final = re.compile(
     r"\banswer\b\W{0,6}(?:is|was|are|equals|=|:)\W{0,3}?\s*(?P<rest>[^\n]+)", re.IGNORECASE
 )
 _FORMULA: Final = re.compile(
-    r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<![\\$])\$(?!\$)((?:\\.|[^$\n])+?)\$", re.DOTALL
+    # With a bound: otherwise ten thousand openings without an end take minutes.
+    r"\$\$(.{1,1000}?)\$\$|\\\[(.{1,1000}?)\\\]|\\\((.{1,1000}?)\\\)"
+    r"|(?<![\\$])\$(?!\$)((?:\\.|[^$\n]){1,1000}?)\$",
+    re.DOTALL,
 )
 _AND: Final = re.compile(r"\s*(?:,|;|,?\s*and|,?\s*or)\s*")
 _COMMAND: Final = re.compile(r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+")
@@ -28,6 +31,8 @@ _FUNCTIONS: Final = {
     *("sinh", "cosh", "tanh", "min", "max", "mod", "gcd", "lcm", "det", "inf", "infty", "binom"),
     "and",
 }
+_END: Final = 20_000
+"""Characters at the end of a response, in which its last formula is looked for."""
 _SHORT: Final = 40
 """Characters of a response that is nothing but its answer."""
 
@@ -64,8 +69,9 @@ def plain(text: str) -> str:
     """A text without marks of Markdown, delimiters of formulas, and the end of a sentence."""
     text = re.sub(r"\*\*+|__|`", "", text) if not re.search(r"\w\*\*\w", text) else text
     text = text.strip()
-    while text and (text[0], text[-1]) in (("$", "$"), ("*", "*")) and len(text) > 1:
-        text = text[1:-1].strip()
+    for mark in "*$":
+        if len(text) > 1 and text[0] == text[-1] == mark:
+            text = text.strip(f"{mark} \n")
     for start, end in (("\\(", "\\)"), ("\\[", "\\]")):
         if text.startswith(start) and text.endswith(end):
             text = text[2:-2].strip()
@@ -88,13 +94,13 @@ def _said(text: str) -> str | None:
 
 def _formula(text: str, *, first: bool = False) -> str | None:
     """The last formula, with those that only `and` or a comma joins to it; or the first ones."""
-    found = list(_FORMULA.finditer(text))
+    found = list(_FORMULA.finditer(text if first else text[-_END:]))
     if not found:
         return None
     taken = [found[0] if first else found[-1]]
     for match in found[1:] if first else reversed(found[:-1]):
         one, other = (taken[-1], match) if first else (match, taken[0])
-        if not _AND.fullmatch(text[one.end() : other.start()]):
+        if not _AND.fullmatch(one.string[one.end() : other.start()]):
             break
         taken.insert(len(taken) if first else 0, match)
     return ", ".join(next(group for group in match.groups() if group) for match in taken).strip()

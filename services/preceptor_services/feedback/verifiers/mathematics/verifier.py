@@ -9,7 +9,7 @@ from preceptor_clients.sdk.judging import Feedback, NotJudged, Response
 from preceptor_services.feedback.verifiers.columns import answers_of, shown
 from preceptor_services.feedback.verifiers.marked import last_boxed
 from preceptor_services.feedback.verifiers.mathematics.comparing import same
-from preceptor_services.feedback.verifiers.mathematics.found import final_answer
+from preceptor_services.feedback.verifiers.mathematics.found import Found, final_answer
 from preceptor_services.feedback.verifiers.mathematics.reading import (
     Answer,
     Unreadable,
@@ -19,6 +19,8 @@ from preceptor_services.feedback.verifiers.mathematics.reading import (
 )
 from preceptor_services.feedback.verifiers.mathematics.units import factor_between, is_known
 
+_SHORT: Final = 200
+"""Characters of a response that may be the answer, letter by letter."""
 _LONGEST: Final = 2000
 """Characters of an answer; nobody writes more in a box."""
 
@@ -50,25 +52,29 @@ def math(
             for 1/3.
         unreadable: What an answer that cannot be read is: an error, or wrong.
     """
-    right = [_gold(one, answer) for one in answers_of(row, answer)]
+    right = [_written(one, answer) for one in answers_of(row, answer)]
     cut = "the response was cut off; " if response.cut_off else ""
-    listed = shown([one.written for one in right])
-    if not boxed and letter_by_letter(response) in {letter_by_letter(o.written) for o in right}:
-        return Feedback(1.0)
+    listed = shown(right)
     found = final_answer(response, boxed=boxed)
+    if _is_one_of(right, found, "" if boxed else response):
+        return Feedback(1.0)
     where = r"in \boxed{}" if boxed else "in the response"
     nothing = Feedback(0.0, f"{cut}there is no answer {where}; the answer is {listed}")
     if found is None:
         return nothing
+    golden = [_gold(one) for one in right]
     try:
-        given = _read(found.text)
-        return _compared(right, given, listed, cut, digits)
+        return _compared(golden, _read(found.text), listed, cut, digits)
     except Unreadable as error:
         if not found.marked:
             return nothing  # any text at all, and nowhere said to be an answer
         if unreadable == "wrong":
             return Feedback(0.0, f"{cut}{error}; the answer is {listed}")
         raise NotJudged(str(error)) from error
+
+
+# A newer one may judge otherwise, so they are part of the source's version.
+math.libraries = ("math-verify", "latex2sympy2_extended", "sympy")  # type: ignore[attr-defined]
 
 
 def _compared(right: list[Answer], given: Answer, listed: str, cut: str, digits: int) -> Feedback:
@@ -87,21 +93,32 @@ def _read(written: str) -> Answer:
     return read(written)
 
 
-def _gold(value: Any, column: str) -> Answer:
+def _written(value: Any, column: str) -> str:
+    """A right answer as a text; of a solution its box."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError(f"the column {column!r} is no answer: {value!r}")
     # A decimal that is whole, as AMC's 27.0, is a whole number.
     whole = isinstance(value, float) and value.is_integer()
     text = str(int(value)) if whole else str(value)
+    return last_boxed(text) or text
+
+
+def _is_one_of(right: list[str], found: Found | None, response: str) -> bool:
+    """Whether an answer is written as a right one, which then need not be read."""
+    known = {letter_by_letter(one) for one in right}
+    texts = [found.text] if found is not None else []
+    texts += [response] if response and len(response) <= _SHORT else []
+    return any(letter_by_letter(one) in known for one in texts)
+
+
+def _gold(written: str) -> Answer:
     try:
-        return _read(last_boxed(text) or text)
+        return _read(written)
     except Unreadable as error:
         raise NotJudged(f"the row's own answer: {error}") from error
 
 
 def _same(right: Answer, given: Answer, digits: int) -> bool | None:
-    if right.written.strip() == given.written.strip():
-        return True
     if right.words is not None or given.words is not None:
         return (right.words or right.letters) == (given.words or given.letters)
     if right.parts or given.parts:
