@@ -15,8 +15,12 @@ from preceptor_clients.sdk.rubrics.rubric import Rubric, Verdict
 
 _THOUGHTS: Final = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 _FENCE: Final = re.compile(r"```(?:json)?[ \t]*\n(.*)\n```", re.DOTALL)
-_WORD: Final = re.compile(r"\W*(yes|no)\b(?!\W*(?:or\W+|and\W+)?(?:yes|no)\b)", re.IGNORECASE)
-"""Yes or no, without the other word right behind it."""
+_WORD: Final = re.compile(
+    r"\W*(?:(?:the |my )?(?:answer|verdict)(?: is)?\W+)?(yes|no)\b"
+    r"(?!\W*(?:or\W+|and\W+)?(?:yes|no)\b)",
+    re.IGNORECASE,
+)
+"""Yes or no, alone or as `the answer is no`, without the other word right behind it."""
 _YES: Final = {"yes": True, "no": False}
 _SHOWN: Final = 120
 _MOST_REASON: Final = 2000

@@ -185,7 +185,13 @@ async def test_thoughts_and_a_fence_around_the_object_are_left_out(
 
 @pytest.mark.parametrize(
     ("word", "score"),
-    [("Yes", 1.0), ("**no**, it is not", 0.0), ("yes or no", None), ("Maybe yes", None)],
+    [
+        ("Yes", 1.0),
+        ("**no**, it is not", 0.0),
+        ("The answer is no.", 0.0),
+        ("yes or no", None),
+        ("Maybe yes", None),
+    ],
 )
 async def test_a_server_without_schemas_is_asked_in_words(
     serve: Serve, judge_of: JudgeOf, word: str, score: float | None
