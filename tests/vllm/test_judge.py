@@ -159,5 +159,6 @@ def _rollout(response: str) -> Rollout:
         ),
         response_text=response,
         finish_reason="stop",
+        episode=None,
     )
     return cast(Rollout, made)

@@ -49,7 +49,7 @@ def item(source: str, score: float | None = None, **fields: Any) -> FeedbackItem
 
 
 def attempt(*items: FeedbackItem, task: Task = BOTH, **fields: Any) -> Attempt:
-    rollout = cast(Rollout, SimpleNamespace(rollout_id="r", group=0))
+    rollout = cast(Rollout, SimpleNamespace(rollout_id="r", group=0, failure=None))
     return Attempt(rollout=rollout, items=items, task=task, **fields)
 
 
@@ -143,7 +143,7 @@ async def asked(**outcomes: FeedbackOutcome) -> Attempt:
         vocab_fingerprint="v",
         batching="merge",
     )
-    rollout = SimpleNamespace(rollout_id="r", feedback_query=lambda _: QUERY)
+    rollout = SimpleNamespace(rollout_id="r", failure=None, feedback_query=lambda _: QUERY)
     [found] = await labeller.feedback([cast(Rollout, rollout)])
     return found
 

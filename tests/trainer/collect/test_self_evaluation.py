@@ -57,7 +57,7 @@ def rollout(number: int, text: str) -> Rollout:
     )
     made = SimpleNamespace(
         rollout_id=f"r{number}", group_id="g", group=0, problem=problem, response_text=text,
-        finish_reason="stop",
+        finish_reason="stop", episode=None, failure=None,
     )  # fmt: skip
     return cast(Rollout, made)
 

@@ -24,7 +24,7 @@ from pydantic import JsonValue
 from preceptor_clients.contract.errors import PreceptorError, ServiceFailed
 from preceptor_clients.contract.schemas import FeedbackAnswer, FeedbackItem, FeedbackOutcome
 from preceptor_clients.sdk.rubrics.judging import Judgement, NotJudged, Said, judge
-from preceptor_clients.sdk.rubrics.material import Material
+from preceptor_clients.sdk.rubrics.material import Material, last_turn
 from preceptor_clients.sdk.rubrics.rubric import Rubric, remarks
 from preceptor_trainer.collect.rollouts import Rollout
 from preceptor_trainer.sampling.params import SamplingParams
@@ -167,7 +167,8 @@ async def evaluate_own(
 
 
 def _key(rollout: Rollout) -> tuple[str, str, str]:
-    return rollout.group_id, rollout.response_text, rollout.finish_reason
+    turns = "" if rollout.episode is None else rollout.episode.model_dump_json()
+    return rollout.group_id, f"{rollout.response_text}{turns}", rollout.finish_reason
 
 
 async def _outcome(evaluation: SelfEvaluation, model: Own, rollout: Rollout) -> FeedbackOutcome:
@@ -227,9 +228,12 @@ def _material(rollout: Rollout, rubric: Rubric) -> Material:
         if column not in row:
             raise ServiceFailed(f"the row has no column {column!r}; it has {', '.join(row)}")
     values = {column: row[column] for column in rubric.columns}
+    turns = [] if rollout.episode is None else [t.model_dump() for t in rollout.episode.turns]
+    earlier, response = last_turn(turns, rollout.response_text)
     return Material(
         prompt=[dict(message) for message in rollout.problem.messages],
-        response=rollout.response_text,
+        earlier=earlier,
+        response=response,
         cut_off=rollout.finish_reason == "length",
         columns={c: v if isinstance(v, str) else json.dumps(v) for c, v in values.items()},
     )

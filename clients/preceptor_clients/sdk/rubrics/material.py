@@ -33,6 +33,9 @@ class Material:
     prompt: Sequence[Mapping[str, str]]
     """The chat that the response continues."""
     response: str
+    """The last turn, where it has several."""
+    earlier: Sequence[Mapping[str, str]] = ()
+    """Turns of the attempt before that: what the student wrote, and what it read in between."""
     cut_off: bool = False
     """Whether it was cut off at the limit of tokens."""
     columns: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -41,8 +44,27 @@ class Material:
     def blocks(self) -> list[tuple[str, str]]:
         """Name and text of each block, in reading order."""
         turns = [(f"prompt ({message['role']})", message["content"]) for message in self.prompt]
+        turns += [
+            (f"attempt, turn {number} ({turn['role']})", turn["content"])
+            for number, turn in enumerate(self.earlier, start=1)
+        ]
         response = "response (cut off at the length limit)" if self.cut_off else "response"
         return [*turns, *self.columns.items(), (response, self.response)]
+
+
+def last_turn(
+    turns: Sequence[Mapping[str, str]], response: str
+) -> tuple[Sequence[Mapping[str, str]], str]:
+    """The earlier turns of an attempt, and its last one: what the student wrote at the end.
+
+    Args:
+        turns: All turns; empty where the attempt has only one.
+        response: The whole text of an attempt of one turn.
+    """
+    if not turns:
+        return (), response
+    ends_itself = turns[-1]["role"] == "assistant"
+    return (turns[:-1], turns[-1]["content"]) if ends_itself else (turns, "")
 
 
 def fresh_mark(texts: Sequence[str], draw: Callable[[], str] = lambda: secrets.token_hex(8)) -> str:

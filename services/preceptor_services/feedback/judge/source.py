@@ -34,7 +34,7 @@ from preceptor_clients.contract.schemas import (
     ServiceLimits,
 )
 from preceptor_clients.sdk.rubrics.judging import Counted, Judgement, NotJudged, judge
-from preceptor_clients.sdk.rubrics.material import Material
+from preceptor_clients.sdk.rubrics.material import Material, last_turn
 from preceptor_clients.sdk.rubrics.rubric import remarks
 from preceptor_services.feedback.judge.budget import Budget
 from preceptor_services.feedback.judge.chat_server import ChatServer
@@ -213,9 +213,12 @@ class Judge:
 def _material(query: FeedbackQuery, columns: Sequence[str]) -> Material:
     if not query.prompt.messages:
         raise Invalid("is empty; a judge reads messages, not ids", field="prompt.messages")
+    turns = [] if query.episode is None else [turn.model_dump() for turn in query.episode.turns]
+    earlier, response = last_turn(turns, query.response_text)
     return Material(
         prompt=[message.model_dump() for message in query.prompt.messages],
-        response=query.response_text,
+        earlier=earlier,
+        response=response,
         cut_off=query.finish_reason == "length",
         columns=_texts(query, columns),
     )
