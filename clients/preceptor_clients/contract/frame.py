@@ -50,8 +50,13 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "f4": np.dtype("<f4"),
     "q2": np.dtype("<u2"),
 }
+_ITEM_BYTES: Final = {tag: dtype.itemsize for tag, dtype in _DTYPES.items()}
 _TAGS: Final = {"b1": "b1", "i4": "i4", "i8": "i8", "f4": "f4"}
+_USUAL_TAGS: Final = {np.dtype(name): _TAGS[name] for name in _TAGS}
+"""Of this machine's own byte order; found faster than by name."""
 _MAX_DIMS: Final = 4
+_SMALL_BYTES: Final = 1 << 12
+_ZEROS: Final = bytes(8)
 _HEADER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 """Types of most values, which stand for themselves."""
@@ -73,14 +78,8 @@ class Limits(NamedTuple):
 DEFAULT_LIMITS: Final = Limits()
 
 
-class _Spec(NamedTuple):
-    tag: str
-    shape: tuple[int, ...]
-    num_bytes: int
-
-    @property
-    def padded(self) -> int:
-        return -(-self.num_bytes // 8) * 8
+_Spec = tuple[str, tuple[int, ...], int, int]
+"""Tag, shape, bytes, and bytes with the zeros after them. A frame of short answers has hundreds."""
 
 
 def encode(
@@ -108,11 +107,17 @@ def encode(
     pieces: list[Any] = []  # bytes, and views of arrays as bytes, which are copied once
     length = 0
     for _, array in arrays:
-        pieces.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-        padding = -array.nbytes % 8
+        num_bytes = array.nbytes
+        # One call copies a small array; a large one is copied only once, by `join`.
+        pieces.append(
+            array.tobytes()
+            if num_bytes <= _SMALL_BYTES
+            else np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        )
+        padding = -num_bytes % 8
         if padding:
-            pieces.append(bytes(padding))
-        length += array.nbytes + padding
+            pieces.append(_ZEROS[:padding])
+        length += num_bytes + padding
     if compress and length:
         body = b"".join(pieces)
         packed = zstandard.ZstdCompressor(level=1).compress(body)
@@ -135,8 +140,11 @@ def _strip(
         arrays.append(_wire(cast("np.ndarray", value), key, quantised))
         return {"$array": len(arrays) - 1}
     if isinstance(value, dict):
-        items = cast("dict[str, Any]", value).items()
-        return {_escaped(k): _strip(v, k, arrays, quantised) for k, v in items}
+        # Most values are plain; a call for each of them would take longer than the rest.
+        return {
+            _escaped(k): v if type(v) in _PLAIN else _strip(v, k, arrays, quantised)
+            for k, v in cast("dict[str, Any]", value).items()
+        }
     if isinstance(value, (list, tuple)):
         return [_strip(v, key, arrays, quantised) for v in cast("list[Any]", value)]
     return value
@@ -148,7 +156,7 @@ def _escaped(key: str) -> str:
 
 
 def _wire(array: np.ndarray, key: str, quantised: frozenset[str]) -> tuple[str, np.ndarray]:
-    tag = _TAGS.get(array.dtype.str[1:])
+    tag = _USUAL_TAGS.get(array.dtype) or _TAGS.get(array.dtype.str[1:])
     if tag is None:
         raise ValueError(
             f"{key}: arrays of {array.dtype} are not supported; use bool, int32, int64 or float32"
@@ -158,14 +166,15 @@ def _wire(array: np.ndarray, key: str, quantised: frozenset[str]) -> tuple[str, 
         if known is not None:
             return "q2", known
         # JSON cannot represent NaN, so such a message could not be rendered as JSON.
-        if not np.isfinite(array).all():
+        if not np.logical_and.reduce(np.isfinite(array), axis=None):
             raise ValueError(f"{key}: NaN or infinity is never encoded; mask the position instead")
         if key in quantised:
             codes = grid.codes(array)
             # Only arrays whose values are already on the grid: the frame itself never rounds.
             if np.array_equal(grid.values(codes), array):
                 return "q2", codes
-    return tag, array.astype(_DTYPES[tag], copy=False)
+    wanted = _DTYPES[tag]
+    return tag, array if array.dtype is wanted else array.astype(wanted, copy=False)
 
 
 def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS) -> Any:
@@ -194,7 +203,7 @@ def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS) -> Any:
         raise _malformed("header", "is cut off, or does not end on a multiple of 8")
     message, described = _parse_header(bytes(view[_PREFIX.size : start]), limits)
     specs = [_parse_spec(spec, body_len) for spec in described]
-    expected = sum(spec.padded for spec in specs)
+    expected = sum(padded for _, _, _, padded in specs)
     # Checked before the body is read: the header determines how much is decompressed.
     if expected != body_len:
         raise _malformed("arrays", f"need {expected} bytes, the body has {body_len}")
@@ -203,7 +212,7 @@ def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS) -> Any:
     offset = 0
     for spec in specs:
         arrays.append(_array(body, offset, spec))
-        offset += spec.padded
+        offset += spec[3]
     filled = _fill(message, arrays, limits.depth)
     # No check of the message would see an array without a reference.
     if any(array is not None for array in arrays):
@@ -232,19 +241,19 @@ def _parse_header(header: bytes, limits: Limits) -> tuple[Any, list[Any]]:
 
 
 def _parse_spec(spec: Any, body_len: int) -> _Spec:
-    match spec:
-        case [str(tag), [*shape]] if tag in _DTYPES and len(shape) <= _MAX_DIMS:
-            num_bytes = _DTYPES[tag].itemsize
+    # Not a `match`: it takes three times as long, and a frame of short answers has hundreds.
+    if type(spec) is list and len(cast("list[Any]", spec)) == 2:
+        tag, shape = cast("list[Any]", spec)
+        num_bytes = _ITEM_BYTES.get(tag) if type(tag) is str else None
+        if num_bytes and type(shape) is list and len(cast("list[Any]", shape)) <= _MAX_DIMS:
             # The bound also holds for empty arrays: numpy cannot represent larger dimensions.
             most = max(body_len, 1 << 31)
-            for n in shape:
+            for n in cast("list[Any]", shape):
                 if type(n) is not int or not 0 <= n <= most:
                     break
                 num_bytes *= n
             else:
-                return _Spec(tag, tuple(shape), num_bytes)
-        case _:
-            pass
+                return tag, tuple(cast("list[int]", shape)), num_bytes, -(-num_bytes // 8) * 8
     raise _malformed("arrays", f"{spec!r:.80} is not a valid [type, shape]")
 
 
@@ -273,25 +282,31 @@ def _body(rest: memoryview, encoding: int, length: int) -> memoryview:
 
 
 def _array(body: memoryview, offset: int, spec: _Spec) -> np.ndarray:
-    end = offset + spec.num_bytes
+    tag, shape, num_bytes, padded = spec
     # The padding must be zero: each message has exactly one rendering, without hidden data.
-    if spec.num_bytes % 8 and any(body[end : offset + spec.padded]):
+    if padded != num_bytes and any(body[offset + num_bytes : offset + padded]):
         raise _malformed("body", "has padding that is not zero between arrays")
-    raw = np.frombuffer(body[offset:end], _DTYPES[spec.tag])
+    dtype = _DTYPES[tag]
+    # An offset at the very end is refused even for no bytes.
+    raw = (
+        np.frombuffer(body, dtype, num_bytes // dtype.itemsize, offset)
+        if num_bytes
+        else np.frombuffer(b"", dtype)
+    )
     try:
-        array = raw if len(spec.shape) == 1 else raw.reshape(spec.shape)
+        array = raw if len(shape) == 1 else raw.reshape(shape)
     except ValueError as error:
-        raise _malformed("arrays", f"{spec.shape} is not a valid shape: {error}") from None
-    if spec.tag == "q2":
+        raise _malformed("arrays", f"{shape} is not a valid shape: {error}") from None
+    if tag == "q2":
         # Read-only like the other arrays, which are views: whether a write fails must not depend on
         # the element type.
         array = grid.read_only_values(array)
-    elif spec.tag == "b1":
+    elif tag == "b1":
         # numpy accepts any byte as a bool, but its operations do not treat values above 1 alike.
-        if bytes(body[offset:end]).strip(b"\0\1"):
+        if raw.tobytes().strip(b"\0\1"):
             raise _malformed("body", "has a bool that is neither 0 nor 1")
         array = array.view(np.bool_)
-    elif spec.tag == "f4" and not np.isfinite(array).all():
+    elif tag == "f4" and not np.logical_and.reduce(np.isfinite(raw)):
         raise _malformed("body", "has NaN or infinity in an array")
     return array
 
@@ -306,7 +321,13 @@ def _fill(value: Any, arrays: list[np.ndarray | None], depth: int) -> Any:
         fields = cast("dict[str, Any]", value)
         if "$array" in fields:
             return _take(fields, arrays)
-        return {_unescaped(k): _fill(v, arrays, depth - 1) for k, v in fields.items()}
+        # Most values are texts; a call for each of them would take longer than the rest.
+        return {
+            k if k[:1] != "$" else _unescaped(k): v
+            if type(v) is str
+            else _fill(v, arrays, depth - 1)
+            for k, v in fields.items()
+        }
     if isinstance(value, list):
         return [_fill(v, arrays, depth - 1) for v in cast("list[Any]", value)]
     if isinstance(value, float) and not math.isfinite(value):
