@@ -40,8 +40,8 @@ from preceptor_services.feedback.executor.extraction import fenced_program
 from preceptor_services.feedback.executor.payloads import read_task
 from preceptor_services.feedback.executor.programs import OutOfTime, ProgramJudge, record
 from preceptor_services.feedback.executor.self_test import self_test
-from preceptor_services.sandbox.command import Sandbox
-from preceptor_services.sandbox.isolation import IsolationFailed
+from preceptor_services.sandbox.command import CommandLimits, Sandbox
+from preceptor_services.sandbox.isolation import IsolationFailed, Limits
 from preceptor_services.sandbox.ladder import open_sandbox
 
 CODE_VERSION: Final = "3"
@@ -100,7 +100,7 @@ class Executor:
 
     def describe_isolation(self) -> dict[str, JsonValue]:
         """Protections and limits of the sandboxes, as reported in every answer."""
-        return self._isolation(self._all_boxes[0])
+        return self._isolation(self._all_boxes[0], self._config.limits)
 
     async def feedback(
         self, queries: Sequence[FeedbackQuery]
@@ -175,10 +175,11 @@ class Executor:
     def _judge_program(
         self, query: FeedbackQuery, task: ProgramTask, box: Sandbox, came: float
     ) -> FeedbackItem:
+        limits = self._config.case_limits(task.time_limit_s, task.memory_mb)
         judge = ProgramJudge(
             task=task,
             box=box,
-            limits=self._config.case_limits(task.time_limit_s, task.memory_mb),
+            limits=limits,
             compile_limits=self._config.compile_limits,
             languages=self._languages,
             deadline=came + SHARE_OF_WAIT * query.timeout_ms / 1000,
@@ -188,13 +189,14 @@ class Executor:
             judged = judge.judge(program, cut_off=query.finish_reason == "length")
         except OutOfTime:
             _log.warning("rollout %s was not graded: %s", query.rollout_id, OUT_OF_TIME)
-            return self._item(query, box, error=OUT_OF_TIME)
+            return self._item(query, box, limits=limits, error=OUT_OF_TIME)
         return self._item(
             query,
             box,
             score=1.0 if judged.solved else 0.0,
             text=judged.text or None,
             report=record(task, judged),
+            limits=limits,
         )
 
     def _item(
@@ -203,10 +205,11 @@ class Executor:
         box: Sandbox,
         *,
         report: dict[str, JsonValue] | None = None,
+        limits: CommandLimits | None = None,
         **found: Any,
     ) -> FeedbackItem:
         details: dict[str, JsonValue] = dict(report or {})
-        details["isolation"] = self._isolation(box)
+        details["isolation"] = self._isolation(box, limits or self._config.limits)
         return FeedbackItem(
             id=self._item_id(query),
             kind=KIND,
@@ -216,9 +219,9 @@ class Executor:
             **found,
         )
 
-    def _isolation(self, box: Sandbox) -> dict[str, JsonValue]:
+    def _isolation(self, box: Sandbox, limits: Limits | CommandLimits) -> dict[str, JsonValue]:
         described = dict(box.describe())
-        described["limits"] = asdict(self._config.limits)
+        described["limits"] = asdict(limits)
         return described
 
     def _item_id(self, query: FeedbackQuery) -> str:
@@ -239,6 +242,7 @@ class Executor:
             asdict(config.limits),
             asdict(config.case_limits()),
             languages,
+            config.rung_options.get("python"),
             platform.python_version(),
         ]
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -92,6 +92,19 @@ async def test_a_function_is_called_with_its_arguments(
     assert (await graded(executor, make_query(fenced(program), ADD))).score == 1.0
 
 
+async def test_the_answer_names_the_limits_of_its_task(
+    executor: Executor, make_query: MakeQuery
+) -> None:
+    task = {**SUM, "time_limit_s": 1.5, "memory_mb": 300}
+
+    isolation: Any = (await graded(executor, make_query(fenced("print(3)"), task))).details[
+        "isolation"
+    ]
+
+    assert isolation["limits"]["cpu_seconds"] == 1.5
+    assert isolation["limits"]["memory_mb"] == 300
+
+
 @pytest.mark.parametrize(
     "read",
     [
