@@ -84,7 +84,8 @@ class Executor:
             _log.error("the executor is not ready: %s", self._not_ready)
             return
         isolation = self.describe_isolation()
-        level = logging.INFO if isolation.get("level") == "namespaces" else logging.WARNING
+        has_walls = isolation.get("level") not in ("process", "remote")
+        level = logging.INFO if has_walls else logging.WARNING
         said = ", ".join(f"{name}: {value}" for name, value in isolation.items())
         _log.log(level, "isolation of attempts: %s", said)
 

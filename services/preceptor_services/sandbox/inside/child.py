@@ -139,9 +139,6 @@ def _set_limits(limits: dict[str, Any], sizes: dict[int, int]) -> None:
     cpu = math.ceil(limits["cpu_seconds"])
     every = {
         resource.RLIMIT_CPU: cpu + 1,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_MEMLOCK: 0,
-        resource.RLIMIT_MSGQUEUE: 0,
         resource.RLIMIT_NPROC: limits["processes"],
         **sizes,
     }

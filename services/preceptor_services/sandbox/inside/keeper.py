@@ -12,6 +12,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import select
 import socket
 import stat
@@ -44,6 +45,8 @@ def main() -> None:
     except OSError as error:
         _send(control, {"refused": error.strerror or str(error)})
         return
+    for what in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
+        resource.setrlimit(what, (0, 0))  # for all children
     sys.path[:] = [*library, *settings["packages"]]
     for fd in (0, 1, 2):  # errors before this line go to the service's log
         os.dup2(null, fd)
@@ -73,8 +76,7 @@ def _serve(control: socket.socket, asked: dict[str, Any], fds: list[int], walls:
     try:
         ended = _watch(control, pid, limits, walls, folder)
     finally:
-        walls.tree.kill(pid)
-    _, status, usage = os.wait4(pid, 0)
+        status, usage = walls.tree.end(pid)
     was_ready = os.read(ready, 4096)
     os.close(ready)
     kept = _open_kept(folder, asked["keep"])
@@ -121,7 +123,7 @@ def _watch(
             if control.fileno() in ready:
                 _receive(control)  # of the service that has read enough; its end is ours too
                 return {"by": "output", "cpu_seconds": cpu}
-            usage = walls.tree.usage(pid)
+            usage = walls.tree.usage(pid, whole=folder is not None)
             cpu = max(cpu, usage.cpu_seconds)
             if ended_fd in ready or (ended_fd is None and _has_ended(pid)):
                 return {

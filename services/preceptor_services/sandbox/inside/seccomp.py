@@ -26,7 +26,7 @@ from preceptor_services.sandbox.inside.linux import (
 
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 X32_BIT = 0x40000000
-_LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
+_LOAD, _AND, _EQUAL, _AT_LEAST, _ABOVE, _JUMP, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x25, 0x05, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 EPERM, ENOSYS, ENOTTY = 1, 38, 25
 _NR, _ARCH, _ARGUMENTS = 0, 4, 16
@@ -52,6 +52,8 @@ _CHANGE_OF_ATTRIBUTES = (
 )
 
 Instruction = tuple[int, int, int, int]
+Rule = tuple[int, int, list[Instruction]]
+"""First and last number of calls, and what decides on them; it always returns."""
 
 
 def program(
@@ -66,7 +68,6 @@ def program(
             then puts the process id in.
         no_truncate: Where no other wall keeps a file that can be read from being emptied.
     """
-    numbers = syscalls.checked(machine)
     code: list[Instruction] = [
         (_LOAD, 0, 0, _ARCH),
         (_EQUAL, 1, 0, AUDIT_ARCH[machine]),
@@ -75,38 +76,64 @@ def program(
     ]
     if machine == "x86_64":
         code += [(_AT_LEAST, 0, 1, X32_BIT), (_RETURN, 0, 0, _KILL)]
-    plain = syscalls.allowed(machine)
-    if no_truncate:
-        opening = {name: plain.pop(name) for name in ("open", "openat") if name in plain}
-        for name, number in opening.items():
-            code += _when(number, _unless_truncating(1 if name == "open" else 2))
-        plain.pop("creat", None)
-    for number in plain.values():
-        code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
-    for name, number in numbers.items():
-        code += _when(number, _rule(name, own_user, only_signals_itself, no_truncate))
-    code.append((_RETURN, 0, 0, _ERRNO | EPERM))
+    rules = [(number, number, _allow()) for number in syscalls.allowed(machine).values()]
+    for name, number in syscalls.checked(machine).items():
+        rule = _rule(name, own_user, only_signals_itself, no_truncate)
+        rules.append((number, number, rule))
+    code += _decide(_merge(sorted(rules)))
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 
 
+def _merge(rules: list[Rule]) -> list[Rule]:
+    """Neighbours with the same rule become one range."""
+    merged: list[Rule] = []
+    for first, last, rule in rules:
+        if merged and merged[-1][2] == rule and merged[-1][1] + 1 == first:
+            first = merged.pop()[0]
+        merged.append((first, last, rule))
+    return merged
+
+
+def _decide(rules: list[Rule]) -> list[Instruction]:
+    """A tree of comparisons: the kernel walks through it for every call when a filter begins."""
+    if len(rules) > 3:
+        middle = len(rules) // 2
+        left, right = _decide(rules[:middle]), _decide(rules[middle:])
+        jump = (_JUMP, 0, 0, len(left))
+        return [(_AT_LEAST, 0, 1, rules[middle][0]), jump, *left, *right]
+    code: list[Instruction] = []
+    for first, last, rule in rules:
+        assert len(rule) < 255
+        if first == last:
+            code += [(_EQUAL, 0, len(rule), first), *rule]
+        else:
+            code += [(_AT_LEAST, 0, len(rule) + 1, first), (_ABOVE, len(rule), 0, last), *rule]
+    return [*code, *_deny(EPERM)]
+
+
 PID_PLACE = 0x7EADBEE5
-"""Stands for the process id in a filter that was built before the process existed."""
+"""Stands for the process id in a filter that is built before the process exists."""
 
 
-def restrict(code: bytes, pid: int) -> None:
-    """Puts this process and its children under the filter, for ever."""
-    code = code.replace(struct.pack("<I", PID_PLACE), struct.pack("<I", pid))
-    buffer = ctypes.create_string_buffer(code, len(code))
-    header = ctypes.create_string_buffer(
-        struct.pack("<HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
-    )
-    result = libc.prctl(PR_SET_SECCOMP, 2, ctypes.c_void_p(ctypes.addressof(header)), 0, 0)
-    checked(result, "prctl PR_SET_SECCOMP")
+class Filter:
+    """A filter in memory. Made once, so that a child does little more than a system call."""
+
+    def __init__(self, code: bytes) -> None:
+        self._code = ctypes.create_string_buffer(code, len(code))
+        self._places = [at for at in range(4, len(code), 8) if code[at : at + 4] == _PID_BYTES]
+        begin = ctypes.addressof(self._code)
+        header = struct.pack("<HxxxxxxQ", len(code) // 8, begin)
+        self._header = ctypes.create_string_buffer(header, len(header))
+        self._address = ctypes.c_void_p(ctypes.addressof(self._header))
+
+    def restrict(self, pid: int) -> None:
+        """Puts this process and its children under the filter, for ever."""
+        for at in self._places:
+            struct.pack_into("<I", self._code, at, pid)
+        checked(libc.prctl(PR_SET_SECCOMP, 2, self._address, 0, 0), "prctl PR_SET_SECCOMP")
 
 
-def _when(number: int, rule: list[Instruction]) -> list[Instruction]:
-    assert len(rule) < 256
-    return [(_EQUAL, 0, len(rule), number), *rule]
+_PID_BYTES = struct.pack("<I", PID_PLACE)
 
 
 def _rule(
@@ -115,6 +142,10 @@ def _rule(
     match name:
         case "clone":
             return _deny_if_any(0, _NEW_NAMESPACES)
+        case "open" | "openat":
+            return _unless_truncating(1 if name == "open" else 2) if no_truncate else _allow()
+        case "creat":
+            return _deny(EPERM) if no_truncate else _allow()
         case "clone3" | "openat2" | "fchmodat2":
             # Their arguments are in memory, where a filter cannot look.
             return _deny(ENOSYS)

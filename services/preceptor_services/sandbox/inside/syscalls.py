@@ -13,8 +13,8 @@ pwritev:296:70 preadv2:327:286 pwritev2:328:287 lseek:8:62 close:3:57 close_rang
 dup:32:23 dup2:33:- dup3:292:24 pipe:22:- pipe2:293:59 poll:7:- ppoll:271:73 select:23:-
 pselect6:270:72 epoll_create:213:- epoll_create1:291:20 epoll_ctl:233:21 epoll_wait:232:-
 epoll_pwait:281:22 epoll_pwait2:441:441 eventfd:284:- eventfd2:290:19 timerfd_create:283:85
-timerfd_settime:286:86 timerfd_gettime:287:87 signalfd:282:- signalfd4:289:74 open:2:-
-openat:257:56 creat:85:- stat:4:- fstat:5:80 lstat:6:- newfstatat:262:79 statx:332:291
+timerfd_settime:286:86 timerfd_gettime:287:87 signalfd:282:- signalfd4:289:74
+stat:4:- fstat:5:80 lstat:6:- newfstatat:262:79 statx:332:291
 access:21:- faccessat:269:48 faccessat2:439:439 readlink:89:- readlinkat:267:78 getdents:78:-
 getdents64:217:61 mkdir:83:- mkdirat:258:34 rmdir:84:- unlink:87:- unlinkat:263:35 rename:82:-
 renameat:264:38 renameat2:316:276 symlink:88:- symlinkat:266:36 ftruncate:77:46 fallocate:285:47
@@ -42,6 +42,7 @@ sendmmsg:307:269 recvmmsg:299:243 shutdown:48:210 getsockname:51:204 getpeername
 getsockopt:55:209 setsockopt:54:208 getrandom:318:278
 """
 _CHECKED: Final = """
+open:2:- openat:257:56 creat:85:-
 chmod:90:- fchmodat:268:53 fchmodat2:452:452 truncate:76:45 utime:132:- utimes:235:-
 futimesat:261:- utimensat:280:88 kill:62:129 tkill:200:130 tgkill:234:131 clone:56:220
 clone3:435:435 socketpair:53:199 prlimit64:302:261 prctl:157:167 ioctl:16:29 fcntl:72:25

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import time
 from dataclasses import dataclass
@@ -31,10 +32,10 @@ class Tree:
         self._proc = proc
         self._whole = whole
 
-    def usage(self, pid: int) -> Usage:
-        """What the run of `pid` uses now."""
+    def usage(self, pid: int, *, whole: bool) -> Usage:
+        """What the run of `pid` uses now: with all its processes, or its first alone."""
         cpu, memory, tasks = 0.0, 0, 0
-        pids = self._pids()
+        pids = self._pids() if whole else []
         for other in pids:
             with contextlib.suppress(OSError, ValueError, IndexError):
                 fields = self._read(f"{other}/stat").rpartition(")")[2].split()
@@ -60,13 +61,15 @@ class Tree:
             return max(0, next(resident) - next(resident)) * _PAGE
         return 0
 
-    def kill(self, pid: int) -> None:
-        """Ends every process of the run; `pid` itself is left for the caller to wait for."""
-        while True:
+    def end(self, pid: int) -> tuple[int, resource.struct_rusage]:
+        """Ends every process of the run; status and use of its first."""
+        self._signal_all(pid)
+        _, status, usage = os.wait4(pid, 0)
+        # Its children are the keeper's now. One that was being started has escaped the signal.
+        while self._reap():
             self._signal_all(pid)
-            if not self._reap_others(pid):
-                return
             time.sleep(0.001)
+        return status, usage
 
     def _signal_all(self, pid: int) -> None:
         targets = (-1,) if self._whole else (-pid, pid, *self._pids())
@@ -75,27 +78,14 @@ class Tree:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(target, signal.SIGKILL)
 
-    def _reap_others(self, pid: int) -> bool:
-        """Waits for ended processes other than `pid`; whether some are left."""
-        while True:
-            try:
-                # Without taking the status of `pid`, which says how the command ended.
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return False
-            if found is None:
-                return True
-            if found.si_pid != pid:
-                os.waitpid(found.si_pid, 0)
-                continue
-            return self._others_left(pid)
-
-    def _others_left(self, pid: int) -> bool:
-        for other in self._pids() if self._proc is not None else ():
-            if other != pid:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(other, os.WNOHANG)
-        return any(other != pid for other in self._pids())
+    def _reap(self) -> bool:
+        """Waits for those that have ended; whether others are left."""
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return False
+        return True
 
     def _pids(self) -> list[int]:
         if self._proc is None:

@@ -99,8 +99,10 @@ class Walls:
         """For a child: its own user, with no privilege."""
         if self._private_user:
             os.setresgid(self._gid, self._gid, self._gid)
-            os.setresuid(self._uid, self._uid, self._uid)
-        linux.keep_capabilities()
+            os.setresuid(self._uid, self._uid, self._uid)  # the capabilities go with the user
+        else:
+            linux.keep_capabilities()
+            linux.prctl(linux.PR_SET_DUMPABLE, 1)  # or the keeper could not measure its memory
 
     def close(self, folder: str | None) -> None:
         """For a child: nothing but its folder and what is visible; nothing at all without one."""
@@ -113,7 +115,7 @@ class Walls:
     def filter_calls(self) -> None:
         """For a child, last: most of the setting up needs calls that the filter refuses."""
         if self._filter is not None:
-            seccomp.restrict(self._filter, os.getpid())
+            self._filter.restrict(os.getpid())
 
     def _enter(self) -> int | None:
         if self._in_namespaces:
@@ -122,15 +124,16 @@ class Walls:
             return os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         return None
 
-    def _build_filter(self) -> bytes:
+    def _build_filter(self) -> seccomp.Filter:
         own_root = self._in_namespaces or os.getpid() == 1
         version = landlock.version() if self._rules else 0
-        return seccomp.program(
+        code = seccomp.program(
             platform.machine(),
             own_user=self._private_user or own_root,
             only_signals_itself=not own_root and version < landlock.SIGNALS_SINCE,
             no_truncate=not own_root and version < landlock.TRUNCATE_SINCE,
         )
+        return seccomp.Filter(code)
 
 
 def _empty(folder: str) -> None:

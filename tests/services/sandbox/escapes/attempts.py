@@ -28,6 +28,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+IN_ITS_OWN_KERNEL = (
+    "reads_the_boot_log",
+    "makes_shared_memory_that_outlives_it",
+    "makes_a_message_queue_that_outlives_it",
+    "makes_semaphores_that_outlive_it",
+    "makes_a_named_message_queue",
+    "takes_a_higher_priority",
+    "makes_a_user_namespace",
+    "makes_a_mount_namespace",
+    "makes_namespaces_with_a_new_process",
+    "makes_namespaces_by_the_new_call",
+    "opens_a_ring_of_calls",
+)
+"""What crosses nothing where the kernel is the sandbox's own, and ends with it."""
 W: dict[str, Any] = {}
 """Paths, ports and process ids of the world outside."""
 ATTEMPTS: dict[str, tuple[str, Callable[[], Any]]] = {}

@@ -17,14 +17,14 @@ from typing import Any
 from run_restricted import LIBC, become_user, checked
 
 import preceptor_services
-from escapes.attempts import ATTEMPTS
+from escapes.attempts import ATTEMPTS, IN_ITS_OWN_KERNEL
 from escapes.world import World
 from preceptor_services.sandbox.command import Command, CommandLimits, Sandbox
 from preceptor_services.sandbox.isolation import IsolationFailed
-from preceptor_services.sandbox.ladder import open_sandbox
+from preceptor_services.sandbox.ladder import RUNGS, open_sandbox
 from preceptor_services.sandbox.rungs.rung import RungOptions
 
-LIMITS = CommandLimits(processes=24, memory_mb=256, files_mb=16, cpu_seconds=20, timeout_s=60)
+LIMITS = CommandLimits(processes=24, memory_mb=512, files_mb=16, cpu_seconds=100, timeout_s=300)
 PROGRAM = Path(__file__).with_name("attempts.py").read_text()
 BATCH = 20
 _LEAVE = (
@@ -56,8 +56,9 @@ def try_everything(box: Sandbox, world: World) -> dict[str, Any]:
             crossed[f"batch {at}"] = "the secret was printed"
         for change in world.changes():
             crossed[f"batch {at}"] = change
+    own_kernel = RUNGS[str(box.describe()["level"])].own_kernel
     for name, text in found.items():
-        if text is not None:
+        if text is not None and not (own_kernel and name in IN_ITS_OWN_KERNEL):
             crossed[name] = f"{ATTEMPTS[name][0]}: {text}"
     missing = sorted(set(names) - set(found))
     return {"attempts": len(found), "crossed": crossed, "not_run": missing}
