@@ -7,16 +7,36 @@ of this protocol.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from pydantic import JsonValue
 
-FIRST_UID: Final = 65_520
-"""User ids between those that systemd assigns and `nobody`, so that no other process has them."""
 MAX_SLOTS: Final = 12
 """Sandboxes side by side in one service; where it runs as root, each has a user of its own."""
+_FIRST_OF_MANY, _FIRST_OF_FEW = 0x7000_0000, 65_520
 Ended = Literal["finished", "timeout", "output_limit", "crashed"]
+
+
+def user_of(slot: int) -> int:
+    """The user id of a sandbox of this process, where it runs as root.
+
+    The kernel counts the processes of a user together, so no two sandboxes of a machine share one.
+    In a user namespace with few ids, those between systemd's and `nobody` serve all services.
+    """
+    if _is_mapped(_FIRST_OF_MANY):
+        return _FIRST_OF_MANY + (os.getpid() << 4) + slot
+    return _FIRST_OF_FEW + slot
+
+
+def _is_mapped(uid: int) -> bool:
+    try:
+        ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    except OSError:
+        return False
+    return any(int(first) <= uid + (1 << 27) <= int(first) + int(n) for first, _, n in ranges)
 
 
 class IsolationFailed(Exception):

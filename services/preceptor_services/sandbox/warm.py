@@ -27,13 +27,13 @@ from preceptor_services.sandbox.command import Command, CommandLimits, EndedBy, 
 from preceptor_services.sandbox.expressions import outcome
 from preceptor_services.sandbox.interpreter import Interpreter
 from preceptor_services.sandbox.isolation import (
-    FIRST_UID,
     MAX_SLOTS,
     Ended,
     IsolationFailed,
     Limits,
     Outcome,
     ProgramRun,
+    user_of,
 )
 
 _START_S: Final = 60.0
@@ -80,7 +80,7 @@ class WarmSandbox:
         if not 0 <= slot < MAX_SLOTS:
             raise ValueError(f"slot: {slot} is outside 0..{MAX_SLOTS - 1}")
         self._recipe = recipe
-        self._uid = FIRST_UID + slot
+        self._uid = user_of(slot)
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._folder: str | None = None

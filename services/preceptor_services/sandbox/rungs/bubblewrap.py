@@ -10,7 +10,7 @@ from typing import Final
 from preceptor_services.sandbox.command import Sandbox
 from preceptor_services.sandbox.inside.namespaces import DEVICES
 from preceptor_services.sandbox.interpreter import Interpreter, choose
-from preceptor_services.sandbox.isolation import FIRST_UID, IsolationFailed
+from preceptor_services.sandbox.isolation import IsolationFailed, user_of
 from preceptor_services.sandbox.rungs.rung import Rung, RungOptions
 from preceptor_services.sandbox.warm import Recipe, WarmSandbox
 
@@ -25,7 +25,7 @@ def _open(slot: int, options: RungOptions) -> Sandbox:
     python = choose(options.python, by_another_user=os.geteuid() == 0)
     recipe = Recipe(
         rung="bubblewrap",
-        wrapper=(program, *_arguments(FIRST_UID + slot, python)),
+        wrapper=(program, *_arguments(user_of(slot), python)),
         keeper_folder=_KEEPER,
         folder="/tmp",
         starts_as_slot=True,

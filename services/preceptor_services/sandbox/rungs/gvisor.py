@@ -23,11 +23,11 @@ from preceptor_services.sandbox import cold
 from preceptor_services.sandbox.command import Command, CommandLimits, Execution, Sandbox
 from preceptor_services.sandbox.interpreter import Interpreter, choose
 from preceptor_services.sandbox.isolation import (
-    FIRST_UID,
     IsolationFailed,
     Limits,
     Outcome,
     ProgramRun,
+    user_of,
 )
 from preceptor_services.sandbox.rungs.rung import Rung, RungOptions
 
@@ -42,7 +42,7 @@ class GvisorSandbox:
     def __init__(self, runsc: str, python: Interpreter, slot: int) -> None:
         self._runsc = runsc
         self._python = python
-        self._uid = FIRST_UID + slot if os.geteuid() == 0 else os.geteuid()
+        self._uid = user_of(slot) if os.geteuid() == 0 else os.geteuid()
         self._version = ""
 
     def start(self) -> None:

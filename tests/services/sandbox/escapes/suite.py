@@ -43,6 +43,7 @@ def try_everything(box: Sandbox, world: World) -> dict[str, Any]:
         box.execute(Command(files={"main.py": _LEAVE}, stdin=text.encode()), LIMITS)
     found: dict[str, str | None] = {}
     crossed: dict[str, str] = {}
+    ends: list[str] = []
     names = list(ATTEMPTS)
     for at in range(0, len(names), BATCH):
         command = Command(
@@ -51,6 +52,7 @@ def try_everything(box: Sandbox, world: World) -> dict[str, Any]:
             stdin=json.dumps(world.addresses(LIMITS)).encode(),
         )
         done = box.execute(command, LIMITS)
+        ends.append(done.ended_by)
         found |= dict(json.loads(line) for line in done.stdout.splitlines())
         if world.secret.encode() in done.stdout + done.stderr:
             crossed[f"batch {at}"] = "the secret was printed"
@@ -61,7 +63,7 @@ def try_everything(box: Sandbox, world: World) -> dict[str, Any]:
         if text is not None and not (own_kernel and name in IN_ITS_OWN_KERNEL):
             crossed[name] = f"{ATTEMPTS[name][0]}: {text}"
     missing = sorted(set(names) - set(found))
-    return {"attempts": len(found), "crossed": crossed, "not_run": missing}
+    return {"attempts": len(found), "crossed": crossed, "not_run": missing, "ends": ends}
 
 
 def others_may_read(path: Path) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from preceptor_services.sandbox.command import CommandLimits
-from preceptor_services.sandbox.isolation import FIRST_UID
+from preceptor_services.sandbox.isolation import user_of
 
 IPC_KEY = 0x7E57ED
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -63,7 +63,7 @@ class World:
     def _start_victim(self) -> subprocess.Popen[bytes]:
         user: dict[str, Any] = {}
         if os.geteuid() == 0:
-            user = {"user": FIRST_UID, "group": FIRST_UID, "extra_groups": []}
+            user = {"user": user_of(0), "group": user_of(0), "extra_groups": []}
         return subprocess.Popen(["/bin/sleep", "600"], cwd="/", **user)
 
     def _share_memory(self) -> None:
