@@ -37,6 +37,7 @@ from preceptor_clients.contract.schemas import (
     CollectRequest,
     Credit,
     Credits,
+    Episode,
     FeedbackAnswer,
     FeedbackCall,
     FeedbackItem,
@@ -198,6 +199,20 @@ def _feedback_query() -> FeedbackQuery:
         finish_reason="stop",
         payload_sha256=SHA,
         payload={"entry": "x", "cases": [[3, 1], None]},
+    )
+
+
+def _episode() -> Episode:
+    return Episode(
+        turns=(
+            Message(role="assistant", content="look"),
+            Message(role="tool", content="a wall"),
+            Message(role="assistant", content="back"),
+        ),
+        environment="maze 3",
+        reward=0.5,
+        text="hit a wall",
+        details={"steps": 2},
     )
 
 
@@ -387,6 +402,9 @@ def messages() -> dict[str, BaseModel]:
         "answer_point": _point(minimal),
         "answer_empirical": _empirical(minimal),
         "feedback_call": FeedbackCall(queries=(ask,)),
+        "feedback_call_episode": FeedbackCall(
+            queries=(ask.model_copy(update={"episode": _episode()}),)
+        ),
         "feedback_reply": FeedbackReply(
             results=(FeedbackResult(answer=_feedback_answer()), FeedbackResult(problem=late))
         ),

@@ -251,7 +251,7 @@ class ToolSection(Section):
     workers: Positive = 2
     """Processes that call a function of yours."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
-    """Options of the executor that is started for `use = "executor"`."""
+    """Options of the executor that is started for a tool `executor`."""
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> Self:

@@ -28,6 +28,7 @@ from preceptor_clients.contract.schemas import (
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.environments.environment import Unreachable
 from preceptor_trainer.environments.tools.tool import Tool, ToolFailed
+from preceptor_trainer.tasks.programming_by_example.task import EXECUTOR
 
 Mode = Literal["program", "expression"]
 _TASKS: Final[Mapping[Mode, dict[str, Any]]] = {
@@ -50,7 +51,7 @@ NO_OUTPUT: Final = "(no output)"
 class PythonTool:
     """Python, run by an executor."""
 
-    source: str = "executor"
+    source: str = EXECUTOR
     """The executor, by its name at the gateway."""
     mode: Mode = "program"
     """`program` gives what a program prints, `expression` the value of one expression."""
