@@ -29,8 +29,8 @@ from preceptor_trainer.evaluation.held_out import Evaluation, EvaluationConfig, 
 from preceptor_trainer.kit.placement import placement
 from preceptor_trainer.learner.learner import Learner
 from preceptor_trainer.learner.policy import Policy, WeightFolder
-from preceptor_trainer.model.batch import make_batches
 from preceptor_trainer.report import write_report
+from preceptor_trainer.run.batching import batches_of, packing_metrics
 from preceptor_trainer.run.boards import Board, BoardName, TensorBoard, Tracker
 from preceptor_trainer.run.collecting import Collected, Collector
 from preceptor_trainer.run.config import RunConfig, describe
@@ -62,7 +62,12 @@ class Trainer:
         self.run_dir = run_dir
         self.progress = progress
         place = placement(device=config.device, dtype=config.dtype)
-        self.policy = Policy(config.model, place, chat_template_kwargs=config.chat_template_kwargs)
+        self.policy = Policy(
+            config.model,
+            place,
+            chat_template_kwargs=config.chat_template_kwargs,
+            packing=config.packing,
+        )
         self.learner = Learner(
             self.policy.model,
             config.optimiser,
@@ -202,7 +207,7 @@ class Trainer:
         with timer.phase("update"):
             on_policy = batch.at.weights == before
             rows = [row.train_rollout(on_policy=on_policy) for row in batch.labelled]
-            batches = make_batches(rows, token_budget=self.config.token_budget)
+            batches = batches_of(rows, self.config)
             result = await asyncio.to_thread(self.learner.step, batches, self.config.objective)
         with timer.phase("publish"):
             await self.publisher.publish(step + 1, self.learner, self.config)
@@ -215,6 +220,7 @@ class Trainer:
             batch.labelled, batch.judged, result, self.labeller, timer.seconds
         )
         metrics |= batch.prompts | batch.failed
+        metrics |= packing_metrics(batches, self.policy, self.config)
         for participant in self.collector.participants:
             metrics |= participant.metrics(step)
         self.metrics.write(step, self.publisher.lineage, metrics)

@@ -26,6 +26,7 @@ from preceptor_clients.sdk.chat_encoding import ChatEncoder
 from preceptor_trainer.kit.disk import disk_errors
 from preceptor_trainer.kit.placement import CPU, Placement
 from preceptor_trainer.learner.model_folder import write_beside_weights
+from preceptor_trainer.model.packed import packed_trunk_of
 from preceptor_trainer.model.trunk import trunk_of
 
 
@@ -41,6 +42,7 @@ class Policy:
         place: Placement = CPU,
         *,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        packing: bool = False,
     ) -> None:
         """Loads the student.
 
@@ -48,13 +50,14 @@ class Policy:
             folder: In Hugging Face format.
             place: Device and data type of the computation.
             chat_template_kwargs: Further variables of the chat template.
+            packing: Whether its trunk computes rows without padding.
         """
         disable_progress_bar()  # it would overwrite the live progress
         self.folder = folder
         self.place = place
         self.tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(folder)
         self.model = self._load(torch.float32)
-        self.trunk = trunk_of(self.model)
+        self.trunk = packed_trunk_of(self.model) if packing else trunk_of(self.model)
         self.vocab_fingerprint = tokenizer_fingerprint(self.tokenizer)
         self.end_ids = end_ids(self.tokenizer)
         self.pad_id = pad_id(self.tokenizer)

@@ -143,8 +143,8 @@ def trunk_of(model: Any) -> Trunk:
         model: A causal language model of transformers, in `eval` mode.
     """
     try:
-        _check_layers(model)
-        _check_trial(model)
+        check_layers(model, DynamicLayer)
+        check_trial(model, shared_contexts)
     except Exception as error:  # an unknown architecture may raise any error
         _log.warning(
             "%s computes every prompt again for each response: %s", type(model).__name__, error
@@ -153,17 +153,18 @@ def trunk_of(model: Any) -> Trunk:
     return shared_contexts
 
 
-def _check_layers(model: Any) -> None:
-    """Refuses layers with a window, which the short trial would not detect."""
+def check_layers(model: Any, *supported: type) -> None:
+    """Refuses layers that the short trial would not detect: windows, and states of a whole row."""
     kinds = {type(layer) for layer in DynamicCache(config=model.get_decoder().config).layers}
-    if kinds != {DynamicLayer}:
+    if not kinds <= set(supported):
         raise ValueError(
             f"its layers have unsupported caches {sorted(kind.__name__ for kind in kinds)}"
         )
 
 
 @torch.no_grad()
-def _check_trial(model: Any) -> None:
+def check_trial(model: Any, trunk: Trunk) -> None:
+    """Refuses a trunk whose hidden states are not those of whole rows."""
     num_ids = model.get_output_embeddings().weight.shape[0]
     ids = [i * 7 % num_ids for i in range(24)]
     shapes = ((0, 9, 5), (0, 9, 1), (4, 16, 3), (4, 16, 8))
@@ -178,9 +179,9 @@ def _check_trial(model: Any) -> None:
             for row, (first, last, length) in enumerate(shapes)
         ]
     ).to(next(model.parameters()).device)
-    wanted, found = padded(model, batch).float(), shared_contexts(model, batch).float()
+    wanted, found = padded(model, batch).float(), trunk(model, batch).float()
     dtype = next(model.parameters()).dtype
     allowed = _TRIAL_TOLERANCE.get(dtype, 2**-4) * max(1.0, wanted.abs().max().item())
     gap = (wanted - found).abs().max().item()
     if not gap <= allowed:
-        raise ValueError(f"sharing prompts changes its hidden states by {gap:.1e}")
+        raise ValueError(f"its hidden states would change by {gap:.1e}")

@@ -85,6 +85,9 @@ class RunConfig:
     """How responses are sampled; the exact objective requires temperature 1 and no truncation."""
     token_budget: int = 4_096
     """Padded tokens per forward and backward pass."""
+    packing: bool = False
+    """Whether the update computes no padding: rows share a sequence, prompts are read once, and
+    batches have equal numbers of real tokens. Results are the same up to the order of summation."""
     head: Head = head_by_size
     """How log-probs and their gradient are computed from hidden states: `head_by_size` holds all
     logits of a call where they take at most 256 MiB and chunks of them elsewhere; `LeanHead()`

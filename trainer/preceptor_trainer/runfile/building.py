@@ -162,6 +162,7 @@ def _config(run_file: RunFile, parts: _Parts, name: str) -> RunConfig:
         dynamic_sampling=DynamicSampling(groups=optim.prompts_per_step) if replaces else None,
         sampling=_sampling(run_file),
         token_budget=optim.tokens_per_microbatch,
+        packing=optim.packing,
         schedule=(
             Overlapped(staleness=rollout.staleness) if rollout.staleness else Deterministic()
         ),

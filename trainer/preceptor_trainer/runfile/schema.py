@@ -448,6 +448,9 @@ class OptimSection(Section):
     """Prompts of one optimiser step, with `rollout.n` attempts at each."""
     tokens_per_microbatch: Positive = 4096
     """Padded tokens of one forward and backward pass; does not change the result."""
+    packing: bool = False
+    """Whether the update computes no padding: rows share a sequence, prompts are read once, and
+    `tokens_per_microbatch` counts real tokens."""
 
 
 class RunSection(Section):

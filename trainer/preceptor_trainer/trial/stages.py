@@ -25,7 +25,7 @@ from preceptor_trainer.kit.seeding import generator
 from preceptor_trainer.learner.learner import StepResult
 from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.loop import Trainer
-from preceptor_trainer.model.batch import make_batches
+from preceptor_trainer.run.batching import batches_of
 from preceptor_trainer.run.collecting import Collected
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.sampling.in_process import InProcessSampler
@@ -132,7 +132,7 @@ async def tried(
     seconds = dict(collected.seconds)
     began = time.monotonic()
     updates = [row.train_rollout(on_policy=True) for row in collected.labelled]
-    batches = make_batches(updates, token_budget=config.token_budget)
+    batches = batches_of(updates, config)
     result = trainer.learner.measure(batches, config.objective)
     seconds["loss"] = time.monotonic() - began
     dropped, reasons = dict(trainer.labeller.dropped), dict(trainer.labeller.reasons)

@@ -1,0 +1,27 @@
+"""A step's rollouts as the batches that a run's settings ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from preceptor_trainer.learner.policy import Policy
+from preceptor_trainer.model.batch import TrainBatch, TrainRollout, make_batches
+from preceptor_trainer.model.even_batches import make_even_batches
+from preceptor_trainer.model.packed import padding_of
+from preceptor_trainer.run.config import RunConfig
+
+
+def batches_of(rollouts: Sequence[TrainRollout], config: RunConfig) -> list[TrainBatch]:
+    """Batches within the run's budget of tokens: even ones where rows are packed."""
+    make = make_even_batches if config.packing else make_batches
+    return make(rollouts, token_budget=config.token_budget)
+
+
+def packing_metrics(
+    batches: Sequence[TrainBatch], policy: Policy, config: RunConfig
+) -> dict[str, float]:
+    """The share of padding among the places that the model computes, where rows are packed."""
+    if not config.packing:
+        return {}
+    counts = [padding_of(policy.trunk, policy.model, batch) for batch in batches]
+    return {"padding": sum(pad for pad, _ in counts) / sum(places for _, places in counts)}
