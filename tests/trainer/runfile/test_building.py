@@ -53,6 +53,11 @@ def test_its_deployment_is_one_that_services_read(build_file: BuildFile) -> None
     assert parse_deployment(to_toml(built.deployment)) == built.deployment
 
 
+def test_rows_are_packed_where_the_file_says_so(build_file: BuildFile) -> None:
+    assert build_file("optim.packing=true").config.packing
+    assert not build_file().config.packing
+
+
 def test_the_hash_of_the_data_is_recorded(build_file: BuildFile, folder: Path) -> None:
     before = describe(build_file().config)
     path = folder / "dev.jsonl"

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ from preceptor_trainer.model.batch import TrainBatch
 MOST_PADDING: Final = 0.02
 """Of the places of all bins."""
 _SHARED: Final = 1024
-"""Tokens up to which responses join a piece; beyond, attention costs more than a prompt saves."""
+"""Tokens up to which responses join a piece, where that is more than twice its prompt; beyond,
+attention costs more than the prompt saves."""
 NOBODY: Final = -1
 """The piece of padding, and the row of a prompt's tokens."""
 
@@ -60,6 +61,7 @@ class Layout:
 
     @property
     def num_places(self) -> int:
+        """Places of all bins."""
         return self.ids_RS.numel()
 
     def mask(self, dtype: torch.dtype) -> Tensor:
@@ -89,12 +91,8 @@ def lay_out(batch: TrainBatch, *, shares: bool, bins: int | None = None) -> Layo
 
 def _pieces(batch: TrainBatch, *, shares: bool) -> list[Piece]:
     """All rows, those of one prompt together, longest piece first."""
-    ids = batch.input_ids_BL.tolist()
-    prompts = [
-        tuple(row[: end + 1])
-        for row, end in zip(ids, batch.predictor_BT[:, 0].tolist(), strict=True)
-    ]
-    lengths = (batch.response_mask_BT.sum(1) - 1).tolist()
+    prompts = _prompts(batch)
+    lengths = [len(response) - 1 for response in _responses(batch)]
     together: dict[tuple[int, ...] | int, list[int]] = {}
     for row, prompt in enumerate(prompts):
         together.setdefault(prompt if shares else row, []).append(row)
@@ -102,7 +100,7 @@ def _pieces(batch: TrainBatch, *, shares: bool) -> list[Piece]:
     for rows in together.values():
         prompt, part, size = prompts[rows[0]], list[int](), len(prompts[rows[0]])
         for row in rows:
-            if part and size + lengths[row] > max(_SHARED, len(prompt) + lengths[row]):
+            if part and size + lengths[row] > max(_SHARED, 2 * len(prompt)):
                 pieces.append(Piece(prompt, tuple(part), size))
                 part, size = [], len(prompt)
             part.append(row)
@@ -110,6 +108,18 @@ def _pieces(batch: TrainBatch, *, shares: bool) -> list[Piece]:
         pieces.append(Piece(prompt, tuple(part), size))
     # Sorting is stable, so the layout depends only on the batch.
     return sorted(pieces, key=lambda piece: piece.num_tokens, reverse=True)
+
+
+def _prompts(batch: TrainBatch) -> list[tuple[int, ...]]:
+    ids: list[list[int]] = cast(Any, batch.input_ids_BL).tolist()
+    ends: list[int] = cast(Any, batch.predictor_BT[:, 0]).tolist()
+    return [tuple(row[: end + 1]) for row, end in zip(ids, ends, strict=True)]
+
+
+def _responses(batch: TrainBatch) -> list[list[int]]:
+    ids: list[list[int]] = cast(Any, batch.response_ids_BT).tolist()
+    lengths: list[int] = cast(Any, batch.response_mask_BT.sum(1)).tolist()
+    return [row[:length] for row, length in zip(ids, lengths, strict=True)]
 
 
 def spread(sizes: Sequence[int], num_bins: int) -> list[list[int]]:
@@ -138,12 +148,7 @@ def _layout(batch: TrainBatch, bins: Sequence[Sequence[Piece]]) -> Layout:
     shape = (len(bins), size)
     ids, position = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     owner, row_of = torch.full(shape, NOBODY), torch.full(shape, NOBODY)
-    responses = [
-        row[:length]
-        for row, length in zip(
-            batch.response_ids_BT.tolist(), batch.response_mask_BT.sum(1).tolist(), strict=True
-        )
-    ]
+    responses = _responses(batch)
     predictors: dict[int, list[int]] = {}
     number = 0
     for r, some in enumerate(bins):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.model.batch import TrainBatch, TrainRollout, make_batches
 from preceptor_trainer.model.even_batches import make_even_batches
 from preceptor_trainer.model.packed import padding_of
+from preceptor_trainer.model.trunk import CausalModel
 from preceptor_trainer.run.config import RunConfig
 
 
@@ -23,5 +25,6 @@ def packing_metrics(
     """The share of padding among the places that the model computes, where rows are packed."""
     if not config.packing:
         return {}
-    counts = [padding_of(policy.trunk, policy.model, batch) for batch in batches]
+    model = cast(CausalModel, policy.model)
+    counts = [padding_of(policy.trunk, model, batch) for batch in batches]
     return {"padding": sum(pad for pad, _ in counts) / sum(places for _, places in counts)}
