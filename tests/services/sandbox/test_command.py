@@ -245,13 +245,14 @@ def test_x5_runs_leave_nothing_to_each_other(box: WarmSandbox) -> None:
     assert (ours.num_fds(), keeper.num_fds(), len(descendants(box.pid))) == before
 
 
+@pytest.mark.parametrize("num_runs", [8, pytest.param(63, marks=pytest.mark.gauntlet)])
 @pytest.mark.parametrize("rung", RUNGS)
-def test_x5_sandboxes_side_by_side_do_not_mix(rung: str) -> None:
+def test_x5_sandboxes_side_by_side_do_not_mix(rung: str, num_runs: int) -> None:
     found: dict[tuple[int, int], bytes] = {}
 
     def work(slot: int) -> None:
         box = open_warm(rung, slot)
-        for number in range(8):
+        for number in range(num_runs):
             program = f"import os\nprint(os.listdir('.'), {slot}, {number})"
             found[slot, number] = run(box, program).stdout
         box.stop()
@@ -266,7 +267,9 @@ def test_x5_sandboxes_side_by_side_do_not_mix(rung: str) -> None:
     for thread in threads:
         thread.join()
 
-    assert found == {(s, n): b"['main.py'] %d %d\n" % (s, n) for s in range(8) for n in range(8)}
+    assert found == {
+        (s, n): b"['main.py'] %d %d\n" % (s, n) for s in range(8) for n in range(num_runs)
+    }
 
 
 def test_a_keeper_that_was_killed_fails_once_and_comes_back(box: WarmSandbox) -> None:
