@@ -132,7 +132,7 @@ def _case_text(report: CaseReport, mode: ProgramMode) -> str:
                 f"Test Case {report.number}: Wrong Answer",
                 f"Input\n{_input(report.case.input, mode)}",
                 f"Output\n{clip(clean(report.got).strip(), MAX_VALUE_CHARS)}",
-                f"Expected\n{clip(clean(written(report.case.expected)).strip(), MAX_VALUE_CHARS)}",
+                f"Expected\n{clip(clean(_expected(report.case, mode)).strip(), MAX_VALUE_CHARS)}",
                 *_debug(report.debug),
             )
         )
@@ -158,7 +158,7 @@ def _hidden_text(report: CaseReport) -> str:
 def _input(value: JsonValue, mode: ProgramMode) -> str:
     """Its first lines; of a function's arguments, one a line."""
     if mode == "function" and isinstance(value, list):
-        lines = [written(argument) for argument in value]
+        lines = [as_json(argument) for argument in value]
     else:
         lines = written(value).strip("\n").split("\n")
     shown = [clip(clean(line), MAX_VALUE_CHARS) for line in lines[:MAX_INPUT_LINES]]
@@ -192,9 +192,18 @@ def short_trace(stderr: str) -> str:
     return "\n".join([*message[:3], *kept])
 
 
+def _expected(case: ProgramCase, mode: ProgramMode) -> str:
+    return as_json(case.expected) if mode == "function" else written(case.expected)
+
+
 def written(value: JsonValue) -> str:
     """A text as it is, every other value as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else as_json(value)
+
+
+def as_json(value: JsonValue) -> str:
+    """A value so that `1` and `"1"` look different."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def clean(text: str) -> str:

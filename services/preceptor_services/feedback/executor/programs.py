@@ -25,6 +25,7 @@ from preceptor_services.feedback.executor.failures import (
     NO_PROGRAM,
     CaseEnd,
     CaseReport,
+    as_json,
     clean,
     clip,
     failure_text,
@@ -162,7 +163,7 @@ class ProgramJudge:
         if "other" in result:
             return "wrong", str(result["other"]), ""
         value = result["value"]
-        return "passed" if same_return(value, case.expected) else "wrong", written(value), ""
+        return "passed" if same_return(value, case.expected) else "wrong", as_json(value), ""
 
     def _python_error(self, program: str, reports: list[CaseReport]) -> str | None:
         """The error of a Python program that does not compile, where only a hidden case met it."""

@@ -161,6 +161,16 @@ async def test_an_error_is_told_with_its_place_and_the_input(
     )
 
 
+async def test_a_text_and_a_number_look_different_in_the_feedback(
+    executor: Executor, make_query: MakeQuery
+) -> None:
+    task = {"mode": "function", "entry": "f", "shown": [{"input": ["a"], "expected": "1"}]}
+
+    item = await graded(executor, make_query(fenced("def f(s): return 1"), task))
+
+    assert item.text == ('Test Case 1: Wrong Answer\n\nInput\n"a"\n\nOutput\n1\n\nExpected\n"1"')
+
+
 async def test_a_timeout_is_told_with_the_input(executor: Executor, make_query: MakeQuery) -> None:
     task = {**SUM, "time_limit_s": 0.3}
 
