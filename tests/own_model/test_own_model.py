@@ -118,9 +118,8 @@ def test_science_records_train_with_solved_siblings_alone(tmp_path: Path) -> Non
     write_records(tmp_path / "train.json", 0, 8)
     write_records(tmp_path / "test.json", 20, 2)
 
-    done = train(tmp_path, *settings("model.path=model", "rollout.n=6", "run.steps=2"))
+    train(tmp_path, *settings("model.path=model", "rollout.n=6", "run.steps=2"))
 
-    assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "runs" / "run" / "summary.json").read_text())
     assert (summary["rollouts"], summary["after"]["ungraded"]) == (24, 0)
     assert summary["config"]["problems"]["rows"]["num_rows"] == 8
