@@ -58,6 +58,7 @@ class Rubric:
     """All criteria, and what the judge sees beside prompt and response."""
 
     criteria: tuple[Criterion, ...]
+    """At least one, each with a name of its own."""
     columns: tuple[str, ...] = ()
     """Columns of the row that the judge reads, such as a right answer."""
 
