@@ -11,9 +11,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import httpx
 import psutil
@@ -169,70 +169,68 @@ def test_a_bad_settings_file_is_named_with_its_field(tmp_path: Path) -> None:
     assert "gateway.prot" in ended.stderr
 
 
-@pytest.mark.e2e
-def test_a_crashed_expert_is_restarted_and_all_ends_with_the_caller(tmp_path: Path) -> None:
-    config = moody_settings(tmp_path)
-    ready_file = tmp_path / "ready.json"
-    # A caller in between, because the deployment must end when its caller is killed.
-    words = up_command(config, "--ready-file", str(ready_file))
+@dataclass(frozen=True)
+class Up:
+    """A deployment that was started by a caller in between, which may be killed."""
+
+    caller: subprocess.Popen[bytes]
+    ready_file: Path
+    printed: Path
+
+    def pids(self) -> dict[str, int]:
+        return json.loads(self.ready_file.read_text())["pids"]
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    folder = tmp_path_factory.mktemp("up")
+    ready_file, printed = folder / "ready.json", folder / "printed.txt"
+    words = up_command(moody_settings(folder), "--ready-file", str(ready_file))
     source = f"import subprocess; subprocess.run({words!r})"
-    caller = subprocess.Popen(
-        [sys.executable, "-c", source], env=environment(), stdout=subprocess.DEVNULL
-    )
+    with printed.open("wb") as output:
+        caller = subprocess.Popen([sys.executable, "-c", source], env=environment(), stdout=output)
     try:
         until(ready_file.exists)
-        first = json.loads(ready_file.read_text())["pids"]
-
-        os.kill(first["moody"], signal.SIGKILL)
-        until(lambda: pids(ready_file)["moody"] != first["moody"])
-        second = pids(ready_file)
-
-        assert {n: p for n, p in second.items() if n != "moody"} == {
-            n: p for n, p in first.items() if n != "moody"
-        }
-        caller.kill()
-        until(lambda: not any(psutil.pid_exists(pid) for pid in second.values()), 60.0)
-        until(lambda: not ready_file.exists())
+        yield Up(caller, ready_file, printed)
     finally:
         caller.kill()
         caller.wait()
 
 
 @pytest.mark.e2e
-def test_the_page_and_the_command_that_up_prints_work_when_pasted(tmp_path: Path) -> None:
-    config, ready_file = moody_settings(tmp_path), tmp_path / "ready.json"
-    words = up_command(config, "--ready-file", str(ready_file))
-    up = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, text=True)
-    try:
-        until(ready_file.exists)
-        assert up.stdout is not None
-        printed = _labelled_lines(up.stdout, count=2)
+def test_the_page_and_the_command_that_up_prints_work_when_pasted(up: Up) -> None:
+    until(lambda: {"correction page", "a key for ann"} <= labelled(up.printed).keys())
+    printed = labelled(up.printed)
 
-        page = httpx.get(printed["correction page"])
-        invited = subprocess.run(
-            printed["a key for ann"], shell=True, capture_output=True, text=True
-        )
-    finally:
-        up.terminate()
-        up.communicate()
+    page = httpx.get(printed["correction page"])
+    invited = subprocess.run(printed["a key for ann"], shell=True, capture_output=True, text=True)
 
     assert page.headers["content-type"].startswith("text/html")
     assert len(invited.stdout.split()) == 1, invited.stderr
     assert printed["correction page"] in invited.stderr
 
 
-def _labelled_lines(lines: IO[str], count: int) -> dict[str, str]:
-    """The first `count` lines of the form `LABEL: VALUE`."""
-    found: dict[str, str] = {}
-    while len(found) < count:
-        label, colon, value = lines.readline().strip().partition(": ")
-        if colon:
-            found[label] = value.strip()
-    return found
+def labelled(file: Path) -> dict[str, str]:
+    """The values of whole lines of the form `LABEL: VALUE`."""
+    whole, _, _ = file.read_text().rpartition("\n")
+    found = (line.strip().partition(": ") for line in whole.splitlines())
+    return {label: value.strip() for label, colon, value in found if colon}
 
 
-def pids(ready_file: Path) -> dict[str, int]:
-    return json.loads(ready_file.read_text())["pids"]
+@pytest.mark.e2e
+def test_a_crashed_expert_is_restarted_and_all_ends_with_the_caller(up: Up) -> None:
+    first = up.pids()
+
+    os.kill(first["moody"], signal.SIGKILL)
+    until(lambda: up.pids()["moody"] != first["moody"])
+    second = up.pids()
+
+    assert {n: p for n, p in second.items() if n != "moody"} == {
+        n: p for n, p in first.items() if n != "moody"
+    }
+    up.caller.kill()
+    until(lambda: not any(psutil.pid_exists(pid) for pid in second.values()), 60.0)
+    until(lambda: not up.ready_file.exists())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends orphans on Linux only")

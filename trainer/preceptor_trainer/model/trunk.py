@@ -156,7 +156,7 @@ def trunk_of(model: Any) -> Trunk:
 def check_layers(model: Any, *supported: type) -> None:
     """Refuses layers that the short trial would not detect: windows, and states of a whole row."""
     kinds = {type(layer) for layer in DynamicCache(config=model.get_decoder().config).layers}
-    if not kinds <= set(supported):
+    if not kinds or not kinds <= set(supported):
         raise ValueError(
             f"its layers have unsupported caches {sorted(kind.__name__ for kind in kinds)}"
         )
