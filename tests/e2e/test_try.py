@@ -63,14 +63,19 @@ def test_a_run_in_order_shows_every_stage_and_no_mistake(tmp_path: Path) -> None
     assert f"train {file}" in shown.output
 
 
-def test_a_wrong_template_and_a_judge_that_is_always_zero_are_found(tmp_path: Path) -> None:
-    tokenizer = byte_level(template=OTHER_MODELS, bos="<|begin|>")
-    model = model_folder(tokenizer, tmp_path / "model")
-    file = write(tmp_path, [{"prompt": f"count to {n}"} for n in range(4)], "return 0.0")
+@pytest.fixture(scope="module")
+def ruined(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """What is shown of a run with every mistake that can be planted at once."""
+    folder = tmp_path_factory.mktemp("ruined")
+    model = model_folder(byte_level(template=OTHER_MODELS, bos="<|begin|>"), folder / "model")
+    rows = [{"prompt": f"{'the cat ' * 20} The key is k{n}.", "answer": f"k{n}"} for n in range(4)]
+    file = write(folder, rows, "return 0.0")
+    options = ("data.max_prompt=90", "data.long_prompts=cut", f"model.path={model}")
+    return tried(file, *(word for option in options for word in ("--set", option)))
 
-    shown = tried(file, "--set", f"model.path={model}")
 
-    assert shown.exit_code == 1, shown.output
+def test_a_wrong_template_and_a_judge_that_is_always_zero_are_found(ruined: Result) -> None:
+    assert ruined.exit_code == 1, ruined.output
     for planted in (
         "it is the template of another model",
         "begin with two start tokens",
@@ -78,24 +83,13 @@ def test_a_wrong_template_and_a_judge_that_is_always_zero_are_found(tmp_path: Pa
         "the teacher sees nothing that the student does not see",
         "the end token was never met",
     ):
-        assert planted in shown.output
+        assert planted in ruined.output
 
 
-def test_leaked_answers_and_cut_prompts_are_found(tmp_path: Path) -> None:
-    model = model_folder(byte_level(), tmp_path / "model")
-    rows = [{"prompt": f"{'the cat ' * 20} The key is k{n}.", "answer": f"k{n}"} for n in range(4)]
-    file = write(tmp_path, rows, "return len(response) % 2")
-
-    shown = tried(
-        file,
-        *("--set", f"model.path={model}"),
-        *("--set", "data.max_prompt=40"),
-        *("--set", "data.long_prompts=cut"),
-    )
-
-    assert shown.exit_code == 1, shown.output
-    assert "4 of 4 rows hold their own answer (column 'answer')" in shown.output
-    assert "4 of 4 prompts are cut" in shown.output
+def test_leaked_answers_and_cut_prompts_are_found(ruined: Result) -> None:
+    assert ruined.exit_code == 1, ruined.output
+    assert "4 of 4 rows hold their own answer (column 'answer')" in ruined.output
+    assert "4 of 4 prompts are cut" in ruined.output
 
 
 def test_held_out_rows_in_the_training_file_are_refused_before_anything_starts(
