@@ -44,6 +44,7 @@ from preceptor_clients.contract.schemas import (
     FeedbackOutcome,
     FeedbackOutcomes,
     FeedbackQuery,
+    FeedbackRecord,
     FeedbackReply,
     FeedbackRequest,
     FeedbackResult,
@@ -252,7 +253,8 @@ def _records() -> Records:
         arrays=target.to_wire(),
         content_hash=target.content_hash(),
     )
-    return Records(rollouts=(rollout,), targets=(row,))
+    judged = FeedbackRecord(rollout_id="r-1", item=_item())
+    return Records(rollouts=(rollout,), targets=(row,), feedback=(judged,))
 
 
 def _step() -> StepRecord:

@@ -33,7 +33,11 @@ def place(tmp_path: Path) -> Iterator[list[str]]:
         (keys / f"{name}.key").write_text(name + "-" + "k" * 40)
     settings = Deployment.model_validate(
         {
-            "gateway": {"hash_key_file": keys / "hash.key", "service_keys": keys},
+            "gateway": {
+                "hash_key_file": keys / "hash.key",
+                "service_keys": keys,
+                "blobs": tmp_path / "blobs",
+            },
             "keys": {"admin": {"file": keys / "admin.key", "scopes": ["admin"]}},
             "experts": {"fixed": {"url": "http://127.0.0.1:9", "key_file": keys / "service.key"}},
         }

@@ -23,7 +23,12 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
-from preceptor_clients.contract.errors import PreceptorError, ServiceUnavailable
+from preceptor_clients.contract.errors import (
+    DeadlineExceeded,
+    PreceptorError,
+    ServiceFailed,
+    ServiceUnavailable,
+)
 from preceptor_clients.contract.execution import KIND, ExecutionTask, feedback_text
 from preceptor_clients.contract.json_text import allow_long_integers
 from preceptor_clients.contract.programs import ProgramTask
@@ -146,20 +151,25 @@ class Executor:
         box = self._boxes.get()
         try:
             item = self._grade(query, task, box, came)
+        except IsolationFailed as error:
+            return self._not_graded(query, ServiceFailed(str(error)))
+        except OutOfTime:
+            return self._not_graded(query, DeadlineExceeded(OUT_OF_TIME))
         finally:
             self._boxes.put(box)
         return FeedbackAnswer(items=(item,), source=self._config.name, source_version=self._version)
 
+    def _not_graded(self, query: FeedbackQuery, problem: PreceptorError) -> PreceptorError:
+        # No item with an error: that would be the answer to every later question with this text.
+        _log.warning("rollout %s was not graded: %s", query.rollout_id, problem.detail)
+        return problem
+
     def _grade(
         self, query: FeedbackQuery, task: ExecutionTask | ProgramTask, box: Sandbox, came: float
     ) -> FeedbackItem:
-        try:
-            if isinstance(task, ProgramTask):
-                return self._judge_program(query, task, box, came)
-            return self._judge_expression(query, task, box)
-        except IsolationFailed as error:
-            _log.warning("rollout %s was not graded: %s", query.rollout_id, error)
-            return self._item(query, box, error=str(error))
+        if isinstance(task, ProgramTask):
+            return self._judge_program(query, task, box, came)
+        return self._judge_expression(query, task, box)
 
     def _judge_expression(
         self, query: FeedbackQuery, task: ExecutionTask, box: Sandbox
@@ -186,11 +196,7 @@ class Executor:
             deadline=came + SHARE_OF_WAIT * query.timeout_ms / 1000,
         )
         program = fenced_program(query.response_text)
-        try:
-            judged = judge.judge(program, cut_off=query.finish_reason == "length")
-        except OutOfTime:
-            _log.warning("rollout %s was not graded: %s", query.rollout_id, OUT_OF_TIME)
-            return self._item(query, box, limits=limits, error=OUT_OF_TIME)
+        judged = judge.judge(program, cut_off=query.finish_reason == "length")
         return self._item(
             query,
             box,

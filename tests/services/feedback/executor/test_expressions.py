@@ -12,7 +12,7 @@ from tests.services.feedback.executor.boxes import Wrapped
 
 from preceptor_clients.contract import wire
 from preceptor_clients.contract.checks import check_feedback
-from preceptor_clients.contract.errors import Invalid, ServiceUnavailable
+from preceptor_clients.contract.errors import Invalid, ServiceFailed, ServiceUnavailable
 from preceptor_clients.contract.execution import feedback_text
 from preceptor_clients.contract.schemas import (
     FeedbackCall,
@@ -267,15 +267,16 @@ class BrokenBox(Wrapped):
         return super().run(attempt, limits)
 
 
-async def test_a_box_that_fails_gives_an_error_and_never_a_score(make_query: MakeQuery) -> None:
+async def test_a_box_that_fails_is_a_problem_and_never_a_score(make_query: MakeQuery) -> None:
     executor = Executor(make_sandbox=BrokenBox, workers=1)
     await executor.start()
 
-    item = await graded(executor, make_query("sorted(x)"))
+    [answer] = await executor.feedback([make_query("sorted(x)")])
     await executor.stop()
 
-    assert item.score is None
-    assert item.error == "no process could be had"
+    # An item would be the answer to every later question with this text.
+    assert isinstance(answer, ServiceFailed)
+    assert answer.detail == "no process could be had"
 
 
 class LenientBox(Wrapped):

@@ -11,7 +11,7 @@ import pytest
 from tests.services.feedback.executor.boxes import Wrapped
 
 from preceptor_clients.contract.checks import check_feedback
-from preceptor_clients.contract.errors import Invalid
+from preceptor_clients.contract.errors import DeadlineExceeded, Invalid, ServiceFailed
 from preceptor_clients.contract.schemas import FeedbackItem, FeedbackQuery
 from preceptor_services.feedback.executor import Executor
 from preceptor_services.feedback.executor.failures import CUT_OFF, HIDDEN, NO_PROGRAM
@@ -321,14 +321,15 @@ class FailingBox(Wrapped):
         return super().execute(command, limits)
 
 
-async def test_a_sandbox_that_is_gone_is_an_error_and_never_a_score(make_query: MakeQuery) -> None:
+async def test_a_sandbox_that_is_gone_is_a_problem_and_never_a_score(make_query: MakeQuery) -> None:
     executor = Executor(make_sandbox=FailingBox, workers=1)
     await executor.start()
 
-    item = await graded(executor, make_query(fenced("print(3)"), SUM))
+    [answer] = await executor.feedback([make_query(fenced("print(3)"), SUM)])
     await executor.stop()
 
-    assert (item.score, item.text, item.error) == (None, None, "the sandbox is gone")
+    assert isinstance(answer, ServiceFailed)
+    assert answer.detail == "the sandbox is gone"
 
 
 async def test_a_call_that_takes_longer_than_its_caller_waits_is_an_error_for_the_rest(
@@ -337,12 +338,13 @@ async def test_a_call_that_takes_longer_than_its_caller_waits_is_an_error_for_th
     cases = [{"input": str(i), "expected": "0"} for i in range(1000)]
     task = {"mode": "stdin", "shown": cases}
 
-    right, wrong = [
-        await graded(executor, make_query(fenced(f"print({n})"), task, timeout_ms=400))
-        for n in (0, 1)
-    ]
+    queries = [make_query(fenced(f"print({n})"), task, timeout_ms=400) for n in (0, 1)]
 
-    assert (right.score, right.error) == (None, OUT_OF_TIME)
+    [right] = await executor.feedback(queries[:1])
+    wrong = await graded(executor, queries[1])
+
+    assert isinstance(right, DeadlineExceeded)
+    assert right.detail == OUT_OF_TIME
     assert (wrong.score, wrong.error) == (0.0, None), "its score is known already"
 
 
