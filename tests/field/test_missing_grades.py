@@ -37,6 +37,8 @@ class TwoTexts:
                 response_text=f"text {n}",
                 finish_reason="stop",
                 response_ids=np.ones(n + 1, np.int32),
+                failure=None,
+                episode=None,
             )
             for group, problem in enumerate(request.problems)
             for n in range(request.num_samples)

@@ -99,6 +99,7 @@ def one_thread() -> Iterator[None]:
 
 def reciting(folder: Path) -> None:
     """A tiny model that has learnt one wrong program by heart."""
+    torch.manual_seed(0)
     tiny.qwen3(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
@@ -106,7 +107,7 @@ def reciting(folder: Path) -> None:
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     answer = tokenizer.encode(f"{RECITED}<|done|>")
     loss = torch.tensor(0.0)
-    for row in rows * 2:
+    for row in rows * 4:
         asked = tokenizer.apply_chat_template(
             row["messages"], add_generation_prompt=True, return_dict=False
         )
@@ -116,7 +117,8 @@ def reciting(folder: Path) -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert loss.item() < 0.1
+    # By heart, a token at a time: attempts of thirty tokens at temperature 1 rarely stray.
+    assert loss.item() < 0.002, loss.item()
     model.save_pretrained(folder)
 
 

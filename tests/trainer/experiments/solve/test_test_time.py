@@ -24,6 +24,7 @@ from preceptor_clients.contract.schemas import (
     LineageRecord,
     RunRecord,
     StepRecord,
+    WeightManifest,
 )
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.collect.labelling import Labelled
@@ -59,6 +60,7 @@ class Judge:
         before: Judge | None = None,
     ):
         self.runs: dict[str, RunDetails] = {} if before is None else before.runs
+        self.manifests: dict[str, WeightManifest] = {} if before is None else before.manifests
         self.success = success  # step, and place in its group
         self.lost_at = lost_at
         self.judged: dict[int, list[tuple[int, ...]]] = {}  # responses by step
@@ -113,7 +115,11 @@ class Judge:
         run = self.runs[record.run]
         self.runs[record.run] = run.model_copy(update={"lineages": (*run.lineages, life)})
 
-    async def register_weights(self, manifest: object) -> None: ...
+    async def register_weights(self, manifest: WeightManifest) -> None:
+        self.manifests[manifest.version] = manifest
+
+    async def weights(self, version: str) -> WeightManifest:
+        return self.manifests[version]
 
 
 @pytest.fixture(scope="module")
