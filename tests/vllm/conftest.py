@@ -30,6 +30,7 @@ from preceptor_clients.contract.schemas import WeightManifest, WeightsOffer
 from preceptor_trainer.student.architecture import make_tokenizer
 
 KEY: Final = "vllm-" + "k" * 40
+VOCAB_SIZE: Final = len(make_tokenizer())
 _START_S: Final = 1800
 """vLLM imports for minutes where others work on the same cores."""
 _ENVIRONMENT: Final = {
@@ -82,7 +83,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=len(tokenizer) + 3,  # padded rows, as large models have
+            vocab_size=VOCAB_SIZE + 3,  # padded rows, as large models have
             hidden_size=64,
             num_hidden_layers=2,
             intermediate_size=128,

@@ -23,7 +23,7 @@ from preceptor_clients.contract.schemas import (
 )
 from preceptor_clients.http.service import ServiceClient
 
-from .conftest import KEY
+from .conftest import KEY, VOCAB_SIZE
 
 pytestmark = [pytest.mark.vllm, pytest.mark.e2e]
 
@@ -96,7 +96,10 @@ async def test_what_is_drawn_has_the_log_probs_that_the_same_engine_scores(clien
     assert len({tuple(one.response_ids) for one in answer.responses}) > 1
     for one in answer.responses:
         again = await scored(client, score_query(policy, one.response_ids))
-        np.testing.assert_allclose(one.logprobs_T, again.own_logprobs_P, atol=TOLERANCE)
+        # Drawn from the vocabulary alone; scored against all rows of the head.
+        of_tokens = policy.logprobs_TV(PROMPT, one.response_ids.tolist())[:, :VOCAB_SIZE]
+        expected = again.own_logprobs_P - of_tokens.logsumexp(-1).numpy()
+        np.testing.assert_allclose(one.logprobs_T, expected, atol=TOLERANCE)
         assert one.finish_reason == ("stop" if one.response_ids[-1] == 257 else "length")
         assert len(one.response_ids) <= 12
 
@@ -106,7 +109,7 @@ async def test_log_probs_are_of_the_distribution_that_was_drawn_from(client, pol
 
     for one in answer.responses:
         ids = one.response_ids.tolist()
-        cooled = (policy.logprobs_TV(PROMPT, ids) / 0.5).log_softmax(-1)
+        cooled = (policy.logprobs_TV(PROMPT, ids)[:, :VOCAB_SIZE] / 0.5).log_softmax(-1)
         expected = cooled[torch.arange(len(ids)), torch.tensor(ids)].numpy()
         np.testing.assert_allclose(one.logprobs_T, expected, atol=2 * TOLERANCE)
 

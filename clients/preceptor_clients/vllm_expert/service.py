@@ -50,7 +50,7 @@ from preceptor_clients.vllm_expert.engine import Engine, vllm_version
 from preceptor_clients.vllm_expert.flat import candidates_of, distributions_of, spread_candidates
 from preceptor_clients.vllm_expert.version_gate import Version, VersionGate
 
-CODE_VERSION: Final = "2"
+CODE_VERSION: Final = "3"
 """Raised whenever the same model, settings and query may give another answer."""
 
 Q = TypeVar("Q", PrefixQuery, GenerateQuery)
