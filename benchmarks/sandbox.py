@@ -125,7 +125,7 @@ def measure(seconds: float) -> dict[str, Any]:
         "load_average": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "kernel": platform.release(),
-        "machine": platform.machine(),
+        "architecture": platform.machine(),
     }
 
 

@@ -24,7 +24,8 @@ PARTS: Final = {
         "Scoring by the experts' engine",
         "scoring_engine.py",
     ),
-    "executor": ("Programs run by the executor", "executor.py"),
+    "executor": ("Expressions judged by the executor", "executor.py"),
+    "sandbox": ("Short programs in each rung of the sandbox", "sandbox.py"),
     "correction_queue": ("People at work in the correction queue", "correction_queue.py"),
 }
 """Of each result: what was measured, and by which benchmark."""
