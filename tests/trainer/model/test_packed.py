@@ -15,7 +15,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from preceptor_trainer.model.batch import TrainRollout, collate
 from preceptor_trainer.model.packed import (
     packed_contexts,
     packed_rows,
@@ -25,24 +24,7 @@ from preceptor_trainer.model.packed import (
 from preceptor_trainer.model.packing import MOST_PADDING, lay_out
 from preceptor_trainer.model.trunk import padded
 
-SIZES = {
-    "vocab_size": 31,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-}
-# equal prompts in two groups, a prompt that begins another, a response of one token
-FEW = (
-    (0, (4, 9, 2, 7), (1, 2, 3)),
-    (0, (4, 9, 2, 7), (5,)),
-    (1, (4, 9), (6, 6, 6, 8, 1)),
-    (2, (8, 8, 8, 8), (1, 2)),
-    (3, (4, 9), (0, 0)),
-)
+from .small_rows import ROWS, SIZES, batch_of
 
 
 def uneven(num_groups=16, each=4):
@@ -58,25 +40,16 @@ def uneven(num_groups=16, each=4):
     return tuple(rows)
 
 
-def batch_of(rows):
-    return collate(
-        [
-            TrainRollout(rollout_id=str(i), group=group, prompt_ids=prompt, response_ids=response)
-            for i, (group, prompt, response) in enumerate(rows)
-        ]
-    )
-
-
 def qwen3(**changes):
     torch.manual_seed(0)
-    return Qwen3ForCausalLM(Qwen3Config(**SIZES, **changes)).double().eval()
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8, **changes)).double().eval()
 
 
 def gemma3(window=4):
     """Every other layer sees only its window."""
     torch.manual_seed(0)
     kinds = ["sliding_attention", "full_attention"]
-    config = Gemma3TextConfig(**SIZES, sliding_window=window, layer_types=kinds)
+    config = Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=window, layer_types=kinds)
     return Gemma3ForCausalLM(config).double().eval()
 
 
@@ -89,7 +62,7 @@ def hidden_and_gradient(trunk, model, batch):
     return hidden_NH.detach(), torch.cat(gradients)
 
 
-@pytest.mark.parametrize("rows", [FEW, FEW[:1], uneven(6)], ids=["few", "one row", "uneven"])
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:1], uneven(6)], ids=["few", "one row", "uneven"])
 @pytest.mark.parametrize("trunk", [packed_contexts, packed_rows])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_hidden_states_and_gradients_are_those_of_padded_rows(rows, trunk, attention):
@@ -120,7 +93,7 @@ def test_padding_is_below_two_per_cent_in_more_than_one_bin(shares):
 
 
 def test_prompts_are_read_once():
-    batch = batch_of(FEW)
+    batch = batch_of(ROWS)
 
     shared = lay_out(batch, shares=True).num_tokens
     whole = lay_out(batch, shares=False).num_tokens
@@ -137,7 +110,7 @@ def test_a_model_that_carries_a_state_through_its_row_is_refused():
 
 
 def test_padding_of_a_trunk_is_counted():
-    batch = batch_of(FEW)
+    batch = batch_of(ROWS)
 
     assert padding_of(padded, qwen3(), batch) == (5 * 7 - 29, 5 * 7)
     assert padding_of(packed_contexts, qwen3(), batch)[0] == 0

@@ -21,9 +21,11 @@ from preceptor_trainer.collect.people.selection import (
 from preceptor_trainer.deployment.local import SELF_TEACHER
 from preceptor_trainer.recipes.references import ReferenceInView
 from preceptor_trainer.runfile.schema import (
+    ModelTeacherSection,
     PeopleSection,
     RunFile,
     SelfTeacherSection,
+    ServerTeacherSection,
     TeacherSection,
 )
 from preceptor_trainer.runfile.students import model_folder
@@ -59,63 +61,25 @@ def make_teachers(
     own = teacher.self
     if own is None and teacher.model is None and teacher.server is None:
         own = SelfTeacherSection()
-    uses: list[ExpertUse] = []
-    services: dict[str, DeployedService] = {}
+    asked: list[tuple[ExpertUse, DeployedService]] = []
     if own is not None:
-        uses.append(ExpertUse(name=own.name, weight=own.weight, top_k=own.top_k))
-        services[own.name] = _self_teacher(run_file, own, model, run_dir)
-    if (other := teacher.model) is not None:
-        uses.append(
-            ExpertUse(
-                name=other.name,
-                weight=other.weight,
-                top_k=other.top_k,
-                needs_feedback=other.reads_feedback,
-            )
-        )
-        options = {
-            "name": other.name,
-            "model": str(model_folder(other.path, folder)),
-            "template": other.template,
-            "reads_feedback": other.reads_feedback,
-            "temperature": other.temperature,
-            **_shared(run_file),
-            **other.options,
-        }
-        services[other.name] = local_service(other.name, LARGER_MODEL, options)
-    if (server := teacher.server) is not None:
-        uses.append(
-            ExpertUse(
-                name=server.name,
-                weight=server.weight,
-                top_k=server.top_k,
-                needs_feedback=server.reads_feedback,
-                scores_candidates=False,
-            )
-        )
-        options = {
-            "name": server.name,
-            "url": server.url,
-            "tokenizer": str(model),
-            "template": server.template,
-            "reads_feedback": server.reads_feedback,
-            **({} if server.model is None else {"model": server.model}),
-            **({} if server.key_file is None else {"key_file": str(folder / server.key_file)}),
-            **server.options,
-        }
-        services[server.name] = local_service(server.name, OPENAI_SERVER, options)
-    people = None
-    if (asked := teacher.people) is not None:
-        people = _people(asked)
+        asked.append(_self_teacher(run_file, own, model, run_dir))
+    if teacher.model is not None:
+        asked.append(_larger_model(run_file, teacher.model, folder))
+    if teacher.server is not None:
+        asked.append(_server(teacher.server, model, folder))
+    named = [(use.name, service) for use, service in asked]
+    people = None if teacher.people is None else _people(teacher.people)
+    if teacher.people is not None and people is not None:
         # The file that the supervisor writes, with the ports that it chose.
-        options = {"config": "resolved.toml", "model": str(model), **asked.options}
-        services[people.expert] = local_service(people.expert, PEOPLE, options)
-    names = [*(use.name for use in uses), *([] if people is None else [people.expert])]
-    if len(services) < len(names):
-        raise ValueError(f"teacher: two have one name: {', '.join(names)}")
+        options = {"config": "resolved.toml", "model": str(model), **teacher.people.options}
+        named.append((people.expert, local_service(people.expert, PEOPLE, options)))
+    if len(dict(named)) < len(named):
+        names = ", ".join(name for name, _ in named)
+        raise ValueError(f"teacher: two have one name: {names}")
     return Teachers(
-        uses=tuple(uses),
-        services=services,
+        uses=tuple(use for use, _ in asked),
+        services=dict(named),
         context=_context(teacher, _hidden(run_file), in_view),
         people=people,
     )
@@ -145,9 +109,10 @@ def _people(asked: PeopleSection) -> PeopleConfig:
 
 def _self_teacher(
     run_file: RunFile, own: SelfTeacherSection, model: Path, run_dir: Path
-) -> DeployedService:
+) -> tuple[ExpertUse, DeployedService]:
     shipped = run_file.model.path is None
     options: dict[str, Any] = {
+        "name": own.name,
         "model": str(model),
         "template": own.template or ("compact" if shipped else "papers"),
         "ema_rate": own.ema,
@@ -157,7 +122,52 @@ def _self_teacher(
         **({} if own.trust_region is None else {"trust_region": own.trust_region}),
         **own.options,
     }
-    return local_service(own.name, SELF_TEACHER, {"name": own.name, **options})
+    use = ExpertUse(name=own.name, weight=own.weight, top_k=own.top_k)
+    return use, local_service(own.name, SELF_TEACHER, options)
+
+
+def _larger_model(
+    run_file: RunFile, other: ModelTeacherSection, folder: Path
+) -> tuple[ExpertUse, DeployedService]:
+    options: dict[str, Any] = {
+        "name": other.name,
+        "model": str(model_folder(other.path, folder)),
+        "template": other.template,
+        "reads_feedback": other.reads_feedback,
+        "temperature": other.temperature,
+        **_shared(run_file),
+        **other.options,
+    }
+    use = ExpertUse(
+        name=other.name,
+        weight=other.weight,
+        top_k=other.top_k,
+        needs_feedback=other.reads_feedback,
+    )
+    return use, local_service(other.name, LARGER_MODEL, options)
+
+
+def _server(
+    server: ServerTeacherSection, model: Path, folder: Path
+) -> tuple[ExpertUse, DeployedService]:
+    options: dict[str, Any] = {
+        "name": server.name,
+        "url": server.url,
+        "tokenizer": str(model),
+        "template": server.template,
+        "reads_feedback": server.reads_feedback,
+        **({} if server.model is None else {"model": server.model}),
+        **({} if server.key_file is None else {"key_file": str(folder / server.key_file)}),
+        **server.options,
+    }
+    use = ExpertUse(
+        name=server.name,
+        weight=server.weight,
+        top_k=server.top_k,
+        needs_feedback=server.reads_feedback,
+        scores_candidates=False,
+    )
+    return use, local_service(server.name, OPENAI_SERVER, options)
 
 
 def _hidden(run_file: RunFile) -> tuple[str, ...]:
