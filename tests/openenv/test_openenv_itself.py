@@ -94,9 +94,30 @@ def echo(tmp_path: Path) -> Iterator[EchoServer]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = EchoServer(folder=tmp_path / "echo_env", port=port)
-    server.start()
-    yield server
-    server.kill()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start(tmp_path: Path, echo: EchoServer) -> Iterator[Start]:
+    """Starts a run; it ends with the test."""
+    trainers: list[subprocess.Popen[bytes]] = []
+
+    def one(*more: str) -> subprocess.Popen[bytes]:
+        trainers.append(started(tmp_path, echo, *more))
+        return trainers[-1]
+
+    yield one
+    for trainer in trainers:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(trainer.pid, signal.SIGKILL)
+        trainer.wait()
 
 
 def started(folder: Path, server: EchoServer, *more: str) -> subprocess.Popen[bytes]:
@@ -124,8 +145,8 @@ asyncio.run(main())
     return done.stdout.strip() == b"observation"
 
 
-def test_two_steps_are_trained_in_an_environment_of_openenv(tmp_path, echo):
-    trainer = started(tmp_path, echo)
+def test_two_steps_are_trained_in_an_environment_of_openenv(tmp_path, echo, start):
+    trainer = start()
 
     assert trainer.wait(900) == 0, (tmp_path / "train.log").read_text()[-2000:]
     lines = read_metrics(tmp_path / "runs" / "run")
@@ -137,9 +158,9 @@ def test_two_steps_are_trained_in_an_environment_of_openenv(tmp_path, echo):
 
 
 def test_killing_the_trainer_leaves_no_session_and_killing_the_server_loses_no_rollout(
-    tmp_path, echo
+    tmp_path, echo, start
 ):
-    trainer = started(tmp_path, echo, "--set", "run.steps=50")
+    trainer = start("--set", "run.steps=50")
     run_dir = tmp_path / "runs" / "run"
     wait_for(lambda: len(read_metrics(run_dir)) >= 1 if (run_dir / "metrics.jsonl").exists() else 0)
 
@@ -148,7 +169,7 @@ def test_killing_the_trainer_leaves_no_session_and_killing_the_server_loses_no_r
     assert "attempts of a step were not answered" in (tmp_path / "train.log").read_text()
     before = len(read_metrics(run_dir))
     echo.start()
-    again = started(tmp_path, echo, "--set", "run.steps=50")
+    again = start("--set", "run.steps=50")
     wait_for(lambda: len(read_metrics(run_dir)) > before)
     os.killpg(again.pid, signal.SIGKILL)
     again.wait()

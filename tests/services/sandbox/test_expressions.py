@@ -312,6 +312,8 @@ def test_every_level_is_named_and_keeps_its_limits(
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["isolation"]["level"] == level
+    network = {"namespaces": "namespace", "landlock": "no sockets"}
+    assert report["isolation"]["network"] == network[level]
     ended = [outcome["ended"] for outcome in report["outcomes"]]
     assert ended == ["finished", "timeout", *["finished"] * 2, "crashed", *["finished"] * 2]
     errors = [o["results"][0]["error"] for o in report["outcomes"] if o["results"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 
 import pytest
 
+from preceptor_services.sandbox import self_test
 from preceptor_services.sandbox.interpreter import choose
 from preceptor_services.sandbox.isolation import IsolationFailed
 from preceptor_services.sandbox.ladder import CHOSEN_BY_ITSELF, RUNGS, open_sandbox
 from preceptor_services.sandbox.self_test import check_walls
 from preceptor_services.sandbox.warm import Recipe, WarmSandbox
+
+PROGRAM, MAIN = str(self_test._PROGRAM), "__main__"
 
 
 @pytest.mark.parametrize(
@@ -35,6 +39,29 @@ def test_x4_a_missing_wall_is_found_and_named(walls: dict[str, Any], missing: st
 
         with pytest.raises(IsolationFailed, match=f"rung weak: the wall `{missing}` is missing"):
             check_walls(box)
+
+
+def test_x4_the_program_that_tries_to_get_out_finds_every_wall_that_is_not_there() -> None:
+    with contextlib.ExitStack() as stack:
+        world, _ = self_test._make_world(stack)
+        reading, writing = os.pipe()
+        stack.callback(os.close, reading)
+        program = (
+            f"import os, runpy; os.dup2({writing}, 3); runpy.run_path({PROGRAM!r}, {{}}, {MAIN!r})"
+        )
+        subprocess.run(
+            [sys.executable, "-c", program],
+            input=json.dumps(world).encode(),
+            pass_fds=(writing,),
+            timeout=60,
+            check=False,
+        )
+        os.close(writing)
+        found = os.read(reading, 1 << 20)
+
+    walls = {json.loads(line)[0] for line in found.splitlines()}
+    # Limits are none where none are set.
+    assert walls >= self_test.ADVICE.keys() - {"limits"}
 
 
 @pytest.mark.parametrize("user", ["user", "same"])
