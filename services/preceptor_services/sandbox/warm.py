@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +24,7 @@ from pydantic import JsonValue
 
 from preceptor_services.sandbox.command import Command, CommandLimits, EndedBy, Execution
 from preceptor_services.sandbox.expressions import outcome
+from preceptor_services.sandbox.inside import leftovers
 from preceptor_services.sandbox.interpreter import Interpreter
 from preceptor_services.sandbox.isolation import (
     MAX_SLOTS,
@@ -103,19 +103,23 @@ class WarmSandbox:
         self._folder = tempfile.mkdtemp(prefix="preceptor-sandbox-")
         os.chmod(self._folder, 0o711)  # the program's user passes through it to its own folder
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                [*self._recipe.wrapper, *self._keeper()],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                env=_ENVIRONMENT,
-                cwd="/",
-                start_new_session=True,
-                user=self._starts_as,
-                group=self._starts_as,
-                extra_groups=None if self._starts_as is None else [],
-            )
         self._control = ours
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [*self._recipe.wrapper, *self._keeper()],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    env=_ENVIRONMENT,
+                    cwd="/",
+                    start_new_session=True,
+                    user=self._starts_as,
+                    group=self._starts_as,
+                    extra_groups=None if self._starts_as is None else [],
+                )
+            except (OSError, subprocess.SubprocessError) as error:
+                self.stop()
+                raise IsolationFailed(f"{self._recipe.rung}: cannot start: {error}") from error
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self._send(self._settings(probe.getsockname()[1]))
             described, _ = self._receive(_START_S)
@@ -188,9 +192,11 @@ class WarmSandbox:
                 self._kill_group()
                 self._process.wait()
             self._process = None
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                leftovers.empty(folder)
+                os.rmdir(folder)
 
     def _keeper(self) -> list[str]:
         interpreter, folder = self._recipe.interpreter.program, self._recipe.keeper_folder

@@ -272,6 +272,22 @@ def test_x5_sandboxes_side_by_side_do_not_mix(rung: str, num_runs: int) -> None:
     }
 
 
+@pytest.mark.parametrize("locked", [False, True])
+def test_x5_folders_nested_by_the_thousand_are_removed(box: WarmSandbox, locked: bool) -> None:
+    program = (
+        "import os\n"
+        "for n in range(3000):\n"
+        "    os.mkdir('d'); open('f', 'w').close(); os.chdir('d')\n"
+        f"if {locked}: os.chmod('..', 0); os.chmod(os.environ['HOME'], 0)\n"
+    )
+
+    made = run(box, program, files_mb=64)
+    after = run(box, "import os; print(os.listdir('.'))")
+
+    assert (made.ended_by, made.exit_code) == ("exit", 0), made.stderr
+    assert after.stdout == b"['main.py']\n"
+
+
 def test_a_keeper_that_was_killed_fails_once_and_comes_back(box: WarmSandbox) -> None:
     timer = threading.Timer(0.3, keeper_of(box).kill)
     timer.start()

@@ -64,6 +64,16 @@ def test_x4_the_program_that_tries_to_get_out_finds_every_wall_that_is_not_there
     assert walls >= self_test.ADVICE.keys() - {"limits"}
 
 
+def test_a_rung_whose_program_is_not_there_is_refused_and_leaves_nothing() -> None:
+    recipe = Recipe(rung="gone", wrapper=("/nowhere/bwrap",), interpreter=system_interpreter())
+    box = WarmSandbox(recipe)
+
+    with pytest.raises(IsolationFailed, match=r"gone: cannot start: .*nowhere"):
+        box.start()
+
+    assert box._folder is None
+
+
 @pytest.mark.parametrize("user", ["user", "same"])
 def test_x4_a_machine_that_offers_no_walls_is_refused_with_what_each_rung_needs(
     as_user_script: Path, user: str

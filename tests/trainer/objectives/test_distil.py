@@ -258,6 +258,24 @@ def test_a_stale_rollouts_costs_weigh_the_ratio_of_the_tokens_before_them(policy
     assert whole[0].tolist() == same[0].tolist() == pytest.approx([15.75] * 4, rel=1e-6)
 
 
+def test_a_stale_sibling_whose_weight_dips_and_recovers_is_a_bounded_baseline(
+    policy, make_labelled
+):
+    rows = [make_labelled("a"), make_labelled("b")]
+    logprobs_BT = student_statistics(policy, collate(rows), LOCAL.needs).sampled_logprobs_BT
+    own_BT = logprobs_BT.detach().numpy()
+    dips_T = np.array([-12.0, 12.0, 0.0, 0.0])
+    stale = [
+        replace(row, on_policy=False, behaviour_logprobs=(own_BT[n] - ratio).astype(np.float32))
+        for n, (row, ratio) in enumerate(zip(rows, (np.zeros(4), dips_T), strict=True))
+    ]
+
+    advantages = evaluate(DistIL(), policy, stale)[2]
+
+    costs = evaluate(DistIL(baseline="none"), policy, stale)[2]
+    assert advantages[0].abs().max() <= 2 * 2 * costs.abs().max() + 1e-6
+
+
 def test_a_forced_token_of_a_stale_rollout_has_no_ratio(policy, make_labelled):
     behaviour = np.array([-1.0, np.nan, -1.0, -1.0], np.float32)
     rollout = make_labelled(

@@ -136,7 +136,8 @@ class Own:
             )
         except Exception as error:  # whoever waits gets it: nobody awaits this task
             for question in questions:
-                question.reply.set_exception(error)
+                if not question.reply.done():
+                    question.reply.set_exception(error)
             return
         for question, one in zip(questions, drawn, strict=True):
             said = Said(

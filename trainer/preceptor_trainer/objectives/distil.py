@@ -297,9 +297,12 @@ class DistIL:
         if self.baseline != "none":
             # Not the own tokens alone: at a forced one a sibling still has costs to come.
             alive_RT = _join([b.response_mask_BT for b in batches])
-            # A baseline is a cost-to-go from one state; the weight of that state multiplies it.
+            # A baseline is a cost-to-go from one state; the weight of that state multiplies it. A
+            # sibling whose weight dips and recovers would be divided by next to nothing: any bound
+            # on siblings leaves a baseline, so this one has the bound of weights.
             peers_RR = self._peers(batches)
-            future_RT = future_RT - after_RT * baselines(future_RT / after_RT, alive_RT, peers_RR)
+            from_state_RT = future_RT / after_RT.clamp(min=1 / self.stale.cap)
+            future_RT = future_RT - after_RT * baselines(from_state_RT, alive_RT, peers_RR)
         if self.advantage_clip is not None:
             # After the baseline, so that the bound is symmetric, on the weight of the score term.
             future_RT = future_RT.clamp(-self.advantage_clip, self.advantage_clip)

@@ -157,7 +157,8 @@ class Collector:
         await self._record([r for r in failed if len(r.response_ids)])
         self._num_failed += len(failed)
         dialogue = self.config.dialogue
-        if dialogue is not None and len(failed) > dialogue.max_failed * len(rollouts):
+        most = 0.0 if dialogue is None else dialogue.max_failed * len(rollouts)
+        if dialogue is not None and (len(failed) > most or len(failed) == len(rollouts)):
             raise AttemptsFailed(
                 f"{len(failed)} of {len(rollouts)} attempts of a step were not answered, more than "
                 f"max_failed = {dialogue.max_failed:g} allows; the first: {failed[0].failure}"

@@ -36,8 +36,9 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(gt=0)]
 EXECUTOR_USE: Final = EXECUTOR
 JUDGE_USE: Final = "judge"
-ENVIRONMENT_USE: Final = "environment"
 """A language model that answers the criteria of a rubric."""
+ENVIRONMENT_USE: Final = "environment"
+"""What the environment of the attempt said of it."""
 SELF_USE: Final = "self"
 """The policy itself, as such a judge."""
 

@@ -2,7 +2,7 @@
 
 Programs run in a sandbox (`preceptor_services.sandbox`) that never holds an expected value; what
 comes out is compared here. Score 1 means that every case passed, shown and hidden; else the score
-is 0. Where the sandbox fails, or the caller stops waiting, the item has an error and no score.
+is 0. Where the sandbox fails, or the caller stops waiting, the query fails, and there is no score.
 
     preceptor serve preceptor_services.feedback.executor:Executor --option workers=2
 """
@@ -155,6 +155,10 @@ class Executor:
             return self._not_graded(query, ServiceFailed(str(error)))
         except OutOfTime:
             return self._not_graded(query, DeadlineExceeded(OUT_OF_TIME))
+        except Exception:
+            # An error of ours with one program fails no query but its own, and is no score.
+            _log.exception("rollout %s was not graded", query.rollout_id)
+            return ServiceFailed("the executor failed; its log says why")
         finally:
             self._boxes.put(box)
         return FeedbackAnswer(items=(item,), source=self._config.name, source_version=self._version)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import shutil
 import socket
 from typing import Any
 
-from preceptor_services.sandbox.inside import landlock, linux, namespaces, seccomp
+from preceptor_services.sandbox.inside import landlock, leftovers, linux, namespaces, seccomp
 from preceptor_services.sandbox.inside.tree import Tree
 
 _KEPT = (
@@ -81,7 +80,7 @@ class Walls:
         if self._in_namespaces:
             namespaces.unmount_folder()
         else:
-            _empty(folder)
+            leftovers.empty(folder)
 
     def foreign_tasks(self) -> int:
         """Processes and threads of the same user, where the kernel counts them together."""
@@ -134,22 +133,6 @@ class Walls:
             no_truncate=not own_root and version < landlock.TRUNCATE_SINCE,
         )
         return seccomp.Filter(code)
-
-
-def _empty(folder: str) -> None:
-    """Removes what a run left, of which no process is alive to exchange anything."""
-    os.chmod(folder, 0o700)
-    for path, names, _ in os.walk(folder):
-        for name in names:
-            inner = os.path.join(path, name)
-            if not os.path.islink(inner):
-                os.chmod(inner, 0o700)  # the program may have locked it
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            else:
-                os.unlink(entry.path)
 
 
 def _reaches(port: int) -> bool:

@@ -6,6 +6,7 @@ milliseconds. https://gvisor.dev/docs
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from pydantic import JsonValue
 
 from preceptor_services.sandbox import cold
 from preceptor_services.sandbox.command import Command, CommandLimits, Execution, Sandbox
+from preceptor_services.sandbox.inside import leftovers
 from preceptor_services.sandbox.interpreter import Interpreter, choose
 from preceptor_services.sandbox.isolation import (
     IsolationFailed,
@@ -98,7 +100,9 @@ class GvisorSandbox:
             (bundle / "config.json").write_text(json.dumps(configuration))
             return self._run(bundle, folder, command, limits)
         finally:
-            shutil.rmtree(bundle, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                leftovers.empty(str(bundle))
+                bundle.rmdir()
 
     def stop(self) -> None:
         """Nothing stays between runs."""

@@ -198,7 +198,8 @@ def rolled_on(
     return replace(
         rollout,
         payload_sha256=str(result.details.get("payload_sha256", "")),
-        behaviour_logprobs=generation.logprobs,
+        # A sampler in another process does not score what it is given.
+        behaviour_logprobs=np.where(np.isnan(generation.logprobs), MISSING, generation.logprobs),
         owned=np.arange(len(ids)) >= generation.num_forced,
         finish_reason=generation.finish_reason,
     )

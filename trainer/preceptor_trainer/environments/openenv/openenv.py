@@ -306,7 +306,7 @@ def _last_object(text: str) -> dict[str, Any]:
 
 
 def _starts(text: str) -> Sequence[int]:
-    return [i for i, char in enumerate(text) if char == "{"][:256]
+    return [i for i, char in enumerate(text) if char == "{"][-256:]
 
 
 def _text(value: Any) -> str:

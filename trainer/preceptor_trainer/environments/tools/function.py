@@ -68,6 +68,8 @@ class _Functions:
 
     async def start(self) -> Sequence[Tool]:
         hello = await self._workers[0].start()
+        # Another part's failure has the toolbox start again: no process may be free twice.
+        self._free = asyncio.LifoQueue()
         for worker in reversed(self._workers):
             self._free.put_nowait(worker)
         self.version = hello["version"]
