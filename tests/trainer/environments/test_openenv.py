@@ -169,3 +169,9 @@ async def test_a_server_that_is_not_there_is_unreachable(play):
 def test_the_sockets_address_is_the_servers():
     assert socket_url("https://x.org/env/") == "wss://x.org/env/ws"
     assert socket_url("ws://x:1/ws") == "ws://x:1/ws"
+
+
+@pytest.mark.parametrize("calls", ["fence", "react", "turn"])
+def test_calls_without_names_of_arguments_are_refused(calls):
+    with pytest.raises(ValueError, match=f"calls: '{calls}'.*use `hermes` or `json`"):
+        OpenEnv(url="http://127.0.0.1:1", actions="tools", calls=calls)

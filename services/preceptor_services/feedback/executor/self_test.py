@@ -9,7 +9,7 @@ from preceptor_clients.contract.programs import ProgramCase, ProgramTask
 from preceptor_services.feedback.executor.config import ExecutorConfig
 from preceptor_services.feedback.executor.failures import CaseEnd
 from preceptor_services.feedback.executor.programs import ProgramJudge
-from preceptor_services.sandbox.command import Sandbox
+from preceptor_services.sandbox.command import Command, Sandbox
 from preceptor_services.sandbox.isolation import CaseResult, Isolation, Limits, Outcome, ProgramRun
 
 _PATIENCE_S: Final = 120.0
@@ -28,7 +28,7 @@ _PROGRAMS: Final[tuple[tuple[int, str, CaseEnd], ...]] = (
 
 def self_test(box: Sandbox, config: ExecutorConfig) -> str | None:
     """The first result that is not as it should be, in words."""
-    return _expressions(box, config.limits) or _programs(box, config)
+    return _expressions(box, config.limits) or _programs(box, config) or _languages(box, config)
 
 
 def _expressions(box: Isolation, limits: Limits) -> str | None:
@@ -68,4 +68,14 @@ def _programs(box: Sandbox, config: ExecutorConfig) -> str | None:
         if report.end != expected:
             said = report.error or report.got
             return f"self-test: {program} gave {report.end} ({said}), expected {expected}"
+    return None
+
+
+def _languages(box: Sandbox, config: ExecutorConfig) -> str | None:
+    """A compiler that is not there would look like a mistake of every program."""
+    for name, language in config.read_languages().items():
+        program = (language.compile or language.run)[0]
+        found = box.execute(Command(argv=("/bin/sh", "-c", 'command -v "$0"', program)))
+        if found.ended_by != "exit" or found.exit_code != 0:
+            return f"languages.{name}: the sandbox does not see the program {program}"
     return None

@@ -252,7 +252,9 @@ class Executor:
             CODE_VERSION,
             asdict(config.limits),
             asdict(config.case_limits()),
+            asdict(config.compile_limits),
             languages,
+            config.rung,
             config.rung_options.get("python"),
             platform.python_version(),
         ]

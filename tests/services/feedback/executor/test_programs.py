@@ -372,3 +372,14 @@ def test_a_language_that_cannot_be_meant_is_refused_by_name(name: str) -> None:
 def test_an_unknown_option_of_the_rung_is_named_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean `python`"):
         Executor(rung_options={"pyton": "/usr/bin/python3"})
+
+
+async def test_a_language_whose_compiler_the_sandbox_does_not_see_is_not_ready() -> None:
+    away = {"file": "main.x", "compile": ["no-such-compiler", "main.x"], "run": ["./main"]}
+    executor = Executor(workers=1, languages={"x": away})
+
+    await executor.start()
+    reason = executor._not_ready
+    await executor.stop()
+
+    assert reason == "languages.x: the sandbox does not see the program no-such-compiler"

@@ -78,6 +78,11 @@ class OpenEnv:
     def __post_init__(self) -> None:
         if (self.actions == "field") != (self.action_field is not None):
             raise ValueError("action_field: is given for actions = `field`, and for no other")
+        if self.calls not in ("hermes", "json"):
+            raise ValueError(
+                f"calls: {self.calls!r} has a text in the place of arguments, which an environment "
+                "gives no name; use `hermes` or `json`"
+            )
         if not self.timeout_s > 0 or not self.wait_s >= 0:
             raise ValueError("timeout_s: must be above 0, and wait_s at least 0")
         if self.sessions < 1 or self.max_output < 1:
