@@ -60,7 +60,7 @@ class EnvironmentVerdict:
         judged = episode if error is None else None
         facts: dict[str, JsonValue] = {}
         if episode is not None:
-            facts = {"environment": episode.environment, **episode.details}
+            facts = {**episode.details, "environment": episode.environment}
         told = json.dumps([query.rollout_id, query.response_text, facts, error], sort_keys=True)
         return FeedbackItem(
             id=f"env-{hashlib.sha256(told.encode()).hexdigest()[:32]}",

@@ -200,7 +200,7 @@ def item_rows(answer_key: str, answer: FeedbackAnswer, now: float) -> list[dict[
     """The items of a source's answer.
 
     Item ids of a source are unique within one answer only. Here they get globally unique ids,
-    because targets refer to them.
+    because targets refer to them. Items without a cost of their own share the answer's.
     """
     rows: list[dict[str, Any]] = []
     for ordinal, sent in enumerate(answer.items):
@@ -208,13 +208,13 @@ def item_rows(answer_key: str, answer: FeedbackAnswer, now: float) -> list[dict[
         row = item_row(item, now) | {"answer_key": answer_key, "ordinal": ordinal}
         row["latency_ms"] = answer.latency_ms
         if item.cost is None and answer.cost is not None:
-            row["cost"] = answer.cost / len(answer.items)  # so that the items add up to the answer
+            row["cost"] = answer.cost / len(answer.items)
         rows.append(row)
     return rows
 
 
 def item_row(item: FeedbackItem, now: float) -> dict[str, Any]:
-    """The row of a feedback item that no source's answer holds."""
+    """The row of a feedback item, as that of no source's answer."""
     return {
         "id": item.id,
         "answer_key": None,

@@ -34,7 +34,7 @@ class CommandLimits:
     timeout_s: float = 30.0
     """Wall-clock time. Only a program that sleeps should reach it."""
     memory_mb: int = 512
-    """Memory in use; also the address space of each process, which an allocation cannot exceed."""
+    """Memory in use; also what one process may allocate."""
     processes: int = 32
     """Processes and threads at one time."""
     output_bytes: int = 1_048_576

@@ -300,7 +300,7 @@ class WarmSandbox:
             self._fail(str(error), error)
 
     def _fail(self, reason: str, cause: Exception | None = None) -> NoReturn:
-        self._kill_group()
+        # Not killed at once: a keeper that still works ends what its program left, and then itself.
         self.stop()
         raise IsolationFailed(f"{self._recipe.rung}: it did not answer: {reason}") from cause
 

@@ -91,6 +91,8 @@ class ProgramJudge:
         if program is None:
             missing = NO_PROGRAM.format(language=self.task.language)
             return Judged(solved=False, text=CUT_OFF if cut_off else missing)
+        if time.monotonic() > self.deadline:
+            raise OutOfTime
         build = self._build(program)
         if isinstance(build, str):
             text = failure_text((), self.task.mode, compile_error=build, cut_off=cut_off)
