@@ -95,6 +95,9 @@ def run_once(name: str, folder: Path, seed: int, settings: list[str]) -> None:
         command = ["-m", "preceptor_clients.cli", "train", str(RUN_FILE), *_pairs(pairs)]
         measured = watched([sys.executable, *command], folder / "train.log")
     (folder / "measured.json").write_text(json.dumps(measured) + "\n")
+    for weights in ("checkpoints", "weights", "model"):  # gigabytes each, and read by nothing below
+        shutil.rmtree(folder / NAME / weights, ignore_errors=True)
+        shutil.rmtree(folder / weights, ignore_errors=True)
 
 
 def _pairs(settings: list[str]) -> list[str]:
