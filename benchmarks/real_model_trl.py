@@ -1,6 +1,6 @@
-"""TRL's GRPO or SDPO on the run of `examples/multiply/run.toml`; see `multiply.py`.
+"""TRL's GRPO or SDPO on the run of `examples/multiply/run.toml`; see `real_model.py`.
 
-    python benchmarks/multiply_trl.py grpo --seed 0 --out runs/trl
+    python benchmarks/real_model_trl.py grpo --seed 0 --out runs/trl
 
 Model, training rows, judge, group size, prompts of a step, longest response, rate and number of
 steps are the file's. Everything else is TRL's default: its loss, its clipping and, for SDPO, its
@@ -133,5 +133,5 @@ def reward_of(folder: Path, run_file: RunFile) -> Any:
 
 
 if __name__ == "__main__":
-    sys.argv[0] = "multiply_trl.py"
+    sys.argv[0] = "real_model_trl.py"
     typer.run(main)

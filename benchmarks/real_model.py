@@ -1,17 +1,18 @@
-"""A real model learns to multiply: objectives by one changed word, and TRL's trainers beside them.
+"""A real model learns from an example's file: objectives by one changed word, TRL beside them.
 
     python examples/smollm2.py models/smollm2
-    python benchmarks/multiply.py                                   # 3 seeds of 3 objectives
-    python benchmarks/multiply.py --trl grpo --trl sdpo --seed 0    # TRL beside them, one seed
+    python benchmarks/real_model.py                                 # products: 3 seeds, 3 losses
+    python benchmarks/real_model.py --trl grpo --trl sdpo --seed 0  # TRL beside them, one seed
+    python benchmarks/real_model.py --example code                  # programs and their traces
 
-Each run is `preceptor train examples/multiply/run.toml --set objective.use=...`: 12 steps of 8
-questions by 4 attempts, 100 held-out questions by 8 samples before and after. All runs of a seed
+Each run is `preceptor train examples/EXAMPLE/run.toml --set objective.use=...`: 12 steps of 8
+rows by 4 attempts, all held-out rows by 8 samples before and after. All runs of a seed
 begin with the same student and the same draws, so that the evaluation before is sampled once. TRL
 trains the same model on the same questions with the same judge, batch, rate and number of steps
-(`multiply_trl.py`), and its model is judged by `preceptor eval` with the same draws.
+(`real_model_trl.py`, for products); its model is judged by `preceptor eval` with the same draws.
 
-Finished runs are kept and not repeated. Writes `benchmarks/results/multiply.json` with the raw
-successes of each question. Intervals: 95 % percentile bootstrap over seeds and questions together.
+Finished runs are kept and not repeated. Writes `benchmarks/results/EXAMPLE.json` with the raw
+successes of each row. Intervals: 95 % percentile bootstrap over seeds and rows together.
 A step's seconds are its collection, update and publication; evaluations are apart. Peak memory is
 the resident memory of the trainer, and of it with its services, looked at twice a second.
 """
@@ -27,7 +28,7 @@ import time
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 import psutil
@@ -38,16 +39,28 @@ from preceptor_trainer.evaluation.held_out import Evaluation
 from preceptor_trainer.evaluation.pass_at_k import mean_interval, paired_difference
 
 HERE: Final = Path(__file__).parent
-RUN_FILE: Final = HERE.parent / "examples" / "multiply" / "run.toml"
-RESULT: Final = HERE / "results" / "multiply.json"
-NAME: Final = "multiply"
 TRL: Final = "TRL's "
 KS: Final = (1, 8)
 LOOK_S: Final = 0.5
 GIB: Final = 1 << 30
 
 
+class Example(NamedTuple):
+    """A folder of `examples/`; its runs are kept in `runs`."""
+
+    name: str
+    runs: Path
+    settings: list[str]
+    """Keys of the file, for every run."""
+
+    @property
+    def run_file(self) -> Path:
+        """What is trained."""
+        return HERE.parent / "examples" / self.name / "run.toml"
+
+
 def main(
+    example: Annotated[str, typer.Option(help="multiply or code.")] = "multiply",
     seed: Annotated[list[int] | None, typer.Option(help="One of the seeds; 0, 1, 2.")] = None,
     method: Annotated[
         list[str] | None, typer.Option(help="One of the objectives; distil, grpo, sdpo.")
@@ -55,48 +68,52 @@ def main(
     trl: Annotated[
         list[str] | None, typer.Option(help="One of TRL's trainers: grpo, sdpo; none.")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/multiply-all"),
+    runs: Annotated[
+        Path | None, typer.Option(help="Where runs are kept; runs/EXAMPLE-all.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Keys of the file, for every run.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The result.")] = RESULT,
+    out: Annotated[Path | None, typer.Option(help="benchmarks/results/EXAMPLE.json.")] = None,
 ) -> None:
     """Runs what is missing, then writes and prints the result."""
+    chosen = Example(example, runs or Path(f"runs/{example}-all"), set_ or [])
+    target = out or HERE / "results" / f"{example}.json"
     seeds = [0, 1, 2] if seed is None else seed
     methods = [*(method or ["distil", "grpo", "sdpo"]), *(TRL + name for name in trl or [])]
     for one in seeds:
         for name in methods:
-            folder = runs / f"seed-{one}" / name.replace("'", "").replace(" ", "-")
-            run_once(name, folder, one, set_ or [])
-            print(line_of(name, one, folder), flush=True)
+            folder = chosen.runs / f"seed-{one}" / name.replace("'", "").replace(" ", "-")
+            run_once(chosen, name, folder, one)
+            print(line_of(chosen, name, one, folder), flush=True)
             # After each run, so that an interrupted series leaves a result too.
-            result = summarised(runs, set_ or [])
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(result, indent=1) + "\n")
+            result = summarised(chosen)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(json.dumps(result, indent=1) + "\n")
     for name, found in result["methods"].items():
         print(f"{name:12} {len(found['seeds'])} seeds  {_words(found['intervals'])}")
-    print(f"written: {out}")
+    print(f"written: {target}")
 
 
-def run_once(name: str, folder: Path, seed: int, settings: list[str]) -> None:
+def run_once(example: Example, name: str, folder: Path, seed: int) -> None:
     """One run with its two evaluations, unless it is there."""
     if (folder / "measured.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    ours = [f"run.seed={seed}", *settings]
+    ours = [f"run.seed={seed}", *example.settings]
     if name.startswith(TRL):
-        words = ["--seed", str(seed), "--out", str(folder), *_pairs(settings)]
-        command = [str(HERE / "multiply_trl.py"), name.removeprefix(TRL), *words]
+        words = ["--seed", str(seed), "--out", str(folder), *_pairs(example.settings)]
+        command = [str(HERE / "real_model_trl.py"), name.removeprefix(TRL), *words]
         measured = watched([sys.executable, *command], folder / "train.log")
-        evaluate(folder / "model", folder / "after.json", ours, folder / "eval.log")
+        evaluate(example, folder, ours, folder / "eval.log")
     else:
-        share_evaluation_before(folder)
+        share_evaluation_before(example, folder)
         pairs = [*ours, f"objective.use={name}", f"run.folder={folder.resolve()}"]
-        command = ["-m", "preceptor_clients.cli", "train", str(RUN_FILE), *_pairs(pairs)]
+        command = ["-m", "preceptor_clients.cli", "train", str(example.run_file), *_pairs(pairs)]
         measured = watched([sys.executable, *command], folder / "train.log")
     (folder / "measured.json").write_text(json.dumps(measured) + "\n")
     for weights in ("checkpoints", "weights", "model"):  # gigabytes each, and read by nothing below
-        shutil.rmtree(folder / NAME / weights, ignore_errors=True)
+        shutil.rmtree(folder / example.name / weights, ignore_errors=True)
         shutil.rmtree(folder / weights, ignore_errors=True)
 
 
@@ -145,47 +162,53 @@ def _resident(pid: int) -> list[int]:
     return sizes or [0]
 
 
-def evaluate(model: Path, out: Path, settings: list[str], log: Path) -> None:
-    """A folder's model on the held-out questions."""
-    words = ["--out", str(out.resolve()), *_pairs([*settings, f"model.path={model.resolve()}"])]
-    command = [sys.executable, "-m", "preceptor_clients.cli", "eval", str(RUN_FILE), *words]
-    with log.open("w") as file:
-        subprocess.run(command, check=True, stdout=file, stderr=subprocess.STDOUT)
+def evaluate(example: Example, folder: Path, settings: list[str], log: Path) -> None:
+    """A folder's model on the held-out rows."""
+    model, out = (folder / "model").resolve(), (folder / "after.json").resolve()
+    words = ["--out", str(out), *_pairs([*settings, f"model.path={model}"])]
+    file = str(example.run_file)
+    command = [sys.executable, "-m", "preceptor_clients.cli", "eval", file, *words]
+    with log.open("w") as output:
+        subprocess.run(command, check=True, stdout=output, stderr=subprocess.STDOUT)
 
 
-def share_evaluation_before(folder: Path) -> None:
+def share_evaluation_before(example: Example, folder: Path) -> None:
     """Copies the evaluation of the untrained student from another run of the seed."""
-    target = folder / NAME / "evaluations"
+    target = folder / example.name / "evaluations"
     if (target / "before.json").exists():
         return
-    for other in folder.parent.glob(f"*/{NAME}/evaluations/before.json"):
+    for other in folder.parent.glob(f"*/{example.name}/evaluations/before.json"):
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(other, target)
         return
 
 
-def evaluations(folder: Path) -> tuple[Evaluation, Evaluation]:
+def evaluations(example: Example, folder: Path) -> tuple[Evaluation, Evaluation]:
     """Before and after."""
-    ours = folder / NAME / "evaluations"
+    ours = folder / example.name / "evaluations"
     if ours.exists():
         return Evaluation.load(ours / "before.json"), Evaluation.load(ours / "after.json")
-    before = next(folder.parent.glob(f"*/{NAME}/evaluations/before.json"))
+    before = next(folder.parent.glob(f"*/{example.name}/evaluations/before.json"))
     return Evaluation.load(before), Evaluation.load(folder / "after.json")
 
 
-def summarised(runs: Path, settings: list[str]) -> dict[str, Any]:
+def summarised(example: Example) -> dict[str, Any]:
     """Everything from the finished runs' raw evaluations."""
-    folders = sorted(path.parent for path in runs.glob("seed-*/*/measured.json"))
+    folders = sorted(path.parent for path in example.runs.glob("seed-*/*/measured.json"))
     names = {folder.name: _method(folder.name) for folder in folders}
-    ours = next(folder for folder in folders if (folder / NAME).exists())
-    summary = json.loads((ours / NAME / "summary.json").read_text())
+    ours = next(folder for folder in folders if (folder / example.name).exists())
+    chosen = [] if example.name == "multiply" else ["--example", example.name]
+    summary = json.loads((ours / example.name / "summary.json").read_text())
     return {
-        "command": " ".join(["python benchmarks/multiply.py", *_pairs(settings)]),
+        "command": " ".join(
+            ["python benchmarks/real_model.py", *chosen, *_pairs(example.settings)]
+        ),
         "machine": machine(),
         "versions": summary["versions"] | {"trl": version("trl")},
-        "run_file": RUN_FILE.read_text(),
+        "run_file": example.run_file.read_text(),
         "methods": {
-            names[name]: summary_of([f for f in folders if f.name == name]) for name in names
+            names[name]: summary_of(example, [f for f in folders if f.name == name])
+            for name in names
         },
     }
 
@@ -194,9 +217,9 @@ def _method(folder: str) -> str:
     return folder.replace("TRLs-", TRL)
 
 
-def summary_of(folders: list[Path]) -> dict[str, Any]:
+def summary_of(example: Example, folders: list[Path]) -> dict[str, Any]:
     """One method over its seeds."""
-    pairs = [evaluations(folder) for folder in folders]
+    pairs = [evaluations(example, folder) for folder in folders]
     intervals: dict[str, Any] = {}
     for k in KS:
         before, after = (np.stack([pair[i].pass_at(k) for pair in pairs]) for i in (0, 1))
@@ -206,26 +229,26 @@ def summary_of(folders: list[Path]) -> dict[str, Any]:
     return {
         "seeds": [int(folder.parent.name.removeprefix("seed-")) for folder in folders],
         "intervals": intervals,
-        "runs": [run_of(folder) for folder in folders],
+        "runs": [run_of(example, folder) for folder in folders],
     }
 
 
-def run_of(folder: Path) -> dict[str, Any]:
+def run_of(example: Example, folder: Path) -> dict[str, Any]:
     """One run's figures."""
-    before, after = evaluations(folder)
+    before, after = evaluations(example, folder)
     return {
         "pass@1": [float(one.pass_at(1).mean()) for one in (before, after)],
         "pass@8": [float(one.pass_at(8).mean()) for one in (before, after)],
         "tokens of a response": [float(one.lengths_PN.mean()) for one in (before, after)],
-        "seconds_per_step": seconds_per_step(folder),
+        "seconds_per_step": seconds_per_step(example, folder),
         **json.loads((folder / "measured.json").read_text()),
         "successes_of_8": [one.successes_PN.sum(1).tolist() for one in (before, after)],
     }
 
 
-def seconds_per_step(folder: Path) -> float:
+def seconds_per_step(example: Example, folder: Path) -> float:
     """Mean of a step, without evaluations."""
-    path = folder / NAME / "summary.json"
+    path = folder / example.name / "summary.json"
     if not path.exists():
         return json.loads((folder / "trained.json").read_text())["seconds_per_step"]
     summary = json.loads(path.read_text())
@@ -233,9 +256,9 @@ def seconds_per_step(folder: Path) -> float:
     return round(sum(phases.values()) / summary["steps"], 2)
 
 
-def line_of(name: str, seed: int, folder: Path) -> str:
+def line_of(example: Example, name: str, seed: int, folder: Path) -> str:
     """One finished run in a line."""
-    run = run_of(folder)
+    run = run_of(example, folder)
     first, last = ([f"{run[key][i]:.1%}" for key in ("pass@1", "pass@8")] for i in (0, 1))
     return (
         f"seed {seed}  {name:12} pass@1 {first[0]} -> {last[0]}  pass@8 {first[1]} -> {last[1]}  "
