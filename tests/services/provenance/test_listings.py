@@ -231,6 +231,28 @@ async def test_a_listed_score_is_the_reward_by_the_runs_own_rule(world: World, r
     assert [(r.score, r.solved) for r in found] == [(weighted, weighted >= 0.5), (None, None)]
 
 
+@pytest.mark.parametrize(("rule", "reward"), [("min", 0.4), ("sum", 0.9), ("mean", 0.45)])
+async def test_scores_of_one_source_are_added_before_the_rule(
+    world: World, rule: str, reward: float
+) -> None:
+    both: dict[str, Any] = {"sources": ["executor", "self"], "weights": [1.0, 1.0], "rule": rule}
+    await _begin(world, {"class": "CombinedTask", **both})
+    rows = [_rollout(world, name, 0) for name in "ab"]
+    items = [
+        FeedbackItem(id=f"self-{part}", kind="judge", score=part, source="self", version="1")
+        for part in (0.2, 0.3)
+    ]
+    own = tuple(FeedbackRecord(rollout_id="a", item=item) for item in items)
+    await world.trainer.record(Records(rollouts=tuple(rows), feedback=own))
+    for name in "ab":
+        await _judge(world, name, 0.4)
+
+    found = await world.trainer.rollouts("r")
+
+    # Of `b`, which the source `self` has not judged, there is no reward.
+    assert [r.score for r in found] == [pytest.approx(reward), None]
+
+
 async def test_an_item_is_recorded_with_its_source_error_time_and_price(world: World) -> None:
     await _begin(world, {"class": "ScoredTask"})
     await world.trainer.record(Records(rollouts=(_rollout(world, "a", 0),)))

@@ -188,15 +188,26 @@ def _score(reward: RewardRule) -> ColumnElement[float]:
         .correlate(Rollout)
     )
     # No join with the tickets, because a question that was sent twice must count once.
-    scored = (
-        select(_combined(reward))
+    score = FeedbackItemRow.document["score"].as_float()
+    by_source = (
+        select(
+            FeedbackItemRow.source,
+            func.sum(score).label("score"),
+            func.count(FeedbackItemRow.error).label("errors"),
+        )
         .where(
             or_(FeedbackItemRow.answer_key.in_(asked), FeedbackItemRow.rollout_id == Rollout.id),
             FeedbackItemRow.state == "standing",
         )
         .where(_counts(FeedbackItemRow.source, reward))
-        .having(func.count(FeedbackItemRow.error) == 0)
+        .group_by(FeedbackItemRow.source)
         .correlate(Rollout)
+        .subquery()
+    )
+    scored = (
+        select(_combined(reward, by_source.c.source, by_source.c.score))
+        .having(func.sum(by_source.c.errors) == 0)
+        .having(func.count() >= len(_counted(reward)))
         .scalar_subquery()
     )
     # A sum without the source that gave no answer would be another reward.
@@ -209,20 +220,21 @@ def _score(reward: RewardRule) -> ColumnElement[float]:
     return case((open_, None), else_=scored)
 
 
-def _counts(source: Any, reward: RewardRule) -> ColumnElement[bool]:
+def _counted(reward: RewardRule) -> list[str]:
     names = [name for name, _ in reward.weights]
-    return source.in_(names[:1] if reward.rule == "first" else names) if names else true()
+    return names[:1] if reward.rule == "first" else names
 
 
-def _combined(reward: RewardRule) -> ColumnElement[float]:
-    score = FeedbackItemRow.document["score"].as_float()
+def _counts(source: Any, reward: RewardRule) -> ColumnElement[bool]:
+    names = _counted(reward)
+    return source.in_(names) if names else true()
+
+
+def _combined(reward: RewardRule, source: Any, score: Any) -> ColumnElement[float]:
+    """Of the sums of each source, as `CombinedTask.score` of the trainer."""
     if reward.rule == "min":
         return func.min(score)
     if reward.rule == "first" or not reward.weights:
         return func.sum(score)
-    factor = case(dict(reward.weights), value=FeedbackItemRow.source)
-    total = func.sum(score * factor)
-    if reward.rule == "sum":
-        return total
-    num_scored = func.count(distinct(case((score.is_not(None), FeedbackItemRow.source))))
-    return total / func.nullif(num_scored, 0)
+    total = func.sum(score * case(dict(reward.weights), value=source))
+    return total if reward.rule == "sum" else total / func.nullif(func.count(score), 0)
