@@ -31,6 +31,7 @@ from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.learner.learner import Learner, OptimiserConfig
 from preceptor_trainer.learner.policy import WeightFolder
+from preceptor_trainer.model.weights import weights_of
 from preceptor_trainer.recipes.quickstart import quickstart
 from preceptor_trainer.run.publishing import Publisher
 from preceptor_trainer.sampling.in_process import InProcessSampler
@@ -109,7 +110,9 @@ async def measure(options: argparse.Namespace, root: Path) -> dict[str, Any]:
     model = large_model(options.hidden)
     learner, sampler = with_moments(model), InProcessSampler(model, end_ids={0}, pad_id=0)
     config = replace(quickstart(steps=1000, held_out=1), checkpoint_every=1)
-    folder = WeightFolder(root / "weights", config.name, "0" * 64, source=STUDENT_DIR)
+    folder = WeightFolder(
+        root / "weights", config.name, "0" * 64, source=STUDENT_DIR, config=model.config
+    )
     publisher = Publisher(folder, root, cast(GatewayClient, NoGateway()))
     publisher.lineage = "l0"
     await publisher._publish(learner, 0, parent=None, checkpoint=True)
@@ -123,7 +126,7 @@ async def measure(options: argparse.Namespace, root: Path) -> dict[str, Any]:
 
     async def on_the_loop() -> None:
         version = f"{config.name}/on-the-loop/{next(steps)}"
-        folder.write(model, version, parent=None, checkpoint=True)
+        folder.write(weights_of(model), version, parent=None, checkpoint=True)
 
     arms: dict[str, Callable[[], Awaitable[object]]] = {
         "published": publish,

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from preceptor_clients.contract.schemas import LogprobsCall, PrefixQuery, Prompt
 from preceptor_clients.http.service import ServiceClient
 from preceptor_trainer.learner.policy import Policy, WeightFolder
+from preceptor_trainer.model.weights import weights_of
 from preceptor_trainer.run.export import export
 from preceptor_trainer.run.standing import Lineage, remember
 
@@ -34,9 +35,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in policy.model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     folder = WeightFolder(
-        root / "run" / "weights", "p", policy.vocab_fingerprint, source=policy.folder
+        root / "run" / "weights",
+        "p",
+        policy.vocab_fingerprint,
+        source=policy.folder,
+        config=policy.model.config,
     )
-    folder.write(policy.model, "p/l0/4", parent=None, checkpoint=True)
+    folder.write(weights_of(policy.model), "p/l0/4", parent=None, checkpoint=True)
     remember(root / "run", Lineage(name="l0", parent=None, from_step=0, steps=4))
     export(f"{root / 'run'}@4", root / "out")
     return root / "out"

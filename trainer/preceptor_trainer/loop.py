@@ -15,7 +15,7 @@ import asyncio
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -26,8 +26,10 @@ from preceptor_trainer.collect.prompts import PromptLimit, fitted, limit_of
 from preceptor_trainer.collect.self_evaluation import evaluate_own
 from preceptor_trainer.collect.student import Student
 from preceptor_trainer.evaluation.held_out import Evaluation, EvaluationConfig, evaluate
-from preceptor_trainer.kit.placement import placement
+from preceptor_trainer.kit.placement import Placement, placement
+from preceptor_trainer.learner.engine import Engine
 from preceptor_trainer.learner.learner import Learner
+from preceptor_trainer.learner.lora import add_adapter
 from preceptor_trainer.learner.policy import Policy, WeightFolder
 from preceptor_trainer.report import write_report
 from preceptor_trainer.run.batching import batches_of, packing_metrics
@@ -68,13 +70,7 @@ class Trainer:
             chat_template_kwargs=config.chat_template_kwargs,
             packing=config.packing,
         )
-        self.learner = Learner(
-            self.policy.model,
-            config.optimiser,
-            trunk=self.policy.trunk,
-            head=config.head,
-            place=place,
-        )
+        self.learner: Engine = self._new_engine(place)
         dialogue = config.dialogue
         self.environment = (
             None if dialogue is None else dialogue.environment.connect(gateway, config.name)
@@ -99,6 +95,7 @@ class Trainer:
             config.name,
             self.policy.vocab_fingerprint,
             source=self.policy.folder,
+            config=cast(Any, self.policy.model).config,
         )
         self.publisher = Publisher(folder, run_dir, gateway)
         self.journal = Journal(
@@ -117,6 +114,17 @@ class Trainer:
             journal=self.journal,
             progress=progress,
             prompt_limit=self._prompt_limit(config.sampling),
+        )
+
+    def _new_engine(self, place: Placement) -> Engine:
+        config, model = self.config, self.policy.model
+        return Learner(
+            model,
+            config.optimiser,
+            trunk=self.policy.trunk,
+            head=config.head,
+            place=place,
+            adapter=None if config.lora is None else add_adapter(model, config.lora, config.seed),
         )
 
     def _new_student(self) -> Student:
@@ -146,7 +154,8 @@ class Trainer:
             await self.close()
 
     async def close(self) -> None:
-        """Ends what the run's environment started."""
+        """Ends what the engine and the run's environment started."""
+        await asyncio.to_thread(self.learner.close)
         if self.environment is not None:
             await self.environment.close()
 

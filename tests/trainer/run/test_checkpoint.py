@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from preceptor_trainer.learner.policy import WeightFolder, load_tensors
+from preceptor_trainer.learner.policy import WeightFolder
+from preceptor_trainer.model.weights import load_weights, weights_of
 from preceptor_trainer.run.checkpoint import (
     Position,
     latest_checkpoint,
@@ -67,25 +68,25 @@ class Tied(nn.Module):
 
 def test_tied_weights_are_written_once_and_read_back(tmp_path: Path):
     folder, model = WeightFolder(tmp_path, "p", "0" * 64), Tied()
-    folder.write(model, "p/l0/0", parent=None, checkpoint=True)
+    folder.write(weights_of(model), "p/l0/0", parent=None, checkpoint=True)
     expected = model.embed.weight.detach().clone()
 
     nn.init.zeros_(model.embed.weight)
-    folder.read(model, "p/l0/0")
+    load_weights(model, folder.read("p/l0/0"))
 
     assert torch.equal(model.head.weight, expected)
 
 
 def test_a_published_version_is_never_written_again(tmp_path: Path):
     folder, model = WeightFolder(tmp_path, "p", "0" * 64), Tied()
-    first = folder.write(model, "p/l0/0", parent=None, checkpoint=False)
+    first = folder.write(weights_of(model), "p/l0/0", parent=None, checkpoint=False)
 
     nn.init.zeros_(model.embed.weight)
-    second = folder.write(model, "p/l0/0", parent=None, checkpoint=False)
+    second = folder.write(weights_of(model), "p/l0/0", parent=None, checkpoint=False)
 
     assert second == first
 
 
 def test_missing_weights_are_refused_by_name():
     with pytest.raises(ValueError, match=r"missing \['embed.weight', 'head.weight'\]"):
-        load_tensors(Tied(), {})
+        load_weights(Tied(), {})

@@ -19,6 +19,7 @@ from preceptor_trainer.learner.policy import Policy, WeightFolder
 from preceptor_trainer.model.batch import TrainRollout, make_batches
 from preceptor_trainer.model.heads.dense import student_statistics
 from preceptor_trainer.model.statistics import Needs
+from preceptor_trainer.model.weights import weights_of
 from preceptor_trainer.run.export import CannotExport, export, version_folder
 from preceptor_trainer.run.standing import Lineage, remember
 
@@ -35,9 +36,15 @@ def trained(folder: Path) -> Policy:
 
 
 def published(policy: Policy, run_dir: Path, *versions: str) -> None:
-    folder = WeightFolder(run_dir / "weights", "p", policy.vocab_fingerprint, source=policy.folder)
+    folder = WeightFolder(
+        run_dir / "weights",
+        "p",
+        policy.vocab_fingerprint,
+        source=policy.folder,
+        config=policy.model.config,
+    )
     for version in versions:
-        folder.write(policy.model, f"p/{version}", parent=None, checkpoint=True)
+        folder.write(weights_of(policy.model), f"p/{version}", parent=None, checkpoint=True)
 
 
 def trainers_logprobs(policy: Policy, prompt: list[int], response: list[int]) -> np.ndarray:

@@ -18,6 +18,7 @@ from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.deployment.failures import said_plainly
 from preceptor_trainer.kit.disk import disk_errors
 from preceptor_trainer.learner.policy import WeightFolder
+from preceptor_trainer.model.weights import weights_of
 from preceptor_trainer.report import drawing
 from preceptor_trainer.run.checkpoint import (
     Position,
@@ -60,11 +61,11 @@ def test_weights_that_do_not_fit_are_named_and_not_published(small_disk: Path) -
     folder = WeightFolder(small_disk, "p", "0" * 64)
 
     with pytest.raises(OSError, match=r"p/l0/1") as refused:
-        folder.write(nn.Linear(300, 300), "p/l0/1", parent=None, checkpoint=True)
+        folder.write(weights_of(nn.Linear(300, 300)), "p/l0/1", parent=None, checkpoint=True)
 
     assert refused.value.errno in FULL
     assert names_of(small_disk / "p" / "l0") == []
-    assert folder.write(nn.Linear(3, 3), "p/l0/1", parent=None, checkpoint=True).files
+    assert folder.write(weights_of(nn.Linear(3, 3)), "p/l0/1", parent=None, checkpoint=True).files
 
 
 def test_metrics_that_do_not_fit_are_named_and_no_torn_line_counts(small_disk: Path) -> None:

@@ -14,6 +14,7 @@ from preceptor_trainer.collect.context import NothingInView, PapersContext
 from preceptor_trainer.collect.people.people import PeopleConfig
 from preceptor_trainer.collect.people.selection import AnyOf, Failed, RandomShare
 from preceptor_trainer.data.epochs import Epochs
+from preceptor_trainer.learner.lora import Lora
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.objectives.grpo import GRPO
 from preceptor_trainer.objectives.sdpo import SDPO
@@ -287,3 +288,15 @@ def test_texts_of_a_source_can_be_hidden_from_teachers(build_file: BuildFile) ->
 
     assert built.config.context == PapersContext(hidden_sources=("size",))
     assert built.config.max_failed == 0.5
+
+
+def test_an_adapter_is_part_of_the_run(build_file: BuildFile) -> None:
+    lora = build_file("model.lora.rank=4", "model.lora.targets=q_proj").config.lora
+
+    assert lora == Lora(rank=4, targets=("q_proj",))
+    assert build_file().config.lora is None
+
+
+def test_an_adapter_for_a_layer_that_the_model_lacks_is_refused(build_file: BuildFile) -> None:
+    with pytest.raises(ValueError, match=r"model\.lora\.targets: the model has no layer 'query'"):
+        build_file("model.lora.targets=query")

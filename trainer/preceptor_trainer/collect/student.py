@@ -20,6 +20,7 @@ from preceptor_trainer.collect.episodes import Episodes, RolloutRequest
 from preceptor_trainer.collect.rollouts import Rollout
 from preceptor_trainer.environments.environment import Dialogue, Environment
 from preceptor_trainer.learner.policy import Policy
+from preceptor_trainer.model.weights import load_weights
 from preceptor_trainer.sampling.in_process import InProcessSampler
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.sampling.sampler import Generation, Published, Sampler, SampleRequest
@@ -76,7 +77,7 @@ class Student:
         """Loads a version."""
         if published.version != self._version:
             if not self._shares_model:
-                await asyncio.to_thread(self._model.load_state_dict, dict(published.tensors))
+                await asyncio.to_thread(load_weights, self._model, published.tensors)
             await self._sampler.load(published)
             self._version = published.version
 

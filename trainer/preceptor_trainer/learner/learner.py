@@ -7,12 +7,12 @@ A step is: one denominator and, where groups are split over batches, costs-to-go
 gradient (`shares.py`); then batch by batch loss and backward; clip; step.
 
 The learner does not change train/eval mode. Policies must not use dropout, which would make the two
-passes differ.
+passes differ; that of an adapter is the learner's own, and drops the same in both.
 
 Dimensions: B rollouts of a batch, T response positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -24,14 +24,16 @@ from torch import Tensor, nn
 
 from preceptor_clients.contract.arrays import MISSING
 from preceptor_trainer.kit.placement import CPU, Placement
+from preceptor_trainer.learner.lora import Adapter, check_merged
+from preceptor_trainer.learner.passes import Passes
 from preceptor_trainer.learner.shares import shares_of
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.model.credit import cross_entropy
 from preceptor_trainer.model.heads.by_size import head_by_size
-from preceptor_trainer.model.heads.dense import student_statistics
 from preceptor_trainer.model.heads.head import Head, at_least_float32
 from preceptor_trainer.model.statistics import StudentStatistics
-from preceptor_trainer.model.trunk import CausalModel, Trunk, padded
+from preceptor_trainer.model.trunk import Trunk, padded
+from preceptor_trainer.model.weights import load_weights, weights_of
 from preceptor_trainer.objectives import Advantages, Objective
 from preceptor_trainer.objectives.metrics import Mean
 
@@ -121,14 +123,24 @@ class Learner:
         trunk: Trunk = padded,
         head: Head = head_by_size,
         place: Placement = CPU,
+        adapter: Adapter | None = None,
     ) -> None:
+        """Takes the model.
+
+        Args:
+            model: Changed in place by every step.
+            config: Of the optimiser, which owns all parameters with a gradient.
+            trunk: From a batch to hidden states.
+            head: From hidden states to a loss.
+            place: Device and data type of the passes.
+            adapter: The adapter of `model`, where it has one.
+        """
         self.model = model
-        self._place = place
         self.config = config
         self.num_steps = 0
         self.num_skipped = 0
-        self._trunk = trunk
-        self._head = head
+        self._adapter = adapter
+        self._passes = Passes(model, trunk, head, place, adapter)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._optimiser = torch.optim.AdamW(
             _decay_groups(self._parameters, config.weight_decay),
@@ -185,7 +197,7 @@ class Learner:
             raise ValueError("batches is empty")
         device = self._parameters[0].device
         batches = [batch.to(device) for batch in batches]
-        statistics = [self._statistics(objective, batch) for batch in batches]
+        statistics = [self._statistics(objective, None, batch) for batch in batches]
         advantages = objective.advantages(statistics, batches)
         denominator = objective.denominator(batches)
         loss, metrics, credits = 0.0, dict[str, Mean](), list[RolloutCredit]()
@@ -205,11 +217,12 @@ class Learner:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser moments and counters; the model's weights are saved by their owner."""
+        """Optimiser moments, counters and an adapter; the weights are saved by their owner."""
         return {
             "optimiser": self._optimiser.state_dict(),
             "num_steps": self.num_steps,
             "num_skipped": self.num_skipped,
+            **({} if self._adapter is None else {"adapter": self._adapter.own(self._named())}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -217,22 +230,50 @@ class Learner:
         self._optimiser.load_state_dict(state["optimiser"])
         self.num_steps = int(state["num_steps"])
         self.num_skipped = int(state["num_skipped"])
+        if self._adapter is not None:
+            mismatch: Any = self.model.load_state_dict(state["adapter"], strict=False)
+            if mismatch.unexpected_keys:
+                raise ValueError(f"adapter: the model has no {mismatch.unexpected_keys[:3]}")
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the policy's weights, with an adapter merged into them."""
+        if self._adapter is None:
+            return weights_of(self.model)
+        return self._adapter.merged(weights_of(self.model))
+
+    def restore(self, weights: Mapping[str, Tensor], state: dict[str, Any]) -> None:
+        """Continue with the weights and the state of one moment.
+
+        Raises:
+            ValueError: they do not belong together, or to this model.
+        """
+        if ("adapter" in state) != (self._adapter is not None):
+            raise ValueError("lora: a run goes on with an adapter as it was begun")
+        if self._adapter is None:
+            load_weights(self.model, weights)
+            self.load_state_dict(state)
+            return
+        self.load_state_dict(state)
+        check_merged(self.weights(), weights)
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+    def _named(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.model.named_parameters()}
 
     def _accumulate(
         self, batches: Sequence[TrainBatch], objective: Objective
     ) -> tuple[Tensor, dict[str, Mean], list[RolloutCredit]]:
         """Leave the step's gradient in the parameters."""
-        model = cast(CausalModel, self.model)
         loss, metrics = torch.zeros((), device=batches[0].input_ids_BL.device), dict[str, Mean]()
         credits: list[RolloutCredit] = []
         # Made before the first backward pass, from all batches.
         dtype = at_least_float32(self._parameters[0].dtype)
-        for share in shares_of(batches, objective, partial(self._statistics, objective), dtype):
+        statistics = partial(self._statistics, objective, self.num_steps)
+        for share in shares_of(batches, objective, statistics, dtype):
             batch = share.batch
-            with self._place.computing():
-                hidden_NH = self._trunk(model, batch)
-                output = model.get_output_embeddings()
-                result = self._head.loss(hidden_NH, output, batch, objective.needs, share)
+            result = self._passes.loss(share, self.num_steps)
             # Batch by batch, so that only one batch has activations in memory; gradients add up in
             # the parameters.
             cast(Any, result.loss).backward()
@@ -246,12 +287,10 @@ class Learner:
             credits += _credits(batch, result.stats, advantages)
         return loss, metrics, credits
 
-    def _statistics(self, objective: Objective, batch: TrainBatch) -> StudentStatistics:
-        model = cast(CausalModel, self.model)
-        with self._place.computing():
-            return student_statistics(
-                model, batch, objective.needs, trunk=self._trunk, head=self._head
-            )
+    def _statistics(
+        self, objective: Objective, step: int | None, batch: TrainBatch
+    ) -> StudentStatistics:
+        return self._passes.statistics(batch, objective.needs, step)
 
     def _set_lr(self) -> float:
         rate = self.config.rate_at(self.num_steps)

@@ -6,8 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
-from torch import nn
-
 _BESIDE_WEIGHTS: Final = (
     *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.*", "merges.txt", "*.model", "*.jinja", "chat_template*", "LICENSE*"),
@@ -15,12 +13,11 @@ _BESIDE_WEIGHTS: Final = (
 """Files of a student that its trained versions have too, as they are."""
 
 
-def write_beside_weights(model: nn.Module, source: Path, folder: Path) -> None:
+def write_beside_weights(config: Any, source: Path, folder: Path) -> None:
     """Writes configuration, tokenizer, chat template and generation settings into `folder`.
 
-    The configuration is the trained model's, since its data type is that of the written weights.
+    `config` is the trained model's, since its data type is that of the written weights.
     """
-    config: Any = model.config
     config.save_pretrained(folder)
     for pattern in _BESIDE_WEIGHTS:
         for path in source.glob(pattern):

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -122,7 +122,13 @@ class WeightFolder:
     """
 
     def __init__(
-        self, root: Path, policy: str, vocab_fingerprint: str, *, source: Path | None = None
+        self,
+        root: Path,
+        policy: str,
+        vocab_fingerprint: str,
+        *,
+        source: Path | None = None,
+        config: Any = None,
     ) -> None:
         """Writes under `root`.
 
@@ -132,28 +138,30 @@ class WeightFolder:
             vocab_fingerprint: The policy's vocabulary.
             source: The student's folder, of which each version has tokenizer and templates; where
                 absent, versions hold weights alone.
+            config: The trained model's configuration, whose data type is that of the weights.
         """
         self.root = root.resolve()
         self.policy = policy
         self.vocab_fingerprint = vocab_fingerprint
         self._source = source
+        self._config = config
 
     def version(self, lineage: str, step: int) -> str:
         """The name of a version."""
         return f"{self.policy}/{lineage}/{step}"
 
     def write(
-        self, model: nn.Module, version: str, *, parent: str | None, checkpoint: bool
+        self, weights: Mapping[str, Tensor], version: str, *, parent: str | None, checkpoint: bool
     ) -> WeightManifest:
         """Writes the weights of `version` unless they exist; returns their manifest."""
         folder = self.root / version
         if not folder.exists():
             # A version without a checkpoint is not needed after a power failure.
             with disk_errors(folder), whole_folder(folder, synced=checkpoint) as partial:
-                weights = partial / "model.safetensors"
-                save_file(_tensors(model), weights, metadata={"format": "pt"})
+                path = partial / "model.safetensors"
+                save_file(dict(weights), path, metadata={"format": "pt"})
                 if self._source is not None:
-                    write_beside_weights(model, self._source, partial)
+                    write_beside_weights(self._config, self._source, partial)
         return WeightManifest(
             version=version,
             parent=parent,
@@ -164,30 +172,9 @@ class WeightFolder:
             num_bytes=(folder / "model.safetensors").stat().st_size,
         )
 
-    def read(self, model: nn.Module, version: str) -> None:
-        """Loads `version` into `model`."""
-        load_tensors(model, load_file(self.root / version / "model.safetensors"))
-
-
-def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    """Copies tensors into a model whose tied weights may be stored once.
-
-    Raises:
-        ValueError: a tensor is missing or unknown.
-    """
-    mismatch: Any = model.load_state_dict(tensors, strict=False)
-    missing: list[str] = mismatch.missing_keys
-    unexpected: list[str] = mismatch.unexpected_keys
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    given = {id(parameters[name]) for name in tensors if name in parameters}
-    absent = [n for n, p in parameters.items() if n in missing and id(p) not in given]
-    if absent or unexpected:
-        raise ValueError(f"weights: missing {absent[:3]}, unexpected {unexpected[:3]}")
-
-
-def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters by name, each once: tied ones would be refused by the file format."""
-    return {name: p.detach().contiguous() for name, p in model.named_parameters()}
+    def read(self, version: str) -> dict[str, Tensor]:
+        """The weights of `version`."""
+        return load_file(self.root / version / "model.safetensors")
 
 
 def _sha256(path: Path) -> str:

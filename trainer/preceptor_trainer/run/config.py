@@ -23,6 +23,7 @@ from preceptor_trainer.environments.environment import Dialogue
 from preceptor_trainer.evaluation.held_out import EvaluationConfig
 from preceptor_trainer.kit.placement import Precision
 from preceptor_trainer.learner.learner import OptimiserConfig
+from preceptor_trainer.learner.lora import Lora
 from preceptor_trainer.model.heads.by_size import head_by_size
 from preceptor_trainer.model.heads.head import Head
 from preceptor_trainer.objectives import Objective
@@ -55,6 +56,8 @@ class RunConfig:
     """What is minimised."""
     optimiser: OptimiserConfig
     """Settings of the optimiser."""
+    lora: Lora | None = None
+    """Trains an adapter in the place of all weights; None trains all."""
     experts: tuple[ExpertUse, ...]
     """Experts whose answers become targets; empty for objectives that learn from rewards, or from
     given answers, alone."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+
+from torch import Tensor
 
 from preceptor_clients.contract.listings import RunDetails
 from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.http.gateway import GatewayClient
-from preceptor_trainer.learner.learner import Learner
+from preceptor_trainer.learner.engine import Engine
 from preceptor_trainer.learner.policy import WeightFolder
 from preceptor_trainer.run.checkpoint import (
     Position,
@@ -52,7 +55,7 @@ class Publisher:
         self.lineage = ""
         self.published: Published
 
-    async def start(self, config: RunConfig, learner: Learner, journal: Journal) -> Position:
+    async def start(self, config: RunConfig, engine: Engine, journal: Journal) -> Position:
         """Begins a lineage.
 
         From the last checkpoint where there is one, else from the shipped student.
@@ -61,8 +64,8 @@ class Publisher:
         resumed = None
         if found is not None:
             resumed, state = await asyncio.to_thread(load_checkpoint, found)
-            await asyncio.to_thread(self._folder.read, learner.model, resumed.weights)
-            await asyncio.to_thread(learner.load_state_dict, state)
+            weights = await asyncio.to_thread(self._folder.read, resumed.weights)
+            await asyncio.to_thread(engine.restore, weights, state)
         record = await journal.start_run()
         lineage = self._next_lineage(resumed, record, config.steps)
         self.lineage = lineage.name
@@ -70,31 +73,32 @@ class Publisher:
         # Only now: a refused start must leave no record, so that the next one may be accepted.
         remember(self._run_dir, lineage)
         if resumed is None:
-            await self._publish(learner, 0, parent=None, checkpoint=True)
+            await self._publish(engine, 0, parent=None, checkpoint=True)
             return Position(step=0, lineage=lineage.name, weights=self.published.version)
         manifest = await self._gateway.weights(resumed.weights)
-        await asyncio.to_thread(self._take, learner, manifest)
+        weights = await asyncio.to_thread(engine.weights)
+        self._take(weights, manifest)
         await self._prune(config, num_newest=1)
         return resumed
 
-    async def publish(self, step: int, learner: Learner, config: RunConfig) -> None:
-        """Makes the learner's weights the version that begins `step`."""
+    async def publish(self, step: int, engine: Engine, config: RunConfig) -> None:
+        """Makes the engine's weights the version that begins `step`."""
         await self._publish(
-            learner, step, parent=self.published.version, checkpoint=_is_due(step, config)
+            engine, step, parent=self.published.version, checkpoint=_is_due(step, config)
         )
 
-    async def checkpoint_if_due(self, step: int, learner: Learner, config: RunConfig) -> None:
+    async def checkpoint_if_due(self, step: int, engine: Engine, config: RunConfig) -> None:
         """Saves a checkpoint if it is due, and removes what is not needed any more."""
         is_due = _is_due(step, config)
         if is_due:
             position = Position(step=step, lineage=self.lineage, weights=self.published.version)
-            await asyncio.to_thread(self._save, position, learner, config.keep)
+            await asyncio.to_thread(self._save, position, engine, config.keep)
         # With experts only at checkpoints: until then an average may need every version.
         if is_due or not config.experts:
             await self._prune(config, num_newest=1 if step == config.steps else _IN_PROGRESS)
 
-    def _save(self, position: Position, learner: Learner, keep: int) -> None:
-        save_checkpoint(self._checkpoints, position, learner.state_dict())
+    def _save(self, position: Position, engine: Engine, keep: int) -> None:
+        save_checkpoint(self._checkpoints, position, engine.state_dict())
         remove_old_checkpoints(self._checkpoints, keep=keep)
 
     async def _prune(self, config: RunConfig, *, num_newest: int) -> None:
@@ -110,18 +114,18 @@ class Publisher:
         await asyncio.to_thread(retention.prune, lineages, kept, num_newest=num_newest, best=best)
 
     async def _publish(
-        self, learner: Learner, step: int, *, parent: str | None, checkpoint: bool
+        self, engine: Engine, step: int, *, parent: str | None, checkpoint: bool
     ) -> None:
         version = self._folder.version(self.lineage, step)
+        weights = await asyncio.to_thread(engine.weights)
         manifest = await asyncio.to_thread(
-            self._folder.write, learner.model, version, parent=parent, checkpoint=checkpoint
+            self._folder.write, weights, version, parent=parent, checkpoint=checkpoint
         )
         await self._gateway.register_weights(manifest)
-        await asyncio.to_thread(self._take, learner, manifest)
+        self._take(weights, manifest)
 
-    def _take(self, learner: Learner, manifest: WeightManifest) -> None:
-        tensors = {k: v.detach().clone() for k, v in learner.model.state_dict().items()}
-        self.published = Published(version=manifest.version, tensors=tensors, manifest=manifest)
+    def _take(self, weights: Mapping[str, Tensor], manifest: WeightManifest) -> None:
+        self.published = Published(version=manifest.version, tensors=weights, manifest=manifest)
 
     def _next_lineage(self, resumed: Position | None, record: RunDetails, steps: int) -> Lineage:
         """A lineage with a name that gateway and folder lack, and a parent that the gateway has."""

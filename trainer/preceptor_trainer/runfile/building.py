@@ -23,7 +23,12 @@ from preceptor_trainer.runfile.objectives import OBJECTIVES, objective_of, takes
 from preceptor_trainer.runfile.problems import Data, read_data
 from preceptor_trainer.runfile.schema import ENVIRONMENT_USE, RolloutSection, RunFile
 from preceptor_trainer.runfile.sources import Sources, make_sources
-from preceptor_trainer.runfile.students import longest_prompt, model_folder, prompt_counter
+from preceptor_trainer.runfile.students import (
+    check_adapter,
+    longest_prompt,
+    model_folder,
+    prompt_counter,
+)
 from preceptor_trainer.runfile.teachers import Teachers, make_teachers
 from preceptor_trainer.runfile.tools import FileTools, make_tools
 from preceptor_trainer.sampling.params import SamplingParams
@@ -65,6 +70,8 @@ def build(run_file: RunFile, folder: Path, *, name: str, run_dir: Path) -> Built
     model = model_folder(run_file.model.path, folder)
     tools = make_tools(run_file, model, folder)
     run_file = _with_variables(run_file, tools.variables)
+    if run_file.model.lora is not None:
+        check_adapter(model, run_file.model.lora.made())
     limit = longest_prompt(model, run_file.data.max_prompt, run_file.rollout.max_tokens)
     count = prompt_counter(model, run_file.data.chat_template_kwargs)
     data = read_data(run_file.data, folder, count, limit)
@@ -149,6 +156,7 @@ def _config(run_file: RunFile, parts: _Parts, name: str) -> RunConfig:
             weight_decay=optim.weight_decay,
             max_grad_norm=optim.max_grad_norm,
         ),
+        lora=None if run_file.model.lora is None else run_file.model.lora.made(),
         experts=teachers.uses,
         task=sources.task,
         self_evaluations=sources.own,

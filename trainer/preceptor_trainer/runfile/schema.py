@@ -27,6 +27,7 @@ from preceptor_trainer.data.formats.named import make_format
 from preceptor_trainer.environments.openenv.openenv import Actions
 from preceptor_trainer.environments.tools.calls import CallForm
 from preceptor_trainer.kit.placement import Precision
+from preceptor_trainer.learner.lora import ALL_LINEAR, Lora
 from preceptor_trainer.run.boards import BoardName
 from preceptor_trainer.runfile.objectives import OBJECTIVES, objective_of
 from preceptor_trainer.tasks.programming_by_example.task import EXECUTOR
@@ -47,6 +48,31 @@ def _as_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+class LoraSection(Section):
+    """`[model.lora]`: trains small matrices beside the model's weights, which stay."""
+
+    rank: Positive = 16
+    """Rows and columns of the matrices of a layer; more can say more, and take more memory."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """The matrices' product counts `alpha` / `rank` times."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of an adapter's inputs that an update sets to zero; attempts are drawn without it."""
+    targets: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (
+        ALL_LINEAR,
+    )
+    """Ends of the names of layers that get an adapter, such as `["q_proj", "v_proj"]`; `all-linear`
+    is every linear layer but the output embedding."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        self.made()
+        return self
+
+    def made(self) -> Lora:
+        """The settings of the adapter."""
+        return Lora(rank=self.rank, alpha=self.alpha, dropout=self.dropout, targets=self.targets)
+
+
 class ModelSection(Section):
     """`[model]`: the student."""
 
@@ -57,6 +83,8 @@ class ModelSection(Section):
     CPU."""
     dtype: Precision = "float32"
     """Data type of the student's passes; its weights and the optimiser's state are float32."""
+    lora: LoraSection | None = None
+    """Trains an adapter; where absent, all weights are trained."""
 
 
 class DataSection(Section):

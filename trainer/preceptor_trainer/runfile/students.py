@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
-from transformers import AutoConfig, AutoTokenizer
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.sdk.chat_encoding import ChatEncoder
+from preceptor_trainer.learner.lora import Lora, check_targets
 from preceptor_trainer.student import STUDENT_DIR
 
 _MODEL_FILES: Final = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
@@ -78,3 +80,19 @@ def longest_prompt(model: Path, max_prompt: int | None, max_tokens: int) -> int:
             f"rollout.max_tokens: {max_tokens} leaves no prompt in a context of {positions} tokens"
         )
     return min(max_prompt or positions, positions - max_tokens)
+
+
+def check_adapter(model: Path, lora: Lora) -> None:
+    """Checks before anything starts that the model has the layers of an adapter.
+
+    Raises:
+        ValueError: it has not; the message names them.
+    """
+    with torch.device("meta"):
+        empty: Any = cast("Any", AutoModelForCausalLM).from_config(
+            cast("Any", AutoConfig).from_pretrained(model)
+        )
+    try:
+        check_targets(empty, lora.targets)
+    except ValueError as error:
+        raise ValueError(f"model.lora.{error}") from None

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from torch import nn
 
+from preceptor_trainer.model.weights import load_weights
 from preceptor_trainer.sampling.local import LocalSampler
 from preceptor_trainer.sampling.sampler import Generation, Published, SampleRequest
 
@@ -36,7 +37,7 @@ class InProcessSampler:
         """Copies the version's tensors into the model."""
         if published.version != self._version:
             # In a thread: copying the weights of a large model would keep the event loop waiting.
-            await asyncio.to_thread(self._model.load_state_dict, dict(published.tensors))
+            await asyncio.to_thread(load_weights, self._model, published.tensors)
             self._version = published.version
 
     async def sample(self, request: SampleRequest) -> list[list[Generation]]:

@@ -13,6 +13,7 @@ from preceptor_trainer.collect.context import NothingInView
 from preceptor_trainer.collect.labelling import Labeller
 from preceptor_trainer.collect.student import Student
 from preceptor_trainer.learner.policy import Policy
+from preceptor_trainer.model.weights import weights_of
 from preceptor_trainer.sampling.sampler import Published
 from preceptor_trainer.tasks.programming_by_example.task import PROGRAMMING
 
@@ -35,8 +36,8 @@ class Session:
         torch.set_num_threads(threads)
         policy = Policy(model)
         student = Student(policy)
-        tensors = {k: v.detach().clone() for k, v in policy.model.state_dict().items()}
-        await student.load(Published(version=f"{run}/{INITIAL}/0", tensors=tensors))
+        initial = Published(version=f"{run}/{INITIAL}/0", tensors=weights_of(policy.model))
+        await student.load(initial)
         labeller = Labeller(
             gateway=gateway,
             run=run,

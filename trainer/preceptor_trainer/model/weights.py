@@ -1,0 +1,29 @@
+"""A model's weights by name, each once, as they are published and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the parameters. Tied ones are there once, as the file format wants them."""
+    return {name: p.detach().clone().contiguous() for name, p in model.named_parameters()}
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copies weights into a model; those that are tied in it may be given once.
+
+    Raises:
+        ValueError: a weight is missing or unknown.
+    """
+    mismatch: Any = model.load_state_dict(dict(weights), strict=False)
+    missing: list[str] = mismatch.missing_keys
+    unexpected: list[str] = mismatch.unexpected_keys
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    given = {id(parameters[name]) for name in weights if name in parameters}
+    absent = [n for n, p in parameters.items() if n in missing and id(p) not in given]
+    if absent or unexpected:
+        raise ValueError(f"weights: missing {absent[:3]}, unexpected {unexpected[:3]}")
