@@ -13,10 +13,14 @@ import numpy as np
 from pydantic import BeforeValidator, GetJsonSchemaHandler, PlainSerializer
 from pydantic_core import CoreSchema, core_schema
 
-MISSING: Final = -1e9
+from preceptor_clients.contract.grid import MISSING
+from preceptor_clients.contract.unread import Unread
+
 LEAST_LOGPROB: Final = -1000.0
 """No log-prob is as low as this: its probability is 0 in every float. What servers write below it
 (-9999, -1e9, -FLT_MAX) stands for minus infinity or for nothing, and is no number to train on."""
+_TAGS: Final = {"b": ("b1",), "i": ("i4",), "f": ("f4", "q2")}
+"""Element types of a frame for a kind of array."""
 _JSON_TYPE: Final = {"b": "boolean", "i": "integer", "f": "number"}
 
 
@@ -44,9 +48,11 @@ class _Array:
             item = {"type": "array", "items": item}
         return item
 
-    def _validate(self, value: Any) -> np.ndarray:
+    def _validate(self, value: Any) -> np.ndarray | Unread:
         if self._fits(value):
             return value
+        if isinstance(value, Unread):
+            return self._checked(value)
         if not isinstance(value, (np.ndarray, list)):
             raise ValueError("must be a list")
         array = _as_type(cast("np.ndarray | list[Any]", value), self.dtype)
@@ -65,8 +71,15 @@ class _Array:
             and (self.dtype.kind != "f" or bool(np.isfinite(value).all()))
         )
 
-    def _to_json(self, value: np.ndarray) -> list[Any]:
-        return _as_lists(value)
+    def _checked(self, value: Unread) -> Unread:
+        if value.tag not in _TAGS[self.dtype.kind]:
+            raise ValueError(f"has elements of type {value.tag}, wants {self.dtype}")
+        if len(value.shape) != self.ndim:
+            raise ValueError(f"has {len(value.shape)} dimensions, wants {self.ndim}")
+        return value
+
+    def _to_json(self, value: np.ndarray | Unread) -> list[Any]:
+        return _as_lists(value.read() if isinstance(value, Unread) else value)
 
 
 def _as_type(value: np.ndarray | list[Any], dtype: np.dtype[Any]) -> np.ndarray:

@@ -19,6 +19,7 @@ that begins with `$` is escaped by one more `$`. `docs/reference/wire-format.md`
 specification and `tests/contract/vectors/` the test vectors.
 
 Before it allocates, a decoder checks every length against the bytes received or against a limit.
+It checks the elements of small arrays together, because a frame of short answers has hundreds.
 Left out on purpose: pickled objects, strings inside arrays, big-endian data.
 
 Example:
@@ -31,26 +32,22 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import zstandard
+from pydantic import BaseModel
 
 from preceptor_clients.contract import grid
 from preceptor_clients.contract.errors import MalformedFrame
 from preceptor_clients.contract.json_text import read_json
+from preceptor_clients.contract.unread import DTYPES, Unread
 
 MEDIA_TYPE: Final = "application/vnd.preceptor.frame"
 MAGIC: Final = b"PCF1"
 _PREFIX: Final = struct.Struct("<4sB3xIQ")
-_DTYPES: Final[dict[str, np.dtype[Any]]] = {
-    "b1": np.dtype("u1"),
-    "i4": np.dtype("<i4"),
-    "i8": np.dtype("<i8"),
-    "f4": np.dtype("<f4"),
-    "q2": np.dtype("<u2"),
-}
-_ITEM_BYTES: Final = {tag: dtype.itemsize for tag, dtype in _DTYPES.items()}
+_ITEM_BYTES: Final = {tag: dtype.itemsize for tag, dtype in DTYPES.items()}
 _TAGS: Final = {"b1": "b1", "i4": "i4", "i8": "i8", "f4": "f4"}
 _USUAL_TAGS: Final = {np.dtype(name): _TAGS[name] for name in _TAGS}
 """Of this machine's own byte order; found faster than by name."""
@@ -80,6 +77,7 @@ DEFAULT_LIMITS: Final = Limits()
 
 _Spec = tuple[str, tuple[int, ...], int, int]
 """Tag, shape, bytes, and bytes with the zeros after them. A frame of short answers has hundreds."""
+_Array = np.ndarray | Unread
 
 
 def encode(
@@ -88,7 +86,8 @@ def encode(
     """Renders `message` as a frame, without loss.
 
     Args:
-        message: JSON values, with numpy arrays of bool, int32, int64 or float32 anywhere inside.
+        message: JSON values, with messages of the contract, and numpy arrays of bool, int32, int64
+            or float32, anywhere inside. Of a message, the fields that are None are left out.
         compress: Compress the body with zstd, where the result is smaller.
         quantised: Names of keys whose float32 arrays are encoded as `q2` if all their values are on
             its grid (`grid.quantise`).
@@ -97,9 +96,9 @@ def encode(
         ValueError: an array holds NaN or infinity or has an unsupported element type, or a text
             holds a lone surrogate.
     """
-    arrays: list[tuple[str, np.ndarray]] = []
+    arrays: list[tuple[str, _Array]] = []
     stripped = _strip(message, "", arrays, quantised)
-    specs = [[tag, list(array.shape)] for tag, array in arrays]
+    specs = [[tag, array.shape] for tag, array in arrays]
     header = _HEADER.encode({"message": stripped, "arrays": specs}).encode()
     # Spaces are white space in JSON. They align the body, so that a reader can view an array of
     # int64 in place.
@@ -108,12 +107,7 @@ def encode(
     length = 0
     for _, array in arrays:
         num_bytes = array.nbytes
-        # One call copies a small array; a large one is copied only once, by `join`.
-        pieces.append(
-            array.tobytes()
-            if num_bytes <= _SMALL_BYTES
-            else np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        )
+        pieces.append(_as_bytes(array))
         padding = -num_bytes % 8
         if padding:
             pieces.append(_ZEROS[:padding])
@@ -131,14 +125,33 @@ def _most_from(packed: int) -> int:
     return _FREE_BYTES + _MAX_EXPANSION * packed
 
 
+def _as_bytes(array: _Array) -> Any:
+    if isinstance(array, Unread):
+        return array.data
+    # One call copies a small array; a large one is copied only once, by `join`.
+    if array.nbytes <= _SMALL_BYTES:
+        return array.tobytes()
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
 def _strip(
-    value: Any, key: str, arrays: list[tuple[str, np.ndarray]], quantised: frozenset[str]
+    value: Any, key: str, arrays: list[tuple[str, _Array]], quantised: frozenset[str]
 ) -> Any:
     if type(value) in _PLAIN:
         return value
     if isinstance(value, np.ndarray):
         arrays.append(_wire(cast("np.ndarray", value), key, quantised))
         return {"$array": len(arrays) - 1}
+    if isinstance(value, Unread):
+        arrays.append(_unread_wire(value, key, quantised))
+        return {"$array": len(arrays) - 1}
+    if isinstance(value, BaseModel):
+        # As `model_dump(exclude_none=True)`, which makes another copy of everything.
+        return {
+            k: v if type(v) in _PLAIN else _strip(v, k, arrays, quantised)
+            for k, v in value.__dict__.items()
+            if v is not None
+        }
     if isinstance(value, dict):
         # Most values are plain; a call for each of them would take longer than the rest.
         return {
@@ -173,14 +186,29 @@ def _wire(array: np.ndarray, key: str, quantised: frozenset[str]) -> tuple[str, 
             # Only arrays whose values are already on the grid: the frame itself never rounds.
             if np.array_equal(grid.values(codes), array):
                 return "q2", codes
-    wanted = _DTYPES[tag]
+    wanted = DTYPES[tag]
     return tag, array if array.dtype is wanted else array.astype(wanted, copy=False)
 
 
-def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS) -> Any:
+def _unread_wire(array: Unread, key: str, quantised: frozenset[str]) -> tuple[str, _Array]:
+    """As `_wire` of the array read: whether a process reads an array must not change a frame."""
+    if array.tag in ("f4", "q2") and (array.tag == "q2") != (key in quantised):
+        return _wire(array.read(), key, quantised)
+    return array.tag, array
+
+
+def decode(
+    data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS, unread: bool = False
+) -> Any:
     """Reads a frame back into JSON values and numpy arrays.
 
     Arrays are read-only, and views into `data` unless they were compressed or `q2`.
+
+    Args:
+        data: The frame.
+        limits: What it may hold.
+        unread: Arrays become `Unread`, for a reader that only passes them on. They are checked all
+            the same.
 
     Raises:
         MalformedFrame: wrong magic or lengths, an unknown element type, an array that is not
@@ -208,11 +236,9 @@ def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS) -> Any:
     if expected != body_len:
         raise _malformed("arrays", f"need {expected} bytes, the body has {body_len}")
     body = _body(view[start:], encoding, body_len)
-    arrays: list[np.ndarray | None] = []
-    offset = 0
-    for spec in specs:
-        arrays.append(_array(body, offset, spec))
-        offset += spec[3]
+    parts = _parts(body, specs)
+    _check_elements(parts)
+    arrays: list[_Array | None] = [*parts] if unread else [part.read() for part in parts]
     filled = _fill(message, arrays, limits.depth)
     # No check of the message would see an array without a reference.
     if any(array is not None for array in arrays):
@@ -281,37 +307,51 @@ def _body(rest: memoryview, encoding: int, length: int) -> memoryview:
     return memoryview(body)
 
 
-def _array(body: memoryview, offset: int, spec: _Spec) -> np.ndarray:
-    tag, shape, num_bytes, padded = spec
+def _parts(body: memoryview, specs: Sequence[_Spec]) -> list[Unread]:
+    """The arrays of the body; what is between them is checked."""
+    parts: list[Unread] = []
+    padding: list[memoryview] = []
+    offset = 0
+    for tag, shape, num_bytes, padded in specs:
+        end = offset + num_bytes
+        parts.append(Unread(tag, shape, body[offset:end]))
+        offset += padded
+        if padded != num_bytes:
+            padding.append(body[end:offset])
     # The padding must be zero: each message has exactly one rendering, without hidden data.
-    if padded != num_bytes and any(body[offset + num_bytes : offset + padded]):
+    if b"".join(padding).strip(b"\0"):
         raise _malformed("body", "has padding that is not zero between arrays")
-    dtype = _DTYPES[tag]
-    # An offset at the very end is refused even for no bytes.
-    raw = (
-        np.frombuffer(body, dtype, num_bytes // dtype.itemsize, offset)
-        if num_bytes
-        else np.frombuffer(b"", dtype)
-    )
-    try:
-        array = raw if len(shape) == 1 else raw.reshape(shape)
-    except ValueError as error:
-        raise _malformed("arrays", f"{shape} is not a valid shape: {error}") from None
-    if tag == "q2":
-        # Read-only like the other arrays, which are views: whether a write fails must not depend on
-        # the element type.
-        array = grid.read_only_values(array)
-    elif tag == "b1":
-        # numpy accepts any byte as a bool, but its operations do not treat values above 1 alike.
-        if raw.tobytes().strip(b"\0\1"):
+    return parts
+
+
+def _check_elements(parts: Sequence[Unread]) -> None:
+    # numpy accepts any byte as a bool, but its operations do not treat values above 1 alike.
+    for data in _together(parts, "b1"):
+        if bytes(data).strip(b"\0\1"):
             raise _malformed("body", "has a bool that is neither 0 nor 1")
-        array = array.view(np.bool_)
-    elif tag == "f4" and not np.logical_and.reduce(np.isfinite(raw)):
-        raise _malformed("body", "has NaN or infinity in an array")
-    return array
+    for data in _together(parts, "f4"):
+        if not np.logical_and.reduce(np.isfinite(np.frombuffer(data, DTYPES["f4"]))):
+            raise _malformed("body", "has NaN or infinity in an array")
+    for part in parts:
+        if not part.nbytes:
+            _check_empty(part)
 
 
-def _fill(value: Any, arrays: list[np.ndarray | None], depth: int) -> Any:
+def _check_empty(part: Unread) -> None:
+    try:
+        part.read()
+    except ValueError as error:
+        raise _malformed("arrays", f"{part.shape} is not a valid shape: {error}") from None
+
+
+def _together(parts: Sequence[Unread], tag: str) -> list[bytes | memoryview]:
+    """The elements of the arrays of a type: those of small arrays in one piece."""
+    found = [part.data for part in parts if part.tag == tag and part.nbytes]
+    large = [data for data in found if data.nbytes > _SMALL_BYTES]
+    return [*large, b"".join(data for data in found if data.nbytes <= _SMALL_BYTES)]
+
+
+def _fill(value: Any, arrays: list[_Array | None], depth: int) -> Any:
     """The message with its references replaced; each array is taken out of `arrays` once."""
     if depth == 0:
         raise _malformed("header", "the message is nested too deeply")
@@ -343,7 +383,7 @@ def _unescaped(key: str) -> str:
     return key[1:]
 
 
-def _take(reference: dict[str, Any], arrays: list[np.ndarray | None]) -> np.ndarray:
+def _take(reference: dict[str, Any], arrays: list[_Array | None]) -> _Array:
     index = reference["$array"]
     if len(reference) == 1 and type(index) is int and 0 <= index < len(arrays):
         array = arrays[index]

@@ -13,8 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from preceptor_clients.contract.arrays import MISSING
-
+MISSING: Final = -1e9
 LOGPROB_FLOOR: Final = -32.0
 LOGPROB_STEP: Final = 32.0 / 65534.0
 

@@ -60,9 +60,7 @@ def render(
     if media_type == JSON:
         return message.model_dump_json(exclude_none=True).encode()
     quantised = frozenset[str]() if exact else QUANTISED
-    return frame.encode(
-        message.model_dump(exclude_none=True), compress=compress, quantised=quantised
-    )
+    return frame.encode(message, compress=compress, quantised=quantised)
 
 
 def parse(
@@ -72,6 +70,7 @@ def parse(
     *,
     limits: frame.Limits = frame.DEFAULT_LIMITS,
     integer_bits: int | None = None,
+    unread: bool = False,
 ) -> M:
     """The message of type `cls` in `body`; no media type means JSON.
 
@@ -82,6 +81,7 @@ def parse(
         limits: What a frame may hold.
         integer_bits: Refuses integers of more bits, and numbers outside the range of float64,
             anywhere in the message.
+        unread: Arrays of a frame become `Unread`, for a reader that only passes them on.
 
     Raises:
         UnsupportedMediaType: `media_type` is neither JSON nor the frame.
@@ -92,7 +92,7 @@ def parse(
     if base not in (FRAME, JSON):
         raise UnsupportedMediaType(f"{base!r} is neither {JSON} nor {FRAME}", field="content-type")
     if base == FRAME:
-        fields = frame.decode(body, limits=limits)
+        fields = frame.decode(body, limits=limits, unread=unread)
     else:
         try:
             fields = read_json(body)
@@ -104,6 +104,12 @@ def parse(
         return cls.model_validate(fields)
     except ValidationError as error:
         raise from_validation(error) from None
+
+
+def read(message: M) -> M:
+    """A message that was parsed with `unread`, with its arrays read."""
+    fields = frame.decode(frame.encode(message, quantised=QUANTISED))
+    return type(message).model_validate(fields)
 
 
 def reading_size(body: bytes) -> int:

@@ -93,7 +93,6 @@ class Parts:
             questions=Questions.build(
                 database=database,
                 blobs=blobs,
-                array_blobs=array_blobs,
                 queue=queue,
                 registry=registry,
                 clock=clock,

@@ -50,11 +50,6 @@ class RoleQuestion:
     self_test: tuple[str, ...]
     """The conformance checks of a new version."""
 
-    def item(self, answer_key: str, query: PrefixQuery | FeedbackQuery) -> ClaimedItem:
-        """A question as a dispatcher gets it."""
-        named: dict[str, Any] = {self.field: query}
-        return ClaimedItem(answer_key=answer_key, **named)
-
     def query_of(self, item: ClaimedItem) -> Any:
         """The query of a question of this kind."""
         query = getattr(item, self.field)

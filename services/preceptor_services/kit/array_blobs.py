@@ -1,4 +1,4 @@
-"""ArrayBlobs: blobs that map ids to arrays, one per request.
+"""Packs: blobs that map ids to entries with arrays, one per request.
 
 A synced file per answer would cost more than the answer. Recently written or read blobs are kept in
 memory, because answers are usually fetched within seconds of their arrival.
@@ -9,22 +9,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from cachetools import LRUCache
+from pydantic import BaseModel
 
 from preceptor_clients.contract import frame
+from preceptor_clients.contract.unread import Unread
 from preceptor_clients.contract.wire import QUANTISED
 from preceptor_services.kit.blobs import BlobStore
 from preceptor_services.kit.threads import FRAME_ADVANTAGE, ITEM, off_loop
 
 _MEMORY_BYTES: Final = 8 << 20
 _BESIDE_BYTES: Final = 4 << 10
-_OURS: Final = frame.Limits(header_bytes=1 << 30, body_bytes=1 << 34, arrays=1 << 30)
+OURS: Final = frame.Limits(header_bytes=1 << 30, body_bytes=1 << 34, arrays=1 << 30)
 """Own blobs with a checked hash may be as large as a whole step."""
 
-Entries = dict[str, dict[str, Any]]
+E = TypeVar("E", bound=BaseModel | dict[str, Any])
 
 
 class Written(NamedTuple):
@@ -34,16 +36,20 @@ class Written(NamedTuple):
     size: int
 
 
-class ArrayBlobs:
+class Packs(Generic[E]):
+    """Writes and reads packs; `_decode` gives the entries of one."""
+
     def __init__(self, blobs: BlobStore, *, memory_bytes: int = _MEMORY_BYTES) -> None:
         self._blobs = blobs
-        self._recent: LRUCache[str, tuple[int, Entries]] = LRUCache(
+        self._recent: LRUCache[str, tuple[int, dict[str, E]]] = LRUCache(
             memory_bytes, getsizeof=lambda pack: pack[0]
         )
+        self._reading: dict[str, asyncio.Task[dict[str, E]]] = {}
 
-        self._reading: dict[str, asyncio.Task[Entries]] = {}
+    def _decode(self, data: bytes) -> dict[str, E]:
+        raise NotImplementedError
 
-    async def write(self, entries: Mapping[str, dict[str, Any]]) -> Written:
+    async def write(self, entries: Mapping[str, E]) -> Written:
         """Writes a pack; its blob is on disk when this returns."""
         numbers = sum(_num_numbers(entry) for entry in entries.values())
         size = ITEM * len(entries) + numbers // FRAME_ADVANTAGE
@@ -52,7 +58,7 @@ class ArrayBlobs:
         self._remember(sha256, dict(entries))
         return Written(sha256, len(data))
 
-    async def read(self, sha256: str) -> Entries:
+    async def read(self, sha256: str) -> dict[str, E]:
         """The entries of a pack, by their ids."""
         if sha256 in self._recent:
             return self._recent[sha256][1]
@@ -64,32 +70,40 @@ class ArrayBlobs:
             reading.add_done_callback(partial(self._end_reading, sha256))
         return await asyncio.shield(reading)
 
-    def _end_reading(self, sha256: str, reading: asyncio.Task[Entries]) -> None:
+    def _end_reading(self, sha256: str, reading: asyncio.Task[dict[str, E]]) -> None:
         del self._reading[sha256]
         if not reading.cancelled():
             reading.exception()  # those who waited for it have it
 
-    async def _read(self, sha256: str) -> Entries:
+    async def _read(self, sha256: str) -> dict[str, E]:
         data = await self._blobs.get(sha256)
-        entries = cast(
-            "Entries",
-            await off_loop(len(data) // FRAME_ADVANTAGE, frame.decode, data, limits=_OURS),
-        )
+        entries = await off_loop(len(data) // FRAME_ADVANTAGE, self._decode, data)
         self._remember(sha256, entries)
         return entries
 
-    def _remember(self, sha256: str, entries: Entries) -> None:
+    def _remember(self, sha256: str, entries: dict[str, E]) -> None:
         size = sum(map(_num_bytes, entries.values()))
         if sha256 not in self._recent and size <= self._recent.maxsize:
             self._recent[sha256] = (size, entries)
 
 
-def _num_numbers(entry: Mapping[str, Any]) -> int:
-    """Number of values in the arrays at the top level, which are the large ones."""
-    return sum(value.size for value in entry.values() if isinstance(value, np.ndarray))
+class ArrayBlobs(Packs[dict[str, Any]]):
+    """Packs of records, whose arrays are read."""
+
+    def _decode(self, data: bytes) -> dict[str, dict[str, Any]]:
+        return frame.decode(data, limits=OURS)
 
 
-def _num_bytes(entry: Mapping[str, Any]) -> int:
+def _arrays(entry: BaseModel | dict[str, Any]) -> list[np.ndarray | Unread]:
+    """The arrays at the top level, which are the large ones."""
+    fields = entry if isinstance(entry, dict) else entry.__dict__
+    return [value for value in fields.values() if isinstance(value, (np.ndarray, Unread))]
+
+
+def _num_numbers(entry: BaseModel | dict[str, Any]) -> int:
+    return sum(array.size for array in _arrays(entry))
+
+
+def _num_bytes(entry: BaseModel | dict[str, Any]) -> int:
     """Memory that an entry takes: its arrays, as they are in memory, and about what is beside."""
-    arrays = (value.nbytes for value in entry.values() if isinstance(value, np.ndarray))
-    return _BESIDE_BYTES + sum(arrays)
+    return _BESIDE_BYTES + sum(array.nbytes for array in _arrays(entry))

@@ -21,6 +21,7 @@ from prometheus_client import (
 
 from preceptor_clients.contract.errors import AnswerRefused, PreceptorError
 from preceptor_clients.contract.schemas import PrefixAnswer, StepRecord
+from preceptor_clients.contract.unread import array_of
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
 _QUESTIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -230,9 +231,10 @@ class Metrics:
     def count_prefix(self, service: str, answer: PrefixAnswer) -> None:
         """Adds an accepted answer of an expert to `positions` and `captured_mass`."""
         self.positions.labels(service).inc(len(answer.token_ids_P))
-        num_rows = np.count_nonzero(answer.mask_P)
+        mask_P, tail_P = array_of(answer.mask_P), array_of(answer.tail_P)
+        num_rows = np.count_nonzero(mask_P)
         if num_rows:
-            tail = float(answer.tail_P.dot(answer.mask_P))
+            tail = float(tail_P.dot(mask_P))
             self.captured_mass.labels(service).observe(1.0 - tail / num_rows)
 
     def render(self) -> bytes:

@@ -1,7 +1,8 @@
 """Gives jobs to dispatchers.
 
 Each claim increases the job's fence, and only the last claimant may report. All jobs of a claim are
-in one transaction.
+in one transaction. Queries to experts were checked when they were submitted: they go out as they
+are stored, and are not read again.
 """
 
 from __future__ import annotations
@@ -10,21 +11,21 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pydantic import JsonValue
 
 from preceptor_clients.contract.errors import NotFound, ProblemDetails, ServiceFailed
-from preceptor_clients.contract.schemas import FeedbackQuery, PrefixQuery
-from preceptor_services.jobs.messages import ClaimedJob, ClaimedJobs, ClaimRequest
+from preceptor_clients.contract.schemas import FeedbackQuery
+from preceptor_services.jobs.messages import ClaimedItem, ClaimedJob, ClaimedJobs, ClaimRequest
 from preceptor_services.jobs.queue import MAX_DELIVERIES
-from preceptor_services.jobs.roles import RoleQuestion, question_of_kind
+from preceptor_services.jobs.roles import question_of_kind
 from preceptor_services.kit.blobs import BlobDamaged, BlobStore
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.metrics import Metrics
 from preceptor_services.kit.threads import ITEM, off_loop
 from preceptor_services.questions.notifier import Notifier
-from preceptor_services.questions.question import unpack_query
+from preceptor_services.questions.question import unpack_fields, unpack_query
 from preceptor_services.questions.settle import document, fail_questions
 from preceptor_services.store.database import Connection, Database
 from preceptor_services.store.questions import answers, jobs, tickets
@@ -34,7 +35,7 @@ from preceptor_services.store.questions.tickets import Settled
 
 _log = logging.getLogger("preceptor.gateway")
 _UNPACKING: Final = ITEM // 4
-"""One stored question; a job of up to 32 is unpacked without a thread."""
+"""One stored question; a job of up to 128 is unpacked without a thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class JobClaims:
     metrics: Metrics
 
     async def claim(self, request: ClaimRequest) -> ClaimedJobs:
-        """Claims jobs for a dispatcher."""
+        """Claims jobs for a dispatcher; arrays of their queries are unread (`wire.read`)."""
         now = self.clock.now()
         ids = list(dict.fromkeys(request.job_ids))
         async with self.database.write() as conn:
@@ -84,10 +85,11 @@ class JobClaims:
         self, job: JobRow, questions: Sequence[WantedQuestion], now: float
     ) -> ClaimedJob:
         question = question_of_kind(job.kind)
-        queries = await off_loop(
-            _UNPACKING * len(questions), _unpacked, question, [wanted.frame for wanted in questions]
-        )
         left_s = max(wanted.deadline_at for wanted in questions) - now
+        if question.kind == "feedback":
+            items = [await self._feedback_item(wanted) for wanted in questions]
+        else:
+            items = await off_loop(_UNPACKING * len(questions), _prefix_items, questions)
         return ClaimedJob(
             job_id=job.id,
             service=job.service,
@@ -96,20 +98,14 @@ class JobClaims:
             timeout_ms=max(1, int(left_s * 1000)),
             exclusive=job.exclusive,
             request_id=job.request_id,
-            items=tuple(
-                [
-                    question.item(wanted.answer_key, await self._with_payload(query))
-                    for wanted, query in zip(questions, queries, strict=True)
-                ]
-            ),
+            items=tuple(items),
         )
 
-    async def _with_payload(
-        self, query: PrefixQuery | FeedbackQuery
-    ) -> PrefixQuery | FeedbackQuery:
-        if not isinstance(query, FeedbackQuery):
-            return query
-        return query.model_copy(update={"payload": await self._payload(query)})
+    async def _feedback_item(self, wanted: WantedQuestion) -> ClaimedItem:
+        query = unpack_query("feedback", wanted.frame)
+        assert isinstance(query, FeedbackQuery), "its kind is feedback"
+        whole = query.model_copy(update={"payload": await self._payload(query)})
+        return ClaimedItem(answer_key=wanted.answer_key, feedback=whole)
 
     async def _payload(self, query: FeedbackQuery) -> JsonValue:
         try:
@@ -120,8 +116,14 @@ class JobClaims:
             return None
 
 
-def _unpacked(question: RoleQuestion, frames: Sequence[bytes]) -> list[PrefixQuery | FeedbackQuery]:
-    return [unpack_query(question.kind, frame) for frame in frames]
+def _prefix_items(questions: Sequence[WantedQuestion]) -> list[ClaimedItem]:
+    return [
+        # Not validated: validation would read the arrays.
+        ClaimedItem.model_construct(
+            answer_key=wanted.answer_key, prefix=cast("Any", unpack_fields(wanted.frame))
+        )
+        for wanted in questions
+    ]
 
 
 async def _bury(conn: Connection, spent: Sequence[JobRow]) -> list[Settled]:

@@ -19,10 +19,11 @@ from preceptor_clients.contract.schemas import (
     PrefixQuery,
 )
 from preceptor_services.jobs.messages import ItemResult
-from preceptor_services.kit.array_blobs import ArrayBlobs, Written
+from preceptor_services.kit.array_blobs import Written
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.metrics import Metrics
 from preceptor_services.questions.accept import Acceptance, Evidence, accept_prefix
+from preceptor_services.questions.answer_blobs import AnswerBlobs
 from preceptor_services.questions.notifier import Notifier
 from preceptor_services.questions.question import unpack_query
 from preceptor_services.questions.report import visible_items
@@ -38,7 +39,7 @@ class LateAnswers:
     """Serves experts that answer late."""
 
     database: Database
-    array_blobs: ArrayBlobs
+    answer_blobs: AnswerBlobs
     registry: Registry
     notifier: Notifier
     clock: Clock
@@ -69,7 +70,7 @@ class LateAnswers:
         assert isinstance(query, PrefixQuery), "its kind is logprobs"
         entry = self.registry.get(state.service, "expert", field="answer_key")
         check_answer(query, answer, entry.known_info().capabilities)
-        pack = await self.array_blobs.write({answer_key: answer.model_dump(exclude_none=True)})
+        pack = await self.answer_blobs.write({answer_key: answer})
         await self._store(answer_key, answer, pack)
 
     async def _store(self, answer_key: str, answer: PrefixAnswer, pack: Written) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from preceptor_clients.contract.errors import (
     Cancelled,
@@ -24,10 +24,10 @@ from preceptor_clients.contract.schemas import (
     Ticket,
     TicketState,
 )
-from preceptor_services.kit.array_blobs import ArrayBlobs, Entries
 from preceptor_services.kit.blobs import BlobDamaged
 from preceptor_services.kit.group_commit import GroupCommit
 from preceptor_services.kit.threads import ITEM, off_loop
+from preceptor_services.questions.answer_blobs import AnswerBlobs
 from preceptor_services.questions.notifier import Watch
 from preceptor_services.questions.submit import Posted
 from preceptor_services.store.database import Database
@@ -48,15 +48,18 @@ Row = tuple[TicketRow, StoredAnswer | None]
 class Outcomes:
     """Reads outcomes; requests that are woken together share a query."""
 
-    def __init__(self, database: Database, array_blobs: ArrayBlobs) -> None:
+    def __init__(self, database: Database, answer_blobs: AnswerBlobs) -> None:
         self.database = database
-        self._array_blobs = array_blobs
+        self._answer_blobs = answer_blobs
         self._read = GroupCommit(self._read_all)
 
     async def of_prefixes(
         self, caller: str, posted: Sequence[Posted], wait_ms: int, watch: Watch
     ) -> LogprobsOutcomes:
-        """One outcome per submission, in order, when all are settled or the wait is over."""
+        """One outcome per submission, in order, when all are settled or the wait is over.
+
+        Arrays of the answers may be unread (`wire.read`).
+        """
         await watch.wait(wait_ms / 1000)
         rows = await self._rows(caller, [p.ticket_id for p in posted if p.ticket_id is not None])
         found, lost = await self._prefix_answers([stored for _, stored in rows.values()])
@@ -132,17 +135,16 @@ class Outcomes:
     ) -> tuple[dict[str, PrefixAnswer], dict[str, ProblemDetails]]:
         """Answers by their keys, and why others cannot be read."""
         places = {a.answer_key: a.pack_sha256 for a in stored if a is not None and a.pack_sha256}
-        read: dict[str, Entries] = {}
+        read: dict[str, dict[str, PrefixAnswer]] = {}
         damaged: dict[str, ProblemDetails] = {}
         for sha in set(places.values()):
             try:
-                read[sha] = await self._array_blobs.read(sha)
+                read[sha] = await self._answer_blobs.read(sha)
             except (BlobDamaged, MalformedFrame, NotFound) as error:
                 _log.error("answers are lost: %s", error.detail)
                 damaged[sha] = BlobDamaged(f"the stored answer is lost; ask again: {sha}").problem()
-        entries = {key: read[sha][key] for key, sha in places.items() if sha in read}
-        lost = {key: damaged[sha] for key, sha in places.items() if sha in damaged}
-        return await off_loop(ITEM * len(entries), _parsed, entries), lost
+        found = {key: read[sha][key] for key, sha in places.items() if sha in read}
+        return found, {key: damaged[sha] for key, sha in places.items() if sha in damaged}
 
     async def _feedback_answers(
         self, stored: Sequence[StoredAnswer | None]
@@ -173,10 +175,6 @@ def _prefix_outcomes(
             for p in posted
         )
     )
-
-
-def _parsed(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, PrefixAnswer]:
-    return {key: PrefixAnswer.model_validate(entry) for key, entry in entries.items()}
 
 
 def _feedback_answer(stored: StoredAnswer, items: Sequence[ItemRow]) -> FeedbackAnswer:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from preceptor_services.jobs.queue import JobQueue
-from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.blobs import BlobStore
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.metrics import Metrics
+from preceptor_services.questions.answer_blobs import AnswerBlobs
 from preceptor_services.questions.claim import JobClaims
 from preceptor_services.questions.dead import DeadLetters
 from preceptor_services.questions.late_answers import LateAnswers
@@ -46,7 +46,6 @@ class Questions:
         *,
         database: Database,
         blobs: BlobStore,
-        array_blobs: ArrayBlobs,
         queue: JobQueue,
         registry: Registry,
         clock: Clock,
@@ -55,7 +54,7 @@ class Questions:
         most_tokens: Mapping[str, int],
     ) -> Self:
         """Builds the parts; background tasks are not started."""
-        notifier = Notifier()
+        notifier, answer_blobs = Notifier(), AnswerBlobs(blobs)
         sweeper = Sweeper(database, queue, notifier, clock)
         return cls(
             notifier=notifier,
@@ -71,14 +70,14 @@ class Questions:
                 max_queue=max_queue,
                 most_tokens=most_tokens,
             ),
-            outcomes=Outcomes(database, array_blobs),
+            outcomes=Outcomes(database, answer_blobs),
             claims=JobClaims(
                 database=database, blobs=blobs, notifier=notifier, clock=clock, metrics=metrics
             ),
             reports=JobReports(
                 database=database,
                 queue=queue,
-                array_blobs=array_blobs,
+                answer_blobs=answer_blobs,
                 registry=registry,
                 notifier=notifier,
                 clock=clock,
@@ -86,7 +85,7 @@ class Questions:
             ),
             late_answers=LateAnswers(
                 database=database,
-                array_blobs=array_blobs,
+                answer_blobs=answer_blobs,
                 registry=registry,
                 notifier=notifier,
                 clock=clock,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from preceptor_clients.contract import frame
 from preceptor_clients.contract.checks import check_query
@@ -55,7 +56,7 @@ class Question:
     def packed(self) -> bytes:
         """The query as a compressed frame, in which it is stored."""
         # The whole frame, not only its body: prompts and feedback are text in its header.
-        return compress(frame.encode(self.query.model_dump(exclude_none=True)))
+        return compress(frame.encode(self.query))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,11 @@ def unpack_query(kind: str, packed: bytes) -> PrefixQuery | FeedbackQuery:
     """The query of a stored question."""
     message = frame.decode(decompress(packed))
     return question_of_kind(kind).query.model_validate(message)
+
+
+def unpack_fields(packed: bytes) -> dict[str, Any]:
+    """The fields of a stored question, for passing them on: arrays are unread."""
+    return frame.decode(decompress(packed), unread=True)
 
 
 def _exact_weights(

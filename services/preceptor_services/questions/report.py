@@ -27,10 +27,11 @@ from preceptor_services.jobs.messages import (
     ReportRequest,
 )
 from preceptor_services.jobs.queue import MAX_DELIVERIES, JobQueue
-from preceptor_services.kit.array_blobs import ArrayBlobs, Written
+from preceptor_services.kit.array_blobs import Written
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.metrics import Metrics
 from preceptor_services.questions.accept import Acceptance, Evidence, accept
+from preceptor_services.questions.answer_blobs import AnswerBlobs
 from preceptor_services.questions.notifier import Notifier
 from preceptor_services.questions.put import put_jobs
 from preceptor_services.questions.settle import document, write_acceptance
@@ -49,7 +50,7 @@ class JobReports:
 
     database: Database
     queue: JobQueue
-    array_blobs: ArrayBlobs
+    answer_blobs: AnswerBlobs
     registry: Registry
     notifier: Notifier
     clock: Clock
@@ -89,12 +90,8 @@ class JobReports:
         )
 
     async def _write_pack(self, results: Sequence[ItemResult]) -> Written | None:
-        entries = {
-            r.answer_key: r.prefix.model_dump(exclude_none=True)
-            for r in results
-            if r.prefix is not None
-        }
-        return await self.array_blobs.write(entries) if entries else None
+        entries = {r.answer_key: r.prefix for r in results if r.prefix is not None}
+        return await self.answer_blobs.write(entries) if entries else None
 
     async def _evidence(
         self,

@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from preceptor_clients.contract import frame, grid
 from preceptor_clients.contract.arrays import MISSING
 from preceptor_clients.contract.errors import MalformedFrame
+from preceptor_clients.contract.wire import QUANTISED
 
 FINITE = {"allow_nan": False, "allow_infinity": False}
 arrays = st.sampled_from(["b1", "i4", "i8", "f4"]).flatmap(
@@ -73,6 +74,17 @@ def bomb(num_bytes: int) -> bytes:
 @given(messages, st.booleans())
 def test_what_is_encoded_comes_back(message: Any, compress: bool):
     assert_same(frame.decode(frame.encode(message, compress=compress)), message)
+
+
+@given(st.dictionaries(st.sampled_from(["logprobs_PK", "x"]), messages), st.booleans())
+def test_unread_arrays_give_the_same_frame_as_read_ones(message: Any, compress: bool):
+    data = frame.encode(message, compress=compress, quantised=QUANTISED)
+
+    passed_on = frame.decode(data, unread=True)
+
+    for quantised in (QUANTISED, frozenset[str]()):
+        as_read = frame.encode(frame.decode(data), quantised=quantised)
+        assert frame.encode(passed_on, quantised=quantised) == as_read
 
 
 @given(
@@ -204,6 +216,8 @@ def test_a_hostile_frame_is_refused_without_allocating_for_it(data: bytes):
     try:
         with pytest.raises(MalformedFrame) as refused:
             frame.decode(data)
+        with pytest.raises(MalformedFrame):
+            frame.decode(data, unread=True)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

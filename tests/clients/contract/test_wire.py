@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from preceptor_clients.contract import schemas, wire
+from preceptor_clients.contract import frame, schemas, wire
 from preceptor_clients.contract.arrays import MISSING, ArrayTree, Bools1, Floats1, Floats2, Ints1
 from preceptor_clients.contract.errors import (
     AnswerRefused,
@@ -97,6 +97,18 @@ def test_arrays_survive_json(ints, bools, floats):
     assert again.bools.tolist() == bools
     assert again.floats.tolist() == [MISSING if x is None else x for x in floats]
     assert (again.ints.dtype, again.floats.dtype) == (np.int32, np.float32)
+
+
+@pytest.mark.parametrize(
+    "sent", [{"ints": np.zeros(1, np.float32)}, {"floats": np.zeros((1, 1), np.float32)}]
+)
+def test_an_unread_array_of_another_type_is_refused(sent):
+    (field,) = sent
+
+    with pytest.raises(Invalid) as refused:
+        wire.parse(Arrays, frame.encode(sent), wire.FRAME, unread=True)
+
+    assert refused.value.errors[0].field == field
 
 
 @pytest.mark.parametrize(

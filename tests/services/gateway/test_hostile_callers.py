@@ -116,7 +116,7 @@ async def test_a_damaged_blob_fails_its_own_question_which_is_asked_again(world:
         [outcome] = await world.trainer.submit_logprobs("uniform", [submission])
         await world.work()
         tickets.append(outcome.ticket.id)
-    recent = world.app.state.questions.outcomes._array_blobs._recent
+    recent = world.app.state.questions.outcomes._answer_blobs._recent
     first = next(iter(recent))
     recent.clear()
     [file] = Path(world.settings.gateway.blobs).rglob(f"{first}*")

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
 
+from preceptor_clients.contract import wire
 from preceptor_clients.contract.errors import (
     AnswerRefused,
     Conflict,
@@ -17,8 +19,13 @@ from preceptor_clients.contract.errors import (
     ServiceUnavailable,
     StaleFence,
 )
-from preceptor_clients.contract.schemas import PrefixAnswer
-from preceptor_services.jobs.messages import ItemResult
+from preceptor_clients.contract.schemas import (
+    CollectRequest,
+    LogprobsOutcomes,
+    PrefixAnswer,
+    PrefixSubmission,
+)
+from preceptor_services.jobs.messages import ClaimedJobs, ClaimRequest, ItemResult
 from preceptor_services.registry.services import ServiceEntry
 
 from ..world import World
@@ -43,6 +50,41 @@ async def test_a_claim_shows_in_the_ticket(world: World) -> None:
     await world.claim(world.queue.take())
 
     assert await _states(world, tickets) == ["running"]
+
+
+@pytest.mark.parametrize("accept", [wire.JSON, f"{wire.FRAME};logprobs=f32"])
+async def test_questions_and_answers_are_the_same_in_every_rendering(
+    world: World, accept: str
+) -> None:
+    # Neither the gateway's queries nor its answers are read where frames are passed on.
+    queries = [world.query((1, 2)), world.query((3,), owned=np.array([True]))]
+    submissions = [PrefixSubmission(idempotency_key=str(i), query=q) for i, q in enumerate(queries)]
+    tickets = [o.ticket.id for o in await world.trainer.submit_logprobs("uniform", submissions)]
+    ids = world.queue.take()
+
+    claims = await _posted(world, "claims", ClaimRequest(dispatcher="d", job_ids=ids), accept)
+    asked = [item.prefix for job in claims.jobs for item in job.items]
+    for job in claims.jobs:
+        await world.report(job, [world.result(job, item) for item in job.items])
+    told = await _posted(world, "collect", CollectRequest(tickets=tickets), accept)
+
+    answers = [outcome.answer for outcome in told.outcomes]
+    assert [_same(q) for q in asked] == [_same(q) for q in queries]
+    assert [_same(a) for a in answers] == [_same(world.uniform(q)) for q in queries]
+
+
+async def _posted(world: World, route: str, body: BaseModel, accept: str) -> Any:
+    paths = {"claims": "/v1/internal/claims", "collect": "/v1/tickets/collect"}
+    replies = {"claims": ClaimedJobs, "collect": LogprobsOutcomes}
+    client = world.clients["dispatcher" if route == "claims" else "trainer"]
+    sent = {"content-type": wire.FRAME, "accept": accept}
+    reply = await client.raw("POST", paths[route], content=wire.render(body), headers=sent)
+    assert reply.content_type == accept.partition(";")[0]
+    return wire.parse(replies[route], reply.body, reply.content_type)
+
+
+def _same(message: BaseModel) -> str:
+    return message.model_dump_json(exclude={"latency_ms"}, exclude_none=True)
 
 
 async def test_the_report_of_an_older_claim_is_refused(world: World) -> None:

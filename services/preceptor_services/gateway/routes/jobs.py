@@ -31,7 +31,8 @@ async def claim(
 ) -> Response:
     """Claims jobs and returns their questions."""
     claims = await questions.claims.claim(asked)
-    return await reply(request, claims, size=ITEM * sum(len(job.items) for job in claims.jobs))
+    size = ITEM * sum(len(job.items) for job in claims.jobs)
+    return await reply(request, claims, size=size, unread=True)
 
 
 @router.post("/v1/internal/reports", response_model=ReportReply, openapi_extra=takes(ReportRequest))
@@ -39,7 +40,7 @@ async def report(
     request: Request,
     caller: Dispatcher,
     questions: QuestionsDep,
-    sent: Annotated[ReportRequest, Depends(body_of(ReportRequest, integer_bits=None))],
+    sent: Annotated[ReportRequest, Depends(body_of(ReportRequest, integer_bits=None, unread=True))],
 ) -> Response:
     """Accepts the results of a call, or returns its jobs to the stream."""
     return await reply(request, await questions.reports.report(sent), size=ITEM)

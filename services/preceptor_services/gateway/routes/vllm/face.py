@@ -28,6 +28,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from preceptor_clients.contract import wire
 from preceptor_clients.contract.errors import (
     Conflict,
     Invalid,
@@ -254,14 +255,14 @@ def _answer(outcome: PrefixOutcome, index: int) -> PrefixAnswer:
         if error.status == 504:
             raise NotAnswered(error.detail, field=field, retry_after_s=1.0)
         raise error
-    answer = outcome.answer
-    if answer is None:
+    if outcome.answer is None:
         state = "unknown" if outcome.ticket is None else outcome.ticket.state
         raise NotAnswered(
             f"the answer is {state}; ask again when every position is answered",
             field=field,
             retry_after_s=5.0,
         )
+    answer = wire.read(outcome.answer)
     known = answer.mask_P if answer.kind != "topk" else answer.mask_P & answer.own_mask_P
     if not known.all():
         position = int(np.flatnonzero(~known)[0]) + 1
