@@ -12,6 +12,7 @@ policy.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,11 +27,13 @@ from preceptor_trainer.collect.prompts import PromptLimit, fitted, limit_of
 from preceptor_trainer.collect.self_evaluation import evaluate_own
 from preceptor_trainer.collect.student import Student
 from preceptor_trainer.evaluation.held_out import Evaluation, EvaluationConfig, evaluate
+from preceptor_trainer.kit.allocator import release_freed_memory
 from preceptor_trainer.kit.placement import Placement, placement
 from preceptor_trainer.learner.engine import Engine
-from preceptor_trainer.learner.learner import Learner
+from preceptor_trainer.learner.learner import Learner, StepResult
 from preceptor_trainer.learner.lora import add_adapter
 from preceptor_trainer.learner.policy import Policy, WeightFolder
+from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.report import write_report
 from preceptor_trainer.run.batching import batches_of, packing_metrics
 from preceptor_trainer.run.boards import Board, BoardName, TensorBoard, Tracker
@@ -217,7 +220,7 @@ class Trainer:
             on_policy = batch.at.weights == before
             rows = [row.train_rollout(on_policy=on_policy) for row in batch.labelled]
             batches = batches_of(rows, self.config)
-            result = await asyncio.to_thread(self.learner.step, batches, self.config.objective)
+            result = await asyncio.to_thread(self._step, batches)
         with timer.phase("publish"):
             await self.publisher.publish(step + 1, self.learner, self.config)
             after = self.publisher.published.version
@@ -239,6 +242,12 @@ class Trainer:
         for participant in self.collector.participants:
             await participant.trained(step)
         return True
+
+    def _step(self, batches: Sequence[TrainBatch]) -> StepResult:
+        try:
+            return self.learner.step(batches, self.config.objective)
+        finally:
+            release_freed_memory()
 
     async def _collect(self, step: int) -> Collected:
         async with self._student_is_free:
@@ -267,6 +276,7 @@ class Trainer:
                 on_progress=lambda done, total: self.progress.evaluation(label, done, total),
             )
         self.evaluations.save(label, result)
+        await asyncio.to_thread(release_freed_memory)
         return self._show(label, result)
 
     def _fitting(self, evaluation: EvaluationConfig) -> EvaluationConfig:

@@ -208,15 +208,31 @@ def test_an_output_that_is_more_than_its_weights_is_refused_and_by_size_dense(
 
 
 @pytest.mark.parametrize(("num_bytes", "expected"), [(5 * ROW_BYTES, False), (ROW_BYTES, True)])
-def test_by_size_a_call_is_lean_where_its_logits_exceed_a_chunk(
-    batch, make_head_inputs, num_bytes, expected
+@pytest.mark.parametrize("bound", ["chunk_bytes", "dense_bytes"])
+def test_by_size_a_loss_is_lean_where_its_logits_exceed_a_bound(
+    batch, make_head_inputs, bound, num_bytes, expected
 ):
     hidden, output = make_head_inputs()
-    head = HeadBySize(lean=LeanHead(chunk_bytes=num_bytes))
+    head = (
+        HeadBySize(lean=LeanHead(chunk_bytes=num_bytes))
+        if bound == "chunk_bytes"
+        else HeadBySize(dense_bytes=num_bytes)
+    )
 
     result = head.loss(hidden, output, batch, ALL, WeightedSum())
 
     assert (type(result.loss.grad_fn).__name__ == "_KnownBackward") == expected
+
+
+def test_by_size_a_loss_that_reads_all_tokens_is_dense_as_long_as_a_chunk_holds_it(
+    batch, make_head_inputs
+):
+    hidden, output = make_head_inputs()
+    loss = WeightedSum(reads="all")
+
+    result = HeadBySize(dense_bytes=1).loss(hidden, output, batch, ALL, loss)
+
+    assert torch.equal(result.loss, dense_head.loss(hidden, output, batch, ALL, loss).loss)
 
 
 @pytest.mark.parametrize("token_budget", [100, 6])

@@ -18,6 +18,7 @@ from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.learner.learner import Learner, OptimiserConfig
 from preceptor_trainer.learner.policy import WeightFolder
+from preceptor_trainer.model.weights import take_weights
 from preceptor_trainer.run.checkpoint import checkpoints
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.run.publishing import Publisher
@@ -95,6 +96,27 @@ async def test_a_sampler_takes_new_weights_in_another_thread(tmp_path: Path) -> 
 
     assert sampler.version == "quickstart/l0/0"
     assert beats > 1
+
+
+def test_a_sampler_computes_with_the_published_tensors_and_copies_other_types() -> None:
+    weights = {"weight": torch.full((2, 2), 3.0), "bias": torch.ones(2)}
+    model, lower = nn.Linear(2, 2), nn.Linear(2, 2, dtype=torch.bfloat16)
+
+    take_weights(model, weights)
+    take_weights(lower, weights)
+
+    assert model.weight.data_ptr() == weights["weight"].data_ptr()
+    assert lower.weight.dtype == torch.bfloat16
+    assert lower.weight.tolist() == [[3, 3], [3, 3]]
+
+
+def test_a_sampler_takes_no_version_with_other_tensors_than_its_models() -> None:
+    model = nn.Linear(2, 2)
+
+    with pytest.raises(ValueError, match=r"missing \['bias'\]"):
+        take_weights(model, {"weight": torch.zeros(2, 2)})
+    with pytest.raises(RuntimeError, match="size mismatch for weight"):
+        take_weights(model, {"weight": torch.zeros(3, 2), "bias": torch.zeros(2)})
 
 
 @pytest.mark.parametrize("experts", [True, False])

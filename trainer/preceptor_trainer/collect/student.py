@@ -1,7 +1,8 @@
 """The student in the collecting stage: from problems to rollouts, at one version.
 
-Its model is a copy of the policy's, so that the optimiser can continue while it samples. The copy
-also computes the student's own distributions. A `Sampler` draws the responses.
+Its model is apart from the policy's, so that the optimiser can continue while it samples; its
+weights are the published tensors. It also computes the student's own distributions. A `Sampler`
+draws the responses.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from preceptor_trainer.collect.episodes import Episodes, RolloutRequest
 from preceptor_trainer.collect.rollouts import Rollout
 from preceptor_trainer.environments.environment import Dialogue, Environment
 from preceptor_trainer.learner.policy import Policy
-from preceptor_trainer.model.weights import load_weights
+from preceptor_trainer.model.weights import take_weights
 from preceptor_trainer.sampling.in_process import InProcessSampler
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.sampling.sampler import Generation, Published, Sampler, SampleRequest
@@ -77,7 +78,7 @@ class Student:
         """Loads a version."""
         if published.version != self._version:
             if not self._shares_model:
-                await asyncio.to_thread(load_weights, self._model, published.tensors)
+                await asyncio.to_thread(take_weights, self._model, published.tensors)
             await self._sampler.load(published)
             self._version = published.version
 

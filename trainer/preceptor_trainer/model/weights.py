@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -27,3 +28,28 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     absent = [n for n, p in parameters.items() if n in missing and id(p) not in given]
     if absent or unexpected:
         raise ValueError(f"weights: missing {absent[:3]}, unexpected {unexpected[:3]}")
+
+
+@torch.no_grad()
+def take_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Makes `weights` those of a model that is never trained.
+
+    Where data type and device agree they are shared, not copied: one copy less in memory. Whoever
+    shares parameters with the model sees the new ones too.
+
+    Raises:
+        ValueError: a weight is missing or unknown.
+        RuntimeError: a weight has another shape.
+    """
+    own: dict[str, Tensor] = dict(model.named_parameters())
+    if own.keys() != weights.keys() or any(
+        own[name].shape != given.shape for name, given in weights.items()
+    ):
+        load_weights(model, weights)
+        return
+    for name, given in weights.items():
+        mine = own[name]
+        if mine.dtype == given.dtype and mine.device == given.device:
+            mine.data = given
+        else:
+            mine.copy_(given)

@@ -93,8 +93,8 @@ class RunConfig:
     batches have equal numbers of real tokens. Results are the same up to the order of summation."""
     head: Head = head_by_size
     """How log-probs and their gradient are computed from hidden states: `head_by_size` holds all
-    logits of a call where they take at most 256 MiB and chunks of them elsewhere; `LeanHead()`
-    always chunks, `dense_head` always all."""
+    logits of a call where they are few, and chunks of at most 256 MiB of them elsewhere;
+    `LeanHead()` always chunks, `dense_head` always all."""
     schedule: Schedule = Deterministic()
     """How collecting and training interleave."""
     checkpoint_every: int = 10

@@ -7,13 +7,16 @@ from collections.abc import Collection
 
 from torch import nn
 
-from preceptor_trainer.model.weights import load_weights
+from preceptor_trainer.model.weights import take_weights
 from preceptor_trainer.sampling.local import LocalSampler
 from preceptor_trainer.sampling.sampler import Generation, Published, SampleRequest
 
 
 class InProcessSampler:
-    """Samples from `model`, in a thread; it shares the model's weights."""
+    """Samples from `model`, in a thread; it shares the model's weights.
+
+    The model is the sampler's own: from the first `load` on, its weights are the version's tensors.
+    """
 
     def __init__(
         self,
@@ -34,10 +37,10 @@ class InProcessSampler:
         return self._version
 
     async def load(self, published: Published) -> None:
-        """Copies the version's tensors into the model."""
+        """Makes the version's tensors the model's weights."""
         if published.version != self._version:
             # In a thread: copying the weights of a large model would keep the event loop waiting.
-            await asyncio.to_thread(load_weights, self._model, published.tensors)
+            await asyncio.to_thread(take_weights, self._model, published.tensors)
             self._version = published.version
 
     async def sample(self, request: SampleRequest) -> list[list[Generation]]:

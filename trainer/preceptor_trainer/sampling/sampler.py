@@ -27,6 +27,7 @@ class Published:
 
     version: str
     tensors: Mapping[str, torch.Tensor]
+    """By name. They never change, so that samplers may compute with them."""
     manifest: WeightManifest | None = None
     """Where its files are; None where it was not written for other processes."""
 
