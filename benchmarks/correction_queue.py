@@ -44,9 +44,9 @@ from preceptor_clients.contract.deployment import (
 )
 from preceptor_clients.contract.schemas import Message, Prompt
 from preceptor_clients.http.corrections import AnnotatorClient, CorrectionsClient
+from preceptor_clients.kit.garbage import collect_rarely
 from preceptor_services.corrections.intake import Intake
 from preceptor_services.corrections.work import Work
-from preceptor_services.gateway.__main__ import keep_what_is_loaded
 from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.kit.clock import ServerClock
@@ -145,7 +145,7 @@ async def at_queue(
         for name in names:
             await people.add(conn, people.new_row(name, "annotator", name, clock.now()))
     queue = Work(database=database, clock=clock)
-    keep_what_is_loaded()  # As a gateway does before it listens.
+    collect_rarely()  # As a gateway does before it listens.
     yield [QueueDesk(queue, name) for name in names]
     await database.aclose()
 

@@ -26,6 +26,7 @@ from rich.console import Console
 from preceptor_clients.cli.options import typed_options
 from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.kit.files import make_key_file, read_key_file
+from preceptor_clients.kit.garbage import collect_rarely
 from preceptor_clients.kit.logs import log_to_stderr
 from preceptor_clients.kit.naming import load_named
 from preceptor_clients.kit.tracing import start_tracing
@@ -197,9 +198,11 @@ def serve_class(
         key = None if key_file is None else _own_key(key_file)
     except ValueError as error:
         raise fail_with(str(error)) from None
+    app = service_app(service, key=key)
+    collect_rarely()
     _log.info("%s is starting; it will listen at http://%s:%d", use, host, port)
     uvicorn.run(
-        service_app(service, key=key),
+        app,
         host=host,
         port=port,
         log_level="warning",

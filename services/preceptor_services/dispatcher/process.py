@@ -22,6 +22,7 @@ from preceptor_clients.http.addresses import ANYWHERE, AddressPolicy
 from preceptor_clients.http.connection import NO_RETRY
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.http.service import ServiceClient
+from preceptor_clients.kit.garbage import collect_rarely
 from preceptor_services.dispatcher.worker import ServiceWorker, WorkerConfig
 from preceptor_services.jobs.messages import Directory, ServiceAddress
 from preceptor_services.jobs.streams import JobStreams
@@ -168,6 +169,7 @@ async def run_dispatcher(
         loop.add_signal_handler(number, stopping.set)
     key = read_secret(settings.key_for("dispatcher"))
     queue = JobStreams.connect(broker_url(settings.gateway))
+    collect_rarely()
     name = f"{socket.gethostname()}-{os.getpid()}"
     async with GatewayClient(url or settings.gateway.url, key, max_concurrency=32) as gateway:
         try:

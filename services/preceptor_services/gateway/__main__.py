@@ -7,7 +7,6 @@ return what there is, and all open requests are completed.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 from pathlib import Path
@@ -19,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from preceptor_clients.contract.deployment import Deployment
+from preceptor_clients.kit.garbage import collect_rarely
 from preceptor_clients.kit.logs import log_to_stderr
 from preceptor_clients.kit.tracing import start_tracing
 from preceptor_clients.sdk.serving import http_protocol
@@ -68,15 +68,6 @@ def gateway(
     run_process(serve(settings))
 
 
-def keep_what_is_loaded() -> None:
-    """Excludes the loaded objects from garbage collection.
-
-    A full collection over the loaded modules stops every request for a tenth of a second.
-    """
-    gc.collect()
-    gc.freeze()
-
-
 async def _keep_forever(clock: KeptClock) -> None:
     while True:
         try:
@@ -109,7 +100,7 @@ async def serve(settings: Deployment) -> None:
             ),
             app,
         )
-        keep_what_is_loaded()
+        collect_rarely()
         _log.info("listening on %s:%d", g.host, g.port)
         await server.serve()
         keeping.cancel()

@@ -23,6 +23,9 @@ from preceptor_services.kit.threads import FRAME_ADVANTAGE, ITEM, off_loop
 
 _MEMORY_BYTES: Final = 8 << 20
 _BESIDE_BYTES: Final = 4 << 10
+"""About what an entry takes beside its arrays."""
+_NUMBER_BYTES: Final = 4
+"""Of most elements of arrays."""
 OURS: Final = frame.Limits(header_bytes=1 << 30, body_bytes=1 << 34, arrays=1 << 30)
 """Own blobs with a checked hash may be as large as a whole step."""
 
@@ -51,11 +54,11 @@ class Packs(Generic[E]):
 
     async def write(self, entries: Mapping[str, E]) -> Written:
         """Writes a pack; its blob is on disk when this returns."""
-        numbers = sum(_num_numbers(entry) for entry in entries.values())
-        size = ITEM * len(entries) + numbers // FRAME_ADVANTAGE
+        num_bytes = _num_bytes(entries)
+        size = ITEM * len(entries) + num_bytes // (_NUMBER_BYTES * FRAME_ADVANTAGE)
         data = await off_loop(size, frame.encode, dict(entries), quantised=QUANTISED)
         sha256 = await self._blobs.put(data)
-        self._remember(sha256, dict(entries))
+        self._remember(sha256, dict(entries), num_bytes)
         return Written(sha256, len(data))
 
     async def read(self, sha256: str) -> dict[str, E]:
@@ -78,11 +81,11 @@ class Packs(Generic[E]):
     async def _read(self, sha256: str) -> dict[str, E]:
         data = await self._blobs.get(sha256)
         entries = await off_loop(len(data) // FRAME_ADVANTAGE, self._decode, data)
-        self._remember(sha256, entries)
+        self._remember(sha256, entries, _num_bytes(entries))
         return entries
 
-    def _remember(self, sha256: str, entries: dict[str, E]) -> None:
-        size = sum(map(_num_bytes, entries.values()))
+    def _remember(self, sha256: str, entries: dict[str, E], num_bytes: int) -> None:
+        size = _BESIDE_BYTES * len(entries) + num_bytes
         if sha256 not in self._recent and size <= self._recent.maxsize:
             self._recent[sha256] = (size, entries)
 
@@ -94,16 +97,11 @@ class ArrayBlobs(Packs[dict[str, Any]]):
         return frame.decode(data, limits=OURS)
 
 
-def _arrays(entry: BaseModel | dict[str, Any]) -> list[np.ndarray | Unread]:
-    """The arrays at the top level, which are the large ones."""
-    fields = entry if isinstance(entry, dict) else entry.__dict__
-    return [value for value in fields.values() if isinstance(value, (np.ndarray, Unread))]
-
-
-def _num_numbers(entry: BaseModel | dict[str, Any]) -> int:
-    return sum(array.size for array in _arrays(entry))
-
-
-def _num_bytes(entry: BaseModel | dict[str, Any]) -> int:
-    """Memory that an entry takes: its arrays, as they are in memory, and about what is beside."""
-    return _BESIDE_BYTES + sum(array.nbytes for array in _arrays(entry))
+def _num_bytes(entries: Mapping[str, BaseModel | dict[str, Any]]) -> int:
+    """Memory of the arrays at the top level of entries, which are the large ones."""
+    total = 0
+    for entry in entries.values():
+        for value in (entry if isinstance(entry, dict) else entry.__dict__).values():
+            if isinstance(value, Unread | np.ndarray):
+                total += value.nbytes
+    return total

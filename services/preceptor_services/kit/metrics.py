@@ -6,7 +6,7 @@ figures of all dispatchers are in one place, and dispatchers need no port.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -228,14 +228,19 @@ class Metrics:
         self.run_steps.remove(run)
         self.run_rollouts.remove(run)
 
-    def count_prefix(self, service: str, answer: PrefixAnswer) -> None:
-        """Adds an accepted answer of an expert to `positions` and `captured_mass`."""
-        self.positions.labels(service).inc(len(answer.token_ids_P))
-        mask_P, tail_P = array_of(answer.mask_P), array_of(answer.tail_P)
-        num_rows = np.count_nonzero(mask_P)
-        if num_rows:
-            tail = float(tail_P.dot(mask_P))
-            self.captured_mass.labels(service).observe(1.0 - tail / num_rows)
+    def count_prefixes(self, service: str, answers: Sequence[PrefixAnswer]) -> None:
+        """Adds an expert's accepted answers to `positions` and `captured_mass`."""
+        if not answers:
+            return
+        mask_P = np.concatenate([array_of(answer.mask_P) for answer in answers])
+        tail_P = np.concatenate([array_of(answer.tail_P) for answer in answers])
+        starts = np.cumsum([0, *(len(answer.mask_P) for answer in answers)])[:-1]
+        num_rows = np.add.reduceat(mask_P, starts, dtype=np.int64)
+        tails = np.add.reduceat(tail_P * mask_P, starts)
+        self.positions.labels(service).inc(len(mask_P))
+        observe = self.captured_mass.labels(service).observe
+        for mass in (1.0 - tails / np.maximum(num_rows, 1))[num_rows > 0].tolist():
+            observe(mass)
 
     def render(self) -> bytes:
         """Prometheus' text format."""

@@ -7,6 +7,7 @@ others. Questions without a result fail.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from preceptor_clients.contract.errors import (
     StaleFence,
     from_problem,
 )
+from preceptor_clients.contract.schemas import PrefixAnswer
 from preceptor_services.jobs.messages import (
     ItemResult,
     JobReport,
@@ -147,12 +149,17 @@ class JobReports:
         for key, problem in acceptance.failed.items():
             service = evidence.states[key].service
             self.metrics.count_refusal(service, "answer", from_problem(problem))
+        costs: defaultdict[str, float] = defaultdict(float)
         for key, values in acceptance.done.items():
-            self.metrics.cost.labels(evidence.states[key].service).inc(values["cost"])
+            costs[evidence.states[key].service] += values["cost"]
+        for service, cost in costs.items():
+            self.metrics.cost.labels(service).inc(cost)
+        prefixes: defaultdict[str, list[PrefixAnswer]] = defaultdict(list[PrefixAnswer])
         for result in (result for report in taken for result in report.results):
             if result.prefix is not None and result.answer_key in acceptance.done:
-                service = evidence.states[result.answer_key].service
-                self.metrics.count_prefix(service, result.prefix)
+                prefixes[evidence.states[result.answer_key].service].append(result.prefix)
+        for service, answers_of_it in prefixes.items():
+            self.metrics.count_prefixes(service, answers_of_it)
 
     def _count_jobs(
         self, ends: Sequence[tuple[str, str, object]], rows: Mapping[str, JobRow]
