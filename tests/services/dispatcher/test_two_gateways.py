@@ -18,7 +18,12 @@ from moody import Moody
 
 from preceptor_clients.contract import deployment as schema
 from preceptor_clients.contract.errors import Conflict
-from preceptor_clients.contract.schemas import PrefixOutcome, ServiceStatus
+from preceptor_clients.contract.schemas import (
+    LogprobsOutcomes,
+    LogprobsRequest,
+    PrefixOutcome,
+    ServiceStatus,
+)
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.http.registration import NewService, add_service
 from preceptor_clients.kit.files import make_key_file
@@ -216,6 +221,33 @@ async def test_a_killed_gateway_leaves_its_questions_to_the_other(pair: Pair) ->
 
     [outcome] = await waiting
 
+    assert outcome.answer is not None
+
+
+async def test_R12_a_gateway_that_is_told_to_end_leaves_open_questions_to_the_other(
+    pair: Pair,
+) -> None:
+    (pair.folder / "gate").unlink(missing_ok=True)
+    asked_before = pair.noted().count("gated")
+    asked = (submission("told", query("gated", 2)),)
+    body = LogprobsRequest(expert="moody", submissions=asked, wait_ms=60_000)
+    headers = {"content-type": "application/json", "accept": "application/json"}
+    content = body.model_dump_json().encode()
+    here = asyncio.create_task(
+        pair.trainers[0].raw("POST", "/v1/logprobs", content=content, headers=headers)
+    )
+    await until(lambda: pair.noted().count("gated") > asked_before)
+    there = asyncio.create_task(_collect(pair.trainers[1], await _submit(pair.trainers[1], *asked)))
+    pair.gateways[0].terminate()
+    [told] = LogprobsOutcomes.model_validate_json((await here).body).outcomes
+    code = await asyncio.to_thread(pair.gateways[0].wait, 30)
+    (pair.folder / "gate").touch()
+
+    [outcome] = await there
+
+    (pair.folder / "gate").unlink()
+    assert told.ticket is not None
+    assert (told.ticket.state, code) == ("running", 0)
     assert outcome.answer is not None
 
 
