@@ -34,6 +34,7 @@ from preceptor_trainer.learner.learner import Learner, StepResult
 from preceptor_trainer.learner.lora import add_adapter
 from preceptor_trainer.learner.policy import Policy, WeightFolder
 from preceptor_trainer.model.batch import TrainBatch
+from preceptor_trainer.model.checkpointing import checkpointed
 from preceptor_trainer.report import write_report
 from preceptor_trainer.run.batching import batches_of, packing_metrics
 from preceptor_trainer.run.boards import Board, BoardName, TensorBoard, Tracker
@@ -120,14 +121,12 @@ class Trainer:
         )
 
     def _new_engine(self, place: Placement) -> Engine:
-        config, model = self.config, self.policy.model
+        config, model, trunk = self.config, self.policy.model, self.policy.trunk
+        adapter = None if config.lora is None else add_adapter(model, config.lora, config.seed)
+        if config.checkpointing:
+            trunk = checkpointed(model, trunk)
         return Learner(
-            model,
-            config.optimiser,
-            trunk=self.policy.trunk,
-            head=config.head,
-            place=place,
-            adapter=None if config.lora is None else add_adapter(model, config.lora, config.seed),
+            model, config.optimiser, trunk=trunk, head=config.head, place=place, adapter=adapter
         )
 
     def _new_student(self) -> Student:

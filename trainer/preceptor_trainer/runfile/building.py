@@ -171,6 +171,7 @@ def _config(run_file: RunFile, parts: _Parts, name: str) -> RunConfig:
         sampling=_sampling(run_file),
         token_budget=optim.tokens_per_microbatch,
         packing=optim.packing,
+        checkpointing=optim.checkpointing,
         schedule=(
             Overlapped(staleness=rollout.staleness) if rollout.staleness else Deterministic()
         ),
