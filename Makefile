@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help audit quickstart test browser vllm openenv compose-check docs lint types format student larger gauntlet clean
+.PHONY: help audit quickstart test browser vllm openenv verifiers compose-check docs lint types format student larger gauntlet clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ vllm: $(VENV)/.dev-installed ## vLLM's CPU build as an expert, in an environment
 
 openenv: $(VENV)/.dev-installed ## OpenEnv's own server with an environment of its scaffold, in an environment of its own
 	@scripts/check-openenv $(VENV)
+
+verifiers: $(VENV)/.dev-installed ## verifiers' own server with a small taskset, in an environment of its own
+	@scripts/check-verifiers $(VENV)
 
 docs: $(VENV)/.dev-installed ## The documentation as a site, strictly, in build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -72,6 +75,7 @@ gauntlet: $(VENV)/.dev-installed ## What takes longer than CI: endurance tests, 
 	$(BIN)/python benchmarks/soak.py
 	scripts/check-vllm $(VENV)
 	scripts/check-openenv $(VENV)
+	scripts/check-verifiers $(VENV)
 	scripts/check-compose --every
 	$(BIN)/python benchmarks/exact_gradient.py
 	$(BIN)/python benchmarks/quickstart.py

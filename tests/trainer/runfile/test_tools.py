@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from preceptor_trainer.environments.env_server.env_server import EnvServer
 from preceptor_trainer.environments.openenv.openenv import OpenEnv
 from preceptor_trainer.environments.tools.lookup import LookupTable
 from preceptor_trainer.environments.tools.python import PythonTool
@@ -116,11 +117,30 @@ def test_an_environment_judges_its_attempts_itself(build_file: BuildFile, folder
     assert built.rows[-1] == "acts in    http://x:1"
 
 
+def test_an_environment_of_verifiers_gets_what_the_file_says(build_file: BuildFile) -> None:
+    built = build_file(
+        text=f'{FILE}[environment]\nurl = "tcp://x:1"\nuse = "verifiers"\nlisten = "h:5"\n'
+        "sessions = 3\n"
+    )
+
+    dialogue = built.config.dialogue
+    assert dialogue is not None
+    assert dialogue.environment == EnvServer(
+        url="tcp://x:1", listen="h:5", sessions=3, max_output=2000
+    )
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         ('[environment]\nurl = "http://x"\nactions = "field"', "action_field"),
         ('[environment]\nurl = "http://x"\n[[tools]]\nuse = "executor"', "not together with"),
+        (
+            '[environment]\nurl = "tcp://x:1"\nuse = "verifiers"\nactions = "json"',
+            "actions: has no",
+        ),
+        ('[environment]\nurl = "http://x"\nlisten = "x:1"', "listen: has no"),
+        ('[environment]\nurl = "http://x"\nuse = "verifiers"', "no address like tcp://"),
     ],
 )
 def test_an_environment_that_cannot_be_is_refused(

@@ -180,9 +180,14 @@ class Episodes:
             self._fail(attempt, str(error))
             return
         if session.opening:
-            chat = _joined(attempt.problem.messages, session.opening)
+            before = () if session.opening_is_chat else attempt.problem.messages
+            chat = _joined(before, session.opening)
             attempt.problem = OtherChat(original=attempt.problem, messages=chat)
-        attempt.prompt_ids = self.policy.encode(attempt.problem.messages)
+        try:
+            attempt.prompt_ids = self.policy.encode(attempt.problem.messages)
+        except PreceptorError as error:  # the template refuses what the environment said
+            self._fail(attempt, str(error))
+            return
         most = self.policy.max_positions
         if most is not None and len(attempt.prompt_ids) + attempt.limit > most:
             self._fail(
@@ -229,22 +234,27 @@ class Episodes:
     async def _answer(self, attempt: _Attempt, *, is_last: bool) -> None:
         """Has the environment answer the turn that was just written."""
         assert attempt.session is not None
-        if not attempt.runs:  # cut off: what stands there is no whole turn
-            await _close(attempt)
-            return
         text = attempt.turns[-1]["content"]
         try:
-            reply = await attempt.session.reply(text, is_last=is_last)
+            if attempt.runs:
+                await self._replied(attempt, attempt.session, text, is_last=is_last)
+            else:  # cut off: what stands there is no whole turn
+                await attempt.session.cut(text)
         except Unreachable as error:
             self._fail(attempt, str(error))
-            await _close(attempt)
-            return
-        if is_last or not reply.messages:
-            attempt.end("length" if reply.is_cut else "stop")
-        else:
-            self._read(attempt, reply.messages)
         if not attempt.runs:
             await _close(attempt)
+
+    async def _replied(
+        self, attempt: _Attempt, session: Session, text: str, *, is_last: bool
+    ) -> None:
+        reply = await session.reply(text, is_last=is_last)
+        if is_last or not reply.messages:
+            attempt.end("length" if reply.is_cut else "stop")
+            return
+        self._read(attempt, reply.messages)
+        if not attempt.runs and attempt.failure is None:
+            await session.cut("")
 
     def _read(self, attempt: _Attempt, messages: Chat) -> None:
         """Puts what the student is told behind its turn."""

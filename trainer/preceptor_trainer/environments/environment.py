@@ -64,8 +64,24 @@ class Session(Protocol):
         """Messages that the student reads before its first turn, after those of the problem."""
         ...
 
+    @property
+    def opening_is_chat(self) -> bool:
+        """Whether `opening` is the whole chat, in the place of the problem's."""
+        ...
+
     async def reply(self, text: str, *, is_last: bool) -> Reply:
         """The answer to one turn of the student, which may have no further one.
+
+        Raises:
+            Unreachable: no answer came.
+        """
+        ...
+
+    async def cut(self, text: str) -> None:
+        """The attempt ends at a limit of tokens.
+
+        Args:
+            text: A turn that was cut and is no whole one; empty where none was begun.
 
         Raises:
             Unreachable: no answer came.

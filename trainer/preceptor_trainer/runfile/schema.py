@@ -292,24 +292,37 @@ class ToolSection(Section):
         return self
 
 
+_OF_OPENENV: Final = {"actions", "action_field", "observation_field", "reset"}
+_OF_VERIFIERS: Final = {"listen", "callback"}
+
+
 class EnvironmentSection(Section):
-    """`[environment]`: an OpenEnv server in which attempts are made."""
+    """`[environment]`: a server in which attempts are made."""
 
     url: str
-    """Address of the server."""
+    """Address of the server: `http://HOST:PORT` for `openenv`, `tcp://HOST:PORT` for
+    `verifiers`."""
+    use: Literal["openenv", "verifiers"] = "openenv"
+    """What the server speaks: OpenEnv's protocol, or that of verifiers' `EnvServer`."""
     actions: Actions = "json"
-    """What a turn is: `field`, the text of one field of an action; `json`, text that ends with an
-    action as a JSON object; `tools`, calls of the environment's tools."""
+    """What a turn is, for `openenv`: `field`, the text of one field of an action; `json`, text that
+    ends with an action as a JSON object; `tools`, calls of the environment's tools."""
     action_field: str | None = None
     """Field of an action that a turn fills, for `field`."""
     observation_field: str | None = None
-    """Field of an observation that is shown; the whole as JSON where absent."""
+    """Field of an observation that is shown, for `openenv`; the whole as JSON where absent."""
     reset: dict[str, JsonValue] = Field(default_factory=dict)
-    """Further arguments of every reset, beside a row's `seed`, `split`, `index` and `episode`."""
+    """Further arguments of every reset, for `openenv`, beside a row's `seed`, `split`, `index` and
+    `episode`."""
+    listen: str = "127.0.0.1:0"
+    """Host and port at which the trainer awaits what an environment of `verifiers` asks the
+    student; port 0 is any."""
+    callback: str | None = None
+    """The same as the environment sees it, `http://HOST:PORT`, where it runs elsewhere."""
     sessions: Positive = 16
-    """Most sessions at a time; no more than the server allows."""
+    """Most attempts at a time; no more than the server allows."""
     timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    """Longest wait for an observation."""
+    """Longest wait for what the environment says next."""
     wait_s: Annotated[float, Field(ge=0)] = 300.0
     """Longest wait for a session where the server is full."""
 
@@ -317,6 +330,14 @@ class EnvironmentSection(Section):
     def _action_has_its_field(self) -> Self:
         if (self.actions == "field") != (self.action_field is not None):
             raise ValueError("action_field: belongs to actions = `field`, which needs it")
+        return self
+
+    @model_validator(mode="after")
+    def _is_of_its_protocol(self) -> Self:
+        others = {"openenv": _OF_VERIFIERS, "verifiers": _OF_OPENENV}[self.use]
+        given = sorted(others & self.model_fields_set)
+        if given:
+            raise ValueError(f"{given[0]}: has no meaning for use = {self.use!r}")
         return self
 
 

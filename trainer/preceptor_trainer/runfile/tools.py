@@ -14,7 +14,9 @@ from transformers import AutoTokenizer
 from preceptor_clients.contract.deployment import DeployedService, local_service
 from preceptor_clients.sdk.judging import check_judge
 from preceptor_trainer.deployment.local import EXECUTOR_CLASS
-from preceptor_trainer.environments.environment import Dialogue, Unreachable
+from preceptor_trainer.environments.env_server.env_server import EnvServer
+from preceptor_trainer.environments.env_server.wire import library as library_of_messages
+from preceptor_trainer.environments.environment import Connects, Dialogue, Unreachable
 from preceptor_trainer.environments.openenv.openenv import OpenEnv
 from preceptor_trainer.environments.openenv.socket import library as library_of_sockets
 from preceptor_trainer.environments.tools.function import FunctionTool
@@ -26,6 +28,7 @@ from preceptor_trainer.environments.tools.toolbox import Toolbox
 from preceptor_trainer.runfile.schema import (
     EXECUTOR_USE,
     EnvironmentSection,
+    RolloutSection,
     RunFile,
     ToolSection,
 )
@@ -97,9 +100,24 @@ def make_tools(run_file: RunFile, model: Path, folder: Path) -> FileTools:
 def _environment(run_file: RunFile, section: EnvironmentSection) -> FileTools:
     if run_file.tools:
         raise ValueError("environment: not together with [[tools]]; an environment has its own")
-    library_of_sockets()
     rollout = run_file.rollout
-    environment = OpenEnv(
+    make = _verifiers if section.use == "verifiers" else _openenv
+    return FileTools(
+        dialogue=Dialogue(
+            environment=make(rollout, section),
+            max_turns=rollout.max_turns,
+            turn_tokens=rollout.turn_tokens,
+            max_failed=rollout.max_failed,
+        ),
+        services={},
+        variables={},
+        row=f"acts in    {section.url}",
+    )
+
+
+def _openenv(rollout: RolloutSection, section: EnvironmentSection) -> Connects:
+    library_of_sockets()
+    return OpenEnv(
         url=section.url,
         actions=section.actions,
         action_field=section.action_field,
@@ -111,16 +129,19 @@ def _environment(run_file: RunFile, section: EnvironmentSection) -> FileTools:
         wait_s=section.wait_s,
         max_output=rollout.max_output,
     )
-    return FileTools(
-        dialogue=Dialogue(
-            environment=environment,
-            max_turns=rollout.max_turns,
-            turn_tokens=rollout.turn_tokens,
-            max_failed=rollout.max_failed,
-        ),
-        services={},
-        variables={},
-        row=f"acts in    {section.url}",
+
+
+def _verifiers(rollout: RolloutSection, section: EnvironmentSection) -> Connects:
+    library_of_messages()
+    return EnvServer(
+        url=section.url,
+        listen=section.listen,
+        callback=section.callback,
+        calls=rollout.calls,
+        sessions=section.sessions,
+        timeout_s=section.timeout_s,
+        wait_s=section.wait_s,
+        max_output=rollout.max_output,
     )
 
 

@@ -173,6 +173,7 @@ class OpenEnvSession:
     steps: int = 0
     done: bool = False
     tools: list[str] = field(default_factory=list[str])
+    opening_is_chat: bool = False
 
     async def begin(self, first: Observed) -> Chat:
         """What the student reads first: the observation, and how it acts."""
@@ -209,6 +210,9 @@ class OpenEnvSession:
         if is_last:
             return Reply(is_cut=True)
         return Reply(messages=({"role": "user", "content": "\n".join(said)},))
+
+    async def cut(self, text: str) -> None:
+        """A turn that was cut is no action."""
 
     def outcome(self) -> Outcome:
         """The sum of the rewards, and what failed."""

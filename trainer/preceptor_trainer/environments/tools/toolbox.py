@@ -136,6 +136,11 @@ class ToolSession:
         """Nothing: the problem's chat is the prompt."""
         return ()
 
+    @property
+    def opening_is_chat(self) -> bool:
+        """The problem's chat stays."""
+        return False
+
     async def reply(self, text: str, *, is_last: bool) -> Reply:
         """The outputs of the turn's calls, in their order; calls of the last turn are not run."""
         config = self.box.config
@@ -150,6 +155,9 @@ class ToolSession:
             *(self._answer(call, first, number) for number, call in enumerate(calls))
         )
         return Reply(messages=tuple(outputs))
+
+    async def cut(self, text: str) -> None:
+        """Calls of a turn that was cut are not run."""
 
     def outcome(self) -> Outcome:
         """The calls; tools give no reward."""

@@ -1,0 +1,140 @@
+"""OpenEnv's own server with an environment of its own `init`: trained in, and killed in the middle.
+
+`make openenv` makes an environment with the package and runs this; PRECEPTOR_OPENENV_PYTHON names
+its Python. The scaffold echoes a message and rewards its length, in one session at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from .runs import Process, Processes, Training, free_port, kill, wait_for
+
+pytestmark = [pytest.mark.openenv, pytest.mark.e2e]
+
+PYTHON = Path(os.environ.get("PRECEPTOR_OPENENV_PYTHON", "none")).absolute()
+RUN = """
+[data]
+train = "train.jsonl"
+[environment]
+url = "URL"
+actions = "field"
+action_field = "message"
+observation_field = "echoed_message"
+sessions = 4
+[rollout]
+n = 2
+max_tokens = 150
+turn_tokens = 20
+max_turns = 2
+[objective]
+use = "grpo"
+[optim]
+prompts_per_step = 2
+[run]
+steps = 2
+"""
+ROWS = [{"prompt": f"[{i}]->[{i},{i}]"} for i in range(4)]
+
+
+@dataclass(eq=False)
+class Served:
+    """An environment, served."""
+
+    folder: Path
+    port: int
+    processes: Processes
+    process: Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        words = [PYTHON, "-m", "uvicorn", "server.app:app", "--port", str(self.port)]
+        self.process = self.processes.start(words, self.folder, self.folder / "server.log")
+        wait_for(self.answers)
+
+    def answers(self) -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/health", timeout=5).is_success
+        return False
+
+    def has_a_place(self) -> bool:
+        """Whether the one session that the server allows is free."""
+        probe = """
+import asyncio, json, sys, websockets
+async def main():
+    async with websockets.connect(sys.argv[1]) as socket:
+        await socket.send(json.dumps({"type": "reset", "data": {}}))
+        print(json.loads(await socket.recv())["type"])
+        await socket.send(json.dumps({"type": "close"}))
+asyncio.run(main())
+"""
+        words = [sys.executable, "-c", probe, self.url.replace("http", "ws") + "/ws"]
+        done = subprocess.run(words, capture_output=True, check=False)
+        return done.stdout.strip() == b"observation"
+
+
+Serve = Callable[[Path], Served]
+
+
+@pytest.fixture
+def serve(processes: Processes) -> Serve:
+    def started(folder: Path) -> Served:
+        server = Served(folder=folder, port=free_port(), processes=processes)
+        server.start()
+        return server
+
+    return started
+
+
+@pytest.fixture
+def echo(tmp_path: Path, serve: Serve) -> Served:
+    init = [PYTHON.parent / "openenv", "init", "echo_env"]
+    subprocess.run(init, cwd=tmp_path, check=True, capture_output=True)
+    return serve(tmp_path / "echo_env")
+
+
+def test_two_steps_are_trained_in_an_environment_of_openenv(training: Training, echo: Served):
+    training.write(RUN.replace("URL", echo.url), ROWS)
+
+    training.finish()
+
+    lines = training.lines()
+    assert [line["rollouts"] for line in lines] == [4, 4]
+    # Each of two echoes is rewarded by its length.
+    assert all(line["reward"] > 0 for line in lines)
+    assert "rollouts/failed" not in lines[0]
+    wait_for(echo.has_a_place)
+
+
+def test_killing_the_trainer_leaves_no_session_and_killing_the_server_loses_no_rollout(
+    training: Training, echo: Served
+):
+    training.write(RUN.replace("URL", echo.url), ROWS)
+    trainer = training.start("--set", "run.steps=50")
+    wait_for(lambda: len(training.lines()) >= 1)
+
+    assert echo.process is not None
+    kill(echo.process)
+    assert trainer.wait(600) != 0
+    assert "attempts of a step were not answered" in training.log.read_text()
+    before = len(training.lines())
+    echo.start()
+    again = training.start("--set", "run.steps=50")
+    wait_for(lambda: len(training.lines()) > before)
+    kill(again)
+
+    assert training.num_recorded() >= 4 * before
+    assert [line["step"] for line in training.lines()][:before] == list(range(1, before + 1))
+    wait_for(echo.has_a_place)
