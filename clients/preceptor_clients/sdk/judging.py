@@ -9,8 +9,8 @@
 
 `row` is the row of data as a dict, `response` the student's text, which also knows how it ended.
 The function may be `async`. It returns a number (1 is right, 0 is wrong), True or False, or a
-`Feedback`. An exception is an error of the judge and never a score; `NotJudged` says in plain words
-why a response cannot be judged.
+`Feedback`. An exception is an error of the judge and never a score: the response is judged again
+when it is next asked for. `NotJudged` says in plain words why it cannot be judged, and stays.
 
 Verifiers are judges with a name. Every package can add some by entry points in the group
 `preceptor.verifiers`: the entry's name is the verifier's, its value `module:function`.

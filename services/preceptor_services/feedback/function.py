@@ -3,9 +3,11 @@
     preceptor serve preceptor_services.feedback.function:Function --option function=judge.py:judge
 
 The judge (`preceptor_clients.sdk.judging`) runs in processes of its own with a time limit for each
-call. It is your code, so nothing else restricts it. An exception, a call over the limit, NaN and a
-value of another type become an item with an error and no score. The source's version is a hash of
-the function's code and its options, so that edited code is never taken for what it was.
+call. It is your code, so nothing else restricts it. Where it raises `NotJudged`, the answer is an
+item with that reason and no score. Any other exception, a call over the limit, NaN and a value of
+another type say nothing about the response: the query fails with the reason, so that it is asked
+again. The source's version is a hash of the function's code and its options, so that edited code is
+never taken for what it was.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from preceptor_clients.contract.errors import Invalid, PreceptorError
+from preceptor_clients.contract.errors import Invalid, PreceptorError, ServiceFailed
 from preceptor_clients.contract.json_text import allow_long_integers
 from preceptor_clients.contract.schemas import (
     FeedbackAnswer,
@@ -27,7 +29,12 @@ from preceptor_clients.contract.schemas import (
     ServiceInfo,
     ServiceLimits,
 )
-from preceptor_services.feedback.function_process import Interrupted, JudgeFailed, JudgeProcess
+from preceptor_services.feedback.function_process import (
+    CannotTell,
+    Interrupted,
+    JudgeFailed,
+    JudgeProcess,
+)
 
 CODE_VERSION: Final = "1"
 """Increased whenever the answer to the same response, row and function may change."""
@@ -125,7 +132,10 @@ class Function:
         try:
             found = await self._asked(call)
         except JudgeFailed as error:
+            # No item with an error, which every later question with this text would have.
             _log.warning("rollout %s was not judged: %s", query.rollout_id, error)
+            return ServiceFailed(f"{self._config.name}: {error}")
+        except CannotTell as error:
             item = self._item(query, error=str(error))
         else:
             item = self._item(query, score=found["score"], text=found["text"] or None)

@@ -31,6 +31,10 @@ class JudgeFailed(Exception):
     """The judge gave no feedback on one response; the message says why."""
 
 
+class CannotTell(Exception):
+    """The judge said that it cannot tell right from wrong; the message says why."""
+
+
 class Interrupted(JudgeFailed):
     """The process was ended in the middle of a call, perhaps because of another call."""
 
@@ -72,6 +76,7 @@ class JudgeProcess:
         """The reply to one call: `score` and `text`.
 
         Raises:
+            CannotTell: the function cannot tell right from wrong.
             JudgeFailed: the function failed, took too long, or its process ended.
         """
         loaded = await self.start()
@@ -90,6 +95,8 @@ class JudgeProcess:
             raise
         finally:
             self._waiting.pop(number, None)
+        if "cannot_tell" in found:
+            raise CannotTell(found["cannot_tell"])
         if "error" in found:
             _log.warning("%s", found.get("traceback", found["error"]))
             raise JudgeFailed(found["error"])

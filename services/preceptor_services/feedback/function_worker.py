@@ -129,23 +129,24 @@ def _said(returned: Any) -> dict[str, Any]:
     feedback = as_feedback(returned)
     text = feedback.text
     if text is not None:
-        # UTF-8 has no half surrogate pairs, and so has no message.
-        text = text[:_MAX_TEXT].encode("utf-8", "replace").decode()
+        text = _encodable(text[:_MAX_TEXT])
     return {"score": None if feedback.score is None else float(feedback.score), "text": text}
 
 
 def _failed(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, NotJudged):
+        return {"cannot_tell": _encodable(str(error))}
     linecache.checkcache()
     last = traceback.format_exception_only(error)[-1].strip()
     where = _place(error)
     text = f"{last} ({where})" if where else last
-    if isinstance(error, NotJudged):
-        text = str(error)
     whole = "".join(traceback.format_exception(error))
-    return {
-        "error": text.encode("utf-8", "replace").decode(),
-        "traceback": whole.encode("utf-8", "replace").decode(),
-    }
+    return {"error": _encodable(text), "traceback": _encodable(whole)}
+
+
+def _encodable(text: str) -> str:
+    """The text without half surrogate pairs, which no message may have."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _place(error: BaseException) -> str | None:

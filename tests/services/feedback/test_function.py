@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from preceptor_clients.contract.checks import check_feedback
+from preceptor_clients.contract.errors import PreceptorError, ServiceFailed
 from preceptor_clients.contract.schemas import (
     Episode,
     FeedbackAnswer,
@@ -85,13 +86,25 @@ def query(response: str, row: object = None, *, number: int = 0) -> FeedbackQuer
 
 
 async def judged(service: Function, *responses: str) -> list[FeedbackItem]:
-    queries = [query(text, number=i) for i, text in enumerate(responses)]
     items: list[FeedbackItem] = []
-    for asked, answer in zip(queries, await service.feedback(queries), strict=True):
-        assert not isinstance(answer, Exception), answer
-        check_feedback(asked, answer)
-        items += answer.items
+    for item in await items_or_problems(service, *responses):
+        assert isinstance(item, FeedbackItem), item
+        items.append(item)
     return items
+
+
+async def items_or_problems(
+    service: Function, *responses: str
+) -> list[FeedbackItem | PreceptorError]:
+    queries = [query(text, number=i) for i, text in enumerate(responses)]
+    found: list[FeedbackItem | PreceptorError] = []
+    for asked, answer in zip(queries, await service.feedback(queries), strict=True):
+        if isinstance(answer, PreceptorError):
+            found.append(answer)
+            continue
+        check_feedback(asked, answer)
+        found += answer.items
+    return found
 
 
 @pytest.mark.parametrize(
@@ -137,25 +150,24 @@ async def test_a_judge_gets_the_last_turn_and_knows_the_others(judge: str) -> No
         ("hang", "took longer than 0.5 s"),
     ],
 )
-async def test_a_judgement_that_fails_is_an_error_and_never_a_score(
+async def test_a_judgement_that_fails_is_a_problem_which_no_question_keeps_as_its_answer(
     judge: str, response: str, said: str
 ) -> None:
     async with source(judge, workers=1, timeout_s=0.5) as service:
-        failed, following = await judged(service, response, "true")
+        failed, following = await items_or_problems(service, response, "true")
 
-    assert failed.error is not None
-    assert said in failed.error
-    assert (failed.score, failed.text) == (None, None)
+    assert isinstance(failed, ServiceFailed)
+    assert said in failed.detail
+    assert isinstance(following, FeedbackItem)
     assert following.score == 1.0, "the next call has a process again"
 
 
 async def test_options_reach_the_judge_and_change_the_version(judge: str) -> None:
     async with source(judge, workers=1) as plain:
         async with source(judge, workers=1, options={"strict": True}) as strict:
-            [item] = await judged(strict, "anything")
+            [failed] = await items_or_problems(strict, "anything")
 
-        assert item.error is not None
-        assert "inf is not a finite number" in item.error
+        assert "inf is not a finite number" in str(failed)
         assert plain.info().version != strict.info().version
 
 
@@ -219,19 +231,20 @@ async def test_an_async_judge_answers_many_at_a_time_and_ends_a_late_one(judge: 
     async with source(
         judge.replace(":judge", ":slow"), workers=1, concurrency=8, timeout_s=1.0
     ) as service:
-        items = await judged(service, "right", "hang", "wrong", *["right"] * 4)
+        found = await items_or_problems(service, "right", "hang", "wrong", *["right"] * 4)
 
-    assert [item.score for item in items] == [1.0, None, 0.0, 1.0, 1.0, 1.0, 1.0]
-    assert items[1].error == "took longer than 1 s"
+    scores = [getattr(item, "score", None) for item in found]
+    assert scores == [1.0, None, 0.0, 1.0, 1.0, 1.0, 1.0]
+    assert "took longer than 1 s" in str(found[1])
 
 
 async def test_an_async_judge_that_blocks_its_process_costs_the_others_nothing(judge: str) -> None:
     slow = judge.replace(":judge", ":slow")
     async with source(slow, workers=1, concurrency=4, timeout_s=0.3) as service:
-        items = await judged(service, "stuck", "right", "wrong")
+        found = await items_or_problems(service, "stuck", "right", "wrong")
 
-    assert [item.error for item in items] == ["took longer than 0.3 s", None, None]
-    assert [item.score for item in items] == [None, 1.0, 0.0]
+    assert "took longer than 0.3 s" in str(found[0])
+    assert [getattr(item, "score", None) for item in found] == [None, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(
