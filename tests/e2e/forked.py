@@ -35,7 +35,7 @@ Point = tuple[str, int]
 POINTS: dict[str, tuple[Any, str]] = {
     "collect": (Journal, "record_rollouts"),
     "feedback": (Labeller, "_ask_source"),
-    "experts": (Labeller, "_ask_expert"),
+    "experts": (Labeller, "ask_expert"),
     "targets": (Labeller, "targets"),
     "update": (Learner, "step"),
     "publish": (WeightFolder, "write"),

@@ -21,7 +21,9 @@ from typing import Any, cast
 import torch
 
 from preceptor_clients.http.gateway import GatewayClient
+from preceptor_trainer.collect.group_state import group_of
 from preceptor_trainer.collect.labelling import Labeller
+from preceptor_trainer.collect.late_answers import LateAnswers
 from preceptor_trainer.collect.participant import RunContext
 from preceptor_trainer.collect.prompts import PromptLimit, fitted, limit_of
 from preceptor_trainer.collect.self_evaluation import evaluate_own
@@ -48,6 +50,7 @@ from preceptor_trainer.run.progress import Progress
 from preceptor_trainer.run.publishing import Publisher
 from preceptor_trainer.run.standing import set_result_aside
 from preceptor_trainer.run.step_metrics import collect_metrics
+from preceptor_trainer.run.streaming import StreamedCollector
 from preceptor_trainer.sampling.params import SamplingParams
 
 
@@ -108,17 +111,7 @@ class Trainer:
         self.evaluations = Evaluations(
             run_dir, config.steps, config.evaluation.ks if config.evaluation else (1,)
         )
-        # An overlapped schedule collects while a step is evaluated; both use the one student.
-        self._student_is_free = asyncio.Lock()
-        self.collector = Collector(
-            config=config,
-            student=self.student,
-            labeller=self.labeller,
-            publisher=self.publisher,
-            journal=self.journal,
-            progress=progress,
-            prompt_limit=self._prompt_limit(config.sampling),
-        )
+        self.collector = self._new_collector()
 
     def _new_engine(self, place: Placement) -> Engine:
         config, model, trunk = self.config, self.policy.model, self.policy.trunk
@@ -136,6 +129,26 @@ class Trainer:
             dialogue=self.config.dialogue,
             environment=self.environment,
         )
+
+    def _new_collector(self) -> Collector:
+        parts: dict[str, Any] = {
+            "config": self.config,
+            "student": self.student,
+            "labeller": self.labeller,
+            "publisher": self.publisher,
+            "journal": self.journal,
+            "progress": self.progress,
+            "prompt_limit": self._prompt_limit(self.config.sampling),
+        }
+        overlapped = self.config.schedule.overlapped
+        if overlapped is None:
+            return Collector(**parts)
+        late = LateAnswers(
+            labeller=self.labeller,
+            deadline_s=overlapped.deadline_s,
+            join_within=overlapped.join_within,
+        )
+        return StreamedCollector(**parts, late=late)
 
     def _prompt_limit(self, sampling: SamplingParams) -> PromptLimit | None:
         return limit_of(
@@ -156,13 +169,17 @@ class Trainer:
             await self.close()
 
     async def close(self) -> None:
-        """Ends what the engine and the run's environment started."""
+        """Ends what the run started: questions that nobody waits for, engine and environment."""
+        await self.collector.close()
         await asyncio.to_thread(self.learner.close)
         if self.environment is not None:
             await self.environment.close()
 
     async def _run(self) -> dict[str, Any]:
         position = await self.publisher.start(self.config, self.learner, self.journal)
+        self.collector.restore(
+            [group_of(state, self.config.task) for state in self.publisher.unused]
+        )
         set_result_aside(self.run_dir, self.config.steps)
         self.progress.start(self.config.steps, position.step)
         self.evaluations.forget_from(position.step)
@@ -173,7 +190,7 @@ class Trainer:
         with MetricsLog(self.run_dir, first_step=first_step, boards=boards) as self.metrics:
             self._show_in_board(position.step, before if position.step == 0 else None)
             await self.config.schedule.drive(
-                range(position.step, self.config.steps), self._collect, self.train
+                range(position.step, self.config.steps), self.collector.collect, self.train
             )
             after = await self.evaluate(AFTER)
             self._show_in_board(self.config.steps, after)
@@ -216,8 +233,10 @@ class Trainer:
         timer = PhaseTimer(self.progress, dict(batch.seconds))
         step, before = batch.at.step, self.publisher.published.version
         with timer.phase("update"):
-            on_policy = batch.at.weights == before
-            rows = [row.train_rollout(on_policy=on_policy) for row in batch.labelled]
+            rows = [
+                row.train_rollout(on_policy=row.attempt.rollout.weights == before)
+                for row in batch.labelled
+            ]
             batches = batches_of(rows, self.config)
             result = await asyncio.to_thread(self._step, batches)
         with timer.phase("publish"):
@@ -230,13 +249,15 @@ class Trainer:
         metrics = collect_metrics(
             batch.labelled, batch.judged, result, self.labeller, timer.seconds
         )
-        metrics |= batch.prompts | batch.failed
+        metrics |= batch.prompts | batch.failed | batch.late
         metrics |= packing_metrics(batches, self.policy, self.config)
         for participant in self.collector.participants:
             metrics |= participant.metrics(step)
         self.metrics.write(step, self.publisher.lineage, metrics)
         self.progress.step(metrics)
-        await self.publisher.checkpoint_if_due(step + 1, self.learner, self.config)
+        unused = self.collector.unused(step + 1)
+        await self.publisher.checkpoint_if_due(step + 1, self.learner, self.config, unused)
+        self.collector.trained(step)
         await self._evaluate_between(step + 1)
         for participant in self.collector.participants:
             await participant.trained(step)
@@ -247,10 +268,6 @@ class Trainer:
             return self.learner.step(batches, self.config.objective)
         finally:
             release_freed_memory()
-
-    async def _collect(self, step: int) -> Collected:
-        async with self._student_is_free:
-            return await self.collector.collect(step)
 
     async def _evaluate_between(self, step: int) -> None:
         evaluation = self.config.evaluation
@@ -263,7 +280,8 @@ class Trainer:
             return None
         if (finished := self.evaluations.load(label)) is not None:
             return self._show(label, finished)
-        async with self._student_is_free:
+        # An overlapped schedule collects while a step is evaluated; both use the one student.
+        async with self.collector.student_is_free:
             self.progress.phase("evaluation")
             await self.student.load(self.publisher.published)
             result = await evaluate(

@@ -17,11 +17,11 @@ from preceptor_clients.targets.spelling import TokenizerSpelling
 from preceptor_trainer.collect.context import InView
 from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.collect.participant import StepContext
-from preceptor_trainer.collect.people.labels import RecordedProblem, base_query
+from preceptor_trainer.collect.people.labels import base_query
 from preceptor_trainer.collect.people.people import People, PeopleConfig
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.sampling.params import SamplingParams
-from preceptor_trainer.tasks.task import ScoredTask
+from preceptor_trainer.tasks.task import RecordedProblem, ScoredTask
 
 from .conftest import Town
 

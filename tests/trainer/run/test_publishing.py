@@ -22,6 +22,7 @@ from preceptor_trainer.model.weights import take_weights
 from preceptor_trainer.run.checkpoint import checkpoints
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.run.publishing import Publisher
+from preceptor_trainer.run.schedules import Deterministic
 from preceptor_trainer.run.standing import BEST_FILE, Lineage, remember
 from preceptor_trainer.sampling.in_process import InProcessSampler
 
@@ -49,7 +50,7 @@ def publisher_of(root: Path) -> tuple[Publisher, Recording]:
 def settings(**fields: Any) -> RunConfig:
     """The part of a configuration that publishing reads."""
     shared = {"steps": 12, "checkpoint_every": 1, "keep": 2, "experts": (), "evaluation": None}
-    values = shared | fields
+    values = shared | {"schedule": Deterministic()} | fields
     return cast(RunConfig, SimpleNamespace(**values))
 
 

@@ -22,7 +22,7 @@ class Run:
         self.teacher = teacher
         self.retention = Retention(folder=self.folder, keep=keep, averaged=experts)
         self.experts = experts
-        self.best: Version | None = None
+        self.also: set[Version] = set()
         self.lineages = [L0]
         self.checkpoints: list[Version] = []
         self.publish(0)
@@ -46,7 +46,7 @@ class Run:
                 self.prune(num_newest=1 if step == ends_at else 2)
 
     def prune(self, num_newest: int) -> None:
-        self.retention.prune(self.lineages, self.checkpoints, num_newest=num_newest, best=self.best)
+        self.retention.prune(self.lineages, self.checkpoints, num_newest=num_newest, also=self.also)
 
     def go_on(self) -> int:
         """Another start after a kill: from the last checkpoint, or from the beginning."""
@@ -98,7 +98,7 @@ def test_the_best_version_stays_whatever_its_age(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.train(0, 50)
 
-    run.best = Version("l0", 30)
+    run.also = {Version("l0", 30)}
     run.train(50, 400, ends_at=400)
 
     assert [step for _, step in run.on_disk] == [0, 30, 380, 390, 400]

@@ -124,6 +124,24 @@ def test_the_same_seed_gives_the_same_responses(sampler: LocalSampler) -> None:
     assert not _same(first, other)
 
 
+def test_a_response_is_shown_when_it_ends_and_is_the_one_that_is_returned(
+    sampler: LocalSampler,
+) -> None:
+    shown: dict[int, Generation] = {}
+    prompts = PROMPTS * 4
+
+    drawn = sampler.sample(
+        prompts, SamplingParams(max_new_tokens=12), _seeded(), on_finished=shown.__setitem__
+    )
+
+    ended = [n for n, one in enumerate(drawn) if one.finish_reason == "stop"]
+    assert 0 < len(ended) < len(prompts)
+    assert sorted(shown) == ended
+    lengths = [len(one.response_ids) for one in shown.values()]
+    assert lengths == sorted(lengths), "the shorter ones end first"
+    assert _same([shown[n] for n in ended], [drawn[n] for n in ended])
+
+
 def test_a_prompt_of_many_responses_does_not_depend_on_prompts_of_few(
     sampler: LocalSampler,
 ) -> None:

@@ -55,6 +55,9 @@ class RolloutRequest:
     prefix: str
     """Prefix of the rollouts' ids: `{prefix}-{problem}-{sample}`."""
     step: int
+    on_finished: Callable[[Rollout], None] | None = None
+    """Takes a rollout as soon as it has ended, while others are still made. Not every source of
+    rollouts calls it for every rollout; all are returned at the end."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -163,9 +166,17 @@ class Episodes:
                 await self._write(running, request)
                 is_last = turn + 1 == self.dialogue.max_turns
                 await _together(self._answer(a, is_last=is_last) for a in running)
+                self._show_finished(running, request)
         finally:
             # Shielded: a session that stays open when a run is stopped would fill the server.
             await asyncio.shield(asyncio.gather(*(_close(attempt) for attempt in attempts)))
+
+    def _show_finished(self, attempts: Sequence[_Attempt], request: RolloutRequest) -> None:
+        if request.on_finished is None:
+            return
+        for attempt in attempts:
+            if not attempt.runs and attempt.failure is None:
+                request.on_finished(self._rollout(attempt, request))
 
     async def _open(self, attempt: _Attempt) -> None:
         attempt.runs, attempt.is_waiting = True, False

@@ -76,6 +76,10 @@ class ExpertUse:
         if self.top_k < 1:
             raise ValueError(f"top_k of expert {self.name!r} must be at least 1, not {self.top_k}")
 
+    def is_asked(self, view: InView) -> bool:
+        """Whether it is sent a rollout with this feedback in view."""
+        return bool(view.items) or not self.needs_feedback
+
     def weight_of(self, query: PrefixQuery, answer: PrefixAnswer) -> float | np.ndarray:
         """The weight of an answer, or `[P]` of its positions."""
         return (
@@ -220,30 +224,48 @@ class Labeller:
 
     async def targets(self, attempts: Sequence[Attempt]) -> list[Labelled]:
         """Chooses the feedback in view, queries every expert, and builds one target per rollout."""
-        in_view = [
+        in_view = self.views(attempts)
+        per_expert = await asyncio.gather(
+            *(self.ask_expert(expert, attempts, in_view) for expert in self.experts)
+        )
+        return [
+            labelled(attempt, view, [answer for answer in answers if answer is not None])
+            for attempt, view, *answers in zip(attempts, in_view, *per_expert, strict=True)
+        ]
+
+    def views(self, attempts: Sequence[Attempt]) -> list[InView]:
+        """The feedback in view for each attempt; a group's attempts are neighbours."""
+        return [
             view
             for _, group in groupby(attempts, key=lambda a: a.rollout.group)
             for view in self.context(list(group))
         ]
-        per_expert = await asyncio.gather(
-            *(self._ask_expert(expert, attempts, in_view) for expert in self.experts)
-        )
-        return [
-            _labelled(attempt, view, [answer for answer in answers if answer is not None])
-            for attempt, view, *answers in zip(attempts, in_view, *per_expert, strict=True)
-        ]
 
-    async def _ask_expert(
-        self, expert: ExpertUse, attempts: Sequence[Attempt], in_view: Sequence[InView]
+    async def ask_expert(
+        self,
+        expert: ExpertUse,
+        attempts: Sequence[Attempt],
+        in_view: Sequence[InView],
+        *,
+        again: str = "",
     ) -> list[WeightedAnswer | None]:
+        """An expert's answers, one entry per attempt; None where there is none.
+
+        Args:
+            expert: The expert.
+            attempts: What it is asked about.
+            in_view: The feedback in view for each attempt.
+            again: Names a repeated question, whose first ticket may have ended without an answer.
+        """
         asked = [
             (i, self._prefix_query(expert, a.rollout, view))
             for i, (a, view) in enumerate(zip(attempts, in_view, strict=True))
-            if view.items or not expert.needs_feedback
+            if expert.is_asked(view)
         ]
+        key_end = expert.name + (f"/{again}" if again else "")
         submissions = [
             PrefixSubmission(
-                idempotency_key=f"{self.run}/{attempts[i].rollout.rollout_id}/{expert.name}",
+                idempotency_key=f"{self.run}/{attempts[i].rollout.rollout_id}/{key_end}",
                 query=query,
             )
             for i, query in asked
@@ -298,7 +320,8 @@ def _known(rollout: Rollout) -> np.ndarray:
     return np.where(rollout.owned, rollout.behaviour_logprobs, np.float32(np.nan))
 
 
-def _labelled(attempt: Attempt, view: InView, answers: Sequence[WeightedAnswer]) -> Labelled:
+def labelled(attempt: Attempt, view: InView, answers: Sequence[WeightedAnswer]) -> Labelled:
+    """The attempt with the target that its answers make; without answers it has none."""
     rollout = attempt.rollout
     came = [item for item in answers if item.weight_P.any()]
     owned = np.asarray(rollout.owned, np.bool_)

@@ -152,22 +152,15 @@ class Student:
         if self._episodes is not None:
             return await self._episodes.rollouts(request)
         prompts = [self.prompt_ids(problem) for problem in request.problems]
-        groups = await self._draw(
-            SampleRequest(
-                prompts=prompts,
-                num_samples=request.num_samples,
-                params=request.params,
-                generator=request.generator,
-            )
-        )
-        return [
-            Rollout(
+
+        def rollout(g: int, i: int, generation: Generation) -> Rollout:
+            return Rollout(
                 rollout_id=f"{request.prefix}-{g}-{i}",
                 group_id=f"{request.prefix}-{g}",
                 group=g,
-                problem=problem,
-                payload_sha256=payload,
-                prompt_ids=prompt,
+                problem=request.problems[g],
+                payload_sha256=request.payloads[g],
+                prompt_ids=prompts[g],
                 response_ids=generation.response_ids,
                 response_text=self._policy.decode(generation.response_ids.tolist()),
                 behaviour_logprobs=generation.logprobs,
@@ -176,8 +169,22 @@ class Student:
                 step=request.step,
                 weights=self.version,
             )
-            for g, (problem, payload, prompt, group) in enumerate(
-                zip(request.problems, request.payloads, prompts, groups, strict=True)
+
+        def finished(g: int, i: int, generation: Generation) -> None:
+            assert request.on_finished is not None
+            request.on_finished(rollout(g, i, generation))
+
+        groups = await self._draw(
+            SampleRequest(
+                prompts=prompts,
+                num_samples=request.num_samples,
+                params=request.params,
+                generator=request.generator,
+                on_finished=None if request.on_finished is None else finished,
             )
+        )
+        return [
+            rollout(g, i, generation)
+            for g, group in enumerate(groups)
             for i, generation in enumerate(group)
         ]

@@ -1,8 +1,9 @@
 """Checkpoints: everything that a run needs to go on, in one folder per step, complete or absent.
 
-    CHECKPOINTS/00000020/{trainer.pt, state.json}
+    CHECKPOINTS/00000020/{trainer.pt, state.json, unused.pt}
 
-The weights themselves are a published version; the checkpoint names it and adds the optimiser's
+`unused.pt` is there where experts owed answers: the groups of attempts that wait for them. The
+weights themselves are a published version; the checkpoint names it and adds the optimiser's
 state. Randomness is derived from (seed, step), so none is saved.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +34,12 @@ class Position:
     """The version that begins `step`."""
 
 
-def save_checkpoint(folder: Path, position: Position, learner: dict[str, Any]) -> Path:
+def save_checkpoint(
+    folder: Path,
+    position: Position,
+    learner: dict[str, Any],
+    unused: Sequence[dict[str, Any]] = (),
+) -> Path:
     """Writes the checkpoint of `position`.
 
     An interrupted write leaves the earlier ones as they were.
@@ -42,6 +49,9 @@ def save_checkpoint(folder: Path, position: Position, learner: dict[str, Any]) -
         # Into an open file, because torch's own writer does not say what the disk said.
         with (partial / "trainer.pt").open("wb") as file:
             torch.save(learner, file)
+        if unused:
+            with (partial / "unused.pt").open("wb") as file:
+                torch.save(list(unused), file)
         (partial / "state.json").write_text(json.dumps(asdict(position)))
     return final
 
@@ -58,6 +68,12 @@ def load_checkpoint(path: Path) -> tuple[Position, dict[str, Any]]:
     position = Position(step=state["step"], lineage=state["lineage"], weights=state["weights"])
     learner = torch.load(path / "trainer.pt", weights_only=True)
     return position, cast("dict[str, Any]", learner)
+
+
+def load_unused(path: Path) -> list[dict[str, Any]]:
+    """The groups that waited at a checkpoint; empty where none did."""
+    file = path / "unused.pt"
+    return torch.load(file, weights_only=True) if file.exists() else []
 
 
 def checkpoints(folder: Path) -> list[Path]:

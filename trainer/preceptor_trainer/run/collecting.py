@@ -6,7 +6,8 @@ experts have answered. Rollouts are recorded before a source or an expert is ask
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,8 +16,9 @@ from preceptor_clients.contract.schemas import Records
 from preceptor_trainer.collect.dynamic_sampling import Judged
 from preceptor_trainer.collect.failed_judgements import check_judged
 from preceptor_trainer.collect.labelling import Labelled, Labeller
+from preceptor_trainer.collect.late_answers import Group
 from preceptor_trainer.collect.participant import Participant, StepContext
-from preceptor_trainer.collect.prompts import PromptLimit, fitted
+from preceptor_trainer.collect.prompts import Fitted, PromptLimit, fitted
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.collect.student import RolloutRequest, Student
 from preceptor_trainer.kit.seeding import generator
@@ -39,6 +41,8 @@ class Collected:
     """Counts of prompts that were too long; empty where there were none."""
     failed: dict[str, float]
     """Count of attempts that nothing answered; empty where there were none."""
+    late: dict[str, float] = field(default_factory=dict[str, float])
+    """Counts of answers that came after their step's deadline; empty where steps do not overlap."""
     seconds: dict[str, float]
 
 
@@ -58,11 +62,37 @@ class Collector:
     progress: Progress
     prompt_limit: PromptLimit | None = None
     participants: Sequence[Participant] = field(default_factory=list[Participant])
+    student_is_free: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the student is used; steps that overlap and evaluations share it."""
     _num_failed: int = 0
 
     async def collect(self, step: int) -> Collected:
         """Samples one step's rollouts and has them labelled."""
         timer = PhaseTimer(self.progress)
+        async with self.student_is_free:
+            at, fit = await self._begin(step)
+            judged = await self._judge(at, fit.problems, timer)
+            self._check(judged, step)
+            with timer.phase("experts"):
+                labelled = await self.labeller.targets(judged.attempts)
+                labelled += await self._of_participants(at, labelled)
+            return await self._collected(at, labelled, judged, fit, self._num_failed, timer)
+
+    def unused(self, step: int) -> list[Group]:
+        """Groups that a run needs which goes on with this step; none where nothing comes late."""
+        return []
+
+    def restore(self, groups: Sequence[Group]) -> None:
+        """Takes what a checkpoint had of `unused`."""
+
+    def trained(self, step: int) -> None:
+        """Called when a step's batch has trained."""
+
+    async def close(self) -> None:
+        """Ends what is still awaited."""
+
+    async def _begin(self, step: int) -> tuple[StepContext, Fitted]:
+        """Loads the newest version; returns the step and its problems that fit."""
         published = self.publisher.published
         await self.student.load(published)
         at = StepContext(
@@ -73,26 +103,42 @@ class Collector:
             params=self.config.sampling,
         )
         self._num_failed = 0
-        fit = fitted(self.config.problems(step), self.student.chat_ids, self.prompt_limit)
-        judged = await self._judge(at, fit.problems, timer)
+        return at, fitted(self.config.problems(step), self.student.chat_ids, self.prompt_limit)
+
+    def _check(self, judged: Judged, step: int) -> None:
         all_judged = [*judged.attempts, *judged.discarded]
         check_judged(all_judged, self.config.max_failed, step)
-        with timer.phase("experts"):
-            labelled = await self.labeller.targets(judged.attempts)
-            for participant in self.participants:
-                added = await participant.labelled(at, labelled)
-                await self._record([row.attempt.rollout for row in added])
-                labelled += added
+
+    async def _of_participants(
+        self, at: StepContext, labelled: Sequence[Labelled]
+    ) -> list[Labelled]:
+        """Rows that participants add, on record."""
+        rows: list[Labelled] = []
+        for participant in self.participants:
+            added = await participant.labelled(at, [*labelled, *rows])
+            await self._record([row.attempt.rollout for row in added])
+            rows += added
+        return rows
+
+    async def _collected(
+        self,
+        at: StepContext,
+        labelled: Sequence[Labelled],
+        judged: Judged,
+        fit: Fitted,
+        num_failed: int,
+        timer: PhaseTimer,
+    ) -> Collected:
+        """The step's batch, with its targets on record."""
         with timer.phase("targets"):
             records = tuple(r for row in labelled if (r := row.record()) is not None)
             await self.labeller.gateway.record(Records(targets=records))
-        failed = {"rollouts/failed": float(self._num_failed)} if self._num_failed else {}
         return Collected(
             at=at,
             labelled=labelled,
             judged=judged,
             prompts=fit.metrics,
-            failed=failed,
+            failed={"rollouts/failed": float(num_failed)} if num_failed else {},
             seconds=timer.seconds,
         )
 
@@ -123,6 +169,17 @@ class Collector:
         randomness: torch.Generator,
     ) -> list[Rollout]:
         """Rollouts as they go to the feedback sources; groups count from `first_group`."""
+        return await self._prepared(await self._drawn(at, problems, first_group, randomness))
+
+    async def _drawn(
+        self,
+        at: StepContext,
+        problems: Sequence[Problem],
+        first_group: int,
+        randomness: torch.Generator,
+        on_finished: Callable[[Rollout], None] | None = None,
+    ) -> list[Rollout]:
+        """Rollouts of the source, without failed ones, and those of participants."""
         config = self.config
         request = RolloutRequest(
             problems=problems,
@@ -132,12 +189,18 @@ class Collector:
             generator=randomness,
             prefix=f"{at.prefix}-from{first_group}" if first_group else at.prefix,
             step=at.step,
+            on_finished=on_finished,
         )
         rollouts = await self._without_failed(await config.rollout_source(self.student, request))
         if first_group:
             rollouts = [replace(r, group=first_group + r.group) for r in rollouts]
         for participant in self.participants:
             rollouts += await participant.rollouts(at)
+        return rollouts
+
+    async def _prepared(self, rollouts: list[Rollout]) -> list[Rollout]:
+        """The rollouts with what experts need of the student, on record."""
+        config = self.config
         if num_candidates := config.objective.needs.num_candidates:
             rollouts = await self.student.with_candidates(rollouts, num_candidates)
         if any(expert.wants_entropy for expert in config.experts):

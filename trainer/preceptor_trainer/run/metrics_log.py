@@ -36,7 +36,7 @@ _GROUPS: Final = {
     "answers": (
         *("rollouts", "targets", "with_", "dropped", "discarded", "missing_groups"),
         *("response_length", "cut_off", "corrections"),
-        *("failed_judgements", "unjudged", "feedback_cost"),
+        *("failed_judgements", "unjudged", "feedback_cost", "late/"),
     ),
 }
 """The groups on boards, with the prefixes of the names in them; all other names go to `loss`."""

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from torch import Tensor
 
 from preceptor_clients.contract.listings import RunDetails
 from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.http.gateway import GatewayClient
+from preceptor_trainer.collect.group_state import group_state
+from preceptor_trainer.collect.late_answers import Group
 from preceptor_trainer.learner.engine import Engine
 from preceptor_trainer.learner.policy import WeightFolder
 from preceptor_trainer.run.checkpoint import (
@@ -25,6 +27,7 @@ from preceptor_trainer.run.checkpoint import (
     checkpoints,
     latest_checkpoint,
     load_checkpoint,
+    load_unused,
     remove_old_checkpoints,
     save_checkpoint,
     weights_of,
@@ -37,7 +40,8 @@ from preceptor_trainer.run.standing import Lineage, Standing, remember
 from preceptor_trainer.sampling.sampler import Published
 
 _IN_PROGRESS: Final = 2
-"""Newest versions that a step in progress may name: the one that sampled it, and the next."""
+"""Newest versions that a step in progress may name: the one that sampled it, and the next. Under
+an overlapped schedule, those of all steps that are under way."""
 
 
 class AnotherGateway(Exception):
@@ -54,6 +58,8 @@ class Publisher:
         self._gateway = gateway
         self.lineage = ""
         self.published: Published
+        self.unused: list[dict[str, Any]] = []
+        """Groups that the checkpoint had, as `group_state` wrote them."""
 
     async def start(self, config: RunConfig, engine: Engine, journal: Journal) -> Position:
         """Begins a lineage.
@@ -65,6 +71,7 @@ class Publisher:
         if found is not None:
             resumed, state = await asyncio.to_thread(load_checkpoint, found)
             weights = await asyncio.to_thread(self._folder.read, resumed.weights)
+            self.unused = await asyncio.to_thread(load_unused, found)
             await asyncio.to_thread(engine.restore, weights, state)
         record = await journal.start_run()
         lineage = self._next_lineage(resumed, record, config.steps)
@@ -78,7 +85,8 @@ class Publisher:
         manifest = await self._gateway.weights(resumed.weights)
         weights = await asyncio.to_thread(engine.weights)
         self._take(weights, manifest)
-        await self._prune(config, num_newest=1)
+        named = {rollout["weights"] for group in self.unused for rollout in group["rollouts"]}
+        await self._prune(config, num_newest=1, named=named)
         return resumed
 
     async def publish(self, step: int, engine: Engine, config: RunConfig) -> None:
@@ -87,21 +95,45 @@ class Publisher:
             engine, step, parent=self.published.version, checkpoint=_is_due(step, config)
         )
 
-    async def checkpoint_if_due(self, step: int, engine: Engine, config: RunConfig) -> None:
-        """Saves a checkpoint if it is due, and removes what is not needed any more."""
+    async def checkpoint_if_due(
+        self,
+        step: int,
+        engine: Engine,
+        config: RunConfig,
+        unused: Sequence[Group] = (),
+    ) -> None:
+        """Saves a checkpoint if it is due, and removes what is not needed any more.
+
+        Args:
+            step: The step that comes next.
+            engine: Has the optimiser's state.
+            config: The run's.
+            unused: Groups with answers that no batch before `step` used.
+        """
         is_due = _is_due(step, config)
         if is_due:
             position = Position(step=step, lineage=self.lineage, weights=self.published.version)
-            await asyncio.to_thread(self._save, position, engine, config.keep)
+            states = [group_state(group) for group in unused]
+            await asyncio.to_thread(self._save, position, engine, config.keep, states)
         # With experts only at checkpoints: until then an average may need every version.
         if is_due or not config.experts:
-            await self._prune(config, num_newest=1 if step == config.steps else _IN_PROGRESS)
+            overlapped = config.schedule.overlapped
+            ahead = _IN_PROGRESS if overlapped is None else overlapped.staleness + 1
+            await self._prune(
+                config,
+                num_newest=1 if step == config.steps else ahead,
+                named={attempt.rollout.weights for group in unused for attempt in group.attempts},
+            )
 
-    def _save(self, position: Position, engine: Engine, keep: int) -> None:
-        save_checkpoint(self._checkpoints, position, engine.state_dict())
+    def _save(
+        self, position: Position, engine: Engine, keep: int, unused: Sequence[dict[str, Any]]
+    ) -> None:
+        save_checkpoint(self._checkpoints, position, engine.state_dict(), unused)
         remove_old_checkpoints(self._checkpoints, keep=keep)
 
-    async def _prune(self, config: RunConfig, *, num_newest: int) -> None:
+    async def _prune(
+        self, config: RunConfig, *, num_newest: int, named: Collection[str] = ()
+    ) -> None:
         retention = Retention(
             folder=self._folder.root / self._folder.policy,
             keep=config.keep,
@@ -109,9 +141,9 @@ class Publisher:
         )
         kept = [Version.of(weights_of(path)) for path in checkpoints(self._checkpoints)]
         lineages = Standing.read(self._run_dir).lineages
-        named = best_weights(self._run_dir)
-        best = None if named is None else Version.of(named)
-        await asyncio.to_thread(retention.prune, lineages, kept, num_newest=num_newest, best=best)
+        best = best_weights(self._run_dir)
+        wanted = {Version.of(name) for name in (best, *named) if name is not None}
+        await asyncio.to_thread(retention.prune, lineages, kept, num_newest=num_newest, also=wanted)
 
     async def _publish(
         self, engine: Engine, step: int, *, parent: str | None, checkpoint: bool

@@ -6,6 +6,7 @@ What is needed:
     those of the last checkpoints  to go on, and to take out
     the best one                   where an evaluation recorded it
     the newest ones                experts and samplers load them
+    those of groups that wait      a late answer is of the version that sampled them
     with experts, all since the newest checkpoint whose average every averaging teacher has stored
 
 The last line is for the self-teacher: EMA(v) needs every version from a stored average to v, so
@@ -69,7 +70,7 @@ class Retention:
         checkpoints: Sequence[Version],
         *,
         num_newest: int,
-        best: Version | None = None,
+        also: Collection[Version] = (),
     ) -> None:
         """Removes every version that is not needed.
 
@@ -77,12 +78,12 @@ class Retention:
             lineages: All starts of the run, the present one last.
             checkpoints: Versions with a checkpoint, oldest first.
             num_newest: Versions that a step in progress may still name.
-            best: A version to keep in any case.
+            also: Versions to keep in any case.
         """
         found = list(self._found())
         line, kept = line_of(lineages), checkpoints[-self.keep :]
         on_line = sorted((v for v in found if _is_on(line, v)), key=lambda v: v.step)
-        wanted = self._wanted(on_line, kept, num_newest) | {v for v in (best,) if v is not None}
+        wanted = self._wanted(on_line, kept, num_newest) | set(also)
         for version in found:
             if version not in wanted:
                 shutil.rmtree(self.folder / version.lineage / str(version.step))

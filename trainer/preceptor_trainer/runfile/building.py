@@ -18,7 +18,7 @@ from preceptor_trainer.learner.learner import OptimiserConfig
 from preceptor_trainer.objectives import Objective
 from preceptor_trainer.recipes.references import reference_texts
 from preceptor_trainer.run.config import RunConfig
-from preceptor_trainer.run.schedules import Deterministic, Overlapped
+from preceptor_trainer.run.schedules import Deterministic, Overlapped, Schedule
 from preceptor_trainer.runfile.objectives import OBJECTIVES, objective_of, takes
 from preceptor_trainer.runfile.problems import Data, read_data
 from preceptor_trainer.runfile.schema import ENVIRONMENT_USE, RolloutSection, RunFile
@@ -172,9 +172,7 @@ def _config(run_file: RunFile, parts: _Parts, name: str) -> RunConfig:
         token_budget=optim.tokens_per_microbatch,
         packing=optim.packing,
         checkpointing=optim.checkpointing,
-        schedule=(
-            Overlapped(staleness=rollout.staleness) if rollout.staleness else Deterministic()
-        ),
+        schedule=_schedule(rollout),
         checkpoint_every=run.save_every,
         keep=run.keep,
         log=run.log,
@@ -186,6 +184,17 @@ def _config(run_file: RunFile, parts: _Parts, name: str) -> RunConfig:
         chat_template_kwargs=run_file.data.chat_template_kwargs,
         max_prompt=run_file.data.max_prompt,
         long_prompts=run_file.data.long_prompts,
+    )
+
+
+def _schedule(rollout: RolloutSection) -> Schedule:
+    if not rollout.staleness:
+        return Deterministic()
+    return Overlapped(
+        staleness=rollout.staleness,
+        deadline_s=rollout.deadline_s,
+        # A file that only allows more steps ahead need not name the other bound too.
+        join_within=max(rollout.join_within, rollout.staleness),
     )
 
 

@@ -250,8 +250,26 @@ class RolloutSection(Section):
     staleness: Annotated[int, Field(ge=0)] = 0
     """Steps that collection may be ahead of the optimiser; 0 collects and trains in turn, and
     repeats exactly. Attempts of an older policy are weighted by the log-probs of its tokens."""
+    deadline_s: Annotated[float, Field(gt=0)] | None = None
+    """Longest wait of a step for a teacher, where `staleness` is not 0; later answers join a later
+    step. Where absent, as long as a question may take (`run.timeout_s`)."""
+    join_within: Positive = 8
+    """Most steps that attempts may be behind which join a step with late answers; answers that come
+    later are dropped."""
     sampler: SamplerSection | None = None
     """Who draws the attempts; the trainer's own process where absent."""
+
+    @model_validator(mode="after")
+    def _late_answers_need_overlap(self) -> Self:
+        given = sorted({"deadline_s", "join_within"} & self.model_fields_set)
+        if given and not self.staleness:
+            raise ValueError(f"{given[0]}: needs staleness above 0, or no step goes on without it")
+        if "join_within" in given and self.join_within < self.staleness:
+            raise ValueError(
+                f"join_within: must be at least staleness = {self.staleness}, not "
+                f"{self.join_within}"
+            )
+        return self
 
 
 class ToolSection(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from torch import nn
 
@@ -50,6 +50,23 @@ class InProcessSampler:
         forced = request.forced_prefixes
         repeated = None if forced is None else [ids for ids in forced for _ in range(n)]
         flat = await asyncio.to_thread(
-            self._sampler.sample, prompts, request.params, request.generator, repeated
+            self._sampler.sample,
+            prompts,
+            request.params,
+            request.generator,
+            repeated,
+            on_finished=_in_this_loop(request),
         )
         return [flat[i : i + n] for i in range(0, len(flat), n)]
+
+
+def _in_this_loop(request: SampleRequest) -> Callable[[int, Generation], None] | None:
+    """The request's `on_finished` for a sampler that runs in another thread."""
+    call, loop = request.on_finished, asyncio.get_running_loop()
+    if call is None:
+        return None
+
+    def finished(row: int, generation: Generation) -> None:
+        loop.call_soon_threadsafe(call, *divmod(row, request.num_samples), generation)
+
+    return finished

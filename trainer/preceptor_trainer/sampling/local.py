@@ -23,9 +23,9 @@ response positions, F forced tokens, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,8 @@ from preceptor_trainer.sampling.sampler import Generation
 ATTENTION = "preceptor-decode"
 MAX_ROWS = 512  # rows in flight: beyond this, longer batches gain nothing on a CPU
 COMPACT_BELOW = 0.75  # rebuild the batch when fewer rows than this are still running
+
+_Finished: TypeAlias = Callable[[int, npt.NDArray[np.int32], npt.NDArray[np.float32]], None]
 
 
 class LocalSampler:
@@ -82,6 +84,8 @@ class LocalSampler:
         params: SamplingParams,
         generator: torch.Generator,
         forced_prefixes: Sequence[Sequence[int]] | None = None,
+        *,
+        on_finished: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
         """Draws one response to each prompt; repeat a prompt for several.
 
@@ -90,6 +94,8 @@ class LocalSampler:
             params: How tokens are drawn.
             generator: The only source of randomness; the same state gives the same responses.
             forced_prefixes: Given first response tokens, one list (possibly empty) per prompt.
+            on_finished: Takes the number of a prompt and its response as soon as an end token was
+                drawn, while others are still drawn; called in this thread.
 
         Returns:
             Generations in the order of the prompts.
@@ -121,7 +127,12 @@ class LocalSampler:
         results: dict[int, Generation] = {}
         for start in range(0, len(order), MAX_ROWS):
             chunk = order[start : start + MAX_ROWS]
-            drawn = self._sample_chunk([contexts[i] for i in chunk], params, uniforms_NT[chunk])
+            drawn = self._sample_chunk(
+                [contexts[i] for i in chunk],
+                params,
+                uniforms_NT[chunk],
+                None if on_finished is None else _numbered(on_finished, chunk),
+            )
             results.update(zip(chunk, drawn, strict=True))
         return [results[index] for index in range(len(contexts))]
 
@@ -130,6 +141,7 @@ class LocalSampler:
         contexts: list[tuple[tuple[int, ...], tuple[int, ...]]],
         params: SamplingParams,
         uniforms_BT: Tensor,
+        on_finished: Callable[[int, Generation], None] | None,
     ) -> list[Generation]:
         groups = [(context, len(list(same))) for context, same in groupby(contexts)]
         counts_U = torch.tensor([count for _, count in groups], device=self._device)
@@ -148,14 +160,30 @@ class LocalSampler:
         numbers_U = torch.arange(len(groups), device=self._device)
         rows_B = torch.repeat_interleave(numbers_U, counts_U)
         cache.branch(rows_B)
-        tokens_BT, logprobs_BT = self._decode(
-            logits_UQV[rows_B, -1], visible_UN[rows_B], cache, params, uniforms_BT.to(self._device)
-        )
         context_of_B = cast("list[int]", rows_B.tolist())
+
+        def generation(
+            b: int, tokens_T: npt.NDArray[np.int32], logprobs_T: npt.NDArray[np.float32]
+        ) -> Generation:
+            forced_F = np.asarray(contexts[b][1], np.int32)
+            return self._generation(tokens_T, logprobs_T, forced_F, forced[context_of_B[b]])
+
+        def finished(
+            b: int, tokens_T: npt.NDArray[np.int32], logprobs_T: npt.NDArray[np.float32]
+        ) -> None:
+            assert on_finished is not None
+            on_finished(b, generation(b, tokens_T, logprobs_T))
+
+        tokens_BT, logprobs_BT = self._decode(
+            logits_UQV[rows_B, -1],
+            visible_UN[rows_B],
+            cache,
+            params,
+            uniforms_BT.to(self._device),
+            finished if on_finished is not None else None,
+        )
         return [
-            self._generation(
-                tokens_T, logprobs_T, np.asarray(contexts[b][1], np.int32), forced[context_of_B[b]]
-            )
+            generation(b, tokens_T, logprobs_T)
             for b, (tokens_T, logprobs_T) in enumerate(zip(tokens_BT, logprobs_BT, strict=True))
         ]
 
@@ -166,6 +194,7 @@ class LocalSampler:
         cache: DecodeCache,
         params: SamplingParams,
         uniforms_BT: Tensor,
+        finished: _Finished | None,
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """Draws until every row ended; returns `[B, T]` tokens, -1 after the end, and log-probs."""
         num_rows, num_steps = uniforms_BT.shape
@@ -179,7 +208,11 @@ class LocalSampler:
             tokens_BT[where, step] = token_B[running].cpu().numpy()
             logprobs_BT[where, step] = logprob_B[running].cpu().numpy()
             # The end token is part of the response: the student chose it, so it gets credit too.
-            running &= ~torch.isin(token_B, self._ends)
+            ended = torch.isin(token_B, self._ends)
+            if finished is not None:
+                for b in cast("list[int]", rows[running & ended].tolist()):
+                    finished(b, tokens_BT[b], logprobs_BT[b])
+            running &= ~ended
             num_running = int(running.sum())
             if num_running == 0 or step + 1 == num_steps:
                 break
@@ -294,6 +327,13 @@ def truncate(logprobs_BV: Tensor, params: SamplingParams) -> Tensor:
     beyond_BV[:, 0] = False
     sorted_BV = sorted_BV.masked_fill(beyond_BV, -torch.inf).log_softmax(-1)
     return torch.empty_like(sorted_BV).scatter_(1, order_BV, sorted_BV)
+
+
+def _numbered(
+    on_finished: Callable[[int, Generation], None], numbers: Sequence[int]
+) -> Callable[[int, Generation], None]:
+    """`on_finished` for rows of a chunk, which are these of the whole."""
+    return lambda row, generation: on_finished(numbers[row], generation)
 
 
 def _length(context: tuple[tuple[int, ...], tuple[int, ...]]) -> int:

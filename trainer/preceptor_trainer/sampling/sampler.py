@@ -9,9 +9,9 @@ sampler in the trainer's process is `in_process.py`; `service.py` asks one behin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,23 @@ class Published:
     """Where its files are; None where it was not written for other processes."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """One response. The first `num_forced` tokens were given, not drawn."""
+
+    response_ids: npt.NDArray[np.int32]
+    """`[T]`, a forced prefix first, the end token last when it was drawn."""
+    logprobs: npt.NDArray[np.float32]
+    """`[T]` under the sampling distribution; forced tokens with the temperature only, or NaN."""
+    finish_reason: Literal["stop", "length"]
+    num_forced: int = 0
+
+
+OnFinished: TypeAlias = Callable[[int, int, Generation], None]
+"""Takes a response as soon as it has ended: number of its prompt, its number among the prompt's
+responses, and the response."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampleRequest:
     """A request for responses."""
@@ -46,18 +63,9 @@ class SampleRequest:
     """The only source of randomness; a remote sampler draws its seed from it."""
     forced_prefixes: Sequence[Sequence[int]] | None = None
     """Given first response tokens, one list (possibly empty) per prompt."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """One response. The first `num_forced` tokens were given, not drawn."""
-
-    response_ids: npt.NDArray[np.int32]
-    """`[T]`, a forced prefix first, the end token last when it was drawn."""
-    logprobs: npt.NDArray[np.float32]
-    """`[T]` under the sampling distribution; forced tokens with the temperature only, or NaN."""
-    finish_reason: Literal["stop", "length"]
-    num_forced: int = 0
+    on_finished: OnFinished | None = None
+    """Called in the event loop while other responses are still drawn. A sampler may call it for
+    some responses or for none; all are returned at the end in any case."""
 
 
 class Sampler(Protocol):

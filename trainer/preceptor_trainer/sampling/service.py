@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -119,29 +119,39 @@ class ServiceSampler:
             self._query([*prompt, *prefix], request, seed)
             for prompt, prefix, seed in zip(request.prompts, forced, seeds, strict=True)
         ]
-        answers = await self._ask(queries)
-        for answer in answers:
-            self._check(answer, request)
-        return [
-            [_generation(drawn, prefix) for drawn in answer.responses]
-            for answer, prefix in zip(answers, forced, strict=True)
-        ]
 
-    async def _ask(self, queries: Sequence[GenerateQuery]) -> list[GenerateAnswer]:
+        def responses(first: int, answers: Sequence[GenerateAnswer]) -> list[list[Generation]]:
+            """Those of the prompts from `first` on."""
+            drawn: list[list[Generation]] = []
+            for prompt, answer in enumerate(answers, first):
+                self._check(answer, request)
+                drawn.append([_generation(one, forced[prompt]) for one in answer.responses])
+                for number, generation in enumerate(drawn[-1]):
+                    if request.on_finished is not None:
+                        request.on_finished(prompt, number, generation)
+            return drawn
+
+        return await self._ask(queries, responses)
+
+    async def _ask(
+        self,
+        queries: Sequence[GenerateQuery],
+        responses: Callable[[int, Sequence[GenerateAnswer]], list[list[Generation]]],
+    ) -> list[list[Generation]]:
         """As many calls at a time as the service takes, of equal sizes."""
         async with self._client() as client:
             limits = (await client.info()).limits
             size = min(limits.max_batch, math.ceil(len(queries) / limits.max_concurrency))
             room = asyncio.Semaphore(limits.max_concurrency)
 
-            async def one(some: Sequence[GenerateQuery]) -> list[GenerateAnswer]:
+            async def one(first: int) -> list[list[Generation]]:
                 async with room:
-                    call = GenerateCall(queries=tuple(some))
+                    call = GenerateCall(queries=tuple(queries[first : first + size]))
                     reply = await client.generate(call, self._service.timeout_s)
-                return [_answer(result) for result in reply.results]
+                return responses(first, [_answer(result) for result in reply.results])
 
-            calls = [one(queries[i : i + size]) for i in range(0, len(queries), size)]
-            return [answer for answers in await asyncio.gather(*calls) for answer in answers]
+            calls = [one(first) for first in range(0, len(queries), size)]
+            return [group for groups in await asyncio.gather(*calls) for group in groups]
 
     def _client(self) -> ServiceClient:
         return ServiceClient(self._service.url, self._key, max_concurrency=256)

@@ -9,7 +9,7 @@ for all problems of a run. Thresholds and names of feedback sources are only in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, runtime_checkable
 
 from preceptor_clients.contract.schemas import FeedbackItem
@@ -54,6 +54,15 @@ class OtherChat:
     def __getattr__(self, name: str) -> Any:
         # A rollout source of the user's may read more than `Problem` names.
         return getattr(self.original, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedProblem:
+    """A problem as a record has it, without its tests, which are no longer needed."""
+
+    id: str
+    messages: Sequence[dict[str, str]]
+    payload: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Task(Protocol):

@@ -19,7 +19,6 @@ from preceptor_trainer.collect.context import InView
 from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.collect.people.labels import (
     Answered,
-    RecordedProblem,
     base_query,
     corrected_attempt,
     forced_prefix,
@@ -39,7 +38,7 @@ from preceptor_trainer.collect.people.selection import (
 )
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.sampling.sampler import Generation
-from preceptor_trainer.tasks.task import NOT_JUDGED
+from preceptor_trainer.tasks.task import NOT_JUDGED, RecordedProblem
 
 VOCAB = "ab" * 32
 STUDENT = Path(__file__).parents[4] / "trainer/preceptor_trainer/student/model/tokenizer.json"

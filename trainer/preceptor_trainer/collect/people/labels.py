@@ -6,9 +6,8 @@ text as a sequence of its own, and the corrected text as feedback for the other 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,7 +26,7 @@ from preceptor_trainer.collect.context import InView
 from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.sampling.sampler import Generation
-from preceptor_trainer.tasks.task import NOT_JUDGED
+from preceptor_trainer.tasks.task import NOT_JUDGED, RecordedProblem
 
 GROUPS_FROM = 1_000_000
 """First group number of corrected rollouts, so that they share no baseline with others."""
@@ -48,15 +47,6 @@ class Answered(NamedTuple):
         if outcome.answer is None or outcome.ticket is None or outcome.ticket.answer_id is None:
             return None
         return cls(outcome.ticket.answer_id, query, outcome.answer)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordedProblem:
-    """A problem as the queue stored it, without its tests, which are no longer needed."""
-
-    id: str
-    messages: Sequence[dict[str, str]]
-    payload: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 def base_query(row: Labelled, vocab_fingerprint: str) -> PrefixQuery:

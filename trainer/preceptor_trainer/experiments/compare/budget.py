@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from preceptor_trainer.run.metrics_log import MetricsLine, read_metrics
-from preceptor_trainer.run.schedules import Schedule
+from preceptor_trainer.run.schedules import Overlapped, Schedule
 
 B = TypeVar("B")
 Unit: TypeAlias = Literal["steps", "seconds", "tokens"]
@@ -73,6 +73,11 @@ class WithinBudget:
     def batching(self) -> Literal["merge", "group"]:
         """As the inner schedule."""
         return self.inner.batching
+
+    @property
+    def overlapped(self) -> Overlapped | None:
+        """As the inner schedule."""
+        return self.inner.overlapped
 
     async def drive(
         self,
