@@ -276,6 +276,13 @@ def rollouts_of_an_older_policy(seed: int, drift: float = 0.3) -> dict[str, tupl
     world = TinyWorld()
     logits, teacher = world.random_logits(seed), world.random_teacher(100 + seed)
     older = logits + drift * world.random_logits(300 + seed)
+    return of_an_older_policy(world, logits, older, teacher)
+
+
+def of_an_older_policy(
+    world: TinyWorld, logits: Floats, older: Floats, teacher: Floats
+) -> dict[str, tuple[float, float]]:
+    """The same for two given policies."""
     weights = world.probabilities(older)
     reference = finite_differences(stated_objective(world, lambda _: teacher, 3), logits)
     result: dict[str, tuple[float, float]] = {}

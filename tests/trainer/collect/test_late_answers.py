@@ -18,7 +18,7 @@ from .late import TASK, Experts, attempts, labeller
 
 
 def late_answers(gateway: Experts, **fields: Any) -> LateAnswers:
-    settings = {"deadline_s": 0.05, "join_within": 8, "refresh_s": 0.0} | fields
+    settings = {"deadline_s": 0.05, "join_within": 8, "refresh_s": 0.0, "lineage": "l0"} | fields
     weights = settings.pop("weights", {"fast": 1.0, "slow": 1.0})
     return LateAnswers(labeller=labeller(gateway, **weights), **settings)
 
@@ -27,7 +27,7 @@ async def join(late: LateAnswers, step: int, room: int = 100) -> Joined:
     # Questions that were just asked again, or let go, are answered in a few turns of the loop.
     for _ in range(5):
         await asyncio.sleep(0)
-    return await late.join(step, prefix=f"run-l0-{step}", again=f"l0-{step}", room=room)
+    return await late.join(step, prefix=f"run-l0-{step}", room=room)
 
 
 def names(rows: list[Labelled] | None) -> list[str]:
@@ -116,8 +116,8 @@ async def test_an_expert_that_is_down_is_skipped_and_asked_when_it_is_back():
     assert [experts_of(row) for row in joined.rows] == [["slow"]] * 2
     assert late.metrics()["late/waiting"] == 0
     assert [key for name, key in gateway.asked if name == "slow"] == [
-        "run/run-l0-0-0-0/slow/l0-2",
-        "run/run-l0-0-0-1/slow/l0-2",
+        "run/run-l0-0-0-0/slow/l0",
+        "run/run-l0-0-0-1/slow/l0",
     ]
 
 
@@ -137,7 +137,7 @@ async def test_a_step_without_any_answer_waits_for_the_first(gateway: Experts):
     group = await late.ask(0, attempts(0))
     asyncio.get_running_loop().call_later(0.02, gateway.waits["slow"].set)
 
-    await late.wait_for_one([group], "l0-0")
+    await late.wait_for_one([group])
 
     assert [experts_of(row) for row in late.on_time(group) or ()] == [["slow"]] * 2
 
@@ -147,7 +147,7 @@ async def test_a_step_whose_only_expert_stays_away_goes_on_without_targets():
     late.labeller.timeout_s = 0.05
     group = await late.ask(0, attempts(0))
 
-    await late.wait_for_one([group], "l0-0")
+    await late.wait_for_one([group])
 
     assert [experts_of(row) for row in late.on_time(group) or ()] == [[], []]
     assert late.labeller.dropped == {"unavailable": 2}

@@ -39,6 +39,16 @@ def test_corrections_are_counted_where_people_took_part(summary_content: dict[st
     assert "corrections: 50 rollouts sent to people, 31 stand, trained on 160 times" in together
 
 
+def test_late_answers_are_counted_where_steps_overlapped(summary_content: dict[str, Any]) -> None:
+    late = {"joined": 228, "dropped": 16, "skipped": 8, "waiting": 4}
+
+    alone = printed(terminal_summary(summary_content))
+    overlapped = printed(terminal_summary(summary_content | {"late": late}))
+
+    assert "late answers" not in alone
+    assert "late answers: 228 rows joined, 16 dropped, 8 skipped at first, 4 awaited" in overlapped
+
+
 def test_an_interval_with_zero_in_it_is_marked(summary_content: dict[str, Any]) -> None:
     unclear = {"mean": 0.02, "low": -0.01, "high": 0.05}
     content = summary_content | {"gain": {"pass@1": unclear, "pass@8": unclear}}

@@ -83,7 +83,7 @@ def test_tensorboard_shows_the_surviving_lineage(tmp_path: Path) -> None:
 
 
 def test_tensorboard_has_groups_and_pass_at_k_before_and_after(tmp_path: Path) -> None:
-    names = ("reward", "loss", "kl", "with_teacher", "dropped/timeout", "seconds/update")
+    names = ("reward", "loss", "kl", "with_teacher", "dropped/timeout", "seconds/update", "late/x")
     with MetricsLog(tmp_path, first_step=0) as log:
         log.evaluation(0, {"pass@1": 0.25})
         log.write(0, "a", dict.fromkeys(names, 1.0))
@@ -93,8 +93,8 @@ def test_tensorboard_has_groups_and_pass_at_k_before_and_after(tmp_path: Path) -
     board.Reload()
 
     assert sorted(board.Tags()["scalars"]) == [
-        *("answers/dropped/timeout", "answers/with_teacher", "held_out/pass@1", "loss/kl"),
-        *("loss/loss", "reward/reward", "seconds/update"),
+        *("answers/dropped/timeout", "answers/late/x", "answers/with_teacher", "held_out/pass@1"),
+        *("loss/kl", "loss/loss", "reward/reward", "seconds/update"),
     ]
     assert [(e.step, e.value) for e in board.Scalars("held_out/pass@1")] == [(0, 0.25), (1, 0.5)]
 

@@ -14,7 +14,7 @@ from preceptor_trainer.collect.dynamic_sampling import Judged
 from preceptor_trainer.collect.labelling import Labelled, Labeller
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.learner.learner import StepResult
-from preceptor_trainer.run.journal import corrections_of, judgements_of
+from preceptor_trainer.run.journal import corrections_of, judgements_of, late_of
 from preceptor_trainer.run.step_metrics import collect_metrics
 from preceptor_trainer.tasks.task import NOT_JUDGED
 
@@ -90,6 +90,15 @@ def test_the_summary_adds_up_failed_judgements_and_their_price() -> None:
         "unjudged": 2,
         "feedback_cost": 0.75,
     }
+
+
+def test_the_summary_adds_up_late_answers_and_is_silent_where_steps_take_turns() -> None:
+    first = {"joined": 2.0, "dropped": 0.0, "skipped": 4.0, "waiting": 6.0}
+    second = {"joined": 3.0, "dropped": 1.0, "skipped": 0.0, "waiting": 2.0}
+    lines = [{f"late/{name}": n for name, n in one.items()} for one in (first, second)]
+
+    assert late_of(lines) == {"joined": 5, "dropped": 1, "skipped": 4, "waiting": 2}
+    assert late_of([{"loss": 1.0}]) is None
 
 
 def test_the_summary_adds_up_what_people_did_and_is_silent_without_them() -> None:

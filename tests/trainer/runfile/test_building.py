@@ -131,6 +131,16 @@ def test_a_teacher_may_have_another_name_at_a_gateway_of_yours(build_file: Build
 def test_collection_goes_ahead_of_the_optimiser_where_asked(build_file: BuildFile) -> None:
     assert build_file().config.schedule == Deterministic()
     assert build_file("rollout.staleness=2").config.schedule == Overlapped(staleness=2)
+    assert build_file("rollout.staleness=9").config.schedule.overlapped.join_within == 9
+
+
+def test_a_deadline_of_a_teacher_takes_the_place_of_the_steps(build_file: BuildFile) -> None:
+    late = ("rollout.staleness=1", "rollout.deadline_s=20", "rollout.join_within=4")
+
+    config = build_file(*late, "teacher.self.deadline_s=0").config
+
+    assert config.schedule == Overlapped(staleness=1, deadline_s=20, join_within=4)
+    assert config.experts[0].deadline_s == 0
 
 
 def test_the_rate_warms_up_and_falls_to_zero_at_the_runs_end(build_file: BuildFile) -> None:

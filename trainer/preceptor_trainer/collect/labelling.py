@@ -70,9 +70,17 @@ class ExpertUse:
     wants_entropy: bool = False
     """Whether it chooses positions by the student's entropy, which is then sent with each query."""
 
+    deadline_s: float | None = None
+    """Longest wait of a step for it under an overlapped schedule, in the place of the schedule's;
+    with 0 no step waits, and all its answers join later batches."""
+
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise ValueError(f"weight of expert {self.name!r} must be positive, not {self.weight}")
+        if self.deadline_s is not None and self.deadline_s < 0:
+            raise ValueError(
+                f"deadline_s of expert {self.name!r} must not be below 0, not {self.deadline_s}"
+            )
         if self.top_k < 1:
             raise ValueError(f"top_k of expert {self.name!r} must be at least 1, not {self.top_k}")
 

@@ -1,14 +1,14 @@
 """Answers that miss a step's deadline: they join a later batch, or are dropped as too old.
 
-A step waits for its experts until a deadline, group by group, and trains on what has come. An
-expert that missed it is not waited for again before it has answered in time. Of a
+A step waits for its experts until a deadline, group by group, and trains on what has come. Of a
 group that has no answer yet nothing trains: it waits as a whole, and its rollouts train when the
 first answers come. An answer about rollouts that have trained already makes further rows of them,
 which are rollouts of their own in the records, because a rollout is consumed once. Their weight is
 that of their experts over that of the experts that the first rows had, so that each answer has the
 weight that it would have had in time; and they have no reward, which counted before.
 
-An expert that cannot be reached is not asked. When it is back, it is asked about what it missed.
+An expert that cannot be reached is not asked. When it is back, it is asked about what it missed,
+one group at a time and only while no step waits for it.
 
 Nothing joins a batch that is more than `join_within` versions newer than the policy that sampled
 it; rollouts of an older policy are weighted by the objective (`objectives/staleness.py`).
@@ -114,16 +114,23 @@ class LateAnswers:
 
     labeller: Labeller
     deadline_s: float | None
-    """Longest wait of a step for its experts; None for as long as a question may take."""
+    """Longest wait of a step for an expert that has no deadline of its own; None for as long as a
+    question may take."""
     join_within: int
     """Most versions that a row may be behind the policy that trains on it."""
+    lineage: str = ""
+    """Names repeated questions: their first tickets may have ended with an earlier lineage."""
     refresh_s: float = _REFRESH_S
     """Seconds between two looks at which experts can be reached."""
     groups: list[Group] = field(default_factory=list[Group])
     _down: frozenset[str] = frozenset()
-    _tardy: set[str] = field(default_factory=set[str])
-    """Experts that missed their last deadline: no step waits for them, until they keep one."""
     _looked_at: float | None = None
+    _awaited: Counter[str] = field(default_factory=Counter[str])
+    """Groups whose step waits for an expert, by expert."""
+    _filling: dict[str, asyncio.Task[Answers]] = field(
+        default_factory=dict[str, "asyncio.Task[Answers]"]
+    )
+    """The question to each expert about what it missed."""
     _counts: Counter[str] = field(default_factory=Counter[str])
     _behind: list[int] = field(default_factory=list[int])
 
@@ -142,16 +149,18 @@ class LateAnswers:
             else:
                 self._start(group, expert)
         self.groups.append(group)
-        await self._wait_for_punctual(group)
+        await asyncio.gather(*(self._wait(group, expert) for expert in self.labeller.experts))
         return group
 
-    async def _wait_for_punctual(self, group: Group) -> None:
-        """Waits until the deadline for experts that kept the last one; for all if none did."""
-        tasks = {name: task for name, task in group.tasks.items() if task is not None}
-        punctual = [task for name, task in tasks.items() if name not in self._tardy]
-        if awaited := punctual or list(tasks.values()):
-            _, missed = await asyncio.wait(awaited, timeout=self.deadline_s)
-            self._tardy |= {name for name, task in tasks.items() if task in missed}
+    async def _wait(self, group: Group, expert: ExpertUse) -> None:
+        """Waits for one expert's answers until its deadline."""
+        task = group.tasks.get(expert.name)
+        deadline_s = self.deadline_s if expert.deadline_s is None else expert.deadline_s
+        if task is not None:
+            self._awaited[expert.name] += 1
+            await asyncio.wait([task], timeout=deadline_s)
+            self._awaited[expert.name] -= 1
+            self._fill(expert)
 
     def on_time(self, group: Group) -> list[Labelled] | None:
         """The group's rows for its own step; None where it waits for a first answer."""
@@ -159,7 +168,7 @@ class LateAnswers:
             return None
         return self._first_rows(group, group.step)
 
-    async def wait_for_one(self, groups: Sequence[Group], again: str) -> None:
+    async def wait_for_one(self, groups: Sequence[Group]) -> None:
         """Waits until one of the groups is ready, at most as long as a question may take.
 
         Groups that are not ready then go on without the answers that are missing.
@@ -171,7 +180,7 @@ class LateAnswers:
                 for group in groups:
                     self._give_up(group, "unavailable", "the expert could not be reached")
                 return
-            await self._ask_those_back(again)
+            await self._fill_all()
             running = [task for group in groups for task in group.running]
             pause_s = min(self.refresh_s, end - clock())
             if running:
@@ -179,20 +188,19 @@ class LateAnswers:
             else:
                 await asyncio.sleep(pause_s)
 
-    async def join(self, step: int, *, prefix: str, again: str, room: int) -> Joined:
+    async def join(self, step: int, *, prefix: str, room: int) -> Joined:
         """Rows of earlier steps whose answers have come since.
 
         Args:
             step: The step whose batch they join.
             prefix: Prefix of the ids of new rollouts.
-            again: Names repeated questions of this step.
             room: Most rows; a group joins whole, and at least one.
         """
         for group in self.groups:
             if step - group.version_step > self.join_within:
                 self._counts["dropped"] += self._num_awaited(group)
                 self._give_up(group, "stale", f"it is more than {self.join_within} versions late")
-        await self._ask_those_back(again)
+        await self._fill_all()
         joined = Joined()
         for number, group in enumerate(self.groups):
             is_ready = group.step < step and group.tasks and group.is_ready(self.labeller.experts)
@@ -292,26 +300,32 @@ class LateAnswers:
             weights[name] for use in uses for name, answered in use.answered.items() if answered[i]
         )
 
-    def _start(self, group: Group, expert: ExpertUse, again: str = "") -> None:
-        group.tasks[expert.name] = asyncio.create_task(self._answers(group, expert, again))
+    def _start(self, group: Group, expert: ExpertUse, again: str = "") -> asyncio.Task[Answers]:
+        asking = self.labeller.ask_expert(expert, group.attempts, group.in_view, again=again)
+        group.tasks[expert.name] = task = asyncio.create_task(asking)
+        return task
 
-    async def _answers(self, group: Group, expert: ExpertUse, again: str) -> Answers:
-        clock = asyncio.get_running_loop().time
-        asked_at = clock()
-        answers = await self.labeller.ask_expert(expert, group.attempts, group.in_view, again=again)
-        if self.deadline_s is None or clock() - asked_at <= self.deadline_s:
-            self._tardy.discard(expert.name)
-        return answers
+    async def _fill_all(self) -> None:
+        """Has experts that can be reached asked about what they were not asked."""
+        experts = self.labeller.experts
+        if any(self._is_owed(group, expert) for group in self.groups for expert in experts):
+            await self._look()
+        for expert in experts:
+            self._fill(expert)
 
-    async def _ask_those_back(self, again: str) -> None:
-        """Asks experts that can be reached about what they were not asked."""
-        owed = [(g, e) for g in self.groups for e in self.labeller.experts if self._is_owed(g, e)]
-        if not owed:
+    def _fill(self, expert: ExpertUse) -> None:
+        """Asks about one group that an expert missed, unless a step waits for the expert.
+
+        The newest is first: the oldest would be dropped first.
+        """
+        filling = self._filling.get(expert.name)
+        is_busy = self._awaited[expert.name] or (filling is not None and not filling.done())
+        owed = [group for group in self.groups if self._is_owed(group, expert)]
+        if expert.name in self._down or is_busy or not owed:
             return
-        await self._look()
-        for group, expert in owed:
-            if expert.name not in self._down:
-                self._start(group, expert, again)
+        task = self._filling[expert.name] = self._start(owed[-1], expert, again=self.lineage)
+        # Not after a cancellation: then the run ends, or the next step goes on.
+        task.add_done_callback(lambda done: None if done.cancelled() else self._fill(expert))
 
     def _is_owed(self, group: Group, expert: ExpertUse) -> bool:
         return expert.name in group.tasks and group.tasks[expert.name] is None

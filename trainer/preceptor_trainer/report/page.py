@@ -190,6 +190,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("Held out", f"{after.num_problems} × {after.num_samples}"),
         ("Mean length", f"{before.mean_length:.1f} → {after.mean_length:.1f}"),
         *([] if people is None else [("Corrections", wording.corrections(people))]),
+        *([] if summary.late is None else [("Late answers", wording.late(summary.late))]),
         *([("Not graded", wording.count(ungraded))] if ungraded else []),
         *_feedback_facts(summary),
     ]

@@ -69,6 +69,19 @@ class Corrections(_Read):
     """Corrected sequences that steps trained on; one may count in several steps."""
 
 
+class Late(_Read):
+    """Experts' answers after their step's deadline."""
+
+    joined: int
+    """Rows of later steps that they made."""
+    dropped: int
+    """Answers that came too late for any step."""
+    skipped: int
+    """Questions that were not asked at first, because an expert could not be reached."""
+    waiting: int
+    """Answers that were still awaited at the end."""
+
+
 class Evaluated(_Read):
     """One of a run's evaluations."""
 
@@ -96,6 +109,8 @@ class Summary(_Read):
     """The one with the highest pass@k at the smallest k."""
     corrections: Corrections | None = None
     """None for a run without people."""
+    late: Late | None = None
+    """None for a run whose steps do not overlap."""
     failed_judgements: dict[str, int] = Field(default_factory=dict)
     """Judgements that failed in training, by source."""
     unjudged: int = 0

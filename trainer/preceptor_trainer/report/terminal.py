@@ -38,6 +38,8 @@ def terminal_summary(summary: Mapping[str, Any], report_path: Path | None = None
     lines = [Text(), _headline(checked), _table(checked)]
     if checked.corrections is not None:
         lines.append(Text(f"corrections: {wording.corrections(checked.corrections)}"))
+    if checked.late is not None:
+        lines.append(Text(f"late answers: {wording.late(checked.late)}"))
     if report_path is not None:
         lines.append(_pointer("report", str(report_path)))
         if checked.trace_target is not None:

@@ -6,7 +6,7 @@ The words follow the numbers: an interval that includes 0 is never called a gain
 import unicodedata
 from typing import Literal, TypeAlias
 
-from preceptor_trainer.report.run_files import Corrections, Interval, Summary
+from preceptor_trainer.report.run_files import Corrections, Interval, Late, Summary
 
 Verdict: TypeAlias = Literal["better", "unclear", "worse"]
 
@@ -61,6 +61,13 @@ def corrections(people: Corrections) -> str:
     sent = f"{count(people.sent)} rollouts sent to people"
     stand = f"{count(people.standing)} {'stands' if people.standing == 1 else 'stand'}"
     return f"{sent}, {stand}, trained on {count(people.trained)} times"
+
+
+def late(answers: Late) -> str:
+    """228 rows joined, 16 dropped, 8 skipped at first, 4 awaited"""
+    joined, dropped = count(answers.joined), count(answers.dropped)
+    skipped, waiting = count(answers.skipped), count(answers.waiting)
+    return f"{joined} rows joined, {dropped} dropped, {skipped} skipped at first, {waiting} awaited"
 
 
 def outcome(solved: bool | None) -> str:

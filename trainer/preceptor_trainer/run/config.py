@@ -156,6 +156,12 @@ class RunConfig:
         for evaluation in self.self_evaluations:
             if evaluation.name not in self.sources:
                 raise ValueError(f"self_evaluations: the task has no source {evaluation.name!r}")
+        hurried = [expert.name for expert in self.experts if expert.deadline_s is not None]
+        if hurried and self.schedule.overlapped is None:
+            raise ValueError(
+                f"deadline_s of expert {hurried[0]!r}: steps that take turns wait for every "
+                "answer; overlap them (`[rollout] staleness`, `Overlapped`)"
+            )
         if not 0 <= self.max_failed <= 1:
             raise ValueError(f"max_failed: {self.max_failed} is outside 0..1")
         for name, value, allowed in (

@@ -178,6 +178,7 @@ class Journal:
             "rollouts": int(sum(line["rollouts"] for line in lines)),
             "targets": int(sum(line["targets"] for line in lines)),
             "corrections": corrections_of(lines),
+            "late": late_of(lines),
             **judgements_of(lines),
             "versions": versions(),
             "config": describe(config),
@@ -221,6 +222,17 @@ def corrections_of(lines: Sequence[dict[str, Any]]) -> dict[str, int] | None:
         "standing": int(lines[-1].get("corrections/standing", 0)),
         "trained": int(sum(line.get("corrections/trained", 0) for line in lines)),
     }
+
+
+def late_of(lines: Sequence[dict[str, Any]]) -> dict[str, int] | None:
+    """Counts of answers after their step's deadline; None for a run whose steps do not overlap."""
+    if not any("late/joined" in line for line in lines):
+        return None
+    sums = {
+        name: int(sum(line.get(f"late/{name}", 0) for line in lines))
+        for name in ("joined", "dropped", "skipped")
+    }
+    return {**sums, "waiting": int(lines[-1].get("late/waiting", 0))}
 
 
 def judgements_of(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -223,13 +223,14 @@ class StreamedCollector(Collector):
 
     async def _batch(self, at: StepContext, groups: Sequence[Group]) -> list[Labelled]:
         """The rows of the step's groups, of participants, and of groups whose answers came late."""
-        again = f"{self.publisher.lineage}-{at.step}"
+        self.late.lineage = self.publisher.lineage
         groups = sorted(groups, key=lambda group: group.attempts[0].rollout.group)
         rows = self._on_time(groups)
-        room = max(len(rows), self.config.rollouts_per_problem)
-        joined = await self.late.join(at.step, prefix=at.prefix, again=again, room=room)
+        # In each step an expert's late answers may make one row for each of its rollouts.
+        room = max(len(rows), self.config.rollouts_per_problem) * len(self.config.experts)
+        joined = await self.late.join(at.step, prefix=at.prefix, room=room)
         if not rows and not joined.rows and groups:
-            await self.late.wait_for_one(groups, again)
+            await self.late.wait_for_one(groups)
             rows = self._on_time(groups)
         rows += await self._of_participants(at, rows)
         await self._record(joined.rollouts)

@@ -35,6 +35,7 @@ from preceptor_trainer.tasks.programming_by_example.task import EXECUTOR
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(gt=0)]
+Wait = Annotated[float, Field(ge=0)]
 EXECUTOR_USE: Final = EXECUTOR
 JUDGE_USE: Final = "judge"
 """A language model that answers the criteria of a rubric."""
@@ -377,6 +378,8 @@ class SelfTeacherSection(Section):
     """Its share where there are several teachers."""
     top_k: Positive = 32
     """Tokens of its distribution at each position."""
+    deadline_s: Wait | None = None
+    """Longest wait of a step for it, in the place of `rollout.deadline_s`; with 0 no step waits."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Further options of the expert `SelfTeacher`, such as `max_context` and `memory_mb`."""
 
@@ -398,6 +401,8 @@ class ModelTeacherSection(Section):
     """Its share where there are several teachers."""
     top_k: Positive = 32
     """Tokens of its distribution at each position."""
+    deadline_s: Wait | None = None
+    """Longest wait of a step for it, in the place of `rollout.deadline_s`; with 0 no step waits."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Further options of the expert `LargerModel`, such as `dtype` and `memory_mb`."""
 
@@ -421,6 +426,8 @@ class ServerTeacherSection(Section):
     """Its share where there are several teachers."""
     top_k: Positive = 20
     """Tokens of its distribution at each position; the server's own cap may be lower."""
+    deadline_s: Wait | None = None
+    """Longest wait of a step for it, in the place of `rollout.deadline_s`; with 0 no step waits."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Further options of the expert `OpenAIServer`."""
 

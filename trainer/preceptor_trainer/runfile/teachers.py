@@ -122,7 +122,7 @@ def _self_teacher(
         **({} if own.trust_region is None else {"trust_region": own.trust_region}),
         **own.options,
     }
-    use = ExpertUse(name=own.name, weight=own.weight, top_k=own.top_k)
+    use = ExpertUse(name=own.name, weight=own.weight, top_k=own.top_k, deadline_s=own.deadline_s)
     return use, local_service(own.name, SELF_TEACHER, options)
 
 
@@ -143,6 +143,7 @@ def _larger_model(
         weight=other.weight,
         top_k=other.top_k,
         needs_feedback=other.reads_feedback,
+        deadline_s=other.deadline_s,
     )
     return use, local_service(other.name, LARGER_MODEL, options)
 
@@ -166,6 +167,7 @@ def _server(
         top_k=server.top_k,
         needs_feedback=server.reads_feedback,
         scores_candidates=False,
+        deadline_s=server.deadline_s,
     )
     return use, local_service(server.name, OPENAI_SERVER, options)
 
