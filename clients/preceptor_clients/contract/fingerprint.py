@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
+from pydantic import BaseModel
 
 from preceptor_clients.contract.control_tokens import control_tokens
 
@@ -94,19 +95,23 @@ def settings_version(code_version: str, decides: Mapping[str, Any]) -> str:
 
 
 def content_hash(value: Any) -> str:
-    """SHA-256 of JSON values and arrays: keys sorted, arrays by type, shape and bytes."""
-    return hashlib.sha256(_canonical(value).encode()).hexdigest()
+    """SHA-256 of JSON values, messages and arrays.
+
+    Keys are sorted, fields that are None are left out, arrays go by type, shape and bytes.
+    """
+    return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()
 
 
-def _canonical(value: Any) -> str:
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_array_token
-    )
-
-
-def _array_token(value: Any) -> Any:
+def _token(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return {name: field for name, field in value.__dict__.items() if field is not None}
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{type(value)} has no content hash")
     array = np.ascontiguousarray(cast("np.ndarray", value))
     digest = hashlib.sha256(array.tobytes()).hexdigest()
     return {"$array": [array.dtype.str, list(array.shape), digest]}
+
+
+_CANONICAL: Final = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), allow_nan=False, default=_token
+)

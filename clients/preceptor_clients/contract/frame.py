@@ -197,6 +197,22 @@ def _unread_wire(array: Unread, key: str, quantised: frozenset[str]) -> tuple[st
     return array.tag, array
 
 
+class Sizes(NamedTuple):
+    """Bytes of a frame, as its prefix states them."""
+
+    header: int
+    body: int
+
+
+def sizes(data: bytes) -> Sizes | None:
+    """The sizes that a frame claims to have; None for other bytes."""
+    if len(data) < _PREFIX.size or data[:4] != MAGIC:
+        return None
+    _, _, header, body = _PREFIX.unpack_from(data)
+    # What a hostile frame claims beyond its bytes is refused as soon as it is decoded.
+    return Sizes(min(header, len(data)), body)
+
+
 def decode(
     data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS, unread: bool = False
 ) -> Any:
@@ -237,7 +253,6 @@ def decode(
         raise _malformed("arrays", f"need {expected} bytes, the body has {body_len}")
     body = _body(view[start:], encoding, body_len)
     parts = _parts(body, specs)
-    _check_elements(parts)
     arrays: list[_Array | None] = [*parts] if unread else [part.read() for part in parts]
     filled = _fill(message, arrays, limits.depth)
     # No check of the message would see an array without a reference.
@@ -308,33 +323,43 @@ def _body(rest: memoryview, encoding: int, length: int) -> memoryview:
 
 
 def _parts(body: memoryview, specs: Sequence[_Spec]) -> list[Unread]:
-    """The arrays of the body; what is between them is checked."""
+    """The arrays of the body, whose elements are checked, and what is between them."""
     parts: list[Unread] = []
+    bools: list[memoryview] = []
+    floats: list[memoryview] = []
     padding: list[memoryview] = []
     offset = 0
     for tag, shape, num_bytes, padded in specs:
         end = offset + num_bytes
-        parts.append(Unread(tag, shape, body[offset:end]))
+        part = Unread(tag, shape, body[offset:end])
+        parts.append(part)
         offset += padded
         if padded != num_bytes:
             padding.append(body[end:offset])
+        if not num_bytes:
+            _check_empty(part)
+        elif tag == "b1":
+            bools.append(part.data)
+        elif tag == "f4":
+            floats.append(part.data)
     # The padding must be zero: each message has exactly one rendering, without hidden data.
-    if b"".join(padding).strip(b"\0"):
+    if padding and b"".join(padding).strip(b"\0"):
         raise _malformed("body", "has padding that is not zero between arrays")
+    # numpy accepts any byte as a bool, but its operations do not treat values above 1 alike.
+    if any(bytes(data).strip(b"\0\1") for data in _together(bools)):
+        raise _malformed("body", "has a bool that is neither 0 nor 1")
+    for data in _together(floats):
+        if not np.logical_and.reduce(np.isfinite(np.frombuffer(data, DTYPES["f4"]))):
+            raise _malformed("body", "has NaN or infinity in an array")
     return parts
 
 
-def _check_elements(parts: Sequence[Unread]) -> None:
-    # numpy accepts any byte as a bool, but its operations do not treat values above 1 alike.
-    for data in _together(parts, "b1"):
-        if bytes(data).strip(b"\0\1"):
-            raise _malformed("body", "has a bool that is neither 0 nor 1")
-    for data in _together(parts, "f4"):
-        if not np.logical_and.reduce(np.isfinite(np.frombuffer(data, DTYPES["f4"]))):
-            raise _malformed("body", "has NaN or infinity in an array")
-    for part in parts:
-        if not part.nbytes:
-            _check_empty(part)
+def _together(found: Sequence[memoryview]) -> list[bytes | memoryview]:
+    """The bytes of some arrays: those of small arrays in one piece."""
+    if not found:
+        return []
+    large = [data for data in found if data.nbytes > _SMALL_BYTES]
+    return [*large, b"".join(data for data in found if data.nbytes <= _SMALL_BYTES)]
 
 
 def _check_empty(part: Unread) -> None:
@@ -342,13 +367,6 @@ def _check_empty(part: Unread) -> None:
         part.read()
     except ValueError as error:
         raise _malformed("arrays", f"{part.shape} is not a valid shape: {error}") from None
-
-
-def _together(parts: Sequence[Unread], tag: str) -> list[bytes | memoryview]:
-    """The elements of the arrays of a type: those of small arrays in one piece."""
-    found = [part.data for part in parts if part.tag == tag and part.nbytes]
-    large = [data for data in found if data.nbytes > _SMALL_BYTES]
-    return [*large, b"".join(data for data in found if data.nbytes <= _SMALL_BYTES)]
 
 
 def _fill(value: Any, arrays: list[_Array | None], depth: int) -> Any:

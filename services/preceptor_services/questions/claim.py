@@ -34,8 +34,8 @@ from preceptor_services.store.questions.jobs import JobRow
 from preceptor_services.store.questions.tickets import Settled
 
 _log = logging.getLogger("preceptor.gateway")
-_UNPACKING: Final = ITEM // 4
-"""One stored question; a job of up to 128 is unpacked without a thread."""
+_UNPACKING: Final = 2 * ITEM
+"""One stored question; a job of up to 64 is unpacked without a thread."""
 
 
 @dataclass(frozen=True, kw_only=True)

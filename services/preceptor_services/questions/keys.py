@@ -67,7 +67,11 @@ def feedback_answer_key(service: str, version: str, query: FeedbackQuery) -> str
 
 def payload_hash(service: str, query: PrefixQuery | FeedbackQuery) -> str:
     """Hash of the payload of an idempotency key: the query without its delivery options."""
-    fields: dict[str, Any] = query.model_dump(exclude=set(_DELIVERY), exclude_none=True)
+    fields: dict[str, Any] = {
+        name: value
+        for name, value in query.__dict__.items()
+        if value is not None and name not in _DELIVERY
+    }
     return content_hash({"service": service, "kind": type(query).__name__, "query": fields})
 
 

@@ -39,8 +39,8 @@ from preceptor_services.store.questions.states import ASKED
 from preceptor_services.store.questions.tickets import TicketRow
 
 _log = logging.getLogger("preceptor.gateway")
-_OUTCOME: Final = ITEM // 16
-"""One outcome without its answer; more than 128 are built in a thread."""
+_OUTCOME: Final = ITEM // 4
+"""One outcome without its answer; more than 512 are built in a thread."""
 Row = tuple[TicketRow, StoredAnswer | None]
 """A ticket, with its answer where it is done."""
 

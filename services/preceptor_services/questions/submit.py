@@ -1,6 +1,7 @@
 """Accepts questions: one transaction writes tickets, questions and their jobs, or nothing.
 
-Concurrent requests share a transaction. Jobs are put on the stream after the commit. If the broker
+Concurrent requests share a transaction, and then a call of the broker: jobs are put on the stream
+after the commit. If the broker
 does not accept them the tickets remain valid, and `sweep.py` puts the jobs again.
 """
 
@@ -44,8 +45,8 @@ from preceptor_services.store.questions import answers, jobs, tickets
 from preceptor_services.store.questions.jobs import JobRow
 from preceptor_services.store.questions.states import ASKED
 
-_PREPARING: Final = 2 * ITEM
-"""Keys and the compressed frame of one question."""
+_PREPARING: Final = 3 * ITEM // 2
+"""Checks and keys of one question; up to 80 short ones are prepared without a thread."""
 
 
 class Posted(NamedTuple):
@@ -79,6 +80,7 @@ class Submissions:
         self._max_queue = max_queue
         self._most_tokens = most_tokens
         self._commit = GroupCommit(self._commit_all)
+        self._put = GroupCommit(self._put_all)
 
     async def logprobs(self, caller: str, request: LogprobsRequest, watch: Watch) -> list[Posted]:
         """Accepts questions to an expert; the unanswered ones are pending in `watch`.
@@ -144,7 +146,8 @@ class Submissions:
         watch.add(question.ticket_id for question in admission.questions)
         plan = await self._commit(admission)
         watch.settle(q.ticket_id for q in admission.questions if not _is_asked(plan, q.ticket_id))
-        await self._put(plan.jobs)
+        if plan.jobs:
+            await self._put(plan.jobs)
         self._sweeper.expect(row["deadline_at"] for row in plan.tickets)
         self._count(admission.addressee.service, plan)
         return [
@@ -175,14 +178,15 @@ class Submissions:
             await _write(conn, [plan for plan in outcomes if isinstance(plan, SubmissionPlan)])
         return outcomes
 
-    async def _put(self, rows: Rows) -> None:
-        if not rows:
-            return
+    async def _put_all(self, requests: Sequence[Rows]) -> list[None]:
+        """Puts the jobs of some requests; those that the broker does not take are put later."""
+        rows = [row for request in requests for row in request]
         put = [JobRow(**{name: row[name] for name in JobRow._fields}) for row in rows]
         refused = await put_jobs(self._queue, put)
         if refused:
             async with self._database.write() as conn:
                 await jobs.mark_put(conn, refused, None)
+        return [None for _ in requests]
 
     def _count(self, service: str, plan: SubmissionPlan) -> None:
         count = self._metrics.tickets

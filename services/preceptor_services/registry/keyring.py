@@ -8,7 +8,6 @@ previous secret is valid until its grace time is over.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import logging
 from collections.abc import Mapping
@@ -155,7 +154,7 @@ class Keyring:
         return found
 
     def _digest(self, token: str) -> str:
-        return hmac.new(self._hash_key, token.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._hash_key, token.encode(), "sha256").hex()
 
 
 def _expired(name: str, until: float, *, current: bool) -> str:

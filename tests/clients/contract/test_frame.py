@@ -12,6 +12,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pydantic import BaseModel
 
 from preceptor_clients.contract import frame, grid
 from preceptor_clients.contract.arrays import MISSING
@@ -74,6 +75,26 @@ def bomb(num_bytes: int) -> bytes:
 @given(messages, st.booleans())
 def test_what_is_encoded_comes_back(message: Any, compress: bool):
     assert_same(frame.decode(frame.encode(message, compress=compress)), message)
+
+
+class Inner(BaseModel):
+    number: int | None = None
+
+
+class Outer(BaseModel):
+    free: dict[str, Any]
+    inner: tuple[Inner, ...]
+    absent: str | None = None
+
+
+def test_a_message_travels_without_the_fields_that_it_leaves_out():
+    message = Outer(free={"a": None, "b": [None, Inner()]}, inner=(Inner(), Inner(number=1)))
+
+    assert frame.encode(message) == frame.encode(message.model_dump(exclude_none=True))
+    assert frame.decode(frame.encode(message)) == {
+        "free": {"a": None, "b": [None, {}]},
+        "inner": [{}, {"number": 1}],
+    }
 
 
 @given(st.dictionaries(st.sampled_from(["logprobs_PK", "x"]), messages), st.booleans())

@@ -17,7 +17,7 @@ from preceptor_services.jobs.messages import (
     ReportReply,
     ReportRequest,
 )
-from preceptor_services.kit.threads import ITEM
+from preceptor_services.kit.threads import FRAME_ADVANTAGE, ITEM
 
 router = APIRouter(tags=["internal"])
 
@@ -31,7 +31,7 @@ async def claim(
 ) -> Response:
     """Claims jobs and returns their questions."""
     claims = await questions.claims.claim(asked)
-    size = ITEM * sum(len(job.items) for job in claims.jobs)
+    size = FRAME_ADVANTAGE * ITEM * sum(len(job.items) for job in claims.jobs)
     return await reply(request, claims, size=size, unread=True)
 
 
