@@ -32,6 +32,8 @@ from preceptor_trainer.evaluation.held_out import Evaluation, EvaluationConfig, 
 from preceptor_trainer.kit.allocator import release_freed_memory
 from preceptor_trainer.kit.placement import Placement, placement
 from preceptor_trainer.learner.engine import Engine
+from preceptor_trainer.learner.group import is_launched, launched, started
+from preceptor_trainer.learner.leader import Leader, Setup
 from preceptor_trainer.learner.learner import Learner, StepResult
 from preceptor_trainer.learner.lora import add_adapter
 from preceptor_trainer.learner.policy import Policy, WeightFolder
@@ -115,11 +117,29 @@ class Trainer:
 
     def _new_engine(self, place: Placement) -> Engine:
         config, model, trunk = self.config, self.policy.model, self.policy.trunk
+        if config.ranks > 1:
+            group = launched() if is_launched() else started(config.ranks, self.run_dir / "ranks")
+            return Leader(group, self._setup(place), self.policy)
         adapter = None if config.lora is None else add_adapter(model, config.lora, config.seed)
         if config.checkpointing:
             trunk = checkpointed(model, trunk)
         return Learner(
             model, config.optimiser, trunk=trunk, head=config.head, place=place, adapter=adapter
+        )
+
+    def _setup(self, place: Placement) -> Setup:
+        config = self.config
+        return Setup(
+            folder=config.model,
+            optimiser=config.optimiser,
+            lora=config.lora,
+            seed=config.seed,
+            head=config.head,
+            packing=config.packing,
+            checkpointing=config.checkpointing,
+            device_type=place.device.type,
+            dtype=config.dtype,
+            threads=config.threads,
         )
 
     def _new_student(self) -> Student:

@@ -9,8 +9,8 @@ from preceptor_trainer.model.packed import packed_contexts
 from preceptor_trainer.run.batching import batches_of, packing_metrics
 
 
-def settings(*, packing: bool) -> Any:
-    return SimpleNamespace(packing=packing, token_budget=12)
+def settings(*, packing: bool, ranks: int = 1) -> Any:
+    return SimpleNamespace(packing=packing, token_budget=12, ranks=ranks)
 
 
 def test_packed_batches_have_equal_numbers_of_tokens_and_tell_their_padding(make_rollout) -> None:
@@ -24,3 +24,12 @@ def test_packed_batches_have_equal_numbers_of_tokens_and_tell_their_padding(make
     assert [int(batch.response_mask_BT.sum()) for batch in padded] == [7, 7, 6]
     assert packing_metrics(packed, policy, settings(packing=True)) == {"padding": 0.0}
     assert packing_metrics(padded, policy, settings(packing=False)) == {}
+
+
+def test_there_is_a_batch_for_each_rank(make_rollout) -> None:
+    rollouts = [make_rollout(str(i), (1,), group=0) for i in range(4)]
+
+    for packing in (True, False):
+        alone = batches_of(rollouts, settings(packing=packing))
+        shared = batches_of(rollouts, settings(packing=packing, ranks=2))
+        assert (len(alone), len(shared)) == (1, 2)

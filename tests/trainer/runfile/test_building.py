@@ -310,3 +310,10 @@ def test_an_adapter_is_part_of_the_run(build_file: BuildFile) -> None:
 def test_an_adapter_for_a_layer_that_the_model_lacks_is_refused(build_file: BuildFile) -> None:
     with pytest.raises(ValueError, match=r"model\.lora\.targets: the model has no layer 'query'"):
         build_file("model.lora.targets=query")
+
+
+def test_the_number_of_ranks_is_no_setting_that_a_run_goes_on_with(build_file: BuildFile) -> None:
+    two = build_file("run.ranks=2").config
+
+    assert two.ranks == 2
+    assert describe(two) == describe(build_file().config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
@@ -17,6 +18,8 @@ from preceptor_trainer.commands.run_file import Place, names_file, refuse_option
 from preceptor_trainer.commands.training import beside, said_of, show, train, trainer_key
 from preceptor_trainer.deployment.local import LocalDeployment, write_settings
 from preceptor_trainer.kit.loading import load_named
+from preceptor_trainer.learner.follower import follow
+from preceptor_trainer.learner.group import is_launched, launched
 from preceptor_trainer.recipes.quickstart import quickstart
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.run.standing import Standing
@@ -75,6 +78,9 @@ def train_command(
     extend: Extend = None,
 ) -> None:
     """Trains by a file or a recipe; started again, it continues."""
+    if is_launched() and int(os.environ["RANK"]) > 0:
+        follow(launched())
+        return
     if names_file(what):
         refuse_options(("--seed", seed), ("--option", option))
         place = Place(run_dir=run_dir, gateway=gateway, key_file=key_file)

@@ -27,8 +27,10 @@ from preceptor_trainer.runfile.schema import RunFile, settings_of
 
 FILE_SETTINGS: Final = "run_file.json"
 """The file's keys with which the run was begun."""
-_MAY_CHANGE: Final = frozenset({"run.gateway", "run.key_file", "run.folder", "run.name"})
-"""Keys of the place of a run, which change nothing of it."""
+_MAY_CHANGE: Final = frozenset(
+    {"run.gateway", "run.key_file", "run.folder", "run.name", "run.ranks"}
+)
+"""Keys of the place of a run, which change nothing of it but the order of sums."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from preceptor_trainer.collect.prompts import NoPromptFits
 from preceptor_trainer.commands.going_on import Planned, Start, kept_by
 from preceptor_trainer.deployment.failures import said_plainly
 from preceptor_trainer.evaluation.held_out import NotGraded
+from preceptor_trainer.learner.group import RankEnded, is_launched
 from preceptor_trainer.loop import Trainer
 from preceptor_trainer.report import REPORT_FILE, terminal_summary
 from preceptor_trainer.run.collecting import AttemptsFailed
@@ -42,11 +45,12 @@ async def train(planned: Planned, run_dir: Path, url: str, key: str) -> dict[str
     log_if_asked()
     start_tracing("trainer")
     run_dir.mkdir(parents=True, exist_ok=True)
+    config = planned.config
+    if is_launched():
+        config = replace(config, ranks=int(os.environ["WORLD_SIZE"]))
     async with GatewayClient(url, key) as gateway:
         with Progress() as progress:
-            trainer = Trainer(
-                planned.config, run_dir, gateway, progress, may_grow=planned.is_extended
-            )
+            trainer = Trainer(config, run_dir, gateway, progress, may_grow=planned.is_extended)
             return await trainer.run()
 
 
@@ -56,7 +60,7 @@ def said_of(start: Start, key_file: Path | None = None) -> AbstractContextManage
         lambda: kept_by(start.run_dir),
         start.to_continue(),
         key_file=key_file,
-        also=(AnotherGateway, AttemptsFailed, NoPromptFits, NotGraded, SourcesFail),
+        also=(AnotherGateway, AttemptsFailed, NoPromptFits, NotGraded, RankEnded, SourcesFail),
     )
 
 

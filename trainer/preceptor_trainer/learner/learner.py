@@ -26,14 +26,14 @@ from preceptor_clients.contract.arrays import MISSING
 from preceptor_trainer.kit.placement import CPU, Placement
 from preceptor_trainer.learner.lora import Adapter, check_merged
 from preceptor_trainer.learner.passes import Passes
-from preceptor_trainer.learner.shares import shares_of
+from preceptor_trainer.learner.shares import Share, shares_of
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.model.credit import cross_entropy
 from preceptor_trainer.model.heads.by_size import head_by_size
 from preceptor_trainer.model.heads.head import Head, at_least_float32
 from preceptor_trainer.model.statistics import StudentStatistics
 from preceptor_trainer.model.trunk import Trunk, padded
-from preceptor_trainer.model.weights import load_weights, weights_of
+from preceptor_trainer.model.weights import load_weights, weights_of, whole
 from preceptor_trainer.objectives import Advantages, Objective
 from preceptor_trainer.objectives.metrics import Mean
 
@@ -140,7 +140,7 @@ class Learner:
         self.num_steps = 0
         self.num_skipped = 0
         self._adapter = adapter
-        self._passes = Passes(model, trunk, head, place, adapter)
+        self._passes = self._arranged(Passes(model, trunk, head, place, adapter))
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._optimiser = torch.optim.AdamW(
             _decay_groups(self._parameters, config.weight_decay),
@@ -163,8 +163,8 @@ class Learner:
         self._optimiser.zero_grad(set_to_none=True)
         loss, metrics, credits = self._accumulate(batches, objective)
         # Also called without a bound, because it measures the norm.
-        grad_norm = nn.utils.clip_grad_norm_(
-            self._parameters, self.config.max_grad_norm or float("inf")
+        grad_norm = whole(
+            nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm or float("inf"))
         )
         lr = self._set_lr()
         # One NaN would stay in the moment estimates, and so in every later step.
@@ -197,7 +197,7 @@ class Learner:
             raise ValueError("batches is empty")
         device = self._parameters[0].device
         batches = [batch.to(device) for batch in batches]
-        statistics = [self._statistics(objective, None, batch) for batch in batches]
+        statistics = self._statistics(objective, None, batches)
         advantages = objective.advantages(statistics, batches)
         denominator = objective.denominator(batches)
         loss, metrics, credits = 0.0, dict[str, Mean](), list[RolloutCredit]()
@@ -266,12 +266,21 @@ class Learner:
         self, batches: Sequence[TrainBatch], objective: Objective
     ) -> tuple[Tensor, dict[str, Mean], list[RolloutCredit]]:
         """Leave the step's gradient in the parameters."""
-        loss, metrics = torch.zeros((), device=batches[0].input_ids_BL.device), dict[str, Mean]()
-        credits: list[RolloutCredit] = []
         # Made before the first backward pass, from all batches.
         dtype = at_least_float32(self._parameters[0].dtype)
         statistics = partial(self._statistics, objective, self.num_steps)
-        for share in shares_of(batches, objective, statistics, dtype):
+        return self._passed(shares_of(batches, objective, statistics, dtype))
+
+    def _passed(
+        self, shares: Sequence[Share | None]
+    ) -> tuple[Tensor, dict[str, Mean], list[RolloutCredit]]:
+        """Forward and backward pass of each share; of nothing where there is none."""
+        loss = torch.zeros((), device=self._parameters[0].device)
+        metrics, credits = dict[str, Mean](), list[RolloutCredit]()
+        for share in shares:
+            if share is None:
+                cast(Any, self._passes.nothing()).backward()
+                continue
             batch = share.batch
             result = self._passes.loss(share, self.num_steps)
             # Batch by batch, so that only one batch has activations in memory; gradients add up in
@@ -288,9 +297,13 @@ class Learner:
         return loss, metrics, credits
 
     def _statistics(
-        self, objective: Objective, step: int | None, batch: TrainBatch
-    ) -> StudentStatistics:
-        return self._passes.statistics(batch, objective.needs, step)
+        self, objective: Objective, step: int | None, batches: Sequence[TrainBatch]
+    ) -> list[StudentStatistics]:
+        return [self._passes.statistics(batch, objective.needs, step) for batch in batches]
+
+    def _arranged(self, passes: Passes) -> Passes:
+        """The passes with their weights where the optimiser will find them."""
+        return passes
 
     def _set_lr(self) -> float:
         rate = self.config.rate_at(self.num_steps)

@@ -10,7 +10,7 @@ trunk calls the model's parts, and heads read the output embedding's weights.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import cast
+from typing import Final, cast
 
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from preceptor_trainer.kit.placement import Placement
 from preceptor_trainer.kit.seeding import derived_seed
 from preceptor_trainer.learner.lora import Adapter
 from preceptor_trainer.learner.shares import Share
-from preceptor_trainer.model.batch import TrainBatch
+from preceptor_trainer.model.batch import TrainBatch, TrainRollout, collate
 from preceptor_trainer.model.heads.head import Head, HeadLoss
 from preceptor_trainer.model.statistics import Needs, StudentStatistics
 from preceptor_trainer.model.trunk import CausalModel, Trunk
@@ -26,6 +26,11 @@ from preceptor_trainer.objectives import Advantages
 from preceptor_trainer.objectives.metrics import Mean
 
 Result = HeadLoss[tuple[Advantages, dict[str, Mean]]]
+
+_SMALLEST: Final = collate(
+    [TrainRollout(rollout_id="", group=0, prompt_ids=(0,), response_ids=(0,))]
+)
+"""A batch of one token, whose rollout has no name."""
 
 
 class Passes(nn.Module):
@@ -51,9 +56,15 @@ class Passes(nn.Module):
         _, stats = self(batch, needs, None, step)
         return cast(StudentStatistics, stats)
 
+    def nothing(self) -> Tensor:
+        """A pass through all layers whose loss and gradients are 0."""
+        device = next(self.model.parameters()).device
+        loss, _ = self(_SMALLEST.to(device), Needs(), None, None)
+        return loss
+
     def forward(
         self, batch: TrainBatch, needs: Needs, share: Share | None, step: int | None
-    ) -> tuple[Tensor | None, Result | StudentStatistics]:
+    ) -> tuple[Tensor | None, Result | StudentStatistics | None]:
         """A share's loss with gradient, or statistics where there is no share.
 
         Args:
@@ -67,6 +78,8 @@ class Passes(nn.Module):
         with self._dropping(batch, step), self._place.computing():
             hidden_NH = self._trunk(model, batch)
             output = model.get_output_embeddings()
+            if batch.rollout_ids == _SMALLEST.rollout_ids:
+                return cast(Tensor, output(hidden_NH)).sum() * 0.0, None
             if share is None:
                 return None, self._head(hidden_NH, output, batch, needs)
             result = self._head.loss(hidden_NH, output, batch, needs, share)

@@ -57,7 +57,7 @@ class Share:
 def shares_of(
     batches: Sequence[TrainBatch],
     objective: Objective,
-    statistics: Callable[[TrainBatch], StudentStatistics],
+    statistics: Callable[[Sequence[TrainBatch]], Sequence[StudentStatistics]],
     dtype: torch.dtype,
 ) -> list[Share]:
     """The shares of all batches of one step.
@@ -65,7 +65,7 @@ def shares_of(
     Args:
         batches: the whole step.
         objective: what is minimised.
-        statistics: of the policy before the step; called only for parts of split groups.
+        statistics: of the policy before the step; called once, and only for parts of split groups.
         dtype: of statistics.
     """
     # Over all batches: each share is divided by the same number, so the gradient does not depend on
@@ -81,7 +81,7 @@ def shares_of(
             rules[i] = partial(_beside_parts, objective, parts, unknown, place)
     elif split:
         with torch.no_grad():
-            known = objective.advantages([statistics(part) for part in parts], parts)
+            known = objective.advantages(statistics(parts), parts)
         for i, advantages in zip(split, known, strict=True):
             rules[i] = partial(_already_known, advantages)
     return [

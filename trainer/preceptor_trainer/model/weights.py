@@ -7,11 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the parameters. Tied ones are there once, as the file format wants them."""
     return {name: p.detach().clone().contiguous() for name, p in model.named_parameters()}
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be divided between processes, put together; all of them must call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

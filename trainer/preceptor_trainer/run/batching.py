@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -16,7 +17,12 @@ from preceptor_trainer.run.config import RunConfig
 def batches_of(rollouts: Sequence[TrainRollout], config: RunConfig) -> list[TrainBatch]:
     """Batches within the run's budget of tokens: even ones where rows are packed."""
     make = make_even_batches if config.packing else make_batches
-    return make(rollouts, token_budget=config.token_budget)
+    budget = config.token_budget
+    if config.ranks > 1:
+        # At least one for each rank, as far as there are rollouts.
+        num_tokens = sum(len(row.prompt_ids) + row.num_tokens for row in rollouts)
+        budget = min(budget, math.ceil(num_tokens / config.ranks))
+    return make(rollouts, token_budget=budget)
 
 
 def packing_metrics(

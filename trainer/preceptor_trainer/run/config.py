@@ -115,6 +115,9 @@ class RunConfig:
     beyond it the run stops with the reason."""
     threads: int = 2
     """Threads of torch; part of what makes a run repeatable."""
+    ranks: int = field(default=1, repr=False)
+    """Processes that share the update, each on a GPU of its own where there are GPUs. A run may go
+    on with another number."""
     device: str = "auto"
     """Torch device of the student; `auto` is the GPU where torch sees one, else the CPU."""
     dtype: Precision = "float32"
@@ -149,6 +152,7 @@ class RunConfig:
             ("rollouts_per_problem", self.rollouts_per_problem),
             ("checkpoint_every", self.checkpoint_every),
             ("keep", self.keep),
+            ("ranks", self.ranks),
             ("max_prompt", self.max_prompt),
         ):
             if value is not None and value < 1:

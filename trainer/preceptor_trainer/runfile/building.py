@@ -178,6 +178,7 @@ def _config(run_file: RunFile, parts: _Parts, name: str) -> RunConfig:
         log=run.log,
         timeout_s=run.timeout_s,
         max_failed=run_file.feedback.max_failed,
+        ranks=run.ranks,
         threads=run.threads,
         device=run_file.model.device,
         dtype=run_file.model.dtype,

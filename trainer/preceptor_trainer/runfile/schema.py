@@ -558,6 +558,9 @@ class RunSection(Section):
     these names."""
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
     """Longest wait for feedback, and for teachers."""
+    ranks: Positive = 1
+    """Processes of this machine that share the update, each on a GPU of its own where there are
+    GPUs; a run may go on with another number."""
     threads: Positive = 2
     """Threads of torch, in the trainer and in each teacher on this machine."""
     gateway: str | None = None

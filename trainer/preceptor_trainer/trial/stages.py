@@ -108,6 +108,7 @@ def trial_config(config: RunConfig, num_rows: int) -> RunConfig:
     return replace(
         config,
         steps=1,
+        ranks=1,
         problems=first_rows,
         evaluation=None,
         participants=(),
