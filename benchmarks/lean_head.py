@@ -138,7 +138,7 @@ def through(
     return head.loss(hidden_NH, output, batch, objective.needs, share).loss
 
 
-def no_other_batch(batch: TrainBatch) -> Any:
+def no_other_batch(batches: Sequence[TrainBatch]) -> Any:
     """All groups are whole."""
     raise AssertionError("a group is split")
 
