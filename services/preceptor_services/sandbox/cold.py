@@ -8,23 +8,24 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from preceptor_services.sandbox.command import PYTHON, Command, CommandLimits, EndedBy, Execution
-from preceptor_services.sandbox.expressions import outcome
-from preceptor_services.sandbox.isolation import Ended, Limits, Outcome, ProgramRun
+from preceptor_services.sandbox.command import (
+    PYTHON,
+    Command,
+    CommandLimits,
+    EndedBy,
+    Execution,
+    ended_by_signal,
+)
+from preceptor_services.sandbox.expressions import end_of, outcome
+from preceptor_services.sandbox.isolation import Limits, Outcome, ProgramRun
 
 STDIN: Final = ".preceptor-stdin"
 RESULT: Final = ".preceptor-result"
 _EVALUATE: Final = Path(__file__).with_name("inside") / "evaluate.py"
-_ENDS: Final[Mapping[EndedBy, Ended]] = {
-    "cpu_time": "timeout",
-    "wall_time": "timeout",
-    "output": "output_limit",
-}
 
 
 def script(command: Command, limits: CommandLimits, python: str) -> str:
@@ -45,11 +46,8 @@ def ended(status: int, *, timed_out: bool, over: bool) -> EndedBy:
         return "wall_time"
     if over:
         return "output"
-    if status in (-24, 128 + 24):  # SIGXCPU
-        return "cpu_time"
-    if status in (-25, 128 + 25):  # SIGXFSZ
-        return "files"
-    return "signal" if status < 0 else "exit"
+    told = ended_by_signal(-status if status < 0 else status - 128)
+    return "exit" if told == "signal" and status >= 0 else told
 
 
 def cut(found: Execution, limits: CommandLimits) -> Execution:
@@ -91,7 +89,4 @@ def expression_limits(limits: Limits) -> CommandLimits:
 
 def expression_outcome(found: Execution, num_cases: int) -> Outcome:
     """The outcome of an expression that was evaluated by a command."""
-    how: Ended = _ENDS.get(found.ended_by) or "crashed"
-    if found.exit_code == 0:
-        how = "finished"
-    return outcome(how, found.result, num_cases)
+    return outcome(end_of(found.ended_by, found.exit_code), found.result, num_cases)

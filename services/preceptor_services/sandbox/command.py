@@ -19,6 +19,7 @@ from preceptor_services.sandbox.isolation import Isolation
 
 EndedBy = Literal["exit", "signal", "cpu_time", "wall_time", "memory", "output", "files"]
 """What ended a command: itself, a signal of the kernel, or the limit that it reached."""
+_LIMIT_SIGNALS: Final[dict[int, EndedBy]] = {24: "cpu_time", 25: "files"}  # SIGXCPU, SIGXFSZ
 PYTHON: Final = "python"
 """As `argv[0]`: the sandbox's own interpreter, which is warm where the rung can keep one."""
 RESULT_FD: Final = 3
@@ -96,6 +97,11 @@ class Execution:
     """Largest memory of one process; 0 where the rung does not report it."""
     rung: str
     """Name of the rung that it ran under."""
+
+
+def ended_by_signal(number: int) -> EndedBy:
+    """The limit that the kernel tells by a signal, or `signal`."""
+    return _LIMIT_SIGNALS.get(number, "signal")
 
 
 class Sandbox(Isolation, Protocol):

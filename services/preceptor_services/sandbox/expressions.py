@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, Final, cast
 
+from preceptor_services.sandbox.command import EndedBy
 from preceptor_services.sandbox.isolation import CaseResult, Ended, Outcome
+
+_LIMITS: Final[Mapping[EndedBy, Ended]] = {
+    "cpu_time": "timeout",
+    "wall_time": "timeout",
+    "output": "output_limit",
+}
+
+
+def end_of(ended_by: EndedBy, exit_code: int | None) -> Ended:
+    """How an expression ended, of how its process did."""
+    if ended_by == "exit" and exit_code == 0:
+        return "finished"
+    return _LIMITS.get(ended_by) or "crashed"
 
 
 def outcome(ended: Ended, reply: bytes, num_cases: int) -> Outcome:

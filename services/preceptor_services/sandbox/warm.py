@@ -22,13 +22,18 @@ from typing import Any, Final, NoReturn, cast
 
 from pydantic import JsonValue
 
-from preceptor_services.sandbox.command import Command, CommandLimits, EndedBy, Execution
-from preceptor_services.sandbox.expressions import outcome
+from preceptor_services.sandbox.command import (
+    Command,
+    CommandLimits,
+    EndedBy,
+    Execution,
+    ended_by_signal,
+)
+from preceptor_services.sandbox.expressions import end_of, outcome
 from preceptor_services.sandbox.inside import leftovers
 from preceptor_services.sandbox.interpreter import Interpreter
 from preceptor_services.sandbox.isolation import (
     MAX_SLOTS,
-    Ended,
     IsolationFailed,
     Limits,
     Outcome,
@@ -153,7 +158,7 @@ class WarmSandbox:
             "limits": {**asdict(limits), **_EXPRESSION},
         }
         (result,), reply = self._ask(asked, _request(request), None, 1, limits.output_bytes)
-        return outcome(_expression_end(reply), result, len(attempt.inputs))
+        return outcome(end_of(_command_end(reply), reply["status"]), result, len(attempt.inputs))
 
     def execute(self, command: Command, limits: CommandLimits | None = None) -> Execution:
         """Runs one command and removes everything that it left.
@@ -354,23 +359,5 @@ def _command_end(reply: dict[str, Any]) -> EndedBy:
         return "output"
     if reply["ended"] is not None:
         return cast("EndedBy", reply["ended"])
-    match reply["status"]:
-        case -24:  # SIGXCPU
-            return "cpu_time"
-        case -25:  # SIGXFSZ
-            return "files"
-        case status:
-            return "signal" if status < 0 else "exit"
-
-
-def _expression_end(reply: dict[str, Any]) -> Ended:
-    ended = _command_end(reply)
-    match ended:
-        case "exit":
-            return "finished" if reply["status"] == 0 else "crashed"
-        case "cpu_time" | "wall_time":
-            return "timeout"
-        case "output":
-            return "output_limit"
-        case _:
-            return "crashed"
+    status: int = reply["status"]
+    return ended_by_signal(-status) if status < 0 else "exit"

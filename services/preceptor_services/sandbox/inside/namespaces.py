@@ -14,7 +14,6 @@ _FLAGS = (
 )  # fmt: skip
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 FOLDER, EMPTY = "/tmp", "/empty"
-_READ_ONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
 
 
 def enter(root: str, visible: list[str]) -> int:
@@ -93,7 +92,8 @@ def _show(root: str, path: str) -> None:
     else:
         os.close(os.open(target, os.O_CREAT, 0o444))
     linux.mount(path, target, "", linux.MS_BIND | linux.MS_REC)
-    linux.set_mount_flags(target, _READ_ONLY | _NOSUID | _NODEV)
+    # The attributes of this call have the numbers of `mount`'s flags.
+    linux.set_mount_flags(target, linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV)
 
 
 def _enter_root(root: str) -> int:

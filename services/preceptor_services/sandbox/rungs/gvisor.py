@@ -34,6 +34,9 @@ from preceptor_services.sandbox.isolation import (
 from preceptor_services.sandbox.rungs.rung import Rung, RungOptions
 
 _FOLDER: Final = "/tmp"
+_MARK: Final = "/begun"
+"""Written by the shell before the program: where it is untouched, `runsc` failed and no program."""
+_UNTOUCHED: Final = 1
 _GRACE_S: Final = 30.0
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
@@ -96,9 +99,14 @@ class GvisorSandbox:
         try:
             bundle.chmod(0o711)
             folder = _prepare(bundle, command, self._uid)
-            configuration = _bundle(self._python, folder, self._uid, command, limits)
+            mark = _make_mark(bundle)
+            configuration = _bundle(self._python, folder, mark, self._uid, command, limits)
             (bundle / "config.json").write_text(json.dumps(configuration))
-            return self._run(bundle, folder, command, limits)
+            found = self._run(bundle, folder, command, limits)
+            if mark.stat().st_mtime_ns == _UNTOUCHED:
+                said = found.stderr.decode("utf-8", "replace").strip()[-300:]
+                raise IsolationFailed(f"gvisor: runsc failed: {said or found.ended_by}")
+            return found
         finally:
             with contextlib.suppress(OSError):
                 leftovers.empty(str(bundle))
@@ -169,8 +177,22 @@ def _prepare(bundle: Path, command: Command, uid: int) -> Path:
     return folder
 
 
+def _make_mark(bundle: Path) -> Path:
+    """A file that a program may write, and not remove; only its owner may set its time."""
+    mark = bundle / "begun"
+    mark.touch()
+    mark.chmod(0o622)
+    os.utime(mark, ns=(_UNTOUCHED, _UNTOUCHED))
+    return mark
+
+
 def _bundle(
-    python: Interpreter, folder: Path, uid: int, command: Command, limits: CommandLimits
+    python: Interpreter,
+    folder: Path,
+    mark: Path,
+    uid: int,
+    command: Command,
+    limits: CommandLimits,
 ) -> dict[str, Any]:
     """An OCI bundle's configuration. https://github.com/opencontainers/runtime-spec"""
     read_only = ["rbind", "ro", "nosuid", "nodev"]
@@ -183,11 +205,13 @@ def _bundle(
             "source": str(folder),
             "options": ["rbind", "rw", "nosuid", "nodev"],
         },
+        {"destination": _MARK, "type": "bind", "source": str(mark), "options": ["bind", "rw"]},
     ]
     for path in python.visible:
         real = os.path.realpath(path)
         mounts.append({"destination": path, "type": "bind", "source": real, "options": read_only})
-    shell = ["/bin/sh", "-c", cold.script(command, limits, python.program)]
+    begun = f"echo >>{_MARK}\n"
+    shell = ["/bin/sh", "-c", begun + cold.script(command, limits, python.program)]
     return {
         "ociVersion": "1.0.2",
         "process": {
