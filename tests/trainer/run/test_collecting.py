@@ -73,3 +73,14 @@ async def test_more_of_them_than_allowed_end_the_run_with_the_reason():
 
     with pytest.raises(AttemptsFailed, match=r"2 of 4 attempts .* the first: gone"):
         await made._without_failed(list(ATTEMPTS))
+
+
+async def test_the_share_is_of_a_step_so_that_one_lost_group_of_dynamic_sampling_ends_no_run():
+    made, _ = collector(0.25)
+
+    first = await made._without_failed([rollout(i, None) for i in range(4)])
+    lost = await made._without_failed([rollout(4, "gone")])
+
+    assert (len(first), lost) == (4, [])
+    with pytest.raises(AttemptsFailed, match="3 of 7 attempts"):
+        await made._without_failed([rollout(5, "gone"), rollout(6, "gone")])

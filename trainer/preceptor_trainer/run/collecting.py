@@ -64,7 +64,9 @@ class Collector:
     participants: Sequence[Participant] = field(default_factory=list[Participant])
     student_is_free: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the student is used; steps that overlap and evaluations share it."""
+    _num_sampled: int = 0
     _num_failed: int = 0
+    """Of a step's attempts so far, which dynamic sampling draws in several calls."""
 
     async def collect(self, step: int) -> Collected:
         """Samples one step's rollouts and has them labelled."""
@@ -102,7 +104,7 @@ class Collector:
             student=self.student,
             params=self.config.sampling,
         )
-        self._num_failed = 0
+        self._num_sampled = self._num_failed = 0
         return at, fitted(self.config.problems(step), self.student.chat_ids, self.prompt_limit)
 
     def _check(self, judged: Judged, step: int) -> None:
@@ -152,6 +154,8 @@ class Collector:
         async def judge(problems: Sequence[Problem], first_group: int) -> list[Attempt]:
             with timer.phase("sampling"):
                 rollouts = await self._sample(at, problems, first_group, randomness)
+            if not rollouts:
+                return []
             with timer.phase("feedback"):
                 attempts = await self.labeller.feedback(rollouts)
                 await self.labeller.record_own(attempts)
@@ -201,6 +205,8 @@ class Collector:
     async def _prepared(self, rollouts: list[Rollout]) -> list[Rollout]:
         """The rollouts with what experts need of the student, on record."""
         config = self.config
+        if not rollouts:  # nothing answered any of them
+            return rollouts
         if num_candidates := config.objective.needs.num_candidates:
             rollouts = await self.student.with_candidates(rollouts, num_candidates)
         if any(expert.wants_entropy for expert in config.experts):
@@ -212,19 +218,20 @@ class Collector:
         """Those that were answered to their end; the others are recorded and counted.
 
         Raises:
-            AttemptsFailed: they are more than `Dialogue.max_failed` of all.
+            AttemptsFailed: they are more than `Dialogue.max_failed` of the step's so far.
         """
         failed = [r for r in rollouts if r.failure is not None]
+        self._num_sampled += len(rollouts)
+        self._num_failed += len(failed)
         if not failed:
             return rollouts
         await self._record([r for r in failed if len(r.response_ids)])
-        self._num_failed += len(failed)
-        dialogue = self.config.dialogue
-        most = 0.0 if dialogue is None else dialogue.max_failed * len(rollouts)
-        if dialogue is not None and (len(failed) > most or len(failed) == len(rollouts)):
+        dialogue, num_failed = self.config.dialogue, self._num_failed
+        most = 0.0 if dialogue is None else dialogue.max_failed * self._num_sampled
+        if dialogue is not None and (num_failed > most or num_failed == self._num_sampled):
             raise AttemptsFailed(
-                f"{len(failed)} of {len(rollouts)} attempts of a step were not answered, more than "
-                f"max_failed = {dialogue.max_failed:g} allows; the first: {failed[0].failure}"
+                f"{num_failed} of {self._num_sampled} attempts of a step were not answered, more "
+                f"than max_failed = {dialogue.max_failed:g} allows; the first: {failed[0].failure}"
             )
         return [r for r in rollouts if r.failure is None]
 
