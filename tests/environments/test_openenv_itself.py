@@ -1,7 +1,8 @@
-"""OpenEnv's own server with an environment of its own `init`: trained in, and killed in the middle.
+"""OpenEnv's own server with environments of its `init` and of its `import`: trained in, and killed.
 
 `make openenv` makes an environment with the package and runs this; PRECEPTOR_OPENENV_PYTHON names
-its Python. The scaffold echoes a message and rewards its length, in one session at a time.
+its Python. The scaffold echoes a message and rewards its length. What is imported is an environment
+of verifiers, in the form that it had before its version 0.4. Both take one session at a time.
 """
 
 from __future__ import annotations
@@ -43,6 +44,26 @@ prompts_per_step = 2
 [run]
 steps = 2
 """
+# Made when it is imported: verifiers sets handlers of signals, which only the main thread may.
+IMPORTED = """
+import verifiers as vf
+from datasets import Dataset
+
+def brevity(completion, **_):
+    return 1 / (1 + len(completion[-1]["content"]))
+
+ROWS = [{"question": f"[{i}]->[{i},{i}]", "answer": str(i)} for i in range(4)]
+MADE = vf.SingleTurnEnv(dataset=Dataset.from_list(ROWS), rubric=vf.Rubric(funcs=[brevity]))
+
+def load_environment():
+    return MADE
+"""
+BY_TOOL = """
+actions = "field"
+action_tool = "submit"
+action_field = "completion"
+sessions = 4
+"""
 ROWS = [{"prompt": f"[{i}]->[{i},{i}]"} for i in range(4)]
 
 
@@ -53,6 +74,7 @@ class Served:
     folder: Path
     port: int
     processes: Processes
+    app: str = "server.app:app"
     process: Process | None = None
 
     @property
@@ -60,7 +82,7 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        words = [PYTHON, "-m", "uvicorn", "server.app:app", "--port", str(self.port)]
+        words = [PYTHON, "-m", "uvicorn", self.app, "--port", str(self.port)]
         self.process = self.processes.start(words, self.folder, self.folder / "server.log")
         wait_for(self.answers)
 
@@ -85,13 +107,13 @@ asyncio.run(main())
         return done.stdout.strip() == b"observation"
 
 
-Serve = Callable[[Path], Served]
+Serve = Callable[..., Served]
 
 
 @pytest.fixture
 def serve(processes: Processes) -> Serve:
-    def started(folder: Path) -> Served:
-        server = Served(folder=folder, port=free_port(), processes=processes)
+    def started(folder: Path, **settings: str) -> Served:
+        server = Served(folder=folder, port=free_port(), processes=processes, **settings)
         server.start()
         return server
 
@@ -103,6 +125,33 @@ def echo(tmp_path: Path, serve: Serve) -> Served:
     init = [PYTHON.parent / "openenv", "init", "echo_env"]
     subprocess.run(init, cwd=tmp_path, check=True, capture_output=True)
     return serve(tmp_path / "echo_env")
+
+
+@pytest.fixture
+def brief(tmp_path: Path, serve: Serve) -> Served:
+    source = tmp_path / "brief"
+    source.mkdir()
+    (source / "brief.py").write_text(IMPORTED)
+    words = ["import", source, "--name", "brief_env", "--output-dir", tmp_path / "imported"]
+    made = [PYTHON.parent / "openenv", *words]
+    subprocess.run(made, cwd=tmp_path, check=True, capture_output=True)
+    return serve(tmp_path / "imported", app="brief_env.server.app:app")
+
+
+def test_two_steps_are_trained_in_an_environment_of_verifiers_that_openenv_imported(
+    training: Training, brief: Served
+):
+    before, after = RUN.split("actions = ")[0], RUN[RUN.index("[rollout]") :]
+    rows = [row | {"split": "train", "index": i} for i, row in enumerate(ROWS)]
+    training.write(before.replace("URL", brief.url) + BY_TOOL + after, rows)
+
+    training.finish()
+
+    lines = training.lines()
+    assert [line["rollouts"] for line in lines] == [4, 4]
+    assert all(0 < line["reward"] <= 1 for line in lines)
+    assert "rollouts/failed" not in lines[0]
+    wait_for(brief.has_a_place)
 
 
 def test_two_steps_are_trained_in_an_environment_of_openenv(training: Training, echo: Served):

@@ -26,6 +26,8 @@ class GuessServer:
 
     capacity: int = 4
     rewards: bool = True
+    at_reset: float | None = None
+    calls: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     dies_at: str | None = None
     silent_at: str | None = None
     active: int = 0
@@ -77,8 +79,11 @@ class GuessServer:
             if message["type"] == "reset":
                 self.resets.append(data)
                 right = str(data["seed"])
-                await socket.send(observed("guess", None, done=False))
+                await socket.send(observed("guess", self.at_reset, done=False))
                 continue
+            if data.get("type") == "call_tool":
+                self.calls.append(data)
+                data = data["arguments"]
             guess = data.get("guess")
             if guess == self.dies_at is not None:
                 socket.transport.abort()

@@ -17,7 +17,7 @@ from .openenv_server import GuessServer, guessing
 
 def dialogue(server: GuessServer, **fields) -> Dialogue:
     given = {"actions": "field", "action_field": "guess", "observation_field": "said"}
-    turns = {name: fields.pop(name) for name in ("max_turns",) if name in fields}
+    turns = {name: fields.pop(name) for name in ("max_turns", "turn_tokens") if name in fields}
     settings = given | {"timeout_s": 20.0} | fields
     return Dialogue(environment=OpenEnv(url=server.url, **settings), **turns)
 
@@ -87,6 +87,28 @@ async def test_a_missing_reward_stays_missing(play):
 
     assert played.rollouts[0].episode.reward is None
     assert played.rollouts[0].failure is None
+
+
+@pytest.mark.parametrize("at_reset", [None, 0.0])
+async def test_an_attempt_without_an_action_has_the_reward_of_the_reset_or_none(play, at_reset):
+    async with guessing(at_reset=at_reset) as server:
+        by_json = dialogue(server, actions="json", action_field=None, max_turns=1)
+        played = await play(by_json, ["no object"], row=SEED)
+        cut = await play(dialogue(server, turn_tokens=2), ["7 and on and on"], row=SEED)
+
+    assert played.rollouts[0].episode.reward == cut.rollouts[0].episode.reward == at_reset
+    assert "does not end with an action" in played.rollouts[0].episode.text
+    assert cut.rollouts[0].episode.text == "no turn was an action that the environment took"
+
+
+async def test_a_turn_may_be_the_argument_of_one_tool(play):
+    async with guessing() as server:
+        played = await play(dialogue(server, action_tool="submit"), ["7"], row=SEED)
+
+    assert played.rollouts[0].episode.reward == 1.0
+    assert server.calls == [
+        {"type": "call_tool", "tool_name": "submit", "arguments": {"guess": "7"}}
+    ]
 
 
 async def test_what_the_environment_refuses_is_read_and_told_to_the_teacher(play):

@@ -311,7 +311,10 @@ class ToolSection(Section):
         return self
 
 
-_OF_OPENENV: Final = {"actions", "action_field", "observation_field", "reset"}
+_OF_OPENENV: Final = {
+    *("actions", "action_field", "action_tool"),
+    *("observation_field", "reset"),
+}
 _OF_VERIFIERS: Final = {"listen", "callback"}
 
 
@@ -328,6 +331,8 @@ class EnvironmentSection(Section):
     ends with an action as a JSON object; `tools`, calls of the environment's tools."""
     action_field: str | None = None
     """Field of an action that a turn fills, for `field`."""
+    action_tool: str | None = None
+    """Tool of the environment, for `field`: a turn calls it with the argument `action_field`."""
     observation_field: str | None = None
     """Field of an observation that is shown, for `openenv`; the whole as JSON where absent."""
     reset: dict[str, JsonValue] = Field(default_factory=dict)
@@ -349,6 +354,8 @@ class EnvironmentSection(Section):
     def _action_has_its_field(self) -> Self:
         if (self.actions == "field") != (self.action_field is not None):
             raise ValueError("action_field: belongs to actions = `field`, which needs it")
+        if self.action_tool is not None and self.actions != "field":
+            raise ValueError("action_tool: belongs to actions = `field`")
         return self
 
     @model_validator(mode="after")

@@ -121,6 +121,7 @@ def _openenv(rollout: RolloutSection, section: EnvironmentSection) -> Connects:
         url=section.url,
         actions=section.actions,
         action_field=section.action_field,
+        action_tool=section.action_tool,
         observation_field=section.observation_field,
         calls=rollout.calls,
         reset=section.reset,

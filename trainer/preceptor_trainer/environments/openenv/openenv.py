@@ -4,8 +4,9 @@
 
 Every attempt has a session of its own, which is closed whatever happens. The row's columns `seed`,
 `split`, `index` and `episode` go to the environment's reset, the seed being the same for all
-attempts at a row. The reward is the sum of the steps' rewards, and none where no step had one. What
-the environment refuses, or marks as an error, the student reads, and so may the teacher.
+attempts at a row. The reward is the sum of the steps' rewards, and none where no step had one. An
+attempt of whose turns the environment took none has the reward of its first observation. What the
+environment refuses, or marks as an error, the student reads, and so may the teacher.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class OpenEnv:
     as a JSON object; `tools`: the environment has tools, and a turn calls them."""
     action_field: str | None = None
     """Field of an action that a turn fills, for `field`."""
+    action_tool: str | None = None
+    """Tool of the environment, for `field`: a turn calls it with the argument `action_field`."""
     observation_field: str | None = None
     """Field of an observation that is shown; the whole as JSON where absent."""
     calls: CallForm = "hermes"
@@ -78,6 +81,8 @@ class OpenEnv:
     def __post_init__(self) -> None:
         if (self.actions == "field") != (self.action_field is not None):
             raise ValueError("action_field: is given for actions = `field`, and for no other")
+        if self.action_tool is not None and self.actions != "field":
+            raise ValueError("action_tool: is given for actions = `field`, and for no other")
         if self.calls not in ("hermes", "json"):
             raise ValueError(
                 f"calls: {self.calls!r} has a text in the place of arguments, which an environment "
@@ -174,10 +179,12 @@ class OpenEnvSession:
     done: bool = False
     tools: list[str] = field(default_factory=list[str])
     opening_is_chat: bool = False
+    reward_at_reset: float | None = None
 
     async def begin(self, first: Observed) -> Chat:
         """What the student reads first: the observation, and how it acts."""
         config = self.environment.config
+        self.reward_at_reset = first.reward
         parts = [self._shown(first)]
         if config.actions == "tools":
             listed = await self._step({"type": "list_tools"})
@@ -186,7 +193,8 @@ class OpenEnvSession:
             parts += ["Tools:", *(json.dumps(tool) for tool in tools)]
         elif config.actions == "json" and self.environment.schema is not None:
             parts += [f"An action is a JSON object of this schema: {self.environment.schema}"]
-        return ({"role": "user", "content": "\n".join(part for part in parts if part)},)
+        said = "\n".join(part for part in parts if part)
+        return ({"role": "user", "content": said},) if said else ()
 
     async def reply(self, text: str, *, is_last: bool) -> Reply:
         """Takes the turn as an action, also the last one, whose reward counts."""
@@ -224,10 +232,18 @@ class OpenEnvSession:
         }
         return Outcome(
             environment=self.environment.named,
-            reward=sum(self.rewards) if self.rewards else None,
-            text="\n".join(self.failures)[-_MOST_TEXT:] or None,
+            reward=self._reward(),
+            text="\n".join(self.failures)[-_MOST_TEXT:] or self._nothing_done(),
             details=details,
         )
+
+    def _reward(self) -> float | None:
+        if self.rewards:
+            return sum(self.rewards)
+        return None if self.steps else self.reward_at_reset
+
+    def _nothing_done(self) -> str | None:
+        return None if self.steps else "no turn was an action that the environment took"
 
     async def close(self) -> None:
         """Ends the session at the server."""
@@ -251,17 +267,15 @@ class OpenEnvSession:
         config = self.environment.config
         if config.actions == "field":
             assert config.action_field is not None
-            return [{config.action_field: text}]
+            filled = {config.action_field: text}
+            return [filled if config.action_tool is None else _call(config.action_tool, filled)]
         if config.actions == "json":
             return [_last_object(text)]
         calls = calls_in(text, config.calls, self.tools)
         problems = [call.problem for call in calls if call.problem]
         if problems:
             raise ActionFailed(problems[0])
-        return [
-            {"type": "call_tool", "tool_name": call.name, "arguments": call.arguments}
-            for call in calls
-        ]
+        return [_call(call.name, call.arguments) for call in calls]
 
     def _refused(self, reason: str, *, is_last: bool) -> Reply:
         self._failed(reason)
@@ -282,12 +296,17 @@ class OpenEnvSession:
                 )
             text = _text(seen[config.observation_field])
         else:
-            text = _text({name: value for name, value in seen.items() if name != "metadata"})
+            shown = {name: value for name, value in seen.items() if name != "metadata"}
+            text = _text(shown) if shown else ""
         return text[: config.max_output]
 
 
 async def _get(client: HttpClient, path: str, reply: type[M], limit_s: float) -> M:
     return await client.call("GET", path, reply=reply, timeout_s=limit_s, max_reply_bytes=_LONG)
+
+
+def _call(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "call_tool", "tool_name": tool, "arguments": arguments}
 
 
 def _of_row(problem: Problem) -> dict[str, Any]:
