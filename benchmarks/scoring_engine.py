@@ -105,11 +105,19 @@ _LARGE = {
 class Made:
     """A model folder of random weights, and prompts for it."""
 
-    def __init__(self, folder: Path, *, vocab_size: int, max_positions: int, large: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        vocab_size: int,
+        max_positions: int,
+        large: bool,
+        shape: dict[str, int] | None = None,
+    ) -> None:
         self.folder, self.vocab_size = folder, vocab_size
         torch.manual_seed(0)
         config = Qwen3Config(
-            **(_LARGE if large else _SMALL),
+            **(shape or (_LARGE if large else _SMALL)),
             vocab_size=vocab_size,
             max_position_embeddings=max_positions,
             tie_word_embeddings=True,

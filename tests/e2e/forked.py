@@ -80,9 +80,14 @@ class Command:
             raise subprocess.TimeoutExpired(list(self._words), timeout or 0.0)
         return code
 
-    def send_signal(self, number: signal.Signals) -> None:
+    @property
+    def pid(self) -> int:
+        """Of the process."""
         assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        return self._process.pid
+
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
 
 
 def _run(words: list[str], log: Path, cwd: Path | None, kill_at: Point | None) -> None:
