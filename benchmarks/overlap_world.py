@@ -57,7 +57,7 @@ class Expert:
     """How long one expert takes."""
 
     group_s: float
-    """Seconds of one call, which is about a group."""
+    """Seconds for a group; one that works on one call at a time takes a part of them for a part."""
     at_a_time: int = 1
     """Calls that it works on together."""
     down_until_s: float = 0.0
@@ -194,9 +194,10 @@ class Gateway:
     async def logprobs(
         self, name: str, submissions: Sequence[PrefixSubmission], **options: Any
     ) -> list[SimpleNamespace]:
-        groups = {submission.query.group_id for submission in submissions}
+        expert = self._delays.experts[name]
+        groups = len(submissions) / GROUP_SIZE if expert.at_a_time == 1 else 1
         async with self._experts[name]:
-            await asyncio.sleep(self._delays.experts[name].group_s * len(groups))
+            await asyncio.sleep(expert.group_s * groups)
         return [_answered(name, submission.query) for submission in submissions]
 
 

@@ -70,6 +70,23 @@ async def test_a_late_answer_makes_further_rows_with_the_weight_it_would_have_ha
     assert (await join(late, 3)).rows == []
 
 
+async def test_a_group_takes_the_answers_to_questions_about_its_parts(gateway: Experts):
+    late = late_answers(gateway)
+    one, other = attempts(0)
+
+    await late.ask_early([other])
+    await late.ask_early([one])
+    group = await late.ask(0, [one, other])
+    rows = late.on_time(group)
+    gateway.waits["slow"].set()
+    joined = await join(late, 1)
+
+    assert rows is not None
+    assert [row.target.rollout_id for row in rows if row.target] == names(rows)
+    assert [experts_of(row) for row in (*rows, *joined.rows)] == [["fast"]] * 2 + [["slow"]] * 2
+    assert len(gateway.asked) == 4, "each was asked about each once"
+
+
 async def test_a_group_without_any_answer_waits_and_joins_as_itself(gateway: Experts):
     late = late_answers(gateway, weights={"slow": 1.0})
     group = await late.ask(0, attempts(0))

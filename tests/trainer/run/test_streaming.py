@@ -23,8 +23,11 @@ def rollout(group: int, i: int, *, given: bool = False) -> Rollout:
 class Stages:
     """Records what each stage gets."""
 
-    def __init__(self, tasks: asyncio.TaskGroup, group_size: int = 2) -> None:
+    def __init__(
+        self, tasks: asyncio.TaskGroup, group_size: int = 2, *, early: bool = False
+    ) -> None:
         self.prepared: list[list[str]] = []
+        self.asked_early: list[list[str]] = []
         self.asked: list[list[str]] = []
         self.stream = Stream(
             tasks=tasks,
@@ -32,6 +35,7 @@ class Stages:
             prepare=self._prepare,
             judge=self._judge,
             ask=self._ask,
+            ask_early=self._ask_early if early else None,
         )
         self.running = tasks.create_task(self.stream.run())
 
@@ -47,6 +51,9 @@ class Stages:
 
     async def _judge(self, rollouts: Sequence[Rollout]) -> list[Attempt]:
         return [Attempt(rollout=r, items=(), task=TASK) for r in rollouts]
+
+    async def _ask_early(self, attempts: Sequence[Attempt]) -> None:
+        self.asked_early.append([a.rollout.rollout_id for a in attempts])
 
     async def _ask(self, group: Sequence[Attempt]) -> Group:
         self.asked.append([a.rollout.rollout_id for a in group])
@@ -66,6 +73,18 @@ async def test_a_group_is_shown_to_its_experts_while_others_are_sampled():
     assert stages.prepared == [["r-1-1"], ["r-0-0"], ["r-1-0"]]
     assert before == []
     assert while_sampled == [["r-1-0", "r-1-1"]]
+
+
+async def test_an_attempt_is_shown_at_once_where_its_siblings_are_not_needed():
+    async with together() as tasks:
+        stages = Stages(tasks, early=True)
+        await stages.add(rollout(0, 1))
+        at_once = list(stages.asked_early)
+        await stages.add(rollout(0, 0))
+        stages.stream.close()
+
+    assert at_once == [["r-0-1"]]
+    assert stages.asked == [["r-0-0", "r-0-1"]]
 
 
 async def test_what_ends_together_is_prepared_together_and_nothing_twice():

@@ -28,7 +28,11 @@ class InView(NamedTuple):
 
 
 class ContextPolicy(Protocol):
-    """From a group of attempts at one problem to the feedback in view for each, in order."""
+    """From a group of attempts at one problem to the feedback in view for each, in order.
+
+    A policy with an attribute `needs_siblings` that is false gives each attempt the same view alone
+    as in its group; an overlapped run then asks experts before the group is whole.
+    """
 
     def __call__(self, group: Sequence[Attempt]) -> list[InView]: ...
 
@@ -55,6 +59,11 @@ class PapersContext:
     """Whether the rollout's own feedback may be shown where there is no demonstration."""
     hidden_sources: tuple[str, ...] = ()
     """Sources whose texts are shown to no expert; their scores count as before."""
+
+    @property
+    def needs_siblings(self) -> bool:
+        """Only demonstrations are of siblings."""
+        return self.demonstrations
 
     def __call__(self, group: Sequence[Attempt]) -> list[InView]:
         # An attempt without text shows nothing, so that another one is shown in its place.
@@ -95,6 +104,11 @@ def _judged(group: Sequence[Attempt], i: int, chosen: int) -> frozenset[str]:
 @dataclass(frozen=True, kw_only=True)
 class NothingInView:
     """No feedback: the control arm, in which the expert is the policy's own average."""
+
+    @property
+    def needs_siblings(self) -> bool:
+        """Nothing is in view."""
+        return False
 
     def __call__(self, group: Sequence[Attempt]) -> list[InView]:
         return [InView((), frozenset()) for _ in group]

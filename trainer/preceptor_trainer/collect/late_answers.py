@@ -33,6 +33,8 @@ from preceptor_trainer.tasks.task import NOT_JUDGED
 
 Answers: TypeAlias = list[WeightedAnswer | None]
 """One entry per attempt of a group."""
+_Part: TypeAlias = tuple["asyncio.Task[Answers]", int]
+"""The answer about one attempt: a question, and the attempt's place in it."""
 
 GROUPS_FROM: Final = 3_000_000
 """First group number of late rows, so that they share no baseline with others."""
@@ -127,12 +129,29 @@ class LateAnswers:
     _looked_at: float | None = None
     _awaited: Counter[str] = field(default_factory=Counter[str])
     """Groups whose step waits for an expert, by expert."""
+    _early: dict[tuple[str, str], _Part] = field(default_factory=dict[tuple[str, str], "_Part"])
+    """Answers about attempts whose group is not whole yet, by rollout and expert."""
     _filling: dict[str, asyncio.Task[Answers]] = field(
         default_factory=dict[str, "asyncio.Task[Answers]"]
     )
     """The question to each expert about what it missed."""
     _counts: Counter[str] = field(default_factory=Counter[str])
     _behind: list[int] = field(default_factory=list[int])
+
+    async def ask_early(self, attempts: Sequence[Attempt]) -> None:
+        """Asks about attempts whose views do not depend on their siblings.
+
+        `ask` takes these answers when the group is whole.
+        """
+        if self.labeller.experts:
+            await self._look()
+        in_view = self.labeller.views(attempts)
+        for expert in self.labeller.experts:
+            if expert.name not in self._down and any(expert.is_asked(view) for view in in_view):
+                asking = self.labeller.ask_expert(expert, attempts, in_view)
+                task = asyncio.create_task(asking)
+                for i, attempt in enumerate(attempts):
+                    self._early[attempt.rollout.rollout_id, expert.name] = task, i
 
     async def ask(self, step: int, attempts: Sequence[Attempt]) -> Group:
         """Asks every expert about a group; returns at the deadline, or when all have answered."""
@@ -141,9 +160,16 @@ class LateAnswers:
             await self._look()
         for expert in self.labeller.experts:
             num_asked = sum(expert.is_asked(view) for view in group.in_view)
+            early = [
+                self._early.pop((attempt.rollout.rollout_id, expert.name), None)
+                for attempt in attempts
+            ]
             if not num_asked:
                 continue
-            if expert.name in self._down:
+            parts = [part for part in early if part is not None]
+            if len(parts) == len(attempts):
+                group.tasks[expert.name] = asyncio.create_task(_together(parts))
+            elif expert.name in self._down:
                 group.tasks[expert.name] = None
                 self._counts["skipped"] += num_asked
             else:
@@ -242,9 +268,10 @@ class LateAnswers:
     async def close(self) -> None:
         """Ends all questions that are still awaited."""
         running = [task for group in self.groups for task in group.running]
-        for task in running:
+        early = [task for task, _ in self._early.values()]
+        for task in (*running, *early):
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*running, *early, return_exceptions=True)
 
     def _first_rows(self, group: Group, step: int) -> list[Labelled]:
         arrived = group.take(step)
@@ -355,6 +382,13 @@ class LateAnswers:
             if expert.name in group.tasks
             for view in group.in_view
         )
+
+
+async def _together(parts: Sequence[_Part]) -> Answers:
+    """The answers about a group, of questions about parts of it."""
+    tasks = list(dict.fromkeys(task for task, _ in parts))
+    await asyncio.gather(*tasks)
+    return [task.result()[i] for task, i in parts]
 
 
 def _of(arrived: dict[str, Answers], i: int) -> list[WeightedAnswer]:

@@ -1,7 +1,8 @@
 """Collecting in stages that overlap: sampling, feedback, experts.
 
 A rollout that has ended is recorded and judged while others are still sampled. When all attempts at
-a prompt are judged, their experts are asked, because a teacher may need what siblings wrote. The
+a prompt are judged, their experts are asked, because a teacher may need what siblings wrote; where
+the context policy needs no siblings, experts are asked about each attempt once it is judged. The
 next step is sampled while this one's answers are awaited, so that several steps are under way; they
 end in their order. Answers after the deadline join a later batch (`collect/late_answers.py`).
 
@@ -46,6 +47,8 @@ class Stream:
     judge: Judge
     ask: Callable[[Sequence[Attempt]], Coroutine[Any, Any, Group]]
     """Asks the experts about a whole group."""
+    ask_early: Callable[[Sequence[Attempt]], Awaitable[None]] | None = None
+    """Asks the experts about attempts whose siblings they do not need."""
     asked: dict[str, asyncio.Task[Group]] = field(default_factory=dict[str, "asyncio.Task[Group]"])
     """By group; complete once `judged` has returned."""
     _new: list[Rollout] = field(default_factory=list[Rollout])
@@ -101,7 +104,10 @@ class Stream:
         return [attempt for group in groups for attempt in _in_order(group)]
 
     async def _judge_part(self, group_id: str, part: list[Rollout]) -> None:
-        self._judged[group_id] += await self.judge(part)
+        attempts = await self.judge(part)
+        if self.ask_early is not None:
+            await self.ask_early(attempts)
+        self._judged[group_id] += attempts
         self._ask_if_whole(group_id)
 
     def _ask_if_whole(self, group_id: str) -> None:
@@ -210,7 +216,14 @@ class StreamedCollector(Collector):
             prepare=self._prepared,
             judge=judge,
             ask=ask,
+            ask_early=self.late.ask_early if self._asks_early else None,
         )
+
+    @property
+    def _asks_early(self) -> bool:
+        # A batch of one group would be several calls.
+        needs_siblings = getattr(self.labeller.context, "needs_siblings", True)
+        return self.labeller.batching == "merge" and not needs_siblings
 
     async def _draw_into(self, stream: Stream, at: StepContext, fit: Fitted) -> None:
         """Samples the step; returns when all rollouts are on record."""
