@@ -82,6 +82,7 @@ gauntlet: $(VENV)/.dev-installed ## What takes longer than CI: endurance tests, 
 	$(BIN)/python benchmarks/correction_queue.py
 	$(BIN)/python benchmarks/corrections.py
 	$(BIN)/python benchmarks/serialisation.py
+	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/sampling.py
 	$(BIN)/python benchmarks/update.py
 	$(BIN)/python benchmarks/discovery.py

@@ -33,6 +33,7 @@ from preceptor_trainer.environments.environment import (
     Session,
     Unreachable,
 )
+from preceptor_trainer.kit.together import together
 from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.sampling.sampler import Generation, Sampler, SampleRequest
@@ -314,9 +315,9 @@ class Episodes:
 
 async def _together(awaited: Iterable[Coroutine[Any, Any, None]]) -> None:
     """Awaits all; where one is cancelled or fails, ends the others before it returns."""
-    async with asyncio.TaskGroup() as group:
+    async with together() as tasks:
         for one in awaited:
-            group.create_task(one)
+            tasks.create_task(one)
 
 
 def _joined(messages: Chat, opening: Chat) -> list[dict[str, str]]:

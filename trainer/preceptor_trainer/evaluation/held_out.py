@@ -26,6 +26,7 @@ from preceptor_trainer.evaluation.pass_at_k import (
 )
 from preceptor_trainer.evaluation.samples import Sample
 from preceptor_trainer.kit.seeding import generator
+from preceptor_trainer.kit.together import together
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.tasks.task import Problem
 
@@ -166,7 +167,7 @@ async def evaluate(
     rollouts: list[Rollout] = []
     # All payloads first: between batches they would wait for the grades of the batch before.
     payloads = [await labeller.put_payload(p.payload) for p in problems]
-    async with asyncio.TaskGroup() as group:
+    async with together() as tasks:
         # The next batch is sampled while the last one is graded.
         for start in range(0, len(problems), config.batch_problems):
             batch = problems[start : start + config.batch_problems]
@@ -182,7 +183,7 @@ async def evaluate(
                 )
             )
             rollouts += new
-            grading.append(group.create_task(_grade(labeller, new, start)))
+            grading.append(tasks.create_task(_grade(labeller, new, start)))
             on_progress(start + len(batch), len(problems))
     judged = {key: attempt for task in grading for key, attempt in task.result().items()}
     shape = (len(problems), config.num_samples)
