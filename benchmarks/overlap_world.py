@@ -30,12 +30,12 @@ from preceptor_clients.contract.schemas import (
     Records,
 )
 from preceptor_clients.sdk.answers import Distributions, build_answer
-from preceptor_trainer.collect.context import NothingInView
+from preceptor_trainer.collect.context import InView
 from preceptor_trainer.collect.episodes import RolloutRequest
 from preceptor_trainer.collect.labelling import ExpertUse, Labeller
 from preceptor_trainer.collect.late_answers import LateAnswers
 from preceptor_trainer.collect.rollout_sources import OnPolicy
-from preceptor_trainer.collect.rollouts import Rollout
+from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.model.batch import collate
 from preceptor_trainer.model.heads.dense import student_statistics
 from preceptor_trainer.objectives.distil import DistIL
@@ -208,6 +208,11 @@ def _judged(source: str, submission: FeedbackSubmission) -> SimpleNamespace:
     return SimpleNamespace(answer=answer, problem=None, ticket=None)
 
 
+def nothing_of_a_group(group: Sequence[Attempt]) -> list[InView]:
+    """Fixed teachers, which are asked about whole groups, as teachers are that read siblings."""
+    return [InView((), frozenset()) for _ in group]
+
+
 class Quiet:
     """Shows no phases."""
 
@@ -361,7 +366,7 @@ def _collector(schedule: Schedule, delays: Delays, run: _Run) -> Collector:
         run="run",
         task=ScoredTask(sources=("judge",)),
         experts=experts,
-        context=NothingInView(),
+        context=nothing_of_a_group,
         vocab_fingerprint="a" * 64,
         batching=schedule.batching,
     )

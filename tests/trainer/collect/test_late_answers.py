@@ -87,6 +87,19 @@ async def test_a_group_takes_the_answers_to_questions_about_its_parts(gateway: E
     assert len(gateway.asked) == 4, "each was asked about each once"
 
 
+async def test_a_group_one_of_whose_parts_was_not_asked_is_asked_as_a_whole():
+    gateway = Experts(down={"slow"})
+    late = late_answers(gateway)
+    one, other = attempts(0)
+    await late.ask_early([one])
+    gateway.down.clear()
+    await late.ask_early([other])
+
+    group = await late.ask(0, [one, other])
+
+    assert [experts_of(row) for row in late.on_time(group) or ()] == [["fast", "slow"]] * 2
+
+
 async def test_a_group_without_any_answer_waits_and_joins_as_itself(gateway: Experts):
     late = late_answers(gateway, weights={"slow": 1.0})
     group = await late.ask(0, attempts(0))

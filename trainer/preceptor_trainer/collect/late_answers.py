@@ -13,7 +13,7 @@ one group at a time and only while no step waits for it.
 Nothing joins a batch that is more than `join_within` versions newer than the policy that sampled
 it; rollouts of an older policy are weighted by the objective (`objectives/staleness.py`).
 
-What has not been used at a checkpoint is a part of it (`waiting_groups.py`), and is asked again
+What has not been used at a checkpoint is a part of it (`group_state.py`), and is asked again
 when the run goes on: answers that had come are found under the same question.
 """
 
@@ -160,15 +160,10 @@ class LateAnswers:
             await self._look()
         for expert in self.labeller.experts:
             num_asked = sum(expert.is_asked(view) for view in group.in_view)
-            early = [
-                self._early.pop((attempt.rollout.rollout_id, expert.name), None)
-                for attempt in attempts
-            ]
             if not num_asked:
                 continue
-            parts = [part for part in early if part is not None]
-            if len(parts) == len(attempts):
-                group.tasks[expert.name] = asyncio.create_task(_together(parts))
+            if early := self._asked_early(group, expert):
+                group.tasks[expert.name] = asyncio.create_task(_together(early))
             elif expert.name in self._down:
                 group.tasks[expert.name] = None
                 self._counts["skipped"] += num_asked
@@ -177,6 +172,22 @@ class LateAnswers:
         self.groups.append(group)
         await asyncio.gather(*(self._wait(group, expert) for expert in self.labeller.experts))
         return group
+
+    def _asked_early(self, group: Group, expert: ExpertUse) -> list[_Part | None]:
+        """The questions about the group's attempts; empty where one that is needed is missing."""
+        ids = [attempt.rollout.rollout_id for attempt in group.attempts]
+        parts = [self._early.pop((one, expert.name), None) for one in ids]
+        missing = [
+            part is None and expert.is_asked(view)
+            for part, view in zip(parts, group.in_view, strict=True)
+        ]
+        if not any(missing):
+            return parts
+        # The expert was down for a while; the whole group is asked, under the same keys.
+        for part in parts:
+            if part is not None:
+                part[0].cancel()
+        return []
 
     async def _wait(self, group: Group, expert: ExpertUse) -> None:
         """Waits for one expert's answers until its deadline."""
@@ -384,11 +395,10 @@ class LateAnswers:
         )
 
 
-async def _together(parts: Sequence[_Part]) -> Answers:
-    """The answers about a group, of questions about parts of it."""
-    tasks = list(dict.fromkeys(task for task, _ in parts))
-    await asyncio.gather(*tasks)
-    return [task.result()[i] for task, i in parts]
+async def _together(parts: Sequence[_Part | None]) -> Answers:
+    """The answers about a group, of questions about parts of it; None for what was not asked."""
+    await asyncio.gather(*{part[0] for part in parts if part is not None})
+    return [None if part is None else part[0].result()[part[1]] for part in parts]
 
 
 def _of(arrived: dict[str, Answers], i: int) -> list[WeightedAnswer]:
