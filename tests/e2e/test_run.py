@@ -34,6 +34,7 @@ def test_the_summary_has_what_a_machine_reads(finished):
     assert summary["rollouts"] == 6 * 3 * 4
     assert 0 < summary["targets"] <= summary["rollouts"]
     assert {"sampling", "feedback", "experts", "update", "publish"} <= set(summary["phases"])
+    assert {"sampling", "update", "publish", "evaluation"} <= set(summary["peak_bytes"])
     assert summary["seed"] == 0
     assert summary["versions"]["torch"]
 

@@ -47,6 +47,7 @@ from preceptor_trainer.run.config import RunConfig, describe
 from preceptor_trainer.run.evaluations import AFTER, BEFORE, Evaluations
 from preceptor_trainer.run.journal import Journal
 from preceptor_trainer.run.metrics_log import MetricsLog
+from preceptor_trainer.run.peak_memory import PeakMemory, held_on
 from preceptor_trainer.run.phases import PhaseTimer
 from preceptor_trainer.run.progress import Progress
 from preceptor_trainer.run.publishing import Publisher
@@ -73,6 +74,7 @@ class Trainer:
         self.run_dir = run_dir
         self.progress = progress
         place = placement(device=config.device, dtype=config.dtype)
+        self.peaks = PeakMemory(held_on(place.device))
         self.policy = Policy(
             config.model,
             place,
@@ -158,6 +160,7 @@ class Trainer:
             "publisher": self.publisher,
             "journal": self.journal,
             "progress": self.progress,
+            "peaks": self.peaks,
             "prompt_limit": self._prompt_limit(self.config.sampling),
         }
         overlapped = self.config.schedule.overlapped
@@ -184,7 +187,8 @@ class Trainer:
         Returns the summary that is written beside the report.
         """
         try:
-            return await self._run()
+            with self.peaks:
+                return await self._run()
         finally:
             await self.close()
 
@@ -214,7 +218,7 @@ class Trainer:
             )
             after = await self.evaluate(AFTER)
             self._show_in_board(self.config.steps, after)
-        summary = self.journal.finish(before, after, self.evaluations)
+        summary = self.journal.finish(before, after, self.evaluations, self.peaks.most)
         if after is not None:
             write_report(self.run_dir)
         return summary
@@ -250,7 +254,7 @@ class Trainer:
         for participant in self.collector.participants:
             if await participant.ends(batch.at, batch.labelled):
                 return False
-        timer = PhaseTimer(self.progress, dict(batch.seconds))
+        timer = PhaseTimer(self.progress, self.peaks, dict(batch.seconds))
         step, before = batch.at.step, self.publisher.published.version
         with timer.phase("update"):
             rows = [
@@ -303,18 +307,22 @@ class Trainer:
         # An overlapped schedule collects while a step is evaluated; both use the one student.
         async with self.collector.student_is_free:
             self.progress.phase("evaluation")
-            await self.student.load(self.publisher.published)
-            result = await evaluate(
-                self._fitting(self.config.evaluation),
-                self.student,
-                self.labeller,
-                weights=self.publisher.published.version,
-                seed=self.config.seed,
-                on_progress=lambda done, total: self.progress.evaluation(label, done, total),
-            )
+            with self.peaks.during("evaluation"):
+                result = await self._evaluated(label, self.config.evaluation)
         self.evaluations.save(label, result)
         await asyncio.to_thread(release_freed_memory)
         return self._show(label, result)
+
+    async def _evaluated(self, label: str, evaluation: EvaluationConfig) -> Evaluation:
+        await self.student.load(self.publisher.published)
+        return await evaluate(
+            self._fitting(evaluation),
+            self.student,
+            self.labeller,
+            weights=self.publisher.published.version,
+            seed=self.config.seed,
+            on_progress=lambda done, total: self.progress.evaluation(label, done, total),
+        )
 
     def _fitting(self, evaluation: EvaluationConfig) -> EvaluationConfig:
         """The evaluation with the problems whose prompts fit."""

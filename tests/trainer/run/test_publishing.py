@@ -18,9 +18,11 @@ from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.learner.learner import Learner, OptimiserConfig
 from preceptor_trainer.learner.policy import WeightFolder
+from preceptor_trainer.model.shape import Shape
 from preceptor_trainer.model.weights import take_weights
 from preceptor_trainer.run.checkpoint import checkpoints
 from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.disk_plan import disk_plan
 from preceptor_trainer.run.publishing import Publisher
 from preceptor_trainer.run.schedules import Deterministic
 from preceptor_trainer.run.standing import BEST_FILE, Lineage, remember
@@ -118,6 +120,31 @@ def test_a_sampler_takes_no_version_with_other_tensors_than_its_models() -> None
         take_weights(model, {"weight": torch.zeros(2, 2)})
     with pytest.raises(RuntimeError, match="size mismatch for weight"):
         take_weights(model, {"weight": torch.zeros(3, 2), "bias": torch.zeros(2)})
+
+
+@pytest.mark.parametrize(("keep", "every"), [(2, 3), (1, 5), (4, 20)])
+@pytest.mark.parametrize("experts", [True, False])
+async def test_a_run_never_keeps_more_on_disk_than_is_planned(
+    tmp_path: Path, experts: bool, keep: int, every: int
+) -> None:
+    publisher, _ = publisher_of(tmp_path)
+    learner = Learner(nn.Linear(2, 2), OptimiserConfig(lr=1.0))
+    config = settings(
+        checkpoint_every=every, keep=keep, experts=("teacher",) if experts else (), lora=None
+    )
+    remember(tmp_path, Lineage(name="l0", parent=None, from_step=0, steps=12))
+    await publisher._publish(learner, 0, parent=None, checkpoint=True)
+    plan = disk_plan(config, cast(Shape, SimpleNamespace(num_parameters=6)), tmp_path)
+    most = 0
+
+    for step in range(1, 13):
+        await publisher.publish(step, learner, config)
+        most = max(most, len([*(tmp_path / "weights").glob("*/*/[0-9]*")]))
+        await publisher.checkpoint_if_due(step, learner, config)
+
+    assert most <= plan.num_versions
+    # With teachers the plan is for one that has not stored its newest average yet.
+    assert experts or most >= plan.num_versions - 1
 
 
 @pytest.mark.parametrize("experts", [True, False])

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from preceptor_clients.cli.options import typed_options
 from preceptor_trainer.commands.going_on import Start, prepared, told_how_to_go_on
+from preceptor_trainer.commands.room import check_room, plan_of
 from preceptor_trainer.commands.run_file import Place, names_file, refuse_options, train_file
 from preceptor_trainer.commands.training import beside, said_of, show, train, trainer_key
 from preceptor_trainer.deployment.local import LocalDeployment, write_settings
@@ -123,6 +124,7 @@ def _train_recipe(
     )
     planned = prepared(start, _config(recipe, seed, option), extend)
     key = trainer_key(key_file)
+    check_room(plan_of(planned.config, run_dir), refuse=False)
     with told_how_to_go_on(start), said_of(start, key_file):
         summary = asyncio.run(train(planned, run_dir, gateway, key))
     show(summary, start, Console())

@@ -17,6 +17,7 @@ from preceptor_clients.cli.paste import pasted
 from preceptor_clients.contract.deployment import Deployment, to_toml
 from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.commands.going_on import Start, prepared, told_how_to_go_on
+from preceptor_trainer.commands.room import check_room, plan_of
 from preceptor_trainer.commands.training import beside, said_of, show, train, trainer_key
 from preceptor_trainer.deployment.failures import say
 from preceptor_trainer.deployment.local import LocalDeployment
@@ -28,7 +29,7 @@ from preceptor_trainer.runfile.schema import RunFile, settings_of
 FILE_SETTINGS: Final = "run_file.json"
 """The file's keys with which the run was begun."""
 _MAY_CHANGE: Final = frozenset(
-    {"run.gateway", "run.key_file", "run.folder", "run.name", "run.ranks"}
+    {"run.gateway", "run.key_file", "run.folder", "run.name", "run.ranks", "run.when_short"}
 )
 """Keys of the place of a run, which change nothing of it but the order of sums."""
 
@@ -68,6 +69,9 @@ def train_file(path: Path, settings: Sequence[str], place: Place, extend: int | 
     planned = prepared(start, built.config, extend)
     write_whole(run_dir / FILE_SETTINGS, json.dumps(settings_of(run_file), indent=1) + "\n")
     _announce(console, run_dir, built, run_file)
+    if not Standing.read(run_dir).finished:
+        plan = plan_of(planned.config, run_dir, built.deployment)
+        check_room(plan, refuse=run_file.run.when_short == "refuse")
     with told_how_to_go_on(start), said_of(start, run_file.run.key_file):
         if run_file.run.gateway is not None and run_file.run.key_file is not None:
             key = trainer_key(path.parent / run_file.run.key_file)

@@ -23,12 +23,12 @@ from preceptor_trainer.kit.placement import placement
 from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.loop import Trainer
 from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.memory_plan import memory_plan
 from preceptor_trainer.run.progress import Progress
 from preceptor_trainer.runfile.building import Built, build
 from preceptor_trainer.runfile.reading import read_run_file
 from preceptor_trainer.runfile.teachers import LARGER_MODEL
 from preceptor_trainer.trial.findings import findings
-from preceptor_trainer.trial.memory import memory_of
 from preceptor_trainer.trial.page import show
 from preceptor_trainer.trial.stages import TeacherView, Trial, trial_config, tried
 
@@ -72,7 +72,7 @@ def try_command(
         reference=run_file.data.reference,
         prompt=run_file.data.prompt,
     )
-    show(trial, found, memory_of(trial.policy.model, built.config), console)
+    show(trial, found, memory_plan(built.config), console)
     if any(finding.is_mistake for finding in found):
         raise typer.Exit(1)
     typer.echo(f"train:  {pasted('train', file, *options)}")

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from preceptor_clients.contract.errors import PreceptorError, Unauthorised
 from preceptor_trainer.deployment.local import DeploymentFailed
+from preceptor_trainer.kit.disk import MAKE_ROOM
 
 INTERRUPTED: Final = 130
 """What a shell says of a command that Ctrl-C ended."""
@@ -47,7 +48,7 @@ def said_plainly(
         say(f"{error}\nonce that is mended:  {again}" if may_pass(error) else str(error))
         raise typer.Exit(1) from None
     except OSError as error:
-        advice = "; make room first" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        advice = f"; {MAKE_ROOM}" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         say(f"{error}{advice}: {kept()}\ncontinue it:  {again}")
         raise typer.Exit(1) from None
 

@@ -11,6 +11,8 @@ from typing import Final
 
 from safetensors import SafetensorError
 
+MAKE_ROOM: Final = "make room first"
+"""What to do where a disk is full, or will be."""
 _IN_WORDS: Final = re.compile(r"\(os error (\d+)\)")
 
 

@@ -187,6 +187,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("Targets", wording.count(summary.targets)),
         ("Seed", str(summary.seed)),
         ("Training time", wording.duration(summary.seconds)),
+        *_memory_facts(summary),
         ("Held out", f"{after.num_problems} × {after.num_samples}"),
         ("Mean length", f"{before.mean_length:.1f} → {after.mean_length:.1f}"),
         *([] if people is None else [("Corrections", wording.corrections(people))]),
@@ -194,6 +195,15 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         *([("Not graded", wording.count(ungraded))] if ungraded else []),
         *_feedback_facts(summary),
     ]
+
+
+def _memory_facts(summary: Summary) -> list[tuple[str, str]]:
+    peaks = summary.peak_bytes.items()
+    if not peaks:
+        return []
+    phase, most = max(peaks, key=lambda peak: peak[1])
+    name = wording.PHASE_NAMES.get(phase, phase)
+    return [("Peak memory", f"{most / 1e9:.1f}{wording.NARROW}GB ({name.lower()})")]
 
 
 def _feedback_facts(summary: Summary) -> list[tuple[str, str]]:

@@ -100,6 +100,8 @@ class Summary(_Read):
     after: Annotated[Evaluation, BeforeValidator(_collect_pass_at)]
     gain: Annotated[PassAt, BeforeValidator(_collect_pass_at)]
     phases: dict[str, float]
+    peak_bytes: dict[str, int] = Field(default_factory=dict)
+    """Most memory that the trainer held in each phase since its last start."""
     seconds: float
     rollouts: int
     targets: int

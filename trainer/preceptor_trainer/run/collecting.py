@@ -24,6 +24,7 @@ from preceptor_trainer.collect.student import RolloutRequest, Student
 from preceptor_trainer.kit.seeding import generator
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.run.journal import Journal
+from preceptor_trainer.run.peak_memory import PeakMemory
 from preceptor_trainer.run.phases import PhaseTimer
 from preceptor_trainer.run.progress import Progress
 from preceptor_trainer.run.publishing import Publisher
@@ -60,6 +61,7 @@ class Collector:
     publisher: Publisher
     journal: Journal
     progress: Progress
+    peaks: PeakMemory = field(default_factory=PeakMemory)
     prompt_limit: PromptLimit | None = None
     participants: Sequence[Participant] = field(default_factory=list[Participant])
     student_is_free: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -70,7 +72,7 @@ class Collector:
 
     async def collect(self, step: int) -> Collected:
         """Samples one step's rollouts and has them labelled."""
-        timer = PhaseTimer(self.progress)
+        timer = PhaseTimer(self.progress, self.peaks)
         async with self.student_is_free:
             at, fit = await self._begin(step)
             judged = await self._judge(at, fit.problems, timer)

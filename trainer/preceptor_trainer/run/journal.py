@@ -151,9 +151,20 @@ class Journal:
         self._write("worked_rollout.json", describe_rollout(chosen, credit, self._decode))
 
     def finish(
-        self, before: Evaluation | None, after: Evaluation | None, evaluations: Evaluations
+        self,
+        before: Evaluation | None,
+        after: Evaluation | None,
+        evaluations: Evaluations,
+        peak_bytes: Mapping[str, int],
     ) -> dict[str, Any]:
-        """Writes the summary, and returns it; a run that is not evaluated has no result in it."""
+        """Writes the summary, and returns it; a run that is not evaluated has no result in it.
+
+        Args:
+            before: The evaluation before the first step.
+            after: The one after the last step.
+            evaluations: All of them.
+            peak_bytes: Most memory held in each phase of this lineage.
+        """
         config, lines = self._config, read_metrics(self._run_dir)
         phases = _phases(lines)
         result: dict[str, Any] = {}
@@ -175,6 +186,7 @@ class Journal:
             **result,
             "seconds": sum(phases.values()),
             "phases": phases,
+            "peak_bytes": dict(peak_bytes),
             "rollouts": int(sum(line["rollouts"] for line in lines)),
             "targets": int(sum(line["targets"] for line in lines)),
             "corrections": corrections_of(lines),

@@ -1,4 +1,4 @@
-"""How long the phases of a step take."""
+"""How long the phases of a step take, and how much memory is held in them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from preceptor_trainer.run.peak_memory import PeakMemory
 from preceptor_trainer.run.progress import Progress
 
 
@@ -15,6 +16,7 @@ class PhaseTimer:
     """Seconds per phase."""
 
     progress: Progress
+    peaks: PeakMemory
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     @contextmanager
@@ -23,6 +25,7 @@ class PhaseTimer:
         self.progress.phase(name)
         start = time.monotonic()
         try:
-            yield
+            with self.peaks.during(name):
+                yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start

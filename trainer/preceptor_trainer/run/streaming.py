@@ -160,7 +160,7 @@ class StreamedCollector(Collector):
 
     async def collect(self, step: int) -> Collected:
         """Samples one step's rollouts and has them labelled, while other steps are under way."""
-        timer, turn = PhaseTimer(self.progress), self._turns.take()
+        timer, turn = PhaseTimer(self.progress, self.peaks), self._turns.take()
         async with together() as tasks:
             judged: Judged | None = None
             async with self.student_is_free:

@@ -570,6 +570,9 @@ class RunSection(Section):
     GPUs; a run may go on with another number."""
     threads: Positive = 2
     """Threads of torch, in the trainer and in each teacher on this machine."""
+    when_short: Literal["refuse", "warn"] = "refuse"
+    """What `preceptor train` does where the machine has less memory, or the folder less room on
+    disk, than `preceptor plan` says; it never refuses what may fit once others are done."""
     gateway: str | None = None
     """URL of a gateway that runs already; where absent, all services are started for the run."""
     key_file: Path | None = None

@@ -16,10 +16,10 @@ from rich.text import Text
 from preceptor_clients.contract.control_tokens import control_tokens
 from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.collect.rollouts import Attempt
+from preceptor_trainer.run.memory_plan import MemoryPlan, in_words
 from preceptor_trainer.run.worked_rollout import choose
 from preceptor_trainer.trial.finding import Finding, counted
 from preceptor_trainer.trial.findings import success
-from preceptor_trainer.trial.memory import Memory
 from preceptor_trainer.trial.stages import NUM_BEST, Trial
 
 MOST_TOKENS: Final = 24
@@ -28,7 +28,7 @@ MOST_PROMPT: Final = 1_500
 """Characters of a prompt that are shown."""
 
 
-def show(trial: Trial, found: Sequence[Finding], memory: Memory, console: Console) -> None:
+def show(trial: Trial, found: Sequence[Finding], memory: MemoryPlan, console: Console) -> None:
     """Prints every row, then what was found."""
     for _, group in groupby(trial.labelled, key=lambda row: row.attempt.rollout.group):
         console.print(_row(trial, list(group)))
@@ -176,14 +176,14 @@ def _glance(trial: Trial, token: int) -> str:
     return trial.policy.decode_token([token]).replace("\n", "↵").replace(" ", "·") or f"#{token}"
 
 
-def _summary(trial: Trial, memory: Memory) -> RenderableType:
+def _summary(trial: Trial, memory: MemoryPlan) -> RenderableType:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in _figures(trial, memory):
         table.add_row(Text(name, "dim"), Text(value))
     return Group(Rule("together", align="left"), _indented(table))
 
 
-def _figures(trial: Trial, memory: Memory) -> list[tuple[str, str]]:
+def _figures(trial: Trial, memory: MemoryPlan) -> list[tuple[str, str]]:
     attempts = trial.attempts
     figures = [("the student solves", _share(success(attempts), len(attempts)))]
     for name in dict.fromkeys(t.teacher for t in trial.taught):
@@ -196,7 +196,7 @@ def _figures(trial: Trial, memory: Memory) -> list[tuple[str, str]]:
         ("attempts with a target", f"{with_target} of {len(attempts)}"),
         ("tokens a second", f"{trial.num_tokens / sampling:.0f}" if sampling else "–"),
         ("seconds", ", ".join(f"{name} {s:.1f}" for name, s in trial.seconds.items())),
-        ("memory of the trainer", memory.trainer_words),
+        ("memory of the trainer", in_words(memory)),
     ]
     return figures
 

@@ -1,0 +1,124 @@
+"""A run that cannot fit is refused with figures and keys before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from preceptor_trainer.commands.plan_file import plan_command
+from preceptor_trainer.commands.room import RoomPlan, check_room, show
+from preceptor_trainer.run.disk_plan import DiskPlan
+from preceptor_trainer.run.memory_plan import MemoryPlan, Part
+
+GB = 10**9
+
+
+def plan_with(**fields: int) -> RoomPlan:
+    """5 GB of memory and 12 GB of disk, on a machine with room for both."""
+    parts = (
+        Part(name="weights, float32", num_bytes=2 * GB),
+        Part(
+            name="activations",
+            num_bytes=3 * GB,
+            phases=("update",),
+            keys=("optim.checkpointing",),
+        ),
+    )
+    disk = DiskPlan(
+        version_bytes=GB,
+        state_bytes=2 * GB,
+        num_versions=8,
+        num_states=2,
+        there_bytes=0,
+        free_bytes=20 * GB,
+    )
+    plan = RoomPlan(
+        run_dir=Path("runs/mine"),
+        memory=MemoryPlan(device="cpu", parts=parts, longest_prompt=9),
+        services={"self-teacher": GB},
+        disk=disk,
+        whole_bytes=20 * GB,
+        free_bytes=10 * GB,
+    )
+    own = {name: value for name, value in fields.items() if name in ("whole_bytes", "free_bytes")}
+    there = {name.removeprefix("disk_"): v for name, v in fields.items() if name not in own}
+    return replace(plan, disk=replace(disk, **there), **own)
+
+
+def test_a_run_that_fits_begins_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    check_room(plan_with(), refuse=True)
+
+    assert capsys.readouterr().err == ""
+
+
+def test_too_little_memory_is_refused_with_figures_and_keys(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(typer.Exit):
+        check_room(plan_with(whole_bytes=4 * GB), refuse=True)
+
+    said = capsys.readouterr().err
+    assert (
+        "the trainer needs 5 GB (update) and its services 1 GB, but this machine has 4 GB" in said
+    )
+    assert "optim.checkpointing" in said
+    assert "run.when_short" in said
+
+
+def test_memory_that_others_hold_now_is_a_note(capsys: pytest.CaptureFixture[str]) -> None:
+    check_room(plan_with(free_bytes=3 * GB), refuse=True)
+
+    assert "3 GB are free at the moment" in capsys.readouterr().err
+
+
+def test_too_little_disk_is_refused_and_what_is_there_counts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    check_room(plan_with(disk_free_bytes=2 * GB, disk_there_bytes=10 * GB), refuse=True)
+    with pytest.raises(typer.Exit):
+        check_room(plan_with(disk_free_bytes=2 * GB, disk_there_bytes=9 * GB), refuse=True)
+
+    said = capsys.readouterr().err
+    assert "runs/mine will hold 12 GB of weights and checkpoints, and has room for 11 GB" in said
+    assert "make room first, or keep fewer checkpoints (run.keep" in said
+
+
+def test_what_is_short_is_only_said_where_the_file_wants_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    check_room(plan_with(whole_bytes=4 * GB, disk_free_bytes=GB), refuse=False)
+
+    said = capsys.readouterr().err
+    assert "memory: " in said
+    assert "disk: " in said
+
+
+def test_the_plan_of_a_file_lists_parts_phases_and_disk(tmp_path: Path) -> None:
+    (tmp_path / "judge.py").write_text("def judge(response, row):\n    return 1.0\n")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
+    (tmp_path / "run.toml").write_text(
+        '[data]\ntrain = "rows.jsonl"\n[feedback]\nuse = "judge.py:judge"\n'
+        "[optim]\nprompts_per_step = 2\n[run]\nsteps = 3\n"
+    )
+    app = typer.Typer()
+    app.command()(plan_command)
+
+    result = CliRunner().invoke(app, [str(tmp_path / "run.toml")])
+
+    assert result.exit_code == 0, result.output
+    for words in ("memory of the trainer", "self-teacher", "activations", "state of a checkpoint"):
+        assert words in result.output
+
+
+def test_the_largest_part_is_shown_first() -> None:
+    console = Console(record=True, width=120)
+
+    show(plan_with(), console)
+
+    text = console.export_text()
+    assert text.index("activations") < text.index("weights, float32") < text.index("together")

@@ -1,0 +1,204 @@
+"""What a run needs of memory and disk, what there is, and whether it may begin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from preceptor_clients.contract.deployment import DeployedService, Deployment
+from preceptor_trainer.deployment.failures import say
+from preceptor_trainer.deployment.local import SELF_TEACHER
+from preceptor_trainer.kit.disk import MAKE_ROOM
+from preceptor_trainer.kit.machine import free_memory_bytes, memory_bytes
+from preceptor_trainer.kit.placement import placement
+from preceptor_trainer.model.shape import shape_of
+from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.disk_plan import DiskPlan, disk_plan
+from preceptor_trainer.run.memory_plan import (
+    PROGRAM_BYTES,
+    MemoryPlan,
+    gigabytes,
+    listed,
+    memory_plan,
+)
+from preceptor_trainer.runfile.teachers import LARGER_MODEL
+
+_SERVICES_BYTES: Final = 400_000_000
+"""Gateway, broker and dispatcher, and the processes that judge."""
+_VERSIONS_KEPT: Final = 4
+"""What a self-teacher keeps by default, beside its model and the first weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomPlan:
+    """A run's needs, and the room for them."""
+
+    run_dir: Path
+    memory: MemoryPlan
+    services: dict[str, int]
+    """Bytes of each teacher's process on this machine, and of the services."""
+    disk: DiskPlan
+    whole_bytes: int
+    """All memory where the run computes, used or not."""
+    free_bytes: int
+    """What nobody uses of it at the moment."""
+
+    @property
+    def needed_bytes(self) -> int:
+        """Memory of the largest phase where the run computes, teachers there included."""
+        return self.memory.most[1] + sum(self.services.values())
+
+
+def plan_of(config: RunConfig, run_dir: Path, deployment: Deployment | None = None) -> RoomPlan:
+    """The plan of a run.
+
+    Args:
+        config: The run.
+        run_dir: Its folder, which need not exist.
+        deployment: Its services on this machine; None where they run elsewhere.
+    """
+    device = placement(device=config.device, dtype=config.dtype).device
+    experts = {} if deployment is None else deployment.experts
+    services = {name: _teacher_bytes(service) for name, service in experts.items()}
+    if deployment is not None and device.type == "cpu":
+        services["services"] = _SERVICES_BYTES
+    return RoomPlan(
+        run_dir=run_dir,
+        memory=memory_plan(config),
+        services={name: size for name, size in services.items() if size},
+        disk=disk_plan(config, shape_of(config.model), run_dir),
+        whole_bytes=memory_bytes(device),
+        free_bytes=free_memory_bytes(device),
+    )
+
+
+def _teacher_bytes(service: DeployedService) -> int:
+    options: dict[str, Any] = service.options
+    if service.use not in (SELF_TEACHER, LARGER_MODEL):
+        return 0
+    width = torch.finfo(getattr(torch, options.get("dtype", "float32"))).bits // 8
+    copies = 1
+    if service.use == SELF_TEACHER:
+        copies = 2 + int(options.get("versions_kept", _VERSIONS_KEPT))
+    return PROGRAM_BYTES + copies * width * shape_of(Path(options["model"])).num_parameters
+
+
+def check_room(plan: RoomPlan, *, refuse: bool) -> None:
+    """Says what is short; ends the command where the machine can never hold the run.
+
+    Raises:
+        typer.Exit: it is refused.
+    """
+    for problem in [*_memory_problems(plan), *_disk_problems(plan)]:
+        say(problem)
+        if refuse:
+            say(
+                'nothing was started; `preceptor plan` shows all of it, and run.when_short = "warn"'
+                " begins all the same"
+            )
+            raise typer.Exit(1)
+    if plan.free_bytes < plan.needed_bytes <= plan.whole_bytes:
+        say(
+            f"note: {_need(plan)}, and {gigabytes(plan.free_bytes)} are free at the moment; other "
+            "programs may have to end first"
+        )
+
+
+def _memory_problems(plan: RoomPlan) -> list[str]:
+    if plan.needed_bytes <= plan.whole_bytes:
+        return []
+    phase, _ = plan.memory.most
+    keys = dict.fromkeys(key for part in listed(plan.memory.parts, phase) for key in part.keys)
+    return [
+        f"memory: {_need(plan)}, but {_place(plan)} has {gigabytes(plan.whole_bytes)}; what "
+        f"changes it, the largest first: {', '.join(keys)}"
+    ]
+
+
+def _need(plan: RoomPlan) -> str:
+    phase, most = plan.memory.most
+    teachers = sum(plan.services.values())
+    beside = f" and its services {gigabytes(teachers)}" if teachers else ""
+    return f"the trainer needs {gigabytes(most)} ({phase}){beside}"
+
+
+def _place(plan: RoomPlan) -> str:
+    return "this machine" if plan.memory.device == "cpu" else "the GPU"
+
+
+def _disk_problems(plan: RoomPlan) -> list[str]:
+    disk = plan.disk
+    if not disk.missing_bytes:
+        return []
+    return [
+        f"disk: {plan.run_dir} will hold {gigabytes(disk.most_bytes)} of weights and checkpoints, "
+        f"and has room for {gigabytes(disk.free_bytes + disk.there_bytes)}; {MAKE_ROOM}, or keep "
+        "fewer checkpoints (run.keep, run.save_every), or name a folder on a larger disk "
+        "(run.folder)"
+    ]
+
+
+def shown(plan: RoomPlan) -> RenderableType:
+    """The plan as tables."""
+    return Group(*_memory_tables(plan), Text(), _disk_table(plan))
+
+
+def _memory_tables(plan: RoomPlan) -> list[RenderableType]:
+    phase, most = plan.memory.most
+    held = _table(f"memory of the trainer on {_place(plan)}, most in {phase}")
+    for part in listed(plan.memory.parts, phase):
+        words = [*([part.note] if part.note else []), ", ".join(part.keys)]
+        held.add_row(part.name, gigabytes(part.num_bytes), "; ".join(filter(None, words)))
+    held.add_row("together", gigabytes(most), "", style="bold")
+    others = _table("other phases, and other processes")
+    for name, size in plan.memory.peaks.items():
+        if name != phase:
+            others.add_row(name, gigabytes(size), "")
+    for name, size in plan.services.items():
+        others.add_row(name, gigabytes(size), "a process of its own")
+    others.add_row(
+        f"{_place(plan)} has",
+        gigabytes(plan.whole_bytes),
+        f"{gigabytes(plan.free_bytes)} free at the moment",
+    )
+    return [held, Text(), others]
+
+
+def _disk_table(plan: RoomPlan) -> Table:
+    disk = plan.disk
+    table = _table(f"disk, in {plan.run_dir}")
+    table.add_row(
+        "weights of a step", gigabytes(disk.version_bytes), f"at most {disk.num_versions}"
+    )
+    table.add_row(
+        "state of a checkpoint",
+        gigabytes(disk.state_bytes),
+        f"at most {disk.num_states}; run.keep, run.save_every",
+    )
+    table.add_row("together", gigabytes(disk.most_bytes), "", style="bold")
+    there = f"{gigabytes(disk.there_bytes)} are there" if disk.there_bytes else ""
+    table.add_row("room", gigabytes(disk.free_bytes), there)
+    return table
+
+
+def _table(title: str) -> Table:
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), title=title, title_justify="left", header_style="dim"
+    )
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_column("")
+    table.show_header = False
+    return table
+
+
+def show(plan: RoomPlan, console: Console) -> None:
+    """Prints the plan."""
+    console.print(shown(plan), soft_wrap=True)

@@ -1,0 +1,72 @@
+"""What a run will keep on disk at most, computed before it begins.
+
+A step's weights are a version; a checkpoint is a version and the optimiser's state. `retention.py`
+decides which stay: with teachers all versions since the last checkpoints, because an average may
+need them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from preceptor_trainer.kit.machine import folder_bytes, free_disk_bytes
+from preceptor_trainer.model.shape import Shape
+from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.memory_plan import num_trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskPlan:
+    """What the run's folder will hold."""
+
+    version_bytes: int
+    """The weights of one step."""
+    state_bytes: int
+    """The optimiser's state of one checkpoint."""
+    num_versions: int
+    """Most versions at a time."""
+    num_states: int
+    """Most checkpoints at a time: one is written before the oldest goes."""
+    there_bytes: int
+    """What the folder holds of them already."""
+    free_bytes: int
+    """Room where the folder is."""
+
+    @property
+    def most_bytes(self) -> int:
+        """What all of it takes."""
+        return self.num_versions * self.version_bytes + self.num_states * self.state_bytes
+
+    @property
+    def missing_bytes(self) -> int:
+        """Room that is missing; 0 where there is enough."""
+        return max(0, self.most_bytes - self.there_bytes - self.free_bytes)
+
+
+def disk_plan(config: RunConfig, shape: Shape, run_dir: Path) -> DiskPlan:
+    """The plan of a run in `run_dir`."""
+    version = 4 * shape.num_parameters
+    trained = num_trained(config, shape)
+    adapter = 0 if config.lora is None else 4 * trained
+    evaluated = None if config.evaluation is None else config.evaluation.every
+    interval = min(config.checkpoint_every, evaluated or config.checkpoint_every)
+    # Those that are there while one more is written.
+    kept = min(config.keep, math.ceil(config.steps / interval) - 1)
+    # The first version, two that a step in progress may name, the new one, and the best one.
+    num_versions = kept + 4 + (evaluated is not None)
+    if config.experts:
+        num_versions += 2 * interval
+    num_versions = min(config.steps + 1, num_versions)
+    # Teachers store their average beside a checkpoint's version.
+    averages = kept + 1 if config.experts else 0
+    there = [run_dir / "weights", run_dir / "checkpoints"]
+    return DiskPlan(
+        version_bytes=version,
+        state_bytes=8 * trained + adapter,
+        num_versions=num_versions + averages,
+        num_states=kept + 1,
+        there_bytes=sum(folder_bytes(folder) for folder in there if folder.exists()),
+        free_bytes=free_disk_bytes(run_dir),
+    )
