@@ -95,6 +95,9 @@ class Execution:
     wall_seconds: float = 0.0
     peak_memory_mb: float = 0.0
     """Largest memory of one process; 0 where the rung does not report it."""
+    group_memory_mb: float | None = None
+    """Largest memory of all processes together, with what they read of files; None where no control
+    group reports it."""
     rung: str
     """Name of the rung that it ran under."""
 

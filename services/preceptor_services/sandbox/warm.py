@@ -22,6 +22,7 @@ from typing import Any, Final, NoReturn, cast
 
 from pydantic import JsonValue
 
+from preceptor_services.sandbox.cgroups import Group
 from preceptor_services.sandbox.command import (
     Command,
     CommandLimits,
@@ -90,6 +91,8 @@ class WarmSandbox:
         self._control: socket.socket | None = None
         self._folder: str | None = None
         self._description: dict[str, JsonValue] = {}
+        self._slot = slot
+        self._group: Group | None = None
 
     @property
     def pid(self) -> int | None:
@@ -131,9 +134,14 @@ class WarmSandbox:
         if "refused" in described:
             self.stop()
             raise IsolationFailed(f"{self._recipe.rung}: {described['refused']}")
+        assert self._process is not None
+        self._group = Group.around(self._process.pid, self._slot)
         self._description = {
             "level": self._recipe.rung,
             **described,
+            "limits_together": "by the keeper"
+            if self._group is None
+            else f"control group, version {self._group.version}",
             "python": self._recipe.interpreter.version,
         }
 
@@ -182,6 +190,7 @@ class WarmSandbox:
             cpu_seconds=reply["cpu_seconds"],
             wall_seconds=reply["wall_seconds"],
             peak_memory_mb=reply["peak_memory_mb"],
+            group_memory_mb=reply["group_memory_mb"],
             rung=self._recipe.rung,
         )
 
@@ -197,6 +206,9 @@ class WarmSandbox:
                 self._kill_group()
                 self._process.wait()
             self._process = None
+        if self._group is not None:
+            self._group.remove()
+            self._group = None
         folder, self._folder = self._folder, None
         if folder is not None:
             with contextlib.suppress(OSError):
@@ -230,6 +242,7 @@ class WarmSandbox:
         self, asked: dict[str, Any], request: bytes, stdin: bytes | None, num_outputs: int, cap: int
     ) -> tuple[list[bytes], dict[str, Any]]:
         self.start()
+        num_killed = self._limit_group(asked["limits"])
         pipes = [os.pipe() for _ in range(num_outputs)]
         inputs = [_in_memory(data) for data in (request, stdin) if data is not None]
         try:
@@ -246,6 +259,7 @@ class WarmSandbox:
                 os.close(read)
         reply["kept_fds"] = kept
         reply["over"] = over
+        self._read_group(reply, num_killed)
         if reply["set_up"] != "ready":
             for fd in kept:
                 os.close(fd)
@@ -253,6 +267,27 @@ class WarmSandbox:
                 f"{self._recipe.rung}: the child could not be set up: {reply['set_up']}"
             )
         return outputs, reply
+
+    def _limit_group(self, limits: dict[str, Any]) -> int:
+        """Limits the group; how many processes the kernel has ended for memory before."""
+        if self._group is None:
+            return 0
+        size_mb = limits["memory_mb"] + limits["files_mb"]
+        try:
+            # An expression may start no process, which is what the limit 0 of a user means.
+            self._group.limit(memory_bytes=size_mb << 20, tasks=limits["processes"])
+            return self._group.num_killed()
+        except OSError as error:
+            self._fail(f"its control group: {error}", error)
+
+    def _read_group(self, reply: dict[str, Any], num_killed: int) -> None:
+        reply["group_memory_mb"] = None
+        if self._group is None:
+            return
+        peak = self._group.peak_bytes()
+        reply["group_memory_mb"] = None if peak is None else peak / (1 << 20)
+        if reply["ended"] is None and self._group.num_killed() > num_killed:
+            reply["ended"] = "memory"
 
     def _read_outputs(
         self, fds: Sequence[int], cap: int, timeout_s: float

@@ -61,6 +61,21 @@ def test_a_program_reads_its_input_and_its_outputs_come_back_apart(box: WarmSand
     assert found.rung == box.describe()["level"]
 
 
+def test_a_sandbox_says_who_limits_its_processes_together_and_leaves_no_group() -> None:
+    box = open_warm("namespaces", slot=5)
+    together = box.describe()["limits_together"]
+
+    found = run(box, "x = bytearray(50 << 20)")
+    group = box._group
+    box.stop()
+
+    assert (together == "by the keeper") == (group is None)
+    if group is not None:
+        assert together == f"control group, version {group.version}"
+        assert group.version == 2 or 50 <= (found.group_memory_mb or 0) < 80
+        assert not group._memory.exists()
+
+
 def test_an_error_is_told_as_an_interpreter_tells_it(box: WarmSandbox) -> None:
     found = run(box, "def f(n):\n    return 1 // n\n\nf(0)\n")
 

@@ -41,6 +41,7 @@ def run(
     """Runs the program and exits. It never returns, since a child must not serve others."""
     try:
         os.setsid()
+        walls.be_ended_first()
         request = _take_descriptors(fds, ready)
         if folder is None:
             _prepare_expression(asked["limits"], walls)

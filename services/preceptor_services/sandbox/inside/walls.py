@@ -103,6 +103,14 @@ class Walls:
             linux.keep_capabilities()
             linux.prctl(linux.PR_SET_DUMPABLE, 1)  # or the keeper could not measure its memory
 
+    def be_ended_first(self) -> None:
+        """For a child: the kernel ends it and not the keeper where their memory ends."""
+        if self._proc is not None:
+            with contextlib.suppress(OSError):
+                fd = os.open("self/oom_score_adj", os.O_WRONLY, dir_fd=self._proc)
+                os.write(fd, b"1000")
+                os.close(fd)
+
     def close(self, folder: str | None) -> None:
         """For a child: nothing but its folder and what is visible; nothing at all without one."""
         if folder is None and (self._in_namespaces or self._settings["empty"]):
