@@ -159,3 +159,12 @@ def test_a_rank_that_is_killed_ends_the_step_and_is_named(
 
     with pytest.raises(RankEnded, match="rank 1 of 2 ended with -9"):
         leader.step(batches, DistIL())
+
+
+def test_a_rank_that_cannot_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "preceptor_trainer").mkdir()
+    (tmp_path / "preceptor_trainer" / "__init__.py").write_text("raise SystemExit('no memory')")
+
+    with pytest.raises(RankEnded, match=r"rank 1 of 2 ended with 1: no memory"):
+        started(2, tmp_path / "logs")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from preceptor_clients.contract.deployment import parse_deployment, to_toml
 from preceptor_trainer.collect.context import NothingInView, PapersContext
@@ -317,3 +318,19 @@ def test_the_number_of_ranks_is_no_setting_that_a_run_goes_on_with(build_file: B
 
     assert two.ranks == 2
     assert describe(two) == describe(build_file().config)
+
+
+def test_ranks_on_one_named_device_are_refused(build_file: BuildFile) -> None:
+    with pytest.raises(ValueError, match=r"model\.device: 'cuda:1' is one device"):
+        build_file("run.ranks=2", "model.device=cuda:1")
+
+
+def test_more_ranks_than_gpus_are_refused(
+    build_file: BuildFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+    assert build_file("run.ranks=4", "model.device=cpu").config.ranks == 4
+    with pytest.raises(ValueError, match=r"run\.ranks: 4 ranks need as many GPUs; torch sees 2"):
+        build_file("run.ranks=4")

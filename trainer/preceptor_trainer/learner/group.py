@@ -29,6 +29,8 @@ import torch.distributed as dist
 _PATIENCE: Final = timedelta(days=30)
 """A rank waits while rank 0 collects. The end of a process ends the wait, not a deadline."""
 _GRACE_S: Final = 30.0
+_NOTICED_S: Final = 15.0
+"""Time in which the end of another process is an error of what this one does."""
 HOST: Final = "127.0.0.1"
 END: Final = "end"
 """What the other ranks are told at the end."""
@@ -93,14 +95,19 @@ class Group:
             with suppress(RuntimeError):
                 self.tell(END)
             self.busy.release()
+        self.end_others()
+        with self.busy:
+            dist.destroy_process_group()
+
+    def end_others(self) -> None:
+        """Ends the processes that rank 0 started."""
         for process in self.processes:
             cast(Any, process.stdin).close()
             try:
                 process.wait(timeout=_GRACE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-        with self.busy:
-            dist.destroy_process_group()
+                process.wait()
 
     def _said(self, rank: int) -> str:
         if self.logs is None:
@@ -121,23 +128,54 @@ def started(size: int, logs: Path) -> Group:
     store = cast(Any, dist).TCPStore(HOST, 0, size, is_master=True, wait_for_workers=False)
     processes = [_start(rank, size, store.port, logs) for rank in range(1, size)]
     group = Group(rank=0, size=size, local_rank=0, processes=processes, logs=logs)
-    _join(group, store)
-    if torch.cuda.is_available():
-        threading.Thread(target=_end_with, args=(group,), daemon=True).start()
+    try:
+        _wait_for_others(group, store)
+    except RankEnded:
+        group.end_others()
+        raise
+    threading.Thread(target=_end_with, args=(group,), daemon=True).start()
+    with group.busy:
+        _join(group, store)
     return group
 
 
+def _wait_for_others(group: Group, store: Any) -> None:
+    """Until every rank is about to join.
+
+    Raises:
+        RankEnded: one of them has ended.
+    """
+    names = [_ready(rank) for rank in range(1, group.size)]
+    while not store.check(names):
+        if any(process.poll() is not None for process in group.processes):
+            group.check()
+        time.sleep(0.02)
+
+
+def _ready(rank: int) -> str:
+    """The key that a rank sets."""
+    return f"ready-{rank}"
+
+
 def _end_with(group: Group) -> None:
-    """Ends this process when another one ends: on GPUs a step would wait for it for ever."""
-    while not group.closed:
-        for process in group.processes:
-            if process.poll() is not None and not group.closed:
-                try:
-                    group.check()
-                except RankEnded as error:
-                    print(f"error: {error}", file=sys.stderr)  # noqa: T201
-                    os._exit(1)
+    """Ends this process when another one has ended and this one waits for it all the same.
+
+    Over gloo a lost connection is an error. A rendezvous does not notice it, and NCCL neither.
+    """
+    while all(process.poll() is None for process in group.processes):
         time.sleep(0.5)
+    waits_since = time.monotonic()
+    while time.monotonic() - waits_since < _NOTICED_S:
+        if group.closed or group.failed:
+            return
+        if not group.busy.locked():
+            waits_since = time.monotonic()
+        time.sleep(0.1)
+    try:
+        group.check()
+    except RankEnded as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    os._exit(1)
 
 
 def _start(rank: int, size: int, port: int, logs: Path) -> subprocess.Popen[bytes]:
@@ -155,7 +193,9 @@ def _start(rank: int, size: int, port: int, logs: Path) -> subprocess.Popen[byte
 def joined(rank: int, size: int, port: int) -> Group:
     """Joins the group of a rank 0 that started this process."""
     group = Group(rank=rank, size=size, local_rank=rank)
-    _join(group, cast(Any, dist).TCPStore(HOST, port, size, is_master=False))
+    store = cast(Any, dist).TCPStore(HOST, port, size, is_master=False)
+    store.set(_ready(rank), "")
+    _join(group, store)
     return group
 
 
@@ -177,7 +217,8 @@ def launched() -> Group:
 
 def _join(group: Group, store: Any) -> None:
     has_gpu = torch.cuda.is_available()
-    if has_gpu:
+    # Ranks that compute on the CPU may be more.
+    if has_gpu and group.local_rank < torch.cuda.device_count():
         torch.cuda.set_device(group.local_rank)
     place: dict[str, Any] = {}
     if store is not None:

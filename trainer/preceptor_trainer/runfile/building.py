@@ -25,6 +25,7 @@ from preceptor_trainer.runfile.schema import ENVIRONMENT_USE, RolloutSection, Ru
 from preceptor_trainer.runfile.sources import Sources, make_sources
 from preceptor_trainer.runfile.students import (
     check_adapter,
+    check_ranks,
     longest_prompt,
     model_folder,
     prompt_counter,
@@ -70,6 +71,7 @@ def build(run_file: RunFile, folder: Path, *, name: str, run_dir: Path) -> Built
     model = model_folder(run_file.model.path, folder)
     tools = make_tools(run_file, model, folder)
     run_file = _with_variables(run_file, tools.variables)
+    check_ranks(run_file.run.ranks, run_file.model.device)
     if run_file.model.lora is not None:
         check_adapter(model, run_file.model.lora.made())
     limit = longest_prompt(model, run_file.data.max_prompt, run_file.rollout.max_tokens)

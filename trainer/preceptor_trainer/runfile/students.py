@@ -82,6 +82,23 @@ def longest_prompt(model: Path, max_prompt: int | None, max_tokens: int) -> int:
     return min(max_prompt or positions, positions - max_tokens)
 
 
+def check_ranks(ranks: int, device: str) -> None:
+    """Checks that there is a GPU for each rank, where they compute on GPUs.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    if ranks > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
+        num_gpus = torch.cuda.device_count()
+        if ranks > num_gpus:
+            raise ValueError(f"run.ranks: {ranks} ranks need as many GPUs; torch sees {num_gpus}")
+    elif ranks > 1 and ":" in device:
+        raise ValueError(
+            f"model.device: {device!r} is one device, and each of {ranks} ranks has its own; use "
+            "`auto`, `cuda` or `cpu`"
+        )
+
+
 def check_adapter(model: Path, lora: Lora) -> None:
     """Checks before anything starts that the model has the layers of an adapter.
 
