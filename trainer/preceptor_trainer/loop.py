@@ -74,6 +74,7 @@ class Trainer:
         self.run_dir = run_dir
         self.progress = progress
         place = placement(device=config.device, dtype=config.dtype)
+        self._is_between_steps = False
         self.peaks = PeakMemory(held_on(place.device))
         self.policy = Policy(
             config.model,
@@ -189,6 +190,10 @@ class Trainer:
         try:
             with self.peaks:
                 return await self._run()
+        except asyncio.CancelledError:
+            if self._is_between_steps:
+                await self.publisher.keep_step(self.learner, self.config)
+            raise
         finally:
             await self.close()
 
@@ -204,6 +209,7 @@ class Trainer:
         self.collector.restore(
             [group_of(state, self.config.task) for state in self.publisher.unused]
         )
+        self._is_between_steps = True
         set_result_aside(self.run_dir, self.config.steps)
         self.progress.start(self.config.steps, position.step)
         self.evaluations.forget_from(position.step)
@@ -256,6 +262,8 @@ class Trainer:
                 return False
         timer = PhaseTimer(self.progress, self.peaks, dict(batch.seconds))
         step, before = batch.at.step, self.publisher.published.version
+        # Until the step is recorded: the weights are not those of a version meanwhile.
+        self._is_between_steps = False
         with timer.phase("update"):
             rows = [
                 row.train_rollout(on_policy=row.attempt.rollout.weights == before)
@@ -281,6 +289,7 @@ class Trainer:
         self.progress.step(metrics)
         unused = self.collector.unused(step + 1)
         await self.publisher.checkpoint_if_due(step + 1, self.learner, self.config, unused)
+        self._is_between_steps = True
         self.collector.trained(step)
         await self._evaluate_between(step + 1)
         for participant in self.collector.participants:

@@ -167,6 +167,25 @@ async def test_a_runs_publisher_leaves_first_and_last_versions(
     assert [m.checkpoint for m in gateway.manifests] == [step % 3 == 0 for step in range(13)]
 
 
+@pytest.mark.parametrize(("experts", "found"), [((), ["00000002"]), (("teacher",), [])])
+async def test_a_run_that_is_ended_between_steps_keeps_its_last_step_but_with_experts(
+    tmp_path: Path, experts: tuple[str, ...], found: list[str]
+) -> None:
+    publisher, _ = publisher_of(tmp_path)
+    learner = Learner(nn.Linear(2, 2), OptimiserConfig(lr=1.0))
+    config = settings(checkpoint_every=10, experts=experts, ranks=1)
+    remember(tmp_path, Lineage(name="l0", parent=None, from_step=0, steps=12))
+    await publisher._publish(learner, 0, parent=None, checkpoint=True)
+    for step in (1, 2):
+        await publisher.publish(step, learner, config)
+        await publisher.checkpoint_if_due(step, learner, config)
+
+    await publisher.keep_step(learner, config)
+    await publisher.keep_step(learner, config)
+
+    assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == found
+
+
 async def test_the_best_version_stays_though_it_is_older_than_those_kept(tmp_path: Path) -> None:
     publisher, _ = publisher_of(tmp_path)
     learner = Learner(nn.Linear(2, 2), OptimiserConfig(lr=1.0))

@@ -17,6 +17,7 @@ from preceptor_clients.kit.logs import log_if_asked
 from preceptor_clients.kit.tracing import start_tracing
 from preceptor_trainer.collect.failed_judgements import SourcesFail
 from preceptor_trainer.collect.prompts import NoPromptFits
+from preceptor_trainer.commands.ending import ends_when_asked
 from preceptor_trainer.commands.going_on import Planned, Start, kept_by
 from preceptor_trainer.deployment.failures import said_plainly
 from preceptor_trainer.evaluation.held_out import NotGraded
@@ -51,7 +52,8 @@ async def train(planned: Planned, run_dir: Path, url: str, key: str) -> dict[str
     async with GatewayClient(url, key) as gateway:
         with Progress() as progress:
             trainer = Trainer(config, run_dir, gateway, progress, may_grow=planned.is_extended)
-            return await trainer.run()
+            with ends_when_asked():
+                return await trainer.run()
 
 
 def said_of(start: Start, key_file: Path | None = None) -> AbstractContextManager[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,12 @@ from preceptor_trainer.kit.disk import MAKE_ROOM
 
 INTERRUPTED: Final = 130
 """What a shell says of a command that Ctrl-C ended."""
+TERMINATED: Final = 128 + signal.SIGTERM
+"""What it says of one that SIGTERM ended."""
+
+
+class Terminated(Exception):
+    """The command was asked to end."""
 
 
 @contextmanager
@@ -40,6 +47,9 @@ def said_plainly(
     except KeyboardInterrupt:
         say(f"interrupted: {kept()}\ncontinue it:  {again}")
         raise typer.Exit(INTERRUPTED) from None
+    except Terminated:
+        say(f"terminated: {kept()}\ncontinue it:  {again}")
+        raise typer.Exit(TERMINATED) from None
     except Unauthorised as error:
         where = "" if key_file is None else f"the gateway does not know the key in {key_file}: "
         say(f"{where}{error}")

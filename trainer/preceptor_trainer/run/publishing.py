@@ -125,6 +125,20 @@ class Publisher:
                 named={attempt.rollout.weights for group in unused for attempt in group.attempts},
             )
 
+    async def keep_step(self, engine: Engine, config: RunConfig) -> None:
+        """Saves the steps since the last checkpoint, for a run that ends between two steps.
+
+        Not with experts, whose averages are stored beside planned checkpoints, and not where steps
+        overlap or ranks may have ended already; these go on from the last checkpoint.
+        """
+        if config.experts or config.ranks > 1 or config.schedule.overlapped is not None:
+            return
+        step = Version.of(self.published.version).step
+        found = latest_checkpoint(self._checkpoints)
+        if step > (0 if found is None else int(found.name)):
+            position = Position(step=step, lineage=self.lineage, weights=self.published.version)
+            await asyncio.to_thread(self._save, position, engine, config.keep, [])
+
     def _save(
         self, position: Position, engine: Engine, keep: int, unused: Sequence[dict[str, Any]]
     ) -> None:
