@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from typing import Final
 
-_YOUNG: Final = 10_000
+_YOUNG: Final = 5_000
 """New objects after which the collector looks for cycles among them; the usual 700 are those of one
 frame with a few answers, all of which are freed without it."""
 

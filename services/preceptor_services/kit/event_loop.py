@@ -23,7 +23,7 @@ _M_ARENA_MAX: Final = -8
 """The parameters' numbers in glibc's `malloc.h`."""
 _FROM_HEAP_BYTES: Final = 32 << 20
 """Smaller blocks come from a heap, and not each from the system anew."""
-_KEPT_BYTES: Final = 64 << 20
+_KEPT_BYTES: Final = 32 << 20
 """A heap keeps so much that is free at its end for the next bodies."""
 _MOST_HEAPS: Final = 2
 
