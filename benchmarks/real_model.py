@@ -111,7 +111,7 @@ def run_once(example: Example, name: str, folder: Path, seed: int) -> None:
         pairs = [*ours, f"objective.use={name}", f"run.folder={folder.resolve()}"]
         command = ["-m", "preceptor_clients.cli", "train", str(example.run_file), *_pairs(pairs)]
         measured = watched([sys.executable, *command], folder / "train.log")
-    (folder / "measured.json").write_text(json.dumps(measured) + "\n")
+    (folder / "measured.json").write_text(json.dumps({**measured, "commit": commit()}) + "\n")
     for weights in ("checkpoints", "weights", "model"):  # gigabytes each, and read by nothing below
         shutil.rmtree(folder / example.name / weights, ignore_errors=True)
         shutil.rmtree(folder / weights, ignore_errors=True)
@@ -119,6 +119,12 @@ def run_once(example: Example, name: str, folder: Path, seed: int) -> None:
 
 def _pairs(settings: list[str]) -> list[str]:
     return [word for pair in settings for word in ("--set", pair)]
+
+
+def commit() -> str:
+    """The code that ran, because runs are kept for longer than code."""
+    head = ("git", "describe", "--always", "--dirty", "--exclude=*")
+    return subprocess.run(head, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def watched(command: list[str], log: Path) -> dict[str, float]:
