@@ -235,6 +235,7 @@ class Metrics:
         mask_P = np.concatenate([array_of(answer.mask_P) for answer in answers])
         tail_P = np.concatenate([array_of(answer.tail_P) for answer in answers])
         starts = np.cumsum([0, *(len(answer.mask_P) for answer in answers)])[:-1]
+        # `reduceat` needs at least one row of each answer; a response is never empty.
         num_rows = np.add.reduceat(mask_P, starts, dtype=np.int64)
         tails = np.add.reduceat(tail_P * mask_P, starts)
         self.positions.labels(service).inc(len(mask_P))
