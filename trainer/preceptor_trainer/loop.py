@@ -30,20 +30,16 @@ from preceptor_trainer.collect.self_evaluation import evaluate_own
 from preceptor_trainer.collect.student import Student
 from preceptor_trainer.evaluation.held_out import Evaluation, EvaluationConfig, evaluate
 from preceptor_trainer.kit.allocator import release_freed_memory
-from preceptor_trainer.kit.placement import Placement, placement
-from preceptor_trainer.learner.engine import Engine
-from preceptor_trainer.learner.group import is_launched, launched, started
-from preceptor_trainer.learner.leader import Leader, Setup
-from preceptor_trainer.learner.learner import Learner, StepResult
-from preceptor_trainer.learner.lora import add_adapter
+from preceptor_trainer.kit.placement import placement
+from preceptor_trainer.learner.learner import StepResult
 from preceptor_trainer.learner.policy import Policy, WeightFolder
 from preceptor_trainer.model.batch import TrainBatch
-from preceptor_trainer.model.checkpointing import checkpointed
 from preceptor_trainer.report import write_report
 from preceptor_trainer.run.batching import batches_of, packing_metrics
 from preceptor_trainer.run.boards import Board, BoardName, TensorBoard, Tracker
 from preceptor_trainer.run.collecting import Collected, Collector
 from preceptor_trainer.run.config import RunConfig, describe
+from preceptor_trainer.run.engines import engine_of
 from preceptor_trainer.run.evaluations import AFTER, BEFORE, Evaluations
 from preceptor_trainer.run.journal import Journal
 from preceptor_trainer.run.metrics_log import MetricsLog
@@ -82,7 +78,7 @@ class Trainer:
             chat_template_kwargs=config.chat_template_kwargs,
             packing=config.packing,
         )
-        self.learner: Engine = self._new_engine(place)
+        self.learner = engine_of(config, self.policy, place, run_dir)
         dialogue = config.dialogue
         self.environment = (
             None if dialogue is None else dialogue.environment.connect(gateway, config.name)
@@ -117,33 +113,6 @@ class Trainer:
             run_dir, config.steps, config.evaluation.ks if config.evaluation else (1,)
         )
         self.collector = self._new_collector()
-
-    def _new_engine(self, place: Placement) -> Engine:
-        config, model, trunk = self.config, self.policy.model, self.policy.trunk
-        if config.ranks > 1:
-            group = launched() if is_launched() else started(config.ranks, self.run_dir / "ranks")
-            return Leader(group, self._setup(place), self.policy)
-        adapter = None if config.lora is None else add_adapter(model, config.lora, config.seed)
-        if config.checkpointing:
-            trunk = checkpointed(model, trunk)
-        return Learner(
-            model, config.optimiser, trunk=trunk, head=config.head, place=place, adapter=adapter
-        )
-
-    def _setup(self, place: Placement) -> Setup:
-        config = self.config
-        return Setup(
-            folder=config.model,
-            optimiser=config.optimiser,
-            lora=config.lora,
-            seed=config.seed,
-            head=config.head,
-            packing=config.packing,
-            checkpointing=config.checkpointing,
-            device_type=place.device.type,
-            dtype=config.dtype,
-            threads=config.threads,
-        )
 
     def _new_student(self) -> Student:
         return Student(
