@@ -27,6 +27,8 @@ class CountServer:
     stream: bool = False
     tools: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     silent: bool = False
+    health_s: float = 0.0
+    asked_for_health: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
     active: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, asyncio.Task[None]])
     most: int = 0
@@ -51,6 +53,8 @@ class CountServer:
             body = msgpack.unpackb(packed)
             name = request.decode()
             if method == b"health":
+                self.asked_for_health.set()
+                await asyncio.sleep(self.health_s)
                 await self.reply(client, name, {"success": True})
             elif method == b"cancel":
                 task = self.active.get(body["request_id"])

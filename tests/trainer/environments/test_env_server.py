@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from preceptor_trainer.environments.environment import Dialogue
 from .env_server import CountServer, counting
 
 TASK = {"task": {"right": 7}}
+PROBLEM: Any = SimpleNamespace(id="p", messages=[{"role": "user", "content": "Hi"}], payload=TASK)
 LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 
 
@@ -123,6 +125,36 @@ async def test_a_run_that_is_stopped_leaves_no_rollout_at_the_server(play):
         await server.idle()
 
 
+async def test_an_attempt_that_ends_leaves_nothing_at_the_address_that_is_asked():
+    async with counting(agents=2) as server:
+        running = EnvServer(url=server.url).connect(cast(Any, None), "r")
+        session = await running.open(PROBLEM, "e")
+        face = session.face
+        session.traces.take({"trace": next(iter(session.traces.found)), "discard": True})
+        later = Asked("later", {})
+        session.inbox.put_nowait(later)
+
+        await session.close()
+        await server.idle()
+
+        assert later.reply.done()
+        assert face._inboxes == {}
+        await running.close()
+
+
+async def test_an_environment_that_is_closed_while_it_starts_opens_nothing_later():
+    async with counting(health_s=0.2) as server:
+        running = EnvServer(url=server.url).connect(cast(Any, None), "r")
+        opening = asyncio.create_task(running.open(PROBLEM, "e"))
+        await server.asked_for_health.wait()
+
+        await running.close()
+
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert running._start._task is None
+
+
 async def test_a_server_that_dies_in_an_attempt_is_unreachable_and_no_score(play):
     async with counting() as server:
 
@@ -164,7 +196,7 @@ async def test_the_address_answers_only_those_who_know_it_and_attempts_that_go_o
     face = Face("127.0.0.1", 0)
     await face.start()
     origin, inbox = f"http://127.0.0.1:{face.port}", asyncio.Queue[Asked]()
-    await face.expect("s", inbox)
+    face.expect("s", inbox)
     path = "/chat/completions"
     try:
         async with httpx.AsyncClient() as http:

@@ -23,5 +23,14 @@ class Once(Generic[T]):
             task = self._task = asyncio.create_task(self._made())
         return await asyncio.shield(task)
 
+    async def stop(self) -> T | None:
+        """Ends a try that goes on, so that nothing is made later; what was made, or None."""
+        task, self._task = self._task, None
+        if task is None:
+            return None
+        task.cancel()
+        [made] = await asyncio.gather(task, return_exceptions=True)
+        return None if isinstance(made, BaseException) else made
+
     async def _made(self) -> T:
         return await self._make()

@@ -100,7 +100,6 @@ class RunningEnvServer:
     def __init__(self, config: EnvServer) -> None:
         self.config = config
         self._start = Once(self._started)
-        self._both: _Both | None = None
         self.num_open = 0
 
     @property
@@ -122,8 +121,8 @@ class RunningEnvServer:
 
     async def close(self) -> None:
         """Ends both."""
-        if self._both is not None:
-            both, self._both = self._both, None
+        both = await self._start.stop()
+        if both is not None:
             await both.face.close()
             await both.wire.close()
 
@@ -143,8 +142,7 @@ class RunningEnvServer:
         await face.start()
         shown = f"[{host}]" if ":" in host else host
         origin = (config.callback or f"http://{shown}:{face.port}").rstrip("/")
-        self._both = _Both(wire=wire, face=face, base_url=face.base_url(origin))
-        return self._both
+        return _Both(wire=wire, face=face, base_url=face.base_url(origin))
 
 
 @dataclass(eq=False)
@@ -174,7 +172,6 @@ class EnvServerSession:
     ended: bool = False
     _run: str | None = None
     _asked: Asked | None = None
-    _expecting: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
     _is_open: bool = True
 
     async def begin(self, request: Frame) -> None:
@@ -236,10 +233,13 @@ class EnvServerSession:
             return
         self._is_open = False
         self.environment.num_open -= 1
-        for name in self.traces.found:
-            self.face.forget(name)
+        self.face.forget(self.inbox)
         if self._asked is not None:
             self._asked.refuse()
+        while not self.inbox.empty():
+            said = self.inbox.get_nowait()
+            if isinstance(said, Asked):
+                said.refuse()
         if self._run is not None and not self.ended:
             await self.wire.cancel(self._run)
         elif self._run is not None:
@@ -302,10 +302,8 @@ class EnvServerSession:
             self.inbox.put_nowait(_Ended(frame))
             return
         new = self.traces.take(frame)
-        if new is not None:
-            task = asyncio.create_task(self.face.expect(new, self.inbox))
-            self._expecting.add(task)
-            task.add_done_callback(self._expecting.discard)
+        if new is not None and self._is_open:
+            self.face.expect(new, self.inbox)
 
     async def _awaited(self, limit_s: float) -> Asked | _Ended:
         try:

@@ -85,7 +85,7 @@ class Face:
         self._listening = socket.create_server((host, port))
         self._path = f"/{secrets.token_urlsafe(24)}"
         self._inboxes: dict[str, asyncio.Queue[Any]] = {}
-        self._known = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._server: Any = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -130,15 +130,16 @@ class Face:
                 await asyncio.wait_for(self._serving, _END_S)
         self._listening.close()
 
-    async def expect(self, session: str, inbox: asyncio.Queue[Any]) -> None:
+    def expect(self, session: str, inbox: asyncio.Queue[Any]) -> None:
         """Puts the requests of a session into `inbox`."""
-        async with self._known:
-            self._inboxes[session] = inbox
-            self._known.notify_all()
+        self._inboxes[session] = inbox
+        self._changed.set()
+        self._changed = asyncio.Event()
 
-    def forget(self, session: str) -> None:
-        """Takes no further request of a session."""
-        self._inboxes.pop(session, None)
+    def forget(self, inbox: asyncio.Queue[Any]) -> None:
+        """Puts no further request into `inbox`."""
+        for session in [name for name, known in self._inboxes.items() if known is inbox]:
+            del self._inboxes[session]
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -180,8 +181,9 @@ class Face:
 
     async def _inbox(self, session: str) -> asyncio.Queue[Any] | None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_KNOWN_WITHIN_S), self._known:
-                await self._known.wait_for(lambda: session in self._inboxes)
+            async with asyncio.timeout(_KNOWN_WITHIN_S):
+                while session not in self._inboxes:
+                    await self._changed.wait()
         return self._inboxes.get(session)
 
 

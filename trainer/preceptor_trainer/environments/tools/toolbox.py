@@ -108,6 +108,7 @@ class RunningToolbox:
 
     async def close(self) -> None:
         """Ends the tools."""
+        await self.start.stop()
         for part in self._parts:
             with contextlib.suppress(Exception):  # the run's own end must not fail because of one
                 await part.close()
