@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from preceptor_trainer.learner import group as ranks
 from preceptor_trainer.learner.group import Group, RankEnded, started
 from preceptor_trainer.learner.leader import Leader, Setup
 from preceptor_trainer.learner.learner import Learner, OptimiserConfig
@@ -168,3 +172,24 @@ def test_a_rank_that_cannot_start_is_named(tmp_path: Path, monkeypatch: pytest.M
 
     with pytest.raises(RankEnded, match=r"rank 1 of 2 ended with 1: no memory"):
         started(2, tmp_path / "logs")
+
+
+def test_a_step_that_hangs_while_the_group_is_closed_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As over NCCL, which does not notice that another rank has ended."""
+    codes: list[int] = []
+    monkeypatch.setattr(ranks, "_NOTICED_S", 0.1)
+    monkeypatch.setattr(ranks.dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:
+        group = Group(rank=0, size=2, local_rank=0, processes=[other])
+        group.busy.acquire()
+        closing = threading.Thread(target=group.close)
+        closing.start()
+
+        ranks._end_with(group)
+
+        group.busy.release()
+        closing.join()
+    assert codes == [1]

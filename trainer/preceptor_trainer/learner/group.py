@@ -89,7 +89,6 @@ class Group:
 
     def close(self) -> None:
         """Leaves the group, and ends the processes that rank 0 started, whatever they do."""
-        self.closed = True
         # After a failure, or while a step goes on in another thread, nobody listens.
         if self.rank == 0 and not self.failed and self.busy.acquire(blocking=False):
             with suppress(RuntimeError):
@@ -97,6 +96,9 @@ class Group:
             self.busy.release()
         self.end_others()
         with self.busy:
+            # Not before: a step that goes on over NCCL does not notice that the others have ended,
+            # and `_end_with` must.
+            self.closed = True
             dist.destroy_process_group()
 
     def end_others(self) -> None:
