@@ -355,8 +355,17 @@ def _vllm(bench: Bench) -> Iterator[SampledByService]:
         _wait_for_port(port, process, bench.folder / "vllm.log")
         yield SampledByService(url=f"http://127.0.0.1:{port}", key_file=key)
     finally:
-        process.terminate()
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """In order, or else at once."""
+    process.terminate()
+    try:
         process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -458,21 +467,25 @@ def steps(bench: Bench) -> Figures:
         process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
         watcher = threading.Thread(target=_watch, args=(process, busy), daemon=True)
         watcher.start()
-        code = process.wait(timeout=300)
+        try:
+            code = process.wait(timeout=300)
+        finally:
+            # Of no effect on a run that has ended; another one ends its services with itself.
+            _end(process)
     if code != 0:
         said = (bench.folder / "train.log").read_text(errors="replace")
         raise LeftOut(f"preceptor train ended with {code}: {said[-400:]}")
     lines = (bench.folder / "runs" / "run" / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
     dropped = sum(m.get("dropped_answers", 0.0) for m in metrics)
-    working = [share for share in busy if share > 0]
+    share = busy_share(busy)
     return {
         "steps": len(metrics),
         "seconds of each": [
             round(sum(v for k, v in m.items() if k.startswith("seconds/")), 2) for m in metrics
         ],
-        "device busy, mean while it worked": (
-            round(float(np.mean(working)), 3) if working else "nvidia-smi tells nothing"
+        "device busy, mean from its first work to its last": (
+            "nvidia-smi tells nothing" if share is None else round(share, 3)
         ),
         "dropped answers": dropped,
     }
@@ -497,6 +510,12 @@ tokens_per_microbatch = 16384
 steps = 5
 save_every = 5
 """
+
+
+def busy_share(busy: Sequence[float]) -> float | None:
+    """Of the time between the first and the last work, pauses included; None without any."""
+    working = [place for place, share in enumerate(busy) if share > 0]
+    return float(np.mean(busy[working[0] : working[-1] + 1])) if working else None
 
 
 def _watch(process: subprocess.Popen[bytes], busy: list[float]) -> None:

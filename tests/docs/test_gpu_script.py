@@ -6,17 +6,21 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from docs_pages import ROOT
 
 
-def test_every_part_that_needs_no_service_has_figures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script."""
     monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
-    gpu = importlib.import_module("gpu")
+    return importlib.import_module("gpu")
+
+
+def test_every_part_that_needs_no_service_has_figures(gpu: ModuleType, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
@@ -28,3 +32,10 @@ def test_every_part_that_needs_no_service_has_figures(
     assert left_out == {"scoring", "steps"}
     assert result["parts"]["export"]["largest gap of a log-prob"] < 1e-5
     assert result["parts"]["update"]["tokens/s"] > 0
+
+
+def test_pauses_between_steps_count_as_idle_and_the_start_and_the_end_do_not(
+    gpu: ModuleType,
+) -> None:
+    assert gpu.busy_share([0.0, 0.0, 1.0, 0.0, 0.5, 0.5, 0.0]) == pytest.approx(0.5)
+    assert gpu.busy_share([0.0, 0.0]) is None
