@@ -77,6 +77,8 @@ def main(
     out: Annotated[Path | None, typer.Option(help="benchmarks/results/EXAMPLE.json.")] = None,
 ) -> None:
     """Runs what is missing, then writes and prints the result."""
+    if trl and example != "multiply":
+        raise typer.BadParameter("TRL trains on multiply alone", param_hint="--trl")
     chosen = Example(example, runs or Path(f"runs/{example}-all"), set_ or [])
     target = out or HERE / "results" / f"{example}.json"
     seeds = [0, 1, 2] if seed is None else seed
