@@ -8,9 +8,10 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -152,6 +153,15 @@ def test_one_batch_leaves_the_other_rank_without_work_and_layers_are_computed_ag
     assert two.measure(batches, DistIL()).loss == pytest.approx(
         one.measure(batches, DistIL()).loss, rel=1e-4
     )
+
+
+def test_ranks_find_each_other_where_no_other_machine_reaches(group: Group) -> None:
+    port = int(cast("list[str]", group.processes[0].args)[-1])
+
+    connections = psutil.Process().net_connections("tcp")
+
+    listening = [c.laddr for c in connections if c.status == psutil.CONN_LISTEN]
+    assert {address.ip for address in listening if address.port == port} == {"127.0.0.1"}
 
 
 def test_a_rank_that_is_killed_ends_the_step_and_is_named(

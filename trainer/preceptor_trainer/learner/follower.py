@@ -16,11 +16,12 @@ from preceptor_trainer.learner.sharded import ShardedLearner
 
 
 def follow(group: Group) -> None:
-    """Does what rank 0 tells."""
+    """Does what rank 0 tells, and leaves the group at the end."""
     learner: ShardedLearner | None = None
     while True:
         what, arguments = group.shared()
         if what == END:
+            group.close()
             return
         if what == "setup":
             (setup,) = arguments
@@ -45,9 +46,7 @@ def main() -> None:
     """Joins the rank 0 that started this process."""
     rank, size, port = sys.argv[1:]
     threading.Thread(target=_end_with_rank_0, daemon=True).start()
-    group = joined(int(rank), int(size), int(port))
-    follow(group)
-    group.close()
+    follow(joined(int(rank), int(size), int(port)))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ are there already (`launched`).
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -127,7 +128,7 @@ def log_of(folder: Path, rank: int) -> Path:
 def started(size: int, logs: Path) -> Group:
     """Starts the ranks from 1 on, on this machine."""
     logs.mkdir(parents=True, exist_ok=True)
-    store = cast(Any, dist).TCPStore(HOST, 0, size, is_master=True, wait_for_workers=False)
+    store = _store(size)
     processes = [_start(rank, size, store.port, logs) for rank in range(1, size)]
     group = Group(rank=0, size=size, local_rank=0, processes=processes, logs=logs)
     try:
@@ -139,6 +140,21 @@ def started(size: int, logs: Path) -> Group:
     with group.busy:
         _join(group, store)
     return group
+
+
+def _store(size: int) -> Any:
+    """Where ranks find each other, on a free port that only this machine reaches."""
+    # The store asks for no key, and would listen on every address by itself.
+    listening = socket.create_server((HOST, 0))
+    port = listening.getsockname()[1]
+    return cast(Any, dist).TCPStore(
+        HOST,
+        port,
+        size,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=listening.detach(),
+    )
 
 
 def _wait_for_others(group: Group, store: Any) -> None:
