@@ -32,6 +32,19 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path):
     assert torch.equal(learner["optimiser"]["m"], state["optimiser"]["m"])
 
 
+def test_a_checkpoint_of_a_gpu_is_read_into_main_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as patch:
+        # What a file says of tensors that were on a GPU.
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        path = save_checkpoint(tmp_path, position(4), {"m": torch.arange(3.0)})
+
+    _, learner = load_checkpoint(path)
+
+    assert learner["m"].device.type == "cpu"
+
+
 def test_a_checkpoint_that_holds_more_than_is_read_can_be_gone_on_from(tmp_path: Path):
     path = save_checkpoint(tmp_path, position(4), {})
     state = json.loads((path / "state.json").read_text())

@@ -66,10 +66,13 @@ class ShardedLearner(Learner):
         return self._adapter.merged(found)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of a single process, on rank 0."""
+        """The state of a single process, in rank 0's main memory."""
         state = super().state_dict()
         moments: dict[int, dict[str, Any]] = state["optimiser"]["state"]
-        state["optimiser"]["state"] = {place: self._whole(one) for place, one in moments.items()}
+        # Moments of a whole model need not fit on one GPU.
+        state["optimiser"]["state"] = {
+            place: _on_cpu(self._whole(one)) for place, one in moments.items()
+        }
         if "adapter" in state:
             state["adapter"] = self._whole(state["adapter"])
         return state
@@ -198,6 +201,10 @@ def _without_tensors(state: dict[str, Any]) -> dict[str, Any]:
     moments: dict[int, dict[str, Any]] = state["optimiser"]["state"]
     outline = {place: {k: _outline(v) for k, v in one.items()} for place, one in moments.items()}
     return state | {"adapter": None, "optimiser": state["optimiser"] | {"state": outline}}
+
+
+def _on_cpu(moments: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.cpu() if isinstance(v, Tensor) else v for k, v in moments.items()}
 
 
 def _outline(value: Any) -> Any:

@@ -66,7 +66,8 @@ def load_checkpoint(path: Path) -> tuple[Position, dict[str, Any]]:
     state = json.loads((path / "state.json").read_text())
     # By name: a checkpoint of another version may hold more fields, and is usable all the same.
     position = Position(step=state["step"], lineage=state["lineage"], weights=state["weights"])
-    learner = torch.load(path / "trainer.pt", weights_only=True)
+    # Not where it was: the run may go on without that GPU, and the learner moves what it takes.
+    learner = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
     return position, cast("dict[str, Any]", learner)
 
 
