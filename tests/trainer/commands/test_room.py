@@ -10,10 +10,17 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
+from preceptor_clients.contract.deployment import local_service
+from preceptor_trainer.commands import run_file
 from preceptor_trainer.commands.plan_file import plan_command
-from preceptor_trainer.commands.room import RoomPlan, check_room, show
+from preceptor_trainer.commands.room import RoomPlan, check_room, plan_of, show
+from preceptor_trainer.commands.run_file import Place, train_file
 from preceptor_trainer.run.disk_plan import DiskPlan
 from preceptor_trainer.run.memory_plan import MemoryPlan, Part
+from preceptor_trainer.runfile.building import Built, build
+from preceptor_trainer.runfile.reading import read_run_file
+from preceptor_trainer.runfile.teachers import LARGER_MODEL
+from preceptor_trainer.student import STUDENT_DIR
 
 GB = 10**9
 
@@ -48,6 +55,18 @@ def plan_with(**fields: int) -> RoomPlan:
     own = {name: value for name, value in fields.items() if name in ("whole_bytes", "free_bytes")}
     there = {name.removeprefix("disk_"): v for name, v in fields.items() if name not in own}
     return replace(plan, disk=replace(disk, **there), **own)
+
+
+def built_of(folder: Path) -> Built:
+    """A file with one self-teacher, which the folder then has, and what it makes."""
+    (folder / "judge.py").write_text("def judge(response, row):\n    return 1.0\n")
+    (folder / "rows.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
+    (folder / "run.toml").write_text(
+        '[data]\ntrain = "rows.jsonl"\n[feedback]\nuse = "judge.py:judge"\n'
+        "[optim]\nprompts_per_step = 2\n[run]\nsteps = 3\n"
+    )
+    file = read_run_file(folder / "run.toml")
+    return build(file, folder, name="run", run_dir=folder / "runs" / "run")
 
 
 def test_a_run_that_fits_begins_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,12 +118,7 @@ def test_what_is_short_is_only_said_where_the_file_wants_it(
 
 
 def test_the_plan_of_a_file_lists_parts_phases_and_disk(tmp_path: Path) -> None:
-    (tmp_path / "judge.py").write_text("def judge(response, row):\n    return 1.0\n")
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
-    (tmp_path / "run.toml").write_text(
-        '[data]\ntrain = "rows.jsonl"\n[feedback]\nuse = "judge.py:judge"\n'
-        "[optim]\nprompts_per_step = 2\n[run]\nsteps = 3\n"
-    )
+    built_of(tmp_path)
     app = typer.Typer()
     app.command()(plan_command)
 
@@ -113,6 +127,32 @@ def test_the_plan_of_a_file_lists_parts_phases_and_disk(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     for words in ("memory of the trainer", "self-teacher", "activations", "state of a checkpoint"):
         assert words in result.output
+
+
+def test_a_teacher_on_another_device_takes_none_of_the_memory_there(tmp_path: Path) -> None:
+    built = built_of(tmp_path)
+    elsewhere = local_service("other", LARGER_MODEL, {"model": str(STUDENT_DIR), "device": "meta"})
+    here = local_service("near", LARGER_MODEL, {"model": str(STUDENT_DIR), "device": "cpu"})
+    deployment = built.deployment.model_copy(update={"experts": {"far": elsewhere, "near": here}})
+
+    plan = plan_of(replace(built.config, device="cpu"), tmp_path, deployment)
+
+    assert set(plan.services) == {"near", "services"}
+
+
+def test_teachers_behind_another_gateway_take_no_memory_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built_of(tmp_path)
+    (tmp_path / "key").touch()  # without a key the command ends after the check
+    seen: list[RoomPlan] = []
+    monkeypatch.setattr(run_file, "check_room", lambda plan, refuse: seen.append(plan))
+    place = Place(gateway="http://127.0.0.1:9", key_file=tmp_path / "key")
+
+    with pytest.raises(typer.BadParameter, match="key"):
+        train_file(tmp_path / "run.toml", [], place, None)
+
+    assert [plan.services for plan in seen] == [{}]
 
 
 def test_the_largest_part_is_shown_first() -> None:

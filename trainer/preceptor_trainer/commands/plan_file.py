@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from preceptor_trainer.commands.room import check_room, plan_of, show
+from preceptor_trainer.commands.room import check_room, plan_of, services_here, show
 from preceptor_trainer.commands.run_file import refused_plainly
 from preceptor_trainer.runfile.building import build
 from preceptor_trainer.runfile.reading import read_run_file
@@ -34,7 +34,6 @@ def plan_command(
         name = run_file.run.name or file.stem
         run_dir = file.parent / run_file.run.folder / name
         built = build(run_file, file.resolve().parent, name=name, run_dir=run_dir)
-        elsewhere = run_file.run.gateway is not None
-        plan = plan_of(built.config, run_dir, None if elsewhere else built.deployment)
+        plan = plan_of(built.config, run_dir, services_here(run_file, built))
     show(plan, Console())
     check_room(plan, refuse=True)

@@ -28,6 +28,8 @@ from preceptor_trainer.run.memory_plan import (
     listed,
     memory_plan,
 )
+from preceptor_trainer.runfile.building import Built
+from preceptor_trainer.runfile.schema import RunFile
 from preceptor_trainer.runfile.teachers import LARGER_MODEL
 
 _SERVICES_BYTES: Final = 400_000_000
@@ -66,7 +68,11 @@ def plan_of(config: RunConfig, run_dir: Path, deployment: Deployment | None = No
     """
     device = placement(device=config.device, dtype=config.dtype).device
     experts = {} if deployment is None else deployment.experts
-    services = {name: _teacher_bytes(service) for name, service in experts.items()}
+    services = {
+        name: _teacher_bytes(service)
+        for name, service in experts.items()
+        if _is_on(device, service)
+    }
     if deployment is not None and device.type == "cpu":
         services["services"] = _SERVICES_BYTES
     return RoomPlan(
@@ -77,6 +83,20 @@ def plan_of(config: RunConfig, run_dir: Path, deployment: Deployment | None = No
         whole_bytes=memory_bytes(device),
         free_bytes=free_memory_bytes(device),
     )
+
+
+def _is_on(device: torch.device, service: DeployedService) -> bool:
+    """Whether a teacher with a model computes where the run does."""
+    try:
+        own = placement(device=str(service.options.get("device", "auto"))).device
+    except ValueError:  # the teacher refuses it when it is started
+        return False
+    return (own.type, own.index or 0) == (device.type, device.index or 0)
+
+
+def services_here(run_file: RunFile, built: Built) -> Deployment | None:
+    """The services that a run of a file starts; None where it uses a gateway that runs already."""
+    return built.deployment if run_file.run.gateway is None else None
 
 
 def _teacher_bytes(service: DeployedService) -> int:

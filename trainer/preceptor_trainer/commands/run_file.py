@@ -17,7 +17,7 @@ from preceptor_clients.cli.paste import pasted
 from preceptor_clients.contract.deployment import Deployment, to_toml
 from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.commands.going_on import Start, prepared, told_how_to_go_on
-from preceptor_trainer.commands.room import check_room, plan_of
+from preceptor_trainer.commands.room import check_room, plan_of, services_here
 from preceptor_trainer.commands.training import beside, said_of, show, train, trainer_key
 from preceptor_trainer.deployment.failures import say
 from preceptor_trainer.deployment.local import LocalDeployment
@@ -70,7 +70,7 @@ def train_file(path: Path, settings: Sequence[str], place: Place, extend: int | 
     write_whole(run_dir / FILE_SETTINGS, json.dumps(settings_of(run_file), indent=1) + "\n")
     _announce(console, run_dir, built, run_file)
     if not Standing.read(run_dir).finished:
-        plan = plan_of(planned.config, run_dir, built.deployment)
+        plan = plan_of(planned.config, run_dir, services_here(run_file, built))
         check_room(plan, refuse=run_file.run.when_short == "refuse")
     with told_how_to_go_on(start), said_of(start, run_file.run.key_file):
         if run_file.run.gateway is not None and run_file.run.key_file is not None:
