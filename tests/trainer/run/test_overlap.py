@@ -10,14 +10,18 @@ from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
+from preceptor_trainer.collect.context import InView
+from preceptor_trainer.collect.late_answers import Group
 from preceptor_trainer.run.schedules import Deterministic, Overlapped
 from preceptor_trainer.run.streaming import Turns
+
+from ..collect.late import attempts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -114,6 +118,33 @@ def test_every_answer_and_every_rollout_is_used_at_most_once(late):
 def test_stale_rollouts_keep_their_future_term(late):
     assert np.isnan(late.future[0]), "the first step's are of the policy that trains on them"
     assert all(size > 0.01 for size in late.future[1:])
+
+
+async def keys_of_a_resumed_step(world: Any) -> list[str]:
+    """Keys of the questions about a group that a checkpoint had, of a step on lineage l1."""
+    published = SimpleNamespace(version="run/l0/1", logits=world.WORLD.random_logits(0))
+    run = world._Run(delays=world.Delays(), published=published, result=None, lineage="l1")
+    collector = world._collector(Overlapped(), world.Delays(), run)
+    waited = Group(step=0, attempts=attempts(0), in_view=[InView((), frozenset())] * 2)
+    waited.tasks["first"] = None
+    gateway, keys = collector.labeller.gateway, list[str]()
+    answer = gateway.logprobs
+
+    async def logprobs(name: str, submissions: Any, **options: Any) -> Any:
+        keys.extend(submission.idempotency_key for submission in submissions)
+        return await answer(name, submissions, **options)
+
+    gateway.logprobs = logprobs
+    collector.restore([waited])
+    await collector.collect(1)
+    await collector.close()
+    return [key for key in keys if "/run-l0-0-" in key]
+
+
+def test_what_a_checkpoint_had_is_asked_again_under_keys_of_its_own_lineage(world):
+    keys = run(keys_of_a_resumed_step(world))
+
+    assert keys == ["run/run-l0-0-0-0/first/l1", "run/run-l0-0-0-1/first/l1"]
 
 
 async def test_steps_end_in_the_order_in_which_they_began():

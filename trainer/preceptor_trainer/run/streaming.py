@@ -161,6 +161,8 @@ class StreamedCollector(Collector):
     async def collect(self, step: int) -> Collected:
         """Samples one step's rollouts and has them labelled, while other steps are under way."""
         timer, turn = PhaseTimer(self.progress, self.peaks), self._turns.take()
+        # Before the first question: what a checkpoint had is asked again once an expert is free.
+        self.late.lineage = self.publisher.lineage
         async with together() as tasks:
             judged: Judged | None = None
             async with self.student_is_free:
@@ -236,7 +238,6 @@ class StreamedCollector(Collector):
 
     async def _batch(self, at: StepContext, groups: Sequence[Group]) -> list[Labelled]:
         """The rows of the step's groups, of participants, and of groups whose answers came late."""
-        self.late.lineage = self.publisher.lineage
         groups = sorted(groups, key=lambda group: group.attempts[0].rollout.group)
         rows = self._on_time(groups)
         # In each step an expert's late answers may make one row for each of its rollouts.
