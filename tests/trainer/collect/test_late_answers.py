@@ -183,6 +183,21 @@ async def test_a_step_whose_only_expert_stays_away_goes_on_without_targets():
     assert late.labeller.dropped == {"unavailable": 2}
 
 
+async def test_what_has_come_trains_where_another_expert_stays_away():
+    late = late_answers(Experts(down={"slow"}), refresh_s=0.01)
+    late.labeller.timeout_s = 0.05
+    one, other = await late.ask(0, attempts(0)), await late.ask(1, attempts(1))
+    # About the second attempt the expert that can be reached has no answer.
+    answers = one.arrived()["fast"]
+    answers[1] = None
+    other.tasks.pop("fast")
+
+    await late.wait_for_one([one, other])
+
+    assert [experts_of(row) for row in late.on_time(one) or ()] == [["fast"], []]
+    assert late.labeller.dropped == {"unavailable": 4}
+
+
 async def test_what_waits_at_a_checkpoint_goes_on_and_nothing_is_used_twice(
     gateway: Experts, tmp_path: Path
 ):

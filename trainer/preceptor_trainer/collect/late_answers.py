@@ -215,7 +215,11 @@ class LateAnswers:
         while not any(group.is_ready(self.labeller.experts) for group in groups):
             if clock() >= end:
                 for group in groups:
+                    came = {name: group.tasks[name] for name in group.arrived()}
+                    for name in came:
+                        del group.tasks[name]
                     self._give_up(group, "unavailable", "the expert could not be reached")
+                    group.tasks |= came
                 return
             await self._fill_all()
             running = [task for group in groups for task in group.running]
