@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from preceptor_trainer.learner.learner import Learner, OptimiserConfig
 from preceptor_trainer.model.batch import make_batches
@@ -17,20 +14,7 @@ from preceptor_trainer.model.packed import packed_contexts
 from preceptor_trainer.model.trunk import padded, shared_contexts
 from preceptor_trainer.objectives.distil import DistIL
 
-
-def model() -> Any:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=31,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=64,
-    )
-    return Qwen3ForCausalLM(config).eval()
+from ..model.small_rows import qwen3
 
 
 @pytest.fixture
@@ -69,7 +53,7 @@ def stepped(own, trunk, batches):
 
 @pytest.mark.parametrize("trunk", [padded, packed_contexts, shared_contexts])
 def test_loss_and_weights_after_a_step_are_those_without_checkpointing(trunk, batches):
-    plain, lean = model(), model()
+    plain, lean = qwen3(), qwen3()
     wanted, _ = stepped(plain, trunk, batches)
 
     found, _ = stepped(lean, checkpointed(lean, trunk), batches)
@@ -81,7 +65,7 @@ def test_loss_and_weights_after_a_step_are_those_without_checkpointing(trunk, ba
 
 
 def test_gradients_of_whole_rows_are_the_same_to_the_last_bit_and_less_is_kept(batches):
-    plain, lean = model(), model()
+    plain, lean = qwen3(), qwen3()
     wanted, everything = stepped(plain, padded, batches)
 
     found, inputs = stepped(lean, checkpointed(lean, padded), batches)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from preceptor_trainer.learner.learner import Learner, OptimiserConfig
 from preceptor_trainer.model.batch import make_batches
@@ -15,20 +14,7 @@ from preceptor_trainer.model.trunk import padded
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.objectives.grpo import GRPO
 
-
-def model():
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=31,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=64,
-    )
-    return Qwen3ForCausalLM(config).eval()
+from ..model.small_rows import qwen3
 
 
 @pytest.fixture
@@ -51,7 +37,7 @@ def rollouts(make_labelled):
 
 def stepped(batches, objective, trunk):
     """The result of a step, and the gradient that the optimiser got."""
-    own = model()
+    own = qwen3()
     gradients: list[torch.Tensor] = []
     own_parameters = list(own.parameters())
     config = OptimiserConfig(lr=1e-3, max_grad_norm=None)

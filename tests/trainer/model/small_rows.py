@@ -1,5 +1,10 @@
 """Small batches and sizes of models for the tests of how rows go through a model."""
 
+from typing import Any
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
 from preceptor_trainer.model.batch import TrainRollout, collate
 
 SIZES = {
@@ -20,6 +25,12 @@ ROWS = (
     (2, (8, 8, 8, 8), (1, 2)),
     (3, (4, 9), (0, 0)),
 )
+
+
+def qwen3(**changes: Any) -> Any:
+    """The same weights at each call."""
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(Qwen3Config(**{**SIZES, "head_dim": 8, **changes})).eval()
 
 
 def batch_of(rows=ROWS):

@@ -5,29 +5,20 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from preceptor_trainer.model.batch import collate
 from preceptor_trainer.model.heads.dense import dense_head, student_statistics
 from preceptor_trainer.model.statistics import ABSENT, Needs, log_tail_mass
+
+from .small_rows import qwen3
 
 ALL = Needs(target_logprobs=True, num_candidates=2, entropy=True)
 
 
 @pytest.fixture
 def language_model() -> Qwen3ForCausalLM:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=11,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=64,
-    )
-    return Qwen3ForCausalLM(config).eval()
+    return qwen3(vocab_size=11)
 
 
 class FixedModel(nn.Module):

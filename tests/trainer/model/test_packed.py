@@ -11,8 +11,6 @@ from transformers import (
     Gemma3TextConfig,
     MambaConfig,
     MambaForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 from preceptor_trainer.model.packed import (
@@ -24,7 +22,7 @@ from preceptor_trainer.model.packed import (
 from preceptor_trainer.model.packing import MOST_PADDING, lay_out
 from preceptor_trainer.model.trunk import padded
 
-from .small_rows import ROWS, SIZES, batch_of
+from .small_rows import ROWS, SIZES, batch_of, qwen3
 
 
 def uneven(num_groups=16, each=4):
@@ -38,11 +36,6 @@ def uneven(num_groups=16, each=4):
             for _ in range(each)
         ]
     return tuple(rows)
-
-
-def qwen3(**changes):
-    torch.manual_seed(0)
-    return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8, **changes)).double().eval()
 
 
 def gemma3(window=4):
@@ -66,7 +59,7 @@ def hidden_and_gradient(trunk, model, batch):
 @pytest.mark.parametrize("trunk", [packed_contexts, packed_rows])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_hidden_states_and_gradients_are_those_of_padded_rows(rows, trunk, attention):
-    model, batch = qwen3(attn_implementation=attention), batch_of(rows)
+    model, batch = qwen3(attn_implementation=attention).double(), batch_of(rows)
 
     wanted = hidden_and_gradient(padded, model, batch)
     found = hidden_and_gradient(trunk, model, batch)

@@ -13,18 +13,11 @@ from transformers import (
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 from preceptor_trainer.model.trunk import padded, shared_contexts, trunk_of
 
-from .small_rows import ROWS, SIZES, batch_of
-
-
-def qwen3(**changes):
-    torch.manual_seed(0)
-    return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8, **changes)).eval()
+from .small_rows import ROWS, SIZES, batch_of, qwen3
 
 
 def hidden_and_gradient(trunk, model, batch):
