@@ -42,7 +42,9 @@ class Group:
     def around(cls, pid: int, slot: int, root: Path = _ROOT) -> Self | None:
         """A new group with a process and its descendants; None where that is not possible."""
         name = f"{_NAME}{os.getpid()}-{slot}-{pid}"
-        parents = _parents(root)
+        parents = None
+        with contextlib.suppress(OSError, ValueError):  # a service may be shut out of the folder
+            parents = _parents(root)
         if parents is None:
             return None
         made = cls(parents[0] / name, parents[1] / name)

@@ -93,6 +93,11 @@ def test_where_no_group_can_be_made_there_is_none(tmp_path: Path) -> None:
     assert Group.around(1, slot=0, root=tmp_path) is None
 
 
+def test_where_groups_cannot_be_looked_at_there_is_none(tmp_path: Path) -> None:
+    # Every look at it is an error, as in a folder that the service may not enter.
+    assert Group.around(1, slot=0, root=tmp_path / ("x" * 300)) is None
+
+
 def test_the_second_version_is_limited_by_its_own_files(tmp_path: Path) -> None:
     class Made(Group):
         def _begin(self, pid: int) -> None:
