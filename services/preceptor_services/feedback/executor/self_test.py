@@ -9,7 +9,7 @@ from preceptor_clients.contract.programs import ProgramCase, ProgramTask
 from preceptor_services.feedback.executor.config import ExecutorConfig
 from preceptor_services.feedback.executor.failures import CaseEnd
 from preceptor_services.feedback.executor.programs import ProgramJudge
-from preceptor_services.sandbox.command import Command, Sandbox
+from preceptor_services.sandbox.command import PYTHON, Command, Sandbox
 from preceptor_services.sandbox.isolation import CaseResult, Isolation, Limits, Outcome, ProgramRun
 
 _PATIENCE_S: Final = 120.0
@@ -75,6 +75,10 @@ def _languages(box: Sandbox, config: ExecutorConfig) -> str | None:
     """A compiler that is not there would look like a mistake of every program."""
     for name, language in config.read_languages().items():
         program = (language.compile or language.run)[0]
+        in_folder = "/" in program and not program.startswith("/")
+        # The interpreter of the sandbox may have another name; the folder has no source yet.
+        if program == PYTHON or in_folder:
+            continue
         found = box.execute(Command(argv=("/bin/sh", "-c", 'command -v "$0"', program)))
         if found.ended_by != "exit" or found.exit_code != 0:
             return f"languages.{name}: the sandbox does not see the program {program}"

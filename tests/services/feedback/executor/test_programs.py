@@ -383,3 +383,19 @@ async def test_a_language_whose_compiler_the_sandbox_does_not_see_is_not_ready()
     await executor.stop()
 
     assert reason == "languages.x: the sandbox does not see the program no-such-compiler"
+
+
+async def test_the_sandbox_own_interpreter_and_the_source_itself_are_programs_that_it_sees() -> (
+    None
+):
+    languages = {
+        "by_python": {"file": "main.x", "run": ["python", "main.x"]},
+        "by_itself": {"file": "main.x", "run": ["./main.x"]},
+    }
+    executor = Executor(workers=1, languages=languages)
+
+    await executor.start()
+    reason = executor._not_ready
+    await executor.stop()
+
+    assert reason is None
