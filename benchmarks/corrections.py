@@ -77,8 +77,8 @@ from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.recipes.problem_streams import Fixed
 from preceptor_trainer.recipes.quickstart import TYPICAL_LENGTH
 from preceptor_trainer.run.config import RunConfig
-from preceptor_trainer.run.metrics_log import read_metrics
-from preceptor_trainer.run.progress import Progress
+from preceptor_trainer.run.watching.metrics_log import read_metrics
+from preceptor_trainer.run.watching.progress import Progress
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.tasks.programming_by_example.behaviour import Split
 from preceptor_trainer.tasks.programming_by_example.problems import Problem

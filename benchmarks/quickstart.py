@@ -34,7 +34,7 @@ from preceptor_trainer.evaluation.pass_at_k import (
     paired_difference,
     pass_at_k,
 )
-from preceptor_trainer.run.metrics_log import read_metrics
+from preceptor_trainer.run.watching.metrics_log import read_metrics
 
 RESULT = Path(__file__).parent / "results" / "quickstart.json"
 FIGURE = Path(__file__).parent.parent / "docs" / "figures" / "quickstart.png"

@@ -25,7 +25,7 @@ from preceptor_trainer.learner.learner import Learner
 from preceptor_trainer.learner.policy import WeightFolder
 from preceptor_trainer.run import checkpoint
 from preceptor_trainer.run.journal import Journal
-from preceptor_trainer.run.metrics_log import MetricsLog
+from preceptor_trainer.run.watching.metrics_log import MetricsLog
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.e2e.preloaded"])

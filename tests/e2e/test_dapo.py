@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from preceptor_clients.http.gateway import GatewayClient
-from preceptor_trainer.run.metrics_log import read_metrics
+from preceptor_trainer.run.watching.metrics_log import read_metrics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from preceptor_clients.http.gateway import GatewayClient
-from preceptor_trainer.run.metrics_log import read_metrics
+from preceptor_trainer.run.watching.metrics_log import read_metrics
 
 from .test_resume import kill_after
 

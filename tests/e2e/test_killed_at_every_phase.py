@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from preceptor_clients.http.gateway import GatewayClient
-from preceptor_trainer.run.metrics_log import read_metrics
+from preceptor_trainer.run.watching.metrics_log import read_metrics
 
 from .conftest import Running
 from .forked import Point

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.run.checkpoint import checkpoints, load_checkpoint
-from preceptor_trainer.run.metrics_log import read_metrics
+from preceptor_trainer.run.watching.metrics_log import read_metrics
 
 from .conftest import Running
 from .forked import Command

@@ -24,7 +24,7 @@ from preceptor_clients.sdk.service import ExpertService
 from preceptor_services.experts.remote.aligned.aligning import Aligning
 from preceptor_services.experts.remote.drawing.sample_only import SampleOnly
 from preceptor_services.experts.remote.student_tokenizer import StudentTokenizer
-from preceptor_trainer.run.metrics_log import read_metrics
+from preceptor_trainer.run.watching.metrics_log import read_metrics
 from preceptor_trainer.student import STUDENT_DIR
 
 from .conftest import Running

@@ -23,7 +23,7 @@ from preceptor_clients.contract.schemas import (
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.sdk.answers import Distributions, build_answer
 from preceptor_trainer.learner.policy import Policy
-from preceptor_trainer.run.metrics_log import read_metrics
+from preceptor_trainer.run.watching.metrics_log import read_metrics
 from preceptor_trainer.student import STUDENT_DIR
 
 from .conftest import Running

@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 
 from preceptor_clients.http.gateway import GatewayClient
-from preceptor_trainer.run.metrics_log import METRICS_FILE
+from preceptor_trainer.run.watching.metrics_log import METRICS_FILE
 
 from .conftest import Running
 

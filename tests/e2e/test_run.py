@@ -15,7 +15,7 @@ from preceptor_clients.cli.paste import pasted
 from preceptor_clients.contract.schemas import Trace
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.run.export import version_folder
-from preceptor_trainer.run.metrics_log import read_metrics
+from preceptor_trainer.run.watching.metrics_log import read_metrics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -10,7 +10,7 @@ from preceptor_trainer.experiments.solve.base_rates import LEAST_SAMPLES, LOOK, 
 from preceptor_trainer.experiments.solve.experiment import Bench, Experiment, read_trajectories
 from preceptor_trainer.experiments.solve.session import Session
 from preceptor_trainer.experiments.solve.test_time import SelfDistillation
-from preceptor_trainer.run.metrics_log import read_metrics
+from preceptor_trainer.run.watching.metrics_log import read_metrics
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.tasks.programming_by_example.problems import sample_problems
 

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from preceptor_trainer.commands.run import train_command
-from preceptor_trainer.run.metrics_log import read_metrics
+from preceptor_trainer.run.watching.metrics_log import read_metrics
 
 pytestmark = pytest.mark.e2e
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from preceptor_clients.contract.json_lines import lines_of
 from preceptor_services.corrections.command import app
 from preceptor_services.jobs.embedded_broker import free_port
-from preceptor_trainer.run.metrics_log import METRICS_FILE, read_metrics
+from preceptor_trainer.run.watching.metrics_log import METRICS_FILE, read_metrics
 
 SEPARATORS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"
 """What `str.splitlines` takes for line ends beside `\\n` and `\\r`."""

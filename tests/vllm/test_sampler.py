@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from preceptor_trainer.run.metrics_log import read_metrics
+from preceptor_trainer.run.watching.metrics_log import read_metrics
 
 from .conftest import KEY
 

@@ -42,14 +42,14 @@ from preceptor_trainer.run.config import RunConfig, describe
 from preceptor_trainer.run.engines import engine_of
 from preceptor_trainer.run.evaluations import AFTER, BEFORE, Evaluations
 from preceptor_trainer.run.journal import Journal
-from preceptor_trainer.run.metrics_log import MetricsLog
-from preceptor_trainer.run.peak_memory import PeakMemory, held_on
-from preceptor_trainer.run.phases import PhaseTimer
-from preceptor_trainer.run.progress import Progress
 from preceptor_trainer.run.publishing import Publisher
 from preceptor_trainer.run.standing import set_result_aside
-from preceptor_trainer.run.step_metrics import collect_metrics
 from preceptor_trainer.run.streaming import StreamedCollector
+from preceptor_trainer.run.watching.metrics_log import MetricsLog
+from preceptor_trainer.run.watching.peak_memory import PeakMemory, held_on
+from preceptor_trainer.run.watching.phases import PhaseTimer
+from preceptor_trainer.run.watching.progress import Progress
+from preceptor_trainer.run.watching.step_metrics import collect_metrics
 from preceptor_trainer.sampling.params import SamplingParams
 
 

@@ -15,8 +15,8 @@ from preceptor_trainer.commands import run_file
 from preceptor_trainer.commands.plan_file import plan_command
 from preceptor_trainer.commands.room import RoomPlan, check_room, plan_of, show
 from preceptor_trainer.commands.run_file import Place, train_file
-from preceptor_trainer.run.disk_plan import DiskPlan
-from preceptor_trainer.run.memory_plan import MemoryPlan, Part
+from preceptor_trainer.run.needs.disk_plan import DiskPlan
+from preceptor_trainer.run.needs.memory_plan import MemoryPlan, Part
 from preceptor_trainer.runfile.building import Built, build
 from preceptor_trainer.runfile.reading import read_run_file
 from preceptor_trainer.runfile.teachers import LARGER_MODEL

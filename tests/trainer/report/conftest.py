@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from preceptor_trainer.run.metrics_log import MetricsLog
+from preceptor_trainer.run.watching.metrics_log import MetricsLog
 
 MakeRun = Callable[..., Path]
 

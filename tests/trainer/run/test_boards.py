@@ -13,7 +13,7 @@ import pytest
 
 from preceptor_trainer.recipes.quickstart import quickstart
 from preceptor_trainer.run.boards import Tracker
-from preceptor_trainer.run.metrics_log import MetricsLog
+from preceptor_trainer.run.watching.metrics_log import MetricsLog
 
 LIBRARY = """
 calls = []

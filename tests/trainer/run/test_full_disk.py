@@ -26,8 +26,8 @@ from preceptor_trainer.run.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from preceptor_trainer.run.metrics_log import MetricsLog, read_metrics
 from preceptor_trainer.run.standing import LINEAGES, Lineage, Standing, remember
+from preceptor_trainer.run.watching.metrics_log import MetricsLog, read_metrics
 
 FULL = (errno.ENOSPC, errno.EFBIG)
 MANY = {f"name/{number}": 0.5 for number in range(8000)}

@@ -22,7 +22,7 @@ from preceptor_trainer.model.shape import Shape
 from preceptor_trainer.model.weights import take_weights
 from preceptor_trainer.run.checkpoint import checkpoints
 from preceptor_trainer.run.config import RunConfig
-from preceptor_trainer.run.disk_plan import disk_plan
+from preceptor_trainer.run.needs.disk_plan import disk_plan
 from preceptor_trainer.run.publishing import Publisher
 from preceptor_trainer.run.schedules import Deterministic
 from preceptor_trainer.run.standing import BEST_FILE, Lineage, remember

@@ -25,7 +25,7 @@ from preceptor_trainer.loop import Trainer
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.run.evaluations import ALONE
 from preceptor_trainer.run.export import split_name, version_folder
-from preceptor_trainer.run.progress import Progress
+from preceptor_trainer.run.watching.progress import Progress
 from preceptor_trainer.runfile.building import build
 from preceptor_trainer.runfile.reading import read_run_file
 from preceptor_trainer.runfile.schema import RunFile

@@ -20,8 +20,8 @@ from preceptor_trainer.kit.machine import free_memory_bytes, memory_bytes
 from preceptor_trainer.kit.placement import placement
 from preceptor_trainer.model.shape import shape_of
 from preceptor_trainer.run.config import RunConfig
-from preceptor_trainer.run.disk_plan import DiskPlan, disk_plan
-from preceptor_trainer.run.memory_plan import (
+from preceptor_trainer.run.needs.disk_plan import DiskPlan, disk_plan
+from preceptor_trainer.run.needs.memory_plan import (
     PROGRAM_BYTES,
     MemoryPlan,
     gigabytes,

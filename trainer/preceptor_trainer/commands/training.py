@@ -25,8 +25,8 @@ from preceptor_trainer.learner.group import RankEnded, is_launched
 from preceptor_trainer.loop import Trainer
 from preceptor_trainer.report import REPORT_FILE, terminal_summary
 from preceptor_trainer.run.collecting import AttemptsFailed
-from preceptor_trainer.run.progress import Progress
 from preceptor_trainer.run.publishing import AnotherGateway
+from preceptor_trainer.run.watching.progress import Progress
 
 
 def trainer_key(key_file: Path) -> str:

@@ -23,8 +23,8 @@ from preceptor_trainer.kit.placement import placement
 from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.loop import Trainer
 from preceptor_trainer.run.config import RunConfig
-from preceptor_trainer.run.memory_plan import memory_plan
-from preceptor_trainer.run.progress import Progress
+from preceptor_trainer.run.needs.memory_plan import memory_plan
+from preceptor_trainer.run.watching.progress import Progress
 from preceptor_trainer.runfile.building import Built, build
 from preceptor_trainer.runfile.reading import read_run_file
 from preceptor_trainer.runfile.teachers import LARGER_MODEL

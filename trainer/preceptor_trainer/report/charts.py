@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from preceptor_trainer.report.axis import Axis, Tick, enclosing, path
 from preceptor_trainer.report.wording import percent
-from preceptor_trainer.run.metrics_log import MetricsLine
+from preceptor_trainer.run.watching.metrics_log import MetricsLine
 
 LEAST_WINDOW = 5
 

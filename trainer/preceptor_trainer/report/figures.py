@@ -26,7 +26,7 @@ from preceptor_trainer.report.drawing import (
 )
 from preceptor_trainer.report.run_files import Run, WorkedRollout
 from preceptor_trainer.report.tokens import Cell, Guess, cells
-from preceptor_trainer.run.metrics_log import MetricsLine
+from preceptor_trainer.run.watching.metrics_log import MetricsLine
 
 BLUE, ORANGE, COST = COLOURS[0], COLOURS[1], COLOURS[3]
 MOST_TOKENS, PER_ROW = 48, 24

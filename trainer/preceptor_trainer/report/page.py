@@ -19,7 +19,7 @@ from preceptor_trainer.report import answers, tokens, wording
 from preceptor_trainer.report.charts import SMALL_CURVES, SOLVE_RATE, Chart, draw, window_of
 from preceptor_trainer.report.figures import write_figures
 from preceptor_trainer.report.run_files import Interval, Run, Summary, load_run
-from preceptor_trainer.run.metrics_log import MetricsLine
+from preceptor_trainer.run.watching.metrics_log import MetricsLine
 
 REPORT_FILE = "report.html"
 MOST_TABLE_ROWS = 40

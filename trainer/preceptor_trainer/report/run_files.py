@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from preceptor_trainer.evaluation.samples import FOLDER, Sample, read_samples
-from preceptor_trainer.run.metrics_log import MetricsLine, read_metrics
+from preceptor_trainer.run.watching.metrics_log import MetricsLine, read_metrics
 
 SUMMARY_FILE = "summary.json"
 WORKED_FILE = "worked_rollout.json"

@@ -24,10 +24,10 @@ from preceptor_trainer.collect.student import RolloutRequest, Student
 from preceptor_trainer.kit.seeding import generator
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.run.journal import Journal
-from preceptor_trainer.run.peak_memory import PeakMemory
-from preceptor_trainer.run.phases import PhaseTimer
-from preceptor_trainer.run.progress import Progress
 from preceptor_trainer.run.publishing import Publisher
+from preceptor_trainer.run.watching.peak_memory import PeakMemory
+from preceptor_trainer.run.watching.phases import PhaseTimer
+from preceptor_trainer.run.watching.progress import Progress
 from preceptor_trainer.tasks.task import Problem
 
 

@@ -30,7 +30,6 @@ from preceptor_trainer.evaluation.held_out import Evaluation, paired_gain
 from preceptor_trainer.learner.learner import StepResult
 from preceptor_trainer.run.config import RunConfig, describe
 from preceptor_trainer.run.evaluations import Evaluations
-from preceptor_trainer.run.metrics_log import read_metrics
 from preceptor_trainer.run.standing import (
     CONFIG_FILE,
     SUMMARY_FILE,
@@ -38,6 +37,7 @@ from preceptor_trainer.run.standing import (
     check_settings,
     differences,
 )
+from preceptor_trainer.run.watching.metrics_log import read_metrics
 from preceptor_trainer.run.worked_rollout import choose, describe_rollout
 
 

@@ -29,7 +29,7 @@ from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.kit.seeding import generator
 from preceptor_trainer.kit.together import together
 from preceptor_trainer.run.collecting import Collected, Collector
-from preceptor_trainer.run.phases import PhaseTimer
+from preceptor_trainer.run.watching.phases import PhaseTimer
 
 Prepare: TypeAlias = Callable[[list[Rollout]], Awaitable[list[Rollout]]]
 Judge: TypeAlias = Callable[[Sequence[Rollout]], Awaitable[list[Attempt]]]

@@ -16,7 +16,7 @@ from rich.text import Text
 from preceptor_clients.contract.control_tokens import control_tokens
 from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.collect.rollouts import Attempt
-from preceptor_trainer.run.memory_plan import MemoryPlan, in_words
+from preceptor_trainer.run.needs.memory_plan import MemoryPlan, in_words
 from preceptor_trainer.run.worked_rollout import choose
 from preceptor_trainer.trial.finding import Finding, counted
 from preceptor_trainer.trial.findings import success

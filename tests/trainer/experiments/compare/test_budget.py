@@ -3,8 +3,8 @@
 import pytest
 
 from preceptor_trainer.experiments.compare.budget import Budget, WithinBudget, spent
-from preceptor_trainer.run.metrics_log import MetricsLog, read_metrics
 from preceptor_trainer.run.schedules import Deterministic, Overlapped
+from preceptor_trainer.run.watching.metrics_log import MetricsLog, read_metrics
 
 STEP = {"rollouts": 4.0, "response_length": 10.0, "seconds/update": 1.5, "seconds/sampling": 0.5}
 

@@ -37,7 +37,7 @@ from preceptor_trainer.experiments.solve.test_time import (
 )
 from preceptor_trainer.experiments.solve.trajectory import Trajectory
 from preceptor_trainer.objectives.grpo import GRPO
-from preceptor_trainer.run.metrics_log import METRICS_FILE, read_metrics
+from preceptor_trainer.run.watching.metrics_log import METRICS_FILE, read_metrics
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.tasks.programming_by_example.problems import Problem, sample_problems

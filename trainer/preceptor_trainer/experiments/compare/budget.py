@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, TypeVar
 
-from preceptor_trainer.run.metrics_log import MetricsLine, read_metrics
 from preceptor_trainer.run.schedules import Overlapped, Schedule
+from preceptor_trainer.run.watching.metrics_log import MetricsLine, read_metrics
 
 B = TypeVar("B")
 Unit: TypeAlias = Literal["steps", "seconds", "tokens"]

@@ -16,7 +16,7 @@ from preceptor_trainer.collect.participant import Participant, RunContext, StepC
 from preceptor_trainer.evaluation.held_out import Evaluation, EvaluationConfig, evaluate
 from preceptor_trainer.experiments.compare.budget import Unit, spent
 from preceptor_trainer.experiments.compare.sees import Observed
-from preceptor_trainer.run.metrics_log import read_metrics
+from preceptor_trainer.run.watching.metrics_log import read_metrics
 
 PROBES = "probes"
 OBSERVED = "observed.json"

@@ -42,8 +42,8 @@ from preceptor_trainer.experiments.compare.probes import OBSERVED, CountsUse, Pr
 from preceptor_trainer.experiments.compare.services import RUNS, write_deployment
 from preceptor_trainer.loop import Trainer
 from preceptor_trainer.run.journal import versions
-from preceptor_trainer.run.metrics_log import read_metrics
-from preceptor_trainer.run.progress import Progress
+from preceptor_trainer.run.watching.metrics_log import read_metrics
+from preceptor_trainer.run.watching.progress import Progress
 
 
 class _Once:

@@ -26,8 +26,8 @@ from preceptor_trainer.loop import Trainer
 from preceptor_trainer.objectives import Objective
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.run.config import RunConfig
-from preceptor_trainer.run.metrics_log import read_metrics
-from preceptor_trainer.run.progress import Progress
+from preceptor_trainer.run.watching.metrics_log import read_metrics
+from preceptor_trainer.run.watching.progress import Progress
 from preceptor_trainer.tasks.programming_by_example.task import PROGRAMMING
 from preceptor_trainer.tasks.task import Problem
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from preceptor_trainer.kit.machine import folder_bytes, free_disk_bytes
 from preceptor_trainer.model.shape import Shape
 from preceptor_trainer.run.config import RunConfig
-from preceptor_trainer.run.memory_plan import num_trained
+from preceptor_trainer.run.needs.memory_plan import num_trained
 
 
 @dataclass(frozen=True, kw_only=True)

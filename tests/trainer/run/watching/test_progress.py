@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from preceptor_trainer.run.progress import SPARKS, Progress, sparkline
+from preceptor_trainer.run.watching.progress import SPARKS, Progress, sparkline
 
 METRICS = {
     "reward": 0.4125,

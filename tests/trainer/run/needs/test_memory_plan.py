@@ -23,8 +23,8 @@ from preceptor_trainer.model.shape import shape_of
 from preceptor_trainer.objectives.grpo import GRPO
 from preceptor_trainer.recipes.quickstart import quickstart
 from preceptor_trainer.run.config import RunConfig
-from preceptor_trainer.run.memory_plan import memory_plan
-from preceptor_trainer.run.peak_memory import PeakMemory
+from preceptor_trainer.run.needs.memory_plan import memory_plan
+from preceptor_trainer.run.watching.peak_memory import PeakMemory
 from preceptor_trainer.runfile.building import build
 from preceptor_trainer.runfile.reading import read_run_file
 

@@ -7,8 +7,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from preceptor_trainer.run.peak_memory import PeakMemory
-from preceptor_trainer.run.progress import Progress
+from preceptor_trainer.run.watching.peak_memory import PeakMemory
+from preceptor_trainer.run.watching.progress import Progress
 
 
 @dataclass

@@ -15,7 +15,7 @@ from preceptor_trainer.collect.labelling import Labelled, Labeller
 from preceptor_trainer.collect.rollouts import Attempt, Rollout
 from preceptor_trainer.learner.learner import StepResult
 from preceptor_trainer.run.journal import corrections_of, judgements_of, late_of
-from preceptor_trainer.run.step_metrics import collect_metrics
+from preceptor_trainer.run.watching.step_metrics import collect_metrics
 from preceptor_trainer.tasks.task import NOT_JUDGED
 
 

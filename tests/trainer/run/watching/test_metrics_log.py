@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from preceptor_trainer.run.metrics_log import MetricsLog, read_metrics
+from preceptor_trainer.run.watching.metrics_log import MetricsLog, read_metrics
 
 
 def write_steps(run_dir: Path, lineage: str, steps: range, loss: float) -> None:

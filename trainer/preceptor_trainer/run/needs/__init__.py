@@ -1,0 +1,1 @@
+"""What a run takes, planned before its first step: memory and disk."""
