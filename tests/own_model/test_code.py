@@ -28,7 +28,7 @@ from . import tiny
 EXAMPLE = Path(__file__).parents[2] / "examples" / "code"
 RECITED = "```python\nprint(1)\n```"
 FEW = ("rollout.n=2", "rollout.max_tokens=30", "optim.prompts_per_step=2", "run.steps=2",
-       "run.eval_samples=1", "data.eval_rows=1")  # fmt: skip
+       "run.eval_samples=1", "data.eval_rows=1", "objective.use=sdpo")  # fmt: skip
 
 
 def script() -> ModuleType:
