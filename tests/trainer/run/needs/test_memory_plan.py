@@ -28,9 +28,9 @@ from preceptor_trainer.run.watching.peak_memory import PeakMemory
 from preceptor_trainer.runfile.building import build
 from preceptor_trainer.runfile.reading import read_run_file
 
-from ...models.tiny import FAMILIES, tiny_model
+from ....models.tiny import FAMILIES, tiny_model
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 SMOLLM2 = ROOT / "models" / "smollm2"
 LOW, HIGH = 0.75, 1.35
 """The plan's activations, relative to what a pass keeps; `docs/how-to/memory.md` states it."""
