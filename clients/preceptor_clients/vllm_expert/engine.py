@@ -35,7 +35,8 @@ def vllm_version() -> str:
         return str(importlib.import_module("vllm").__version__)
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"vllm: {error.name} is not installed; this service runs in vLLM's own environment"
+            f"vllm: {error.name} is not installed; this service runs in an environment of its own, "
+            "with `pip install 'preceptor[vllm]'`"
         ) from error
 
 

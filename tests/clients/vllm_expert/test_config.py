@@ -43,5 +43,5 @@ def test_a_chunk_is_as_long_as_its_logits_fit(model: str) -> None:
 
 
 def test_without_vllm_the_service_says_where_it_belongs(model: str) -> None:
-    with pytest.raises(ValueError, match="runs in vLLM's own environment"):
+    with pytest.raises(ValueError, match=r"an environment of its own.*preceptor\[vllm\]"):
         VLLMExpert(model=model)
