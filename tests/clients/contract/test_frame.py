@@ -4,7 +4,10 @@ import contextlib
 import json
 import struct
 import tracemalloc
-from typing import Any
+from collections import Counter
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -167,8 +170,34 @@ def test_big_endian_arrays_are_turned_round():
 
 def test_nan_and_half_surrogates_in_the_message_are_refused():
     for value in (float("nan"), float("inf"), "\ud800"):
-        with pytest.raises(ValueError, match=r"not JSON compliant|surrogates not allowed"):
+        with pytest.raises(ValueError, match=r"is not finite|surrogates not allowed"):
             frame.encode({"field": value})
+
+
+@pytest.mark.parametrize("value", [b"bytes", {1, 2}, 3j, np.float32(1), Path("here"), object()])
+def test_a_value_that_json_does_not_have_is_refused(value: object):
+    # The writer of the header would render some of these as texts.
+    with pytest.raises(TypeError, match="field: a value of"):
+        frame.encode({"field": value})
+
+
+def test_values_of_derived_types_travel_as_those_of_their_base():
+    class Pair(NamedTuple):
+        text: str
+        number: float
+
+    data = frame.encode(
+        {"a": Pair("x", np.float64(1e-7)), "b": Counter("yyy"), "c": IntEnum("E", "A")(1)}
+    )
+
+    assert frame.decode(data) == {"a": ["x", 1e-7], "b": {"y": 3}, "c": 1}
+
+
+def test_of_several_short_arrays_the_one_with_nan_is_named():
+    rows = {"good": np.zeros(3, np.float32), "bad": np.array([0, np.nan], np.float32)}
+
+    with pytest.raises(ValueError, match="bad: NaN or infinity"):
+        frame.encode(rows)
 
 
 HOSTILE = {
