@@ -17,6 +17,7 @@ from preceptor_clients.contract import wire
 from preceptor_clients.contract.arrays import MISSING
 from preceptor_clients.contract.errors import ContextTooLong, DeadlineExceeded
 from preceptor_clients.contract.listings import (
+    ItemPlace,
     LineagePlace,
     Quarantine,
     QuarantinedTarget,
@@ -324,6 +325,12 @@ def _listings() -> dict[str, BaseModel]:
         response_text="on",
         score=1.0,
         solved=True,
+        feedback=(
+            ItemPlace(id="f-1", source="tests", score=1.0),
+            ItemPlace(
+                id="f-2", source="style", score=0.5, state="retired", state_reason="too harsh"
+            ),
+        ),
         **place,
     )
     return {

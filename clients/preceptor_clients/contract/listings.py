@@ -6,6 +6,8 @@ ids: the first step of a run is 0. Texts for people count steps from 1.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, JsonValue
 
 from preceptor_clients.contract.schemas import Answer, Key, Name
@@ -73,6 +75,28 @@ class RunDetails(Answer):
     """Its lineages, the oldest first."""
 
 
+ItemState = Literal["standing", "superseded", "retired"]
+
+
+class ItemPlace(Answer):
+    """One feedback item of a rollout."""
+
+    id: Key
+    """Its id."""
+    source: Name
+    """The source that gave it."""
+    score: float | None = None
+    """Its score; None where it has none."""
+    error: str | None = None
+    """Why the judgement failed."""
+    state: ItemState = "standing"
+    """An item that is `superseded` or `retired` does not count any more."""
+    state_reason: str | None = None
+    """Why it does not stand."""
+    superseded_by: Key | None = None
+    """The item that counts in its place."""
+
+
 class RolloutPlace(Answer):
     """One rollout, its judgement, and the target that was made for it."""
 
@@ -100,6 +124,8 @@ class RolloutPlace(Answer):
     """Whether the score reaches the task's `solved_at`; None without a score."""
     target_id: Key | None = None
     """Its target; None without one."""
+    feedback: tuple[ItemPlace, ...] = ()
+    """Its feedback items, also those that do not count any more."""
 
 
 class RolloutPage(Answer):

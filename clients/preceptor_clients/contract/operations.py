@@ -1,11 +1,14 @@
-"""What operators of a deployment read and do: the audit log, and jobs that were given up."""
+"""What operators of a deployment read and do: audit log, dead jobs, feedback that is withdrawn."""
 
 from __future__ import annotations
 
-from pydantic import JsonValue
+from typing import Annotated
+
+from pydantic import JsonValue, StringConstraints
 
 from preceptor_clients.contract.errors import ProblemDetails
-from preceptor_clients.contract.schemas import Answer, Key, Name, Sha256
+from preceptor_clients.contract.listings import ItemState
+from preceptor_clients.contract.schemas import Answer, Key, Name, Request, Sha256
 
 
 class AuditEntry(Answer):
@@ -20,7 +23,8 @@ class AuditEntry(Answer):
     action: str
     """What was done, such as `service.add`, `key.change` or `round.put`."""
     subject: str
-    """What it was done to: the name of a service, key, person, round, job or weight version."""
+    """What it was done to: the name of a service, key, person, round or weight version, the id of a
+    job or feedback item."""
     detail: dict[str, JsonValue]
     """Further facts; never a secret."""
     previous_sha256: Sha256
@@ -73,3 +77,31 @@ class Replayed(Answer):
     """The job, which is queued again."""
     questions: int
     """Questions that are asked again; their tickets are live again, each for its time."""
+
+
+class RetireItem(Request):
+    """`POST /v1/feedback/retire`."""
+
+    item_id: Key
+    """Its id, as in the list of rollouts."""
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
+    """Why it does not count any more; it is kept."""
+    superseded_by: Key | None = None
+    """An item of the same source that counts in its place; without one the judgement is missing."""
+
+
+class RetiredItem(Answer):
+    """A feedback item that does not count any more, and what had been made with it."""
+
+    item_id: Key
+    """Its id."""
+    source: Name
+    """The source that gave it."""
+    state: ItemState
+    """`retired`, or `superseded` where another item counts in its place."""
+    reason: str
+    """Why, as it was said first."""
+    superseded_by: Key | None = None
+    """The item that counts in its place."""
+    targets: int
+    """Recorded targets from experts that had it in view; they stay as they are."""

@@ -26,6 +26,7 @@ from preceptor_clients.contract.listings import (
     TargetPage,
     TargetPlace,
 )
+from preceptor_clients.contract.operations import RetiredItem, RetireItem
 from preceptor_clients.contract.parts import halves_of, parts_of, parts_of_credits
 from preceptor_clients.contract.schemas import (
     Accepted,
@@ -346,6 +347,19 @@ class GatewayClient(HttpClient):
             return found.targets, found.after
 
         return await _pages(page, _filters(step, solved), limit)
+
+    async def retire_feedback(
+        self, item_id: str, reason: str, *, superseded_by: str | None = None
+    ) -> RetiredItem:
+        """Withdraws a feedback item, for admins; a repeated call changes nothing.
+
+        Args:
+            item_id: Its id, as in `rollouts` and `trace`.
+            reason: Why; it is kept.
+            superseded_by: An item of the same source that counts in its place.
+        """
+        body = RetireItem(item_id=item_id, reason=reason, superseded_by=superseded_by)
+        return await self.call("POST", "/v1/feedback/retire", body=body, reply=RetiredItem)
 
     async def accounting(self, run: str) -> Accounting:
         """Usage of the surviving lineage of a run."""

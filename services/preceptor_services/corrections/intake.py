@@ -18,14 +18,16 @@ from preceptor_clients.contract.corrections import (
     TakenItem,
 )
 from preceptor_clients.contract.errors import Conflict, Forbidden, NotFound
-from preceptor_clients.contract.schemas import FeedbackItem, Prompt
+from preceptor_clients.contract.schemas import Prompt
 from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.kit.clock import Clock
+from preceptor_services.questions.withdrawn import items_that_count
 from preceptor_services.store.corrections import items as items
 from preceptor_services.store.corrections import results as results
 from preceptor_services.store.corrections.results import RolloutRow
 from preceptor_services.store.database import Connection, Database
 from preceptor_services.store.provenance import feedback, weights
+from preceptor_services.store.provenance.feedback import ItemRow
 from preceptor_services.store.questions import answers
 
 OUTSIDE: Final = "outside"
@@ -98,7 +100,7 @@ class Intake:
         self,
         row: RolloutRow,
         manifests: Mapping[str, dict[str, Any] | None],
-        judgement: Sequence[dict[str, Any]] | None,
+        judgement: Sequence[ItemRow] | None,
         priority: float,
     ) -> NewItem:
         arrays: dict[str, Any] = (await self.array_blobs.read(row.pack_sha256))[row.id]
@@ -110,7 +112,7 @@ class Intake:
             response_ids=None if manifest is None else arrays["response_ids"],
             vocab_fingerprint=None if manifest is None else manifest["vocab_fingerprint"],
             finish_reason="stop" if row.finish_reason == "stop" else "length",
-            feedback=tuple(FeedbackItem.model_validate(found) for found in judgement or ()),
+            feedback=tuple(items_that_count(judgement or ())),
             judged_by_nobody=judgement is None,
             rollout_id=row.id,
             problem_id=row.problem_id,

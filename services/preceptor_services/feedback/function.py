@@ -36,7 +36,7 @@ from preceptor_services.feedback.function_process import (
     JudgeProcess,
 )
 
-CODE_VERSION: Final = "1"
+CODE_VERSION: Final = "2"
 """Increased whenever the answer to the same response, row and function may change."""
 _log: Final = logging.getLogger("preceptor.judge")
 

@@ -1,9 +1,10 @@
-"""`preceptor admin`: rotates keys, reads the audit log, replays dead jobs, backs up and restores.
+"""`preceptor admin`: keys, the audit log, dead jobs, wrong feedback, backup and restore.
 
 preceptor admin rotate trainer --grace-s 86400
 preceptor admin audit
 preceptor admin dead
 preceptor admin replay JOB
+preceptor admin retire ITEM --reason "the tests were wrong"
 preceptor admin backup /backups/2027-01-01
 preceptor admin restore /backups/2027-01-01 --config new/preceptor.toml
 """
@@ -23,7 +24,14 @@ from rich.table import Table
 from preceptor_clients.cli.main import fail_with
 from preceptor_clients.contract.deployment import Deployment
 from preceptor_clients.contract.errors import PreceptorError
-from preceptor_clients.contract.operations import AuditEntry, AuditPage, DeadJob, DeadJobs, Replayed
+from preceptor_clients.contract.operations import (
+    AuditEntry,
+    AuditPage,
+    DeadJob,
+    DeadJobs,
+    Replayed,
+    RetiredItem,
+)
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_services.kit.consoles import console_for_tables
 from preceptor_services.kit.settings import find_settings, load_settings, read_secret
@@ -34,7 +42,7 @@ from preceptor_services.provenance.audit import first_fault
 from preceptor_services.registry.secrets import rotate as rotate_file
 
 app: Final = typer.Typer(
-    help="Keys, audit log, dead jobs, backup and restore.", no_args_is_help=True
+    help="Keys, audit log, dead jobs, wrong feedback, backup and restore.", no_args_is_help=True
 )
 AdminKey = Annotated[
     Path | None,
@@ -119,6 +127,27 @@ def replay(
 
     replayed = _at(config, url, key_file, ask_again)
     typer.echo(f"{replayed.job_id}: {replayed.questions} questions are asked again")
+
+
+@app.command()
+def retire(
+    item: Annotated[str, typer.Argument(help="Id of a feedback item.")],
+    reason: Annotated[str, typer.Option(help="Why; it is kept.")],
+    superseded_by: Annotated[
+        str | None, typer.Option(help="Item of the same source that counts in its place.")
+    ] = None,
+    config: Config = None,
+    url: Url = None,
+    key_file: AdminKey = None,
+) -> None:
+    """Ends a wrong feedback item: no reward, expert or trainer gets it any more."""
+
+    async def end(gateway: GatewayClient) -> RetiredItem:
+        return await gateway.retire_feedback(item, reason, superseded_by=superseded_by)
+
+    ended = _at(config, url, key_file, end)
+    typer.echo(f"{ended.item_id} of {ended.source} is {ended.state}: {ended.reason}")
+    typer.echo(f"{ended.targets} targets had been made with it in view")
 
 
 @app.command()

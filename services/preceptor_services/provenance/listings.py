@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from preceptor_clients.contract.errors import NotFound
 from preceptor_clients.contract.listings import (
+    ItemPlace,
+    ItemState,
     LineagePlace,
     RolloutPage,
     RolloutPlace,
@@ -18,8 +20,9 @@ from preceptor_clients.contract.listings import (
 )
 from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.store.database import Connection, Database
-from preceptor_services.store.provenance import listings
+from preceptor_services.store.provenance import feedback, listings
 from preceptor_services.store.provenance import runs as run_queries
+from preceptor_services.store.provenance.feedback import ItemRow
 from preceptor_services.store.provenance.listings import Filter, RewardRule, RolloutRow
 
 _SOLVED_AT: Final = 0.5
@@ -90,8 +93,11 @@ async def list_rollouts(
         solved_at, reward = _solved_at(document), _reward_of(document)
         wanted = Filter(run, reward, step, solved, solved_at, after, limit)
         rows = await listings.rollouts(conn, wanted)
+        items = await feedback.listed(conn, [row.id for row in rows])
     packs = {sha: await array_blobs.read(sha) for sha in {row.pack_sha256 for row in rows}}
-    places = tuple(_rollout(row, packs[row.pack_sha256], solved_at) for row in rows)
+    places = tuple(
+        _rollout(row, packs[row.pack_sha256], items.get(row.id, ()), solved_at) for row in rows
+    )
     return RolloutPage(rollouts=places, after=places[-1].id if len(places) == limit else None)
 
 
@@ -123,12 +129,27 @@ async def _found(conn: Connection, run: str) -> tuple[dict[str, Any], float]:
     return found
 
 
-def _rollout(row: RolloutRow, pack: Mapping[str, Any], solved_at: float) -> RolloutPlace:
+def _rollout(
+    row: RolloutRow, pack: Mapping[str, Any], items: Sequence[ItemRow], solved_at: float
+) -> RolloutPlace:
     columns = {name: value for name, value in row._asdict().items() if name != "pack_sha256"}
     return RolloutPlace(
         **columns,
         response_text=pack[row.id]["response_text"],
         solved=_solved(row.score, solved_at),
+        feedback=tuple(_item(item) for item in items),
+    )
+
+
+def _item(row: ItemRow) -> ItemPlace:
+    return ItemPlace(
+        id=row.id,
+        source=row.source,
+        score=row.document.get("score"),
+        error=row.document.get("error"),
+        state=cast("ItemState", row.state),
+        state_reason=row.state_reason,
+        superseded_by=row.superseded_by,
     )
 
 

@@ -149,7 +149,7 @@ def rollouts_command(
             "step": lambda row: str(row.step + 1),
             "problem": lambda row: row.problem_id,
             "score": lambda row: _score(row.score),
-            "judged": lambda row: _judged(row.solved),
+            "judged": lambda row: _judged(row.solved) + _withdrawn(row),
             "target": lambda row: row.target_id or "–",
             "response": lambda row: _one_line(row.response_text),
         },
@@ -229,6 +229,11 @@ def _score(score: float | None) -> str:
 
 def _judged(solved: bool | None) -> str:
     return "–" if solved is None else "solved" if solved else "failed"
+
+
+def _withdrawn(row: RolloutPlace) -> str:
+    ended = [f"{i.state}: {i.state_reason}" for i in row.feedback if i.state != "standing"]
+    return f" ({_one_line(', '.join(ended))})" if ended else ""
 
 
 def _one_line(text: str) -> str:

@@ -75,9 +75,10 @@ async def _feedback(conn: Connection, answer_id: str) -> tuple[FeedbackItem, ...
     items: list[FeedbackItem] = []
     for row, source_answer in await feedback.used_by(conn, answer_id):
         item = FeedbackItem.model_validate(row.document)
-        if source_answer is not None:
-            item = item.model_copy(update={"details": item.details | {"answer_id": source_answer}})
-        items.append(item)
+        facts = {} if source_answer is None else {"answer_id": source_answer}
+        if row.state != "standing":
+            facts["state"] = f"{row.state}: {row.state_reason}"
+        items.append(item.model_copy(update={"details": item.details | facts}))
     correction = await provenance(conn, answer_id)
     return (*items, correction) if correction is not None else tuple(items)
 

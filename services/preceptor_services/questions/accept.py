@@ -23,7 +23,7 @@ class Evidence:
     states: Mapping[str, AnswerState]
     """State of each question, by answer key."""
     visible_items: frozenset[str]
-    """The existing ones among the feedback items that answers name."""
+    """Those that count among the feedback items that answers name."""
     pack_sha256: str | None
     """SHA-256 of the blob with the answers' arrays."""
     names: Callable[[str], Collection[str]]
@@ -110,7 +110,7 @@ def accept_prefix(
     refused = _version_changed(answer.expert_version, state)
     refused = refused or _wrong_name(answer.expert, state, evidence)
     if refused is None and not evidence.visible_items.issuperset(answer.used_feedback):
-        refused = AnswerRefused("used_feedback", "names an item that does not exist")
+        refused = AnswerRefused("used_feedback", "names an item that does not exist or was retired")
     if refused is not None:
         acceptance.failed[state.answer_key] = refused.problem()
         return

@@ -15,7 +15,6 @@ from preceptor_clients.contract.errors import (
 )
 from preceptor_clients.contract.schemas import (
     FeedbackAnswer,
-    FeedbackItem,
     FeedbackOutcome,
     FeedbackOutcomes,
     LogprobsOutcomes,
@@ -30,6 +29,7 @@ from preceptor_services.kit.threads import ITEM, off_loop
 from preceptor_services.questions.answer_blobs import AnswerBlobs
 from preceptor_services.questions.notifier import Watch
 from preceptor_services.questions.submit import Posted
+from preceptor_services.questions.withdrawn import items_that_count
 from preceptor_services.store.database import Database
 from preceptor_services.store.provenance import feedback
 from preceptor_services.store.provenance.feedback import ItemRow
@@ -179,7 +179,7 @@ def _prefix_outcomes(
 
 def _feedback_answer(stored: StoredAnswer, items: Sequence[ItemRow]) -> FeedbackAnswer:
     return FeedbackAnswer(
-        items=tuple(FeedbackItem.model_validate(item.document) for item in items),
+        items=tuple(items_that_count(items)),
         source=stored.expert or stored.service,
         source_version=stored.version,
         latency_ms=stored.latency_ms,

@@ -28,6 +28,8 @@ from preceptor_services.questions.accept import item_row
 from preceptor_services.questions.bundle import bundle
 from preceptor_services.questions.keys import answer_id
 from preceptor_services.questions.question import Addressee, Question, at_submission
+from preceptor_services.questions.withdrawn import problem_of
+from preceptor_services.store.provenance.feedback import ItemRow
 
 _RETRY_AFTER_S: Final = 1.0
 _JOINED_STATE: Final = {"done": "done", "waiting": "waiting", "pending": "queued"}
@@ -65,6 +67,8 @@ class Standing:
     """By id."""
     items: dict[str, str]
     """Content hash of feedback items, by id."""
+    withdrawn: Mapping[str, ItemRow] = field(default_factory=dict[str, ItemRow])
+    """Those among them that do not count any more."""
     answers: dict[str, str]
     """State by answer key."""
     unfinished: dict[str, int]
@@ -79,7 +83,7 @@ class Standing:
         self.tickets |= {r["id"]: KnownTicket(r["payload_hash"], r["state"]) for r in plan.tickets}
         self.items |= {row["id"]: row["content_hash"] for row in plan.items}
         for row in (*plan.answers, *plan.reopened):
-            self.answers[row["answer_key"]] = "pending"
+            self.answers[row["answer_key"]] = row.get("state", "pending")
         for caller, number in plan.tokens.items():
             self.tokens[caller] = self.tokens.get(caller, 0) + number
         for row in plan.jobs:
@@ -115,6 +119,7 @@ def plan_admission(
     """
     plan = SubmissionPlan(errors=dict(request.errors))
     fresh = _tell_new(plan, request.questions, standing)
+    fresh = _fail_withdrawn(plan, request, fresh, standing, now)
     fresh = _add_items(plan, fresh, standing, now)
     _raise_if_none_left(request.num_submissions, plan.errors)
     _add_jobs(plan, request, fresh, standing, now)
@@ -157,6 +162,44 @@ def _tell_new(
             fresh.append(question)
         plan.accepted[question.index] = question.ticket_id
     return fresh
+
+
+def _fail_withdrawn(
+    plan: SubmissionPlan,
+    request: Admission,
+    fresh: Sequence[Question],
+    standing: Standing,
+    now: float,
+) -> list[Question]:
+    """The questions whose feedback all counts; the tickets of the others have failed.
+
+    A ticket, and no refusal: an item may be retired while a trainer holds it, and the other experts
+    answer about such an attempt as before.
+    """
+    kept: list[Question] = []
+    for question in fresh:
+        problem = _withdrawn(question, standing)
+        if problem is None:
+            kept.append(question)
+            continue
+        key, addressee = question.answer_key, request.addressee
+        ticket = ticket_row(addressee, request.kind, question, "failed", now, request.run)
+        plan.tickets.append(ticket | {"problem": problem})
+        plan.states[question.ticket_id] = "failed"
+        if key not in standing.answers and all(row["answer_key"] != key for row in plan.answers):
+            row = answer_row(addressee, request.kind, key, None, 0, now)
+            plan.answers.append(row | {"state": "failed", "problem": problem})
+            plan.questions.append(question_row(question))
+    return kept
+
+
+def _withdrawn(question: Question, standing: Standing) -> dict[str, Any] | None:
+    for place, item in enumerate(question.feedback):
+        row = standing.withdrawn.get(item.id)
+        if row is not None:
+            field_ = f"submissions[{question.index}].query.feedback[{place}].id"
+            return problem_of(row, field_).model_dump(mode="json", exclude_none=True)
+    return None
 
 
 def _add_items(
@@ -296,7 +339,7 @@ def job_row(
 
 
 def answer_row(
-    addressee: Addressee, kind: str, key: str, job_id: str, ordinal: int, now: float
+    addressee: Addressee, kind: str, key: str, job_id: str | None, ordinal: int, now: float
 ) -> dict[str, Any]:
     """The row of a pending answer."""
     return {
@@ -309,6 +352,7 @@ def answer_row(
         "job_id": job_id,
         "ordinal": ordinal,
         "created_at": now,
+        "problem": None,
     }
 
 

@@ -169,9 +169,10 @@ class JobReports:
 
 
 async def visible_items(conn: Connection, results: Iterable[ItemResult]) -> frozenset[str]:
-    """The existing ones among the feedback items that answers name."""
+    """Those that count among the feedback items that answers name."""
     ids = {item for r in results if r.prefix is not None for item in r.prefix.used_feedback}
-    return frozenset(await feedback.content_hashes(conn, ids)) if ids else frozenset()
+    found = await feedback.find(conn, ids) if ids else {}
+    return frozenset(row.id for row in found.values() if row.state == "standing")
 
 
 def _sort_out(

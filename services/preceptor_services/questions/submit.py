@@ -191,11 +191,12 @@ class Submissions:
     def _count(self, service: str, plan: SubmissionPlan) -> None:
         count = self._metrics.tickets
         num_cached = sum(row["cached"] for row in plan.tickets)
-        count.labels(service, "refused").inc(len(plan.errors))
+        num_refused = sum(row["state"] == "failed" for row in plan.tickets)
+        count.labels(service, "refused").inc(len(plan.errors) + num_refused)
         for error in plan.errors.values():
             self._metrics.count_refusal(service, "submission", error)
         count.labels(service, "cached").inc(num_cached)
-        count.labels(service, "queued").inc(len(plan.tickets) - num_cached)
+        count.labels(service, "queued").inc(len(plan.tickets) - num_cached - num_refused)
 
 
 def _addressee(caller: str, entry: ServiceEntry) -> Addressee:
@@ -217,10 +218,12 @@ async def _standing(
     keys = {q.answer_key for q in questions}
     asked = await answers.find(conn, keys)
     adds_jobs = len(asked) < len(keys) or any(a.state == "failed" for a in asked.values())
+    seen = await feedback.find(conn, items) if items else {}
     limited = {a.addressee.caller for a in admissions} & most_tokens.keys()
     return Standing(
         tickets={i: KnownTicket(row.payload_hash, row.state) for i, row in known.items()},
-        items=await feedback.content_hashes(conn, items) if items else {},
+        items={row.id: row.content_hash for row in seen.values()},
+        withdrawn={row.id: row for row in seen.values() if row.state != "standing"},
         answers={key: answer.state for key, answer in asked.items()},
         unfinished=await jobs.count_unfinished(conn) if adds_jobs else {},
         tokens=await tickets.tokens_in_flight(conn, limited) if limited else {},

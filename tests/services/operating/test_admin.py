@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from preceptor_clients.contract.deployment import DeployedGateway, Deployment, to_toml
+from preceptor_clients.contract.schemas import FeedbackItem
 from preceptor_services.gateway.app import create_app
 from preceptor_services.kit.blobs import BlobDamaged, LocalBlobs
 from preceptor_services.operating.admin import app
@@ -170,3 +171,20 @@ def test_rotate_writes_a_new_secret_and_says_what_to_do(tmp_path: Path) -> None:
     assert settings.keys["reader"].file.read_text() != old
     assert again.exit_code == 2
     assert "--drop-previous" in again.output
+
+
+async def test_retire_ends_an_item_and_names_one_that_is_not_there(world: World, url: str) -> None:
+    item = FeedbackItem(
+        id="hint", kind="comment", text="wrong", source="ann", version="1", score=None
+    )
+    await world.trainer.submit_logprobs("uniform", [world.submission("a", feedback=(item,))])
+    key_file = world.settings.keys["admin"].file
+    place = ["--reason", "it misleads", "--url", url, "--key-file", str(key_file)]
+
+    done = await _in_thread(CliRunner().invoke, app, ["retire", "hint", *place])
+    absent = await _in_thread(CliRunner().invoke, app, ["retire", "hunt", *place])
+
+    assert "hint of ann is retired: it misleads" in done.output
+    assert "0 targets" in done.output
+    assert (done.exit_code, absent.exit_code) == (0, 2)
+    assert "no feedback item 'hunt'" in absent.output

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from preceptor_clients.contract.errors import Invalid, NotFound
 from preceptor_clients.contract.schemas import (
@@ -40,7 +40,7 @@ def sqlite_url(database_url: str) -> str:
 async def three(world: World) -> Any:
     """A run with three rollouts: a failed and a solved one of step 0, one of step 1 unjudged."""
     await _begin(world, {"class": "ScoredTask", "solved_at": 0.75})
-    rows = [_rollout(world, "a", 0), _rollout(world, "b", 0), _rollout(world, "c", 1)]
+    rows = [rollout_of(world, "a", 0), rollout_of(world, "b", 0), rollout_of(world, "c", 1)]
     await world.trainer.record(Records(rollouts=tuple(rows)))
     await _judge(world, "a", 0.5)
     await _judge(world, "b", 1.0)
@@ -53,7 +53,7 @@ async def _begin(world: World, task: dict[str, Any]) -> None:
     await world.trainer.start_lineage(LineageRecord(run="r", lineage="l0"))
 
 
-def _rollout(world: World, name: str, step: int) -> RolloutRecord:
+def rollout_of(world: World, name: str, step: int) -> RolloutRecord:
     query = world.query()
     return RolloutRecord(
         rollout_id=name,
@@ -220,7 +220,7 @@ def test_a_folder_without_records_is_named_with_what_to_do(
 async def test_a_listed_score_is_the_reward_by_the_runs_own_rule(world: World, rule: str) -> None:
     sources: dict[str, Any] = {"sources": ["executor"], "weights": [0.5], "rule": rule}
     await _begin(world, {"class": "CombinedTask", **sources})
-    rows = [_rollout(world, name, 0) for name in "ab"]
+    rows = [rollout_of(world, name, 0) for name in "ab"]
     await world.trainer.record(Records(rollouts=tuple(rows)))
     await _judge(world, "a", 0.5)
     await _judge(world, "b", None, error="the box is gone")
@@ -237,7 +237,7 @@ async def test_scores_of_one_source_are_added_before_the_rule(
 ) -> None:
     both: dict[str, Any] = {"sources": ["executor", "self"], "weights": [1.0, 1.0], "rule": rule}
     await _begin(world, {"class": "CombinedTask", **both})
-    rows = [_rollout(world, name, 0) for name in "ab"]
+    rows = [rollout_of(world, name, 0) for name in "ab"]
     items = [
         FeedbackItem(id=f"self-{part}", kind="judge", score=part, source="self", version="1")
         for part in (0.2, 0.3)
@@ -255,7 +255,7 @@ async def test_scores_of_one_source_are_added_before_the_rule(
 
 async def test_an_item_is_recorded_with_its_source_error_time_and_price(world: World) -> None:
     await _begin(world, {"class": "ScoredTask"})
-    await world.trainer.record(Records(rollouts=(_rollout(world, "a", 0),)))
+    await world.trainer.record(Records(rollouts=(rollout_of(world, "a", 0),)))
     await _judge(world, "a", None, error="the box is gone", cost=0.5)
 
     async with world.database.read() as conn:
@@ -267,18 +267,11 @@ async def test_an_item_is_recorded_with_its_source_error_time_and_price(world: W
     assert row.state == "standing"
 
 
-async def test_an_item_that_was_retired_counts_in_no_score(three: Any) -> None:
-    async with three.database.write() as conn:
-        await conn.execute(update(FeedbackItemRow).values(state="retired"))
-
-    assert {r.score for r in await three.trainer.rollouts("r")} == {None}
-
-
 async def test_an_item_that_no_source_gave_counts_for_its_rollout_and_is_written_once(
     world: World,
 ) -> None:
     await _begin(world, {"class": "ScoredTask"})
-    await world.trainer.record(Records(rollouts=(_rollout(world, "a", 0),)))
+    await world.trainer.record(Records(rollouts=(rollout_of(world, "a", 0),)))
     item = FeedbackItem(id="self-a", kind="judge", score=0.75, source="self", version="1")
     own = Records(feedback=(FeedbackRecord(rollout_id="a", item=item),))
 

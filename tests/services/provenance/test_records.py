@@ -188,6 +188,24 @@ async def test_the_command_prints_the_whole_chain(
         assert word in printed
 
 
+async def test_a_trace_shows_that_an_item_was_retired_and_its_targets_are_counted(
+    world: World,
+) -> None:
+    await _start(world)
+    await world.trainer.record(Records(rollouts=(_rollout(world, "a"),)))
+    target = await _label(world, "a")
+    await world.trainer.record(Records(targets=(target,)))
+    [_, judged] = target.feedback_ids
+
+    ended = await world.clients["admin"].retire_feedback(judged, "the tests were wrong")
+
+    trace = await world.trainer.trace(target.target_id, 0)
+    shown = {item.id: item for item in trace.sources[0].feedback}
+    assert ended.targets == 1
+    assert shown[judged].text is not None
+    assert shown[judged].details["state"] == "retired: the tests were wrong"
+
+
 async def test_records_are_idempotent_and_never_change(world: World) -> None:
     await _start(world)
     rollout = _rollout(world, "ro1")

@@ -19,6 +19,7 @@ PEOPLE: Final[frozenset[Role]] = frozenset({"annotator", "reviewer"})
 MAY: Final[dict[str, frozenset[str]]] = {
     "POST /v1/logprobs": frozenset({"trainer"}),
     "POST /v1/feedback": frozenset({"trainer"}),
+    "POST /v1/feedback/retire": frozenset(),
     "POST /v1/tickets/collect": frozenset({"trainer"}),
     "GET /v1/tickets/{ticket_id}": frozenset({"trainer"}),
     "DELETE /v1/tickets/{ticket_id}": frozenset({"trainer"}),

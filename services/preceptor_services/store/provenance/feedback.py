@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import distinct, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
 
 from preceptor_services.store.prepared import insert_new
-from preceptor_services.store.tables.provenance import AnswerFeedback, FeedbackItemRow
+from preceptor_services.store.tables.provenance import (
+    AnswerFeedback,
+    FeedbackItemRow,
+    TargetAnswer,
+)
 from preceptor_services.store.tables.questions import AnswerRow, Ticket
 
 
@@ -20,14 +25,16 @@ class ItemRow(NamedTuple):
     answer_key: str | None
     content_hash: str
     document: dict[str, Any]
+    source: str
+    state: str
+    state_reason: str | None
+    superseded_by: str | None
 
 
-_COLUMNS = (
-    FeedbackItemRow.id,
-    FeedbackItemRow.answer_key,
-    FeedbackItemRow.content_hash,
-    FeedbackItemRow.document,
-)
+_COLUMNS = tuple(getattr(FeedbackItemRow, name) for name in ItemRow._fields)
+_Successor = aliased(FeedbackItemRow)
+"""The item that counts in the place of a superseded one. Chains are kept one long."""
+_SUCCESSOR = tuple(getattr(_Successor, name).label(f"next_{name}") for name in ItemRow._fields)
 
 
 async def add_items(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
@@ -43,38 +50,111 @@ async def content_hashes(conn: AsyncConnection, ids: Iterable[str]) -> dict[str,
     return {row[0]: row[1] for row in await conn.execute(query)}
 
 
+async def find(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, ItemRow]:
+    """Those of `ids` that are on record."""
+    query = select(*_COLUMNS).where(FeedbackItemRow.id.in_(list(ids)))
+    return {row[0]: ItemRow(*row) for row in await conn.execute(query)}
+
+
 async def of_answers(conn: AsyncConnection, keys: Iterable[str]) -> dict[str, list[ItemRow]]:
-    """Items that each source's answer consists of, in order."""
+    """Items that each source's answer consists of, in order; a superseded one's successor."""
     query = (
-        select(*_COLUMNS)
+        select(FeedbackItemRow.answer_key, *_COLUMNS, *_SUCCESSOR)
+        .outerjoin(_Successor, _Successor.id == FeedbackItemRow.superseded_by)
         .where(FeedbackItemRow.answer_key.in_(list(keys)))
         .order_by(FeedbackItemRow.answer_key, FeedbackItemRow.ordinal)
     )
     found: dict[str, list[ItemRow]] = {}
     for row in await conn.execute(query):
-        found.setdefault(row.answer_key, []).append(ItemRow(*row))
+        found.setdefault(str(row[0]), []).append(_that_counts(row[1:]))
     return found
 
 
-async def of_rollouts(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+def _that_counts(row: Sequence[Any]) -> ItemRow:
+    """The successor in columns after those of the item itself, if there is one."""
+    width = len(_COLUMNS)
+    return ItemRow._make(row[:width] if row[width] is None else row[width:])
+
+
+async def of_rollouts(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, list[ItemRow]]:
     """Feedback items by rollout; a rollout about which no source was asked is absent.
 
-    The list is empty if a source was asked and has not answered, or has failed.
+    The list is empty if a source was asked and has not answered, or has failed. In the place of a
+    superseded item is its successor.
     """
+    found: dict[str, dict[str, ItemRow]] = {}
     query = (
-        select(Ticket.rollout_id, FeedbackItemRow.id, FeedbackItemRow.document)
+        select(Ticket.rollout_id, *_COLUMNS, *_SUCCESSOR)
         .outerjoin(FeedbackItemRow, FeedbackItemRow.answer_key == Ticket.answer_key)
+        .outerjoin(_Successor, _Successor.id == FeedbackItemRow.superseded_by)
         .where(Ticket.kind == "feedback", Ticket.rollout_id.in_(list(ids)))
         .order_by(Ticket.created_at, Ticket.id, FeedbackItemRow.ordinal)
     )
-    found: dict[str, dict[str, dict[str, Any]]] = {}
     for row in await conn.execute(query):
         items = found.setdefault(str(row[0]), {})
-        item_id = cast("str | None", row[1])  # an outer join: there may be none
-        if item_id is not None:
+        if row[1] is not None:  # an outer join: there may be none
+            item = _that_counts(row[1:])
             # By id: two tickets of a rollout may share an answer.
-            items[item_id] = row[2]
+            items[item.id] = item
     return {rollout_id: list(items.values()) for rollout_id, items in found.items()}
+
+
+async def listed(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, list[ItemRow]]:
+    """Every feedback item of these rollouts, whatever its state, in the order of their ids."""
+    wanted = list(ids)
+    asked = (
+        select(Ticket.rollout_id, *_COLUMNS)
+        .join(FeedbackItemRow, FeedbackItemRow.answer_key == Ticket.answer_key)
+        .where(Ticket.rollout_id.in_(wanted))
+    )
+    own = select(FeedbackItemRow.rollout_id, *_COLUMNS).where(
+        FeedbackItemRow.rollout_id.in_(wanted)
+    )
+    found: dict[str, dict[str, ItemRow]] = {}
+    for query in (asked, own):
+        for row in await conn.execute(query):
+            found.setdefault(str(row[0]), {})[row[1]] = ItemRow._make(row[1:])
+    return {name: [items[key] for key in sorted(items)] for name, items in found.items()}
+
+
+async def lock(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, ItemRow]:
+    """Those of `ids` that are on record; no other transaction changes them meanwhile."""
+    query = (
+        select(*_COLUMNS)
+        .where(FeedbackItemRow.id.in_(list(ids)))
+        .order_by(FeedbackItemRow.id)
+        .with_for_update()
+    )
+    return {row[0]: ItemRow(*row) for row in await conn.execute(query)}
+
+
+async def withdraw(
+    conn: AsyncConnection, item_id: str, state: str, reason: str, superseded_by: str | None
+) -> None:
+    """Ends an item; those that it superseded have its successor from now on."""
+    changed: dict[str, Any] = {"state": state, "state_reason": reason}
+    await conn.execute(
+        update(FeedbackItemRow)
+        .where(FeedbackItemRow.id == item_id)
+        .values(**changed, superseded_by=superseded_by)
+    )
+    if superseded_by is not None:
+        await conn.execute(
+            update(FeedbackItemRow)
+            .where(FeedbackItemRow.superseded_by == item_id)
+            .values(superseded_by=superseded_by)
+        )
+
+
+async def count_targets(conn: AsyncConnection, item_id: str) -> int:
+    """Targets with an answer that had the item in view."""
+    query = (
+        select(func.count(distinct(TargetAnswer.target_id)))
+        .join(AnswerRow, AnswerRow.answer_id == TargetAnswer.answer_id)
+        .join(AnswerFeedback, AnswerFeedback.answer_key == AnswerRow.answer_key)
+        .where(AnswerFeedback.item_id == item_id)
+    )
+    return (await conn.execute(query)).scalar_one()
 
 
 async def add_used(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
@@ -93,4 +173,4 @@ async def used_by(conn: AsyncConnection, answer_id: str) -> list[tuple[ItemRow, 
         .where(expert.answer_id == answer_id)
         .order_by(AnswerFeedback.ordinal)
     )
-    return [(ItemRow(*row[:4]), row[4]) for row in await conn.execute(query)]
+    return [(ItemRow._make(row[:-1]), row[-1]) for row in await conn.execute(query)]

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, case, distinct, exists, func, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
 
 from preceptor_services.store.tables.provenance import (
     FeedbackItemRow,
@@ -188,17 +189,27 @@ def _score(reward: RewardRule) -> ColumnElement[float]:
         .correlate(Rollout)
     )
     # No join with the tickets, because a question that was sent twice must count once.
-    score = FeedbackItemRow.document["score"].as_float()
+    own = or_(FeedbackItemRow.answer_key.in_(asked), FeedbackItemRow.rollout_id == Rollout.id)
+    replaced = aliased(FeedbackItemRow)
+    successors = (
+        select(replaced.superseded_by)
+        .where(or_(replaced.answer_key.in_(asked), replaced.rollout_id == Rollout.id))
+        .where(replaced.superseded_by.is_not(None))
+        .correlate(Rollout)
+    )
+    stands = FeedbackItemRow.state == "standing"
+    told = FeedbackItemRow.document["score"].as_float()
+    # A judgement that was retired is missing, as one that failed; a text alone is left out.
+    missing = or_(FeedbackItemRow.error.is_not(None), ~stands & told.is_not(None))
+    score = case((stands, told))
     by_source = (
         select(
             FeedbackItemRow.source,
             func.sum(score).label("score"),
-            func.count(FeedbackItemRow.error).label("errors"),
+            func.sum(case((missing, 1), else_=0)).label("errors"),
         )
-        .where(
-            or_(FeedbackItemRow.answer_key.in_(asked), FeedbackItemRow.rollout_id == Rollout.id),
-            FeedbackItemRow.state == "standing",
-        )
+        .where(or_(own, FeedbackItemRow.id.in_(successors)))
+        .where(FeedbackItemRow.state != "superseded", or_(stands, missing))
         .where(_counts(FeedbackItemRow.source, reward))
         .group_by(FeedbackItemRow.source)
         .correlate(Rollout)

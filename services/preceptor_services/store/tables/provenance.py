@@ -41,6 +41,10 @@ class FeedbackItemRow(Base):
     """The rollout of an item that no source gave; a source's answer leads to its rollouts."""
     state: Mapped[str]
     """`standing`; an item that is `superseded` or `retired` counts in no score."""
+    state_reason: Mapped[str | None]
+    """Why it does not stand any more."""
+    superseded_by: Mapped[str | None] = mapped_column(index=True)
+    """Id of the item that counts in the place of a superseded one."""
 
 
 class AnswerFeedback(Base):
