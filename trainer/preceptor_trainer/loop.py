@@ -35,6 +35,7 @@ from preceptor_trainer.learner.learner import StepResult
 from preceptor_trainer.learner.policy import Policy, WeightFolder
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.report import write_report
+from preceptor_trainer.run.adapter_publishes import adapters_suffice
 from preceptor_trainer.run.batching import batches_of, packing_metrics
 from preceptor_trainer.run.boards import Board, BoardName, TensorBoard, Tracker
 from preceptor_trainer.run.collecting import Collected, Collector
@@ -174,7 +175,12 @@ class Trainer:
             await self.environment.close()
 
     async def _run(self) -> dict[str, Any]:
-        position = await self.publisher.start(self.config, self.learner, self.journal)
+        position = await self.publisher.start(
+            self.config,
+            self.learner,
+            self.journal,
+            adapters=await adapters_suffice(self.config, self.labeller.gateway, self.student),
+        )
         self.collector.restore(
             [group_of(state, self.config.task) for state in self.publisher.unused]
         )
@@ -252,6 +258,7 @@ class Trainer:
         )
         metrics |= batch.prompts | batch.failed | batch.late
         metrics |= packing_metrics(batches, self.policy, self.config)
+        metrics |= self.publisher.metrics()
         for participant in self.collector.participants:
             metrics |= participant.metrics(step)
         self.metrics.write(step, self.publisher.lineage, metrics)

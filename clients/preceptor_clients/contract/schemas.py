@@ -407,6 +407,8 @@ class Capabilities(Answer):
     """Scores ids that the caller names."""
     weights: bool = False
     """Answers with versioned weights and serves `PUT /v1/weights`."""
+    adapters: bool = False
+    """Takes versions of weights that are an adapter of an earlier version."""
     needs_feedback: bool = False
     """The expert has no opinion on a rollout without feedback in view."""
     late_s: Annotated[float, Field(gt=0, le=10 * 365 * 86_400)] | None = None
@@ -551,7 +553,11 @@ class WeightManifest(Request):
     uri: str
     """`file:` URI of a folder under an allow-listed root."""
     files: dict[str, Sha256]
-    """File name to SHA-256; `model.safetensors` is among them."""
+    """File name to SHA-256: `model.safetensors`, or those of an adapter,
+    `adapter_model.safetensors` and `adapter_config.json`."""
+    base: WeightVersion | None = None
+    """The whole version that an adapter changes, an ancestor of this one; None where the files are
+    all weights."""
     vocab_fingerprint: VocabFingerprint
     """The policy's vocabulary."""
     checkpoint: Flag = False

@@ -125,9 +125,11 @@ class ServiceClient(HttpClient):
 
 
 def reading_timeout_s(manifests: Sequence[WeightManifest]) -> float:
-    """Seconds to wait for one that reads the last of these versions, by its size."""
-    size = manifests[-1].num_bytes if manifests else 0
-    return _WEIGHTS_S + (_BYTES_ASSUMED if size is None else size) / _READ_BYTES_PER_S
+    """Seconds to wait for one that reads the last of these versions, by its size and its base's."""
+    last = manifests[-1] if manifests else None
+    read = [one for one in manifests if last and one.version in (last.version, last.base)]
+    size = sum(_BYTES_ASSUMED if one.num_bytes is None else one.num_bytes for one in read)
+    return _WEIGHTS_S + size / _READ_BYTES_PER_S
 
 
 def _most_bytes(query: PrefixQuery | FeedbackQuery | GenerateQuery) -> int:

@@ -2,7 +2,8 @@
 
 A version is immutable, so its manifest is too. An offer gets only cheap checks (address, names,
 vocabulary, no contradiction of an earlier one). When a version is loaded, its bytes are read once
-and hashed, and exactly those bytes are used, so that a file changed in between is not loaded.
+and hashed, and exactly those bytes are used, so that a file changed in between is not loaded. A
+version may be an adapter of an earlier one (`adapters.py`), where the service takes such versions.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -19,6 +20,7 @@ from preceptor_clients.contract.checks import MEND_VOCABULARY
 from preceptor_clients.contract.errors import Conflict, Invalid, ServiceFailed, WeightsNotHere
 from preceptor_clients.contract.fingerprint import vocab_difference
 from preceptor_clients.contract.schemas import WantedWeights, WeightManifest
+from preceptor_clients.sdk.adapters import ADAPTER_FILES
 
 WEIGHTS_FILE: Final = "model.safetensors"
 
@@ -26,20 +28,33 @@ WEIGHTS_FILE: Final = "model.safetensors"
 class OfferedWeights:
     """The versions offered so far, each with its parent."""
 
-    def __init__(self, roots: Sequence[Path], vocab_fingerprint: str) -> None:
+    def __init__(
+        self, roots: Sequence[Path], vocab_fingerprint: str, *, adapters: bool = False
+    ) -> None:
+        """None are offered yet.
+
+        Args:
+            roots: Folders under which versions may lie.
+            vocab_fingerprint: The service's vocabulary.
+            adapters: Whether the service takes versions that are adapters.
+        """
         self._roots = [root.resolve() for root in roots]
         self._vocab_fingerprint = vocab_fingerprint
+        self._adapters = adapters
         self._manifests: dict[str, WeightManifest] = {}
 
     def offer(self, manifests: Sequence[WeightManifest]) -> None:
         """Adds versions; all of them or, on an error, none.
 
         Raises:
-            Invalid: An address outside the allowed roots, no weights file, or another vocabulary.
-            Conflict: A version that is known with other files or another parent.
+            Invalid: An address outside the allowed roots, no weights file, another vocabulary, or
+                an adapter whose base was not offered before it.
+            Conflict: A version that is known with other files, another parent or another base.
         """
+        before = dict(self._manifests)
         for index, manifest in enumerate(manifests):
-            self._check(manifest, f"manifests[{index}]")
+            self._check(manifest, f"manifests[{index}]", before)
+            before[manifest.version] = manifest
         self._manifests.update({manifest.version: manifest for manifest in manifests})
 
     def get(self, version: str) -> WeightManifest | None:
@@ -80,8 +95,13 @@ class OfferedWeights:
             manifest = self._manifests.get(manifest.parent)
         return found
 
-    def content(self, manifest: WeightManifest) -> bytes:
-        """The bytes of a version's weights file.
+    def base_of(self, manifest: WeightManifest) -> WeightManifest:
+        """The whole version that an adapter changes."""
+        assert manifest.base is not None, f"{manifest.version} is whole"
+        return self._manifests[manifest.base]
+
+    def content(self, manifest: WeightManifest, name: str = WEIGHTS_FILE) -> bytes:
+        """The bytes of one of a version's files.
 
         Raises:
             WeightsNotHere: The file cannot be read.
@@ -89,15 +109,15 @@ class OfferedWeights:
         """
         folder = self.folder(manifest, "weights")
         try:
-            content = _read_regular(folder / WEIGHTS_FILE)
+            content = _read_regular(folder / name)
         except OSError as error:
             raise WeightsNotHere(
-                f"{manifest.version}: {WEIGHTS_FILE} cannot be read: {error.strerror}",
+                f"{manifest.version}: {name} cannot be read: {error.strerror}",
                 field="weights",
             ) from error
-        if hashlib.sha256(content).hexdigest() != manifest.files[WEIGHTS_FILE]:
+        if hashlib.sha256(content).hexdigest() != manifest.files[name]:
             raise ServiceFailed(
-                f"{manifest.version}: {WEIGHTS_FILE} does not have the SHA-256 of its manifest",
+                f"{manifest.version}: {name} does not have the SHA-256 of its manifest",
                 field="weights",
             )
         return content
@@ -117,21 +137,39 @@ class OfferedWeights:
             raise Invalid(f"{manifest.uri!r} is not under an allowed root", field=f"{field}.uri")
         return real
 
-    def _check(self, manifest: WeightManifest, field: str) -> None:
+    def _check(
+        self, manifest: WeightManifest, field: str, before: Mapping[str, WeightManifest]
+    ) -> None:
         self.folder(manifest, field)
-        if set(manifest.files) != {WEIGHTS_FILE}:
-            raise Invalid(f"must name only {WEIGHTS_FILE}", field=f"{field}.files")
+        if manifest.base is not None:
+            self._check_base(manifest.base, field, before)
+        names = {WEIGHTS_FILE} if manifest.base is None else ADAPTER_FILES
+        if set(manifest.files) != names:
+            raise Invalid(f"must name only {', '.join(sorted(names))}", field=f"{field}.files")
         if manifest.vocab_fingerprint != self._vocab_fingerprint:
             why = vocab_difference(
                 "the expert", self._vocab_fingerprint, "the manifest", manifest.vocab_fingerprint
             )
             raise Invalid(f"{why}. {MEND_VOCABULARY}", field=f"{field}.vocab_fingerprint")
-        known = self._manifests.get(manifest.version)
-        if known is not None and (known.files, known.parent) != (manifest.files, manifest.parent):
+        known = before.get(manifest.version)
+        if known is not None and _content(known) != _content(manifest):
             raise Conflict(
-                f"{manifest.version} is known with other files or another parent",
+                f"{manifest.version} is known with other files, another parent or another base",
                 field=f"{field}.version",
             )
+
+    def _check_base(self, base: str, field: str, before: Mapping[str, WeightManifest]) -> None:
+        if not self._adapters:
+            raise Invalid("this service takes whole versions, no adapters", field=f"{field}.base")
+        known = before.get(base)
+        if known is None or known.base is not None:
+            raise Invalid(
+                f"{base} was not offered before as a whole version", field=f"{field}.base"
+            )
+
+
+def _content(manifest: WeightManifest) -> tuple[object, ...]:
+    return manifest.files, manifest.parent, manifest.base
 
 
 def _read_regular(path: Path) -> bytes:

@@ -44,11 +44,12 @@ from preceptor_clients.sdk.admission import Admission
 from preceptor_clients.sdk.answers import build_answer
 from preceptor_clients.sdk.chat_encoding import ChatEncoder
 from preceptor_clients.sdk.context import Context, build_context, find_template
-from preceptor_clients.sdk.offered_weights import WEIGHTS_FILE, OfferedWeights
+from preceptor_clients.sdk.offered_weights import OfferedWeights
 from preceptor_clients.vllm_expert.config import VLLMExpertConfig
 from preceptor_clients.vllm_expert.engine import Engine, vllm_version
 from preceptor_clients.vllm_expert.flat import candidates_of, distributions_of, spread_candidates
 from preceptor_clients.vllm_expert.version_gate import Version, VersionGate
+from preceptor_clients.vllm_expert.weight_files import write_weights
 
 CODE_VERSION: Final = "3"
 """Raised whenever the same model, settings and query may give another answer."""
@@ -77,7 +78,7 @@ class VLLMExpert:
         vocabulary: dict[str, int] = self._engine.tokenizer.get_vocab()
         self._vocab_size = 1 + max(vocabulary.values())
         self._offered = OfferedWeights(
-            [Path(root) for root in self._config.weights_roots], self._vocab
+            [Path(root) for root in self._config.weights_roots], self._vocab, adapters=True
         )
         self._info = self._describe()
         self._started = True
@@ -229,10 +230,8 @@ class VLLMExpert:
             return
         manifest = self._offered.get(version)
         assert manifest is not None
-        content = await asyncio.to_thread(self._offered.content, manifest)
         with tempfile.TemporaryDirectory(prefix="preceptor-weights-") as folder:
-            await asyncio.to_thread(Path(folder, WEIGHTS_FILE).write_bytes, content)
-            del content
+            await asyncio.to_thread(write_weights, self._offered, manifest, Path(folder))
             await self._engine.load(Path(folder), version)
 
     async def _check_version(self, version: Version) -> None:
@@ -252,6 +251,7 @@ class VLLMExpert:
                 max_top_k=min(self._config.max_top_k, self._vocab_size),
                 candidates=self._engine.scores_candidates,
                 weights=bool(self._config.weights_roots),
+                adapters=bool(self._config.weights_roots),
                 vocab_fingerprint=self._vocab,
                 vocab_size=self._vocab_size,
                 head_size=max(self._engine.head_size, self._vocab_size),

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,12 @@ from torch import Tensor
 from preceptor_clients.contract.errors import ServiceFailed, WeightsNotHere
 from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.kit.files import write_whole
+from preceptor_clients.sdk.adapters import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
+    AdapterConfig,
+    merged,
+)
 from preceptor_clients.sdk.offered_weights import WEIGHTS_FILE, OfferedWeights
 
 _FORMAT: Final = "ema-1"
@@ -36,20 +43,60 @@ State = dict[str, Tensor]
 
 
 class WeightCatalogue(OfferedWeights):
-    """The versions offered so far, each with its parent."""
+    """The versions offered so far, each with its parent; adapters too."""
+
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        vocab_fingerprint: str,
+        initial: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """None are offered yet.
+
+        Args:
+            roots: Folders under which versions may lie.
+            vocab_fingerprint: The service's vocabulary.
+            initial: Weights that are in memory anyway, by name, in float32 on the CPU. A first
+                version shares those that it has too.
+        """
+        super().__init__(roots, vocab_fingerprint, adapters=True)
+        self._initial = initial or {}
+        self._base: tuple[str, State] | None = None
 
     def load(self, manifest: WeightManifest, device: torch.device) -> dict[str, Tensor]:
-        """The weights of a version as float32 tensors.
+        """The weights of a version as float32 tensors; do not write into them.
 
         Raises:
             WeightsNotHere: The file does not exist any more.
             ServiceFailed: The bytes differ from the manifest, or are not weights.
         """
         try:
-            tensors = load(self.content(manifest))
-        except SafetensorError as error:
+            tensors = self._whole(manifest) if manifest.base is None else self._merged(manifest)
+        except (SafetensorError, ValueError) as error:
             raise ServiceFailed(f"{manifest.version}: {error}", field="weights") from error
-        return {name: tensor.to(device, torch.float32) for name, tensor in tensors.items()}
+        return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+    def _whole(self, manifest: WeightManifest) -> State:
+        tensors = _in_float32(load(self.content(manifest)))
+        if manifest.parent is not None:
+            return tensors
+        return {name: self._shared(name, tensor) for name, tensor in tensors.items()}
+
+    def _shared(self, name: str, tensor: Tensor) -> Tensor:
+        own = self._initial.get(name)
+        return own if own is not None and torch.equal(own, tensor) else tensor
+
+    def _merged(self, manifest: WeightManifest) -> State:
+        base = self.base_of(manifest)
+        if self._base is None or self._base[0] != base.version:
+            self._base = base.version, self._whole(base)
+        config = AdapterConfig.parse(self.content(manifest, ADAPTER_CONFIG_FILE))
+        adapter = _in_float32(load(self.content(manifest, ADAPTER_FILE)))
+        return merged(self._base[1], adapter, config)
+
+
+def _in_float32(tensors: Mapping[str, Tensor]) -> State:
+    return {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
 
 
 class AverageWeights:
@@ -131,8 +178,12 @@ class AverageWeights:
                 f"{manifest.version} has different tensors than its parent {manifest.parent}",
                 field="weights",
             )
-        # lerp keeps an unchanged weight bit by bit; (1 - rate) a + rate w does not.
-        return {name: torch.lerp(parent[name], w, self._rate) for name, w in weights.items()}
+        # lerp keeps an unchanged weight bit by bit; (1 - rate) a + rate w does not. Weights that an
+        # adapter leaves alone are one tensor in all averages.
+        return {
+            name: w if w is parent[name] else torch.lerp(parent[name], w, self._rate)
+            for name, w in weights.items()
+        }
 
     def _keep(self, manifest: WeightManifest, state: State) -> None:
         self._states[manifest.version] = state
@@ -185,5 +236,11 @@ class AverageWeights:
             "format": _FORMAT,
             "rate": repr(self._rate),
             "version": manifest.version,
-            "weights_sha256": manifest.files[WEIGHTS_FILE],
+            "weights_sha256": self._weights_sha256(manifest),
         }
+
+    def _weights_sha256(self, manifest: WeightManifest) -> str:
+        if manifest.base is None:
+            return manifest.files[WEIGHTS_FILE]
+        hashes = [manifest.files[name] for name in sorted(manifest.files)]
+        return " ".join([self._catalogue.base_of(manifest).files[WEIGHTS_FILE], *hashes])

@@ -83,7 +83,9 @@ class SelfTeacher(TorchExpert):
         self._config = SelfTeacherConfig(**options)
         super().__init__(self._config, CODE_VERSION, reads_feedback=True, keep_initial=True)
         self._catalogue = WeightCatalogue(
-            [Path(root) for root in self._config.weights_roots], self._model.vocab_fingerprint
+            [Path(root) for root in self._config.weights_roots],
+            self._model.vocab_fingerprint,
+            self._model.initial,
         )
         self._averages = AverageWeights(
             self._catalogue,
@@ -142,7 +144,11 @@ class SelfTeacher(TorchExpert):
         return np.full(query.num_positions, has_opinion, np.bool_)
 
     def _capabilities(self) -> Capabilities:
-        own = {"weights": True, "needs_feedback": self._config.needs_feedback}
+        own = {
+            "weights": True,
+            "adapters": True,
+            "needs_feedback": self._config.needs_feedback,
+        }
         return super()._capabilities().model_copy(update=own)
 
     def _limits(self) -> ServiceLimits:

@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 from preceptor_clients.contract.errors import Conflict, Invalid, NotFound, PreceptorError
 from preceptor_clients.contract.schemas import WantedWeights, WeightManifest
+from preceptor_clients.sdk.adapters import ADAPTER_FILES
+from preceptor_clients.sdk.offered_weights import WEIGHTS_FILE
 from preceptor_services.kit.clock import Clock
 from preceptor_services.store.database import Connection, Database
 from preceptor_services.store.provenance import weights
@@ -30,14 +32,15 @@ class WeightVersions:
 
         Raises:
             Conflict: the version is registered with other content.
-            Invalid: the folder is not under an allowed root, or a file does not match its hash.
+            Invalid: the folder is not under an allowed root, a file does not match its hash, or an
+                adapter's base is not registered as a whole version.
         """
         async with self.database.read() as conn:
             known = await weights.find(conn, manifest.version)
         if known is not None:
             return _same_or_conflict(manifest, known)
         folder = allowed_folder(manifest.uri, self.roots)
-        await asyncio.to_thread(_check_files, folder, manifest.files)
+        await asyncio.to_thread(_check_files, folder, manifest)
         policy, lineage, step = manifest.version.split("/")
         row = {
             "version": manifest.version,
@@ -51,6 +54,12 @@ class WeightVersions:
         async with self.database.write() as conn:
             if manifest.parent is not None and not await weights.known(conn, manifest.parent):
                 raise Invalid(f"{manifest.parent} is not registered", field="parent")
+            if manifest.base is not None:
+                base = await weights.find(conn, manifest.base)
+                if base is None or base.get("base") is not None:
+                    raise Invalid(
+                        f"{manifest.base} is not registered as a whole version", field="base"
+                    )
             known = await weights.find(conn, manifest.version)
             if known is not None:
                 return _same_or_conflict(manifest, known)
@@ -91,10 +100,11 @@ def allowed_folder(uri: str, roots: Sequence[Path]) -> Path:
     return folder
 
 
-def _check_files(folder: Path, files: dict[str, str]) -> None:
-    if "model.safetensors" not in files:
-        raise Invalid("the manifest does not list model.safetensors", field="files")
-    for name, sha256 in files.items():
+def _check_files(folder: Path, manifest: WeightManifest) -> None:
+    needed = {WEIGHTS_FILE} if manifest.base is None else ADAPTER_FILES
+    if missing := sorted(needed - manifest.files.keys()):
+        raise Invalid(f"the manifest does not list {', '.join(missing)}", field="files")
+    for name, sha256 in manifest.files.items():
         path = (folder / name).resolve()
         if not path.is_relative_to(folder) or not path.is_file():
             raise Invalid("the folder has no such file", field=f"files.{name}")

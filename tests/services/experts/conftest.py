@@ -22,7 +22,10 @@ from preceptor_clients.contract.schemas import (
     Prompt,
     WeightManifest,
 )
+from preceptor_clients.sdk.adapters import AdapterConfig, tensor_names
 from preceptor_services.experts.self_teacher import SelfTeacher
+from preceptor_trainer.learner.lora import AdapterFiles
+from preceptor_trainer.learner.policy import WeightFolder
 from preceptor_trainer.student.architecture import make_tokenizer
 
 MAX_POSITIONS = 192
@@ -64,6 +67,18 @@ class TinyPolicy:
             files={"model.safetensors": hashlib.sha256(content).hexdigest()},
             vocab_fingerprint=self.vocab_fingerprint,
             checkpoint=checkpoint,
+        )
+
+    def publish_adapter(self, step: int, *, base: str) -> WeightManifest:
+        """An adapter of one layer, written as the trainer writes it."""
+        generator = torch.Generator().manual_seed(step)
+        config = AdapterConfig(r=2, lora_alpha=4.0)
+        a_RI, b_OR = (torch.randn(*shape, generator=generator) for shape in ((2, 32), (64, 2)))
+        names = tensor_names("model.layers.1.mlp.gate_proj")
+        adapter = AdapterFiles(tensors=dict(zip(names, (a_RI, b_OR), strict=True)), config=config)
+        folder = WeightFolder(self.weights_root, "p", self.vocab_fingerprint)
+        return folder.write_adapter(
+            adapter, f"p/l0/{step}", base=base, parent=f"p/l0/{step - 1}", checkpoint=False
         )
 
 

@@ -22,9 +22,12 @@ from preceptor_clients.contract.schemas import (
     WeightsOffer,
 )
 from preceptor_services.experts.self_teacher import SelfTeacher
+from preceptor_trainer.learner.adapter_files import read_weights
+from preceptor_trainer.learner.policy import WeightFolder
 
 from .conftest import TinyPolicy
 
+GATE = "model.layers.1.mlp.gate_proj.weight"
 MakeTeacher = Callable[..., SelfTeacher]
 MakeQuery = Callable[..., PrefixQuery]
 
@@ -376,3 +379,63 @@ def policy_with(policy: TinyPolicy, values: dict[str, torch.Tensor]) -> WeightMa
         files={"model.safetensors": hashlib.sha256(content).hexdigest()},
         vocab_fingerprint=policy.vocab_fingerprint,
     )
+
+
+def adapted(policy: TinyPolicy, steps: int) -> list[WeightManifest]:
+    """A whole version, and adapters of it."""
+    later = (policy.publish_adapter(step, base="p/l0/0") for step in range(1, steps))
+    return [policy.publish(0), *later]
+
+
+async def test_averages_of_adapters_are_those_of_the_whole_weights(
+    make_teacher: MakeTeacher, policy: TinyPolicy
+) -> None:
+    teacher = make_teacher(ema_rate=0.25)
+    manifests = adapted(policy, 3)
+
+    await offer(teacher, *manifests)
+
+    w = [read_weights(policy.weights_root / m.version) for m in manifests]
+    expected = {n: 0.5625 * w[0][n] + 0.1875 * w[1][n] + 0.25 * w[2][n] for n in w[0]}
+    assert_same(teacher._averages.state("p/l0/2"), expected)
+    assert not torch.equal(w[0][GATE], w[2][GATE])
+    assert max(m.num_bytes for m in manifests[1:] if m.num_bytes) < 2500
+
+
+async def test_a_base_with_the_models_own_weights_takes_no_memory(
+    make_teacher: MakeTeacher, policy: TinyPolicy
+) -> None:
+    teacher = make_teacher(ema_rate=0.25)
+    folder = WeightFolder(policy.weights_root, "p", policy.vocab_fingerprint)
+    own = {name: p.detach() for name, p in policy.model().named_parameters()}
+    base = folder.write(own, "p/l0/0", parent=None, checkpoint=False)
+
+    await offer(teacher, base, policy.publish_adapter(1, base="p/l0/0"))
+
+    state, initial = teacher._averages.state("p/l0/1"), teacher._model.initial
+    assert {name for name in own if state[name] is not initial[name]} == {GATE}
+
+
+@pytest.mark.parametrize("base", ["p/l0/7", "p/l0/1"])
+async def test_an_adapter_without_its_whole_base_is_refused(
+    make_teacher: MakeTeacher, policy: TinyPolicy, base: str
+) -> None:
+    teacher = make_teacher()
+    await offer(teacher, *adapted(policy, 2))
+
+    with pytest.raises(Invalid, match="not offered before as a whole version") as refused:
+        await offer(teacher, policy.publish_adapter(2, base=base))
+
+    assert refused.value.errors[0].field == "manifests[0].base"
+
+
+async def test_an_adapter_with_other_bytes_is_refused(
+    make_teacher: MakeTeacher, make_query: MakeQuery, policy: TinyPolicy
+) -> None:
+    teacher = make_teacher(ema_rate=1.0)
+    base, changed = adapted(policy, 2)
+    config = policy.weights_root / changed.version / "adapter_config.json"
+    config.write_text(config.read_text().replace("4.0", "40.0"))
+
+    with pytest.raises(ServiceFailed, match=r"adapter_config\.json does not have the SHA-256"):
+        await offer(teacher, base, changed)

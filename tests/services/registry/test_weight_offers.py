@@ -76,3 +76,5 @@ async def test_a_deadline_grows_with_the_weights(world: World) -> None:
     assert reading_timeout_s([small.model_copy(update={"num_bytes": 1})]) >= 60
     assert reading_timeout_s([large]) > 10 * 60
     assert reading_timeout_s([small]) > 10 * 60  # of unknown size
+    adapter = small.model_copy(update={"version": "p/l0/9", "num_bytes": 1, "base": large.version})
+    assert reading_timeout_s([large, adapter]) >= reading_timeout_s([large])

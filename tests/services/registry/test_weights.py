@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from preceptor_clients.contract.errors import Conflict, Invalid, NotFound
 from preceptor_clients.contract.schemas import WantedWeights
+from preceptor_clients.sdk.adapters import ADAPTER_FILES
 
 from ..world import World
 
@@ -83,3 +86,30 @@ async def test_wishes_become_exact_versions(world: World) -> None:
 
     assert {w.mode for w in asked} == {"exact"}
     assert sorted(w.version for w in asked) == ["p/l0/0", "p/l0/2"]
+
+
+async def test_an_adapter_needs_its_files_and_a_whole_base(world: World) -> None:
+    whole = await world.publish("p/l0/0")
+    files: dict[str, str] = {}
+    for name in ADAPTER_FILES:
+        path = Path(whole.uri.removeprefix("file://")) / name
+        path.write_bytes(name.encode())
+        files[name] = hashlib.sha256(name.encode()).hexdigest()
+    adapter = whole.model_copy(
+        update={"version": "p/l0/1", "parent": "p/l0/0", "base": "p/l0/0", "files": files}
+    )
+
+    for field, change in {
+        "base": {"base": "p/l0/7"},
+        "files": {"files": whole.files},
+    }.items():
+        with pytest.raises(Invalid) as refused:
+            await world.trainer.register_weights(adapter.model_copy(update=change))
+        assert refused.value.errors[0].field == field
+    await world.trainer.register_weights(adapter)
+    with pytest.raises(Invalid, match="not registered as a whole version"):
+        await world.trainer.register_weights(
+            adapter.model_copy(update={"version": "p/l0/2", "base": "p/l0/1"})
+        )
+
+    assert (await world.trainer.weight_lineage("p/l0/1"))[1] == adapter

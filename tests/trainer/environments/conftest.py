@@ -33,6 +33,9 @@ class ScriptedSampler:
     contexts: list[list[list[int]]] = field(default_factory=list[list[list[int]]])
     version: str = "run/l0/0"
 
+    async def takes_adapters(self) -> bool:
+        return False
+
     async def load(self, published: Published) -> None:
         del published
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from preceptor_trainer.kit.placement import CPU
 from preceptor_trainer.learner.learner import Learner, OptimiserConfig
-from preceptor_trainer.learner.lora import Lora, add_adapter
+from preceptor_trainer.learner.lora import Lora, add_adapter, load_peft
 from preceptor_trainer.learner.passes import Passes
 from preceptor_trainer.learner.policy import Policy, WeightFolder
 from preceptor_trainer.model.batch import TrainBatch, collate, make_batches
@@ -23,7 +23,7 @@ from preceptor_trainer.model.heads.lean import LeanHead
 from preceptor_trainer.model.statistics import Needs
 from preceptor_trainer.model.trunk import padded
 from preceptor_trainer.objectives.distil import DistIL
-from preceptor_trainer.run.export import export
+from preceptor_trainer.run.export import export, loadable
 from preceptor_trainer.run.standing import Lineage, remember
 
 from ...models.tiny import tiny_model
@@ -106,6 +106,66 @@ def test_an_exported_adapter_is_a_plain_model_with_the_trainers_log_probs(
     # x (W + B A) and x W + (x B) A round differently, the more the larger the log-prob.
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-6)
     assert (found - begun).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["smollm2", "qwen3"])
+def test_a_version_that_is_an_adapter_is_small_and_read_as_the_merged_model(
+    name: str, tmp_path: Path, batches: Batches
+) -> None:
+    policy = Policy(tiny_model(name, tmp_path / "model"))
+    learner = learner_of(policy)
+    folder = WeightFolder(
+        tmp_path / "weights", "p", "0" * 64, source=policy.folder, config=policy.model.config
+    )
+    base = folder.write(learner.weights(), "p/l0/0", parent=None, checkpoint=True)
+    learner.step(batches, DistIL())
+    adapter = learner.adapter()
+    assert adapter is not None
+
+    written = folder.write_adapter(
+        adapter, "p/l0/1", base=base.version, parent=base.version, checkpoint=False
+    )
+
+    found, wanted = folder.read("p/l0/1"), learner.weights()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in wanted.items())
+    numbers = sum(tensor.numel() for tensor in adapter.tensors.values())
+    assert written.num_bytes is not None
+    assert 4 * numbers < written.num_bytes < 4 * numbers + 10_000
+
+
+# peft 0.21 asks transformers for a name that will go.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_an_exported_adapter_version_is_a_plain_model_and_peft_reads_its_folder(
+    tmp_path: Path, batches: Batches
+) -> None:
+    policy = Policy(tiny_model("smollm2", tmp_path / "model"))
+    learner = learner_of(policy)
+    folder = WeightFolder(
+        tmp_path / "weights", "p", "0" * 64, source=policy.folder, config=policy.model.config
+    )
+    folder.write(learner.weights(), "p/l0/0", parent=None, checkpoint=True)
+    learner.step(batches, DistIL())
+    adapter = learner.adapter()
+    assert adapter is not None
+    folder.write_adapter(adapter, "p/l0/1", base="p/l0/0", parent="p/l0/0", checkpoint=True)
+    remember(tmp_path, Lineage(name="l0", parent=None, from_step=0, steps=1))
+
+    export(str(tmp_path), tmp_path / "out")
+
+    plain = AutoModelForCausalLM.from_pretrained(policy.folder).eval()
+    by_peft = load_peft().PeftModel.from_pretrained(plain, tmp_path / "weights/p/l0/1").eval()
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    ids = torch.tensor([[5, 9, 40, 7, 3, 60]])
+    with torch.no_grad():
+        wanted, *found = (
+            model(input_ids=ids).logits.log_softmax(-1)
+            for model in (policy.model, exported, by_peft)
+        )
+    for logprobs in found:
+        torch.testing.assert_close(logprobs, wanted, atol=1e-5, rtol=1e-6)
+    assert loadable(str(tmp_path), tmp_path) == tmp_path / "merged"
+    assert loadable(f"{tmp_path}@0", tmp_path) == tmp_path / "weights/p/l0/0"
 
 
 def test_a_restored_adapter_goes_on_identically(tmp_path: Path, batches: Batches) -> None:

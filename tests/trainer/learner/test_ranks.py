@@ -112,6 +112,10 @@ def test_two_ranks_take_the_step_of_one(
     for place, moment in own.items():
         gap = moments[place]["exp_avg"] - moment["exp_avg"]
         assert gap.norm() <= 1e-5 * OPTIMISER.max_grad_norm
+    files = two.adapter()
+    assert (files is None) == (lora is None)
+    if files is not None:
+        assert largest_gap(dict(files.tensors), dict(one.adapter().tensors)) < 1e-5
     credits = {credit.rollout_id: credit.advantage_T for credit in wanted.credits}
     assert {credit.rollout_id for credit in found.credits} == set(credits)
     for credit in found.credits:

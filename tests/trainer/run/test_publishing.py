@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,14 +15,25 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from preceptor_clients.contract.schemas import WeightManifest
+from preceptor_clients.contract.schemas import (
+    Capabilities,
+    ServiceInfo,
+    ServiceLimits,
+    Services,
+    ServiceStatus,
+    WeightManifest,
+)
 from preceptor_clients.http.gateway import GatewayClient
+from preceptor_trainer.collect.student import Student
 from preceptor_trainer.learner.learner import Learner, OptimiserConfig
+from preceptor_trainer.learner.lora import Lora, add_adapter
 from preceptor_trainer.learner.policy import WeightFolder
 from preceptor_trainer.model.shape import Shape
 from preceptor_trainer.model.weights import take_weights
+from preceptor_trainer.run.adapter_publishes import adapters_suffice
 from preceptor_trainer.run.checkpoint import checkpoints
 from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.journal import Journal
 from preceptor_trainer.run.needs.disk_plan import disk_plan
 from preceptor_trainer.run.publishing import Publisher
 from preceptor_trainer.run.schedules import Deterministic
@@ -203,3 +215,109 @@ async def test_the_best_version_stays_though_it_is_older_than_those_kept(tmp_pat
 
     found = (tmp_path / "weights").glob("*/*/[0-9]*")
     assert sorted(int(path.name) for path in found) == [0, 4, 10, 12]
+
+
+class Starting(Recording):
+    """A gateway that answers what a start asks."""
+
+    async def weights(self, version: str) -> WeightManifest:
+        return next(one for one in self.manifests if one.version == version)
+
+    async def weight_lineage(self, version: str) -> list[WeightManifest]:
+        return [one for one in self.manifests if one.version <= version]
+
+
+class Quiet:
+    """A journal of a run that the gateway knows."""
+
+    def __init__(self, lineages: Sequence[str]) -> None:
+        self._lineages = lineages
+
+    async def start_run(self) -> Any:
+        return SimpleNamespace(lineages=[SimpleNamespace(lineage=one) for one in self._lineages])
+
+    async def start_lineage(self, lineage: Lineage) -> None:
+        pass
+
+
+def adapted_learner(folder: Path) -> Learner:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    adapter = add_adapter(model, Lora(rank=2, targets=("q_proj",)), 0)
+    return Learner(model, OptimiserConfig(lr=1.0), adapter=adapter)
+
+
+def changed(learner: Learner) -> None:
+    with torch.no_grad():
+        for name, parameter in learner.model.named_parameters():
+            if ".lora_B." in name:
+                parameter.add_(0.01)
+
+
+@pytest.mark.parametrize("adapters", [True, False])
+async def test_a_run_with_an_adapter_publishes_it_alone_unless_somebody_needs_whole_versions(
+    tmp_path: Path, adapters: bool
+) -> None:
+    gateway, model = Starting(), tiny_model("qwen3", tmp_path / "model")
+    folder = WeightFolder(tmp_path / "weights", "p", "0" * 64)
+    publisher = Publisher(folder, tmp_path, cast(GatewayClient, gateway))
+    learner, config = adapted_learner(model), settings(checkpoint_every=2)
+
+    await publisher.start(config, learner, cast(Journal, Quiet([])), adapters=adapters)
+    whole = publisher.metrics()["published_bytes"]
+    for step in (1, 2):
+        changed(learner)
+        await publisher.publish(step, learner, config)
+        await publisher.checkpoint_if_due(step, learner, config)
+
+    assert [one.base for one in gateway.manifests] == [None, *[(adapters and "p/l0/0") or None] * 2]
+    assert (publisher.published.base is not None) == adapters
+    assert (publisher.metrics()["published_bytes"] < 0.1 * whole) == adapters
+
+    # Another start goes on from either kind, and small ones follow whole ones.
+    again, other = adapted_learner(model), Publisher(folder, tmp_path, cast(GatewayClient, gateway))
+    await other.start(config, again, cast(Journal, Quiet(["l0"])), adapters=True)
+    changed(again)
+    await other.publish(3, again, config)
+    changed(learner)
+    found, wanted = folder.read("p/l1/3"), learner.weights()
+    assert gateway.manifests[-1].base == "p/l0/0"
+    assert all(torch.equal(found[name], weight) for name, weight in wanted.items())
+
+
+def service(name: str, **capabilities: Any) -> ServiceStatus:
+    info = ServiceInfo(
+        name=name, role="expert", version="1",
+        capabilities=Capabilities(**capabilities), limits=ServiceLimits(),
+    )  # fmt: skip
+    return ServiceStatus(name=name, role="expert", state="ready", info=info)
+
+
+UNREACHABLE = ServiceStatus(name="teacher", role="expert", state="unreachable")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "sampler", "suffice"),
+    [
+        (service("teacher", weights=True, adapters=True), True, True),
+        (service("teacher"), True, True),
+        (service("teacher", weights=True), True, False),
+        (service("teacher", weights=True, adapters=True), False, False),
+        (UNREACHABLE, True, False),
+        (service("another", weights=True, adapters=True), True, False),
+    ],
+)
+async def test_adapters_suffice_where_all_who_load_versions_take_them(
+    teacher: ServiceStatus, sampler: bool, suffice: bool
+) -> None:
+    async def takes_adapters() -> bool:
+        return sampler
+
+    async def experts() -> Services:
+        return Services(services=(teacher,))
+
+    gateway = cast(GatewayClient, SimpleNamespace(experts=experts))
+    student = cast(Student, SimpleNamespace(takes_adapters=takes_adapters))
+    uses = (SimpleNamespace(name="teacher"),)
+
+    assert await adapters_suffice(settings(lora="any", experts=uses), gateway, student) == suffice
+    assert not await adapters_suffice(settings(lora=None, experts=uses), gateway, student)

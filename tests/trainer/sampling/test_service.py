@@ -178,6 +178,20 @@ async def test_the_samplers_problem_is_the_runs(make_sampler):
             await sampler.sample(_request(1))
 
 
+async def test_the_base_of_an_adapter_is_offered_before_it(make_sampler):
+    service, published = Draws(), _published()
+    base = published.manifest.model_copy(update={"version": "run/l0/0"})
+    adapter = published.manifest.model_copy(update={"version": "run/l0/4", "base": "run/l0/0"})
+    async with make_sampler(service) as sampler:
+        takes = await sampler.takes_adapters()
+        await sampler.load(
+            Published(version=adapter.version, tensors={}, manifest=adapter, base=base)
+        )
+
+    assert not takes  # it does not say that it takes them
+    assert service.offered[-2:] == ["run/l0/0", "run/l0/4"]
+
+
 async def test_weights_without_files_cannot_be_offered(make_sampler):
     async with make_sampler(Draws()) as sampler:
         with pytest.raises(ValueError, match="run/l0/9 were not published"):

@@ -74,6 +74,10 @@ class Student:
             else None
         )
 
+    async def takes_adapters(self) -> bool:
+        """Whether its sampler can load versions whose files are an adapter."""
+        return await self._sampler.takes_adapters()
+
     async def load(self, published: Published) -> None:
         """Loads a version."""
         if published.version != self._version:

@@ -24,7 +24,7 @@ from preceptor_trainer.evaluation.samples import write_samples
 from preceptor_trainer.loop import Trainer
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.run.evaluations import ALONE
-from preceptor_trainer.run.export import split_name, version_folder
+from preceptor_trainer.run.export import loadable
 from preceptor_trainer.run.watching.progress import Progress
 from preceptor_trainer.runfile.building import build
 from preceptor_trainer.runfile.reading import read_run_file
@@ -73,7 +73,7 @@ def eval_command(
         with refused_plainly():
             run_file = read_run_file(file, pairs)
             if weights is not None:
-                run_file = _with_model(run_file, weights)
+                run_file = _with_model(run_file, weights, Path(name))
             built = build(run_file, file.resolve().parent, name="eval", run_dir=run_dir)
             config = _config(built.config)
         for note in built.notes:
@@ -97,14 +97,13 @@ def eval_command(
         typer.echo(f"written: {out}")
 
 
-def _with_model(run_file: RunFile, weights: str) -> RunFile:
+def _with_model(run_file: RunFile, weights: str, room: Path) -> RunFile:
     """The file with a run's version as its model.
 
     Raises:
         ValueError: there is no such run or version.
     """
-    run_dir, step = split_name(weights)
-    path = str(version_folder(run_dir, step).resolve())
+    path = str(loadable(weights, room).resolve())
     model = run_file.model.model_copy(update={"path": path})
     return run_file.model_copy(update={"model": model})
 

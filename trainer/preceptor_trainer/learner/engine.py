@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from preceptor_trainer.learner.learner import StepResult
+from preceptor_trainer.learner.lora import AdapterFiles
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.objectives import Objective
 
@@ -41,6 +42,13 @@ class Engine(Protocol):
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the whole policy under the names of its own folder, tied weights once."""
+        ...
+
+    def adapter(self) -> AdapterFiles | None:
+        """A copy of what is trained, where that is an adapter of the folder's weights.
+
+        None where all weights are trained, or files of an adapter could not describe it.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from preceptor_trainer.kit.placement import Precision, placement
 from preceptor_trainer.learner.group import Group
 from preceptor_trainer.learner.learner import OptimiserConfig, StepResult
-from preceptor_trainer.learner.lora import Lora, add_adapter
+from preceptor_trainer.learner.lora import AdapterFiles, Lora, add_adapter
 from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.learner.sharded import ShardedLearner
 from preceptor_trainer.model.batch import TrainBatch
@@ -89,6 +89,11 @@ class Leader:
         """A copy of the whole policy."""
         with self._together("weights"):
             return self._learner.weights()
+
+    def adapter(self) -> AdapterFiles | None:
+        """A copy of the adapter."""
+        with self._together("adapter"):
+            return self._learner.adapter()
 
     def state_dict(self) -> dict[str, Any]:
         """The state of a learner in one process."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from preceptor_clients.contract.arrays import MISSING
 from preceptor_trainer.kit.placement import CPU, Placement
-from preceptor_trainer.learner.lora import Adapter, check_merged
+from preceptor_trainer.learner.lora import Adapter, AdapterFiles, check_merged
 from preceptor_trainer.learner.passes import Passes
 from preceptor_trainer.learner.shares import Share, shares_of
 from preceptor_trainer.model.batch import TrainBatch
@@ -240,6 +240,10 @@ class Learner:
         if self._adapter is None:
             return weights_of(self.model)
         return self._adapter.merged(weights_of(self.model))
+
+    def adapter(self) -> AdapterFiles | None:
+        """A copy of the adapter, where there is one that its files can describe."""
+        return None if self._adapter is None else self._adapter.as_files(self._named())
 
     def restore(self, weights: Mapping[str, Tensor], state: dict[str, Any]) -> None:
         """Continue with the weights and the state of one moment.

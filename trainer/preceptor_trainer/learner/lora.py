@@ -6,8 +6,9 @@
 A layer W computes (W + (alpha / rank) B A) x. A is random and B zero at first, so that training
 begins with the policy as it is. Source: Hu et al., arXiv 2106.09685; the layers are peft's.
 
-Versions and exported folders have merged weights, which every expert, sampler and program loads.
-Checkpoints have A and B, because they cannot be found from merged weights.
+A run's first version has all weights, and later ones A and B in peft's files. Where a service takes
+no adapters they have merged weights, as exported folders do. Checkpoints have A and B too, because
+they cannot be found from merged weights.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor, nn
 
+from preceptor_clients.sdk.adapters import AdapterConfig, tensor_names
 from preceptor_trainer.kit.seeding import generator
 
 ALL_LINEAR: Final = "all-linear"
@@ -72,6 +74,15 @@ def load_peft() -> Any:
         raise ValueError("lora: peft is not installed; pip install 'preceptor[lora]'") from error
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AdapterFiles:
+    """A copy of an adapter, as its files have it."""
+
+    tensors: Mapping[str, Tensor]
+    """A `[R, I]` and B `[O, R]` of each layer, by peft's names."""
+    config: AdapterConfig
+
+
 class Adapter:
     """The adapter of a model, whose other weights do not change any more."""
 
@@ -101,6 +112,30 @@ class Adapter:
     def own(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A and B of all layers."""
         return {name: weight for name, weight in weights.items() if _is_adapters(name)}
+
+    def as_files(self, weights: Mapping[str, Tensor]) -> AdapterFiles | None:
+        """A and B as peft has them in files; None where its one setting cannot say how they count.
+
+        Args:
+            weights: Of the model with its adapter, by name.
+        """
+        layers = dict(_layers(self.model))
+        ways = {
+            (layer.r[_NAME], layer.lora_alpha[_NAME], bool(layer.fan_in_fan_out))
+            for layer in layers.values()
+        }
+        if len(ways) != 1:
+            return None
+        rank, alpha, transposed = ways.pop()
+        tensors: dict[str, Tensor] = {}
+        for name in layers:
+            a_name, b_name = tensor_names(name)
+            tensors[a_name] = weights[f"{name}.lora_A.{_NAME}.weight"].clone().contiguous()
+            tensors[b_name] = weights[f"{name}.lora_B.{_NAME}.weight"].clone().contiguous()
+        config = AdapterConfig(
+            r=rank, lora_alpha=alpha, fan_in_fan_out=transposed, target_modules=tuple(layers)
+        )
+        return AdapterFiles(tensors=tensors, config=config)
 
     def dropping(self, seed: int) -> AbstractContextManager[None]:
         """Inputs are dropped within it, the same ones for the same seed."""

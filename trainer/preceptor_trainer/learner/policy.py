@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
@@ -22,9 +22,13 @@ from preceptor_clients.contract.control_tokens import end_ids, pad_id
 from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
 from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.kit.files import whole_folder
+from preceptor_clients.sdk.adapters import ADAPTER_FILES
 from preceptor_clients.sdk.chat_encoding import ChatEncoder
+from preceptor_clients.sdk.offered_weights import WEIGHTS_FILE
 from preceptor_trainer.kit.disk import disk_errors
 from preceptor_trainer.kit.placement import CPU, Placement
+from preceptor_trainer.learner.adapter_files import read_weights, write_adapter
+from preceptor_trainer.learner.lora import AdapterFiles
 from preceptor_trainer.learner.model_folder import write_beside_weights
 from preceptor_trainer.model.packed import packed_trunk_of
 from preceptor_trainer.model.trunk import trunk_of
@@ -118,7 +122,8 @@ class Policy:
 class WeightFolder:
     """The folder of a run's versions: `ROOT/{policy}/{lineage}/{step}`.
 
-    Each is a folder in Hugging Face format, which `from_pretrained` and vLLM load.
+    Each is a folder in Hugging Face format, which `from_pretrained` and vLLM load; or it holds an
+    adapter of another one (`adapter_files.py`).
     """
 
     def __init__(
@@ -158,23 +163,53 @@ class WeightFolder:
         if not folder.exists():
             # A version without a checkpoint is not needed after a power failure.
             with disk_errors(folder), whole_folder(folder, synced=checkpoint) as partial:
-                path = partial / "model.safetensors"
-                save_file(dict(weights), path, metadata={"format": "pt"})
+                save_file(dict(weights), partial / WEIGHTS_FILE, metadata={"format": "pt"})
                 if self._source is not None:
                     write_beside_weights(self._config, self._source, partial)
+        return self._manifest(version, [WEIGHTS_FILE], parent=parent, checkpoint=checkpoint)
+
+    def write_adapter(
+        self,
+        adapter: AdapterFiles,
+        version: str,
+        *,
+        base: str,
+        parent: str | None,
+        checkpoint: bool,
+    ) -> WeightManifest:
+        """Writes `version` as an adapter of the whole version `base`, unless it exists."""
+        folder = self.root / version
+        if not folder.exists():
+            with disk_errors(folder), whole_folder(folder, synced=checkpoint) as partial:
+                write_adapter(partial, adapter, base)
+        return self._manifest(
+            version, sorted(ADAPTER_FILES), parent=parent, checkpoint=checkpoint, base=base
+        )
+
+    def _manifest(
+        self,
+        version: str,
+        names: Sequence[str],
+        *,
+        parent: str | None,
+        checkpoint: bool,
+        base: str | None = None,
+    ) -> WeightManifest:
+        folder = self.root / version
         return WeightManifest(
             version=version,
             parent=parent,
             uri=folder.as_uri(),
-            files={"model.safetensors": _sha256(folder / "model.safetensors")},
+            files={name: _sha256(folder / name) for name in names},
+            base=base,
             vocab_fingerprint=self.vocab_fingerprint,
             checkpoint=checkpoint,
-            num_bytes=(folder / "model.safetensors").stat().st_size,
+            num_bytes=sum((folder / name).stat().st_size for name in names),
         )
 
     def read(self, version: str) -> dict[str, Tensor]:
-        """The weights of `version`."""
-        return load_file(self.root / version / "model.safetensors")
+        """All weights of `version`."""
+        return read_weights(self.root / version)
 
 
 def _sha256(path: Path) -> str:

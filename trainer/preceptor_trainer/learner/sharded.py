@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from preceptor_trainer.kit.placement import Placement
 from preceptor_trainer.learner.group import Group
 from preceptor_trainer.learner.learner import Learner, OptimiserConfig, RolloutCredit
-from preceptor_trainer.learner.lora import Adapter, check_merged
+from preceptor_trainer.learner.lora import Adapter, AdapterFiles, check_merged
 from preceptor_trainer.learner.passes import Passes
 from preceptor_trainer.learner.shares import Share
 from preceptor_trainer.model.batch import TrainBatch
@@ -64,6 +64,13 @@ class ShardedLearner(Learner):
         if self._adapter is None or not found:
             return found
         return self._adapter.merged(found)
+
+    def adapter(self) -> AdapterFiles | None:
+        """A copy of the adapter on rank 0."""
+        if self._adapter is None:
+            return None
+        found = self._whole(self._adapter.own(self._named()))
+        return self._adapter.as_files(found) if found else None
 
     def state_dict(self) -> dict[str, Any]:
         """The state of a single process, in rank 0's main memory."""

@@ -2,21 +2,23 @@
 
     export("runs/quickstart-1@20", Path("trained"))
 
-Each version on disk is such a folder already; what is added is its name, `RUN@STEP`.
+A version on disk is such a folder already, or an adapter of one, which is merged; what is added is
+its name, `RUN@STEP`.
 """
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Final
+
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
 from preceptor_clients.kit.files import whole_folder
+from preceptor_clients.sdk.offered_weights import WEIGHTS_FILE
+from preceptor_trainer.learner.adapter_files import base_folder, holds_version, read_weights
 from preceptor_trainer.run.evaluations import best_weights
 from preceptor_trainer.run.retention import line_of
 from preceptor_trainer.run.standing import Standing
-
-_WEIGHTS: Final = "model.safetensors"
 
 
 class CannotExport(ValueError):
@@ -24,7 +26,7 @@ class CannotExport(ValueError):
 
 
 def export(which: str, out: Path) -> Path:
-    """Copies a version to `out`.
+    """Copies a version to `out`; one that is an adapter as the whole model.
 
     Args:
         which: `RUN@STEP`, `RUN@best`, or `RUN` for the last one; RUN is a run's folder.
@@ -38,17 +40,35 @@ def export(which: str, out: Path) -> Path:
         FileExistsError: `out` exists.
     """
     source = version_folder(*split_name(which))
+    base = base_folder(source)
     if out.exists():
         raise FileExistsError(f"{out}: exists already; name a folder that is not there")
-    if not (source / "config.json").is_file():
+    if not ((base or source) / "config.json").is_file():
         raise CannotExport(
             f"{source} holds weights alone: it was written by an older release; train at least one "
             "step more (`--extend 1`)"
         )
     with whole_folder(out) as partial:
-        for path in source.iterdir():
-            shutil.copyfile(path, partial / path.name)
+        for path in (base or source).iterdir():
+            if base is None or path.name != WEIGHTS_FILE:
+                shutil.copyfile(path, partial / path.name)
+        if base is not None:
+            metadata = {"format": "pt"}
+            save_file(read_weights(source), partial / WEIGHTS_FILE, metadata=metadata)
     return source
+
+
+def loadable(which: str, room: Path) -> Path:
+    """A folder that loads as a model: that of the version, or a merged one that is made in `room`.
+
+    Raises:
+        CannotExport: there is no such run or version.
+    """
+    source = version_folder(*split_name(which))
+    if base_folder(source) is None:
+        return source
+    export(which, room / "merged")
+    return room / "merged"
 
 
 def split_name(which: str) -> tuple[Path, str]:
@@ -90,7 +110,7 @@ def _on_line(run_dir: Path) -> dict[int, Path]:
     for lineage, last in line.items():
         for path in (run_dir / "weights").glob(f"*/{lineage}/[0-9]*"):
             step = int(path.name) if path.name.isdigit() else -1
-            complete = step >= 0 and (path / _WEIGHTS).is_file()
+            complete = step >= 0 and holds_version(path)
             if complete and (last is None or step <= last):
                 found.setdefault(step, path)
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_trainer.collect.group_state import group_state
 from preceptor_trainer.collect.late_answers import Group
+from preceptor_trainer.learner.adapter_files import holds_version
 from preceptor_trainer.learner.engine import Engine
 from preceptor_trainer.learner.policy import WeightFolder
 from preceptor_trainer.run.checkpoint import (
@@ -56,15 +58,25 @@ class Publisher:
         self._run_dir = run_dir
         self._checkpoints = run_dir / "checkpoints"
         self._gateway = gateway
+        self._base: WeightManifest | None = None
         self.lineage = ""
         self.published: Published
         self.unused: list[dict[str, Any]] = []
         """Groups that the checkpoint had, as `group_state` wrote them."""
 
-    async def start(self, config: RunConfig, engine: Engine, journal: Journal) -> Position:
+    async def start(
+        self, config: RunConfig, engine: Engine, journal: Journal, *, adapters: bool = False
+    ) -> Position:
         """Begins a lineage.
 
         From the last checkpoint where there is one, else from the shipped student.
+
+        Args:
+            config: The run's.
+            engine: Trains the policy.
+            journal: Records the start.
+            adapters: Whether all who load versions take adapters. An engine that trains one then
+                publishes it alone, beside the line's first version.
         """
         found = latest_checkpoint(self._checkpoints)
         resumed = None
@@ -81,8 +93,10 @@ class Publisher:
         remember(self._run_dir, lineage)
         if resumed is None:
             await self._publish(engine, 0, parent=None, checkpoint=True)
+            self._base = self.published.manifest if adapters else None
             return Position(step=0, lineage=lineage.name, weights=self.published.version)
         manifest = await self._gateway.weights(resumed.weights)
+        self._base = await self._first_of(manifest) if adapters else None
         weights = await asyncio.to_thread(engine.weights)
         self._take(weights, manifest)
         named = {rollout["weights"] for group in self.unused for rollout in group["rollouts"]}
@@ -94,6 +108,12 @@ class Publisher:
         await self._publish(
             engine, step, parent=self.published.version, checkpoint=_is_due(step, config)
         )
+
+    def metrics(self) -> dict[str, float]:
+        """The size of the newest version's files."""
+        manifest = self.published.manifest
+        size = None if manifest is None else manifest.num_bytes
+        return {} if size is None else {"published_bytes": float(size)}
 
     async def checkpoint_if_due(
         self,
@@ -164,14 +184,30 @@ class Publisher:
     ) -> None:
         version = self._folder.version(self.lineage, step)
         weights = await asyncio.to_thread(engine.weights)
-        manifest = await asyncio.to_thread(
-            self._folder.write, weights, version, parent=parent, checkpoint=checkpoint
-        )
+        adapter = None if self._base is None else await asyncio.to_thread(engine.adapter)
+        if adapter is None or self._base is None:
+            write = partial(self._folder.write, weights)
+        else:
+            write = partial(self._folder.write_adapter, adapter, base=self._base.version)
+        manifest = await asyncio.to_thread(write, version, parent=parent, checkpoint=checkpoint)
         await self._gateway.register_weights(manifest)
         self._take(weights, manifest)
 
     def _take(self, weights: Mapping[str, Tensor], manifest: WeightManifest) -> None:
-        self.published = Published(version=manifest.version, tensors=weights, manifest=manifest)
+        self.published = Published(
+            version=manifest.version,
+            tensors=weights,
+            manifest=manifest,
+            base=None if manifest.base is None else self._base,
+        )
+
+    async def _first_of(self, manifest: WeightManifest) -> WeightManifest | None:
+        """The first version of a line, which is the model without its adapter, if it is here."""
+        if manifest.base is not None:
+            return await self._gateway.weights(manifest.base)
+        first = (await self._gateway.weight_lineage(manifest.version))[0]
+        is_here = holds_version(self._folder.root / first.version)
+        return first if is_here and Version.of(first.version).step == 0 else None
 
     def _next_lineage(self, resumed: Position | None, record: RunDetails, steps: int) -> Lineage:
         """A lineage with a name that gateway and folder lack, and a parent that the gateway has."""

@@ -36,6 +36,10 @@ class InProcessSampler:
         assert self._version is not None, "no version was loaded"
         return self._version
 
+    async def takes_adapters(self) -> bool:
+        """It does: it has the tensors and reads no files."""
+        return True
+
     async def load(self, published: Published) -> None:
         """Makes the version's tensors the model's weights."""
         if published.version != self._version:

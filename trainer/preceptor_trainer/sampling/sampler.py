@@ -30,6 +30,8 @@ class Published:
     """By name. They never change, so that samplers may compute with them."""
     manifest: WeightManifest | None = None
     """Where its files are; None where it was not written for other processes."""
+    base: WeightManifest | None = None
+    """The version that its files are an adapter of; None where they are all weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,10 @@ class Sampler(Protocol):
     @property
     def version(self) -> str:
         """The loaded version."""
+        ...
+
+    async def takes_adapters(self) -> bool:
+        """Whether it can load versions whose files are an adapter."""
         ...
 
     async def load(self, published: Published) -> None:

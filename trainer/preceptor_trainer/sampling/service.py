@@ -90,6 +90,15 @@ class ServiceSampler:
         assert self._version is not None, "no version was loaded"
         return self._version
 
+    async def takes_adapters(self) -> bool:
+        """Whether the service says so.
+
+        Raises:
+            PreceptorError: the service is not there.
+        """
+        async with self._client() as client:
+            return (await client.info()).capabilities.adapters
+
     async def load(self, published: Published) -> None:
         """Offers a version; the service reads it when it first samples from it.
 
@@ -99,8 +108,9 @@ class ServiceSampler:
         """
         if published.manifest is None:
             raise ValueError(f"weights {published.version} were not published for a service")
+        base = () if published.base is None else (published.base,)
         async with self._client() as client:
-            await client.offer_weights(WeightsOffer(manifests=(published.manifest,)))
+            await client.offer_weights(WeightsOffer(manifests=(*base, published.manifest)))
         self._version = published.version
 
     async def sample(self, request: SampleRequest) -> list[list[Generation]]:

@@ -1,0 +1,71 @@
+"""What vLLM loads of a version that is an adapter: the whole model that the trainer has."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from preceptor_clients.contract.errors import ServiceFailed
+from preceptor_clients.contract.schemas import WeightManifest
+from preceptor_clients.sdk.adapters import AdapterConfig, tensor_names
+from preceptor_clients.sdk.offered_weights import OfferedWeights
+from preceptor_clients.vllm_expert.weight_files import write_weights
+from preceptor_trainer.learner.adapter_files import read_weights
+from preceptor_trainer.learner.lora import AdapterFiles
+from preceptor_trainer.learner.policy import WeightFolder
+
+VOCAB = "ab" * 32
+
+
+def published(root: Path) -> tuple[WeightManifest, WeightManifest]:
+    folder = WeightFolder(root, "p", VOCAB)
+    base = {"q.weight": torch.randn(5, 3), "norm.weight": torch.randn(3)}
+    whole = folder.write(base, "p/l0/0", parent=None, checkpoint=False)
+    tensors = dict(zip(tensor_names("q"), (torch.randn(2, 3), torch.randn(5, 2)), strict=True))
+    adapter = AdapterFiles(tensors=tensors, config=AdapterConfig(r=2, lora_alpha=4.0))
+    changed = folder.write_adapter(
+        adapter, "p/l0/1", base="p/l0/0", parent="p/l0/0", checkpoint=False
+    )
+    return whole, changed
+
+
+def test_an_adapter_is_merged_with_its_base_and_a_whole_version_stays(tmp_path: Path) -> None:
+    manifests = published(tmp_path / "root")
+    offered = OfferedWeights([tmp_path / "root"], VOCAB, adapters=True)
+    offered.offer(manifests)
+
+    for manifest in manifests:
+        write_weights(offered, manifest, tmp_path)
+
+        found = load_file(tmp_path / "model.safetensors")
+        wanted = read_weights(tmp_path / "root" / manifest.version)
+        assert found.keys() == wanted.keys()
+        for name, weight in wanted.items():
+            torch.testing.assert_close(found[name], weight, rtol=1e-6, atol=1e-7)
+
+
+def test_other_bytes_than_were_offered_are_refused(tmp_path: Path) -> None:
+    manifests = published(tmp_path / "root")
+    offered = OfferedWeights([tmp_path / "root"], VOCAB, adapters=True)
+    offered.offer(manifests)
+    file = tmp_path / "root" / "p/l0/1" / "adapter_model.safetensors"
+    save_file({"x": torch.zeros(1)}, file)
+
+    with pytest.raises(ServiceFailed, match=r"adapter_model\.safetensors does not have the SHA"):
+        write_weights(offered, manifests[1], tmp_path)
+
+
+def test_files_that_are_no_adapter_are_refused_by_name(tmp_path: Path) -> None:
+    base, changed = published(tmp_path / "root")
+    file = tmp_path / "root" / "p/l0/1" / "adapter_model.safetensors"
+    file.write_bytes(b"nothing")
+    files = changed.files | {file.name: hashlib.sha256(b"nothing").hexdigest()}
+    offered = OfferedWeights([tmp_path / "root"], VOCAB, adapters=True)
+    offered.offer([base, changed.model_copy(update={"files": files})])
+
+    with pytest.raises(ServiceFailed, match="p/l0/1"):
+        write_weights(offered, changed.model_copy(update={"files": files}), tmp_path)
