@@ -73,7 +73,7 @@ gauntlet: $(VENV)/.dev-installed ## What takes longer than CI: endurance tests, 
 	$(BIN)/python scripts/gauntlet-rows
 	$(BIN)/python -m pytest -q -m gauntlet
 	$(BIN)/python benchmarks/soak.py
-	scripts/check-vllm $(VENV)
+	scripts/check-vllm $(VENV) --every
 	scripts/check-openenv $(VENV)
 	scripts/check-verifiers $(VENV)
 	scripts/check-compose --every

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -205,20 +205,30 @@ def in_process(
     vllm_python: str, policy: Policy, files: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """The address of the vLLM expert, which runs in vLLM's environment beside the light SDK."""
+    log = tmp_path_factory.mktemp("vllm") / "expert.log"
+    options = {"model": str(policy.folder), "dtype": "float32"}
+    roots = [policy.weights_root]
+    with vllm_service(vllm_python, options, roots, files / "expert.key", log) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def vllm_service(
+    python: str, options: Mapping[str, str], roots: Sequence[Path], key: Path, log: Path
+) -> Generator[str]:
+    """The project's service inside vLLM's environment; its address."""
     port = free_port()
-    options = {
-        "model": str(policy.folder),
-        "dtype": "float32",
-        "weights_roots": json.dumps([str(policy.weights_root)]),
+    every = {
+        "weights_roots": json.dumps([str(root) for root in roots]),
         "engine": json.dumps({"enforce_eager": True}),
+        **options,
     }
     command = [
-        *(vllm_python, "-m", "preceptor_clients.cli", "serve"),
+        *(python, "-m", "preceptor_clients.cli", "serve"),
         "preceptor_clients.vllm_expert.service:VLLMExpert",
-        *("--port", str(port), "--key-file", str(files / "expert.key")),
-        *(part for name, value in options.items() for part in ("--option", f"{name}={value}")),
+        *("--port", str(port), "--key-file", str(key)),
+        *(part for name, value in every.items() for part in ("--option", f"{name}={value}")),
     ]
-    log = tmp_path_factory.mktemp("vllm") / "expert.log"
     with running(command, f"http://127.0.0.1:{port}/readyz", log):
         yield f"http://127.0.0.1:{port}"
 
@@ -250,3 +260,14 @@ def check() -> Callable[..., dict[str, Any]]:
         return {verdict["check"]: verdict for verdict in report["verdicts"]}
 
     return run
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that PRECEPTOR_SMOLLM2 names, or one that the example makes."""
+    if (given := os.environ.get("PRECEPTOR_SMOLLM2")) is not None:
+        return Path(given)
+    folder = tmp_path_factory.mktemp("models") / "smollm2"
+    made = [sys.executable, str(Path(__file__).parents[2] / "examples" / "smollm2.py"), str(folder)]
+    subprocess.run(made, check=True, timeout=1200)
+    return folder

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,30 +24,18 @@ from preceptor_trainer.sampling.sampler import Generation
 from .conftest import free_port, running
 
 pytestmark = [pytest.mark.vllm, pytest.mark.e2e]
-ROOT = Path(__file__).parents[2]
 CRITERIA = [{"name": "right", "question": "Is the answer 4?"}]
 POSITIONS = 2048
 _WAIT_S = 900.0
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that PRECEPTOR_SMOLLM2 names, or one that the example makes."""
-    if (given := os.environ.get("PRECEPTOR_SMOLLM2")) is not None:
-        return Path(given)
-    folder = tmp_path_factory.mktemp("models") / "smollm2"
-    made = [sys.executable, str(ROOT / "examples" / "smollm2.py"), str(folder)]
-    subprocess.run(made, check=True, timeout=1200)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def server(
-    vllm_python: str, model: Path, tmp_path_factory: pytest.TempPathFactory
+    vllm_python: str, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     port = free_port()
     command = [
-        *(vllm_python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)),
+        *(vllm_python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(smollm2)),
         *("--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16", "--enforce-eager"),
         *("--max-model-len", str(POSITIONS), "--served-model-name", "policy"),
     ]
@@ -121,8 +106,8 @@ class BehindTheServer:
         ]
 
 
-async def test_the_policy_behind_a_real_server_judges_itself(server: str, model: Path) -> None:
-    student = BehindTheServer(server, model)
+async def test_the_policy_behind_a_real_server_judges_itself(server: str, smollm2: Path) -> None:
+    student = BehindTheServer(server, smollm2)
     own = SelfEvaluation(name="self", rubric=make_rubric(CRITERIA), max_tokens=60)
     texts = ["It is 4.", "It is 5.", "4", "The sum of 2 and 2 is 4."]
 
