@@ -1,7 +1,7 @@
 """Reads rows: JSON, JSON lines, a parquet file, a folder of a data set, or a data set of the hub.
 
     read_rows("train.jsonl", folder)
-    read_rows("openai/gsm8k", folder, subset="main", split="train")
+    read_rows("openai/gsm8k@REVISION", folder, subset="main", split="train")
 
 JSON lines follow the rules of the contract: a line ends at `\\n` alone, a byte order mark is
 skipped, numbers are finite. A file `.json` is a list of rows, an object with one, or JSON lines
@@ -14,7 +14,6 @@ from __future__ import annotations
 import codecs
 import importlib
 import math
-import re
 from collections.abc import Iterable
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -23,11 +22,11 @@ from typing import Any, Final, NamedTuple, cast
 
 from preceptor_clients.contract.json_lines import read_lines
 from preceptor_clients.contract.json_text import read_json
+from preceptor_trainer.data.hub import hub_name
 
 JSON_LINES: Final = (".jsonl", ".ndjson")
 FILES: Final = (*JSON_LINES, ".json", ".parquet")
 """What single files are called; they have no splits."""
-_HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 class ReadRow(NamedTuple):
@@ -65,7 +64,7 @@ def read_rows(
     if path.is_file():
         kinds = ", ".join(FILES)
         raise ValueError(f"{source}: is of no kind that is read here: {kinds}, or a data set")
-    if not _HUB_NAME.fullmatch(source):
+    if hub_name(source) is None:
         raise ValueError(f"{source}: there is no such file or folder in {folder}")
     return _of_data_set(source, None, split, subset)
 
@@ -130,7 +129,9 @@ def _of_data_set(source: str, path: Path | None, split: str, subset: str | None)
             loaded: Any = datasets.load_from_disk(str(path))
             found: Any = loaded[split] if hasattr(loaded, "keys") else loaded
         else:
-            found = datasets.load_dataset(str(path or source), subset, split=split)
+            name = None if path is not None else hub_name(source)
+            repo, revision = (str(path), None) if name is None else name
+            found = datasets.load_dataset(repo, subset, split=split, revision=revision)
     except Exception as error:  # the library raises many kinds, most of them its own
         last = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{source}: the split {split!r} could not be loaded: {last[0]}") from error

@@ -78,7 +78,8 @@ class ModelSection(Section):
     """`[model]`: the student."""
 
     path: str | None = None
-    """Folder or hub name of a Hugging Face model; the student that preceptor ships where absent."""
+    """Folder of a Hugging Face model, or its name on the hub, `ORG/NAME` or `ORG/NAME@REVISION`;
+    the student that preceptor ships where absent."""
     device: str = "auto"
     """Torch device of student and teachers; `auto` is the GPU where torch sees one, else the
     CPU."""
@@ -92,7 +93,8 @@ class DataSection(Section):
     """`[data]`: what the student is asked."""
 
     train: str
-    """Training rows: a JSON, JSON lines or parquet file, or the path or hub name of a data set."""
+    """Training rows: a JSON, JSON lines or parquet file, the folder of a data set, or its name on
+    the hub, `ORG/NAME` or `ORG/NAME@REVISION`."""
     eval: str | None = None
     """Held-out rows, in one of the same forms; they must not be trained on."""
     eval_share: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -395,7 +397,7 @@ class ModelTeacherSection(Section):
     """`[teacher.model]`: another model with the student's tokenizer."""
 
     path: str
-    """Folder or hub name of the model."""
+    """Folder of the model, or its name on the hub, with `@REVISION` where asked."""
     reads_feedback: bool = False
     """Whether it reads the feedback that the self-teacher reads, or the plain prompt."""
     template: str = "papers"

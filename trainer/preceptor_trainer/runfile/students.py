@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.sdk.chat_encoding import ChatEncoder
+from preceptor_trainer.data.hub import fetch_model
 from preceptor_trainer.learner.lora import Lora, check_targets
 from preceptor_trainer.student import STUDENT_DIR
 
-_MODEL_FILES: Final = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 CountTokens = Callable[[Sequence[Mapping[str, str]]], int]
 
 
@@ -36,20 +35,7 @@ def model_folder(path: str | None, folder: Path) -> Path:
         return here.resolve()
     if here.exists():
         raise ValueError(f"{path}: has no config.json, so it is no folder of a Hugging Face model")
-    return _from_hub(path)
-
-
-def _from_hub(name: str) -> Path:
-    # Imported here: it is slow, and needed for names of the hub alone.
-    hub = cast("Any", importlib.import_module("huggingface_hub"))
-    try:
-        found: str = hub.snapshot_download(name, allow_patterns=_MODEL_FILES)
-    except Exception as error:  # the library raises many kinds, network errors among them
-        last = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(
-            f"{name}: is no folder here, and could not be fetched from the hub: {last[0]}"
-        ) from error
-    return Path(found)
+    return fetch_model(path)
 
 
 def prompt_counter(model: Path, chat_template_kwargs: Mapping[str, Any]) -> CountTokens:
