@@ -21,6 +21,7 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from preceptor_services.sandbox import cold
+from preceptor_services.sandbox.cgroups import Group
 from preceptor_services.sandbox.command import Command, CommandLimits, Execution, Sandbox
 from preceptor_services.sandbox.inside import leftovers
 from preceptor_services.sandbox.interpreter import Interpreter, choose
@@ -39,6 +40,11 @@ _MARK: Final = "/begun"
 _UNTOUCHED: Final = 1
 _GRACE_S: Final = 30.0
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+_HELD: Final = 'read -r begin; exec "$@" </dev/null'
+"""Begins when its input ends, so that its group is around it before it has any child."""
+_OWN_MB: Final = 64
+_OWN_TASKS: Final = 1_024
+"""What gVisor's kernel may take beside the program, in memory and in threads of the machine."""
 
 
 class GvisorSandbox:
@@ -47,6 +53,8 @@ class GvisorSandbox:
     def __init__(self, runsc: str, python: Interpreter, slot: int) -> None:
         self._runsc = runsc
         self._python = python
+        self._slot = slot
+        self._limits_together = ""
         self._uid = user_of(slot) if os.geteuid() == 0 else os.geteuid()
         self._version = ""
 
@@ -76,6 +84,7 @@ class GvisorSandbox:
             "system_calls": "own kernel",
             "python": self._python.version,
             "version": self._version,
+            "limits_together": self._limits_together,
         }
 
     def run(self, attempt: ProgramRun, limits: Limits) -> Outcome:
@@ -123,23 +132,34 @@ class GvisorSandbox:
         started = time.monotonic()
         with (bundle / "stdout").open("w+b") as stdout, (bundle / "stderr").open("w+b") as stderr:
             process = subprocess.Popen(
-                [*arguments, "run", f"--bundle={bundle}", name],
-                stdin=subprocess.DEVNULL,
+                ["/bin/sh", "-c", _HELD, "sh", *arguments, "run", f"--bundle={bundle}", name],
+                stdin=subprocess.PIPE,
                 stdout=stdout,
                 stderr=stderr,
                 env={"PATH": os.environ.get("PATH", _PATH)},
                 start_new_session=True,
             )
-            ended_by_us = _wait(process, stdout.fileno(), stderr.fileno(), limits)
-            if ended_by_us:
-                subprocess.run([*arguments, "kill", name, "KILL"], capture_output=True, check=False)
-                _end(process)
-            self_delete = [*arguments, "delete", "--force", name]
-            subprocess.run(self_delete, capture_output=True, check=False, timeout=_GRACE_S)
+            group = Group.around(process.pid, self._slot)
+            self._limits_together = (
+                "no" if group is None else f"control group, version {group.version}"
+            )
+            try:
+                _begin(process, group, limits)
+                ended_by_us = _wait(process, stdout.fileno(), stderr.fileno(), limits)
+                if ended_by_us:
+                    kill = [*arguments, "kill", name, "KILL"]
+                    subprocess.run(kill, capture_output=True, check=False)
+                    _end(process)
+            finally:
+                self_delete = [*arguments, "delete", "--force", name]
+                subprocess.run(self_delete, capture_output=True, check=False, timeout=_GRACE_S)
+                over_memory = _leave(group)
         status = process.returncode
         how = cold.ended(status, timed_out=ended_by_us == "wall_time", over=ended_by_us == "output")
         if how == "exit" and status > 128:
             how, status = ("signal", 128 - status)
+        if over_memory:
+            how = "memory"
         found = Execution(
             ended_by=how,
             exit_code=status if how == "exit" else None,
@@ -232,6 +252,29 @@ def _bundle(
             "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")]
         },
     }
+
+
+def _begin(process: subprocess.Popen[bytes], group: Group | None, limits: CommandLimits) -> None:
+    """Lets the held `runsc` begin, within the limits."""
+    assert process.stdin is not None, "it waits for the end of its input"
+    size_mb = limits.memory_mb + limits.files_mb + _OWN_MB
+    try:
+        if group is not None:
+            group.limit(memory_bytes=size_mb << 20, tasks=limits.processes + _OWN_TASKS)
+    except OSError as error:
+        process.kill()
+        raise IsolationFailed(f"gvisor: its control group: {error}") from error
+    finally:
+        process.stdin.close()
+
+
+def _leave(group: Group | None) -> bool:
+    """Removes the group; whether the kernel has ended a process in it for memory."""
+    if group is None:
+        return False
+    over_memory = group.num_killed() > 0
+    group.remove()
+    return over_memory
 
 
 def _wait(
