@@ -29,6 +29,7 @@ class _Array:
 
     def __init__(self, dtype: str, ndim: int) -> None:
         self.dtype = np.dtype(dtype)
+        self.tags = _TAGS[self.dtype.kind]
         self.ndim = ndim
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
@@ -49,10 +50,10 @@ class _Array:
         return item
 
     def _validate(self, value: Any) -> np.ndarray | Unread:
+        if type(value) is Unread:
+            return self._checked(value)
         if self._fits(value):
             return value
-        if isinstance(value, Unread):
-            return self._checked(value)
         if not isinstance(value, (np.ndarray, list)):
             raise ValueError("must be a list")
         array = _as_type(cast("np.ndarray | list[Any]", value), self.dtype)
@@ -68,11 +69,11 @@ class _Array:
             type(value) is np.ndarray
             and value.ndim == self.ndim
             and value.dtype == self.dtype
-            and (self.dtype.kind != "f" or bool(np.isfinite(value).all()))
+            and (self.dtype.kind != "f" or _all_finite(value))
         )
 
     def _checked(self, value: Unread) -> Unread:
-        if value.tag not in _TAGS[self.dtype.kind]:
+        if value.tag not in self.tags:
             raise ValueError(f"has elements of type {value.tag}, wants {self.dtype}")
         if len(value.shape) != self.ndim:
             raise ValueError(f"has {len(value.shape)} dimensions, wants {self.ndim}")
@@ -80,6 +81,11 @@ class _Array:
 
     def _to_json(self, value: np.ndarray | Unread) -> list[Any]:
         return _as_lists(value.read() if isinstance(value, Unread) else value)
+
+
+def _all_finite(array: np.ndarray) -> bool:
+    # Not `.all()`, which is a function of Python around this.
+    return bool(np.logical_and.reduce(np.isfinite(array), axis=None))
 
 
 def _as_type(value: np.ndarray | list[Any], dtype: np.dtype[Any]) -> np.ndarray:

@@ -103,13 +103,14 @@ def content_hash(value: Any) -> str:
 
 
 def _token(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        array = np.ascontiguousarray(cast("np.ndarray", value))
+        digest = hashlib.sha256(array.tobytes()).hexdigest()
+        return {"$array": [array.dtype.str, list(array.shape), digest]}
+    # Second, because pydantic looks through its classes at each question.
     if isinstance(value, BaseModel):
         return {name: field for name, field in value.__dict__.items() if field is not None}
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{type(value)} has no content hash")
-    array = np.ascontiguousarray(cast("np.ndarray", value))
-    digest = hashlib.sha256(array.tobytes()).hexdigest()
-    return {"$array": [array.dtype.str, list(array.shape), digest]}
+    raise TypeError(f"{type(value)} has no content hash")
 
 
 _CANONICAL: Final = json.JSONEncoder(

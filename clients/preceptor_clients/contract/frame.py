@@ -113,10 +113,13 @@ def encode(
     length = 0
     for tag, array, _ in arrays:
         num_bytes = array.nbytes
-        piece = _as_bytes(array)
-        pieces.append(piece)
-        if tag == "f4" and type(piece) is bytes:
-            floats.append(piece)
+        if isinstance(array, Unread):
+            pieces.append(array.data)
+        else:
+            piece = _as_bytes(array)
+            pieces.append(piece)
+            if tag == "f4" and piece.__class__ is bytes:
+                floats.append(piece)
         padding = -num_bytes % 8
         if padding:
             pieces.append(_ZEROS[:padding])
@@ -136,9 +139,7 @@ def _most_from(packed: int) -> int:
     return _FREE_BYTES + _MAX_EXPANSION * packed
 
 
-def _as_bytes(array: _Array) -> Any:
-    if isinstance(array, Unread):
-        return array.data
+def _as_bytes(array: np.ndarray) -> Any:
     # One call copies a small array; a large one is copied only once, by `join`.
     if array.nbytes <= _SMALL_BYTES:
         return array.tobytes()
@@ -287,7 +288,7 @@ def decode(
         raise _malformed("header", "is cut off, or does not end on a multiple of 8")
     message, described = _parse_header(bytes(view[_PREFIX.size : start]), limits)
     specs = [_parse_spec(spec, body_len) for spec in described]
-    expected = sum(padded for _, _, _, padded in specs)
+    expected = sum([padded for _, _, _, padded in specs])
     # Checked before the body is read: the header determines how much is decompressed.
     if expected != body_len:
         raise _malformed("arrays", f"need {expected} bytes, the body has {body_len}")
@@ -296,7 +297,7 @@ def decode(
     arrays: list[_Array | None] = [*parts] if unread else [part.read() for part in parts]
     filled = _fill(message, arrays, limits.depth)
     # No check of the message would see an array without a reference.
-    if any(array is not None for array in arrays):
+    if [array for array in arrays if array is not None]:
         raise _malformed("arrays", "contain an array that the message does not refer to")
     return filled
 

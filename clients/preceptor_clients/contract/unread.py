@@ -26,20 +26,17 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
 class Unread:
     """One array of a frame: its element type, its shape and its bytes, which were checked."""
 
-    __slots__ = ("data", "shape", "tag")
+    __slots__ = ("data", "nbytes", "shape", "tag")
 
     def __init__(self, tag: str, shape: tuple[int, ...], data: memoryview) -> None:
         self.tag = tag
         self.shape = shape
         self.data = data
+        self.nbytes = data.nbytes
+        """Bytes in the frame."""
 
     def __len__(self) -> int:
         return self.shape[0]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in the frame."""
-        return self.data.nbytes
 
     @property
     def size(self) -> int:

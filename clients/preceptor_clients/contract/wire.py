@@ -9,8 +9,9 @@ grid, `;body=zstd` for a compressed body.
 from __future__ import annotations
 
 import math
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from preceptor_clients.contract import frame
@@ -21,6 +22,7 @@ from preceptor_clients.contract.errors import (
     from_validation,
 )
 from preceptor_clients.contract.json_text import read_json
+from preceptor_clients.contract.unread import Unread
 
 JSON: Final = "application/json"
 FRAME: Final = frame.MEDIA_TYPE
@@ -29,6 +31,8 @@ QUANTISED: Final = frozenset({"logprobs_PK", "candidate_logprobs_PC"})
 (`answers.build_answer`)."""
 _FRAME_ADVANTAGE: Final = 64
 """How much longer JSON takes to read than as many bytes of arrays."""
+_NO_NUMBERS: Final = frozenset({str, bool, type(None), np.ndarray, Unread})
+"""Types of values of a decoded message in which no number can be too long."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -120,16 +124,18 @@ def reading_size(body: bytes) -> int:
 
 
 def _check_numbers(value: Any, path: str, limit: int) -> None:
-    if isinstance(value, dict):
-        for key, one in cast("dict[str, Any]", value).items():
-            # Most values are texts; a call for each of them would take longer than the rest.
-            if type(one) is not str:
+    # Most values need no call, which would take longer than their check.
+    kind = value.__class__
+    if kind is dict:
+        for key, one in value.items():
+            of = one.__class__
+            if of not in _NO_NUMBERS and not (of is int and -limit <= one < limit):
                 _check_numbers(one, f"{path}.{key}" if path else key, limit)
-    elif isinstance(value, list):
-        for place, one in enumerate(cast("list[Any]", value)):
-            if type(one) is not int or not -limit <= one < limit:
+    elif kind is list:
+        for place, one in enumerate(value):
+            if one.__class__ is not int or not -limit <= one < limit:
                 _check_numbers(one, f"{path}[{place}]", limit)
-    elif isinstance(value, float) and not math.isfinite(value):
+    elif kind is float and not math.isfinite(value):
         raise Invalid("is a number outside the range of float64", field=path or "body")
-    elif isinstance(value, int) and not -limit <= value < limit:
+    elif kind is int and not -limit <= value < limit:
         raise Invalid(f"does not fit into {limit.bit_length()} bits", field=path or "body")

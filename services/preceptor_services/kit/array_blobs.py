@@ -26,6 +26,7 @@ _BESIDE_BYTES: Final = 4 << 10
 """About what an entry takes beside its arrays."""
 _NUMBER_BYTES: Final = 4
 """Of most elements of arrays."""
+_ARRAYS: Final = frozenset({Unread, np.ndarray})
 OURS: Final = frame.Limits(header_bytes=1 << 30, body_bytes=1 << 34, arrays=1 << 30)
 """Own blobs with a checked hash may be as large as a whole step."""
 
@@ -102,6 +103,6 @@ def _num_bytes(entries: Mapping[str, BaseModel | dict[str, Any]]) -> int:
     total = 0
     for entry in entries.values():
         for value in (entry if isinstance(entry, dict) else entry.__dict__).values():
-            if isinstance(value, Unread | np.ndarray):
+            if value.__class__ in _ARRAYS:
                 total += value.nbytes
     return total
