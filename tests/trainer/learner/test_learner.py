@@ -73,6 +73,7 @@ def test_only_costs_to_go_need_two_passes_of_split_groups_and_only_of_those(poli
     calls: list[int] = []
     look_up = policy._look_up
     policy._look_up = lambda **inputs: calls.append(1) or look_up(**inputs)
+    rollouts = [replace(row, reward=float(i % 2)) for i, row in enumerate(rollouts)]
     # The first group is split, the second is whole.
     batches = [collate(rollouts[:2]), collate(rollouts[2:3]), collate(rollouts[3:])]
     num_passes: list[int] = []
@@ -140,6 +141,51 @@ def test_a_step_without_signal_has_no_gradient_but_momentum_moves_the_weights(po
     assert first.grad_norm > 0
     assert (second.grad_norm, second.skipped) == (0.0, False)
     assert not torch.equal(policy.logits, before)
+
+
+def test_rollouts_without_signal_change_no_step_that_computes_them_without_gradient(
+    policy, make_rollout
+):
+    rows = [
+        make_rollout(str(i), (i % 3, 1), group=i // 2, reward=reward)
+        for i, reward in enumerate((1.0, 0.0, 1.0, 1.0))
+    ]
+    other = copy.deepcopy(policy)
+    whole = Learner(policy, CONFIG).step([collate(rows)], GRPO())
+
+    apart = Learner(other, CONFIG).step([collate(rows[:2]), collate(rows[2:])], GRPO())
+
+    assert (apart.loss, apart.grad_norm) == pytest.approx((whole.loss, whole.grad_norm))
+    assert apart.metrics == pytest.approx(whole.metrics)
+    assert [row.rollout_id for row in apart.credits] == ["0", "1", "2", "3"]
+    torch.testing.assert_close(other.logits, policy.logits)
+
+
+def test_only_batches_with_a_gradient_have_a_graph(policy, make_rollout):
+    with_graph: list[bool] = []
+    look_up = policy._look_up
+    policy._look_up = lambda **inputs: (
+        with_graph.append(torch.is_grad_enabled()) or look_up(**inputs)
+    )
+    rows = [
+        make_rollout(str(i), (i % 3,), group=i // 2, reward=reward)
+        for i, reward in enumerate((1.0, 0.0, 1.0, 1.0))
+    ]
+
+    Learner(policy, CONFIG).step([collate(rows[:2]), collate(rows[2:])], GRPO())
+
+    assert with_graph == [True, False]
+
+
+def test_an_objective_that_is_wrong_about_its_silent_rollouts_is_refused(policy, make_rollout):
+    class Wrong(GRPO):
+        def silent(self, batches):
+            return [torch.ones_like(batch.on_policy_B) for batch in batches]
+
+    rows = [make_rollout(str(i), (i,), reward=float(i)) for i in range(2)]
+
+    with pytest.raises(ValueError, match="silent: Wrong names rollouts"):
+        Learner(policy, CONFIG).step([collate(rows)], Wrong())
 
 
 def test_the_rate_warms_up_and_stays(policy, rollouts):

@@ -25,7 +25,7 @@ from preceptor_trainer.model.batch import TrainRollout, collate, make_batches
 from preceptor_trainer.model.heads.dense import dense_head, student_statistics
 from preceptor_trainer.model.heads.head import Head
 from preceptor_trainer.model.heads.lean import LeanHead
-from preceptor_trainer.objectives import Objective
+from preceptor_trainer.objectives import Objective, silent_in
 from preceptor_trainer.objectives.clipping import Clip
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.objectives.divergences import Divergence
@@ -489,6 +489,9 @@ LEARNS_WITHOUT = {
 }
 
 
+LEARNS_FROM_REWARDS_ALONE = {"GRPO", "DAPO", "TRRD"}
+
+
 @pytest.mark.parametrize("lacks", LEARNS_WITHOUT)
 @every_objective
 def test_what_an_objective_cannot_learn_from_gets_exactly_no_gradient(name, lacks):
@@ -521,6 +524,28 @@ def test_what_an_objective_cannot_learn_from_gets_exactly_no_gradient(name, lack
     assert moved[1] == [learns, learns or lacks in ("label", "own log-prob")]
     assert moved[0] == moved[2] == moved[3] == [True, True]
     assert policy.logits.grad.isfinite().all()
+
+
+@every_objective
+def test_a_rollout_that_an_objective_names_silent_gets_exactly_no_gradient(name):
+    objective, logits = OBJECTIVES[name], WORLD.random_logits(3)
+    teacher = WORLD.random_teacher(4)
+    rewards = [(0, 1.0), (0, 1.0), (1, 1.0), (1, 0.0)]
+    rollouts = [
+        rollout_of(name, i, (2, 0), logits, teacher, group=group, reward=reward)
+        for i, (group, reward) in enumerate(rewards)
+    ]
+    policy = PrefixTable(torch.tensor(np.stack([logits] * len(rollouts))))
+    batch = collate(rollouts)
+    stats = student_statistics(policy, batch, objective.needs)
+    (advantages,) = objective.advantages([stats], [batch])
+
+    objective(stats, batch, advantages, objective.denominator([batch]))[0].backward()
+    (silent_B,) = silent_in(objective, [batch])
+
+    assert silent_B.tolist() == [name in LEARNS_FROM_REWARDS_ALONE] * 2 + [False] * 2
+    assert (policy.logits.grad[silent_B] == 0).all()
+    assert (policy.logits.grad[~silent_B] != 0).flatten(1).any(1).all()
 
 
 def without(rollout: TrainRollout, lacks: str) -> TrainRollout:

@@ -26,7 +26,7 @@ from preceptor_clients.contract.arrays import MISSING
 from preceptor_trainer.kit.placement import CPU, Placement
 from preceptor_trainer.learner.lora import Adapter, AdapterFiles, check_merged
 from preceptor_trainer.learner.passes import Passes
-from preceptor_trainer.learner.shares import Share, shares_of
+from preceptor_trainer.learner.shares import Share, check_silent, shares_of
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.model.credit import cross_entropy
 from preceptor_trainer.model.heads.by_size import head_by_size
@@ -286,10 +286,14 @@ class Learner:
                 cast(Any, self._passes.nothing()).backward()
                 continue
             batch = share.batch
-            result = self._passes.loss(share, self.num_steps)
+            with torch.set_grad_enabled(not share.is_silent):
+                result = self._passes.loss(share, self.num_steps)
             # Batch by batch, so that only one batch has activations in memory; gradients add up in
             # the parameters.
-            cast(Any, result.loss).backward()
+            if share.is_silent:
+                check_silent(share, result.stats)
+            else:
+                cast(Any, result.loss).backward()
             # Detached, or the sum would keep the graphs of all batches.
             loss = loss + result.loss.detach()
             advantages, reported = result.extra
@@ -298,6 +302,9 @@ class Learner:
                 # different sizes.
                 metrics[name] = metrics[name] + mean if name in metrics else mean
             credits += _credits(batch, result.stats, advantages)
+        if all(share is not None and share.is_silent for share in shares):
+            # A gradient of 0, with which momentum still moves the weights.
+            cast(Any, self._passes.nothing()).backward()
         return loss, metrics, credits
 
     def _statistics(

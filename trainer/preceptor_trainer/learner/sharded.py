@@ -144,6 +144,8 @@ class ShardedLearner(Learner):
     def _passed(
         self, shares: Sequence[Share | None]
     ) -> tuple[Tensor, dict[str, Mean], list[RolloutCredit]]:
+        # All ranks take part in every backward pass, also one whose own share has no gradient.
+        shares = [share and replace(share, is_silent=False) for share in shares]
         own = super()._passed(self._own(shares, [share.batch for share in shares if share]))
         loss, metrics, credits = own[0].cpu(), dict[str, Mean](), list[RolloutCredit]()
         parts = self._group.gathered((loss, own[1], own[2]))

@@ -12,7 +12,7 @@ Dimensions: B rollouts of a batch, T response positions.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.model.heads.head import unknown_statistics
 from preceptor_trainer.model.statistics import Reads, StudentStatistics
-from preceptor_trainer.objectives import Advantages, Objective
+from preceptor_trainer.objectives import Advantages, Objective, silent_in
 from preceptor_trainer.objectives.metrics import Mean
 
 Rule: TypeAlias = Callable[[StudentStatistics], Advantages]
@@ -37,6 +37,8 @@ class Share:
     batch: TrainBatch
     denominator: float
     rule: Rule
+    is_silent: bool = False
+    """Whether no rollout of the batch has a gradient."""
 
     @property
     def reads(self) -> Reads:
@@ -52,6 +54,34 @@ class Share:
             advantages = self.rule(stats)
             share, metrics = self.objective(stats, self.batch, advantages, self.denominator)
         return share, (advantages, metrics)
+
+
+def check_silent(share: Share, stats: StudentStatistics) -> None:
+    """Refuses an objective that names rollouts as silent which have a gradient.
+
+    Args:
+        share: Of a silent batch.
+        stats: Of the batch.
+
+    Raises:
+        ValueError: the share's gradient is not 0.
+    """
+    free = {
+        name: value.detach().requires_grad_()
+        for name, value in vars(stats).items()
+        if isinstance(value, Tensor)
+    }
+    with torch.enable_grad():
+        loss, _ = share(replace(stats, **free))
+    if not loss.requires_grad:
+        return
+    found = torch.autograd.grad(loss, list(free.values()), materialize_grads=True)
+    # A gradient that is not a number compares to nothing.
+    if any(bool((gradient.abs() > 0).any()) for gradient in found):
+        raise ValueError(
+            f"silent: {type(share.objective).__name__} names rollouts as silent that have a "
+            "gradient; correct its `silent`"
+        )
 
 
 def shares_of(
@@ -85,8 +115,14 @@ def shares_of(
         for i, advantages in zip(split, known, strict=True):
             rules[i] = partial(_already_known, advantages)
     return [
-        Share(objective=objective, batch=batch, denominator=denominator, rule=rule)
-        for batch, rule in zip(batches, rules, strict=True)
+        Share(
+            objective=objective,
+            batch=batch,
+            denominator=denominator,
+            rule=rule,
+            is_silent=bool(silent_B.all()),
+        )
+        for batch, rule, silent_B in zip(batches, rules, silent_in(objective, batches), strict=True)
     ]
 
 

@@ -28,8 +28,9 @@ built. One optimiser step makes three calls:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from preceptor_trainer.model.batch import TrainBatch
@@ -165,3 +166,22 @@ class Objective(Protocol):
     ) -> tuple[Tensor, dict[str, Mean]]:
         """The batch's share of the step's loss, and sums and counts to report."""
         ...
+
+
+@runtime_checkable
+class NamesSilent(Protocol):
+    """An objective that knows before the pass which rollouts have no gradient; an optional ability.
+
+    They are computed without one, for a third of the time and without activations in memory.
+    """
+
+    def silent(self, batches: Sequence[TrainBatch]) -> list[Tensor]:
+        """[B] bool for each batch of a step: rollouts whose gradient is 0 for every policy."""
+        ...
+
+
+def silent_in(objective: Objective, batches: Sequence[TrainBatch]) -> list[Tensor]:
+    """[B] bool for each batch: what the objective names as silent; else none."""
+    if isinstance(objective, NamesSilent):
+        return objective.silent(batches)
+    return [torch.zeros_like(batch.on_policy_B) for batch in batches]

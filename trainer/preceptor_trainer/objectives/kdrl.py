@@ -16,6 +16,7 @@ that sees nothing (`needs_feedback=False`) this is GRPO's penalty to the referen
 Dimensions: B rollouts of a batch, T response positions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +62,10 @@ class KDRL(GRPO):
         require_experts(plan)
         require_own_logprobs(plan, "KDRL")
         require_distributions(plan, "KDRL")
+
+    def silent(self, batches: Sequence[TrainBatch]) -> list[Tensor]:
+        """None: the divergence also acts in groups without signal."""
+        return [torch.zeros_like(batch.on_policy_B) for batch in batches]
 
     def token_losses(
         self, stats: StudentStatistics, batch: TrainBatch, advantages: Advantages
