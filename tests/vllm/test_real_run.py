@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.e2e, pytest.mark.gauntlet]
 STEPS = 10
 _log = logging.getLogger(__name__)
 RUN = """
-model = {{ path = "{model}", {adapter} }}
+model = {{ path = "{model}"{adapter} }}
 data = {{ train = "rows.jsonl", eval = "held_out.jsonl" }}
 feedback = {{ use = "judge.py:judge" }}
 rollout = {{ n = 4, max_tokens = 16, sampler = {{ url = "{url}", key_file = "vllm.key" }} }}
@@ -63,7 +63,7 @@ class Case:
 CASES = {
     "bfloat16": Case(dtype="bfloat16", largest_gap=0.05),
     "float32": Case(dtype="float32", largest_gap=1e-3),
-    "adapter": Case(dtype="float32", largest_gap=1e-3, adapter="lora = { rank = 8 }", lr=1e-3),
+    "adapter": Case(dtype="float32", largest_gap=1e-3, adapter=", lora = { rank = 8 }", lr=1e-3),
 }
 
 
