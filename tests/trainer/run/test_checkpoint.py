@@ -1,7 +1,10 @@
 """Checkpoints and published weights: complete or absent."""
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -60,6 +63,27 @@ def test_an_interrupted_save_is_not_taken_for_a_checkpoint(tmp_path: Path):
     (tmp_path / ".00000008.partial").mkdir()
 
     assert latest_checkpoint(tmp_path) == tmp_path / "00000004"
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-9], lambda b: b.replace(b"\x07" * 64, b"\x09" * 64)]
+)
+def test_a_checkpoint_that_cannot_be_read_back_is_none_and_the_earlier_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
+):
+    save_checkpoint(tmp_path, position(4), {})
+    save = torch.save
+
+    def damaged(state: Any, file: BinaryIO) -> None:
+        whole = io.BytesIO()
+        save(state, whole)
+        file.write(damage(whole.getvalue()))
+
+    monkeypatch.setattr(torch, "save", damaged)
+    with pytest.raises(OSError, match="00000008"):
+        save_checkpoint(tmp_path, position(8), {"m": torch.full((64,), 7, dtype=torch.uint8)})
+
+    assert [path.name for path in tmp_path.iterdir()] == ["00000004"]
 
 
 def test_old_checkpoints_go_and_the_last_stay(tmp_path: Path):

@@ -9,8 +9,10 @@ state. Randomness is derived from (seed, step), so none is saved.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,9 +42,12 @@ def save_checkpoint(
     learner: dict[str, Any],
     unused: Sequence[dict[str, Any]] = (),
 ) -> Path:
-    """Writes the checkpoint of `position`.
+    """Writes the checkpoint of `position`, and reads it back.
 
-    An interrupted write leaves the earlier ones as they were.
+    An interrupted write leaves the earlier ones as they were, and so does one that cannot be read.
+
+    Raises:
+        OSError: the disk is full, or does not hold what was written.
     """
     final = folder / f"{position.step:08d}"
     with disk_errors(final), whole_folder(final) as partial:
@@ -53,7 +58,20 @@ def save_checkpoint(
             with (partial / "unused.pt").open("wb") as file:
                 torch.save(list(unused), file)
         (partial / "state.json").write_text(json.dumps(asdict(position)))
+        for path in partial.glob("*.pt"):
+            _check_readable(path)
     return final
+
+
+def _check_readable(path: Path) -> None:
+    # torch's files are archives with a checksum of each tensor, which takes a fraction of loading.
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except zipfile.BadZipFile as error:
+        broken = str(error)
+    if broken is not None:
+        raise OSError(errno.EIO, f"{path.name} does not hold what was written: {broken}")
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
