@@ -253,35 +253,72 @@ def changed(learner: Learner) -> None:
                 parameter.add_(0.01)
 
 
+class AdaptedRun:
+    """Two steps of a run that trains an adapter, and another start of it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.gateway = root, Starting()
+        self.model = tiny_model("qwen3", root / "model")
+        self.folder = WeightFolder(root / "weights", "p", "0" * 64)
+        self.learner, self.config = adapted_learner(self.model), settings(checkpoint_every=2)
+
+    async def start(self, learner: Learner, known: Sequence[str], *, adapters: bool) -> Publisher:
+        publisher = Publisher(self.folder, self.root, cast(GatewayClient, self.gateway))
+        journal = cast(Journal, Quiet(known))
+        await publisher.start(self.config, learner, journal, adapters=adapters)
+        return publisher
+
+    async def two_steps(self, *, adapters: bool) -> Publisher:
+        publisher = await self.start(self.learner, [], adapters=adapters)
+        for step in (1, 2):
+            changed(self.learner)
+            await publisher.publish(step, self.learner, self.config)
+            await publisher.checkpoint_if_due(step, self.learner, self.config)
+        return publisher
+
+
 @pytest.mark.parametrize("adapters", [True, False])
 async def test_a_run_with_an_adapter_publishes_it_alone_unless_somebody_needs_whole_versions(
     tmp_path: Path, adapters: bool
 ) -> None:
-    gateway, model = Starting(), tiny_model("qwen3", tmp_path / "model")
-    folder = WeightFolder(tmp_path / "weights", "p", "0" * 64)
-    publisher = Publisher(folder, tmp_path, cast(GatewayClient, gateway))
-    learner, config = adapted_learner(model), settings(checkpoint_every=2)
+    run = AdaptedRun(tmp_path)
 
-    await publisher.start(config, learner, cast(Journal, Quiet([])), adapters=adapters)
-    whole = publisher.metrics()["published_bytes"]
-    for step in (1, 2):
-        changed(learner)
-        await publisher.publish(step, learner, config)
-        await publisher.checkpoint_if_due(step, learner, config)
+    publisher = await run.two_steps(adapters=adapters)
 
-    assert [one.base for one in gateway.manifests] == [None, *[(adapters and "p/l0/0") or None] * 2]
-    assert (publisher.published.base is not None) == adapters
+    base, *later = (one.base for one in run.gateway.manifests)
+    assert base is None
+    assert later == ["p/l0/0" if adapters else None] * 2
+    whole = run.gateway.manifests[0].num_bytes
+    assert whole is not None
     assert (publisher.metrics()["published_bytes"] < 0.1 * whole) == adapters
 
-    # Another start goes on from either kind, and small ones follow whole ones.
-    again, other = adapted_learner(model), Publisher(folder, tmp_path, cast(GatewayClient, gateway))
-    await other.start(config, again, cast(Journal, Quiet(["l0"])), adapters=True)
-    changed(again)
-    await other.publish(3, again, config)
+
+@pytest.mark.parametrize("adapters", [True, False])
+async def test_adapters_go_on_from_versions_of_either_kind(tmp_path: Path, adapters: bool) -> None:
+    run = AdaptedRun(tmp_path)
+    await run.two_steps(adapters=adapters)
+    learner = adapted_learner(run.model)
+
+    publisher = await run.start(learner, ["l0"], adapters=True)
     changed(learner)
-    found, wanted = folder.read("p/l1/3"), learner.weights()
-    assert gateway.manifests[-1].base == "p/l0/0"
+    await publisher.publish(3, learner, run.config)
+
+    changed(run.learner)
+    found, wanted = run.folder.read("p/l1/3"), run.learner.weights()
+    assert run.gateway.manifests[-1].base == "p/l0/0"
     assert all(torch.equal(found[name], weight) for name, weight in wanted.items())
+
+
+async def test_a_start_that_publishes_whole_versions_names_the_base_of_the_last_one(
+    tmp_path: Path,
+) -> None:
+    run = AdaptedRun(tmp_path)
+    first = await run.two_steps(adapters=True)
+
+    again = await run.start(adapted_learner(run.model), ["l0"], adapters=False)
+
+    assert again.published.base is not None
+    assert again.published.base == first.published.base
 
 
 def service(name: str, **capabilities: Any) -> ServiceStatus:

@@ -96,9 +96,10 @@ class Publisher:
             self._base = self.published.manifest if adapters else None
             return Position(step=0, lineage=lineage.name, weights=self.published.version)
         manifest = await self._gateway.weights(resumed.weights)
-        self._base = await self._first_of(manifest) if adapters else None
+        base = await self._base_of(manifest)
+        self._base = (base or await self._first_of(manifest)) if adapters else None
         weights = await asyncio.to_thread(engine.weights)
-        self._take(weights, manifest)
+        self._take(weights, manifest, base)
         named = {rollout["weights"] for group in self.unused for rollout in group["rollouts"]}
         await self._prune(config, num_newest=1, named=named)
         return resumed
@@ -186,25 +187,29 @@ class Publisher:
         weights = await asyncio.to_thread(engine.weights)
         adapter = None if self._base is None else await asyncio.to_thread(engine.adapter)
         if adapter is None or self._base is None:
-            write = partial(self._folder.write, weights)
+            base, write = None, partial(self._folder.write, weights)
         else:
-            write = partial(self._folder.write_adapter, adapter, base=self._base.version)
+            base = self._base
+            write = partial(self._folder.write_adapter, adapter, base=base.version)
         manifest = await asyncio.to_thread(write, version, parent=parent, checkpoint=checkpoint)
         await self._gateway.register_weights(manifest)
-        self._take(weights, manifest)
+        self._take(weights, manifest, base)
 
-    def _take(self, weights: Mapping[str, Tensor], manifest: WeightManifest) -> None:
+    def _take(
+        self,
+        weights: Mapping[str, Tensor],
+        manifest: WeightManifest,
+        base: WeightManifest | None,
+    ) -> None:
         self.published = Published(
-            version=manifest.version,
-            tensors=weights,
-            manifest=manifest,
-            base=None if manifest.base is None else self._base,
+            version=manifest.version, tensors=weights, manifest=manifest, base=base
         )
+
+    async def _base_of(self, manifest: WeightManifest) -> WeightManifest | None:
+        return None if manifest.base is None else await self._gateway.weights(manifest.base)
 
     async def _first_of(self, manifest: WeightManifest) -> WeightManifest | None:
         """The first version of a line, which is the model without its adapter, if it is here."""
-        if manifest.base is not None:
-            return await self._gateway.weights(manifest.base)
         first = (await self._gateway.weight_lineage(manifest.version))[0]
         is_here = holds_version(self._folder.root / first.version)
         return first if is_here and Version.of(first.version).step == 0 else None
