@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from preceptor_clients.contract.deployment import parse_deployment, to_toml
+from preceptor_services.experts.remote.aligned.aligning import AligningConfig
 from preceptor_trainer.collect.context import NothingInView, PapersContext
 from preceptor_trainer.collect.people.people import PeopleConfig
 from preceptor_trainer.collect.people.selection import AnyOf, Failed, RandomShare
@@ -122,6 +123,17 @@ def test_several_teachers_are_a_mixture_by_weight(build_file: BuildFile, folder:
     assert built.deployment.experts["server"].options["tokenizer"] == str(STUDENT_DIR)
 
 
+def test_a_teacher_with_another_tokenizer_is_aligned(build_file: BuildFile) -> None:
+    built = build_file(
+        f"teacher.server={{url = 'http://127.0.0.1:9', tokenizer = '{STUDENT_DIR}'}}"
+    )
+    [use], service = built.config.experts, built.deployment.experts["server"]
+
+    assert (use.own_logprobs, use.scores_candidates) == (False, False)
+    assert service.options["teacher_tokenizer"] == str(STUDENT_DIR)
+    assert AligningConfig(**service.options).teacher_tokenizer == str(STUDENT_DIR)
+
+
 def test_a_teacher_may_have_another_name_at_a_gateway_of_yours(build_file: BuildFile) -> None:
     built = build_file("teacher.self.name=mine")
 
@@ -211,6 +223,10 @@ def test_several_sources_have_their_own_options_weights_and_rule(build_file: Bui
         (["rollout.n=1", "objective.use=grpo"], "leaves no sibling to compare"),
         (["teacher.self.name=people", "teacher.people={}"], "two have one name"),
         (["teacher.people.select=[]"], "teacher.people.select"),
+        (
+            ["teacher.server={url = 'http://127.0.0.1:9', tokenizer = 'none'}"],
+            "none has no tokenizer_config.json",
+        ),
         (["run.eval_ks=[9]"], "pass@9 needs more than 4 samples"),
     ],
 )

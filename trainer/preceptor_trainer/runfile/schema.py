@@ -377,8 +377,8 @@ class SelfTeacherSection(Section):
     trust_region: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of that average in a mixture with the first weights, as in SDPO."""
     template: str | None = None
-    """How feedback is put into the prompt: `papers`, `compact` or a Jinja file; `papers` where
-    absent, `compact` for the shipped student."""
+    """How feedback is put into the prompt: `papers`, `sdpo`, `compact` or a Jinja file; `papers`
+    where absent, `compact` for the shipped student."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Divides its logits; below 1 its distribution is sharper."""
     name: Name = "self-teacher"
@@ -417,12 +417,15 @@ class ModelTeacherSection(Section):
 
 
 class ServerTeacherSection(Section):
-    """`[teacher.server]`: a model behind an OpenAI-compatible server, with the same tokenizer."""
+    """`[teacher.server]`: a model behind an OpenAI-compatible server."""
 
     url: str
     """Address of the server, with or without `/v1`."""
     model: str | None = None
     """Name of the server's model; may be absent where it has only one."""
+    tokenizer: Path | None = None
+    """Folder with the tokenizer and chat template of the server's model, where its tokenizer is not
+    the student's: its tokens are then aligned with the student's by their bytes."""
     key_file: Path | None = None
     """File with the server's key."""
     reads_feedback: bool = False
@@ -438,7 +441,7 @@ class ServerTeacherSection(Section):
     deadline_s: Wait | None = None
     """Longest wait of a step for it, in the place of `rollout.deadline_s`; with 0 no step waits."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
-    """Further options of the expert `OpenAIServer`."""
+    """Further options of the expert: `OpenAIServer`, or `Aligning` where `tokenizer` is given."""
 
 
 class PeopleSection(Section):

@@ -32,6 +32,7 @@ from preceptor_trainer.runfile.students import model_folder
 
 LARGER_MODEL: Final = "preceptor_services.experts.larger_model:LargerModel"
 PEOPLE: Final = "preceptor_services.corrections.people_expert:PeopleExpert"
+ALIGNING: Final = "preceptor_services.experts.remote.aligned.aligning:Aligning"
 OPENAI_SERVER: Final = "preceptor_services.experts.remote.scoring.openai_http:OpenAIServer"
 
 
@@ -151,6 +152,7 @@ def _larger_model(
 def _server(
     server: ServerTeacherSection, model: Path, folder: Path
 ) -> tuple[ExpertUse, DeployedService]:
+    aligned = server.tokenizer
     options: dict[str, Any] = {
         "name": server.name,
         "url": server.url,
@@ -159,6 +161,7 @@ def _server(
         "reads_feedback": server.reads_feedback,
         **({} if server.model is None else {"model": server.model}),
         **({} if server.key_file is None else {"key_file": str(folder / server.key_file)}),
+        **({} if aligned is None else {"teacher_tokenizer": str(_tokenizer(aligned, folder))}),
         **server.options,
     }
     use = ExpertUse(
@@ -167,9 +170,19 @@ def _server(
         top_k=server.top_k,
         needs_feedback=server.reads_feedback,
         scores_candidates=False,
+        # Aligned entries need not name the student's own token.
+        own_logprobs=aligned is None,
         deadline_s=server.deadline_s,
     )
-    return use, local_service(server.name, OPENAI_SERVER, options)
+    service = OPENAI_SERVER if aligned is None else ALIGNING
+    return use, local_service(server.name, service, options)
+
+
+def _tokenizer(path: Path, folder: Path) -> Path:
+    found = (folder / path).expanduser().resolve()
+    if not (found / "tokenizer_config.json").is_file():
+        raise ValueError(f"teacher.server.tokenizer: {found} has no tokenizer_config.json")
+    return found
 
 
 def _hidden(run_file: RunFile) -> tuple[str, ...]:
