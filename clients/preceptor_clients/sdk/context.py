@@ -16,9 +16,15 @@ import numpy as np
 
 from preceptor_clients.contract.errors import ContextTooLong, Invalid
 from preceptor_clients.contract.schemas import FeedbackItem, PrefixQuery
-from preceptor_clients.sdk.templates import COMPACT, PAPERS, FeedbackTemplate, render_feedback
+from preceptor_clients.sdk.templates import (
+    COMPACT,
+    PAPERS,
+    SDPO,
+    FeedbackTemplate,
+    render_feedback,
+)
 
-_TEMPLATES: Final = {template.name: template for template in (COMPACT, PAPERS)}
+_TEMPLATES: Final = {template.name: template for template in (COMPACT, PAPERS, SDPO)}
 Encode = Callable[[list[dict[str, str]]], list[int]]
 
 

@@ -142,6 +142,31 @@ An earlier attempt of yours did not succeed. This was observed:
 With this in mind, solve the task above from the beginning.""",
 )
 
+SDPO = FeedbackTemplate(
+    name="sdpo",
+    source_jinja="""\
+{{ prompt }}
+{% if answers %}
+
+Correct solution:
+{% for answer in answers %}
+
+{{ answer }}
+{% endfor %}
+{% endif %}
+{% if remarks %}
+
+The following is feedback from your unsuccessful earlier attempt:
+{% for remark in remarks %}
+
+{{ remark }}
+{% endfor %}
+{% endif %}
+
+Correctly solve the original question.""",
+)
+"""The words of SDPO's released code."""
+
 COMPACT = FeedbackTemplate(
     name="compact",
     source_jinja="""\

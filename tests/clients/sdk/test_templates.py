@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import pytest
 from jinja2.exceptions import SecurityError, UndefinedError
 
-from preceptor_clients.sdk.templates import COMPACT, PAPERS, FeedbackTemplate, Message
+from preceptor_clients.sdk.templates import COMPACT, PAPERS, SDPO, FeedbackTemplate, Message
 
-TEMPLATES = pytest.mark.parametrize("template", [COMPACT, PAPERS], ids=lambda t: t.name)
+TEMPLATES = pytest.mark.parametrize("template", [COMPACT, PAPERS, SDPO], ids=lambda t: t.name)
 
 
 @dataclass(frozen=True)
