@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from preceptor_clients.contract import frame
 from preceptor_clients.contract.unread import Unread
-from preceptor_clients.contract.wire import QUANTISED
+from preceptor_clients.contract.wire import QUANTISED, reading_size
 from preceptor_services.kit.blobs import BlobStore
 from preceptor_services.kit.threads import FRAME_ADVANTAGE, ITEM, off_loop
 
@@ -81,7 +81,7 @@ class Packs(Generic[E]):
 
     async def _read(self, sha256: str) -> dict[str, E]:
         data = await self._blobs.get(sha256)
-        entries = await off_loop(len(data) // FRAME_ADVANTAGE, self._decode, data)
+        entries = await off_loop(reading_size(data), self._decode, data)
         self._remember(sha256, entries, _num_bytes(entries))
         return entries
 

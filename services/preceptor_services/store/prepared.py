@@ -101,12 +101,13 @@ class Prepared:
             await conn.execute(self._statement, [dict(row) for row in rows])
             return
         compiled = self._for(rows[0])
-        text, fixed = _filled(compiled, {})
         for start in range(0, len(rows), _PART):
             if start:
                 await asyncio.sleep(0)
-            part = rows[start : start + _PART]
-            await driver.query_many(text, [{**fixed, **_bound(compiled, row)} for row in part])
+            part = [{**compiled.fixed, **row} for row in rows[start : start + _PART]]
+            for row in part:
+                _bind(compiled, row)
+            await driver.query_many(compiled.text, part)
 
     def _for(self, values: Values) -> _Compiled:
         # The columns of an INSERT are those that have values.
@@ -167,7 +168,8 @@ def _reader(of: TypeEngine[Any]) -> _Convert | None:
 
 def _filled(compiled: _Compiled, values: Values) -> tuple[str, dict[str, Any]]:
     """The text for lists of these lengths, and every value by its name."""
-    filled = _bound(compiled, {**compiled.fixed, **values})
+    filled = {**compiled.fixed, **values}
+    _bind(compiled, filled)
     if not compiled.lists:
         return compiled.text, filled
     lengths: list[int] = []
@@ -187,11 +189,11 @@ def _in(name: str, length: int) -> str:
     return ", ".join(f":{name}__{place}" for place in range(length))
 
 
-def _bound(compiled: _Compiled, values: Values) -> dict[str, Any]:
-    if not compiled.bind:
-        return dict(values)
-    bind = compiled.bind
-    return {name: bind[name](value) if name in bind else value for name, value in values.items()}
+def _bind(compiled: _Compiled, values: dict[str, Any]) -> None:
+    """Converts the values that SQLite stores in another form."""
+    for name, convert in compiled.bind.items():
+        if name in values:
+            values[name] = convert(values[name])
 
 
 def _converted(
