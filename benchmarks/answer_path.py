@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,13 +158,15 @@ def check_answered(bodies: Sequence[bytes]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running_stack(gateway_script: Path | None = None) -> AsyncGenerator[Stack]:
-    """A deployment of the mock expert; `gateway_script` runs in place of the gateway's module."""
+async def running_stack(
+    changed: Callable[[ChildSpec], Sequence[str]] = lambda spec: spec.command,
+) -> AsyncGenerator[Stack]:
+    """A deployment of the mock expert; each process runs the command that `changed` returns."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "preceptor.toml").write_text(to_toml(DEPLOYMENT))
         plan = make_plan(load_settings(folder / "preceptor.toml"), folder)
-        specs = [_own_gateway(spec, gateway_script) for spec in plan.specs]
+        specs = [replace(spec, command=tuple(changed(spec))) for spec in plan.specs]
         # The expert before the gateway, which then knows it from the start.
         specs.sort(key=lambda spec: ("broker", "mock", "gateway", "dispatcher").index(spec.name))
         children = [Child(spec) for spec in specs]
@@ -192,15 +195,15 @@ async def running_stack(gateway_script: Path | None = None) -> AsyncGenerator[St
                 child.kill_group()
 
 
-def _own_gateway(spec: ChildSpec, script: Path | None) -> ChildSpec:
-    if script is None or spec.name != "gateway":
-        return spec
+def _keeps_blobs_in_memory(spec: ChildSpec) -> Sequence[str]:
+    if spec.name != "gateway":
+        return spec.command
     config = spec.command[spec.command.index("--config") :]
-    return ChildSpec(**{**vars(spec), "command": (sys.executable, str(script), *config)})
+    return (sys.executable, str(HERE / "gateway_in_memory.py"), *config)
 
 
 async def _until_ready(child: Child) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while not await child.spec.is_ready():
         assert child.runs(), child.ending()
         assert time.monotonic() < end, child.ending()
@@ -429,7 +432,7 @@ async def measure(scale: int, only: str | None) -> Figures:
                 figures[f"RSS MB after all, {name}"] = rss_mb(stack.pids[name])
                 figures[f"RSS MB at most, {name}"] = rss_mb(stack.pids[name], most=True)
         if _wanted("unwritten", only):
-            async with running_stack(HERE / "gateway_in_memory.py") as stack:
+            async with running_stack(_keeps_blobs_in_memory) as stack:
                 what = "1,024 x 64, blobs not written"
                 figures |= await positions(stack, Questions(), scale, what, [])
     return figures | (rendering() if _wanted("rendering", only) else {})

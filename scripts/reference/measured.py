@@ -19,6 +19,10 @@ The figures of the committed benchmarks, each with the machine that it ran on. T
 """
 PARTS: Final = {
     "answer_path": ("Questions through gateway, broker, dispatcher and expert", "answer_path.py"),
+    "answer_profile": (
+        "Processor time of gateway and dispatcher by stage, in percent",
+        "answer_profile.py",
+    ),
     "serialisation": ("Answers as bytes", "serialisation.py"),
     "scoring_engine": (
         "Scoring by the experts' engine",
@@ -30,7 +34,7 @@ PARTS: Final = {
 }
 """Of each result: what was measured, and by which benchmark."""
 _ABOUT_THE_MACHINE: Final = ("machine", "python", "kernel", "cpus", "load_average", "isolation")
-_MOST_ROWS: Final = 60
+_MOST_ROWS: Final = 90
 
 
 def page() -> str:
