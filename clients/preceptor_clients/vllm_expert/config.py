@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 _OURS: Final = frozenset(
     {"model", "dtype", "max_model_len", "max_logprobs", "logprobs_mode"}
@@ -33,6 +33,10 @@ class VLLMExpertConfig:
     """Folders under which versions of a policy's weights may lie; none where weights are fixed."""
     dtype: str = "bfloat16"
     """Data type of weights and activations."""
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    """How float32 weights of a policy's version become bfloat16. `stochastic`: up or down by
+    chance, so that the mean is the weight. To the nearest, steps are lost until they add up to half
+    of a bfloat16's last place. For a trainer that computes in float32."""
     max_context: int | None = None
     """Tokens of context and response together; the model's own limit less one where absent."""
     max_top_k: int = 1024
@@ -60,6 +64,10 @@ class VLLMExpertConfig:
                 raise ValueError(f"{name}: {getattr(self, name)} is below 1")
         if self.max_context is not None and self.max_context < 2:
             raise ValueError(f"max_context: {self.max_context} is below 2")
+        if self.rounding not in ("nearest", "stochastic"):
+            raise ValueError(f"rounding: {self.rounding!r} is not `nearest` or `stochastic`")
+        if self.rounding == "stochastic" and self.dtype != "bfloat16":
+            raise ValueError(f"rounding: `stochastic` is for bfloat16, and dtype is {self.dtype}")
         if taken := sorted(_OURS & self.engine.keys()):
             raise ValueError(
                 f"engine: {taken} must not be set here; use the options of this service"

@@ -231,7 +231,13 @@ class VLLMExpert:
         manifest = self._offered.get(version)
         assert manifest is not None
         with tempfile.TemporaryDirectory(prefix="preceptor-weights-") as folder:
-            await asyncio.to_thread(write_weights, self._offered, manifest, Path(folder))
+            await asyncio.to_thread(
+                write_weights,
+                self._offered,
+                manifest,
+                Path(folder),
+                stochastic=self._config.rounding == "stochastic",
+            )
             await self._engine.load(Path(folder), version)
 
     async def _check_version(self, version: Version) -> None:
@@ -268,7 +274,7 @@ class VLLMExpert:
         settings = asdict(self._config)
         decides = {
             name: settings[name]
-            for name in ("reads_feedback", "dtype", "engine", "chat_template_kwargs")
+            for name in ("reads_feedback", "dtype", "rounding", "engine", "chat_template_kwargs")
         } | {
             "code": CODE_VERSION,
             "template": self._template.version if self._config.reads_feedback else None,

@@ -25,11 +25,18 @@ def model(tmp_path: Path) -> str:
         ("max_top_k", 0),
         ("max_context", 1),
         ("engine", {"max_logprobs": 5}),
+        ("rounding", "up"),
     ],
 )
 def test_a_wrong_option_is_named(model: str, field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=field):
         VLLMExpertConfig(**({"model": model} | {field: value}))
+
+
+def test_rounding_by_chance_is_for_weights_of_16_bits_alone(model: str) -> None:
+    assert VLLMExpertConfig(model=model, rounding="stochastic").dtype == "bfloat16"
+    with pytest.raises(ValueError, match=r"rounding.*dtype is float32"):
+        VLLMExpertConfig(model=model, rounding="stochastic", dtype="float32")
 
 
 def test_a_chunk_is_as_long_as_its_logits_fit(model: str) -> None:

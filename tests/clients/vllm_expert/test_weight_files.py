@@ -69,3 +69,28 @@ def test_files_that_are_no_adapter_are_refused_by_name(tmp_path: Path) -> None:
 
     with pytest.raises(ServiceFailed, match="p/l0/1"):
         write_weights(offered, changed.model_copy(update={"files": files}), tmp_path)
+
+
+def test_weights_are_rounded_by_chance_to_neighbours_with_the_right_mean(tmp_path: Path) -> None:
+    folder = WeightFolder(tmp_path / "root", "p", VOCAB)
+    # A quarter of the way from one bfloat16 to the next, and numbers that it holds.
+    between = torch.full((64, 256), 1 + 2**-9)
+    own = torch.randn(300).bfloat16().float()
+    weights = {"q": between, "turned": -between, "own": own}
+    manifest = folder.write(weights, "p/l0/1", parent=None, checkpoint=False)
+    offered = OfferedWeights([tmp_path / "root"], VOCAB)
+    offered.offer([manifest])
+
+    found: list[dict[str, torch.Tensor]] = []
+    for _ in range(2):
+        write_weights(offered, manifest, tmp_path, stochastic=True)
+        found.append(load_file(tmp_path / "model.safetensors"))
+
+    first, again = found
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert all(torch.equal(one, one.bfloat16().float()) for one in first.values())
+    assert torch.equal(first["own"], own)
+    for name, sign in (("q", 1), ("turned", -1)):
+        assert set(first[name].unique().tolist()) == {sign * 1.0, sign * (1 + 2**-7)}
+        up = float((first[name] != sign * 1.0).float().mean())
+        assert 0.23 < up < 0.27
