@@ -10,6 +10,7 @@ import pytest
 
 from preceptor_clients.contract.schemas import FeedbackItem, FeedbackQuery, Message, Prompt
 from preceptor_services.feedback.executor import Executor
+from preceptor_services.sandbox.isolation import IsolationFailed
 
 CALL = {
     "mode": "function",
@@ -94,7 +95,8 @@ SEARCHES = {
     "descriptors": "import os\nfound = []\nfor d in range(3, 64):\n"
     " try: os.set_blocking(d, False); found.append(os.read(d, 100_000))\n except OSError: pass",
     "processes": "import os\nfound = []\n"
-    "for p in os.listdir('/proc') if os.path.isdir('/proc') else []:\n"
+    "try: ids = os.listdir('/proc')\nexcept OSError: ids = []\n"
+    "for p in ids:\n"
     " for n in ('environ', 'cmdline'):\n"
     "  try: found.append(open(f'/proc/{p}/{n}', errors='replace').read())\n"
     "  except OSError: pass",
@@ -124,13 +126,21 @@ def asked() -> dict[str, FeedbackQuery]:
     }
 
 
-@pytest.fixture(scope="module")
-def judged() -> Iterator[dict[str, FeedbackItem]]:
+OTHERS = [
+    pytest.param(rung, marks=pytest.mark.gauntlet) for rung in ("bubblewrap", "landlock", "gvisor")
+]
+
+
+@pytest.fixture(scope="module", params=["auto", *OTHERS])
+def judged(request: pytest.FixtureRequest) -> Iterator[dict[str, FeedbackItem]]:
     """The verdicts of all attempts, which share two sandboxes."""
 
     async def judge() -> dict[str, FeedbackItem]:
-        executor = Executor(workers=2, case_cpu_seconds=2.0)
-        await executor.start()
+        executor = Executor(rung=request.param, workers=2, case_cpu_seconds=2.0)
+        try:
+            await executor.start()
+        except IsolationFailed as error:
+            pytest.skip(str(error))
         queries = asked()
         answers = await executor.feedback([*queries.values()])
         await executor.stop()
