@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from preceptor_services.sandbox.command import Command, CommandLimits
@@ -61,3 +64,57 @@ def test_x2_memory_is_limited_in_gvisor_in_every_language() -> None:
     )
 
     assert found.ended_by == "memory", found
+
+
+SPIN = "while True: pass"
+IGNORE = "import signal\nfor n in (2, 15, 24): signal.signal(n, signal.SIG_IGN)\n"
+WRITE_ON = "import os\nwhile True: os.write({}, b'a' * 65536)"
+DAEMON = (
+    "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(600)\nprint('left')\n"
+)
+LARGE = "f = open('f', 'wb')\nwhile True: f.write(b'a' * (1 << 20))"
+
+
+@pytest.mark.gauntlet
+@pytest.mark.skipif(not shutil.which("runsc") or os.geteuid() != 0, reason="needs runsc and root")
+@pytest.mark.parametrize(
+    ("program", "limits", "ended"),
+    [
+        (SPIN, {"cpu_seconds": 1, "timeout_s": 60}, {"cpu_time"}),
+        (IGNORE + SPIN, {"cpu_seconds": 1, "timeout_s": 60}, {"cpu_time", "signal"}),
+        ("import time; time.sleep(600)", {"cpu_seconds": 1, "timeout_s": 5}, {"wall_time"}),
+        (WRITE_ON.format(1), {"output_bytes": 100_000}, {"output"}),
+        (WRITE_ON.format(2), {"output_bytes": 100_000}, {"output"}),
+        (LARGE, {"files_mb": 8}, {"files", "exit"}),
+        ("bytearray(600 << 20)", {"memory_mb": 256}, {"exit"}),
+        ("import os\nwhile True: os.fork()", {"cpu_seconds": 1, "timeout_s": 20}, None),
+        (DAEMON, {}, {"exit"}),
+    ],
+)
+def test_x2_a_limit_ends_a_program_in_gvisor_and_all_its_processes(
+    program: str, limits: dict[str, float], ended: set[str] | None
+) -> None:
+    allowed: dict[str, Any] = {"cpu_seconds": 20, "timeout_s": 60, "processes": 16, **limits}
+    box = open_sandbox("gvisor", slot=0)
+    before = len(psutil.Process().children(recursive=True))
+
+    found = box.execute(Command(files={"main.py": program}), CommandLimits(**allowed))
+
+    assert ended is None or found.ended_by in ended, found
+    assert found.exit_code != 0 or program is DAEMON
+    assert len(found.stdout) <= allowed.get("output_bytes", 1 << 20)
+    assert len(psutil.Process().children(recursive=True)) == before
+
+
+@pytest.mark.gauntlet
+@pytest.mark.skipif(not shutil.which("runsc") or os.geteuid() != 0, reason="needs runsc and root")
+def test_x5_runs_in_gvisor_side_by_side_leave_nothing_to_each_other() -> None:
+    def runs(slot: int) -> list[bytes]:
+        box = open_sandbox("gvisor", slot=slot)
+        program = f"import os\nprint(sorted(os.listdir('.'))[2:], {slot})\nopen('left', 'w')"
+        return [box.execute(Command(files={"main.py": program})).stdout for _ in range(4)]
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(runs, range(4)))
+
+    assert found == [[b"['main.py'] %d\n" % slot] * 4 for slot in range(4)]
