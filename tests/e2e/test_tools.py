@@ -1,4 +1,4 @@
-"""`preceptor train run.toml` with a tool: the student's draft is run, and it reads what came."""
+"""`preceptor train run.toml` on a file of tool calls, with a tool: the student reads what came."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ pytestmark = pytest.mark.e2e
 RUN = """
 [data]
 train = "train.jsonl"
-[feedback]
+format = "tool_use"
+format_options = { system = "" }
+[feedback.sources.read]
 use = "judge.py:judge"
+[feedback.sources.calls]
+use = "tool_calls"
 [[tools]]
 use = "executor"
 mode = "expression"
@@ -43,7 +47,8 @@ def judge(row, response):
 
 
 def test_a_run_with_tool_outputs_in_its_rollouts_trains_from_its_file_alone(tmp_path: Path) -> None:
-    rows = [{"prompt": f"[{i}]->[{i},{i}]"} for i in range(4)]
+    golden = [{"Action": "double", "Action_Input": "{}"}]
+    rows = [{"prompt": f"[{i}]->[{i},{i}]", "golden_answer": golden} for i in range(4)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "judge.py").write_text(JUDGE)
     (tmp_path / "run.toml").write_text(RUN)
