@@ -162,6 +162,7 @@ async def running_stack(
     changed: Callable[[ChildSpec], Sequence[str]] = lambda spec: spec.command,
 ) -> AsyncGenerator[Stack]:
     """A deployment of the mock expert; each process runs the command that `changed` returns."""
+    _show_children_this_folder()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "preceptor.toml").write_text(to_toml(DEPLOYMENT))
@@ -193,6 +194,13 @@ async def running_stack(
             time.sleep(0.3)
             for child in children:
                 child.kill_group()
+
+
+def _show_children_this_folder() -> None:
+    """The mock expert is a module of it."""
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(HERE) not in path:
+        os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (*path, str(HERE)) if part)
 
 
 def _keeps_blobs_in_memory(spec: ChildSpec) -> Sequence[str]:
