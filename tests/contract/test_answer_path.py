@@ -66,6 +66,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One deployment for all tests of this file; its orderly end is checked too."""
     folder = tmp_path_factory.mktemp("up")
     config, ready_file, log = folder / "preceptor.toml", folder / "ready.json", folder / "calls.txt"
+    log.touch()  # the expert's first call may come after the first look
     port = free_port()  # chosen here, because the expert is told where to put late answers
     options = {
         "log": str(log),
