@@ -192,6 +192,19 @@ async def test_a_superseded_judgement_has_its_last_successor_everywhere(judged: 
     assert by == {first: ended, "second": ended, "third": ("standing", None)}
 
 
+async def test_a_successor_of_the_same_answer_counts_once(judged: World) -> None:
+    await judged.trainer.record(Records(rollouts=(rollout_of(judged, "r-b", 1),)))
+    await _ask(judged, "b", text="other")
+    await _answer(judged, [{"score": 0.5}, {"score": 0.25}])
+    first, second = (await judged.trainer.rollouts("r"))[1].feedback
+
+    await _admin(judged).retire_feedback(first.id, "twice", superseded_by=second.id)
+
+    again = await _ask(judged, "later", text="other")
+    assert [(item.id, item.score) for item in again.answer.items] == [(second.id, 0.25)]
+    assert (await judged.trainer.rollouts("r"))[1].score == 0.25
+
+
 async def test_annotators_see_no_retired_judgement(judged: World) -> None:
     await _admin(judged).retire_feedback(await _item(judged), "the tests were wrong")
     intake: Intake = judged.app.state.corrections.intake

@@ -57,17 +57,22 @@ async def find(conn: AsyncConnection, ids: Iterable[str]) -> dict[str, ItemRow]:
 
 
 async def of_answers(conn: AsyncConnection, keys: Iterable[str]) -> dict[str, list[ItemRow]]:
-    """Items that each source's answer consists of, in order; a superseded one's successor."""
+    """Items that each source's answer consists of, in order; a superseded one's successor.
+
+    A successor is there once, also where it is of the same answer or supersedes several of its
+    items.
+    """
     query = (
         select(FeedbackItemRow.answer_key, *_COLUMNS, *_SUCCESSOR)
         .outerjoin(_Successor, _Successor.id == FeedbackItemRow.superseded_by)
         .where(FeedbackItemRow.answer_key.in_(list(keys)))
         .order_by(FeedbackItemRow.answer_key, FeedbackItemRow.ordinal)
     )
-    found: dict[str, list[ItemRow]] = {}
+    found: dict[str, dict[str, ItemRow]] = {}
     for row in await conn.execute(query):
-        found.setdefault(str(row[0]), []).append(_that_counts(row[1:]))
-    return found
+        item = _that_counts(row[1:])
+        found.setdefault(str(row[0]), {})[item.id] = item
+    return {key: list(items.values()) for key, items in found.items()}
 
 
 def _that_counts(row: Sequence[Any]) -> ItemRow:
