@@ -23,7 +23,7 @@ from preceptor_trainer.model.heads.lean import LeanHead
 from preceptor_trainer.model.statistics import Needs
 from preceptor_trainer.model.trunk import padded
 from preceptor_trainer.objectives.distil import DistIL
-from preceptor_trainer.run.export import export, loadable
+from preceptor_trainer.run.export import CannotExport, export, loadable
 from preceptor_trainer.run.standing import Lineage, remember
 
 from ...models.tiny import tiny_model
@@ -166,6 +166,9 @@ def test_an_exported_adapter_version_is_a_plain_model_and_peft_reads_its_folder(
         torch.testing.assert_close(logprobs, wanted, atol=1e-5, rtol=1e-6)
     assert loadable(str(tmp_path), tmp_path) == tmp_path / "merged"
     assert loadable(f"{tmp_path}@0", tmp_path) == tmp_path / "weights/p/l0/0"
+    (tmp_path / "weights/p/l0/0/model.safetensors").unlink()
+    with pytest.raises(CannotExport, match=r"l0/1 is an adapter of .*l0/0, which is not there"):
+        export(str(tmp_path), tmp_path / "again")
 
 
 def test_a_restored_adapter_goes_on_identically(tmp_path: Path, batches: Batches) -> None:

@@ -270,11 +270,19 @@ class AdaptedRun:
 
     async def two_steps(self, *, adapters: bool) -> Publisher:
         publisher = await self.start(self.learner, [], adapters=adapters)
-        for step in (1, 2):
-            changed(self.learner)
-            await publisher.publish(step, self.learner, self.config)
-            await publisher.checkpoint_if_due(step, self.learner, self.config)
+        await self.steps(publisher, self.learner, 1, 2)
         return publisher
+
+    async def steps(self, publisher: Publisher, learner: Learner, first: int, last: int) -> None:
+        for step in range(first, last + 1):
+            changed(learner)
+            await publisher.publish(step, learner, self.config)
+            await publisher.checkpoint_if_due(step, learner, self.config)
+
+    @property
+    def on_disk(self) -> list[str]:
+        root = self.root / "weights"
+        return sorted(str(path.relative_to(root)) for path in root.glob("*/*/[0-9]*"))
 
 
 @pytest.mark.parametrize("adapters", [True, False])
@@ -307,6 +315,25 @@ async def test_adapters_go_on_from_versions_of_either_kind(tmp_path: Path, adapt
     found, wanted = run.folder.read("p/l1/3"), run.learner.weights()
     assert run.gateway.manifests[-1].base == "p/l0/0"
     assert all(torch.equal(found[name], weight) for name, weight in wanted.items())
+
+
+@pytest.mark.parametrize("experts", [True, False])
+async def test_a_killed_run_that_went_on_can_read_each_adapter_that_stays(
+    tmp_path: Path, experts: bool
+) -> None:
+    run = AdaptedRun(tmp_path)
+    run.config = settings(checkpoint_every=2, keep=1, experts=("teacher",) if experts else ())
+    first = await run.start(run.learner, [], adapters=True)
+    await run.steps(first, run.learner, 1, 5)
+    learner = adapted_learner(run.model)
+
+    again = await run.start(learner, ["l0"], adapters=True)
+    assert "p/l0/5" not in run.on_disk
+    assert all(run.folder.read(version) for version in run.on_disk)
+    await run.steps(again, learner, 5, 12)
+
+    assert "p/l1/12" in run.on_disk
+    assert all(run.folder.read(version) for version in run.on_disk)
 
 
 async def test_a_start_that_publishes_whole_versions_names_the_base_of_the_last_one(

@@ -43,6 +43,11 @@ def export(which: str, out: Path) -> Path:
     base = base_folder(source)
     if out.exists():
         raise FileExistsError(f"{out}: exists already; name a folder that is not there")
+    if base is not None and not holds_version(base):
+        raise CannotExport(
+            f"{source} is an adapter of {base}, which is not there; copy that folder back, because "
+            "the adapter alone is no model"
+        )
     if not ((base or source) / "config.json").is_file():
         raise CannotExport(
             f"{source} holds weights alone: it was written by an older release; train at least one "

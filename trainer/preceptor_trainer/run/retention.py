@@ -2,7 +2,7 @@
 
 What is needed:
 
-    the first version              where the run began
+    the first version              where the run began; later ones may be adapters of it
     those of the last checkpoints  to go on, and to take out
     the best one                   where an evaluation recorded it
     the newest ones                experts and samplers load them
