@@ -28,7 +28,7 @@ class VLLMExpertConfig:
     reads_feedback: bool = False
     """Whether the feedback of a query is put into the prompt; else it is left out."""
     template: str = "compact"
-    """`compact`, `papers`, or the path of a Jinja file."""
+    """`compact`, `papers`, `sdpo`, or the path of a Jinja file."""
     weights_roots: tuple[str, ...] = ()
     """Folders under which versions of a policy's weights may lie; none where weights are fixed."""
     dtype: str = "bfloat16"

@@ -54,7 +54,7 @@ class TorchExpertConfig:
     name: str
     """The expert's name in its answers."""
     template: str = "compact"
-    """`compact`, `papers`, or the path of a Jinja file."""
+    """`compact`, `papers`, `sdpo`, or the path of a Jinja file."""
     device: str = "auto"
     """Torch device of the computation; `auto` is the GPU where torch sees one, else the CPU."""
     dtype: Precision

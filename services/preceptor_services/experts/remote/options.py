@@ -22,7 +22,7 @@ class ServerOptions:
     reads_feedback: bool = False
     """Whether the feedback of a query is put into the prompt; else it is left out."""
     template: str = "compact"
-    """`compact`, `papers`, or the path of a Jinja file."""
+    """`compact`, `papers`, `sdpo`, or the path of a Jinja file."""
     max_batch: int = 16
     """Queries in one call."""
     max_concurrency: int = 4
