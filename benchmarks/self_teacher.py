@@ -11,7 +11,7 @@ by teachers that differ in wording and temperature. For each:
     beside    its next-token distribution along the student's attempt, beside the student's
 
 Nothing is trained, and held-out rows are not read. Writes `benchmarks/results/self_teacher.json`.
-The trained runs that go with it are `sdpo, ...` in `multiply-validation.json`.
+The trained run that goes with it is `sdpo, ...` in `multiply-validation.json`.
 
 Dimensions: T positions of an attempt, V vocabulary.
 """
