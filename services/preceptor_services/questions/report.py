@@ -2,7 +2,7 @@
 
 One report has all jobs of one call of a service, and is one blob and one transaction. Each job is
 accepted or refused separately: a job with a stale fence or invalid results does not affect the
-others. Questions without a result fail.
+others. Questions without a result fail. A report that is sent again changes nothing.
 """
 
 from __future__ import annotations
@@ -186,12 +186,14 @@ def _sort_out(
         if job is None:
             error = NotFound(f"no job {report.job_id}", field="job_id")
             refused[report.job_id] = error.problem()
-        elif job.fence != report.fence or job.state != "running":
+        elif job.fence != report.fence:
             stale = f"job {job.id} is {job.state} under fence {job.fence}, not {report.fence}"
             refused[job.id] = StaleFence(stale, field="fence").problem()
-        else:
+        elif job.state == "running":
             # A job that is named twice ends once, with the first of its reports.
             held.setdefault(job.id, report)
+        # Else this report was heard before and its reply was lost: any other end would have
+        # increased the fence. Refused, the job would stay on the stream for a lease.
     return list(held.values()), refused
 
 

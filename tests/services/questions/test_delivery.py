@@ -97,9 +97,24 @@ async def test_the_report_of_an_older_claim_is_refused(world: World) -> None:
         await world.report(slow, [world.result(slow, slow.items[0])])
     await world.report(fast, [world.result(fast, fast.items[0])])
     with pytest.raises(StaleFence):
-        await world.report(fast, [world.result(fast, fast.items[0])])
+        await world.report(slow, [world.result(slow, slow.items[0])])
 
     assert fast.fence == slow.fence + 1
+    assert await _states(world, tickets) == ["done"]
+
+
+async def test_a_report_that_is_sent_again_is_taken_and_changes_nothing(world: World) -> None:
+    tickets = await _ask(world, "a")
+    [returned] = (await world.claim(world.queue.take())).jobs
+    for _ in range(2):  # the reply to the first was lost
+        await world.report(returned, final=False)
+    put_again = world.queue.take()
+    [job] = (await world.claim(put_again)).jobs
+
+    await world.report(job, [world.result(job, job.items[0])])
+    await world.report(job, [ItemResult(answer_key=job.items[0].answer_key, accepted=True)])
+
+    assert put_again == [job.job_id]
     assert await _states(world, tickets) == ["done"]
 
 
