@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -15,6 +16,8 @@ from preceptor_trainer.commands import run_file
 from preceptor_trainer.commands.plan_file import plan_command
 from preceptor_trainer.commands.room import RoomPlan, check_room, plan_of, show
 from preceptor_trainer.commands.run_file import Place, train_file
+from preceptor_trainer.deployment.local import SELF_TEACHER
+from preceptor_trainer.learner.lora import Lora
 from preceptor_trainer.run.needs.disk_plan import DiskPlan
 from preceptor_trainer.run.needs.memory_plan import MemoryPlan, Part
 from preceptor_trainer.runfile.building import Built, build
@@ -138,6 +141,32 @@ def test_a_teacher_on_another_device_takes_none_of_the_memory_there(tmp_path: Pa
     plan = plan_of(replace(built.config, device="cpu"), tmp_path, deployment)
 
     assert set(plan.services) == {"near", "services"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "teacher", "num_versions"),
+    [
+        ({"lora": Lora(rank=2)}, SELF_TEACHER, 2),
+        ({"lora": Lora(rank=2)}, "mine.py:Teacher", 5),
+        ({"lora": Lora(rank=2), "sampler": lambda *_: None}, SELF_TEACHER, 5),
+        ({}, SELF_TEACHER, 5),
+    ],
+)
+def test_versions_are_planned_as_adapters_where_nobody_needs_whole_ones(
+    tmp_path: Path, changes: dict[str, Any], teacher: str, num_versions: int
+) -> None:
+    built = built_of(tmp_path)
+    experts = {"self-teacher": local_service("self-teacher", teacher, {"model": str(STUDENT_DIR)})}
+    deployment = built.deployment.model_copy(update={"experts": experts})
+
+    plan = plan_of(replace(built.config, device="cpu", **changes), tmp_path, deployment)
+
+    # Three steps, and with the first version a teacher's average of it.
+    assert plan.disk.num_versions == num_versions
+    assert plan.disk.num_adapters == 5 - num_versions
+    adapters = plan.disk.num_adapters * plan.disk.adapter_bytes
+    states = plan.disk.num_states * plan.disk.state_bytes
+    assert plan.disk.most_bytes == num_versions * plan.disk.version_bytes + adapters + states
 
 
 def test_teachers_behind_another_gateway_take_no_memory_here(

@@ -28,7 +28,7 @@ from preceptor_trainer.collect.student import Student
 from preceptor_trainer.learner.learner import Learner, OptimiserConfig
 from preceptor_trainer.learner.lora import Lora, add_adapter
 from preceptor_trainer.learner.policy import WeightFolder
-from preceptor_trainer.model.shape import Shape
+from preceptor_trainer.model.shape import Shape, shape_of
 from preceptor_trainer.model.weights import take_weights
 from preceptor_trainer.run.adapter_publishes import adapters_suffice
 from preceptor_trainer.run.checkpoint import checkpoints
@@ -334,6 +334,24 @@ async def test_a_killed_run_that_went_on_can_read_each_adapter_that_stays(
 
     assert "p/l1/12" in run.on_disk
     assert all(run.folder.read(version) for version in run.on_disk)
+
+
+async def test_a_run_of_adapters_keeps_no_more_on_disk_than_is_planned(tmp_path: Path) -> None:
+    run, most = AdaptedRun(tmp_path), 0
+    run.config = settings(checkpoint_every=3, lora=Lora(rank=2, targets=("q_proj",)))
+    plan = disk_plan(run.config, shape_of(run.model), tmp_path, adapters=True)
+    publisher = await run.start(run.learner, [], adapters=True)
+
+    for step in range(1, 13):
+        await publisher.publish(step, run.learner, run.config)
+        sizes = [path.stat().st_size for path in (tmp_path / "weights").rglob("adapter_model.*")]
+        most = max(most, len(sizes))
+        # The tensors, and the file's list of them.
+        assert all(0 < size - plan.adapter_bytes < 1000 for size in sizes)
+        await publisher.checkpoint_if_due(step, run.learner, run.config)
+
+    assert plan.num_adapters - 1 <= most <= plan.num_adapters
+    assert plan.num_versions == len([*(tmp_path / "weights").rglob("model.safetensors")])
 
 
 async def test_a_start_that_publishes_whole_versions_names_the_base_of_the_last_one(

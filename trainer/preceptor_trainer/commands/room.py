@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,10 +31,12 @@ from preceptor_trainer.run.needs.memory_plan import (
 )
 from preceptor_trainer.runfile.building import Built
 from preceptor_trainer.runfile.schema import RunFile
-from preceptor_trainer.runfile.teachers import LARGER_MODEL
+from preceptor_trainer.runfile.teachers import ALIGNING, LARGER_MODEL, OPENAI_SERVER, PEOPLE
 
 _SERVICES_BYTES: Final = 400_000_000
 """Gateway, broker and dispatcher, and the processes that judge."""
+_NEED_NO_WHOLE_VERSIONS: Final = {SELF_TEACHER, LARGER_MODEL, PEOPLE, OPENAI_SERVER, ALIGNING}
+"""Experts that take adapters, or load no versions."""
 _VERSIONS_KEPT: Final = 4
 """What a self-teacher keeps by default, beside its model and the first weights."""
 
@@ -79,10 +82,20 @@ def plan_of(config: RunConfig, run_dir: Path, deployment: Deployment | None = No
         run_dir=run_dir,
         memory=memory_plan(config),
         services={name: size for name, size in services.items() if size},
-        disk=disk_plan(config, shape_of(config.model), run_dir),
+        disk=disk_plan(
+            config, shape_of(config.model), run_dir, adapters=_adapters_suffice(config, experts)
+        ),
         whole_bytes=memory_bytes(device),
         free_bytes=free_memory_bytes(device),
     )
+
+
+def _adapters_suffice(config: RunConfig, experts: Mapping[str, DeployedService]) -> bool:
+    """What `adapter_publishes.py` will find, as far as it is known before services run."""
+    if config.lora is None or config.sampler is not None:
+        return False
+    asked = [experts.get(use.name) for use in config.experts]
+    return all(one is not None and one.use in _NEED_NO_WHOLE_VERSIONS for one in asked)
 
 
 def _is_on(device: torch.device, service: DeployedService) -> bool:
@@ -197,6 +210,10 @@ def _disk_table(plan: RoomPlan) -> Table:
     table.add_row(
         "weights of a step", gigabytes(disk.version_bytes), f"at most {disk.num_versions}"
     )
+    if disk.num_adapters:
+        table.add_row(
+            "adapter of a step", gigabytes(disk.adapter_bytes), f"at most {disk.num_adapters}"
+        )
     table.add_row(
         "state of a checkpoint",
         gigabytes(disk.state_bytes),

@@ -22,22 +22,27 @@ class DiskPlan:
     """What the run's folder will hold."""
 
     version_bytes: int
-    """The weights of one step."""
+    """All weights of the model."""
     state_bytes: int
     """The optimiser's state of one checkpoint."""
     num_versions: int
-    """Most versions at a time."""
+    """Most whole versions at a time, averages among them."""
     num_states: int
     """Most checkpoints at a time: one is written before the oldest goes."""
     there_bytes: int
     """What the folder holds of them already."""
     free_bytes: int
     """Room where the folder is."""
+    adapter_bytes: int = 0
+    """A version that is an adapter alone."""
+    num_adapters: int = 0
+    """Most of these at a time."""
 
     @property
     def most_bytes(self) -> int:
         """What all of it takes."""
-        return self.num_versions * self.version_bytes + self.num_states * self.state_bytes
+        versions = self.num_versions * self.version_bytes + self.num_adapters * self.adapter_bytes
+        return versions + self.num_states * self.state_bytes
 
     @property
     def missing_bytes(self) -> int:
@@ -45,8 +50,17 @@ class DiskPlan:
         return max(0, self.most_bytes - self.there_bytes - self.free_bytes)
 
 
-def disk_plan(config: RunConfig, shape: Shape, run_dir: Path) -> DiskPlan:
-    """The plan of a run in `run_dir`."""
+def disk_plan(
+    config: RunConfig, shape: Shape, run_dir: Path, *, adapters: bool = False
+) -> DiskPlan:
+    """The plan of a run in `run_dir`.
+
+    Args:
+        config: The run.
+        shape: Of its model.
+        run_dir: Its folder, which need not exist.
+        adapters: Whether versions after the first are an adapter alone.
+    """
     version = 4 * shape.num_parameters
     trained = num_trained(config, shape)
     adapter = 0 if config.lora is None else 4 * trained
@@ -61,12 +75,15 @@ def disk_plan(config: RunConfig, shape: Shape, run_dir: Path) -> DiskPlan:
     num_versions = min(config.steps + 1, num_versions)
     # Teachers store their average beside a checkpoint's version.
     averages = kept + 1 if config.experts else 0
+    num_adapters = num_versions - 1 if adapters else 0
     there = [run_dir / "weights", run_dir / "checkpoints"]
     return DiskPlan(
         version_bytes=version,
         state_bytes=8 * trained + adapter,
-        num_versions=num_versions + averages,
+        num_versions=num_versions - num_adapters + averages,
         num_states=kept + 1,
         there_bytes=sum(folder_bytes(folder) for folder in there if folder.exists()),
         free_bytes=free_disk_bytes(run_dir),
+        adapter_bytes=adapter,
+        num_adapters=num_adapters,
     )
