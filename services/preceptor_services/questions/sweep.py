@@ -137,9 +137,15 @@ class Sweeper:
             missing = bool(await jobs.never_put(conn))
             standing = await jobs.count_standing(conn, now - _FRESH_S)
         try:
-            short = {s for s, n in standing.items() if await self._queue.depth(s) < n}
+            depths = {service: await self._queue.depth(service) for service in standing}
         except PreceptorError:
             return  # The broker is down: there is nothing to compare with.
+        short = {service for service, depth in depths.items() if depth < standing[service]}
+        if short:
+            # Counted again: jobs that ended meanwhile have left the stream.
+            async with self._database.read() as conn:
+                standing = await jobs.count_standing(conn, now - _FRESH_S)
+            short = {service for service in short if depths[service] < standing.get(service, 0)}
         lost, self._short = short & self._short, short
         if missing or lost:
             await self._put_again(sorted(lost), now)

@@ -449,6 +449,28 @@ async def test_jobs_that_stand_on_the_stream_are_not_put_twice(
     assert len(world.queue.entries) == 1
 
 
+async def test_jobs_that_end_while_they_are_counted_are_no_loss_of_the_broker(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("preceptor_services.questions.sweep._FRESH_S", -1.0)
+    asked = [world.submission(f"k{n}", (1, 2 + n), group_id=f"g{n}") for n in range(3)]
+    await world.trainer.submit_logprobs("uniform", asked)
+    depth = world.queue.depth
+
+    async def depth_after_work(service: str) -> int:
+        standing = world.queue.entries[1:]
+        world.queue.entries = world.queue.entries[:1]
+        await world.work()
+        world.queue.entries += standing
+        return await depth(service)
+
+    monkeypatch.setattr(world.queue, "depth", depth_after_work)
+    for _ in range(2):
+        await world.app.state.questions.sweeper.reconcile()
+
+    assert len(world.queue.entries) == 1
+
+
 # ---------------------------------------------------------------- the registry
 
 
