@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from preceptor_clients.sdk.templates import COMPACT, PAPERS, SDPO
 from preceptor_trainer.data.formats.named import format_names
 from preceptor_trainer.run.config import RunConfig
 from reference import commands, configuration, errors, http_api
@@ -182,3 +183,16 @@ def test_every_route_and_message_is_there(page, document):
         assert all(f"`{p['name']}`" in text for p in operation.get("parameters", []))
     for name in document["components"]["schemas"]:
         assert f"### `{name}`" in text
+
+
+def test_every_option_that_takes_a_template_names_every_template():
+    shown = [
+        cells[-1]
+        for page in ("reference/services.md", "reference/run-file.md")
+        for address, cells in rows(page).items()
+        if address.endswith("-template") and "Jinja" in cells[-1]
+    ]
+
+    assert len(shown) > 5
+    for template in (COMPACT, PAPERS, SDPO):
+        assert all(f"`{template.name}`" in text for text in shown)

@@ -15,6 +15,7 @@ from preceptor_trainer.commands.run import train_command
 from preceptor_trainer.commands.run_file import FILE_SETTINGS
 from preceptor_trainer.run.config import describe
 from preceptor_trainer.run.standing import CONFIG_FILE, Lineage, remember
+from preceptor_trainer.runfile import students
 from preceptor_trainer.runfile.building import build
 from preceptor_trainer.runfile.reading import read_run_file
 from preceptor_trainer.runfile.schema import settings_of
@@ -112,6 +113,28 @@ def test_a_run_goes_on_with_the_file_that_it_was_begun_with_alone(example: Path)
     assert code == 1
     assert "teacher.self.ema: begun with 0.05, now 0.5" in said
     assert "--set teacher.self.ema=0.5 --set run.name=run-2" in said
+
+
+def test_a_run_goes_on_with_the_commit_of_its_model_though_the_branch_has_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshots = tmp_path / "models--org--tiny" / "snapshots"
+    snapshots.mkdir(parents=True)
+    for commit in ("old", "new"):
+        (snapshots / commit).symlink_to(STUDENT_DIR)
+    commits = {"org/tiny": "old", "org/tiny@old": "old"}
+
+    def fetched(name: str) -> Path:
+        return snapshots / commits[name]
+
+    monkeypatch.setattr(students, "fetch_model", fetched)
+    run("init", tmp_path, "--model", "org/tiny")
+    begin(tmp_path)
+    commits["org/tiny"] = "new"
+
+    said = run("train", tmp_path / "run.toml", "--extend", "5")[1]
+
+    assert "it is not finished yet" in said, "nothing but the steps was refused"
 
 
 def test_changed_data_is_another_run(example: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from preceptor_trainer.data.hub import HubName, hub_name
+from preceptor_trainer.data.hub import HubName, at_commit, hub_name
 
 from ...own_model import hub
 
@@ -110,3 +110,18 @@ def test_a_data_set_that_is_not_there_is_refused(found: dict[str, Any]) -> None:
 )
 def test_what_can_be_a_name_of_the_hub(text: str, name: HubName | None) -> None:
     assert hub_name(text) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("org/name", "org/name@c0ffee"),
+        ("org/name@main", "org/name@c0ffee"),
+        ("org/other", "org/other"),
+        ("../org/name", "../org/name"),
+    ],
+)
+def test_a_fetched_folder_names_the_commit_of_its_own_model_alone(text: str, name: str) -> None:
+    fetched = Path("hub/models--org--name/snapshots/c0ffee")
+
+    assert at_commit(text, fetched) == name

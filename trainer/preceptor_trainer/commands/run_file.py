@@ -19,6 +19,7 @@ from preceptor_clients.kit.files import write_whole
 from preceptor_trainer.commands.going_on import Start, prepared, told_how_to_go_on
 from preceptor_trainer.commands.room import check_room, plan_of, services_here
 from preceptor_trainer.commands.training import beside, said_of, show, train, trainer_key
+from preceptor_trainer.data.hub import at_commit
 from preceptor_trainer.deployment.failures import say
 from preceptor_trainer.deployment.local import LocalDeployment
 from preceptor_trainer.run.standing import OtherSettings, Standing, differences
@@ -65,7 +66,8 @@ def train_file(path: Path, settings: Sequence[str], place: Place, extend: int | 
         start = _start(path, settings, place, run_dir)
         with told_how_to_go_on(start):
             _check_file(run_dir, run_file)
-        built = build(run_file, path.resolve().parent, name=name, run_dir=run_dir)
+        as_begun = _with_commit(run_file, run_dir)
+        built = build(as_begun, path.resolve().parent, name=name, run_dir=run_dir)
     planned = prepared(start, built.config, extend)
     write_whole(run_dir / FILE_SETTINGS, json.dumps(settings_of(run_file), indent=1) + "\n")
     _announce(console, run_dir, built, run_file)
@@ -135,6 +137,15 @@ def _check_file(run_dir: Path, run_file: RunFile) -> None:
     changed = [difference for difference in found if difference.name not in _MAY_CHANGE]
     if changed:
         raise OtherSettings(run_dir, changed, begun)
+
+
+def _with_commit(run_file: RunFile, run_dir: Path) -> RunFile:
+    """The file with the commit of its model that the run was begun with: a branch moves on."""
+    begun, path = Standing.read(run_dir).begun, run_file.model.path
+    if begun is None or path is None or not (run_dir / FILE_SETTINGS).exists():
+        return run_file
+    model = run_file.model.model_copy(update={"path": at_commit(path, Path(begun["model"]))})
+    return run_file.model_copy(update={"model": model})
 
 
 def _announce(console: Console, run_dir: Path, built: Built, run_file: RunFile) -> None:

@@ -27,6 +27,17 @@ def hub_name(text: str) -> HubName | None:
     return None if found is None else HubName(found["repo"], found["revision"])
 
 
+def at_commit(text: str, fetched: Path) -> str:
+    """The name in `text` with the commit that `fetch_model` once put into the folder `fetched`.
+
+    `text` itself where the folder is none of that repository.
+    """
+    name = hub_name(text)
+    if name is None or fetched.parent.parent.name != f"models--{name.repo.replace('/', '--')}":
+        return text
+    return f"{name.repo}@{fetched.name}"
+
+
 def fetch_model(text: str) -> Path:
     """The folder of a model of the hub, fetched once for each commit.
 
