@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from preceptor_clients.contract.errors import ServiceFailed
+from preceptor_clients.contract.errors import Invalid, ServiceFailed
 from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.sdk.adapters import AdapterConfig, tensor_names
 from preceptor_clients.sdk.offered_weights import OfferedWeights
@@ -46,6 +46,20 @@ def test_an_adapter_is_merged_with_its_base_and_a_whole_version_stays(tmp_path: 
         assert found.keys() == wanted.keys()
         for name, weight in wanted.items():
             torch.testing.assert_close(found[name], weight, rtol=1e-6, atol=1e-7)
+
+
+def test_a_service_without_adapters_takes_none_also_as_the_ancestor_of_a_whole_version(
+    tmp_path: Path,
+) -> None:
+    base, changed = published(tmp_path / "root")
+    later = base.model_copy(update={"version": "p/l1/2", "parent": changed.version})
+    offered = OfferedWeights([tmp_path / "root"], VOCAB)
+
+    with pytest.raises(Invalid, match="takes whole versions, no adapters") as refused:
+        offered.offer([base, changed, later])
+
+    assert refused.value.errors[0].field == "manifests[1].base"
+    assert offered.get(base.version) is None
 
 
 def test_other_bytes_than_were_offered_are_refused(tmp_path: Path) -> None:
