@@ -24,6 +24,9 @@ LEAST_BODY_BYTES: Final = 64 << 10
 """In each window a body ends, or at least this much of it arrives."""
 _SECOND_LOOK_S: Final = 0.25
 """A loop that was blocked runs its timers before it reads what has arrived meanwhile."""
+LINGER_S: Final = 2.0
+"""How long a refused caller may go on sending. The kernel answers bytes for a closed socket with a
+reset, which takes the refusal away from a caller that has not read it yet."""
 _SLOW_HEAD: Final = RequestTimeout(f"no whole request head came within {HEAD_S:g} seconds")
 _SLOW_BODY: Final = RequestTimeout(
     f"the body came too slowly: within {BODY_WINDOW_S:g} seconds neither its end nor "
@@ -56,6 +59,8 @@ def _bounded(base: Any) -> Any:
         """Bytes of the head so far; None while a body or a reply is under way."""
         _num_headers = 0
         _body = False
+        _refused = False
+        """Whether what still arrives is dropped."""
 
         def connection_made(self, transport: Any) -> None:
             base.connection_made(self, transport)
@@ -66,13 +71,15 @@ def _bounded(base: Any) -> Any:
             base.connection_lost(self, exc)
 
         def data_received(self, data: bytes) -> None:
+            if self._refused:
+                return
             if self._head is None and not self._body and self._idle():
                 self._head, self._num_headers = 0, 0
                 self._wait(HEAD_S)
             elif self._body:
                 self._arrived += len(data)
             base.data_received(self, data)
-            if self._head is not None:
+            if self._head is not None and not self._refused:
                 self._head += len(data)
                 if self._head > MAX_HEAD_BYTES:
                     self._refuse(_TOO_LARGE)
@@ -89,16 +96,20 @@ def _bounded(base: Any) -> Any:
             base.on_header(self, name, value)
 
         def on_headers_complete(self) -> None:
+            if self._refused:
+                return
             self._head, self._body = None, True
             self._open_window()
             if not self.transport.is_closing():
                 base.on_headers_complete(self)
 
         def on_body(self, body: bytes) -> None:
-            if self.cycle is not None:
+            if self.cycle is not None and not self._refused:
                 base.on_body(self, body)
 
         def on_message_complete(self) -> None:
+            if self._refused:
+                return
             self._body = False
             self._wait(None)
             if self.cycle is not None:
@@ -129,11 +140,19 @@ def _bounded(base: Any) -> Any:
                 self._refuse(_SLOW_BODY)
 
         def _refuse(self, error: PreceptorError) -> None:
-            if self.transport.is_closing():
+            if self._refused or self.transport.is_closing():
                 return
-            if self._may_answer():
-                self.transport.write(_rendered(error))
-            self.transport.close()
+            self._refused = True
+            if not (self._may_answer() and self.transport.can_write_eof()):
+                self.transport.close()
+                return
+            if self.cycle is not None:
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+            self.transport.write(_rendered(error))
+            self.transport.write_eof()
+            self._wait(None)
+            self._timer = self.loop.call_later(LINGER_S, self.transport.close)
 
         def _may_answer(self) -> bool:
             """Whether no reply is under way, which a second one would corrupt."""

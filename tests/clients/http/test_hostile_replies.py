@@ -29,7 +29,7 @@ from preceptor_clients.contract.schemas import (
     ServiceInfo,
     ServiceLimits,
 )
-from preceptor_clients.http.connection import NO_RETRY, HttpClient
+from preceptor_clients.http.connection import NO_RETRY, HttpClient, RetryPolicy
 from preceptor_clients.http.service import ServiceClient
 
 Reply = Callable[[httpx.Request], httpx.Response]
@@ -77,9 +77,11 @@ async def test_a_declaration_that_cannot_be_meant_is_a_failed_service(declared: 
 )
 async def test_any_retry_after_can_be_kept(value: str) -> None:
     headers = [(b"retry-after", value.encode())]
-    async with client_of(lambda _: httpx.Response(429, headers=headers)) as client:
+    reply = httpx.MockTransport(lambda _: httpx.Response(429, headers=headers))
+    too_late = RetryPolicy(first_delay_s=300, max_delay_s=300)
+    async with ServiceClient("http://e", retry=too_late, transport=reply) as client:
         with pytest.raises(QueueFull) as refused:
-            await client.info(timeout_s=0.3)
+            await client.info(timeout_s=60)
 
     wait_s = refused.value.retry_after_s
     assert wait_s is None or 0 <= wait_s <= 86_400
