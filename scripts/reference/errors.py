@@ -61,6 +61,10 @@ ADVICE = {
     "cancelled": "Nothing; ask again if the answer is wanted after all.",
     "too-large": "Send less at a time, or raise `[gateway] max_body_bytes`.",
     "unsupported-media-type": "Set `Content-Type` to `application/json` or the frame's type.",
+    "dispatcher-stopped": (
+        "Wait. The question goes to another dispatcher, or to the same one once it is started. If "
+        "no dispatcher runs for the service, start one."
+    ),
     "weights-not-here": (
         "Wait. The dispatcher hands the service the version's manifest and asks again."
     ),

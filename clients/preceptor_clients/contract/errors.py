@@ -256,6 +256,10 @@ class ServiceUnavailable(PreceptorError):
     retryable = True
 
 
+class DispatcherStopped(ServiceUnavailable):
+    code, title = "dispatcher-stopped", "The dispatcher was stopped before the service answered"
+
+
 class DeadlineExceeded(PreceptorError):
     status, code, title = 504, "deadline-exceeded", "The deadline passed"
 

@@ -15,9 +15,9 @@ from typing import Final
 
 from preceptor_clients.contract.errors import (
     DeadlineExceeded,
+    DispatcherStopped,
     PreceptorError,
     ServiceFailed,
-    ServiceUnavailable,
 )
 from preceptor_clients.contract.schemas import ServiceInfo
 from preceptor_clients.kit import request_ids, tracing
@@ -28,7 +28,7 @@ from preceptor_services.dispatcher.reporting import HeldJob, Reporter
 from preceptor_services.jobs.messages import ItemResult
 from preceptor_services.jobs.roles import question_of_kind
 
-STOPPING: Final = ServiceUnavailable("the dispatcher is stopping").problem()
+STOPPING: Final = DispatcherStopped("the dispatcher is stopping").problem()
 _TOO_LATE: Final = DeadlineExceeded("the deadline passed before the service was called").problem()
 _log = logging.getLogger("preceptor.dispatcher")
 

@@ -9,8 +9,11 @@ from typing import Final, Protocol
 from preceptor_clients.contract.errors import PreceptorError
 from preceptor_services.jobs.streams import Entry
 
-MAX_DELIVERIES: Final = 3
-"""A job fails after so many deliveries without a result."""
+MAX_FAILURES: Final = 3
+"""A job is given up after so many deliveries that dispatchers reported as failed."""
+MAX_CLAIMS: Final = 6
+"""And after so many deliveries in all: what kills its dispatcher is reported by nobody. More than
+`MAX_FAILURES`, since dispatchers are also killed by what has nothing to do with their jobs."""
 _log = logging.getLogger("preceptor.gateway")
 
 

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from preceptor_clients.contract.errors import NotFound, ProblemDetails, ServiceFailed
 from preceptor_clients.contract.schemas import FeedbackQuery
 from preceptor_services.jobs.messages import ClaimedItem, ClaimedJob, ClaimedJobs, ClaimRequest
-from preceptor_services.jobs.queue import MAX_DELIVERIES
+from preceptor_services.jobs.queue import MAX_CLAIMS
 from preceptor_services.jobs.roles import question_of_kind
 from preceptor_services.kit.blobs import BlobDamaged, BlobStore
 from preceptor_services.kit.clock import Clock
@@ -54,8 +54,8 @@ class JobClaims:
         ids = list(dict.fromkeys(request.job_ids))
         async with self.database.write() as conn:
             claimed = await jobs.claim(conn, ids, now)
-            settled = await _bury(conn, [job for job in claimed if job.attempts > MAX_DELIVERIES])
-            alive = {job.id: job for job in claimed if job.attempts <= MAX_DELIVERIES}
+            settled = await _bury(conn, [job for job in claimed if job.attempts > MAX_CLAIMS])
+            alive = {job.id: job for job in claimed if job.attempts <= MAX_CLAIMS}
             wanted = await answers.wanted(conn, list(alive), now) if alive else []
             given = {question.job_id for question in wanted}
             await jobs.drop_unwanted(conn, [job_id for job_id in alive if job_id not in given])
@@ -138,7 +138,7 @@ async def _bury(conn: Connection, spent: Sequence[JobRow]) -> list[Settled]:
 
 def _gave_up(job: JobRow) -> ProblemDetails:
     last = "" if job.reason is None else f"; the last reason: {job.reason.get('detail')}"
-    return ServiceFailed(f"failed after {MAX_DELIVERIES} deliveries{last}").problem()
+    return ServiceFailed(f"failed after {MAX_CLAIMS} deliveries{last}").problem()
 
 
 def _attempt_row(job: JobRow, dispatcher: str, now: float) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class DeadLetters:
         )
 
     async def replay(self, job_id: str) -> Replayed:
-        """Queues a dead job again, with three deliveries; its failed tickets are live again.
+        """Queues a dead job again, as if for the first time; its failed tickets are live again.
 
         Raises:
             NotFound: there is no such job.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from preceptor_clients.contract.errors import (
+    DispatcherStopped,
     Invalid,
     NotFound,
     ProblemDetails,
@@ -28,7 +29,7 @@ from preceptor_services.jobs.messages import (
     ReportReply,
     ReportRequest,
 )
-from preceptor_services.jobs.queue import MAX_DELIVERIES, JobQueue
+from preceptor_services.jobs.queue import MAX_FAILURES, JobQueue
 from preceptor_services.kit.array_blobs import Written
 from preceptor_services.kit.clock import Clock
 from preceptor_services.kit.metrics import Metrics
@@ -70,7 +71,9 @@ class JobReports:
             evidence = await self._evidence(conn, held, pack, now, request.latency_ms)
             acceptance = Acceptance()
             taken = _accept_all(acceptance, evidence, held, rows, refused)
-            ends = [_end(report, rows[report.job_id]) for report in taken]
+            given_back = [report.job_id for report in taken if not report.final]
+            failures = await jobs.count_failures(conn, given_back) if given_back else {}
+            ends = [_end(report, failures.get(report.job_id, 0)) for report in taken]
             for report, (job_id, state, _) in zip(taken, ends, strict=True):
                 if state != "queued":
                     acceptance.fail(
@@ -216,12 +219,25 @@ def _accept_all(
     return taken
 
 
-def _end(report: JobReport, job: JobRow) -> tuple[str, str, dict[str, Any] | None]:
-    """The job, its new state (done, queued again or dead) and the reason."""
+def _end(report: JobReport, failures: int) -> tuple[str, str, dict[str, Any] | None]:
+    """The job, its new state (done, queued again or dead) and the reason.
+
+    Args:
+        report: An accepted one.
+        failures: Of this job, before this report.
+    """
     if report.final:
-        return job.id, "done", None
-    dead = job.attempts >= MAX_DELIVERIES
-    return job.id, "dead" if dead else "queued", document(report.reason or _NO_REASON)
+        return report.job_id, "done", None
+    dead = failures + 1 >= MAX_FAILURES and _outcome(report) == jobs.GIVEN_BACK
+    return report.job_id, "dead" if dead else "queued", document(report.reason or _NO_REASON)
+
+
+def _outcome(report: JobReport) -> str:
+    """How the delivery ended."""
+    if report.final:
+        return "done"
+    reason = report.reason or _NO_REASON
+    return "stopped" if reason.code == DispatcherStopped.code else jobs.GIVEN_BACK
 
 
 def _silence(report: JobReport, dispatcher: str) -> ProblemDetails:
@@ -236,7 +252,7 @@ def _ended(report: JobReport, request: ReportRequest, now: float) -> dict[str, A
         "job_id": report.job_id,
         "fence": report.fence,
         "ended_at": now,
-        "outcome": "done" if report.final else "given back",
+        "outcome": _outcome(report),
         "latency_ms": request.latency_ms,
         "reason": None if report.reason is None else document(report.reason),
     }

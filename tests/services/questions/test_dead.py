@@ -62,15 +62,30 @@ async def test_R6_a_replayed_job_is_answered_and_its_tickets_are_done(world: Wor
     assert await _dead(world) == []
 
 
-async def test_R6_a_replayed_job_has_three_deliveries_again(world: World) -> None:
+async def test_R6_a_replayed_job_has_all_its_deliveries_again(world: World) -> None:
+    await _give_up(world, "a")
+    for _ in range(2):
+        [job] = await _dead(world)
+        await _replay(world, job.job_id)
+        job_ids = world.queue.take()
+        given = [len((await world.claim(job_ids)).jobs) for _ in range(7)]
+
+        assert given == [1] * 6 + [0]
+
+
+async def test_R6_a_replayed_job_has_all_its_failures_again(world: World) -> None:
     await _give_up(world, "a")
     [job] = await _dead(world)
     await _replay(world, job.job_id)
+    [job_id] = world.queue.take()
 
-    job_ids = world.queue.take()
-    given = [len((await world.claim(job_ids)).jobs) for _ in range(4)]
+    queued = []
+    for _ in range(3):
+        [claimed] = (await world.claim([job_id])).jobs
+        await world.report(claimed, [], final=False, reason=ServiceUnavailable("again").problem())
+        queued.append(world.queue.take())
 
-    assert given == [1, 1, 1, 0]
+    assert queued == [[job_id], [job_id], []]
 
 
 async def test_R6_what_is_not_dead_or_not_wanted_any_more_is_not_replayed(world: World) -> None:

@@ -25,6 +25,7 @@ from preceptor_clients.contract.schemas import (
     PrefixAnswer,
     PrefixSubmission,
 )
+from preceptor_services.dispatcher.calls import STOPPING
 from preceptor_services.jobs.messages import ClaimedJobs, ClaimRequest, ItemResult
 from preceptor_services.registry.services import ServiceEntry
 
@@ -130,7 +131,7 @@ async def test_a_finished_job_is_dropped_when_it_is_claimed_again(world: World) 
     assert claims.dropped == (*job_ids, "j-unknown")
 
 
-async def test_a_job_given_back_is_queued_again_and_dead_after_three_deliveries(
+async def test_a_job_given_back_is_queued_again_and_dead_after_three_failures(
     world: World,
 ) -> None:
     tickets = await _ask(world, "a")
@@ -147,20 +148,49 @@ async def test_a_job_given_back_is_queued_again_and_dead_after_three_deliveries(
     assert outcome.problem.detail == "connection refused"
 
 
-async def test_a_job_that_kills_its_dispatchers_is_dead_after_three_deliveries(
+async def test_a_job_whose_dispatchers_were_killed_three_times_still_has_three_failures(
+    world: World,
+) -> None:
+    await _ask(world, "a")
+    [job_id] = world.queue.take()
+    reason = ProblemDetails(status=503, code="unavailable", detail="connection refused")
+
+    for _ in range(3):
+        await world.claim([job_id])
+    queued = []
+    for _ in range(3):
+        [job] = (await world.claim([job_id])).jobs
+        await world.report(job, final=False, reason=reason)
+        queued.append(world.queue.take())
+
+    assert queued == [[job_id], [job_id], []]
+
+
+async def test_dispatchers_that_stop_do_not_use_up_the_failures_of_a_job(world: World) -> None:
+    await _ask(world, "a")
+    [job_id] = world.queue.take()
+
+    for _ in range(5):
+        [job] = (await world.claim([job_id])).jobs
+        await world.report(job, final=False, reason=STOPPING)
+
+        assert world.queue.take() == [job_id]
+
+
+async def test_a_job_that_kills_its_dispatchers_is_dead_after_six_deliveries(
     world: World,
 ) -> None:
     tickets = await _ask(world, "a")
     job_ids = world.queue.take()
 
-    for _ in range(3):
+    for _ in range(6):
         assert len((await world.claim(job_ids)).jobs) == 1
     last = await world.claim(job_ids)
     [outcome] = await world.trainer.collect_logprobs(tickets)
 
     assert last.dropped == tuple(job_ids)
     assert outcome.ticket.state == "failed"
-    assert "3 deliveries" in outcome.problem.detail
+    assert "6 deliveries" in outcome.problem.detail
 
 
 async def test_a_failed_question_is_asked_anew_under_a_new_key(world: World) -> None:

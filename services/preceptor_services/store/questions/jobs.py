@@ -12,6 +12,8 @@ from preceptor_services.store.prepared import Prepared
 from preceptor_services.store.tables.questions import AnswerRow, Job, JobAttempt
 
 UNFINISHED: Final = ("queued", "running")
+GIVEN_BACK: Final = "given back"
+"""The outcome of a delivery that its dispatcher reported as failed."""
 
 
 class JobRow(NamedTuple):
@@ -76,6 +78,18 @@ _END_ATTEMPTS: Final = Prepared(
     .where(JobAttempt.job_id == bindparam("b_job_id"), JobAttempt.fence == bindparam("b_fence"))
     .values(**{name: bindparam(f"b_{name}") for name in _END})
 )
+_COUNT_FAILURES: Final = Prepared(
+    select(JobAttempt.job_id, func.count())
+    .join(Job, Job.id == JobAttempt.job_id)
+    .where(
+        Job.id.in_(bindparam("ids")),
+        JobAttempt.outcome == GIVEN_BACK,
+        # Those since the job was replayed: each delivery increases both numbers, a replay sets
+        # `attempts` to 0.
+        JobAttempt.fence > Job.fence - Job.attempts,
+    )
+    .group_by(JobAttempt.job_id)
+)
 _SET_STATES: Final = Prepared(
     update(Job)
     .where(Job.id == bindparam("b_id"))
@@ -131,6 +145,11 @@ async def end_attempts(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) ->
     if rows:
         named = [{f"b_{name}": value for name, value in row.items()} for row in rows]
         await _END_ATTEMPTS.many(conn, named)
+
+
+async def count_failures(conn: AsyncConnection, job_ids: Sequence[str]) -> dict[str, int]:
+    """Deliveries that were reported as failed, of those of the jobs that have any."""
+    return {row[0]: row[1] for row in await _COUNT_FAILURES.rows(conn, {"ids": list(job_ids)})}
 
 
 async def set_states(
