@@ -63,7 +63,11 @@ def _attempts(world: dict[str, Any]) -> dict[str, list[Callable[[], str | None]]
             lambda: _connects(socket.AF_UNIX, "\0" + world["abstract"]),
         ],
         "processes": [lambda: _signals(world["pid"])],
-        "privileges": [_becomes_root, _may_gain_privileges],
+        "privileges": [
+            lambda: _becomes_root(may_be_user_0=world["may_be_user_0"]),
+            _has_a_capability,
+            _may_gain_privileges,
+        ],
         "system calls": [lambda name=name: _calls(name) for name in _KERNEL_CALLS],
         "limits": [_raises_limits, lambda: _takes_memory(world["memory_mb"])],
     }
@@ -97,11 +101,20 @@ def _signals(pid: int) -> str:
     return f"it may signal the process {pid}"
 
 
-def _becomes_root() -> str | None:
+def _becomes_root(*, may_be_user_0: bool) -> str | None:
     if os.getuid() == 0:
-        return "it runs as root"
+        return None if may_be_user_0 else "it runs as root"
     os.setuid(0)
     return "it becomes root"
+
+
+def _has_a_capability() -> str | None:
+    header = struct.pack("<II", 0x20080522, 0)  # version 3, this process
+    sets = ctypes.create_string_buffer(24)
+    if _LIBC.syscall(ctypes.c_long(125 if _X86 else 90), header, sets) != 0:
+        return None
+    effective_and_permitted = sets.raw[:8] + sets.raw[12:20]
+    return "it has capabilities" if any(effective_and_permitted) else None
 
 
 def _may_gain_privileges() -> str | None:

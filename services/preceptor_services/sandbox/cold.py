@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -31,23 +32,38 @@ _EVALUATE: Final = Path(__file__).with_name("inside") / "evaluate.py"
 def script(command: Command, limits: CommandLimits, python: str) -> str:
     """A shell's script, in the private folder: limits, then the command in the shell's place."""
     words = [python if command.argv[0] == PYTHON else command.argv[0], *command.argv[1:]]
-    cpu, memory = math.ceil(limits.cpu_seconds), limits.memory_mb << 10
+    memory = limits.memory_mb << 10
     own_memory = f"ulimit -v {memory}\n" if command.argv[0] == PYTHON else ""
     return (
-        f"ulimit -c 0\nulimit -S -t {cpu}\nulimit -H -t {cpu + 1}\n{own_memory}"
+        # A program may ignore the signal of a soft limit, so there is none below the hard one.
+        f"ulimit -c 0\nulimit -t {_whole_seconds(limits)}\n{own_memory}"
         f"ulimit -f {limits.files_mb << 10}\nexport PYTHONHASHSEED=0 LC_ALL=C.UTF-8\n"
         f"exec {shlex.join(words)} <{STDIN} 3>{RESULT}\n"
     )
 
 
-def ended(status: int, *, timed_out: bool, over: bool) -> EndedBy:
-    """What ended a command, by its exit status; negative for a signal."""
+def ended(status: int, wall_s: float, limits: CommandLimits, *, timed_out: bool) -> EndedBy:
+    """What ended a command.
+
+    Args:
+        status: Its exit status, as a shell has it; negative for a signal.
+        wall_s: How long it ran. The kernel kills at the limit on processor time without saying so,
+            and no process of one thread can reach it before.
+        limits: Its limits.
+        timed_out: Whether its time was over.
+    """
     if timed_out:
         return "wall_time"
-    if over:
-        return "output"
-    told = ended_by_signal(-status if status < 0 else status - 128)
+    number = -status if status < 0 else status - 128
+    if number == signal.SIGKILL and wall_s >= _whole_seconds(limits):
+        return "cpu_time"
+    told = ended_by_signal(number)
     return "exit" if told == "signal" and status >= 0 else told
+
+
+def _whole_seconds(limits: CommandLimits) -> int:
+    """The limit on processor time, of which the kernel counts whole seconds."""
+    return math.ceil(limits.cpu_seconds)
 
 
 def cut(found: Execution, limits: CommandLimits) -> Execution:

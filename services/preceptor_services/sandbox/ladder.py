@@ -55,19 +55,31 @@ def _open_first(slot: int, options: RungOptions) -> Sandbox:
         try:
             return _open(RUNGS[name], slot, options)
         except IsolationFailed as error:
-            refused.append(f"{error} (needs {RUNGS[name].needs})")
+            refused.append(str(error))
     raise IsolationFailed(
         "this machine offers no isolation for untrusted programs; " + "; ".join(refused)
     )
 
 
 def _open(rung: Rung, slot: int, options: RungOptions) -> Sandbox:
-    box = rung.open(slot, options)
+    box = _started(rung, slot, options)
     try:
-        box.start()
         if rung.has_walls:
             check_walls(box, own_kernel=rung.own_kernel)
     except IsolationFailed:
         box.stop()
         raise
+    return box
+
+
+def _started(rung: Rung, slot: int, options: RungOptions) -> Sandbox:
+    try:
+        box = rung.open(slot, options)
+        try:
+            box.start()
+        except IsolationFailed:
+            box.stop()
+            raise
+    except IsolationFailed as error:
+        raise IsolationFailed(f"{error} (needs {rung.needs})") from error
     return box

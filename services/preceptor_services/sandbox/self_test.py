@@ -47,7 +47,7 @@ def check_walls(box: Sandbox, *, own_kernel: bool = False) -> None:
     """
     rung = box.describe().get("level", "unknown")
     with ExitStack() as stack:
-        world, target = _make_world(stack)
+        world, target = _make_world(stack, may_be_user_0=own_kernel and os.geteuid() != 0)
         found = box.execute(_command(world), _LIMITS)
         changed = target.read_bytes() != _CONTENTS
     tried = [json.loads(line) for line in found.result.splitlines()]
@@ -65,7 +65,7 @@ def check_walls(box: Sandbox, *, own_kernel: bool = False) -> None:
         raise _missing(rung, "limits", f"an endless program ended by {spun.ended_by}")
 
 
-def _make_world(stack: ExitStack) -> tuple[dict[str, Any], Path]:
+def _make_world(stack: ExitStack, *, may_be_user_0: bool) -> tuple[dict[str, Any], Path]:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="preceptor-outside-")))
     folder.chmod(0o755)
     secret, target = folder / "secret", folder / "target"
@@ -85,6 +85,8 @@ def _make_world(stack: ExitStack) -> tuple[dict[str, Any], Path]:
         "pid": os.getpid(),
         "environment": list(_ENVIRONMENT),
         "memory_mb": _LIMITS.memory_mb,
+        # Of a kernel of its own that an ordinary user runs, and without capabilities even there.
+        "may_be_user_0": may_be_user_0,
     }
     return world, target
 

@@ -18,11 +18,13 @@ import sys
 
 from preceptor_services.sandbox.isolation import IsolationFailed, Limits, ProgramRun
 from preceptor_services.sandbox.ladder import open_sandbox
+from preceptor_services.sandbox.rungs.rung import RungOptions
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 LANDLOCK = 444
 UNSHARE, MOUNT = {"x86_64": (272, 165), "aarch64": (97, 40)}[platform.machine()]
 CAP_DAC_READ_SEARCH = 2
+SYSTEMS = "/usr/bin/python3"
 
 
 def checked(result: int) -> None:
@@ -60,7 +62,8 @@ def main() -> None:
     if namespaces != "allow":
         deny(UNSHARE, MOUNT, *([LANDLOCK] if namespaces == "deny-all" else []))
     try:
-        box = open_sandbox(rung)
+        # gVisor's own processes have no right to read a private home.
+        box = open_sandbox(rung, options=RungOptions(python=SYSTEMS if rung == "gvisor" else ""))
     except IsolationFailed as error:
         sys.stdout.write(json.dumps({"refused": str(error)}))
         return

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import pytest
 from preceptor_services.sandbox.command import Command, CommandLimits
 from preceptor_services.sandbox.interpreter import choose
 from preceptor_services.sandbox.isolation import IsolationFailed
-from preceptor_services.sandbox.ladder import open_sandbox
+from preceptor_services.sandbox.ladder import RUNGS, open_sandbox
 from preceptor_services.sandbox.rungs.gvisor import GvisorSandbox
 
 RUNSC = """#!/bin/sh
@@ -48,6 +51,22 @@ def test_a_program_that_has_begun_ends_with_its_own_code(tmp_path: Path) -> None
 
     assert (found.ended_by, found.exit_code) == ("exit", 128)
     assert found.stderr == b"cannot do it\n"
+
+
+@pytest.mark.skipif(not shutil.which("runsc") or os.geteuid() != 0, reason="needs runsc and root")
+def test_an_ordinary_user_without_user_namespaces_is_told_what_gvisor_needs(
+    as_user_script: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, str(as_user_script), "user", "deny", "gvisor", "x"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    refused = json.loads(done.stdout)["refused"]
+    assert refused.startswith("gvisor: runsc failed: ")
+    assert refused.endswith(f"(needs {RUNGS['gvisor'].needs})")
 
 
 @pytest.mark.skipif(not shutil.which("runsc") or os.geteuid() != 0, reason="needs runsc and root")

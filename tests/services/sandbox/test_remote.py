@@ -7,6 +7,7 @@ import json
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -50,7 +51,8 @@ def run_code(asked: dict[str, Any]) -> dict[str, Any]:
         folder = Path(name)
         for path, text in asked["files"].items():
             (folder / path).write_bytes(base64.b64decode(text))
-        run: dict[str, Any] = {"status": "Finished", "execution_time": 0.1}
+        run: dict[str, Any] = {"status": "Finished"}
+        started = time.monotonic()
         try:
             done = subprocess.run(
                 ["bash", "-c", asked["code"]],
@@ -63,6 +65,7 @@ def run_code(asked: dict[str, Any]) -> dict[str, Any]:
             run["stderr"] = done.stderr.decode()
         except subprocess.TimeoutExpired:
             run["status"] = "TimeLimitExceeded"
+        run["execution_time"] = time.monotonic() - started
         found = {p: folder / p for p in asked["fetch_files"] if (folder / p).is_file()}
         files = {p: base64.b64encode(path.read_bytes()).decode() for p, path in found.items()}
     return {"status": "Success", "message": "", "run_result": run, "files": files}
@@ -113,7 +116,11 @@ def test_an_expression_is_evaluated_there(options: RungOptions) -> None:
 @pytest.mark.parametrize(
     ("program", "limits", "ended"),
     [
-        ("while True: pass", CommandLimits(cpu_seconds=0.5), "cpu_time"),
+        (
+            "import signal; signal.signal(24, signal.SIG_IGN)\nwhile True: pass",
+            CommandLimits(cpu_seconds=0.5),
+            "cpu_time",
+        ),
         ("import time; time.sleep(9)", CommandLimits(cpu_seconds=0.1, timeout_s=0.5), "wall_time"),
         ("print('a' * 10**6)", CommandLimits(output_bytes=1000), "output"),
         ("import os; os.kill(os.getpid(), 9)", CommandLimits(), "signal"),

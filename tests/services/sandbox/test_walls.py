@@ -43,7 +43,7 @@ def test_x4_a_missing_wall_is_found_and_named(walls: dict[str, Any], missing: st
 
 def test_x4_the_program_that_tries_to_get_out_finds_every_wall_that_is_not_there() -> None:
     with contextlib.ExitStack() as stack:
-        world, _ = self_test._make_world(stack)
+        world, _ = self_test._make_world(stack, may_be_user_0=False)
         reading, writing = os.pipe()
         stack.callback(os.close, reading)
         program = (

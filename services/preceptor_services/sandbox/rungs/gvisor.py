@@ -1,7 +1,9 @@
 """gVisor: a kernel of its own in a process, started anew for each run by `runsc`.
 
 The strongest rung that needs no virtual machine, and the slowest: a run costs some hundred
-milliseconds. https://gvisor.dev/docs
+milliseconds. Where the service is an ordinary user, `runsc --rootless` runs it within a user
+namespace that has one user: 0, without capabilities, which is the service's outside.
+https://gvisor.dev/docs
 """
 
 from __future__ import annotations
@@ -37,7 +39,6 @@ from preceptor_services.sandbox.rungs.rung import Rung, RungOptions
 _FOLDER: Final = "/tmp"
 _MARK: Final = "/begun"
 """Written by the shell before the program: where it is untouched, `runsc` failed and no program."""
-_UNTOUCHED: Final = 1
 _GRACE_S: Final = 30.0
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 _HELD: Final = 'read -r begin; exec "$@" </dev/null'
@@ -55,7 +56,7 @@ class GvisorSandbox:
         self._python = python
         self._slot = slot
         self._limits_together = ""
-        self._uid = user_of(slot) if os.geteuid() == 0 else os.geteuid()
+        self._uid = user_of(slot) if os.geteuid() == 0 else 0
         self._version = ""
 
     def start(self) -> None:
@@ -106,13 +107,15 @@ class GvisorSandbox:
         limits = limits or CommandLimits()
         bundle = Path(tempfile.mkdtemp(prefix="preceptor-gvisor-"))
         try:
-            bundle.chmod(0o711)
+            if os.geteuid() == 0:
+                bundle.chmod(0o711)
             folder = _prepare(bundle, command, self._uid)
             mark = _make_mark(bundle)
+            untouched = _changed(mark)
             configuration = _bundle(self._python, folder, mark, self._uid, command, limits)
             (bundle / "config.json").write_text(json.dumps(configuration))
             found = self._run(bundle, folder, command, limits)
-            if mark.stat().st_mtime_ns == _UNTOUCHED:
+            if _changed(mark) == untouched:
                 said = found.stderr.decode("utf-8", "replace").strip()[-300:]
                 raise IsolationFailed(f"gvisor: runsc failed: {said or found.ended_by}")
             return found
@@ -129,6 +132,8 @@ class GvisorSandbox:
     ) -> Execution:
         name = f"preceptor-{uuid.uuid4().hex}"
         arguments = [self._runsc, "--network=none", f"--root={bundle}/state", "--ignore-cgroups"]
+        if os.geteuid() != 0:
+            arguments.append("--rootless")
         started = time.monotonic()
         with (bundle / "stdout").open("w+b") as stdout, (bundle / "stderr").open("w+b") as stderr:
             process = subprocess.Popen(
@@ -154,8 +159,10 @@ class GvisorSandbox:
                 self_delete = [*arguments, "delete", "--force", name]
                 subprocess.run(self_delete, capture_output=True, check=False, timeout=_GRACE_S)
                 over_memory = _leave(group)
-        status = process.returncode
-        how = cold.ended(status, timed_out=ended_by_us == "wall_time", over=ended_by_us == "output")
+        status, wall_s = process.returncode, time.monotonic() - started
+        how = cold.ended(status, wall_s, limits, timed_out=ended_by_us == "wall_time")
+        if ended_by_us == "output":
+            how = "output"
         if how == "exit" and status > 128:
             how, status = ("signal", 128 - status)
         if over_memory:
@@ -168,7 +175,7 @@ class GvisorSandbox:
             stderr=_head(bundle / "stderr", limits.output_bytes),
             result=_head(folder / cold.RESULT, limits.output_bytes),
             files=_kept(folder, command, limits.files_mb << 20),
-            wall_seconds=time.monotonic() - started,
+            wall_seconds=wall_s,
             rung="gvisor",
         )
         return cold.cut(found, limits)
@@ -198,12 +205,17 @@ def _prepare(bundle: Path, command: Command, uid: int) -> Path:
 
 
 def _make_mark(bundle: Path) -> Path:
-    """A file that a program may write, and not remove; only its owner may set its time."""
+    """A file that a program may write, and not remove."""
     mark = bundle / "begun"
     mark.touch()
     mark.chmod(0o622)
-    os.utime(mark, ns=(_UNTOUCHED, _UNTOUCHED))
     return mark
+
+
+def _changed(mark: Path) -> tuple[int, int]:
+    """What a write changes; nobody can set the time back, not even its owner."""
+    stat = mark.stat()
+    return stat.st_ctime_ns, stat.st_size
 
 
 def _bundle(
@@ -333,5 +345,5 @@ RUNG: Final = Rung(
     name="gvisor",
     open=_open,
     own_kernel=True,
-    needs="the program runsc, and root or a runsc that runs without it",
+    needs="the program runsc, and root or user namespaces for ordinary users",
 )

@@ -116,7 +116,8 @@ def _execution(reply: Any, command: Command, limits: CommandLimits, wall_s: floa
         raise IsolationFailed(f"remote: it answered a run with status {status!r}, code {code!r}")
     named = cast("dict[str, Any]", files) if isinstance(files, dict) else {}
     fetched = {name: _decoded(text) for name, text in named.items()}
-    how = cold.ended(0 if timed_out else code, timed_out=timed_out, over=False)
+    seconds = float(member(run, "execution_time") or wall_s)
+    how = cold.ended(0 if timed_out else code, seconds, limits, timed_out=timed_out)
     found = Execution(
         ended_by=how,
         exit_code=code if how == "exit" else None,
@@ -125,7 +126,7 @@ def _execution(reply: Any, command: Command, limits: CommandLimits, wall_s: floa
         stderr=_bytes(member(run, "stderr")),
         result=fetched.get(cold.RESULT, b""),
         files={name: fetched[name] for name in command.keep if name in fetched},
-        wall_seconds=float(member(run, "execution_time") or wall_s),
+        wall_seconds=seconds,
         rung="remote",
     )
     return cold.cut(found, limits)

@@ -42,6 +42,8 @@ IN_ITS_OWN_KERNEL = (
     "opens_a_ring_of_calls",
 )
 """What crosses nothing where the kernel is the sandbox's own, and ends with it."""
+AS_USER_0 = ("becomes_root", "becomes_root_again")
+"""Where an ordinary user runs such a kernel, its only user is 0, without any capability."""
 W: dict[str, Any] = {}
 """Paths, ports and process ids of the world outside."""
 ATTEMPTS: dict[str, tuple[str, Callable[[], Any]]] = {}

@@ -17,7 +17,7 @@ from typing import Any
 from run_restricted import LIBC, become_user, checked
 
 import preceptor_services
-from escapes.attempts import ATTEMPTS, IN_ITS_OWN_KERNEL
+from escapes.attempts import AS_USER_0, ATTEMPTS, IN_ITS_OWN_KERNEL
 from escapes.world import World
 from preceptor_services.sandbox.command import Command, CommandLimits, Sandbox
 from preceptor_services.sandbox.isolation import IsolationFailed
@@ -58,9 +58,11 @@ def try_everything(box: Sandbox, world: World) -> dict[str, Any]:
             crossed[f"batch {at}"] = "the secret was printed"
         for change in world.changes():
             crossed[f"batch {at}"] = change
-    own_kernel = RUNGS[str(box.describe()["level"])].own_kernel
+    inside: tuple[str, ...] = ()
+    if RUNGS[str(box.describe()["level"])].own_kernel:
+        inside = IN_ITS_OWN_KERNEL if os.geteuid() == 0 else (*IN_ITS_OWN_KERNEL, *AS_USER_0)
     for name, text in found.items():
-        if text is not None and not (own_kernel and name in IN_ITS_OWN_KERNEL):
+        if text is not None and name not in inside:
             crossed[name] = f"{ATTEMPTS[name][0]}: {text}"
     missing = sorted(set(names) - set(found))
     return {"attempts": len(found), "crossed": crossed, "not_run": missing, "ends": ends}
