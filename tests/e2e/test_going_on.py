@@ -66,7 +66,7 @@ def as_an_older_version_left_it(running) -> None:
 
 
 def test_ctrl_c_says_what_is_kept_and_how_to_go_on(other):
-    trainer = other.start_trainer(**SMALLER)
+    trainer = other.start_trainer(**SMALLER | {"steps": 200})
     other.wait_for("evaluation before: 1/1", trainer)
 
     trainer.send_signal(signal.SIGINT)
@@ -74,5 +74,5 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(other):
     assert trainer.wait(timeout=60) == 130
     last = other.trainer_log().splitlines()[-1]
     assert last.startswith("continue it:")
-    assert "--option steps=2" in last
+    assert "--option steps=200" in last
     assert "Traceback" not in other.trainer_log()
