@@ -7,6 +7,7 @@ of verifiers, in the form that it had before its version 0.4. Both take one sess
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from preceptor_trainer.environments.openenv.tasks import read_tasks
 
 from .runs import Process, Processes, Training, free_port, kill, wait_for
 
@@ -142,8 +145,8 @@ def test_two_steps_are_trained_in_an_environment_of_verifiers_that_openenv_impor
     training: Training, brief: Served
 ):
     before, after = RUN.split("actions = ")[0], RUN[RUN.index("[rollout]") :]
-    rows = [row | {"split": "train", "index": i} for i, row in enumerate(ROWS)]
-    training.write(before.replace("URL", brief.url) + BY_TOOL + after, rows)
+    text = before.replace("URL", brief.url).replace("train.jsonl", "environment") + BY_TOOL + after
+    training.write(text, [])
 
     training.finish()
 
@@ -151,6 +154,8 @@ def test_two_steps_are_trained_in_an_environment_of_verifiers_that_openenv_impor
     assert [line["rollouts"] for line in lines] == [4, 4]
     assert all(0 < line["reward"] <= 1 for line in lines)
     assert "rollouts/failed" not in lines[0]
+    # The importer lists the rows of the data set, which no file of the run has.
+    assert f"{brief.url}[train], 4 rows" in training.log.read_text()
     wait_for(brief.has_a_place)
 
 
@@ -167,12 +172,17 @@ def test_two_steps_are_trained_in_an_environment_of_openenv(training: Training, 
     wait_for(echo.has_a_place)
 
 
+def test_an_environment_without_tasks_says_so(echo: Served):
+    with pytest.raises(ValueError, match=r"offers no tasks: GET /.*/splits gave 501"):
+        asyncio.run(read_tasks(echo.url, "train", most=None, timeout_s=60))
+
+
 def test_killing_the_trainer_leaves_no_session_and_killing_the_server_loses_no_rollout(
     training: Training, echo: Served
 ):
     training.write(RUN.replace("URL", echo.url), ROWS)
     trainer = training.start("--set", "run.steps=50")
-    wait_for(lambda: len(training.lines()) >= 1)
+    wait_for(lambda: len(training.lines()) >= 1 and not echo.has_a_place())
 
     assert echo.process is not None
     kill(echo.process)
@@ -181,7 +191,7 @@ def test_killing_the_trainer_leaves_no_session_and_killing_the_server_loses_no_r
     before = len(training.lines())
     echo.start()
     again = training.start("--set", "run.steps=50")
-    wait_for(lambda: len(training.lines()) > before)
+    wait_for(lambda: len(training.lines()) > before and not echo.has_a_place())
     kill(again)
 
     assert training.num_recorded() >= 4 * before

@@ -76,7 +76,7 @@ def build(run_file: RunFile, folder: Path, *, name: str, run_dir: Path) -> Built
         check_adapter(model, run_file.model.lora.made())
     limit = longest_prompt(model, run_file.data.max_prompt, run_file.rollout.max_tokens)
     count = prompt_counter(model, run_file.data.chat_template_kwargs)
-    data = read_data(run_file.data, folder, count, limit)
+    data = read_data(run_file, folder, count, limit)
     sources = make_sources(run_file.feedback, folder)
     teachers = (
         Teachers()

@@ -93,8 +93,9 @@ class DataSection(Section):
     """`[data]`: what the student is asked."""
 
     train: str
-    """Training rows: a JSON, JSON lines or parquet file, the folder of a data set, or its name on
-    the hub, `ORG/NAME` or `ORG/NAME@REVISION`."""
+    """Training rows: a JSON, JSON lines or parquet file, the folder of a data set, its name on the
+    hub, `ORG/NAME` or `ORG/NAME@REVISION`, or `environment`: the tasks that `[environment]` lists,
+    for `openenv`."""
     eval: str | None = None
     """Held-out rows, in one of the same forms; they must not be trained on."""
     eval_share: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -107,7 +108,7 @@ class DataSection(Section):
     subset: str | None = None
     """Subset of a data set that has several."""
     train_split: str = "train"
-    """Split of a data set that is trained on."""
+    """Split of a data set, or of an environment's tasks, that is trained on."""
     eval_split: str | None = None
     """Split of a data set that is held out; without `eval`, that of the training data set."""
     format: str | None = None
@@ -315,7 +316,7 @@ class ToolSection(Section):
 
 _OF_OPENENV: Final = {
     *("actions", "action_field", "action_tool"),
-    *("observation_field", "reset"),
+    *("observation_field", "reset", "max_tasks"),
 }
 _OF_VERIFIERS: Final = {"listen", "callback"}
 
@@ -340,6 +341,9 @@ class EnvironmentSection(Section):
     reset: dict[str, JsonValue] = Field(default_factory=dict)
     """Further arguments of every reset, for `openenv`, beside a row's `seed`, `split`, `index` and
     `episode`."""
+    max_tasks: Positive | None = None
+    """Most tasks of a split that are taken, for `openenv` where `[data]` names `environment`: the
+    first ones; all where absent."""
     listen: str = "127.0.0.1:0"
     """Host and port at which the trainer awaits what an environment of `verifiers` asks the
     student; port 0 is any."""
@@ -613,6 +617,23 @@ class RunFile(Section):
     """The optimiser."""
     run: RunSection = RunSection()
     """How long, how often, and where."""
+
+    @model_validator(mode="after")
+    def _tasks_have_a_server(self) -> Self:
+        taken = [name for name, source in (("train", self.data.train), ("eval", self.data.eval))
+                 if source == ENVIRONMENT_USE]  # fmt: skip
+        section = self.environment
+        if taken and (section is None or section.use != "openenv"):
+            why = "is missing" if section is None else f"is of use = {section.use!r}"
+            raise ValueError(
+                f"data.{taken[0]}: {ENVIRONMENT_USE!r} are the tasks that a server of OpenEnv's "
+                f"protocol lists, but [environment] {why}; name a data file"
+            )
+        if not taken and section is not None and section.max_tasks is not None:
+            raise ValueError(
+                "environment.max_tasks: has a meaning where data.train is `environment`"
+            )
+        return self
 
 
 def settings_of(run_file: RunFile) -> dict[str, Any]:
