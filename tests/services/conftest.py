@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from preceptor_services.jobs.embedded_broker import Broker, running_broker
 from preceptor_services.jobs.streams import JobStreams
+from preceptor_services.store import database as store_database
 from preceptor_services.store.database import Database
 
+from .databases import migrate, sqlite_with_tables
 from .postgres_server import postgres_server
 from .world import gateway_options, sqlite_url, world
 
@@ -41,33 +45,39 @@ def broker_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Callable[[], str]]:
-    """Makes URLs of empty databases on a real PostgreSQL."""
-    with postgres_server() as (server, folder):
-        # Nothing here outlives the session, so nothing needs to reach the disk.
-        server.psql("ALTER SYSTEM SET fsync = off;")
-        server.psql("SELECT pg_reload_conf();")
+def postgres() -> Iterator[Callable[..., str]]:
+    """Makes URLs of databases on a real PostgreSQL, empty ones or copies of another."""
+    with postgres_server() as (server, folder), pytest.MonkeyPatch.context() as patch:
+        # Each is a process of the server, and a test needs few.
+        patch.setattr(store_database, "_CONNECTIONS", 4)
 
-        def new_database() -> str:
+        def new_database(template: str = "template1") -> str:
             name = f"test_{uuid.uuid4().hex}"
-            server.psql(f"CREATE DATABASE {name};")
+            server.psql(f"CREATE DATABASE {name} TEMPLATE {template};")
             return f"postgresql+asyncpg://postgres@/{name}?host={folder}"
 
         yield new_database
 
 
+@pytest.fixture(scope="session")
+def postgres_with_tables(postgres: Callable[..., str]) -> Callable[[], str]:
+    """Makes URLs of migrated databases on a real PostgreSQL."""
+    first = postgres()
+    migrate(first)
+    return partial(postgres, make_url(first).database)
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of each kind."""
+    """A migrated database of each kind."""
     if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/store.db"
-    return request.getfixturevalue("postgres")()
+        return sqlite_with_tables(tmp_path / "store.db")
+    return request.getfixturevalue("postgres_with_tables")()
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    """A migrated database of each kind."""
+    """A migrated database of each kind, open."""
     database = Database.open(database_url)
-    await database.migrate()
     yield database
     await database.aclose()

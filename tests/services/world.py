@@ -48,6 +48,8 @@ from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.kit.clock import ServerClock
 from preceptor_services.store.database import Database
 
+from .databases import sqlite_with_tables
+
 VOCAB = "ab" * 32
 VOCAB_SIZE = 16
 
@@ -314,7 +316,7 @@ def gateway_options() -> dict[str, Any]:
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path}/gateway.db"
+    return sqlite_with_tables(tmp_path / "gateway.db")
 
 
 @pytest.fixture

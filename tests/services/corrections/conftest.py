@@ -49,6 +49,8 @@ from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.kit.clock import ServerClock
 from preceptor_services.store.database import Database
 
+from ..databases import sqlite_with_tables
+
 VOCAB = "ab" * 32
 SCOPES = ("trainer", "dispatcher", "expert", "reader", "admin")
 
@@ -188,7 +190,7 @@ async def office(tmp_path: Path, database_url: str) -> AsyncIterator[Office]:
 @pytest.fixture
 async def small_office(tmp_path: Path) -> AsyncIterator[Office]:
     """The same on SQLite alone, for what no database can change."""
-    async with open_office(tmp_path, f"sqlite+aiosqlite:///{tmp_path}/store.db") as office:
+    async with open_office(tmp_path, sqlite_with_tables(tmp_path / "store.db")) as office:
         yield office
 
 
@@ -373,7 +375,7 @@ async def town(tmp_path: Path, people_options: dict[str, Any]) -> AsyncIterator[
         return CorrectionsClient("http://g", key, transport=transport, retry=NO_RETRY)
 
     people = PeopleExpert(model=str(STUDENT), connect=connect, poll_s=3600.0, **people_options)
-    url = f"sqlite+aiosqlite:///{tmp_path}/store.db"
+    url = sqlite_with_tables(tmp_path / "store.db")
     parts: dict[str, Any] = {
         "settings": settings,
         "connect": lambda url, key, addresses: Direct(people),
@@ -393,7 +395,7 @@ def make_app() -> Any:
 
     def made(folder: Path) -> FastAPI:
         settings = make_settings(folder)
-        database = Database.open(f"sqlite+aiosqlite:///{folder}/store.db")
+        database = Database.open(sqlite_with_tables(folder / "store.db"))
         blobs = LocalBlobs(settings.gateway.blobs)
         return create_app(settings, database, blobs, QuietQueue())
 

@@ -36,6 +36,8 @@ from preceptor_services.store.corrections import people as people
 from preceptor_services.store.corrections import versions as versions
 from preceptor_services.store.database import Database
 
+from ..databases import sqlite_with_tables
+
 PEOPLE = ("ann", "bob", "cyd")
 LEASE_S = 30.0
 
@@ -52,7 +54,7 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.clock = StillClock()
-        self.database = Database.open(f"sqlite+aiosqlite:///{folder}/store.db")
+        self.database = Database.open(sqlite_with_tables(folder / "store.db"))
         array_blobs = ArrayBlobs(LocalBlobs(folder / "blobs"))
         shared: dict[str, Any] = {"database": self.database, "clock": self.clock}
         self.queue = Work(**shared)
@@ -62,7 +64,6 @@ class Desk:
         self.outcome = Outcome(**shared, intake=self.intake)
 
     async def open(self, double_share: float, review: Any) -> None:
-        await self.database.migrate()
         rules = RoundSettings(double_share=double_share, lease_s=LEASE_S, review=review)
         await self.intake.put_round("r", rules)
         async with self.database.write() as conn:

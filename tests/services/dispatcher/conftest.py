@@ -31,6 +31,7 @@ from preceptor_services.jobs.streams import JobStreams
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.store.database import Database
 
+from ..databases import sqlite_with_tables
 from .balancer import balancing
 
 # Helpers are imported by their bare names, here and by processes that serve the test expert.
@@ -159,7 +160,7 @@ def backend(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> B
         url, binary = request.getfixturevalue("redis_server")
     on_sqlite = request.param.endswith("sqlite")
     database_url = (
-        f"sqlite+aiosqlite:///{tmp_path}/preceptor.db"
+        sqlite_with_tables(tmp_path / "preceptor.db")
         if on_sqlite
         else request.getfixturevalue("postgres")()
     )

@@ -23,6 +23,7 @@ from preceptor_services.corrections.intake import Intake
 from preceptor_services.jobs.messages import ItemResult
 from preceptor_services.provenance import lists
 
+from ..databases import sqlite_with_tables
 from ..world import World
 from .test_listings import rollout_of
 
@@ -32,8 +33,8 @@ on_both_databases = pytest.mark.parametrize("sqlite_url", ["sqlite", "postgres"]
 @pytest.fixture
 def sqlite_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if getattr(request, "param", "sqlite") == "postgres":
-        return request.getfixturevalue("postgres")()
-    return f"sqlite+aiosqlite:///{tmp_path}/gateway.db"
+        return request.getfixturevalue("postgres_with_tables")()
+    return sqlite_with_tables(tmp_path / "gateway.db")
 
 
 @pytest.fixture

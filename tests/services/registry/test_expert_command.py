@@ -21,6 +21,7 @@ from preceptor_services.jobs.embedded_broker import free_port
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.store.database import Database
 
+from ..databases import sqlite_with_tables
 from ..world import RecordingQueue
 
 
@@ -42,7 +43,7 @@ def place(tmp_path: Path) -> Iterator[list[str]]:
             "experts": {"fixed": {"url": "http://127.0.0.1:9", "key_file": keys / "service.key"}},
         }
     )
-    database = Database.open(f"sqlite+aiosqlite:///{tmp_path}/gateway.db")
+    database = Database.open(sqlite_with_tables(tmp_path / "gateway.db"))
     gateway = create_app(settings, database, LocalBlobs(tmp_path / "blobs"), RecordingQueue())
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(gateway, port=port, log_level="warning", ws="none"))

@@ -18,6 +18,7 @@ from preceptor_services.gateway.app import create_app
 from preceptor_services.kit.blobs import LocalBlobs
 from preceptor_services.store.database import Database
 
+from ..databases import sqlite_with_tables
 from ..world import EXPERT, SOURCE, TEACHER, RecordingQueue, SaysWhoItIs, make_settings
 
 
@@ -42,7 +43,7 @@ def serving_gateway(
 ) -> Iterator[Served]:
     """A gateway whose three services only say who they are, and whose queue only records."""
     settings = make_settings(folder, **gateway)
-    database = Database.open(database_url or f"sqlite+aiosqlite:///{folder}/gateway.db")
+    database = Database.open(database_url or sqlite_with_tables(folder / "gateway.db"))
     infos = iter((EXPERT, TEACHER, SOURCE))
     app = create_app(
         settings,

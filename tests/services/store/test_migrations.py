@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -78,10 +79,17 @@ def _rows(conn: Connection, table: Table) -> list[tuple[object, ...]]:
     return [tuple(row) for row in conn.execute(select(*table.columns))]
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path}/empty.db"
+    return request.getfixturevalue("postgres")()
+
+
 async def test_R22_a_database_of_the_oldest_revision_is_upgraded_with_its_data(
-    database_url: str,
+    empty_database_url: str,
 ) -> None:
-    database = Database.open(database_url)
+    database = Database.open(empty_database_url)
     await database.migrate("0001")
     async with database.write() as conn:
         old = await conn.run_sync(_filled)
