@@ -6,11 +6,9 @@ ids: the first step of a run is 0. Texts for people count steps from 1.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, JsonValue
 
-from preceptor_clients.contract.schemas import Answer, Key, Name
+from preceptor_clients.contract.schemas import Answer, ItemState, Key, Name
 
 
 class RunPlace(Answer):
@@ -73,9 +71,6 @@ class RunDetails(Answer):
     """Seconds since the epoch."""
     lineages: tuple[LineagePlace, ...]
     """Its lineages, the oldest first."""
-
-
-ItemState = Literal["standing", "superseded", "retired"]
 
 
 class ItemPlace(Answer):

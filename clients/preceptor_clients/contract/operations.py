@@ -7,8 +7,7 @@ from typing import Annotated
 from pydantic import JsonValue, StringConstraints
 
 from preceptor_clients.contract.errors import ProblemDetails
-from preceptor_clients.contract.listings import ItemState
-from preceptor_clients.contract.schemas import Answer, Key, Name, Request, Sha256
+from preceptor_clients.contract.schemas import Answer, ItemState, Key, Name, Request, Sha256
 
 
 class AuditEntry(Answer):

@@ -918,13 +918,45 @@ class TraceSource(Answer):
     """The feedback that the expert had in view."""
 
 
-class Trace(Answer):
-    """`GET /v1/targets/{id}/trace?position=t`: student token, expert answers, their feedback."""
+ItemState = Literal["standing", "superseded", "retired"]
+"""Of a feedback item."""
 
-    target_id: Key
-    """Id of the target."""
+
+class Judgement(Answer):
+    """One feedback item of a rollout, and whether it counts."""
+
+    item: FeedbackItem
+    """The item as its source gave it."""
+    state: ItemState = "standing"
+    """An item that is `superseded` or `retired` does not count any more."""
+    state_reason: str | None = None
+    """Why it does not stand."""
+    superseded_by: Key | None = None
+    """The item that counts in its place."""
+
+
+class GroupAttempt(Answer):
+    """One attempt of a group, as its siblings are compared with it."""
+
     rollout_id: Key
-    """The rollout that the target is for."""
+    """The rollout."""
+    score: float | None = None
+    """Its reward by the run's rule; None where it has none."""
+    solved: bool | None = None
+    """Whether the score reaches the task's `solved_at`; None without a score."""
+
+
+class Trace(Answer):
+    """`GET /v1/targets/{id}/trace?position=t`, `GET /v1/rollouts/{id}/trace?position=t`.
+
+    A student's token with the expert answers behind its target and their feedback; of a rollout
+    without a target, with its judgements and the scores of its group.
+    """
+
+    target_id: Key | None = None
+    """Id of the target; None for a rollout without one."""
+    rollout_id: Key
+    """The rollout that the token is of."""
     run: Name
     """Name of the run."""
     lineage: Name
@@ -950,14 +982,23 @@ class Trace(Answer):
     owned: bool
     """Whether the student wrote the token itself."""
     consumed_by: tuple[str, ...]
-    """Steps on which this target was used, as `lineage/step`."""
+    """Steps on which this target, or rollout without one, was used, as `lineage/step`."""
     cost: float | None = None
     """Cross-entropy to the target here in the last step that used it, in nats; None where no step
     did, or without a label."""
     advantage: float | None = None
-    """Future cost credited to the token in that step, after the baseline."""
+    """Weight of the token in that step, after the baseline: a future cost with DistIL, a gain with
+    objectives on rewards, such as GRPO."""
+    credit: float | None = None
+    """The same with one sign for all objectives: above 0, the step made the token more likely."""
     sources: tuple[TraceSource, ...]
     """Every component of the target, in the order of the run's experts."""
+    group_id: Key | None = None
+    """The rollout's group; told where it has no target."""
+    judgements: tuple[Judgement, ...] = ()
+    """Every feedback item of the rollout, whatever its state; told where it has no target."""
+    group: tuple[GroupAttempt, ...] = ()
+    """Every attempt of the group, this one included; told where it has no target."""
 
 
 class Accounting(Answer):

@@ -371,6 +371,12 @@ class GatewayClient(HttpClient):
             "GET", f"/v1/targets/{target_id}/trace", params={"position": position}, reply=Trace
         )
 
+    async def trace_rollout(self, rollout_id: str, position: int) -> Trace:
+        """Where one token of a rollout came from; through its target, if it has one."""
+        return await self.call(
+            "GET", f"/v1/rollouts/{rollout_id}/trace", params={"position": position}, reply=Trace
+        )
+
     async def _outcomes(
         self,
         path: str,

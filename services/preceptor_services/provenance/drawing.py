@@ -14,7 +14,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from preceptor_clients.contract.schemas import FeedbackItem, Prompt, Trace, TraceSource
+from preceptor_clients.contract.schemas import (
+    FeedbackItem,
+    GroupAttempt,
+    Judgement,
+    Prompt,
+    Trace,
+    TraceSource,
+)
 from preceptor_clients.kit.details import DASH, facts, tables
 
 _SHOWN_ENTRIES: Final = 5
@@ -35,6 +42,10 @@ def draw(found: Trace, spell: Speak | None = None) -> RenderableType:
         parts.append(_source(source, found, spell))
         for item in source.feedback:
             parts += [_item(item), *_lists(item.details)]
+    for judgement in found.judgements:
+        parts += [_judgement(judgement), *_lists(judgement.item.details)]
+    if found.group:
+        parts.append(_group(found))
     return Group(*parts)
 
 
@@ -83,12 +94,22 @@ def _facts(found: Trace) -> Table:
             "problem": found.problem_id,
             "weights": found.student_weights,
             "consumed by": consumed or DASH,
-            "cost (cross-entropy to the target, nats)": _number(found.cost),
-            "future credit (up: made more likely)": _number(
-                None if found.advantage is None else -found.advantage
-            ),
+            **_credit(found),
         },
     )
+
+
+def _credit(found: Trace) -> dict[str, str]:
+    """What the last step that used the token made of it."""
+    if found.target_id is None:
+        return {"advantage (up: made more likely)": _number(found.credit)}
+    credit = found.credit
+    if credit is None and found.advantage is not None:  # an older gateway's, always a cost
+        credit = 0.0 - found.advantage
+    return {
+        "cost (cross-entropy to the target, nats)": _number(found.cost),
+        "future credit (up: made more likely)": _number(credit),
+    }
 
 
 def _use(use: str) -> str:
@@ -134,14 +155,48 @@ def _rest(source: TraceSource) -> float | None:
 
 
 def _item(item: FeedbackItem) -> Table:
-    shown = {
-        "score": DASH if item.score is None else f"{item.score:g}",
+    return _rows(f"feedback in its view: {item.kind}", _said(item) | facts(item.details))
+
+
+def _said(item: FeedbackItem) -> dict[str, str]:
+    return {
+        "score": _score(item.score),
         "says": item.text or DASH,
         "from": f"{item.source}, version {item.version}",
         "id": item.id,
-        **facts(item.details),
     }
-    return _rows(f"feedback in its view: {item.kind}", shown)
+
+
+def _judgement(judgement: Judgement) -> Table:
+    """A feedback item of the rollout itself, and whether it counts."""
+    item = judgement.item
+    failed = {} if item.error is None else {"failed": item.error}
+    by = f", by {judgement.superseded_by}" if judgement.superseded_by is not None else ""
+    why = f": {judgement.state_reason}" if judgement.state_reason is not None else ""
+    state = {"state": f"{judgement.state}{by}{why}"}
+    return _rows(f"judgement: {item.kind}", _said(item) | failed | state | facts(item.details))
+
+
+def _group(found: Trace) -> Table:
+    """The attempts that the advantage compares."""
+    title = Text(f"attempts of group {found.group_id}")
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    table.add_column("rollout", overflow="fold")
+    table.add_column("score", justify="right")
+    table.add_column("judged")
+    table.add_column("")
+    for attempt in found.group:
+        mark = "this one" if attempt.rollout_id == found.rollout_id else ""
+        table.add_row(Text(attempt.rollout_id), _score(attempt.score), _outcome(attempt), mark)
+    return table
+
+
+def _outcome(attempt: GroupAttempt) -> str:
+    return DASH if attempt.solved is None else "solved" if attempt.solved else "failed"
+
+
+def _score(score: float | None) -> str:
+    return DASH if score is None else f"{score:g}"
 
 
 def _lists(details: Mapping[str, Any]) -> Iterator[Table]:

@@ -8,7 +8,6 @@ from typing import Any, Final, cast
 from preceptor_clients.contract.errors import NotFound
 from preceptor_clients.contract.listings import (
     ItemPlace,
-    ItemState,
     LineagePlace,
     RolloutPage,
     RolloutPlace,
@@ -18,12 +17,14 @@ from preceptor_clients.contract.listings import (
     TargetPage,
     TargetPlace,
 )
+from preceptor_clients.contract.schemas import GroupAttempt, ItemState
 from preceptor_services.kit.array_blobs import ArrayBlobs
 from preceptor_services.store.database import Connection, Database
 from preceptor_services.store.provenance import feedback, listings
 from preceptor_services.store.provenance import runs as run_queries
 from preceptor_services.store.provenance.feedback import ItemRow
 from preceptor_services.store.provenance.listings import Filter, RewardRule, RolloutRow
+from preceptor_services.store.provenance.traces import RolloutRow as TracedRow
 
 _SOLVED_AT: Final = 0.5
 """Lowest score of a successful attempt, for tasks that do not declare one."""
@@ -120,6 +121,19 @@ async def list_targets(
         TargetPlace(**row._asdict(), solved=_solved(row.score, solved_at)) for row in rows
     )
     return TargetPage(targets=places, after=places[-1].id if len(places) == limit else None)
+
+
+async def group_of(conn: Connection, row: TracedRow) -> tuple[GroupAttempt, ...]:
+    """Every attempt of a rollout's group with its reward by the run's rule."""
+    document, _ = await _found(conn, row.run)
+    solved_at, reward = _solved_at(document), _reward_of(document)
+    scored = await listings.scores_of_group(
+        conn, reward, row.run, row.lineage, row.step, row.group_id
+    )
+    return tuple(
+        GroupAttempt(rollout_id=name, score=score, solved=_solved(score, solved_at))
+        for name, score in scored
+    )
 
 
 async def _found(conn: Connection, run: str) -> tuple[dict[str, Any], float]:

@@ -43,7 +43,7 @@ from preceptor_services.provenance.rows import (
     step_row,
     target_answers,
 )
-from preceptor_services.provenance.trace import trace
+from preceptor_services.provenance.trace import trace, trace_rollout
 from preceptor_services.store import services
 from preceptor_services.store.database import Database
 from preceptor_services.store.provenance import feedback, runs
@@ -181,6 +181,10 @@ class RecordKeeper:
     async def trace(self, target_id: str, position: int) -> Trace:
         """The sources of the target of one token."""
         return await trace(self.database, self.array_blobs, target_id, position)
+
+    async def trace_rollout(self, rollout_id: str, position: int) -> Trace:
+        """One token of a rollout, with or without a target."""
+        return await trace_rollout(self.database, self.array_blobs, rollout_id, position)
 
 
 def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ before stays on record as it was: the trace of a target shows the item and that 
 from __future__ import annotations
 
 from preceptor_clients.contract.errors import Conflict, Invalid, NotFound
-from preceptor_clients.contract.listings import ItemState
 from preceptor_clients.contract.operations import RetiredItem, RetireItem
+from preceptor_clients.contract.schemas import ItemState
 from preceptor_services.store.database import Connection, Database
 from preceptor_services.store.provenance import feedback
 from preceptor_services.store.provenance.feedback import ItemRow

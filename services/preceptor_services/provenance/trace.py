@@ -1,4 +1,8 @@
-"""Traces one token of a target to its sources: expert answers, feedback, executor runs."""
+"""Traces one token to its sources: expert answers, feedback, executor runs.
+
+A token of a rollout without a target has no expert's answer behind it: it is shown with the credit
+that the step gave it, the rollout's judgements, and the scores of its group.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,19 @@ from preceptor_clients.contract.errors import Invalid, NotFound
 from preceptor_clients.contract.schemas import (
     AnswerKind,
     FeedbackItem,
+    ItemState,
+    Judgement,
     Prompt,
     Trace,
     TraceSource,
 )
 from preceptor_services.corrections.results import provenance
 from preceptor_services.kit.array_blobs import ArrayBlobs
+from preceptor_services.provenance.listings import group_of
 from preceptor_services.store.database import Connection, Database
-from preceptor_services.store.provenance import feedback, traces
-from preceptor_services.store.provenance.traces import SourceRow, UseRow
+from preceptor_services.store.provenance import feedback, listings, traces
+from preceptor_services.store.provenance.feedback import ItemRow
+from preceptor_services.store.provenance.traces import RolloutRow, SourceRow, TargetRow, UseRow
 
 
 async def trace(
@@ -36,38 +44,81 @@ async def trace(
         row = await traces.find_target(conn, target_id)
         if row is None:
             raise NotFound(f"no target {target_id!r}", field="target")
-        if not 0 <= position < row.num_tokens:
-            raise Invalid(f"{position} is outside 0..{row.num_tokens - 1}", field="position")
+        _check(position, row.num_tokens)
         answered = await traces.sources(conn, target_id)
         used = await traces.uses(conn, target_id)
         seen = [await _feedback(conn, source.answer_id) for source in answered]
-    rollout = (await array_blobs.read(row.rollout_pack))[row.rollout_id]
+        gains = await _are_gains(conn, row.run)
     target = (await array_blobs.read(row.target_pack))[target_id]
     components = cast("list[dict[str, Any]]", target["components"])
-    credit = await _credit(array_blobs, used, row.rollout_id)
     return Trace(
         target_id=target_id,
-        rollout_id=row.rollout_id,
-        run=row.run,
-        lineage=row.lineage,
-        step=row.step,
-        problem_id=row.problem_id,
-        prompt=Prompt.model_validate(rollout["prompt"]),
-        response_ids=rollout["response_ids"],
-        response_text=rollout["response_text"],
-        position=position,
-        token_id=int(rollout["response_ids"][position]),
-        student_weights=row.weights,
-        student_logprob=_told(rollout["behaviour_logprobs"][position]),
-        owned=bool(rollout["owned"][position]),
-        consumed_by=tuple(f"{use.lineage}/{use.step}" for use in used),
-        cost=_known(credit, "costs", position),
-        advantage=_known(credit, "advantages", position),
         sources=tuple(
             _source(source, component, items, position)
             for source, component, items in zip(answered, components, seen, strict=True)
         ),
+        **await _token(array_blobs, row, position),
+        **await _credit(array_blobs, used, row.rollout_id, position, gains=gains),
     )
+
+
+async def trace_rollout(
+    database: Database, array_blobs: ArrayBlobs, rollout_id: str, position: int
+) -> Trace:
+    """Traces a rollout at one response position: through its newest target, if it has any.
+
+    Raises:
+        NotFound: the rollout is unknown.
+        Invalid: the response has no such position.
+    """
+    async with database.read() as conn:
+        row = await traces.find_rollout(conn, rollout_id)
+        if row is None:
+            raise NotFound(f"no rollout {rollout_id!r}", field="rollout")
+        _check(position, row.num_tokens)
+        used = await traces.rollout_uses(conn, rollout_id)
+        items = (await feedback.listed(conn, [rollout_id])).get(rollout_id, [])
+        group = await group_of(conn, row)
+    if row.target_id is not None:
+        return await trace(database, array_blobs, row.target_id, position)
+    return Trace(
+        sources=(),
+        group_id=row.group_id,
+        judgements=tuple(_judgement(item) for item in items),
+        group=group,
+        **await _token(array_blobs, row, position),
+        # Without a target, only an objective on rewards gives a token credit: a gain.
+        **await _credit(array_blobs, used, rollout_id, position, gains=True),
+    )
+
+
+def _check(position: int, num_tokens: int) -> None:
+    if num_tokens == 0:
+        raise Invalid("the response has no tokens", field="position")
+    if not 0 <= position < num_tokens:
+        raise Invalid(f"{position} is outside 0..{num_tokens - 1}", field="position")
+
+
+async def _token(
+    array_blobs: ArrayBlobs, row: TargetRow | RolloutRow, position: int
+) -> dict[str, Any]:
+    """The rollout and its token, as the student drew it."""
+    rollout = (await array_blobs.read(row.rollout_pack))[row.rollout_id]
+    return {
+        "rollout_id": row.rollout_id,
+        "run": row.run,
+        "lineage": row.lineage,
+        "step": row.step,
+        "problem_id": row.problem_id,
+        "prompt": Prompt.model_validate(rollout["prompt"]),
+        "response_ids": rollout["response_ids"],
+        "response_text": rollout["response_text"],
+        "position": position,
+        "token_id": int(rollout["response_ids"][position]),
+        "student_weights": row.weights,
+        "student_logprob": _told(rollout["behaviour_logprobs"][position]),
+        "owned": bool(rollout["owned"][position]),
+    }
 
 
 async def _feedback(conn: Connection, answer_id: str) -> tuple[FeedbackItem, ...]:
@@ -83,17 +134,34 @@ async def _feedback(conn: Connection, answer_id: str) -> tuple[FeedbackItem, ...
     return (*items, correction) if correction is not None else tuple(items)
 
 
+async def _are_gains(conn: Connection, run: str) -> bool:
+    """Whether the run's objective weighs tokens by gains; by costs where its record is silent."""
+    found = await listings.find_run(conn, run)
+    objective = None if found is None else found[0]["config"].get("objective")
+    told = cast("dict[str, Any]", objective) if isinstance(objective, dict) else {}
+    return told.get("advantages") == "gains"
+
+
 async def _credit(
-    array_blobs: ArrayBlobs, used: list[UseRow], rollout_id: str
-) -> dict[str, Any] | None:
-    """Costs and credit of the last step that consumed the rollout."""
+    array_blobs: ArrayBlobs, used: list[UseRow], rollout_id: str, position: int, *, gains: bool
+) -> dict[str, Any]:
+    """Every use, and cost and credit of the token in the last one."""
+    uses = tuple(f"{use.lineage}/{use.step}" for use in used)
     if not used:
-        return None
-    return (await array_blobs.read(used[-1].pack_sha256))[rollout_id]
+        return {"consumed_by": uses}
+    arrays = (await array_blobs.read(used[-1].pack_sha256))[rollout_id]
+    cost, advantage = (_told(arrays[name][position]) for name in ("costs", "advantages"))
+    credit = advantage if gains or advantage is None else 0.0 - advantage
+    return {"consumed_by": uses, "cost": cost, "advantage": advantage, "credit": credit}
 
 
-def _known(credit: dict[str, Any] | None, name: str, position: int) -> float | None:
-    return None if credit is None else _told(credit[name][position])
+def _judgement(row: ItemRow) -> Judgement:
+    return Judgement(
+        item=FeedbackItem.model_validate(row.document),
+        state=cast("ItemState", row.state),
+        state_reason=row.state_reason,
+        superseded_by=row.superseded_by,
+    )
 
 
 def _told(value: float) -> float | None:

@@ -153,6 +153,9 @@ async def test_every_token_of_every_target_traces_to_its_sources(world: World) -
         assert executed.text.startswith(trace.rollout_id)
         assert trace.consumed_by == ("l0/0",)
         assert trace.cost == pytest.approx([0.1, 0.2, 0.3][trace.position])
+        assert trace.credit == -[1.0, -1.0, 0.5][trace.position], "up: made more likely"
+    through = await world.trainer.trace_rollout("ro1", 2)
+    assert (through.target_id, through.position) == (targets[0].target_id, 2)
     with pytest.raises(Invalid):
         await world.trainer.trace(targets[0].target_id, 3)
     with pytest.raises(NotFound):

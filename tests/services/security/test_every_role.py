@@ -38,6 +38,7 @@ MAY: Final[dict[str, frozenset[str]]] = {
     "GET /v1/runs/{run}/rollouts": frozenset({"trainer", "reader"}),
     "GET /v1/runs/{run}/targets": frozenset({"trainer", "reader"}),
     "GET /v1/targets/{target_id}/trace": frozenset({"trainer", "reader"}),
+    "GET /v1/rollouts/{rollout_id}/trace": frozenset({"trainer", "reader"}),
     "GET /v1/experts": ALL,
     "POST /v1/experts": frozenset(),
     "DELETE /v1/experts/{name}": frozenset(),

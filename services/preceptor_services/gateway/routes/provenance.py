@@ -147,3 +147,11 @@ async def get_trace(
 ) -> Response:
     """The sources of the target of one token."""
     return await reply(request, await records.trace(target_id, position))
+
+
+@router.get("/v1/rollouts/{rollout_id}/trace", response_model=Trace)
+async def get_rollout_trace(
+    request: Request, rollout_id: Key, position: Position, caller: Reader, records: RecordsDep
+) -> Response:
+    """One token of a rollout: through its target, else with its credit and its judgements."""
+    return await reply(request, await records.trace_rollout(rollout_id, position))

@@ -147,6 +147,19 @@ async def rollouts(conn: AsyncConnection, wanted: Filter) -> list[RolloutRow]:
     return [RolloutRow(*row) for row in found]
 
 
+async def scores_of_group(
+    conn: AsyncConnection, reward: RewardRule, run: str, lineage: str, step: int, group_id: str
+) -> list[tuple[str, float | None]]:
+    """Id and reward of each rollout of a group, in the order of the ids."""
+    query = (
+        select(Rollout.id, _score(reward))
+        .where(Rollout.run == run, Rollout.lineage == lineage, Rollout.step == step)
+        .where(Rollout.group_id == group_id)
+        .order_by(Rollout.id)
+    )
+    return [(row[0], row[1]) for row in await conn.execute(query)]
+
+
 async def targets(conn: AsyncConnection, wanted: Filter) -> list[TargetRow]:
     """Targets in the order of their ids."""
     query = (

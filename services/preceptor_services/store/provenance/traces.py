@@ -1,10 +1,10 @@
-"""Queries behind a trace: one target back to its rollout, answers and uses."""
+"""Queries behind a trace: a target or a rollout, its answers and its uses."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from preceptor_services.store.tables.provenance import Consumed, Rollout, Step, Target, TargetAnswer
@@ -26,6 +26,21 @@ class TargetRow(NamedTuple):
     num_tokens: int
 
 
+class RolloutRow(NamedTuple):
+    """A rollout, and its newest target."""
+
+    rollout_id: str
+    rollout_pack: str
+    run: str
+    lineage: str
+    step: int
+    problem_id: str
+    group_id: str
+    weights: str
+    num_tokens: int
+    target_id: str | None
+
+
 class SourceRow(NamedTuple):
     """The answer behind one component."""
 
@@ -39,7 +54,7 @@ class SourceRow(NamedTuple):
 
 
 class UseRow(NamedTuple):
-    """A step that consumed the target."""
+    """A step that consumed a target, or a rollout."""
 
     lineage: str
     step: int
@@ -68,6 +83,29 @@ async def find_target(conn: AsyncConnection, target_id: str) -> TargetRow | None
     return None if row is None else TargetRow(*row)
 
 
+async def find_rollout(conn: AsyncConnection, rollout_id: str) -> RolloutRow | None:
+    """One rollout with its newest target, if it has any."""
+    query = (
+        select(
+            Rollout.id,
+            Rollout.pack_sha256,
+            Rollout.run,
+            Rollout.lineage,
+            Rollout.step,
+            Rollout.problem_id,
+            Rollout.group_id,
+            Rollout.weights,
+            Rollout.num_tokens,
+            Target.id,
+        )
+        .outerjoin(Target, Target.rollout_id == Rollout.id)
+        .where(Rollout.id == rollout_id)
+        .order_by(Target.created_at.desc())
+    )
+    row = (await conn.execute(query.limit(1))).first()
+    return None if row is None else RolloutRow(*row)
+
+
 async def sources(conn: AsyncConnection, target_id: str) -> list[SourceRow]:
     """Answers of a target's components, in order."""
     query = (
@@ -89,6 +127,15 @@ async def sources(conn: AsyncConnection, target_id: str) -> list[SourceRow]:
 
 async def uses(conn: AsyncConnection, target_id: str) -> list[UseRow]:
     """Steps that consumed a target, the oldest record first."""
+    return await _uses(conn, Consumed.target_id == target_id)
+
+
+async def rollout_uses(conn: AsyncConnection, rollout_id: str) -> list[UseRow]:
+    """Steps that consumed a rollout, the oldest record first."""
+    return await _uses(conn, Consumed.rollout_id == rollout_id)
+
+
+async def _uses(conn: AsyncConnection, which: ColumnElement[bool]) -> list[UseRow]:
     query = (
         select(Consumed.lineage, Consumed.step, Step.pack_sha256)
         .join(
@@ -97,7 +144,7 @@ async def uses(conn: AsyncConnection, target_id: str) -> list[UseRow]:
             & (Step.lineage == Consumed.lineage)
             & (Step.step == Consumed.step),
         )
-        .where(Consumed.target_id == target_id)
+        .where(which)
         .order_by(Step.created_at)
     )
     return [UseRow(*row) for row in await conn.execute(query)]
