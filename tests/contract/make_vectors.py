@@ -8,7 +8,7 @@ if running this changes a file, the wire format has changed.
 import json
 import struct
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from pydantic import BaseModel
@@ -50,6 +50,8 @@ from preceptor_clients.contract.schemas import (
     FeedbackRequest,
     FeedbackResult,
     FeedbackSubmission,
+    GroupAttempt,
+    Judgement,
     LineageRecord,
     LogprobsCall,
     LogprobsOutcomes,
@@ -314,6 +316,25 @@ def _trace() -> Trace:
     )
 
 
+def _rollout_trace() -> Trace:
+    retired = Judgement(item=_item(), state="retired", state_reason="the tests were wrong")
+    group = (
+        GroupAttempt(rollout_id="r-1", score=0.5, solved=True),
+        GroupAttempt(rollout_id="r-2"),
+    )
+    without_target: dict[str, Any] = {"target_id": None, "cost": None, "sources": ()}
+    return _trace().model_copy(
+        update=without_target
+        | {
+            "advantage": 0.75,
+            "credit": 0.75,
+            "group_id": "g-1",
+            "judgements": (retired,),
+            "group": group,
+        }
+    )
+
+
 def _listings() -> dict[str, BaseModel]:
     place = {"lineage": "main", "step": 3, "problem_id": "p-1", "num_tokens": 4}
     life = LineagePlace(lineage="b", parent="main", from_step=4, created_at=2.0)
@@ -455,6 +476,7 @@ def messages() -> dict[str, BaseModel]:
         "step_record": _step(),
         "accepted": Accepted(new=2),
         "trace": _trace(),
+        "rollout_trace": _rollout_trace(),
         **_listings(),
         "accounting": Accounting(
             run="run",

@@ -138,7 +138,7 @@ def rollouts_command(
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Lists rollouts of a run in the order of its steps."""
+    """Lists rollouts of a run by step; `preceptor trace ROLLOUT:POSITION` shows a token of one."""
     reader = Reader(run_dir=run_dir, database=database, blobs=blobs, url=url, key_file=key_file)
     found = _asked(lambda: reader.rollouts(run, step=_index(step), solved=solved, limit=limit))
     _print(

@@ -25,7 +25,7 @@ from preceptor_trainer.model.batch import TrainRollout, collate, make_batches
 from preceptor_trainer.model.heads.dense import dense_head, student_statistics
 from preceptor_trainer.model.heads.head import Head
 from preceptor_trainer.model.heads.lean import LeanHead
-from preceptor_trainer.objectives import Objective, silent_in
+from preceptor_trainer.objectives import Objective, silent_in, weighs_gains
 from preceptor_trainer.objectives.clipping import Clip
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.objectives.divergences import Divergence
@@ -546,6 +546,26 @@ def test_a_rollout_that_an_objective_names_silent_gets_exactly_no_gradient(name)
     assert silent_B.tolist() == [name in LEARNS_FROM_REWARDS_ALONE] * 2 + [False] * 2
     assert (policy.logits.grad[silent_B] == 0).all()
     assert (policy.logits.grad[~silent_B] != 0).flatten(1).any(1).all()
+
+
+@every_objective
+def test_an_advantage_makes_its_token_likelier_exactly_where_the_objective_says_gains(name):
+    objective, logits = OBJECTIVES[name], WORLD.random_logits(3)
+    teacher, sequence = WORLD.random_teacher(4), (2, 0)
+    rollouts = [rollout_of(name, i, sequence, logits, teacher, reward=i) for i in range(2)]
+    batch = collate(rollouts)
+    pushes = list[float]()
+    for sign in (1.0, -1.0):
+        policy = PrefixTable(torch.tensor(logits))
+        stats = student_statistics(policy, batch, objective.needs)
+        (advantages,) = objective.advantages([stats], [batch])
+        weights = torch.full_like(advantages.advantage_BT, sign)
+        objective.token_losses(
+            stats, batch, replace(advantages, advantage_BT=weights)
+        ).sum().backward()
+        pushes.append(-policy.logits.grad[WORLD.prefixes(sequence), sequence].sum().item())
+
+    assert (pushes[0] - pushes[1] > 1e-6) == weighs_gains(objective)
 
 
 def without(rollout: TrainRollout, lacks: str) -> TrainRollout:

@@ -71,6 +71,15 @@ def test_the_page_tells_the_result_and_how_to_trace_it(make_run: MakeRun) -> Non
     assert "2.13.0+cpu" in page
 
 
+def test_a_run_without_targets_names_a_token_to_trace_too(make_run: MakeRun) -> None:
+    run_dir = make_run(summary_changes={"trace_target": "r-l0-3-1:4"}, worked={})
+
+    page = rendered(run_dir)
+
+    assert "No attempt of this run has a target to show." in page
+    assert "trace r-l0-3-1:4 --run-dir /" in page
+
+
 def test_the_page_needs_no_script_and_nothing_from_outside(make_run: MakeRun) -> None:
     page = rendered(make_run())
 

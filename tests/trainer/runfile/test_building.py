@@ -21,7 +21,7 @@ from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.objectives.grpo import GRPO
 from preceptor_trainer.objectives.sdpo import SDPO
 from preceptor_trainer.recipes.references import ReferenceInView
-from preceptor_trainer.run.config import describe
+from preceptor_trainer.run.config import describe, describe_run
 from preceptor_trainer.run.schedules import Deterministic, Overlapped
 from preceptor_trainer.runfile.building import Built
 from preceptor_trainer.runfile.objectives import OBJECTIVES
@@ -102,6 +102,13 @@ def test_rewards_alone_ask_no_teacher_and_say_so(build_file: BuildFile) -> None:
     assert built.config.experts == ()
     assert isinstance(built.config.context, NothingInView)
     assert built.notes == ("grpo asks no teacher, so [teacher] is not used",)
+
+
+def test_a_runs_record_says_where_advantages_are_gains(build_file: BuildFile) -> None:
+    gains, costs = build_file("objective.use=grpo").config, build_file().config
+
+    assert describe_run(gains)["objective"]["advantages"] == "gains"
+    assert describe_run(costs) == describe(costs)
 
 
 def test_several_teachers_are_a_mixture_by_weight(build_file: BuildFile, folder: Path) -> None:

@@ -17,7 +17,7 @@ from preceptor_clients.cli.paste import pasted
 from preceptor_trainer.commands.begun import keep_options, kept_options
 from preceptor_trainer.deployment.failures import say
 from preceptor_trainer.run.checkpoint import latest_checkpoint
-from preceptor_trainer.run.config import RunConfig, describe
+from preceptor_trainer.run.config import RunConfig, describe_run
 from preceptor_trainer.run.standing import (
     CannotExtend,
     OtherSettings,
@@ -88,7 +88,7 @@ def prepared(start: Start, config: RunConfig, extend: int | None) -> Planned:
     with told_how_to_go_on(start):
         standing = Standing.read(start.run_dir)
         if standing.begun is not None:
-            check_settings(standing.begun, describe(config), start.run_dir, may_grow=False)
+            check_settings(standing.begun, describe_run(config), start.run_dir, may_grow=False)
         steps = steps_to_take(standing, config, extend)
         if standing.begun is not None or not standing.lineages:
             keep_options(start.run_dir, start.options)

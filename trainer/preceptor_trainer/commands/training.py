@@ -24,6 +24,7 @@ from preceptor_trainer.evaluation.held_out import NotGraded
 from preceptor_trainer.learner.group import RankEnded, is_launched
 from preceptor_trainer.loop import Trainer
 from preceptor_trainer.report import REPORT_FILE, terminal_summary
+from preceptor_trainer.report.terminal import trace_pointer
 from preceptor_trainer.run.collecting import AttemptsFailed
 from preceptor_trainer.run.publishing import AnotherGateway
 from preceptor_trainer.run.watching.progress import Progress
@@ -73,6 +74,8 @@ def show(summary: dict[str, Any], start: Start, console: Console) -> None:
         console.print(terminal_summary(summary, report), soft_wrap=True)
     else:
         console.print(f"{start.run_dir}: {summary['steps']} steps", soft_wrap=True)
+        for line in trace_pointer(summary.get("trace_target"), start.run_dir):
+            console.print(line, soft_wrap=True)
 
 
 def beside(run_dir: Path) -> Path:

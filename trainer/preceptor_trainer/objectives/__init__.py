@@ -180,6 +180,23 @@ class NamesSilent(Protocol):
         ...
 
 
+@runtime_checkable
+class WeighsGains(Protocol):
+    """An objective that says whether its advantages are gains; an optional ability.
+
+    A gain above 0 makes a token more likely. Without this they are costs, as the weights of
+    log-probs in a loss are. Records and reports have one sign for both.
+    """
+
+    @property
+    def weighs_gains(self) -> bool: ...
+
+
+def weighs_gains(objective: Objective) -> bool:
+    """Whether the objective's advantages are gains; else they are costs."""
+    return isinstance(objective, WeighsGains) and objective.weighs_gains
+
+
 def silent_in(objective: Objective, batches: Sequence[TrainBatch]) -> list[Tensor]:
     """[B] bool for each batch: what the objective names as silent; else none."""
     if isinstance(objective, NamesSilent):

@@ -101,6 +101,11 @@ class GRPO(TokenObjective):
         num_rollouts = max(sum(int(BT.any(-1).sum()) for BT in taken), 1)
         return num_rollouts * (self.length_constant if self.divide_by == "rollouts" else 1.0)
 
+    @property
+    def weighs_gains(self) -> bool:
+        """Advantages are rewards over the group's mean."""
+        return True
+
     def silent(self, batches: Sequence[TrainBatch]) -> list[Tensor]:
         """Rollouts of groups whose rewards are all equal, and those without a reward."""
         signal_R = has_signal(*self._rewards(batches))

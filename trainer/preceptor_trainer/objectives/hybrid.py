@@ -57,6 +57,11 @@ class Hybrid(TokenObjective):
         """What the distillation needs."""
         return self.distillation.needs
 
+    @property
+    def weighs_gains(self) -> bool:
+        """As the advantages of the rewards."""
+        return self.reward.weighs_gains
+
     def check(self, plan: PlannedRun) -> None:
         """Refuse what either part refuses."""
         self.reward.check(plan)

@@ -52,6 +52,11 @@ class OnPolicyDistillation(TokenObjective):
         if self.max_log_ratio is not None:
             positive("max_log_ratio", self.max_log_ratio)
 
+    @property
+    def weighs_gains(self) -> bool:
+        """Advantages are how much likelier the teacher finds the token."""
+        return True
+
     def check(self, plan: PlannedRun) -> None:
         """Refuse experts that do not score the sampled tokens, and samplers not the policy.
 

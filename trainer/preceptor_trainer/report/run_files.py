@@ -122,7 +122,8 @@ class Summary(_Read):
     versions: dict[str, str]
     config: dict[str, Any]
     trace_target: str | None = None
-    """`TARGET:POSITION` to try; None for a run without targets."""
+    """`TARGET:POSITION` to try; `ROLLOUT:POSITION` where a run has no targets; None where it has no
+    attempts either."""
 
     @model_validator(mode="before")
     @classmethod

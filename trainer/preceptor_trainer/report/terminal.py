@@ -26,7 +26,7 @@ _REMARKS: dict[wording.Verdict, str] = {
 
 
 def terminal_summary(summary: Mapping[str, Any], report_path: Path | None = None) -> RenderableType:
-    """The result of a run as a table, where its report is, and how to trace one target.
+    """The result of a run as a table, where its report is, and how to trace one token.
 
     Print it with `soft_wrap=True`, or a line that is longer than the console is cut off.
 
@@ -42,10 +42,15 @@ def terminal_summary(summary: Mapping[str, Any], report_path: Path | None = None
         lines.append(Text(f"late answers: {wording.late(checked.late)}"))
     if report_path is not None:
         lines.append(_pointer("report", str(report_path)))
-        if checked.trace_target is not None:
-            command = pasted("trace", checked.trace_target, "--run-dir", report_path.parent)
-            lines.append(_pointer("trace one target", command))
+        lines += trace_pointer(checked.trace_target, report_path.parent)
     return Group(*lines)
+
+
+def trace_pointer(token: str | None, run_dir: Path) -> list[Text]:
+    """How to trace the token that a run's summary names, if it names one."""
+    if token is None:
+        return []
+    return [_pointer("trace one token", pasted("trace", token, "--run-dir", run_dir))]
 
 
 def _headline(summary: Summary) -> Text:

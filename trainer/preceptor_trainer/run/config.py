@@ -26,7 +26,7 @@ from preceptor_trainer.learner.learner import OptimiserConfig
 from preceptor_trainer.learner.lora import Lora
 from preceptor_trainer.model.heads.by_size import head_by_size
 from preceptor_trainer.model.heads.head import Head
-from preceptor_trainer.objectives import Objective
+from preceptor_trainer.objectives import Objective, weighs_gains
 from preceptor_trainer.run.boards import BoardName, load_library
 from preceptor_trainer.run.schedules import Deterministic, Schedule
 from preceptor_trainer.sampling.params import SamplingParams
@@ -208,6 +208,16 @@ class RunConfig:
                 "dynamic_sampling: not together with participants that add rollouts, such as "
                 "people: their rollouts belong to no group of the step"
             )
+
+
+def describe_run(config: RunConfig) -> dict[str, Any]:
+    """The configuration as a run's record has it: with what the objective's advantages are."""
+    described: dict[str, Any] = describe(config)
+    objective = described["objective"]
+    # One that is no dataclass is described by its name alone.
+    if isinstance(objective, dict) and weighs_gains(config.objective):
+        described["objective"] = {**objective, "advantages": "gains"}
+    return described
 
 
 def describe(value: Any) -> Any:

@@ -4,6 +4,7 @@ RUN/config.json             the resolved configuration, as the run was begun
 RUN/evaluations/*.json      raw outcomes of every held-out sample
 RUN/metrics.jsonl           one line a step
 RUN/worked_rollout.json     one rollout with its target and credit, token by token
+RUN/traced_rollout.json     one token to trace, of a run without targets
 RUN/summary.json            the result, for machines
 """
 
@@ -13,7 +14,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.collect.rollouts import Rollout
 from preceptor_trainer.evaluation.held_out import Evaluation, paired_gain
 from preceptor_trainer.learner.learner import StepResult
-from preceptor_trainer.run.config import RunConfig, describe
+from preceptor_trainer.objectives import weighs_gains
+from preceptor_trainer.run.config import RunConfig, describe_run
 from preceptor_trainer.run.evaluations import Evaluations
 from preceptor_trainer.run.standing import (
     CONFIG_FILE,
@@ -37,8 +39,9 @@ from preceptor_trainer.run.standing import (
     check_settings,
     differences,
 )
+from preceptor_trainer.run.traced_rollout import TRACED_FILE, choose_traced, read_traced
 from preceptor_trainer.run.watching.metrics_log import read_metrics
-from preceptor_trainer.run.worked_rollout import choose, describe_rollout
+from preceptor_trainer.run.worked_rollout import WORKED_FILE, choose, describe_rollout
 
 
 class Journal:
@@ -66,7 +69,7 @@ class Journal:
         Raises:
             OtherSettings: it was begun with others.
         """
-        self._begun = now = describe(self._config)
+        self._begun = now = describe_run(self._config)
         known = await self._on_record()
         if known is not None:
             check_settings(known.config, now, self._run_dir, may_grow=self._may_grow)
@@ -87,7 +90,7 @@ class Journal:
 
     async def start_lineage(self, lineage: Lineage) -> None:
         """Registers a lineage, and the settings in which it differs from the first one."""
-        changed = differences(self._begun, describe(self._config))
+        changed = differences(self._begun, describe_run(self._config))
         await self._gateway.start_lineage(
             LineageRecord(
                 run=self._config.name,
@@ -142,13 +145,26 @@ class Journal:
         )
 
     def write_worked_rollout(self, labelled: Sequence[Labelled], result: StepResult) -> None:
-        """Writes the first rollout that `choose` finds; later calls change nothing."""
+        """Writes the first rollout that `choose` finds; later calls change nothing.
+
+        Until a step has a target, it keeps a token to trace instead.
+        """
         chosen = choose(labelled)
-        if chosen is None or (self._run_dir / "worked_rollout.json").exists():
+        if chosen is None:
+            self._keep_traced(labelled)
+        if chosen is None or (self._run_dir / WORKED_FILE).exists():
             return
         credits = {c.rollout_id: c for c in result.credits}
         credit = credits[chosen.attempt.rollout.rollout_id]
-        self._write("worked_rollout.json", describe_rollout(chosen, credit, self._decode))
+        if weighs_gains(self._config.objective):
+            credit = replace(credit, advantage_T=0 - credit.advantage_T)
+        self._write(WORKED_FILE, describe_rollout(chosen, credit, self._decode))
+
+    def _keep_traced(self, labelled: Sequence[Labelled]) -> None:
+        """Writes a token to trace, unless an earlier step had one that says as much."""
+        found, kept = choose_traced(labelled), read_traced(self._run_dir)
+        if found is not None and (kept is None or found.interest > kept.interest):
+            self._write(TRACED_FILE, asdict(found))
 
     def finish(
         self,
@@ -193,18 +209,19 @@ class Journal:
             "late": late_of(lines),
             **judgements_of(lines),
             "versions": versions(),
-            "config": describe(config),
+            "config": describe_run(config),
             "trace_target": self._trace_target(),
         }
         self._write(SUMMARY_FILE, summary)
         return summary
 
     def _trace_target(self) -> str | None:
-        path = self._run_dir / "worked_rollout.json"
-        if not path.exists():
-            return None
-        worked = json.loads(path.read_text())
-        return f"{worked['target_id']}:{worked['focus']}"
+        path = self._run_dir / WORKED_FILE
+        if path.exists():
+            worked = json.loads(path.read_text())
+            return f"{worked['target_id']}:{worked['focus']}"
+        traced = read_traced(self._run_dir)
+        return None if traced is None else f"{traced.rollout_id}:{traced.position}"
 
     def _gain(self, before: Evaluation, after: Evaluation, k: int) -> dict[str, float]:
         return asdict(paired_gain(before, after, k, seed=self._config.seed))

@@ -1,7 +1,7 @@
 """State of a run's folder: settings it was begun with, steps to take, whether it is finished.
 
     standing = Standing.read(run_dir)
-    check_settings(standing, describe(config), run_dir)
+    check_settings(standing, describe_run(config), run_dir)
 
 RUN/config.json                     the settings that the gateway has on record
 RUN/checkpoints/lineages.jsonl      each start of a trainer, written when the gateway accepts it

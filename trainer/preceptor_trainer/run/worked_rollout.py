@@ -16,6 +16,7 @@ from preceptor_trainer.collect.labelling import Labelled
 from preceptor_trainer.learner.learner import RolloutCredit
 
 NUM_ENTRIES = 4
+WORKED_FILE = "worked_rollout.json"
 
 
 def choose(labelled: Sequence[Labelled]) -> Labelled | None:
@@ -41,7 +42,7 @@ def describe_rollout(
 
     Args:
         row: A rollout with a target.
-        credit: Its costs and advantages in the step that consumed it.
+        credit: Its costs and advantages in the step that consumed it; advantages are costs.
         decode: Token ids to text, special tokens included.
     """
     assert row.target is not None
