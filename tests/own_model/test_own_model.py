@@ -98,6 +98,7 @@ def test_messages_a_long_context_two_ends_and_no_padding_work_by_default(tmp_pat
     assert summary["targets"] == summary["rollouts"] == 4, "every attempt solved it"
     assert summary["corrections"]["sent"] == 4
     assert "the run is not evaluated" in said
+    assert f"trace {summary['trace_target']} --run-dir" in said
 
 
 def write_records(path: Path, first: int, count: int) -> None:

@@ -7,7 +7,8 @@ that the step gave it, the rollout's judgements, and the scores of its group.
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -30,6 +31,11 @@ from preceptor_services.store.provenance import feedback, listings, traces
 from preceptor_services.store.provenance.feedback import ItemRow
 from preceptor_services.store.provenance.traces import RolloutRow, SourceRow, TargetRow, UseRow
 
+_GAINS_OF_OLDER_RECORDS: Final = frozenset(
+    {"GRPO", "KDRL", "TRRD", "Hybrid", "OnPolicyDistillation"}
+)
+"""Objectives of runs whose record does not say yet what their advantages are."""
+
 
 async def trace(
     database: Database, array_blobs: ArrayBlobs, target_id: str, position: int
@@ -48,7 +54,7 @@ async def trace(
         answered = await traces.sources(conn, target_id)
         used = await traces.uses(conn, target_id)
         seen = [await _feedback(conn, source.answer_id) for source in answered]
-        gains = await _are_gains(conn, row.run)
+        gains = are_gains(await _config(conn, row.run))
     target = (await array_blobs.read(row.target_pack))[target_id]
     components = cast("list[dict[str, Any]]", target["components"])
     return Trace(
@@ -79,6 +85,7 @@ async def trace_rollout(
         used = await traces.rollout_uses(conn, rollout_id)
         items = (await feedback.listed(conn, [rollout_id])).get(rollout_id, [])
         group = await group_of(conn, row)
+        gains = are_gains(await _config(conn, row.run))
     if row.target_id is not None:
         return await trace(database, array_blobs, row.target_id, position)
     return Trace(
@@ -87,8 +94,7 @@ async def trace_rollout(
         judgements=tuple(_judgement(item) for item in items),
         group=group,
         **await _token(array_blobs, row, position),
-        # Without a target, only an objective on rewards gives a token credit: a gain.
-        **await _credit(array_blobs, used, rollout_id, position, gains=True),
+        **await _credit(array_blobs, used, rollout_id, position, gains=gains),
     )
 
 
@@ -134,12 +140,16 @@ async def _feedback(conn: Connection, answer_id: str) -> tuple[FeedbackItem, ...
     return (*items, correction) if correction is not None else tuple(items)
 
 
-async def _are_gains(conn: Connection, run: str) -> bool:
-    """Whether the run's objective weighs tokens by gains; by costs where its record is silent."""
+async def _config(conn: Connection, run: str) -> Mapping[str, Any]:
     found = await listings.find_run(conn, run)
-    objective = None if found is None else found[0]["config"].get("objective")
+    return {} if found is None else found[0]["config"]
+
+
+def are_gains(config: Mapping[str, Any]) -> bool:
+    """Whether the objective of a run's record weighs tokens by gains, and not by costs."""
+    objective = config.get("objective")
     told = cast("dict[str, Any]", objective) if isinstance(objective, dict) else {}
-    return told.get("advantages") == "gains"
+    return told.get("advantages") == "gains" or told.get("class") in _GAINS_OF_OLDER_RECORDS
 
 
 async def _credit(

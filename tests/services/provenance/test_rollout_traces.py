@@ -24,12 +24,13 @@ from preceptor_clients.contract.schemas import (
     Trace,
 )
 from preceptor_services.provenance import command
+from preceptor_services.provenance.trace import are_gains
 
 from ..world import World
 from .test_listings import rollout_of
 
 on_both_databases = pytest.mark.parametrize("sqlite_url", ["sqlite", "postgres"], indirect=True)
-GAINS: dict[str, Any] = {"objective": {"class": "GRPO", "advantages": "gains"}}
+GAINS: dict[str, Any] = {"objective": {"class": "Mine", "advantages": "gains"}}
 
 
 @pytest.fixture
@@ -165,6 +166,22 @@ async def test_the_command_prints_a_rollouts_token_with_the_scores_of_its_group(
         assert line in printed
     assert not any(line.startswith("cost") for line in printed)
     assert "no target and no rollout 'e' is on record" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "gains"),
+    [
+        ({"objective": {"class": "Mine", "advantages": "gains"}}, True),
+        ({"objective": {"class": "GRPO"}}, True),
+        ({"objective": {"class": "DistIL"}}, False),
+        ({"objective": "a_function"}, False),
+        ({}, False),
+    ],
+)
+def test_records_of_older_releases_are_read_with_the_sign_of_their_objective(
+    config: dict[str, Any], gains: bool
+) -> None:
+    assert are_gains(config) is gains
 
 
 async def test_positions_outside_the_response_are_refused(world: World) -> None:

@@ -149,10 +149,11 @@ class Journal:
 
         Until a step has a target, it keeps a token to trace instead.
         """
+        if (self._run_dir / WORKED_FILE).exists():
+            return
         chosen = choose(labelled)
         if chosen is None:
             self._keep_traced(labelled)
-        if chosen is None or (self._run_dir / WORKED_FILE).exists():
             return
         credits = {c.rollout_id: c for c in result.credits}
         credit = credits[chosen.attempt.rollout.rollout_id]

@@ -47,6 +47,7 @@ _PARAMETERS: Final = {
     "step": "Index of the step; the first is 0.",
     "stop": "Position after the last token.",
     "target_id": "Id of the target.",
+    "rollout_id": "Id of the rollout.",
     "ticket_id": "Id of the ticket.",
 }
 """A parameter means the same in every route."""
