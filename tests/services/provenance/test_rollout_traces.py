@@ -101,6 +101,8 @@ async def test_a_token_without_a_target_has_its_credit_its_judgements_and_its_gr
     assert (judged.item.text, judged.state) == ("12 is wrong", "standing")
     group = [(attempt.rollout_id, attempt.score, attempt.solved) for attempt in found.group]
     assert group == [("a", 0.0, False), ("b", 1.0, True), ("c", None, None)]
+    with pytest.raises(Invalid, match=r"3 is outside 0\.\.2"):
+        await world.trainer.trace_rollout("a", 3)
 
 
 async def test_a_rollout_that_no_step_used_has_no_credit_and_a_retired_judgement_says_so(
@@ -182,13 +184,6 @@ def test_records_of_older_releases_are_read_with_the_sign_of_their_objective(
     config: dict[str, Any], gains: bool
 ) -> None:
     assert are_gains(config) is gains
-
-
-async def test_positions_outside_the_response_are_refused(world: World) -> None:
-    await _begin(world)
-
-    with pytest.raises(Invalid, match=r"3 is outside 0\.\.2"):
-        await world.trainer.trace_rollout("a", 3)
 
 
 async def test_a_gateway_of_an_older_release_is_named_with_what_to_do() -> None:
