@@ -26,6 +26,7 @@ from preceptor_clients.contract.schemas import (
 from preceptor_services.provenance import command
 from preceptor_services.provenance.trace import are_gains
 
+from ..databases import sqlite_with_tables
 from ..world import World
 from .test_listings import rollout_of
 
@@ -36,8 +37,8 @@ GAINS: dict[str, Any] = {"objective": {"class": "Mine", "advantages": "gains"}}
 @pytest.fixture
 def sqlite_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if getattr(request, "param", "sqlite") == "postgres":
-        return request.getfixturevalue("postgres")()
-    return f"sqlite+aiosqlite:///{tmp_path}/gateway.db"
+        return request.getfixturevalue("postgres_with_tables")()
+    return sqlite_with_tables(tmp_path / "gateway.db")
 
 
 async def _begin(world: World, *targets: TargetRecord, consumed: tuple[str, ...] = ()) -> World:
