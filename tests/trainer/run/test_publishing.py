@@ -31,7 +31,7 @@ from preceptor_trainer.learner.policy import WeightFolder
 from preceptor_trainer.model.shape import Shape, shape_of
 from preceptor_trainer.model.weights import take_weights
 from preceptor_trainer.run.adapter_publishes import adapters_suffice
-from preceptor_trainer.run.checkpoint import checkpoints
+from preceptor_trainer.run.checkpoint import checkpoints, weights_of
 from preceptor_trainer.run.config import RunConfig
 from preceptor_trainer.run.journal import Journal
 from preceptor_trainer.run.needs.disk_plan import disk_plan
@@ -64,8 +64,16 @@ def publisher_of(root: Path) -> tuple[Publisher, Recording]:
 def settings(**fields: Any) -> RunConfig:
     """The part of a configuration that publishing reads."""
     shared = {"steps": 12, "checkpoint_every": 1, "keep": 2, "experts": (), "evaluation": None}
-    values = shared | {"schedule": Deterministic()} | fields
+    values = shared | {"schedule": Deterministic(), "sampler": None} | fields
     return cast(RunConfig, SimpleNamespace(**values))
+
+
+READERS: dict[str, dict[str, Any]] = {
+    "experts": {"experts": ("teacher",)},
+    "sampler": {"sampler": "a service"},
+    "none": {},
+}
+"""Who loads versions beside the trainer."""
 
 
 class Wide(nn.Module):
@@ -80,7 +88,7 @@ async def test_the_event_loops_thread_has_little_of_the_work(tmp_path: Path) -> 
     publisher, _ = publisher_of(tmp_path)
     learner = Learner(Wide(), OptimiserConfig(lr=1.0))
     config = settings()
-    await publisher._publish(learner, 0, parent=None, checkpoint=True)
+    await publisher._publish(learner, 0, checkpoint=True)
 
     own, all_threads = time.thread_time(), time.process_time()
     await publisher.publish(1, learner, config)
@@ -94,9 +102,7 @@ async def test_a_sampler_takes_new_weights_in_another_thread(tmp_path: Path) -> 
     publisher, _ = publisher_of(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tiny_model("qwen3", tmp_path / "model"))
     sampler = InProcessSampler(model, end_ids={0}, pad_id=0)
-    await publisher._publish(
-        Learner(model, OptimiserConfig(lr=1.0)), 0, parent=None, checkpoint=False
-    )
+    await publisher._publish(Learner(model, OptimiserConfig(lr=1.0)), 0, checkpoint=False)
     beats = 0
 
     async def beat() -> None:
@@ -135,17 +141,15 @@ def test_a_sampler_takes_no_version_with_other_tensors_than_its_models() -> None
 
 
 @pytest.mark.parametrize(("keep", "every"), [(2, 3), (1, 5), (4, 20)])
-@pytest.mark.parametrize("experts", [True, False])
+@pytest.mark.parametrize("readers", ["experts", "sampler", "none"])
 async def test_a_run_never_keeps_more_on_disk_than_is_planned(
-    tmp_path: Path, experts: bool, keep: int, every: int
+    tmp_path: Path, readers: str, keep: int, every: int
 ) -> None:
     publisher, _ = publisher_of(tmp_path)
     learner = Learner(nn.Linear(2, 2), OptimiserConfig(lr=1.0))
-    config = settings(
-        checkpoint_every=every, keep=keep, experts=("teacher",) if experts else (), lora=None
-    )
+    config = settings(checkpoint_every=every, keep=keep, lora=None, **READERS[readers])
     remember(tmp_path, Lineage(name="l0", parent=None, from_step=0, steps=12))
-    await publisher._publish(learner, 0, parent=None, checkpoint=True)
+    await publisher._publish(learner, 0, checkpoint=True)
     plan = disk_plan(config, cast(Shape, SimpleNamespace(num_parameters=6)), tmp_path)
     most = 0
 
@@ -156,18 +160,18 @@ async def test_a_run_never_keeps_more_on_disk_than_is_planned(
 
     assert most <= plan.num_versions
     # With teachers the plan is for one that has not stored its newest average yet.
-    assert experts or most >= plan.num_versions - 1
+    assert readers == "experts" or most >= plan.num_versions - 1
 
 
-@pytest.mark.parametrize("experts", [True, False])
+@pytest.mark.parametrize("readers", ["experts", "sampler", "none"])
 async def test_a_runs_publisher_leaves_first_and_last_versions(
-    tmp_path: Path, experts: bool
+    tmp_path: Path, readers: str
 ) -> None:
     publisher, gateway = publisher_of(tmp_path)
     learner = Learner(nn.Linear(2, 2), OptimiserConfig(lr=1.0))
-    config = settings(checkpoint_every=3, experts=("teacher",) if experts else ())
+    config = settings(checkpoint_every=3, **READERS[readers])
     remember(tmp_path, Lineage(name="l0", parent=None, from_step=0, steps=12))
-    await publisher._publish(learner, 0, parent=None, checkpoint=True)
+    await publisher._publish(learner, 0, checkpoint=True)
 
     for step in range(1, 13):
         await publisher.publish(step, learner, config)
@@ -176,18 +180,25 @@ async def test_a_runs_publisher_leaves_first_and_last_versions(
     found = (tmp_path / "weights").glob("*/*/[0-9]*")
     assert sorted(int(path.name) for path in found) == [0, 9, 12]
     assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["00000009", "00000012"]
-    assert [m.checkpoint for m in gateway.manifests] == [step % 3 == 0 for step in range(13)]
+    # Where only the trainer loads versions, those between two checkpoints have no files.
+    written = range(0, 13, 3) if readers == "none" else range(13)
+    names = [f"quickstart/l0/{step}" for step in written]
+    assert [m.version for m in gateway.manifests] == names
+    assert [m.parent for m in gateway.manifests] == [None, *names[:-1]]
+    assert [m.checkpoint for m in gateway.manifests] == [step % 3 == 0 for step in written]
 
 
-@pytest.mark.parametrize(("experts", "found"), [((), ["00000002"]), (("teacher",), [])])
+@pytest.mark.parametrize(
+    ("readers", "found"), [("none", ["00000002"]), ("sampler", ["00000002"]), ("experts", [])]
+)
 async def test_a_run_that_is_ended_between_steps_keeps_its_last_step_but_with_experts(
-    tmp_path: Path, experts: tuple[str, ...], found: list[str]
+    tmp_path: Path, readers: str, found: list[str]
 ) -> None:
-    publisher, _ = publisher_of(tmp_path)
+    publisher, gateway = publisher_of(tmp_path)
     learner = Learner(nn.Linear(2, 2), OptimiserConfig(lr=1.0))
-    config = settings(checkpoint_every=10, experts=experts, ranks=1)
+    config = settings(checkpoint_every=10, ranks=1, **READERS[readers])
     remember(tmp_path, Lineage(name="l0", parent=None, from_step=0, steps=12))
-    await publisher._publish(learner, 0, parent=None, checkpoint=True)
+    await publisher._publish(learner, 0, checkpoint=True)
     for step in (1, 2):
         await publisher.publish(step, learner, config)
         await publisher.checkpoint_if_due(step, learner, config)
@@ -196,6 +207,10 @@ async def test_a_run_that_is_ended_between_steps_keeps_its_last_step_but_with_ex
     await publisher.keep_step(learner, config)
 
     assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == found
+    for path in checkpoints(tmp_path / "checkpoints"):
+        kept = publisher._folder.read(weights_of(path))
+        assert all(torch.equal(kept[name], one) for name, one in learner.weights().items())
+        assert weights_of(path) in [manifest.version for manifest in gateway.manifests]
 
 
 async def test_the_best_version_stays_though_it_is_older_than_those_kept(tmp_path: Path) -> None:
@@ -204,7 +219,7 @@ async def test_the_best_version_stays_though_it_is_older_than_those_kept(tmp_pat
     evaluated = SimpleNamespace(is_due=lambda step: step == 4)
     config = settings(checkpoint_every=5, evaluation=evaluated)
     remember(tmp_path, Lineage(name="l0", parent=None, from_step=0, steps=12))
-    await publisher._publish(learner, 0, parent=None, checkpoint=True)
+    await publisher._publish(learner, 0, checkpoint=True)
 
     for step in range(1, 13):
         await publisher.publish(step, learner, config)
@@ -260,7 +275,8 @@ class AdaptedRun:
         self.root, self.gateway = root, Starting()
         self.model = tiny_model("qwen3", root / "model")
         self.folder = WeightFolder(root / "weights", "p", "0" * 64)
-        self.learner, self.config = adapted_learner(self.model), settings(checkpoint_every=2)
+        self.learner = adapted_learner(self.model)
+        self.config = settings(checkpoint_every=2, **READERS["sampler"])
 
     async def start(self, learner: Learner, known: Sequence[str], *, adapters: bool) -> Publisher:
         publisher = Publisher(self.folder, self.root, cast(GatewayClient, self.gateway))
@@ -317,12 +333,12 @@ async def test_adapters_go_on_from_versions_of_either_kind(tmp_path: Path, adapt
     assert all(torch.equal(found[name], weight) for name, weight in wanted.items())
 
 
-@pytest.mark.parametrize("experts", [True, False])
+@pytest.mark.parametrize("readers", ["experts", "sampler", "none"])
 async def test_a_killed_run_that_went_on_can_read_each_adapter_that_stays(
-    tmp_path: Path, experts: bool
+    tmp_path: Path, readers: str
 ) -> None:
     run = AdaptedRun(tmp_path)
-    run.config = settings(checkpoint_every=2, keep=1, experts=("teacher",) if experts else ())
+    run.config = settings(checkpoint_every=2, keep=1, **READERS[readers])
     first = await run.start(run.learner, [], adapters=True)
     await run.steps(first, run.learner, 1, 5)
     learner = adapted_learner(run.model)
@@ -338,7 +354,8 @@ async def test_a_killed_run_that_went_on_can_read_each_adapter_that_stays(
 
 async def test_a_run_of_adapters_keeps_no_more_on_disk_than_is_planned(tmp_path: Path) -> None:
     run, most = AdaptedRun(tmp_path), 0
-    run.config = settings(checkpoint_every=3, lora=Lora(rank=2, targets=("q_proj",)))
+    lora = Lora(rank=2, targets=("q_proj",))
+    run.config = settings(checkpoint_every=3, lora=lora, **READERS["sampler"])
     plan = disk_plan(run.config, shape_of(run.model), tmp_path, adapters=True)
     publisher = await run.start(run.learner, [], adapters=True)
 

@@ -220,6 +220,11 @@ def describe_run(config: RunConfig) -> dict[str, Any]:
     return described
 
 
+def others_load_versions(config: RunConfig) -> bool:
+    """Whether processes beside the trainer load each version: experts, or what draws responses."""
+    return bool(config.experts) or config.sampler is not None
+
+
 def describe(value: Any) -> Any:
     """A configuration as JSON values: dataclasses with their class, long lists by their length.
 

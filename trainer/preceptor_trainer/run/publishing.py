@@ -1,8 +1,9 @@
-"""Publishing: after each step the weights become a version that services may load.
+"""Publishing: after each step the weights become a version.
 
-Every `checkpoint_every` steps a checkpoint is saved too, and versions that are not needed any more
-are removed. Files are written, hashed and read in a thread: seconds for a model of 100M parameters,
-in which the event loop serves everything else.
+Its files are written where other processes load every version, and at checkpoints. Every
+`checkpoint_every` steps a checkpoint is saved too, and versions that are not needed any more are
+removed. Files are written, hashed and read in a thread: seconds for a model of 100M parameters, in
+which the event loop serves everything else.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from preceptor_trainer.run.checkpoint import (
     save_checkpoint,
     weights_of,
 )
-from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.config import RunConfig, others_load_versions
 from preceptor_trainer.run.evaluations import best_weights
 from preceptor_trainer.run.journal import Journal
 from preceptor_trainer.run.retention import Retention, Version
@@ -59,6 +60,8 @@ class Publisher:
         self._checkpoints = run_dir / "checkpoints"
         self._gateway = gateway
         self._base: WeightManifest | None = None
+        self._written: str | None = None
+        """The newest version with files, from which the next one with files descends."""
         self.lineage = ""
         self.published: Published
         self.unused: list[dict[str, Any]] = []
@@ -92,7 +95,7 @@ class Publisher:
         # Only now: a refused start must leave no record, so that the next one may be accepted.
         remember(self._run_dir, lineage)
         if resumed is None:
-            await self._publish(engine, 0, parent=None, checkpoint=True)
+            await self._publish(engine, 0, checkpoint=True)
             self._base = self.published.manifest if adapters else None
             return Position(step=0, lineage=lineage.name, weights=self.published.version)
         manifest = await self._gateway.weights(resumed.weights)
@@ -105,13 +108,21 @@ class Publisher:
         return resumed
 
     async def publish(self, step: int, engine: Engine, config: RunConfig) -> None:
-        """Makes the engine's weights the version that begins `step`."""
-        await self._publish(
-            engine, step, parent=self.published.version, checkpoint=_is_due(step, config)
-        )
+        """Makes the engine's weights the version that begins `step`.
+
+        Without files where no other process loads it and no checkpoint names it: writing them is
+        time in which nothing else happens.
+        """
+        is_due = _is_due(step, config)
+        if is_due or others_load_versions(config):
+            await self._publish(engine, step, checkpoint=is_due)
+            return
+        weights = await asyncio.to_thread(engine.weights)
+        version = self._folder.version(self.lineage, step)
+        self.published = Published(version=version, tensors=weights)
 
     def metrics(self) -> dict[str, float]:
-        """The size of the newest version's files."""
+        """The size of the newest version's files, where it has files."""
         manifest = self.published.manifest
         size = None if manifest is None else manifest.num_bytes
         return {} if size is None else {"published_bytes": float(size)}
@@ -137,12 +148,10 @@ class Publisher:
             states = [group_state(group) for group in unused]
             await asyncio.to_thread(self._save, position, engine, config.keep, states)
         # With experts only at checkpoints: until then an average may need every version.
-        if is_due or not config.experts:
-            overlapped = config.schedule.overlapped
-            ahead = _IN_PROGRESS if overlapped is None else overlapped.staleness + 1
+        if is_due or (others_load_versions(config) and not config.experts):
             await self._prune(
                 config,
-                num_newest=1 if step == config.steps else ahead,
+                num_newest=1 if step == config.steps else _num_loaded(config),
                 named={attempt.rollout.weights for group in unused for attempt in group.attempts},
             )
 
@@ -157,6 +166,8 @@ class Publisher:
         step = Version.of(self.published.version).step
         found = latest_checkpoint(self._checkpoints)
         if step > (0 if found is None else int(found.name)):
+            if self.published.manifest is None:
+                await self._publish(engine, step, checkpoint=True)
             position = Position(step=step, lineage=self.lineage, weights=self.published.version)
             await asyncio.to_thread(self._save, position, engine, config.keep, [])
 
@@ -180,9 +191,7 @@ class Publisher:
         wanted = {Version.of(name) for name in (best, *named) if name is not None}
         await asyncio.to_thread(retention.prune, lineages, kept, num_newest=num_newest, also=wanted)
 
-    async def _publish(
-        self, engine: Engine, step: int, *, parent: str | None, checkpoint: bool
-    ) -> None:
+    async def _publish(self, engine: Engine, step: int, *, checkpoint: bool) -> None:
         version = self._folder.version(self.lineage, step)
         weights = await asyncio.to_thread(engine.weights)
         adapter = None if self._base is None else await asyncio.to_thread(engine.adapter)
@@ -191,7 +200,9 @@ class Publisher:
         else:
             base = self._base
             write = partial(self._folder.write_adapter, adapter, base=base.version)
-        manifest = await asyncio.to_thread(write, version, parent=parent, checkpoint=checkpoint)
+        manifest = await asyncio.to_thread(
+            write, version, parent=self._written, checkpoint=checkpoint
+        )
         await self._gateway.register_weights(manifest)
         self._take(weights, manifest, base)
 
@@ -201,6 +212,7 @@ class Publisher:
         manifest: WeightManifest,
         base: WeightManifest | None,
     ) -> None:
+        self._written = manifest.version
         self.published = Published(
             version=manifest.version, tensors=weights, manifest=manifest, base=base
         )
@@ -228,6 +240,14 @@ class Publisher:
         name = next(f"l{n}" for n in itertools.count() if f"l{n}" not in taken)
         from_step = resumed.step if resumed else 0
         return Lineage(name=name, parent=parent, from_step=from_step, steps=steps)
+
+
+def _num_loaded(config: RunConfig) -> int:
+    """Newest versions with files that a step in progress may name to another process."""
+    overlapped = config.schedule.overlapped
+    if not others_load_versions(config):
+        return 1
+    return _IN_PROGRESS if overlapped is None else overlapped.staleness + 1
 
 
 def _is_due(step: int, config: RunConfig) -> bool:

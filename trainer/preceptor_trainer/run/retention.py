@@ -5,14 +5,14 @@ What is needed:
     the first version              where the run began; later ones may be adapters of it
     those of the last checkpoints  to go on, and to take out
     the best one                   where an evaluation recorded it
-    the newest ones                experts and samplers load them
+    the newest ones                experts and samplers of other processes load them
     those of groups that wait      a late answer is of the version that sampled them
     with experts, all since the newest checkpoint whose average every averaging teacher has stored
 
 The last line is for the self-teacher: EMA(v) needs every version from a stored average to v, so
 that a teacher that starts again can compute it. Everything else goes: older versions between
-checkpoints, and the versions of lineages that were left behind. Manifests stay at the gateway, so
-provenance still names each version.
+checkpoints, and the versions of lineages that were left behind. Manifests of what was written stay
+at the gateway. Provenance names each version, also those that were never files (`publishing.py`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A step's weights are a version; a checkpoint is a version and the optimiser's state. `retention.py`
 decides which stay: with teachers all versions since the last checkpoints, because an average may
-need them.
+need them. Where nobody but the trainer loads versions, those between checkpoints have no files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from preceptor_trainer.kit.machine import folder_bytes, free_disk_bytes
 from preceptor_trainer.model.shape import Shape
-from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.config import RunConfig, others_load_versions
 from preceptor_trainer.run.needs.memory_plan import num_trained
 
 
@@ -68,8 +68,10 @@ def disk_plan(
     interval = min(config.checkpoint_every, evaluated or config.checkpoint_every)
     # Those that are there while one more is written.
     kept = min(config.keep, math.ceil(config.steps / interval) - 1)
-    # The first version, two that a step in progress may name, the new one, and the best one.
-    num_versions = kept + 4 + (evaluated is not None)
+    # The first version, the new one, and the best one.
+    num_versions = kept + 2 + (evaluated is not None)
+    if others_load_versions(config):
+        num_versions += 2  # that a step in progress may name
     if config.experts:
         num_versions += 2 * interval
     num_versions = min(config.steps + 1, num_versions)
