@@ -114,6 +114,34 @@ def test_a_restored_learner_continues_identically(policy, rollouts):
     assert torch.equal(copied.logits, policy.logits)
 
 
+def test_a_large_models_optimiser_reads_it_once_and_takes_the_same_steps(policy, rollouts):
+    large, batches = copy.deepcopy(policy), [collate(rollouts)]
+    large.unused = torch.nn.Parameter(torch.zeros(1 << 23))
+    config = OptimiserConfig(lr=0.05, weight_decay=0.1)
+    learners = [Learner(model, config) for model in (policy, large)]
+
+    for _ in range(4):
+        for learner in learners:
+            learner.step(batches, DistIL())
+
+    states = [learner.state_dict()["optimiser"]["param_groups"] for learner in learners]
+    assert [groups[0]["fused"] for groups in states] == [None, True]
+    torch.testing.assert_close(large.logits, policy.logits)
+
+
+def test_a_restored_learner_computes_its_own_way(policy, rollouts):
+    learner = Learner(policy, CONFIG)
+    learner.step([collate(rollouts)], DistIL())
+    state = copy.deepcopy(learner.state_dict())
+    for group in state["optimiser"]["param_groups"]:
+        group["fused"] = True
+
+    learner.load_state_dict(state)
+
+    groups = learner.state_dict()["optimiser"]["param_groups"]
+    assert [group["fused"] for group in groups] == [None] * len(groups)
+
+
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(policy, rollouts):
     with torch.no_grad():
         policy.logits[0, 0] = float("nan")

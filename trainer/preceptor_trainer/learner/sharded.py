@@ -122,9 +122,7 @@ class ShardedLearner(Learner):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with this rank's part of the moments."""
-        self._optimiser.load_state_dict(state["optimiser"])
-        self.num_steps = int(state["num_steps"])
-        self.num_skipped = int(state["num_skipped"])
+        self._load_optimiser(state)
 
     def _arranged(self, passes: Passes) -> Passes:
         mesh = init_device_mesh(self._place.device.type, (self._group.size,))
