@@ -66,7 +66,10 @@ actions = "field"
 action_tool = "submit"
 action_field = "completion"
 sessions = 4
+[feedback]
+max_failed = 1.0  # a turn that is too long is no action, and has no reward
 """
+BRIEF = "brief_env.server.app:app"
 ROWS = [{"prompt": f"[{i}]->[{i},{i}]"} for i in range(4)]
 
 
@@ -93,6 +96,12 @@ class Served:
         with contextlib.suppress(httpx.HTTPError):
             return httpx.get(f"{self.url}/health", timeout=5).is_success
         return False
+
+    def run_file(self) -> str:
+        """A run in it: on rows of a file, or on the tasks that what was imported lists."""
+        before, after = RUN.split("actions = ")[0], RUN[RUN.index("[rollout]") :]
+        by_tool = before.replace("train.jsonl", "environment") + BY_TOOL + after
+        return (by_tool if self.app == BRIEF else RUN).replace("URL", self.url)
 
     def has_a_place(self) -> bool:
         """Whether the one session that the server allows is free."""
@@ -138,15 +147,13 @@ def brief(tmp_path: Path, serve: Serve) -> Served:
     words = ["import", source, "--name", "brief_env", "--output-dir", tmp_path / "imported"]
     made = [PYTHON.parent / "openenv", *words]
     subprocess.run(made, cwd=tmp_path, check=True, capture_output=True)
-    return serve(tmp_path / "imported", app="brief_env.server.app:app")
+    return serve(tmp_path / "imported", app=BRIEF)
 
 
 def test_two_steps_are_trained_in_an_environment_of_verifiers_that_openenv_imported(
     training: Training, brief: Served
 ):
-    before, after = RUN.split("actions = ")[0], RUN[RUN.index("[rollout]") :]
-    text = before.replace("URL", brief.url).replace("train.jsonl", "environment") + BY_TOOL + after
-    training.write(text, [])
+    training.write(brief.run_file(), [])
 
     training.finish()
 
@@ -160,7 +167,7 @@ def test_two_steps_are_trained_in_an_environment_of_verifiers_that_openenv_impor
 
 
 def test_two_steps_are_trained_in_an_environment_of_openenv(training: Training, echo: Served):
-    training.write(RUN.replace("URL", echo.url), ROWS)
+    training.write(echo.run_file(), ROWS)
 
     training.finish()
 
@@ -177,23 +184,25 @@ def test_an_environment_without_tasks_says_so(echo: Served):
         asyncio.run(read_tasks(echo.url, "train", most=None, timeout_s=60))
 
 
+@pytest.mark.parametrize("name", ["echo", "brief"])
 def test_killing_the_trainer_leaves_no_session_and_killing_the_server_loses_no_rollout(
-    training: Training, echo: Served
+    training: Training, request: pytest.FixtureRequest, name: str
 ):
-    training.write(RUN.replace("URL", echo.url), ROWS)
+    served: Served = request.getfixturevalue(name)
+    training.write(served.run_file(), ROWS)
     trainer = training.start("--set", "run.steps=50")
-    wait_for(lambda: len(training.lines()) >= 1 and not echo.has_a_place())
+    wait_for(lambda: len(training.lines()) >= 1 and not served.has_a_place())
 
-    assert echo.process is not None
-    kill(echo.process)
+    assert served.process is not None
+    kill(served.process)
     assert trainer.wait(600) != 0
     assert "attempts of a step were not answered" in training.log.read_text()
     before = len(training.lines())
-    echo.start()
+    served.start()
     again = training.start("--set", "run.steps=50")
-    wait_for(lambda: len(training.lines()) > before and not echo.has_a_place())
+    wait_for(lambda: len(training.lines()) > before and not served.has_a_place())
     kill(again)
 
     assert training.num_recorded() >= 4 * before
     assert [line["step"] for line in training.lines()][:before] == list(range(1, before + 1))
-    wait_for(echo.has_a_place)
+    wait_for(served.has_a_place)

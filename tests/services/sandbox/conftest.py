@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,16 @@ def open_warm(rung: str, slot: int = 0) -> WarmSandbox:
     opened = open_sandbox(rung, slot=slot)
     assert isinstance(opened, WarmSandbox)
     return opened
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files of this test alone, which every user may pass through."""
+    folder = Path(tempfile.mkdtemp(prefix="preceptor-test-"))
+    folder.chmod(0o755)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

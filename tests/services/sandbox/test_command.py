@@ -262,7 +262,7 @@ def test_x5_runs_leave_nothing_to_each_other(box: WarmSandbox) -> None:
 
 @pytest.mark.parametrize("num_runs", [8, pytest.param(63, marks=pytest.mark.gauntlet)])
 @pytest.mark.parametrize("rung", RUNGS)
-def test_x5_sandboxes_side_by_side_do_not_mix(rung: str, num_runs: int) -> None:
+def test_x5_sandboxes_side_by_side_do_not_mix(rung: str, num_runs: int, temporary: Path) -> None:
     found: dict[tuple[int, int], bytes] = {}
 
     def work(slot: int) -> None:
@@ -285,6 +285,7 @@ def test_x5_sandboxes_side_by_side_do_not_mix(rung: str, num_runs: int) -> None:
     assert found == {
         (s, n): b"['main.py'] %d %d\n" % (s, n) for s in range(8) for n in range(num_runs)
     }
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize("locked", [False, True])

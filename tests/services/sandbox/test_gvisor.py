@@ -127,13 +127,17 @@ def test_x2_a_limit_ends_a_program_in_gvisor_and_all_its_processes(
 
 @pytest.mark.gauntlet
 @pytest.mark.skipif(not shutil.which("runsc") or os.geteuid() != 0, reason="needs runsc and root")
-def test_x5_runs_in_gvisor_side_by_side_leave_nothing_to_each_other() -> None:
+def test_x5_runs_in_gvisor_side_by_side_leave_nothing_to_each_other(temporary: Path) -> None:
+    before = len(psutil.Process().children(recursive=True))
+
     def runs(slot: int) -> list[bytes]:
         box = open_sandbox("gvisor", slot=slot)
         program = f"import os\nprint(sorted(os.listdir('.'))[2:], {slot})\nopen('left', 'w')"
-        return [box.execute(Command(files={"main.py": program})).stdout for _ in range(4)]
+        return [box.execute(Command(files={"main.py": program})).stdout for _ in range(63)]
 
-    with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(runs, range(4)))
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(runs, range(8)))
 
-    assert found == [[b"['main.py'] %d\n" % slot] * 4 for slot in range(4)]
+    assert found == [[b"['main.py'] %d\n" % slot] * 63 for slot in range(8)]
+    assert list(temporary.iterdir()) == []
+    assert len(psutil.Process().children(recursive=True)) == before
