@@ -236,6 +236,61 @@ def test_equal_prompts_with_different_prefixes_are_different_contexts(
         assert np.allclose(generation.logprobs, expected, atol=1e-4)
 
 
+BEGINNING = [3 + index % 17 for index in range(40)]
+"""What the prompts of the next two tests begin with; it is one of them too."""
+
+
+def _read(sampler: LocalSampler) -> list[tuple[int, ...]]:
+    """The shapes of all ids that the sampler's model reads from now on."""
+    shapes: list[tuple[int, ...]] = []
+    embedding = sampler._model.get_input_embeddings()
+    embedding.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
+    return shapes
+
+
+def test_a_large_model_reads_what_all_prompts_begin_with_once(model: Qwen3ForCausalLM) -> None:
+    small, large = (LocalSampler(model, end_ids={EOS}, pad_id=PAD, large=n) for n in (10**9, 0))
+    prompts = [BEGINNING + tail for tail in ([7, 2], [9, 3, 8], [], [9, 3, 8], [9])]
+    forced = [[], [4], [6, 2], [], [3]]
+    shapes = _read(large)
+
+    drawn, expected = (
+        s.sample(prompts, SamplingParams(), _seeded(), forced) for s in (large, small)
+    )
+
+    assert _same(drawn, expected)
+    assert shapes[:2] == [(1, 39), (5, 5)]
+    assert (5, 44) not in shapes
+
+
+def test_a_beginning_is_read_with_each_prompt_where_that_costs_little_or_windows_need_it(
+    model: Qwen3ForCausalLM,
+) -> None:
+    window = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=6)).eval()
+    for one, num_prompts in ((model, 2), (window, 4)):
+        sampler = LocalSampler(one, end_ids={EOS}, pad_id=PAD, large=0)
+        shapes = _read(sampler)
+
+        sampler.sample(
+            [[*BEGINNING, 4 + i] for i in range(num_prompts)], SamplingParams(), _seeded()
+        )
+
+        assert shapes[0] == (num_prompts, 41)
+
+
+def test_rows_of_a_large_model_leave_the_batch_sooner_and_draw_the_same(
+    model: Qwen3ForCausalLM,
+) -> None:
+    small, large = (LocalSampler(model, end_ids={EOS}, pad_id=PAD, large=n) for n in (10**9, 0))
+    shapes_of = [_read(sampler) for sampler in (small, large)]
+
+    drawn = [s.sample(PROMPTS * 8, SamplingParams(), _seeded()) for s in (small, large)]
+
+    assert _same(*drawn)
+    computed = [sum(rows * tokens for rows, tokens in shapes) for shapes in shapes_of]
+    assert computed[1] < computed[0]
+
+
 def test_a_step_of_the_optimiser_is_seen_at_once() -> None:
     model = _make_model(1)
     sampler = LocalSampler(model, end_ids={EOS}, pad_id=PAD)

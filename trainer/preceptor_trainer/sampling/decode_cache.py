@@ -48,14 +48,22 @@ class DecodeCache(Cache):
     ) -> tuple[Tensor, Tensor]:
         """Stores `[U, G, N, D]` of contexts; once branched appends to `[B, G, T, D]` of responses.
 
+        Contexts may come in two calls: of one row what all of them begin with, then the rest of
+        each.
+
         Returns:
             Those of the contexts, or those of the responses only.
         """
         states = [key_states, value_states]
         if not self.is_branched:
+            if layer_idx in self._contexts:
+                states = [
+                    torch.cat([beginning.expand(len(state), -1, -1, -1), state], dim=2)
+                    for beginning, state in zip(self._contexts[layer_idx], states, strict=True)
+                ]
             # these are transposed views, which a product would copy at every step
             self._contexts[layer_idx] = [state.contiguous() for state in states]
-            return key_states, value_states
+            return states[0], states[1]
         start = self._filled.get(layer_idx, 0)
         stop = start + key_states.shape[2]
         if layer_idx not in self._buffers:

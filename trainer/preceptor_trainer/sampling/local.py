@@ -5,6 +5,7 @@
 
 It is made for many short responses on a CPU. Equal prompts are computed once, and their keys and
 values are shared by their samples (`decode_cache.py`); finished rows are removed from the batch.
+What all prompts begin with, such as a system message, a large model reads once.
 
 Every response has its own random numbers, drawn at the start and converted to tokens by inverting
 the cumulative distribution. So a response does not depend on the other responses of its batch,
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -39,7 +40,12 @@ from preceptor_trainer.sampling.sampler import Generation
 
 ATTENTION = "preceptor-decode"
 MAX_ROWS = 512  # rows in flight: beyond this, longer batches gain nothing on a CPU
+LARGE = 1 << 23
+"""Parameters from which a token costs more than what saves it: moving a row's cache, another
+pass. Smaller models keep the batches, and with them the rounding, that they have without."""
 COMPACT_BELOW = 0.75  # rebuild the batch when fewer rows than this are still running
+COMPACT_LARGE_BELOW = 0.9
+WORTH_A_PASS = 64  # tokens; a pass reads all weights, whatever the number of its tokens
 
 _Finished: TypeAlias = Callable[[int, npt.NDArray[np.int32], npt.NDArray[np.float32]], None]
 
@@ -54,6 +60,7 @@ class LocalSampler:
         end_ids: Collection[int],
         pad_id: int,
         vocab_size: int | None = None,
+        large: int = LARGE,
     ) -> None:
         """Samples with `model`.
 
@@ -62,6 +69,7 @@ class LocalSampler:
             end_ids: A response ends with the first drawn token among these.
             pad_id: Id of padding; any id, since padding is masked.
             vocab_size: Only ids below it are drawn; all rows of the head where absent.
+            large: Number of parameters from which a model is large.
         """
         # Modules are copied and parameters shared: the copy gets another attention function, and
         # the caller's model keeps its own. Updates in place take effect here too.
@@ -76,6 +84,9 @@ class LocalSampler:
         self._vocab_size = vocab_size
         config: Any = self._model.config.get_text_config()
         self._max_positions: int | None = getattr(config, "max_position_embeddings", None)
+        self._is_large = sum(p.numel() for p in model.parameters()) >= large
+        # A window counts columns, and padding is between a shared beginning and what follows it.
+        self._shares_beginnings = getattr(config, "sliding_window", None) is None
 
     @torch.inference_mode()
     def sample(
@@ -145,10 +156,15 @@ class LocalSampler:
     ) -> list[Generation]:
         groups = [(context, len(list(same))) for context, same in groupby(contexts)]
         counts_U = torch.tensor([count for _, count in groups], device=self._device)
+        cache = DecodeCache(room=params.max_new_tokens)
+        num_shared = self._num_shared([prompt for (prompt, _), _ in groups])
+        if num_shared:
+            self._read_shared(contexts[0][0][:num_shared], cache)
         # Padded on the left: the last token of every context is then in the last column, and
         # responses follow without gaps.
-        ids_UN, visible_UN = _left_pad([p + f for (p, f), _ in groups], self._pad_id, self._device)
-        cache = DecodeCache(room=params.max_new_tokens)
+        rest = [(p + f)[num_shared:] for (p, f), _ in groups]
+        ids_UN, visible_UN = _left_pad(rest, self._pad_id, self._device)
+        visible_UN = nn.functional.pad(visible_UN, (num_shared, 0), value=True)
         # Logits of the positions before each forced token, and of the position of the first draw;
         # those of the rest of the prompt are not needed.
         keep = 1 + max(len(f) for (_, f), _ in groups)
@@ -187,6 +203,20 @@ class LocalSampler:
             for b, (tokens_T, logprobs_T) in enumerate(zip(tokens_BT, logprobs_BT, strict=True))
         ]
 
+    def _num_shared(self, prompts: Sequence[tuple[int, ...]]) -> int:
+        """How many first tokens of all prompts are read once; 0 where that saves too little."""
+        if not (self._is_large and self._shares_beginnings):
+            return 0
+        pairs = zip(min(prompts), max(prompts), strict=False)
+        num_equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        # Not the last token of a prompt, whose logits are those of a first draw.
+        num_shared = min(num_equal, min(len(prompt) for prompt in prompts) - 1)
+        return num_shared if num_shared * (len(prompts) - 1) >= WORTH_A_PASS else 0
+
+    def _read_shared(self, ids: tuple[int, ...], cache: DecodeCache) -> None:
+        ids_1N = torch.tensor([ids], device=self._device)
+        self._forward(ids_1N, torch.ones_like(ids_1N, dtype=torch.bool), cache, 1)
+
     def _decode(
         self,
         logits_BV: Tensor,
@@ -202,6 +232,7 @@ class LocalSampler:
         logprobs_BT = np.zeros((num_rows, num_steps), np.float32)
         rows = torch.arange(num_rows, device=self._device)  # the response of each row of the batch
         running = torch.ones(num_rows, dtype=torch.bool, device=self._device)
+        compact_below = COMPACT_LARGE_BELOW if self._is_large else COMPACT_BELOW
         for step in range(num_steps):
             token_B, logprob_B = draw(logits_BV, params, uniforms_BT[rows, step], self._vocab_size)
             where = rows[running].cpu().numpy()
@@ -218,7 +249,7 @@ class LocalSampler:
                 break
             # Not after every end: moving the caches costs about as much as computing a few idle
             # rows.
-            if num_running < COMPACT_BELOW * len(rows):
+            if num_running < compact_below * len(rows):
                 cache.select(running.nonzero()[:, 0])
                 rows, token_B, visible_BN = rows[running], token_B[running], visible_BN[running]
                 running = torch.ones(num_running, dtype=torch.bool, device=self._device)
@@ -295,7 +326,8 @@ def draw(
         they are the model's own, normalised over padding too.
     """
     # Temperature first, as servers do: the truncation uses the tempered distribution.
-    tempered_BV = (logits_BV / params.temperature).log_softmax(-1)
+    scaled_BV = logits_BV if params.temperature == 1.0 else logits_BV / params.temperature
+    tempered_BV = scaled_BV.log_softmax(-1)
     logprobs_BV = truncate(tempered_BV[:, :vocab_size], params)
     # In float64: in a float32 sum, a quarter of 150,000 random ids do not change the sum, and could
     # never be drawn.
