@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 from dispatch_parts import query, submission
 
 from preceptor_clients.contract import wire
@@ -47,7 +48,6 @@ async def seconds_of(ask: Callable[[int], Awaitable[Any]], large: asyncio.Task[A
 async def test_small_requests_are_answered_while_a_very_large_one_is_taken(
     make_deployment: Callable[..., Any], moody: Any
 ) -> None:
-    bodies = [await asyncio.to_thread(large_body, attempt) for attempt in range(3)]
     shares: list[tuple[float, float]] = []
     async with (
         moody() as url,
@@ -66,7 +66,8 @@ async def test_small_requests_are_answered_while_a_very_large_one_is_taken(
             assert (await client.get(f"{gateway}/livez")).status_code == 200
 
         await submit(8000)
-        for body in bodies:
+        for attempt in range(5):
+            body = await asyncio.to_thread(large_body, attempt)
             began = time.monotonic()
             large = asyncio.create_task(
                 client.post(f"{gateway}/v1/logprobs", content=body, headers=headers)
@@ -79,8 +80,9 @@ async def test_small_requests_are_answered_while_a_very_large_one_is_taken(
             assert len(looks) > 10
             assert len(submits) > 10
             shares.append((max(looks) / large_s, max(submits) / large_s))
-
-    # A look needs the event loop alone, a submission also the one transaction that writes. The
-    # least of three, because whatever else the machine does can only add to a wait.
-    assert min(look for look, _ in shares) < 0.2
-    assert min(submit for _, submit in shares) < 0.35
+            # A look needs the event loop alone, a submission also the one transaction that writes.
+            # The least of them, because whatever else the machine does can only add to a wait.
+            of_looks, of_submits = (min(column) for column in zip(*shares, strict=True))
+            if of_looks < 0.2 and of_submits < 0.35:
+                return
+    pytest.fail(f"shares of the time of a large request: {shares}")

@@ -147,13 +147,14 @@ async def test_a_judge_gets_the_last_turn_and_knows_the_others(judge: str) -> No
         ("nan", "score: nan is not a finite number"),
         ("right", "ZeroDivisionError: division by zero (judge.py, line 21)"),
         ("crash", "the judge's process ended with code 3"),
-        ("hang", "took longer than 0.5 s"),
+        ("hang", "took longer than 2 s"),
     ],
 )
 async def test_a_judgement_that_fails_is_a_problem_which_no_question_keeps_as_its_answer(
     judge: str, response: str, said: str
 ) -> None:
-    async with source(judge, workers=1, timeout_s=0.5) as service:
+    timeout_s = 2.0 if response == "hang" else 60.0
+    async with source(judge, workers=1, timeout_s=timeout_s) as service:
         failed, following = await items_or_problems(service, response, "true")
 
     assert isinstance(failed, ServiceFailed)
@@ -242,10 +243,10 @@ async def test_an_async_judge_answers_many_at_a_time_and_ends_a_late_one(judge: 
 
 async def test_an_async_judge_that_blocks_its_process_costs_the_others_nothing(judge: str) -> None:
     slow = judge.replace(":judge", ":slow")
-    async with source(slow, workers=1, concurrency=4, timeout_s=0.3) as service:
+    async with source(slow, workers=1, concurrency=4, timeout_s=2.0) as service:
         found = await items_or_problems(service, "stuck", "right", "wrong")
 
-    assert "took longer than 0.3 s" in str(found[0])
+    assert "took longer than 2 s" in str(found[0])
     assert [getattr(item, "score", None) for item in found] == [None, 1.0, 0.0]
 
 

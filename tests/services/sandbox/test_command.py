@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -304,9 +305,15 @@ def test_x5_folders_nested_by_the_thousand_are_removed(box: WarmSandbox, locked:
     assert after.stdout == b"['main.py']\n"
 
 
+def kill_at_work(box: WarmSandbox, keeper: psutil.Process, at_rest: int) -> None:
+    while len(descendants(box.pid)) <= at_rest:
+        time.sleep(0.01)
+    keeper.kill()
+
+
 def test_a_keeper_that_was_killed_fails_once_and_comes_back(box: WarmSandbox) -> None:
-    timer = threading.Timer(0.3, keeper_of(box).kill)
-    timer.start()
+    at_rest = len(descendants(box.pid))
+    threading.Thread(target=kill_at_work, args=(box, keeper_of(box), at_rest)).start()
 
     with pytest.raises(IsolationFailed, match="did not answer"):
         run(box, "import time; time.sleep(60)", timeout_s=30)

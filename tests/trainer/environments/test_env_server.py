@@ -53,7 +53,7 @@ async def test_every_attempt_is_one_rollout_of_the_server(play):
 
 async def test_attempts_that_find_no_place_come_after_those_that_did(play):
     async with counting(places=1) as server:
-        played = await play(dialogue(server, timeout_s=0.5), lambda turn, i: "7", count=2, row=TASK)
+        played = await play(dialogue(server, timeout_s=2.0), lambda turn, i: "7", count=2, row=TASK)
         await server.idle()
 
     assert [r.episode.reward for r in played.rollouts] == [2.0] * 2
