@@ -22,12 +22,12 @@ async def test_groups_without_signal_are_replaced_their_cost_is_told_and_a_token
     dapo = running.run("dapo")
 
     trainer = dapo.start_trainer(
-        recipe="dapo:recipe", cwd=Path(__file__).parent, problems_per_step=8
+        recipe="dapo:recipe", cwd=Path(__file__).parent, problems_per_step=8, steps=3
     )
 
     assert trainer.wait(timeout=300) == 0, dapo.trainer_log()
     steps = read_metrics(dapo.run_dir)
-    assert [step["rollouts"] for step in steps] == [2 * 4] * 6
+    assert [step["rollouts"] for step in steps] == [2 * 4] * 3
     assert all(step["with_signal"] == 1 for step in steps)
     discarded = [step["discarded_rollouts"] for step in steps]
     assert sum(discarded) > 0, "every group had signal, so nothing was replaced"
@@ -36,7 +36,7 @@ async def test_groups_without_signal_are_replaced_their_cost_is_told_and_a_token
     )
     async with GatewayClient(running.deployment.gateway_url, running.deployment.key) as client:
         accounting = await client.accounting("dapo")
-    assert (accounting.consumed, accounting.consumed_twice) == (6 * 2 * 4, 0)
+    assert (accounting.consumed, accounting.consumed_twice) == (3 * 2 * 4, 0)
 
     token = json.loads((dapo.run_dir / "summary.json").read_text())["trace_target"]
     assert f"trace {token} --run-dir" in dapo.trainer_log()

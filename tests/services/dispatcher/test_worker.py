@@ -299,7 +299,10 @@ async def test_a_promise_without_an_end_is_refused(make_deployment, moody, monke
     assert "late_s" in outcome.problem.detail
 
 
-async def test_an_expert_added_at_run_time_is_served(make_deployment, moody, tmp_path) -> None:
+async def test_an_expert_added_at_run_time_is_served(
+    make_deployment, moody, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(process, "_DIRECTORY_S", 0.05)
     async with (
         moody(name="newcomer") as url,
         make_deployment() as gateway,
