@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from preceptor_clients.contract import deployment as schema
 from preceptor_clients.contract.schemas import PrefixOutcome, PrefixSubmission
@@ -23,6 +24,7 @@ from preceptor_clients.http.connection import RetryPolicy
 from preceptor_clients.http.gateway import GatewayClient
 from preceptor_clients.kit.files import make_key_file
 from preceptor_clients.sdk.service import service_app
+from preceptor_services.dispatcher import worker
 from preceptor_services.dispatcher.process import Dispatcher
 from preceptor_services.dispatcher.worker import WorkerConfig
 from preceptor_services.gateway.app import create_app
@@ -90,14 +92,16 @@ class Deployment:
         queue = JobStreams.connect(self.settings.gateway.broker)
         config = WorkerConfig(lease_s=lease_s, grace_s=grace_s)
         url = f"http://127.0.0.1:{self.settings.gateway.port}"
-        async with GatewayClient(url, key, retry=_PATIENT) as gateway:
-            task = asyncio.create_task(Dispatcher(gateway, queue, "d", config).run(stopping))
-            try:
-                yield stopping
-            finally:
-                stopping.set()
-                await task
-                await queue.aclose()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(worker, "_BLOCK_S", 0.05)  # so long an idle worker takes to stop
+            async with GatewayClient(url, key, retry=_PATIENT) as gateway:
+                task = asyncio.create_task(Dispatcher(gateway, queue, "d", config).run(stopping))
+                try:
+                    yield stopping
+                finally:
+                    stopping.set()
+                    await task
+                    await queue.aclose()
 
     def start_dispatcher(self, *options: str, lease_s: float = 1.0) -> subprocess.Popen[bytes]:
         """A dispatcher as a process of its own, to be killed."""
@@ -225,9 +229,19 @@ def make_deployment(
                 stack.push_async_callback(own.aclose)
                 app = create_app(one, own, LocalBlobs(one.gateway.blobs), queue)
                 await stack.enter_async_context(serving(app, one.gateway.port))
+                await _until_experts_are_known(app)
             yield deployment
 
     return make
+
+
+async def _until_experts_are_known(app: FastAPI) -> None:
+    """Who asks before is told to come again in a second. An expert may hang, or be away."""
+    entries = app.state.registry._entries.values()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            while any(entry.detail == "it has not answered yet" for entry in entries):
+                await asyncio.sleep(0.005)
 
 
 def _each_gateway(settings: schema.Deployment, count: int) -> list[schema.Deployment]:
