@@ -27,7 +27,8 @@ SEED = {"seed": 7}
 
 async def test_an_episode_is_played_rewarded_and_closed(play):
     async with guessing() as server:
-        played = await play(dialogue(server), ["1", "7"], row=SEED)
+        row = {**SEED, "split": "train", "index": 3, "question": "for judges"}
+        played = await play(dialogue(server), ["1", "7"], row=row)
         await server.idle()
 
     [rollout] = played.rollouts
@@ -39,7 +40,7 @@ async def test_an_episode_is_played_rewarded_and_closed(play):
     assert rollout.finish_reason == "stop"
     told = played.policy.decode(rollout.response_ids[~rollout.owned].tolist())
     assert "wrong" in told
-    assert server.resets == [{"seed": 7, "episode_id": "r-0-0"}]
+    assert server.resets == [{"seed": 7, "split": "train", "index": 3, "episode_id": "r-0-0"}]
 
 
 async def test_every_attempt_has_a_session_and_one_seed_for_its_group(play):
