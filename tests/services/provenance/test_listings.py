@@ -115,19 +115,15 @@ async def test_rollouts_are_listed_with_their_text_and_score(three: Any) -> None
     assert [(r.score, r.solved) for r in found] == [(0.5, False), (1.0, True), (None, None)]
 
 
-@pytest.mark.parametrize(
-    ("filters", "wanted"),
-    [
+async def test_rollouts_are_filtered(three: Any) -> None:
+    cases: list[tuple[dict[str, Any], list[str]]] = [
         ({"solved": True}, ["b"]),
         ({"solved": False}, ["a"]),
         ({"step": 1}, ["c"]),
         ({"step": 0, "limit": 1}, ["a"]),
-    ],
-)
-async def test_rollouts_are_filtered(
-    three: Any, filters: dict[str, Any], wanted: list[str]
-) -> None:
-    assert [r.id for r in await three.trainer.rollouts("r", **filters)] == wanted
+    ]
+    for filters, wanted in cases:
+        assert [r.id for r in await three.trainer.rollouts("r", **filters)] == wanted, filters
 
 
 async def test_a_page_goes_on_where_the_one_before_ended(three: Any, monkeypatch: Any) -> None:
@@ -216,6 +212,15 @@ def test_a_folder_without_records_is_named_with_what_to_do(
     assert "--url and --key-file" in capsys.readouterr().err
 
 
+# A list's scores are read from PostgreSQL above; the rule is applied to what was read.
+postgres_at_leisure = pytest.mark.parametrize(
+    "database_url",
+    ["sqlite", pytest.param("postgres", marks=pytest.mark.gauntlet)],
+    indirect=True,
+)
+
+
+@postgres_at_leisure
 @pytest.mark.parametrize("rule", ["sum", "mean", "min", "first"])
 async def test_a_listed_score_is_the_reward_by_the_runs_own_rule(world: World, rule: str) -> None:
     sources: dict[str, Any] = {"sources": ["executor"], "weights": [0.5], "rule": rule}
@@ -231,6 +236,7 @@ async def test_a_listed_score_is_the_reward_by_the_runs_own_rule(world: World, r
     assert [(r.score, r.solved) for r in found] == [(weighted, weighted >= 0.5), (None, None)]
 
 
+@postgres_at_leisure
 @pytest.mark.parametrize(("rule", "reward"), [("min", 0.4), ("sum", 0.9), ("mean", 0.45)])
 async def test_scores_of_one_source_are_added_before_the_rule(
     world: World, rule: str, reward: float
