@@ -25,12 +25,12 @@ from preceptor_trainer.model.trunk import padded
 from .small_rows import ROWS, SIZES, batch_of, qwen3
 
 
-def uneven(num_groups=16, each=4):
+def uneven(num_groups=16, each=4, begins=()):
     """Prompts and responses of very different lengths."""
     draw = random.Random(0)
     rows = []
     for group in range(num_groups):
-        prompt = tuple(draw.choices(range(31), k=draw.randint(2, 20)))
+        prompt = (*begins, *draw.choices(range(31), k=draw.randint(2, 20)))
         rows += [
             (group, prompt, tuple(draw.choices(range(31), k=draw.randint(1, 40))))
             for _ in range(each)
@@ -55,7 +55,11 @@ def hidden_and_gradient(trunk, model, batch):
     return hidden_NH.detach(), torch.cat(gradients)
 
 
-@pytest.mark.parametrize("rows", [ROWS, ROWS[:1], uneven(6)], ids=["few", "one row", "uneven"])
+@pytest.mark.parametrize(
+    "rows",
+    [ROWS, ROWS[:1], uneven(6), uneven(5, begins=range(9))],
+    ids=["few", "one row", "uneven", "one beginning"],
+)
 @pytest.mark.parametrize("trunk", [packed_contexts, packed_rows])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_hidden_states_and_gradients_are_those_of_padded_rows(rows, trunk, attention):
@@ -92,6 +96,29 @@ def test_prompts_are_read_once():
     whole = lay_out(batch, shares=False).num_tokens
 
     assert (shared, whole) == (10 + 8, 16 + 8)
+
+
+def test_what_all_prompts_begin_with_is_once_in_each_of_few_short_bins():
+    begins, rows = tuple(range(9)), uneven()
+    begun = [(group, begins + prompt, response) for group, prompt, response in rows]
+
+    few, many = (lay_out(batch_of(begun[:n]), shares=True) for n in (24, 64))
+
+    alone = [lay_out(batch_of(rows[:n]), shares=True).num_tokens for n in (24, 64)]
+    assert [len(layout.ids_RS) for layout in (few, many)] == [1, 2]
+    assert few.num_tokens == len(begins) + alone[0]
+    assert many.num_tokens == 2 * len(begins) + alone[1]
+    assert 1 - many.num_tokens / many.num_places < MOST_PADDING
+
+
+def test_a_prompt_that_is_the_beginning_of_the_others_predicts_for_itself():
+    rows = [(0, (4, 9, 2), (1, 5)), (1, (4, 9, 2, 7), (3, 3)), (2, (4, 9, 2, 8), (2,))]
+    model, batch = qwen3().double(), batch_of(rows)
+
+    found, wanted = packed_contexts(model, batch), padded(model, batch)
+
+    assert lay_out(batch, shares=True).num_tokens == 2 + (1 + 1) + (2 + 1) + 2
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-5)
 
 
 def test_a_model_that_carries_a_state_through_its_row_is_refused():

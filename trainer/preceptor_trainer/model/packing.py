@@ -4,10 +4,11 @@
     layout.ids_RS, layout.position_RS                    # what a model takes
     hidden_RSH.flatten(0, 1).index_select(0, layout.predictor_N)
 
-A piece is a prompt and responses to it: with `shares` all that fit, without one. Pieces are put
-into bins, longest first, each into the emptiest; no piece is split. Attention costs the square of a
-bin, so there are as many bins as keep the padding, which fills bins up to the longest, below 2 % of
-the tokens. One bin has none.
+A piece is a prompt and responses to it: with `shares` all that fit, without one. What all prompts
+begin with, such as a system message, is then once in each bin. Pieces are put into bins, longest
+first, each into the emptiest; no piece is split. Attention costs the square of a bin, so there are
+as many bins as keep the padding, which fills bins up to the longest, below 2 % of the tokens. One
+bin has none. Where prompts share a beginning there are as few as keep bins short.
 
 Dimensions: B rows of the batch, T response positions, R bins, S places of a bin, N real response
 positions.
@@ -15,8 +16,10 @@ positions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Final, cast
 
 import torch
@@ -27,10 +30,12 @@ from preceptor_trainer.model.batch import TrainBatch
 MOST_PADDING: Final = 0.02
 """Of the places of all bins."""
 _SHARED: Final = 1024
-"""Tokens up to which responses join a piece, where that is more than twice its prompt; beyond,
-attention costs more than the prompt saves."""
+"""Tokens up to which responses join a piece, where that is more than twice its prompt, and pieces a
+bin with their beginning; beyond, attention costs more than what is shared saves."""
 NOBODY: Final = -1
 """The piece of padding, and the row of a prompt's tokens."""
+EVERYBODY: Final = -2
+"""The piece of what all prompts begin with."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Layout:
     position_RS: Tensor
     """Places in the token's own row; 0 in padding."""
     piece_RS: Tensor
-    """Number of the piece; `NOBODY` in padding."""
+    """Number of the piece; `NOBODY` in padding, `EVERYBODY` in the beginning of a bin."""
     row_RS: Tensor
     """Row of a response's token; `NOBODY` elsewhere."""
     predictor_N: Tensor
@@ -68,6 +73,7 @@ class Layout:
         """`[R, 1, S, S]` to add to scores: a token sees its prompt and its own row up to itself."""
         size = self.ids_RS.shape[1]
         seen_RSS = self.piece_RS[:, :, None] == self.piece_RS[:, None, :]
+        seen_RSS |= self.piece_RS[:, None, :] == EVERYBODY
         of_prompt_RSS = self.row_RS[:, None, :] == NOBODY
         seen_RSS &= of_prompt_RSS | (self.row_RS[:, :, None] == self.row_RS[:, None, :])
         seen_RSS &= torch.ones(size, size, dtype=torch.bool, device=seen_RSS.device).tril()
@@ -80,13 +86,22 @@ def lay_out(batch: TrainBatch, *, shares: bool, bins: int | None = None) -> Layo
 
     Args:
         batch: Rows, padded as everywhere.
-        shares: Whether responses to one prompt share its tokens.
+        shares: Whether responses to one prompt share its tokens, and prompts their beginning.
         bins: How many; as many as possible where absent.
     """
     pieces = _pieces(batch, shares=shares)
-    sizes = [piece.num_tokens for piece in pieces]
-    places = spread(sizes, bins) if bins is not None else _most_bins(sizes)
-    return _layout(batch, [[pieces[place] for place in some] for some in places])
+    beginning = _beginning([piece.prompt for piece in pieces]) if shares else ()
+    sizes = [piece.num_tokens - len(beginning) for piece in pieces]
+    places = spread(sizes, bins) if bins is not None else _bins(sizes, len(beginning))
+    return _layout(batch, [[pieces[place] for place in some] for some in places], beginning)
+
+
+def _beginning(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """What all prompts begin with; at most all but a prompt's last token, which predicts."""
+    shortest = min(len(prompt) for prompt in prompts)
+    # Tuples between the least and the greatest begin with whatever these two have in common.
+    pairs = zip(min(prompts)[: shortest - 1], max(prompts), strict=False)
+    return tuple(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _pieces(batch: TrainBatch, *, shares: bool) -> list[Piece]:
@@ -133,30 +148,39 @@ def spread(sizes: Sequence[int], num_bins: int) -> list[list[int]]:
     return bins
 
 
-def _most_bins(sizes: Sequence[int]) -> list[list[int]]:
-    total = sum(sizes)
-    for num_bins in range(total // sizes[0], 1, -1):
+def _bins(sizes: Sequence[int], num_shared: int) -> list[list[int]]:
+    """Places of `sizes`, which fall, beside the tokens that each bin begins with."""
+    total, found = sum(sizes), spread(sizes, 1)
+    for num_bins in range(2, total // sizes[0] + 1):
+        if num_shared and num_shared + math.ceil(total / (num_bins - 1)) <= _SHARED:
+            break
         bins = spread(sizes, num_bins)
         longest = max(sum(sizes[place] for place in places) for places in bins)
         if 1 - total / (num_bins * longest) < MOST_PADDING:
-            return bins
-    return spread(sizes, 1)
+            found = bins
+    return found
 
 
-def _layout(batch: TrainBatch, bins: Sequence[Sequence[Piece]]) -> Layout:
-    size = max(sum(piece.num_tokens for piece in some) for some in bins)
+def _layout(
+    batch: TrainBatch, bins: Sequence[Sequence[Piece]], beginning: tuple[int, ...]
+) -> Layout:
+    skipped = len(beginning)
+    size = skipped + max(sum(piece.num_tokens - skipped for piece in some) for some in bins)
     shape = (len(bins), size)
     ids, position = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     owner, row_of = torch.full(shape, NOBODY), torch.full(shape, NOBODY)
     responses = _responses(batch)
     predictors: dict[int, list[int]] = {}
     number = 0
+    ids[:, :skipped] = torch.tensor(beginning, dtype=torch.long)
+    position[:, :skipped] = torch.arange(skipped)
+    owner[:, :skipped] = EVERYBODY
     for r, some in enumerate(bins):
-        place = 0
+        place = skipped
         for piece in some:
-            start, place = place, place + len(piece.prompt)
-            ids[r, start:place] = torch.tensor(piece.prompt)
-            position[r, start:place] = torch.arange(len(piece.prompt))
+            start, place = place, place + len(piece.prompt) - skipped
+            ids[r, start:place] = torch.tensor(piece.prompt[skipped:])
+            position[r, start:place] = torch.arange(skipped, len(piece.prompt))
             last = r * size + place - 1
             for row in piece.rows:
                 given = responses[row][:-1]
