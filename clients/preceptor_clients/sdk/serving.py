@@ -115,6 +115,11 @@ def _bounded(base: Any) -> Any:
             if self.cycle is not None:
                 base.on_message_complete(self)
 
+        def send_400_response(self, msg: str) -> None:
+            # The parser reads its piece to the end, also after a refusal, and may find a fault.
+            if not self._refused:
+                base.send_400_response(self, msg)
+
         def _idle(self) -> bool:
             return self.cycle is None or self.cycle.response_complete
 
@@ -148,6 +153,7 @@ def _bounded(base: Any) -> Any:
                 return
             if self.cycle is not None:
                 self.cycle.disconnected = True
+                self.cycle.waiting_for_100_continue = False
                 self.cycle.message_event.set()
             self.transport.write(_rendered(error))
             self.transport.write_eof()

@@ -43,9 +43,18 @@ async def _served(app: Any) -> AsyncIterator[int]:
 
 
 @pytest.fixture
-async def port() -> AsyncIterator[int]:
+async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+    monkeypatch.setattr(serving, "LINGER_S", 60.0)  # however slowly a test sends
     async with _served(_app) as port:
         yield port
+
+
+@pytest.fixture
+async def faults() -> list[Any]:
+    """What the event loop was told of."""
+    found: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: found.append(told))
+    return found
 
 
 @contextlib.asynccontextmanager
@@ -96,6 +105,16 @@ async def test_a_head_that_is_too_large_is_refused(port: int, head: list[bytes])
 
     assert b"200" not in said
     assert b"431" in said
+
+
+async def test_a_head_that_is_refused_and_has_a_fault_after_that_is_answered_once(
+    port: int, faults: list[Any]
+) -> None:
+    said = await _say(port, b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 200 + b"no colon\r\n\r\n")
+
+    assert said.startswith(b"HTTP/1.1 431")
+    assert said.count(b"HTTP/1.1") == 1
+    assert faults == []
 
 
 async def test_slow_heads_lose_their_connections_and_others_are_answered(
@@ -185,6 +204,32 @@ async def test_a_body_that_trickles_byte_by_byte_is_refused_in_plain_words(
     problem = from_problem(ProblemDetails.model_validate_json(body))
     assert isinstance(problem, RequestTimeout)
     assert "the body came too slowly" in problem.detail
+
+
+async def test_an_application_that_reads_after_the_refusal_is_told_that_the_caller_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving, "BODY_WINDOW_S", 0.05)
+    refused, told = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+    async def reads_late(scope: Any, receive: Any, send: Any) -> None:
+        await refused.wait()
+        try:
+            told.set_result(await receive())
+        except RuntimeError as error:
+            told.set_exception(error)
+
+    async with (
+        _served(reads_late) as port,
+        asyncio.timeout(20),
+        _connected(port) as (reader, writer),
+    ):
+        writer.write(b"POST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n")
+        said = await reader.read()
+        refused.set()
+
+        assert said.startswith(b"HTTP/1.1 408")
+        assert await told == {"type": "http.disconnect"}
 
 
 async def test_a_slow_body_that_keeps_the_smallest_rate_is_taken(
