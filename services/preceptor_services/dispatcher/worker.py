@@ -3,7 +3,7 @@
     take or reclaim -> claim at the gateway -> plan calls -> call -> check -> report -> acknowledge
 
 One loop forms the calls and starts each as soon as the service has room for it; the calls run
-beside it, in `calls.py`. The gateway counts attempts and fails a job after the third.
+beside it, in `calls.py`. The gateway counts failures and deliveries, and gives jobs up.
 """
 
 from __future__ import annotations
