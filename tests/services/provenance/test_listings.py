@@ -25,6 +25,7 @@ from preceptor_clients.contract.schemas import (
 )
 from preceptor_services.jobs.messages import ItemResult
 from preceptor_services.provenance import lists
+from preceptor_services.store.provenance.listings import RewardRule, scores_of_group
 from preceptor_services.store.tables.provenance import FeedbackItemRow
 
 from ..world import World
@@ -212,7 +213,7 @@ def test_a_folder_without_records_is_named_with_what_to_do(
     assert "--url and --key-file" in capsys.readouterr().err
 
 
-# A list's scores are read from PostgreSQL above; the rule is applied to what was read.
+# The rules themselves are tested on both databases below.
 postgres_at_leisure = pytest.mark.parametrize(
     "database_url",
     ["sqlite", pytest.param("postgres", marks=pytest.mark.gauntlet)],
@@ -236,13 +237,9 @@ async def test_a_listed_score_is_the_reward_by_the_runs_own_rule(world: World, r
     assert [(r.score, r.solved) for r in found] == [(weighted, weighted >= 0.5), (None, None)]
 
 
-@postgres_at_leisure
-@pytest.mark.parametrize(("rule", "reward"), [("min", 0.4), ("sum", 0.9), ("mean", 0.45)])
-async def test_scores_of_one_source_are_added_before_the_rule(
-    world: World, rule: str, reward: float
-) -> None:
-    both: dict[str, Any] = {"sources": ["executor", "self"], "weights": [1.0, 1.0], "rule": rule}
-    await _begin(world, {"class": "CombinedTask", **both})
+async def test_scores_of_one_source_are_added_before_the_rule(world: World) -> None:
+    weights = (("executor", 0.5), ("self", 1.0))
+    await _begin(world, {"class": "ScoredTask"})
     rows = [rollout_of(world, name, 0) for name in "ab"]
     items = [
         FeedbackItem(id=f"self-{part}", kind="judge", score=part, source="self", version="1")
@@ -253,10 +250,15 @@ async def test_scores_of_one_source_are_added_before_the_rule(
     for name in "ab":
         await _judge(world, name, 0.4)
 
-    found = await world.trainer.rollouts("r")
+    async with world.database.read() as conn:
+        found = {
+            rule: await scores_of_group(conn, RewardRule(rule, weights), "r", "l0", 0, "g1")
+            for rule in ("min", "sum", "mean")
+        }
 
     # Of `b`, which the source `self` has not judged, there is no reward.
-    assert [r.score for r in found] == [pytest.approx(reward), None]
+    for rule, reward in (("min", 0.4), ("sum", 0.7), ("mean", 0.35)):
+        assert found[rule] == [("a", pytest.approx(reward)), ("b", None)], rule
 
 
 async def test_an_item_is_recorded_with_its_source_error_time_and_price(world: World) -> None:
