@@ -24,8 +24,9 @@ real: $(VENV)/.run-installed ## Watch a pretrained model of 135 M parameters lea
 	@$(BIN)/python examples/smollm2.py models/smollm2
 	@$(BIN)/preceptor train examples/multiply/run.toml $(ARGS)
 
+# Compiled modules are kept, also where the environment says not to: hundreds of processes start here.
 test: $(VENV)/.dev-installed ## Run the test suite (starts its own broker and databases)
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 browser: $(VENV)/.dev-installed ## The annotators' page in a real Chromium (needs chromium and npm)
 	@$(BIN)/python -m pytest -q tests/browser -m browser $(ARGS)
