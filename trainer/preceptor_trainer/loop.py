@@ -234,6 +234,9 @@ class Trainer:
         """One optimiser step, published and recorded; False where a participant ends the run."""
         for participant in self.collector.participants:
             if await participant.ends(batch.at, batch.labelled):
+                self._is_between_steps = False
+                await self.publisher.write_last(self.learner)
+                self._is_between_steps = True
                 return False
         timer = PhaseTimer(self.progress, self.peaks, dict(batch.seconds))
         step, before = batch.at.step, self.publisher.published.version

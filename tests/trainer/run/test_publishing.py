@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from preceptor_clients.contract.errors import ServiceUnavailable
 from preceptor_clients.contract.schemas import (
     Capabilities,
     ServiceInfo,
@@ -211,6 +212,41 @@ async def test_a_run_that_is_ended_between_steps_keeps_its_last_step_but_with_ex
         kept = publisher._folder.read(weights_of(path))
         assert all(torch.equal(kept[name], one) for name, one in learner.weights().items())
         assert weights_of(path) in [manifest.version for manifest in gateway.manifests]
+
+
+async def test_a_run_that_a_participant_ends_early_has_its_last_version(tmp_path: Path) -> None:
+    publisher, gateway = publisher_of(tmp_path)
+    learner = Learner(nn.Linear(2, 2), OptimiserConfig(lr=1.0))
+    await publisher._publish(learner, 0, checkpoint=True)
+    await publisher.publish(1, learner, settings(checkpoint_every=10))
+
+    for _ in range(2):  # the second time it has files
+        await publisher.write_last(learner)
+
+    kept = publisher._folder.read("quickstart/l0/1")
+    assert all(torch.equal(kept[name], one) for name, one in learner.weights().items())
+    assert [(m.version, m.parent) for m in gateway.manifests] == [
+        ("quickstart/l0/0", None),
+        ("quickstart/l0/1", "quickstart/l0/0"),
+    ]
+
+
+async def test_a_run_that_is_ended_without_its_gateway_goes_on_from_its_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher, gateway = publisher_of(tmp_path)
+    learner = Learner(nn.Linear(2, 2), OptimiserConfig(lr=1.0))
+    config = settings(checkpoint_every=10, ranks=1)
+    await publisher._publish(learner, 0, checkpoint=True)
+    await publisher.publish(1, learner, config)
+
+    async def gone(manifest: WeightManifest) -> None:
+        raise ServiceUnavailable("no reply")
+
+    monkeypatch.setattr(gateway, "register_weights", gone)
+    await publisher.keep_step(learner, config)
+
+    assert checkpoints(tmp_path / "checkpoints") == []
 
 
 async def test_the_best_version_stays_though_it_is_older_than_those_kept(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
+from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.contract.listings import RunDetails
 from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.http.gateway import GatewayClient
@@ -155,11 +156,17 @@ class Publisher:
                 named={attempt.rollout.weights for group in unused for attempt in group.attempts},
             )
 
+    async def write_last(self, engine: Engine) -> None:
+        """Writes the newest version where it has no files: a participant ended the run early."""
+        if self.published.manifest is None:
+            await self._publish(engine, Version.of(self.published.version).step, checkpoint=False)
+
     async def keep_step(self, engine: Engine, config: RunConfig) -> None:
         """Saves the steps since the last checkpoint, for a run that ends between two steps.
 
         Not with experts, whose averages are stored beside planned checkpoints, and not where steps
-        overlap or ranks may have ended already; these go on from the last checkpoint.
+        overlap or ranks may have ended already; these go on from the last checkpoint. So does one
+        whose gateway does not take the version.
         """
         if config.experts or config.ranks > 1 or config.schedule.overlapped is not None:
             return
@@ -167,7 +174,10 @@ class Publisher:
         found = latest_checkpoint(self._checkpoints)
         if step > (0 if found is None else int(found.name)):
             if self.published.manifest is None:
-                await self._publish(engine, step, checkpoint=True)
+                try:
+                    await self._publish(engine, step, checkpoint=True)
+                except PreceptorError:
+                    return
             position = Position(step=step, lineage=self.lineage, weights=self.published.version)
             await asyncio.to_thread(self._save, position, engine, config.keep, [])
 

@@ -153,6 +153,7 @@ async def test_a_question_ends_with_its_first_success(problem: Problem, tmp_path
     assert (found.solved_at, found.attempts) == (GROUP + 2, GROUP + 2)
     assert sorted(judge.judged) == [0, 1]
     assert judge.trained == [0]
+    assert list(judge.manifests) == ["tt-q-0/l0/0", "tt-q-0/l0/1"], "what it learnt has files"
     assert found.tokens == sum(len(r) for group in judge.judged.values() for r in group)
 
 
