@@ -313,7 +313,8 @@ def kill_at_work(box: WarmSandbox, keeper: psutil.Process, at_rest: int) -> None
 
 def test_a_keeper_that_was_killed_fails_once_and_comes_back(box: WarmSandbox) -> None:
     at_rest = len(descendants(box.pid))
-    threading.Thread(target=kill_at_work, args=(box, keeper_of(box), at_rest)).start()
+    killing = (box, keeper_of(box), at_rest)
+    threading.Thread(target=kill_at_work, args=killing, daemon=True).start()
 
     with pytest.raises(IsolationFailed, match="did not answer"):
         run(box, "import time; time.sleep(60)", timeout_s=30)
