@@ -85,13 +85,14 @@ class Intake:
         """
         async with self.database.read() as conn:
             rows = await results.rollouts(conn, rollout_ids)
-            manifests = {r.weights: await weights.find(conn, r.weights) for r in rows.values()}
+            versions = {row.weights for row in rows.values()}
+            vocabularies = {version: await _vocabulary(conn, version) for version in versions}
             judgements = await feedback.of_rollouts(conn, rollout_ids)
         for rollout_id in rollout_ids:
             if rollout_id not in rows:
                 raise NotFound(f"no rollout {rollout_id!r}", field="rollout_ids")
         new = [
-            await self._recorded(rows[i], manifests, judgements.get(i), priority)
+            await self._recorded(rows[i], vocabularies, judgements.get(i), priority)
             for i in rollout_ids
         ]
         return await self.add(round_name, new)
@@ -99,18 +100,18 @@ class Intake:
     async def _recorded(
         self,
         row: RolloutRow,
-        manifests: Mapping[str, dict[str, Any] | None],
+        vocabularies: Mapping[str, str | None],
         judgement: Sequence[ItemRow] | None,
         priority: float,
     ) -> NewItem:
         arrays: dict[str, Any] = (await self.array_blobs.read(row.pack_sha256))[row.id]
-        manifest = manifests[row.weights]
+        vocabulary = vocabularies[row.weights]
         return NewItem(
             prompt=Prompt.model_validate(arrays["prompt"]),
             response_text=arrays["response_text"],
             # Ids are of use only together with the policy's vocabulary.
-            response_ids=None if manifest is None else arrays["response_ids"],
-            vocab_fingerprint=None if manifest is None else manifest["vocab_fingerprint"],
+            response_ids=None if vocabulary is None else arrays["response_ids"],
+            vocab_fingerprint=vocabulary,
             finish_reason="stop" if row.finish_reason == "stop" else "length",
             feedback=tuple(items_that_count(judgement or ())),
             judged_by_nobody=judgement is None,
@@ -193,6 +194,15 @@ async def check_owned(
     for key, state in (await answers.find(conn, answer_keys)).items():
         if state.service not in services:
             raise Forbidden(f"{key} was asked of another expert", field="answer_key")
+
+
+async def _vocabulary(conn: Connection, version: str) -> str | None:
+    """Of a version, or of its policy's last one: a version without files is not registered."""
+    manifest = await weights.find(conn, version)
+    if manifest is None:
+        last = await weights.latest(conn, version.split("/")[0])
+        manifest = None if last is None else await weights.find(conn, last)
+    return None if manifest is None else manifest["vocab_fingerprint"]
 
 
 def question_row(

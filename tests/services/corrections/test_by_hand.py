@@ -42,14 +42,9 @@ class Desk:
         return await self.reviewer.item(taken.id)
 
 
-@pytest.fixture
-async def desk(world: World) -> AsyncIterator[Desk]:
-    """A run of one rollout, `r-a`, which nobody has judged yet."""
-    await world.trainer.start_run(RunRecord(run="r", config={}, seed=1, versions={}))
-    await world.trainer.start_lineage(LineageRecord(run="r", lineage="l0"))
-    await world.publish("r/l0/0")
-    rollout = RolloutRecord(
-        rollout_id="r-a",
+def rollout(rollout_id: str, *, weights: str = "r/l0/0") -> RolloutRecord:
+    return RolloutRecord(
+        rollout_id=rollout_id,
         run="r",
         lineage="l0",
         step=0,
@@ -60,11 +55,19 @@ async def desk(world: World) -> AsyncIterator[Desk]:
         response_text="x",
         behaviour_logprobs=np.zeros(3, np.float32),
         owned=np.ones(3, np.bool_),
-        weights="r/l0/0",
+        weights=weights,
         finish_reason="stop",
         sampling={},
     )
-    await world.trainer.record(Records(rollouts=(rollout,)))
+
+
+@pytest.fixture
+async def desk(world: World) -> AsyncIterator[Desk]:
+    """A run of two rollouts that nobody has judged yet; the version of `r-b` has no files."""
+    await world.trainer.start_run(RunRecord(run="r", config={}, seed=1, versions={}))
+    await world.trainer.start_lineage(LineageRecord(run="r", lineage="l0"))
+    await world.publish("r/l0/0")
+    await world.trainer.record(Records(rollouts=(rollout("r-a"), rollout("r-b", weights="r/l0/3"))))
     transport = httpx.ASGITransport(app=world.app)
     key = world.settings.keys["admin"].file.read_text()
     admin = CorrectionsClient("http://g", key, transport=transport, retry=NO_RETRY)
@@ -92,6 +95,12 @@ async def test_a_rollout_that_no_source_was_asked_about_is_judged_by_nobody(desk
     item = await desk.send("r-a")
 
     assert (item.judged, item.feedback) == ("nobody", ())
+
+
+async def test_a_rollout_of_a_version_without_files_has_its_tokens_too(desk: Desk) -> None:
+    items = [await desk.send(rollout_id) for rollout_id in ("r-a", "r-b")]
+
+    assert [item.has_tokens for item in items] == [True, True]
 
 
 async def test_a_source_that_was_asked_and_gave_nothing_leaves_it_unknown(desk: Desk) -> None:
