@@ -240,10 +240,10 @@ class Learner:
                 raise ValueError(f"adapter: the model has no {mismatch.unexpected_keys[:3]}")
 
     def _load_optimiser(self, state: dict[str, Any]) -> None:
-        self._optimiser.load_state_dict(state["optimiser"])
-        # Not as the state's learner computed: that may have had another device, or ranks.
-        for group in self._optimiser.param_groups:
-            group["fused"] = self._fused
+        # Not as the state's learner computed, which may have had another device, or ranks: fused,
+        # torch counts the steps on the parameter's device, where a loop would wait for each count.
+        groups = [{**group, "fused": self._fused} for group in state["optimiser"]["param_groups"]]
+        self._optimiser.load_state_dict({**state["optimiser"], "param_groups": groups})
         self.num_steps = int(state["num_steps"])
         self.num_skipped = int(state["num_skipped"])
 
@@ -358,7 +358,7 @@ def _credits(
 def _takes_one_pass(parameters: Sequence[nn.Parameter]) -> bool:
     """Whether the optimiser reads and writes each of them once, by torch's fused kernel.
 
-    Its loop of single operations takes six times the processor time and a copy of each parameter.
+    Its loop of single operations takes several passes and a copy of each parameter.
     Small models keep the loop, which rounds differently: there the difference is milliseconds.
     """
     plain = all(p.device.type == "cpu" and not isinstance(p, DTensor) for p in parameters)
