@@ -631,7 +631,8 @@ class RunFile(Section):
             )
         if not taken and section is not None and section.max_tasks is not None:
             raise ValueError(
-                "environment.max_tasks: has a meaning where data.train is `environment`"
+                "environment.max_tasks: has a meaning where data.train or data.eval is "
+                "`environment`"
             )
         return self
 
