@@ -148,14 +148,17 @@ def _bounded(base: Any) -> Any:
             if self._refused or self.transport.is_closing():
                 return
             self._refused = True
-            if not (self._may_answer() and self.transport.can_write_eof()):
+            may_answer = self._may_answer()
+            if may_answer:
+                self.transport.write(_rendered(error))
+            # TLS has no end of one direction alone.
+            if not (may_answer and self.transport.can_write_eof()):
                 self.transport.close()
                 return
             if self.cycle is not None:
                 self.cycle.disconnected = True
                 self.cycle.waiting_for_100_continue = False
                 self.cycle.message_event.set()
-            self.transport.write(_rendered(error))
             self.transport.write_eof()
             self._wait(None)
             self._timer = self.loop.call_later(LINGER_S, self.transport.close)
