@@ -115,7 +115,7 @@ async def measure(options: argparse.Namespace, root: Path) -> dict[str, Any]:
     )
     publisher = Publisher(folder, root, cast(GatewayClient, NoGateway()))
     publisher.lineage = "l0"
-    await publisher._publish(learner, 0, parent=None, checkpoint=True)
+    await publisher._publish(learner, 0, checkpoint=True)
     steps = itertools.count(1)
 
     async def publish() -> None:
