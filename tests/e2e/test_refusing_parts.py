@@ -1,4 +1,4 @@
-"""A run of eight steps survives four seconds of each dependency that answers with an error."""
+"""A run of eight steps survives dependencies that answer with an error for a while."""
 
 from __future__ import annotations
 
