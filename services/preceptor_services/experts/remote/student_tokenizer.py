@@ -31,6 +31,7 @@ class StudentTokenizer:
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         self.vocab_size = 1 + max(vocabulary.values())
         self.vocab_fingerprint = tokenizer_fingerprint(self._tokenizer)
+        self.has_chat_template = bool(self._tokenizer.chat_template)
         self._chats = ChatEncoder(self._tokenizer)
         self._control = control_tokens(self._tokenizer)
         self.end_ids = end_ids(self._tokenizer)

@@ -66,12 +66,22 @@ class AligningConfig(ScoringOptions):
 
 
 class Aligning:
-    """An expert of the SDK; every option is a field of `AligningConfig`."""
+    """An expert of the SDK; every option is a field of `AligningConfig`.
+
+    Raises:
+        ValueError: an option cannot be meant, or the teacher's folder has no chat template.
+    """
 
     def __init__(self, **options: Any) -> None:
         self._config = config = AligningConfig(**options)
         self._student = StudentTokenizer(Path(config.tokenizer))
         self._teacher = StudentTokenizer(Path(config.teacher_tokenizer))
+        if not self._teacher.has_chat_template:
+            # Its prompts are messages: the student's ids say nothing to it.
+            raise ValueError(
+                f"teacher_tokenizer: {config.teacher_tokenizer!r} has no chat template, as those "
+                "of base models have none; put a chat_template.jinja into it"
+            )
         self._pieces = Pieces(self._student, self._teacher)
         self._template = find_template(config.template)
         self._server = ScoringServer(config, self._teacher)

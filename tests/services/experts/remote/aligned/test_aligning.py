@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -50,6 +52,19 @@ async def connect(
     yield start
     for expert in made:
         await expert.stop()
+
+
+def test_a_teacher_without_a_chat_template_is_named_before_it_is_asked(
+    tokenizer_folder: Path, word_tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(word_tokenizer_folder, tmp_path / "base")
+    (base / "chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+
+    with pytest.raises(ValueError, match=r"teacher_tokenizer: .*/base' has no chat template"):
+        Aligning(url="http://h", tokenizer=str(tokenizer_folder), teacher_tokenizer=str(base))
 
 
 async def asked(expert: Any, **fields: Any) -> PrefixAnswer | PreceptorError:
