@@ -78,6 +78,10 @@ async def trace_rollout(
         Invalid: the response has no such position.
     """
     async with database.read() as conn:
+        target_id = await traces.newest_target(conn, rollout_id)
+    if target_id is not None:
+        return await trace(database, array_blobs, target_id, position)
+    async with database.read() as conn:
         row = await traces.find_rollout(conn, rollout_id)
         if row is None:
             raise NotFound(f"no rollout {rollout_id!r}", field="rollout")
@@ -86,8 +90,6 @@ async def trace_rollout(
         items = (await feedback.listed(conn, [rollout_id])).get(rollout_id, [])
         group = await group_of(conn, row)
         gains = are_gains(await _config(conn, row.run))
-    if row.target_id is not None:
-        return await trace(database, array_blobs, row.target_id, position)
     return Trace(
         sources=(),
         group_id=row.group_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,10 +14,9 @@ from preceptor_services.store.tables.questions import AnswerRow
 class TargetRow(NamedTuple):
     """A target and the rollout that it belongs to."""
 
-    rollout_id: str
     target_pack: str
+    rollout_id: str
     rollout_pack: str
-    content_hash: str
     run: str
     lineage: str
     step: int
@@ -27,18 +26,30 @@ class TargetRow(NamedTuple):
 
 
 class RolloutRow(NamedTuple):
-    """A rollout, and its newest target."""
+    """A rollout."""
 
+    group_id: str
     rollout_id: str
     rollout_pack: str
     run: str
     lineage: str
     step: int
     problem_id: str
-    group_id: str
     weights: str
     num_tokens: int
-    target_id: str | None
+
+
+_OF_ROLLOUT: Final = (
+    Rollout.id,
+    Rollout.pack_sha256,
+    Rollout.run,
+    Rollout.lineage,
+    Rollout.step,
+    Rollout.problem_id,
+    Rollout.weights,
+    Rollout.num_tokens,
+)
+"""What both rows end with."""
 
 
 class SourceRow(NamedTuple):
@@ -64,18 +75,7 @@ class UseRow(NamedTuple):
 async def find_target(conn: AsyncConnection, target_id: str) -> TargetRow | None:
     """One target with its rollout."""
     query = (
-        select(
-            Target.rollout_id,
-            Target.pack_sha256,
-            Rollout.pack_sha256,
-            Target.content_hash,
-            Rollout.run,
-            Rollout.lineage,
-            Rollout.step,
-            Rollout.problem_id,
-            Rollout.weights,
-            Rollout.num_tokens,
-        )
+        select(Target.pack_sha256, *_OF_ROLLOUT)
         .join(Rollout, Rollout.id == Target.rollout_id)
         .where(Target.id == target_id)
     )
@@ -84,26 +84,21 @@ async def find_target(conn: AsyncConnection, target_id: str) -> TargetRow | None
 
 
 async def find_rollout(conn: AsyncConnection, rollout_id: str) -> RolloutRow | None:
-    """One rollout with its newest target, if it has any."""
-    query = (
-        select(
-            Rollout.id,
-            Rollout.pack_sha256,
-            Rollout.run,
-            Rollout.lineage,
-            Rollout.step,
-            Rollout.problem_id,
-            Rollout.group_id,
-            Rollout.weights,
-            Rollout.num_tokens,
-            Target.id,
-        )
-        .outerjoin(Target, Target.rollout_id == Rollout.id)
-        .where(Rollout.id == rollout_id)
-        .order_by(Target.created_at.desc())
-    )
-    row = (await conn.execute(query.limit(1))).first()
+    """One rollout."""
+    query = select(Rollout.group_id, *_OF_ROLLOUT).where(Rollout.id == rollout_id)
+    row = (await conn.execute(query)).first()
     return None if row is None else RolloutRow(*row)
+
+
+async def newest_target(conn: AsyncConnection, rollout_id: str) -> str | None:
+    """The id of the target that was made last for a rollout."""
+    query = (
+        select(Target.id)
+        .where(Target.rollout_id == rollout_id)
+        .order_by(Target.created_at.desc(), Target.id)
+        .limit(1)
+    )
+    return (await conn.execute(query)).scalar()
 
 
 async def sources(conn: AsyncConnection, target_id: str) -> list[SourceRow]:
