@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from preceptor_trainer.data.reading import FILES, ReadRow, read_rows
 from preceptor_trainer.data.rows import RowFormat, Rows, make_rows
 from preceptor_trainer.data.splits import apart, at_most, hold_out, hold_out_as_datasets
 from preceptor_trainer.environments.openenv.tasks import read_tasks
+from preceptor_trainer.kit.waiting import wait_for
 from preceptor_trainer.runfile.schema import (
     ENVIRONMENT_USE,
     DataSection,
@@ -105,12 +104,10 @@ class _Reader:
 def _tasks(section: EnvironmentSection, split: str) -> tuple[list[ReadRow], tuple[str, ...]]:
     """The tasks of a split as rows, and what was left out."""
     tasks = read_tasks(section.url, split, most=section.max_tasks, timeout_s=section.timeout_s)
-    # In a thread: the caller may run an event loop of its own.
-    with ThreadPoolExecutor(1) as thread:
-        try:
-            found = thread.submit(asyncio.run, tasks).result()
-        except ValueError as error:
-            raise ValueError(f"environment.url: {error}") from error
+    try:
+        found = wait_for(tasks)
+    except ValueError as error:
+        raise ValueError(f"environment.url: {error}") from error
     rows = [ReadRow(f"{section.url}[{split}]:{task['index']}", task) for task in found.first]
     num_left_out = found.num_tasks - len(rows)
     why = f"{section.url}[{split}]: tasks beyond environment.max_tasks: {num_left_out}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -25,6 +23,7 @@ from preceptor_trainer.environments.tools.mcp import McpTools, library
 from preceptor_trainer.environments.tools.python import PythonTool
 from preceptor_trainer.environments.tools.tool import OffersTools, Tool
 from preceptor_trainer.environments.tools.toolbox import Toolbox
+from preceptor_trainer.kit.waiting import wait_for
 from preceptor_trainer.runfile.schema import (
     EXECUTOR_USE,
     EnvironmentSection,
@@ -189,12 +188,10 @@ def _function(use: str, folder: Path) -> str:
 
 
 def _described(toolbox: Toolbox) -> list[Tool]:
-    # In a thread: the caller may run an event loop of its own.
-    with ThreadPoolExecutor(1) as thread:
-        try:
-            return thread.submit(lambda: asyncio.run(toolbox.described())).result()
-        except Unreachable as error:
-            raise ValueError(f"tools: {error}") from error
+    try:
+        return wait_for(toolbox.described())
+    except Unreachable as error:
+        raise ValueError(f"tools: {error}") from error
 
 
 def _executors(run_file: RunFile) -> dict[str, DeployedService]:
