@@ -85,6 +85,14 @@ class Trainer:
             None if dialogue is None else dialogue.environment.connect(gateway, config.name)
         )
         self.student = self._new_student()
+        folder = WeightFolder(
+            run_dir / "weights",
+            config.name,
+            self.policy.vocab_fingerprint,
+            source=self.policy.folder,
+            config=cast(Any, self.policy.model).config,
+        )
+        self.publisher = Publisher(folder, run_dir, gateway)
         self.labeller = Labeller(
             gateway=gateway,
             run=config.name,
@@ -98,15 +106,8 @@ class Trainer:
                 own.name: partial(evaluate_own, own, self.student)
                 for own in config.self_evaluations
             },
+            known=self.publisher.known,
         )
-        folder = WeightFolder(
-            run_dir / "weights",
-            config.name,
-            self.policy.vocab_fingerprint,
-            source=self.policy.folder,
-            config=cast(Any, self.policy.model).config,
-        )
-        self.publisher = Publisher(folder, run_dir, gateway)
         self.journal = Journal(
             gateway, config, run_dir, self.policy.decode_token, may_grow=may_grow
         )
@@ -170,6 +171,7 @@ class Trainer:
     async def close(self) -> None:
         """Ends what the run started: questions that nobody waits for, engine and environment."""
         await self.collector.close()
+        await self.publisher.close()
         await asyncio.to_thread(self.learner.close)
         if self.environment is not None:
             await self.environment.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -92,6 +93,25 @@ async def test_chances_reach_the_trainer_and_are_of_any_expert_having_been_asked
     np.testing.assert_allclose(alone.inclusion_T, CHANCES)
     np.testing.assert_allclose(both.inclusion_T, 1.0)
     assert without.inclusion_T is None
+
+
+async def test_no_question_is_asked_before_the_gateway_knows_the_version_that_it_names():
+    gateway, came = SamplingGateway(), asyncio.Event()
+    asking, awaited = labeller(gateway, ExpertUse(name="api", needs_feedback=False)), list[str]()
+
+    async def known(version: str) -> None:
+        awaited.append(version)
+        await came.wait()
+
+    asking.known = known
+    asked = asyncio.create_task(asking.targets([attempt()]))
+    while not awaited:
+        await asyncio.sleep(0)
+
+    assert (awaited, gateway.queries) == (["run/l0/0"], {})
+    came.set()
+    await asked
+    assert gateway.queries["api"].weights.version == "run/l0/0"
 
 
 async def test_entropies_go_to_the_experts_that_want_them():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,6 +120,93 @@ async def test_a_sampler_takes_new_weights_in_another_thread(tmp_path: Path) -> 
 
     assert sampler.version == "quickstart/l0/0"
     assert beats > 1
+
+
+class Held:
+    """Holds the writing of files until it is let go."""
+
+    def __init__(self, publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.release, self._write = threading.Event(), publisher._folder.write
+        monkeypatch.setattr(publisher._folder, "write", self.write)
+
+    def write(self, *args: Any, **options: Any) -> WeightManifest:
+        assert self.release.wait(60)
+        return self._write(*args, **options)
+
+
+async def held_publish(root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any, Held, Any]:
+    """A publisher that has begun to write version 1 for an expert."""
+    publisher, gateway = publisher_of(root)
+    learner = Learner(nn.Linear(2, 2), OptimiserConfig(lr=1.0))
+    await publisher._publish(learner, 0, checkpoint=True)
+    held = Held(publisher, monkeypatch)
+    await publisher.publish(1, learner, settings(checkpoint_every=10, **READERS["experts"]))
+    return publisher, gateway, held, learner
+
+
+async def test_the_next_step_is_sampled_while_files_for_experts_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher, gateway, held, learner = await held_publish(tmp_path, monkeypatch)
+    sampled = nn.Linear(2, 2)
+
+    take_weights(sampled, publisher.published.tensors)
+    await publisher.known("quickstart/l0/0")
+
+    assert torch.equal(sampled.weight, learner.model.weight)
+    assert publisher.metrics() == {"published_bytes": 4 * 6}
+    assert [m.version for m in gateway.manifests] == ["quickstart/l0/0"]
+    held.release.set()
+    await publisher.publish(2, learner, settings(checkpoint_every=2, **READERS["experts"]))
+    assert [m.version for m in gateway.manifests] == [f"quickstart/l0/{n}" for n in range(3)]
+    assert [m.parent for m in gateway.manifests][1:] == [f"quickstart/l0/{n}" for n in range(2)]
+
+
+async def test_who_names_a_version_waits_for_it_though_another_one_stops_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher, gateway, held, _ = await held_publish(tmp_path, monkeypatch)
+    ended, waiting = (asyncio.create_task(publisher.known("quickstart/l0/1")) for _ in range(2))
+    await asyncio.sleep(0)
+
+    ended.cancel()
+    await asyncio.wait([ended])
+    held.release.set()
+    await waiting
+
+    assert ended.cancelled()
+    assert publisher.published.manifest == gateway.manifests[-1]
+    assert gateway.manifests[-1].version == "quickstart/l0/1"
+
+
+async def test_files_that_cannot_be_written_end_the_step_that_names_them_and_the_next_publishing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher, gateway, held, learner = await held_publish(tmp_path, monkeypatch)
+
+    def full(*args: Any, **options: Any) -> WeightManifest:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(held, "_write", full)
+    held.release.set()
+
+    with pytest.raises(OSError, match="no space left"):
+        await publisher.known("quickstart/l0/1")
+    with pytest.raises(OSError, match="no space left"):
+        await publisher.publish(2, learner, settings(**READERS["experts"]))
+    await publisher.close()
+    assert len(gateway.manifests) == 1
+
+
+async def test_a_run_that_ends_waits_for_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher, gateway, held, _ = await held_publish(tmp_path, monkeypatch)
+
+    await publisher.close()
+
+    held.release.set()
+    assert len(gateway.manifests) == 1
 
 
 def test_a_sampler_computes_with_the_published_tensors_and_copies_other_types() -> None:

@@ -162,6 +162,8 @@ class Labeller:
     timeout_s: float = 120.0
     own_judges: Mapping[str, OwnJudge] = field(default_factory=dict[str, "OwnJudge"])
     """Sources of the task that are asked here and not at the gateway."""
+    known: Callable[[str], Awaitable[None]] | None = None
+    """Waits until the gateway knows a version of the weights, which a question may name then."""
     dropped: Counter[str] = field(default_factory=Counter[str])
     """Missing answers by the problem's code; the reader reports and clears them."""
     reasons: dict[str, str] = field(default_factory=dict[str, str])
@@ -278,6 +280,9 @@ class Labeller:
             )
             for i, query in asked
         ]
+        if self.known is not None:
+            for version in {attempts[i].rollout.weights for i, _ in asked}:
+                await self.known(version)
         outcomes = await self.gateway.logprobs(
             expert.name,
             submissions,

@@ -4,13 +4,17 @@ Its files are written where other processes load every version, and at checkpoin
 `checkpoint_every` steps a checkpoint is saved too, and versions that are not needed any more are
 removed. Files are written, hashed and read in a thread: seconds for a model of 100M parameters, in
 which the event loop serves everything else.
+
+Where experts alone load a version between two checkpoints, the next step is sampled in the
+trainer's process while its files are written: whoever names it to another process waits for `known`
+first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -63,6 +67,9 @@ class Publisher:
         self._base: WeightManifest | None = None
         self._written: str | None = None
         """The newest version with files, from which the next one with files descends."""
+        self._writing: asyncio.Task[None] | None = None
+        """Writes the newest version that has files, and registers it; done or not."""
+        self._num_bytes: int | None = None
         self.lineage = ""
         self.published: Published
         self.unused: list[dict[str, Any]] = []
@@ -111,21 +118,44 @@ class Publisher:
     async def publish(self, step: int, engine: Engine, config: RunConfig) -> None:
         """Makes the engine's weights the version that begins `step`.
 
-        Without files where no other process loads it and no checkpoint names it: writing them is
-        time in which nothing else happens.
+        Without files where no other process loads it and no checkpoint names it. Where a checkpoint
+        or a sampling service needs the files next, they are there when this returns.
+
+        Raises:
+            OSError: its files, or those of the version before, could not be written.
+            PreceptorError: the gateway did not take one of them.
         """
+        await self._written_files()
         is_due = _is_due(step, config)
-        if is_due or others_load_versions(config):
+        if is_due or config.sampler is not None:
             await self._publish(engine, step, checkpoint=is_due)
-            return
-        weights = await asyncio.to_thread(engine.weights)
-        version = self._folder.version(self.lineage, step)
-        self.published = Published(version=version, tensors=weights)
+        elif others_load_versions(config):
+            await self._begin(engine, step, checkpoint=False)
+        else:
+            weights = await asyncio.to_thread(engine.weights)
+            self._num_bytes = None
+            version = self._folder.version(self.lineage, step)
+            self.published = Published(version=version, tensors=weights)
+
+    async def known(self, version: str) -> None:
+        """Waits until the gateway knows a version that has files, or is about to have them.
+
+        Raises:
+            OSError: its files could not be written.
+            PreceptorError: the gateway did not take it.
+        """
+        if version == self.published.version:
+            await self._written_files()
+
+    async def close(self) -> None:
+        """Ends what is being written: the run has ended, and nothing names it."""
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.wait([self._writing])
 
     def metrics(self) -> dict[str, float]:
-        """The size of the newest version's files, where it has files."""
-        manifest = self.published.manifest
-        size = None if manifest is None else manifest.num_bytes
+        """Bytes of the tensors in the newest version's files, where it has files."""
+        size = self._num_bytes
         return {} if size is None else {"published_bytes": float(size)}
 
     async def checkpoint_if_due(
@@ -158,6 +188,7 @@ class Publisher:
 
     async def write_last(self, engine: Engine) -> None:
         """Writes the newest version where it has no files: a participant ended the run early."""
+        await self._written_files()
         if self.published.manifest is None:
             await self._publish(engine, Version.of(self.published.version).step, checkpoint=False)
 
@@ -202,19 +233,40 @@ class Publisher:
         await asyncio.to_thread(retention.prune, lineages, kept, num_newest=num_newest, also=wanted)
 
     async def _publish(self, engine: Engine, step: int, *, checkpoint: bool) -> None:
+        await self._begin(engine, step, checkpoint=checkpoint)
+        await self._written_files()
+
+    async def _begin(self, engine: Engine, step: int, *, checkpoint: bool) -> None:
+        """Takes a copy of the engine's weights, and begins to write them."""
         version = self._folder.version(self.lineage, step)
         weights = await asyncio.to_thread(engine.weights)
         adapter = None if self._base is None else await asyncio.to_thread(engine.adapter)
         if adapter is None or self._base is None:
-            base, write = None, partial(self._folder.write, weights)
+            base, tensors = None, weights
+            write = partial(self._folder.write, weights)
         else:
-            base = self._base
+            base, tensors = self._base, adapter.tensors
             write = partial(self._folder.write_adapter, adapter, base=base.version)
-        manifest = await asyncio.to_thread(
-            write, version, parent=self._written, checkpoint=checkpoint
-        )
+        self._num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        self.published = Published(version=version, tensors=weights)
+        write = partial(write, version, parent=self._written, checkpoint=checkpoint)
+        self._writing = asyncio.create_task(self._write(write, weights, base))
+
+    async def _write(
+        self,
+        write: Callable[[], WeightManifest],
+        weights: Mapping[str, Tensor],
+        base: WeightManifest | None,
+    ) -> None:
+        manifest = await asyncio.to_thread(write)
         await self._gateway.register_weights(manifest)
         self._take(weights, manifest, base)
+
+    async def _written_files(self) -> None:
+        """Waits for what is being written, and raises why it could not be."""
+        if self._writing is not None:
+            # Several may wait, and one that is cancelled must not end it for the others.
+            await asyncio.shield(self._writing)
 
     def _take(
         self,
