@@ -5,12 +5,12 @@ An import of the trainer takes seconds of both cores, and these tests start it m
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import inspect
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,7 +62,7 @@ class Command:
     ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.touch()
-        self._words = words
+        self._log = log
         self._process = _CONTEXT.Process(
             target=_run, args=(list(words), log, cwd, kill_at), daemon=True
         )
@@ -73,11 +73,17 @@ class Command:
         return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code, once the process has ended."""
+        """The exit code, once the process has ended.
+
+        Raises:
+            AssertionError: it still runs; with what it said, and where its threads are.
+        """
         self._process.join(timeout)
         code = self.poll()
         if code is None:
-            raise subprocess.TimeoutExpired(list(self._words), timeout or 0.0)
+            self.send_signal(signal.SIGUSR1)
+            self._process.join(1.0)
+            raise AssertionError(f"still runs after {timeout} s\n{self._log.read_text()}")
         return code
 
     @property
@@ -98,6 +104,7 @@ def _run(words: list[str], log: Path, cwd: Path | None, kill_at: Point | None) -
     if cwd is not None:
         os.chdir(cwd)
         sys.path.insert(0, str(cwd))
+    faulthandler.register(signal.SIGUSR1)  # writes the stacks of all threads
     sys.argv = ["preceptor", *words]
     if kill_at is not None:
         _kill_at(*kill_at)

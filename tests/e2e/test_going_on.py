@@ -71,7 +71,7 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(other):
 
     trainer.send_signal(signal.SIGINT)
 
-    assert trainer.wait(timeout=60) == 130
+    assert trainer.wait(timeout=90) == 130
     last = other.trainer_log().splitlines()[-1]
     assert last.startswith("continue it:")
     assert "--option steps=200" in last

@@ -20,7 +20,6 @@ A query about a corrected text itself, the take-over, is answered at once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -121,8 +120,7 @@ class PeopleExpert:
         """Stops polling; open questions stay in the gateway."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
         await self._gateway.aclose()
 
     # ------------------------------------------------------------ asked

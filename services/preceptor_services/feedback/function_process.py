@@ -85,7 +85,8 @@ class JudgeProcess:
         limit_s = self._timeout_s + (_GRACE_S if loaded.is_async else 0)
         try:
             await self._write({"id": number, **call})
-            found = await asyncio.wait_for(reply, limit_s)
+            async with asyncio.timeout(limit_s):
+                found = await reply
         except TimeoutError:
             await self.stop()
             late = f"took longer than {self._timeout_s:g} s"
@@ -126,7 +127,8 @@ class JudgeProcess:
         await self._write(self._settings)
         assert self._process.stdout is not None
         try:
-            line = await asyncio.wait_for(self._process.stdout.readline(), _START_S)
+            async with asyncio.timeout(_START_S):
+                line = await self._process.stdout.readline()
         except TimeoutError:
             await self.stop()
             raise JudgeFailed(f"was not loaded within {_START_S:g} s") from None

@@ -1,6 +1,7 @@
 """Schedules: order and bounds of collecting and training."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -112,3 +113,33 @@ async def test_nothing_is_trained_after_the_step_that_ends_the_run(schedule: Sch
     await schedule.drive(range(10), collect, train)
 
     assert trained == [0, 1]
+
+
+@pytest.mark.parametrize("loses", ["collect", "train"])
+@pytest.mark.parametrize("schedule", [Deterministic(), Overlapped()], ids=["in turn", "overlapped"])
+async def test_a_cancellation_that_a_step_loses_ends_the_run_all_the_same(
+    schedule: Schedule, loses: str
+):
+    waits = asyncio.Event()
+
+    async def loses_it(what: str) -> None:
+        await asyncio.sleep(0)
+        if what == loses and not waits.is_set():
+            waits.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    async def collect(step: int) -> int:
+        await loses_it("collect")
+        return step
+
+    async def train(step: int) -> bool:
+        await loses_it("train")
+        return True
+
+    run = asyncio.create_task(schedule.drive(range(1000), collect, train))
+    await waits.wait()
+    run.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await run

@@ -65,8 +65,11 @@ class Deterministic:
     ) -> None:
         """Collects and trains in turn."""
         for step in steps:
-            if not await train(await collect(step)):
+            batch = await collect(step)
+            _end_if_cancelled()
+            if not await train(batch):
                 return
+            _end_if_cancelled()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +134,13 @@ class Overlapped:
 
             producer = tasks.create_task(produce())
             while (batch := await ready.get()) is not None:
-                if not await train(await batch):
+                collected_batch = await batch
+                _end_if_cancelled()
+                if not await train(collected_batch):
                     producer.cancel()
                     _cancel_all(ready)
                     return
+                _end_if_cancelled()
                 places.release()
 
 
@@ -142,3 +148,15 @@ def _cancel_all(ready: asyncio.Queue[asyncio.Task[B] | None]) -> None:
     while not ready.empty():
         if (batch := ready.get_nowait()) is not None:
             batch.cancel()
+
+
+def _end_if_cancelled() -> None:
+    """Raises a cancellation again that was lost on the way.
+
+    A sampler, an expert's client or an environment may catch the one `CancelledError` of a Ctrl-C
+    or SIGTERM, as `asyncio.wait_for` of Python 3.11 does when its work has just ended; the run
+    would go on to its last step.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -127,7 +127,8 @@ class Face:
         if self._serving is not None:
             self._server.should_exit = True
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(self._serving, _END_S)
+                async with asyncio.timeout(_END_S):
+                    await self._serving
         self._listening.close()
 
     def expect(self, session: str, inbox: asyncio.Queue[Any]) -> None:

@@ -126,12 +126,13 @@ class Connection:
     async def close(self) -> None:
         """Ends the session, also while this task is cancelled; never raises."""
         with contextlib.suppress(Exception):
-            await asyncio.shield(asyncio.wait_for(self._close(), _CLOSE_S))
+            await asyncio.shield(self._close())
 
     async def _close(self) -> None:
-        with contextlib.suppress(Exception):  # the server may be gone
-            await self._socket.send(json.dumps({"type": "close"}))
-        await self._socket.close()
+        async with asyncio.timeout(_CLOSE_S):
+            with contextlib.suppress(Exception):  # the server may be gone
+                await self._socket.send(json.dumps({"type": "close"}))
+            await self._socket.close()
 
     @classmethod
     async def _connected(cls, url: str, timeout_s: float) -> Self:

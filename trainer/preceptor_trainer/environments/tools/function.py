@@ -153,7 +153,8 @@ class _Worker:
         process.stdin.write(json.dumps(message).encode() + b"\n")
         with contextlib.suppress(ConnectionError):  # its output says that it ended
             await process.stdin.drain()
-        line = await asyncio.wait_for(process.stdout.readline(), limit_s)
+        async with asyncio.timeout(limit_s):
+            line = await process.stdout.readline()
         try:
             return json.loads(line)
         except ValueError:

@@ -11,7 +11,6 @@ an error is for the student; a server that does not answer is unreachable. The p
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -82,7 +81,8 @@ class _Server:
     async def start(self) -> Sequence[Tool]:
         client = await self._connected()
         try:
-            tools = await asyncio.wait_for(_listed(client), _START_S)
+            async with asyncio.timeout(_START_S):
+                tools = await _listed(client)
         except Exception as error:  # of the package and of what it uses
             raise self._unreachable(error) from error
         only = self._config.only
@@ -94,7 +94,8 @@ class _Server:
         del call_id
         client, timeout_s = await self._connected(), self._config.timeout_s
         try:
-            result = await asyncio.wait_for(client.call_tool(name, arguments), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                result = await client.call_tool(name, arguments)
         except TimeoutError:
             raise ToolFailed(f"took longer than {timeout_s:g} s") from None
         except Exception as error:
@@ -114,8 +115,7 @@ class _Server:
             done, _ = await asyncio.wait([holder], timeout=_STOP_S)
             if not done:
                 holder.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await holder
+            await asyncio.wait([holder])  # its failure is of no interest any more
 
     @property
     def _is_open(self) -> bool:
@@ -136,7 +136,8 @@ class _Server:
         self._stop = asyncio.Event()
         self._holder = asyncio.create_task(self._hold(ready, self._stop))
         try:
-            self._client = await asyncio.wait_for(asyncio.shield(ready), _START_S)
+            async with asyncio.timeout(_START_S):
+                self._client = await asyncio.shield(ready)
         except Exception as error:
             await self.close()
             raise self._unreachable(error) from error
