@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,18 +62,23 @@ def batches(make_labelled: Callable[..., Any]) -> Batches:
     return found
 
 
-def alone(folder: Path, lora: Lora | None) -> Learner:
+def alone(folder: Path, lora: Lora | None, optimiser: OptimiserConfig = OPTIMISER) -> Learner:
     policy = Policy(folder)
     adapter = None if lora is None else add_adapter(policy.model, lora, 0)
-    return Learner(policy.model, OPTIMISER, head=HEAD, adapter=adapter)
+    return Learner(policy.model, optimiser, head=HEAD, adapter=adapter)
 
 
 def together(
-    group: Group, folder: Path, lora: Lora | None, *, checkpointing: bool = False
+    group: Group,
+    folder: Path,
+    lora: Lora | None,
+    *,
+    checkpointing: bool = False,
+    optimiser: OptimiserConfig = OPTIMISER,
 ) -> Leader:
     setup = Setup(
         folder=folder,
-        optimiser=OPTIMISER,
+        optimiser=optimiser,
         lora=lora,
         seed=0,
         head=HEAD,
@@ -143,6 +149,24 @@ def test_two_ranks_go_on_from_one_and_one_from_two(
 
     assert found == pytest.approx(wanted, rel=1e-4)
     assert largest_gap(third.weights(), undisturbed.weights()) < 1e-4
+
+
+def test_ranks_keep_rounded_moments_and_go_on_with_those_of_one(
+    group: Group, folder: Path, batches: Batches
+) -> None:
+    optimiser = replace(OPTIMISER, moments="bfloat16")
+    one, two = alone(folder, None, optimiser), together(group, folder, None, optimiser=optimiser)
+    one.step(batches, DistIL())
+    wanted = one.state_dict()["optimiser"]["state"]
+
+    two.restore(one.weights(), one.state_dict())
+
+    found = two.state_dict()["optimiser"]["state"]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert found[0]["exp_avg"].dtype == torch.bfloat16
+    two.step(batches, DistIL())
+    one.step(batches, DistIL())
+    assert largest_gap(two.weights(), one.weights()) < 1e-4
 
 
 def test_one_batch_leaves_the_other_rank_without_work_and_layers_are_computed_again(

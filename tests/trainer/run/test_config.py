@@ -51,6 +51,14 @@ def test_dynamic_sampling_is_refused_where_it_cannot_work(fields, reason):
         replace(config, dynamic_sampling=DynamicSampling(groups=2), **fields)
 
 
+def test_moments_in_main_memory_are_refused_where_ranks_divide_them():
+    config = quickstart(steps=10, held_out=4)
+    on_host = replace(config.optimiser, moments="host")
+
+    with pytest.raises(ValueError, match="moments: `host` is for one process, and there are 2"):
+        replace(config, optimiser=on_host, ranks=2)
+
+
 @pytest.mark.parametrize(("field", "value"), [("dtype", "float16"), ("long_prompts", "truncate")])
 def test_a_word_that_is_not_one_of_the_choices_is_refused(field, value):
     config = quickstart(steps=10, held_out=4)

@@ -1,4 +1,4 @@
-"""One optimiser step. The only module that touches the optimiser.
+"""One optimiser step. With `moments.py` the only module that touches the optimiser.
 
     learner = Learner(model, OptimiserConfig(lr=2e-4, warmup_steps=5))
     result = learner.step(make_batches(rollouts, token_budget=8192), DistIL())
@@ -15,7 +15,7 @@ Dimensions: B rollouts of a batch, T response positions.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor
 from preceptor_clients.contract.arrays import MISSING
 from preceptor_trainer.kit.placement import CPU, Placement
 from preceptor_trainer.learner.lora import Adapter, AdapterFiles, check_merged
+from preceptor_trainer.learner.moments import HostAdamW, Moments, RoundedAdamW
 from preceptor_trainer.learner.passes import Passes
 from preceptor_trainer.learner.shares import Share, check_silent, shares_of
 from preceptor_trainer.model.batch import TrainBatch
@@ -60,8 +61,14 @@ class OptimiserConfig:
     """Steps until the full learning rate."""
     decay_until: int | None = None
     """After the warm-up the rate falls linearly, to zero at this step; None keeps it."""
+    moments: Moments = "float32"
+    """Data type of the moments; or `host`, float32 in main memory, where steps are then taken."""
 
     def __post_init__(self) -> None:
+        if self.moments not in get_args(Moments):
+            raise ValueError(
+                f"moments: {self.moments!r} is not one of {', '.join(get_args(Moments))}"
+            )
         if not self.lr > 0:
             raise ValueError(f"lr must be positive, not {self.lr}")
         if self.weight_decay < 0:
@@ -146,14 +153,9 @@ class Learner:
         self._adapter = adapter
         self._passes = self._arranged(Passes(model, trunk, head, place, adapter))
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._fused = True if _takes_one_pass(self._parameters) else None
-        self._optimiser = torch.optim.AdamW(
-            _decay_groups(self._parameters, config.weight_decay),
-            lr=config.lr,
-            betas=config.betas,
-            eps=config.eps,
-            fused=self._fused,
-        )
+        self._on_host = config.moments == "host" and self._parameters[0].device.type != "cpu"
+        self._fused = True if self._on_host or _takes_one_pass(self._parameters) else None
+        self._optimiser = self._new_optimiser()
 
     def step(self, batches: Sequence[TrainBatch], objective: Objective) -> StepResult:
         """Take one optimiser step on all batches together.
@@ -274,6 +276,16 @@ class Learner:
 
     def close(self) -> None:
         """Nothing was started."""
+
+    def _new_optimiser(self) -> torch.optim.Optimizer | HostAdamW:
+        config = self.config
+        groups = _decay_groups(self._parameters, config.weight_decay)
+        settings: Any = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
+        if config.moments == "bfloat16":
+            return RoundedAdamW(groups, **settings)
+        if self._on_host:
+            return HostAdamW(groups, **settings)
+        return torch.optim.AdamW(groups, **settings, fused=self._fused)
 
     def _named(self) -> dict[str, Tensor]:
         return {name: p.detach() for name, p in self.model.named_parameters()}

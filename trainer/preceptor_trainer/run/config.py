@@ -184,6 +184,11 @@ class RunConfig:
                 "checkpointing: not together with lora.dropout, which would drop other inputs when "
                 "a layer is computed again"
             )
+        if self.optimiser.moments == "host" and self.ranks > 1:
+            raise ValueError(
+                f"moments: `host` is for one process, and there are {self.ranks} ranks; "
+                "they divide moments of float32 or bfloat16 between them"
+            )
         if self.dynamic_sampling is not None:
             self._check_dynamic_sampling()
         decay_until = self.optimiser.decay_until

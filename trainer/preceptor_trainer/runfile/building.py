@@ -157,6 +157,7 @@ def _config(run_file: RunFile, parts: _Parts, name: str) -> RunConfig:
             decay_until=run.steps if optim.decay and run.steps > optim.warmup_steps else None,
             weight_decay=optim.weight_decay,
             max_grad_norm=optim.max_grad_norm,
+            moments=optim.moments,
         ),
         lora=None if run_file.model.lora is None else run_file.model.lora.made(),
         experts=teachers.uses,

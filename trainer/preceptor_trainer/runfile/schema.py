@@ -28,6 +28,7 @@ from preceptor_trainer.environments.openenv.openenv import Actions
 from preceptor_trainer.environments.tools.calls import CallForm
 from preceptor_trainer.kit.placement import Precision
 from preceptor_trainer.learner.lora import ALL_LINEAR, Lora
+from preceptor_trainer.learner.moments import Moments
 from preceptor_trainer.run.boards import BoardName
 from preceptor_trainer.runfile.objectives import OBJECTIVES, objective_of
 from preceptor_trainer.tasks.programming_by_example.task import EXECUTOR
@@ -535,6 +536,10 @@ class OptimSection(Section):
     """Decay of matrices."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Gradients are scaled down to this norm."""
+    moments: Moments = "float32"
+    """What the optimiser keeps of earlier gradients: 8 bytes for each trained number, or 4 with
+    `bfloat16`, rounded at random; `host` keeps the 8 bytes of a run on a GPU in main memory and
+    takes the steps there, in a run of one process."""
     prompts_per_step: Positive = 8
     """Prompts of one optimiser step, with `rollout.n` attempts at each."""
     tokens_per_microbatch: Positive = 4096

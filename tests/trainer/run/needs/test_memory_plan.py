@@ -14,8 +14,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from preceptor_trainer.kit.placement import CPU
 from preceptor_trainer.learner.learner import Learner, OptimiserConfig
 from preceptor_trainer.learner.lora import Lora, add_adapter
+from preceptor_trainer.learner.moments import MOMENTS, Moments
 from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.model.batch import TrainRollout, make_batches
 from preceptor_trainer.model.checkpointing import checkpointed
@@ -23,6 +25,8 @@ from preceptor_trainer.model.shape import shape_of
 from preceptor_trainer.objectives.grpo import GRPO
 from preceptor_trainer.recipes.quickstart import quickstart
 from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.needs import memory_plan as plans
+from preceptor_trainer.run.needs.disk_plan import disk_plan
 from preceptor_trainer.run.needs.memory_plan import memory_plan
 from preceptor_trainer.run.watching.peak_memory import PeakMemory
 from preceptor_trainer.runfile.building import build
@@ -104,6 +108,40 @@ def kept_bytes(config: RunConfig, prompt: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         learner.step(make_batches(rollouts, token_budget=config.token_budget), GRPO())
     return sum(sizes.values())
+
+
+@pytest.mark.parametrize("moments", ["float32", "bfloat16", "host"])
+def test_planned_moments_are_those_that_a_step_leaves_in_memory_and_checkpoint(
+    config: RunConfig, moments: Moments, tmp_path: Path
+) -> None:
+    config = replace(config, optimiser=replace(config.optimiser, moments=moments))
+    policy = Policy(config.model)
+    learner = Learner(policy.model, config.optimiser)
+    learner.step(make_batches([rollout(0, 4, 4, 2), rollout(1, 4, 4, 2)], token_budget=32), GRPO())
+    state = learner.state_dict()["optimiser"]["state"].values()
+
+    planned = next(p for p in memory_plan(config).parts if p.name == "optimiser's moments")
+    disk = disk_plan(config, shape_of(config.model), tmp_path)
+
+    kept = sum(one[name].nbytes for one in state for name in MOMENTS)
+    assert planned.num_bytes == kept
+    assert disk.state_bytes == kept
+
+
+def test_moments_in_main_memory_take_none_of_the_gpus(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu = replace(CPU, device=torch.device("cuda"))
+    monkeypatch.setattr(plans, "placement", lambda **_: on_gpu)
+    optimisers = {kind: replace(config.optimiser, moments=kind) for kind in ("float32", "host")}
+
+    peaks = {
+        kind: memory_plan(replace(config, optimiser=one)).peaks["update"]
+        for kind, one in optimisers.items()
+    }
+
+    num_parameters = shape_of(config.model).num_parameters
+    assert peaks["float32"] - peaks["host"] == 8 * num_parameters
 
 
 def rollout(index: int, prompt: int, length: int, group_size: int) -> TrainRollout:

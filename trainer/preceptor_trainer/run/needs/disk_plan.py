@@ -81,7 +81,7 @@ def disk_plan(
     there = [run_dir / "weights", run_dir / "checkpoints"]
     return DiskPlan(
         version_bytes=version,
-        state_bytes=8 * trained + adapter,
+        state_bytes=(4 if config.optimiser.moments == "bfloat16" else 8) * trained + adapter,
         num_versions=num_versions - num_adapters + averages,
         num_states=kept + 1,
         there_bytes=sum(folder_bytes(folder) for folder in there if folder.exists()),

@@ -121,7 +121,7 @@ def _weights(config: RunConfig, shape: Shape, device: str) -> tuple[Part, ...]:
             phases=("update",),
             keys=("model.lora",),
         ),
-        Part(name="optimiser's moments", num_bytes=2 * trained, keys=("model.lora",)),
+        _moments(config, trained, device),
         Part(
             name="published weights, which sample",
             num_bytes=versions * whole,
@@ -144,6 +144,17 @@ def _weights(config: RunConfig, shape: Shape, device: str) -> tuple[Part, ...]:
     if config.lora is not None:
         parts.append(Part(name="the adapter", num_bytes=trained))
     return tuple(parts)
+
+
+def _moments(config: RunConfig, trained: int, device: str) -> Part:
+    kind = config.optimiser.moments
+    keys = ("model.lora", "optim.moments")
+    if kind == "host" and device != "cpu":
+        # With the weights and gradients of a step.
+        name = "moments and a step's weights, in main memory"
+        return Part(name=name, num_bytes=4 * trained, keys=keys, on_host=True)
+    num_bytes = trained if kind == "bfloat16" else 2 * trained
+    return Part(name="optimiser's moments", num_bytes=num_bytes, keys=keys)
 
 
 def num_trained(config: RunConfig, shape: Shape) -> int:
