@@ -138,6 +138,7 @@ class Backend:
 
 _PAIRS = ("valkey-sqlite", "R14-redis-sqlite", "R14-valkey-postgres", "R14-redis-postgres")
 _FOR_MINUTES = re.compile("test_R(9|10)_.*minute")
+_OF_SQLITE = re.compile("test_.*(locked_database|database_locked)")
 _AT_TWO_GATEWAYS = re.compile("test_R(1_jobs|2_the|4|5|6|8|9_a_flood|11|20)_?")
 
 
@@ -152,6 +153,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     name = metafunc.function.__name__
     others = list(_PAIRS[3:] if _FOR_MINUTES.match(name) else _PAIRS[1:])
     others += ["R16-two-gateways"] if _AT_TWO_GATEWAYS.match(name) else []
+    if _OF_SQLITE.match(name):
+        others = [other for other in others if other.endswith("sqlite")]
     in_gauntlet = [pytest.param(other, marks=pytest.mark.gauntlet) for other in others]
     metafunc.parametrize("backend", [_PAIRS[0], *in_gauntlet], indirect=True)
 

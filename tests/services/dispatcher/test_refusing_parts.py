@@ -80,10 +80,8 @@ async def test_eight_steps_survive_a_broker_that_refuses(
 
 
 async def test_eight_steps_survive_a_locked_database(
-    make_deployment: Callable[..., Any], moody: Any, tmp_path: Path, backend: Any
+    make_deployment: Callable[..., Any], moody: Any, tmp_path: Path
 ) -> None:
-    if not backend.database_url.startswith("sqlite"):
-        pytest.skip("a lock of SQLite")
     async with (
         moody() as url,
         make_deployment(moody=url) as deployment,
@@ -104,10 +102,7 @@ async def test_an_answer_reported_to_a_locked_database_is_reported_again_not_ask
     moody: Any,
     moody_log: Path,
     tmp_path: Path,
-    backend: Any,
 ) -> None:
-    if not backend.database_url.startswith("sqlite"):
-        pytest.skip("a lock of SQLite")
     async with (
         moody(max_concurrency=2) as url,
         make_deployment(moody=url) as deployment,
