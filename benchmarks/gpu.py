@@ -8,19 +8,22 @@
               bfloat16, beside Liger's fused linear cross-entropy where that is installed. Aim on an
               H200: 60 ms, 1.15 times Liger's time, 7 GiB
     update    one DistIL update of a model of the shape of Qwen3-0.6B on 8 responses of 8,192
-              tokens. Aim: 60 GB, an MFU of 40 %
+              tokens. Aim: 60 GB on the device in all, an MFU of 40 %
+    trl       the same by TRL's SDPO trainer, its teacher's pass included (`gpu_trl.py`), where TRL
+              is installed
     push      from the engine's weights to a sampler that draws with them. Aim: 1 s
-    export    a written version loaded by transformers, and how far its log-probs are from the
-              trainer's
     sampling  tokens a second of the local sampler, and of vLLM. Aim: 10 times as many
     scoring   positions a second through gateway, dispatcher and expert (`scoring_engine.py`). Aim:
               38 thousand
     steps     five steps of `preceptor train`: how busy the device was, and dropped answers. Aim:
               70 %, and none
+    export    the run of `steps` by `preceptor export`, loaded by transformers: how far its
+              log-probs are from those of the trained version, and that it is another model than
+              the untrained one
 
 A part that fails, or that lacks what it needs, is left out with the reason. Each is a process of
 its own with a deadline; with `--tiny` all are in this one, and those that start services are left
-out.
+out, and `trl` is where it is not asked for by `--only trl`: TRL takes seconds to load.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,13 +53,17 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from preceptor_clients.kit.files import make_key_file
+from preceptor_trainer.commands.export import export_command
 from preceptor_trainer.kit.placement import placement
 from preceptor_trainer.learner.learner import Learner, OptimiserConfig
 from preceptor_trainer.learner.policy import Policy, WeightFolder
 from preceptor_trainer.learner.shares import shares_of
 from preceptor_trainer.model.batch import TrainBatch, TrainRollout, make_batches
 from preceptor_trainer.model.heads.lean import LeanHead
+from preceptor_trainer.model.shape import Shape, shape_of
 from preceptor_trainer.objectives.distil import DistIL
+from preceptor_trainer.run.export import version_folder
+from preceptor_trainer.run.standing import Lineage, remember
 from preceptor_trainer.sampling.in_process import InProcessSampler
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.sampling.sampler import Published, SampleRequest
@@ -121,7 +129,7 @@ class Bench:
     sizes: Sizes
     vllm: Path | None
     folder: Path
-    """A place for files."""
+    """A place for files; the run of `steps` is there."""
 
     @property
     def dtype(self) -> Any:
@@ -167,6 +175,15 @@ class Bench:
         torch.cuda.reset_peak_memory_stats()
         yield
         into[name] = round((torch.cuda.max_memory_allocated() - before) / 2**30, 2)
+
+    def most_memory(self) -> Figures:
+        """The most memory of the device in this process: held by tensors, and taken from it."""
+        if self.device.type != "cuda":
+            return {}
+        return {
+            "tensors in all, GB": round(torch.cuda.max_memory_allocated() / 1e9, 2),
+            "device memory in all, GB": round(torch.cuda.max_memory_reserved() / 1e9, 2),
+        }
 
 
 # --------------------------------------------------------------------------------------- parts
@@ -236,11 +253,11 @@ def update(bench: Bench) -> Figures:
             rollout_id=str(i),
             group=0,
             prompt_ids=[1, 2, 3, 4],
-            response_ids=draw.integers(sizes.vocabulary, size=sizes.length).tolist(),
+            response_ids=response_ids,
             reward=float(i % 2),
             target=make_target(draw, str(i), sizes.length, case),
         )
-        for i in range(sizes.responses)
+        for i, response_ids in enumerate(_responses(sizes))
     ]
     # A response a pass: its group is split, so that baselines take a pass without gradient.
     batches = make_batches(rows, token_budget=sizes.length + 4)
@@ -252,25 +269,51 @@ def update(bench: Bench) -> Figures:
         place=policy.place,
     )
     found: Figures = {}
-    with bench.memory(found, "above the weights, GiB"):
+    learner.step(batches, DistIL())  # makes the moments
+    with bench.memory(found, "above weights and moments, GiB"):
         learner.step(batches, DistIL())
     seconds = min(bench.seconds(lambda: learner.step(batches, DistIL()))[:2])
-    tokens = sizes.responses * sizes.length
-    flops = _useful_flops(policy.model, sizes)
-    return found | {
+    return found | bench.most_memory() | _rates(seconds, bench)
+
+
+def _responses(sizes: Sizes) -> list[list[int]]:
+    draw = np.random.default_rng(1)
+    shape = (sizes.responses, sizes.length)
+    return draw.integers(2, sizes.vocabulary, shape).tolist()
+
+
+def _rates(seconds: float, bench: Bench) -> Figures:
+    """Of one update."""
+    tflops = _useful_flops(shape_of(bench.folder / "model"), bench.sizes) / seconds / 1e12
+    return {
         "seconds": round(seconds, 3),
-        "tokens/s": round(tokens / seconds),
-        "useful TFLOP/s": round(flops / seconds / 1e12, 3),
-        **_shares_of_peak(flops / seconds / 1e12, bench),
-        "TRL's SDPO trainer": "not run by this script",
+        "tokens/s": round(bench.sizes.responses * bench.sizes.length / seconds),
+        "useful TFLOP/s": round(tflops, 3),
+        **_shares_of_peak(tflops, bench),
     }
 
 
-def _useful_flops(model: Any, sizes: Sizes) -> float:
+def trl(bench: Bench) -> Figures:
+    """One update of TRL's SDPO trainer on the same responses."""
+    try:
+        gpu_trl = importlib.import_module("gpu_trl")
+    except ImportError as error:
+        raise LeftOut(f"{type(error).__name__}: {error}") from error
+    seconds = gpu_trl.seconds_of_updates(
+        bench.made().folder,
+        _responses(bench.sizes),
+        bench.device,
+        bench.folder / "trl",
+        steps=3,
+    )
+    found = bench.most_memory() | _rates(min(seconds[1:]), bench)
+    return found | {"TRL": version("trl"), "seconds of each": [round(one, 3) for one in seconds]}
+
+
+def _useful_flops(shape: Shape, sizes: Sizes) -> float:
     """One forward and backward pass: six for each weight and token, and causal attention."""
-    config = model.config
-    weights = sum(p.numel() for p in model.parameters())
-    attended = config.num_hidden_layers * config.num_attention_heads * config.head_dim
+    weights = shape.num_parameters
+    attended = shape.num_layers * shape.queries
     tokens = sizes.responses * sizes.length
     return 6.0 * weights * tokens + 6.0 * attended * sizes.length * tokens
 
@@ -322,10 +365,12 @@ async def _rate(bench: Bench, sampler: Any, policy: Policy) -> float:
     return max(rates)
 
 
-def _published(bench: Bench, policy: Policy, step: int) -> Published:
+def _published(
+    bench: Bench, policy: Policy, step: int, weights_root: Path | None = None
+) -> Published:
     learner = Learner(policy.model, OptimiserConfig(lr=1e-9), place=policy.place)
     folder = WeightFolder(
-        bench.folder / "weights",
+        weights_root or bench.folder / "weights",
         "gpu",
         policy.vocab_fingerprint,
         source=policy.folder,
@@ -417,25 +462,40 @@ async def _load_and_draw(sampler: Any, published: Published) -> None:
 
 
 def export(bench: Bench) -> Figures:
-    """A version as a folder for everybody."""
+    """The run of `steps` as a folder for everybody."""
+    run, out = bench.folder / "runs" / "run", bench.folder / "exported"
+    if not bench.sizes.large:
+        _write_run(bench, run)
+    if not run.exists():
+        raise LeftOut("there is no run of `steps`")
+    export_command(str(run), out)
+    began = time.perf_counter()
+    again: Any = AutoModelForCausalLM.from_pretrained(out)
+    seconds = time.perf_counter() - began
+    trained = Policy(version_folder(run)).model
+    untrained: Any = AutoModelForCausalLM.from_pretrained(bench.folder / "model")
+    ids = torch.arange(1, min(200, bench.sizes.vocabulary), device=bench.device)[None]
+    found, wanted, before = (_logprobs(one, ids) for one in (again, trained, untrained))
+    return {
+        "loaded in, s": round(seconds, 2),
+        "largest gap of a log-prob": float((wanted - found).abs().max()),
+        "largest change by the run": float((wanted - before).abs().max()),
+    }
+
+
+@torch.no_grad()
+def _logprobs(model: Any, ids: Tensor) -> Tensor:
+    return model.to(ids.device).float().eval()(input_ids=ids).logits.log_softmax(-1)
+
+
+def _write_run(bench: Bench, run: Path) -> None:
+    """A run of one version, in the place of one that needs services."""
     policy = bench.policy()
     with torch.no_grad():
         for parameter in policy.model.parameters():
             parameter.mul_(1.01)
-    published = _published(bench, policy, 999)
-    began = time.perf_counter()
-    again: Any = AutoModelForCausalLM.from_pretrained(bench.folder / "weights" / published.version)
-    again = again.to(bench.device).eval()
-    seconds = time.perf_counter() - began
-    ids = torch.arange(1, min(200, bench.sizes.vocabulary), device=bench.device)[None]
-    with torch.no_grad():
-        wanted, found = (
-            model(input_ids=ids).logits.float().log_softmax(-1) for model in (policy.model, again)
-        )
-    return {
-        "loaded in, s": round(seconds, 2),
-        "largest gap of a log-prob": float((wanted - found).abs().max()),
-    }
+    _published(bench, policy, 5, run / "weights")
+    remember(run, Lineage(name="l0", parent=None, from_step=0, steps=5))
 
 
 def scoring(bench: Bench) -> Figures:
@@ -533,15 +593,19 @@ def _watch(process: subprocess.Popen[bytes], busy: list[float]) -> None:
 PARTS: Final[dict[str, Callable[[Bench], Figures]]] = {
     "head": head,
     "update": update,
+    "trl": trl,
     "push": push,
-    "export": export,
     "sampling": sampling,
     "scoring": scoring,
     "steps": steps,
+    "export": export,
 }
 
 
 # ----------------------------------------------------------------------------------- together
+
+
+_OF_ONE_RUN: Final = ("steps", "export")
 
 
 def _milliseconds(seconds: Sequence[float]) -> float:
@@ -571,11 +635,13 @@ def measured(name: str, bench: Bench) -> Figures:
     return found | {"took, s": round(time.monotonic() - began, 1)}
 
 
-def in_a_process(name: str, options: argparse.Namespace, left_s: float) -> Figures:
+def in_a_process(name: str, options: argparse.Namespace, folder: Path, left_s: float) -> Figures:
     """The same in a process of its own, with a deadline."""
     if left_s < _LEAST_S:
         return {"left out": "there was no time left"}
     words = [sys.executable, __file__, "--device", options.device, "--only", name]
+    # Others delete what they wrote: versions of this model take gigabytes each.
+    words += ["--folder", str(folder)] if name in _OF_ONE_RUN else []
     words += [] if options.vllm is None else ["--vllm", str(options.vllm)]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=left_s, check=False)
@@ -593,22 +659,27 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="sizes of nothing, in one process")
     parser.add_argument("--vllm", type=Path, help="Python of an environment with vLLM")
     parser.add_argument("--only", choices=PARTS, help="one part, printed as JSON")
+    parser.add_argument("--folder", type=Path, help="for files; a new one is deleted")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args(words)
     device = torch.device(options.device)
     sizes = TINY if options.tiny else Sizes()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as root:
-        bench = Bench(device=device, sizes=sizes, vllm=options.vllm, folder=Path(root))
+        folder = options.folder or Path(root)
+        bench = Bench(device=device, sizes=sizes, vllm=options.vllm, folder=folder)
         if options.only is not None:
             print(json.dumps(measured(options.only, bench)))
             return
         parts: dict[str, Figures] = {}
         for name in PARTS:
             left_s = DEADLINE_S - (time.monotonic() - began)
-            parts[name] = (
-                measured(name, bench) if options.tiny else in_a_process(name, options, left_s)
-            )
+            if not options.tiny:
+                parts[name] = in_a_process(name, options, folder, left_s)
+            elif name == "trl":
+                parts[name] = {"left out": "--tiny --only trl runs it"}
+            else:
+                parts[name] = measured(name, bench)
             print(name, json.dumps(parts[name]), file=sys.stderr)
     result = described(device) | {"tiny": options.tiny, "parts": parts}
     result["took, s"] = round(time.monotonic() - began, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -29,9 +30,21 @@ def test_every_part_that_needs_no_service_has_figures(gpu: ModuleType, tmp_path:
     torch.set_num_threads(threads)
     result = json.loads((tmp_path / "gpu.json").read_text())
     left_out = {name for name, part in result["parts"].items() if "left out" in part}
-    assert left_out == {"scoring", "steps"}
+    assert left_out == {"scoring", "steps", "trl"}
     assert result["parts"]["export"]["largest gap of a log-prob"] < 1e-5
+    assert result["parts"]["export"]["largest change by the run"] > 1e-3
     assert result["parts"]["update"]["tokens/s"] > 0
+
+
+@pytest.mark.gauntlet
+def test_trls_trainer_takes_an_update_beside_ours() -> None:
+    words = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--device", "cpu", "--tiny"]
+
+    done = subprocess.run([*words, "--only", "trl"], capture_output=True, check=True, timeout=300)
+
+    part = json.loads(done.stdout.splitlines()[-1])
+    assert part["tokens/s"] > 0
+    assert len(part["seconds of each"]) == 3
 
 
 def test_pauses_between_steps_count_as_idle_and_the_start_and_the_end_do_not(
