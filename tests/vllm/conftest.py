@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
 from preceptor_clients.contract.schemas import WeightManifest, WeightsOffer
+from preceptor_trainer.run.watching.metrics_log import read_metrics
 from preceptor_trainer.student.architecture import make_tokenizer
 
 KEY: Final = "vllm-" + "k" * 40
@@ -165,12 +166,13 @@ def vllm_python() -> str:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], ready: str, log: Path) -> Generator[None]:
+def running(
+    command: Sequence[str], ready: str, log: Path, environment: Mapping[str, str] | None = None
+) -> Generator[None]:
     """A process, once `ready` answers 200."""
+    every = {**os.environ, **_ENVIRONMENT, **(environment or {})}
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env={**os.environ, **_ENVIRONMENT}, stdout=output, stderr=output
-        )
+        process = subprocess.Popen(command, env=every, stdout=output, stderr=output)
     try:
         end = time.monotonic() + _START_S
         while not _is_ready(ready):
@@ -231,6 +233,48 @@ def vllm_service(
     ]
     with running(command, f"http://127.0.0.1:{port}/readyz", log):
         yield f"http://127.0.0.1:{port}"
+
+
+_RUN: Final = """
+model = {{ path = "{model}"{adapter} }}
+data = {{ train = "rows.jsonl", eval = "held_out.jsonl", reference = "answer" }}
+feedback = {{ use = "exact" }}
+teacher = {{ reference = true, self = {{ template = "compact" }} }}
+rollout = {{ n = 4, max_tokens = 8, sampler = {sampler} }}
+optim = {{ prompts_per_step = 4, lr = {lr} }}
+run = {{ steps = {steps}, eval_samples = 2 }}
+objective = {{ use = "distil" }}
+"""
+
+
+def train(
+    policy: Policy,
+    sampler: Mapping[str, str],
+    folder: Path,
+    run_dir: Path,
+    *,
+    steps: int,
+    adapter: str = "",
+    lr: float = 3e-2,
+) -> list[dict[str, Any]]:
+    """The metrics of a run of DistIL whose responses a sampler draws."""
+    folder.mkdir(parents=True, exist_ok=True)
+    said = ", ".join(f"{name} = {json.dumps(value)}" for name, value in sampler.items())
+    text = _RUN.format(
+        model=policy.folder, sampler=f"{{ {said} }}", steps=steps, adapter=adapter, lr=lr
+    )
+    (folder / "run.toml").write_text(text)
+    (folder / "vllm.key").write_text(KEY)
+    for name, first, count in (("rows", 0, 8), ("held_out", 8, 2)):
+        rows = [{"prompt": f"{i}+1?", "answer": f"{i + 1}"} for i in range(first, first + count)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, "-m", "preceptor_clients.cli", "train", "run.toml"]
+    done = subprocess.run(
+        [*command, "--run-dir", str(run_dir)],
+        cwd=folder, capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return read_metrics(run_dir)
 
 
 @pytest.fixture

@@ -543,5 +543,22 @@ async def test_adapters_suffice_where_all_who_load_versions_take_them(
     student = cast(Student, SimpleNamespace(takes_adapters=takes_adapters))
     uses = (SimpleNamespace(name="teacher"),)
 
-    assert await adapters_suffice(settings(lora="any", experts=uses), gateway, student) == suffice
-    assert not await adapters_suffice(settings(lora=None, experts=uses), gateway, student)
+    adapted, plain = (settings(lora=lora, experts=uses) for lora in ("any", None))
+    assert await adapters_suffice(adapted, gateway, student, wait_s=0) == suffice
+    assert not await adapters_suffice(plain, gateway, student)
+
+
+async def test_an_expert_that_the_gateway_has_not_asked_yet_is_waited_for() -> None:
+    seen = iter([UNREACHABLE, service("teacher", weights=True, adapters=True)])
+
+    async def takes_adapters() -> bool:
+        return True
+
+    async def experts() -> Services:
+        return Services(services=(next(seen),))
+
+    gateway = cast(GatewayClient, SimpleNamespace(experts=experts))
+    student = cast(Student, SimpleNamespace(takes_adapters=takes_adapters))
+    uses = (SimpleNamespace(name="teacher"),)
+
+    assert await adapters_suffice(settings(lora="any", experts=uses), gateway, student)

@@ -25,6 +25,7 @@ from preceptor_trainer.run.config import describe, describe_run
 from preceptor_trainer.run.schedules import Deterministic, Overlapped
 from preceptor_trainer.runfile.building import Built
 from preceptor_trainer.runfile.objectives import OBJECTIVES
+from preceptor_trainer.sampling.server import SampledByServer
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.tasks.combined import CombinedTask
 from preceptor_trainer.tasks.task import ScoredTask
@@ -152,6 +153,12 @@ def test_collection_goes_ahead_of_the_optimiser_where_asked(build_file: BuildFil
     assert build_file().config.schedule == Deterministic()
     assert build_file("rollout.staleness=2").config.schedule == Overlapped(staleness=2)
     assert build_file("rollout.staleness=9").config.schedule.overlapped.join_within == 9
+
+
+def test_a_server_of_another_kind_draws_where_asked(build_file: BuildFile) -> None:
+    built = build_file('rollout.sampler={ url = "http://s:8000", kind = "vllm", timeout_s = 9 }')
+
+    assert built.config.sampler == SampledByServer(url="http://s:8000", kind="vllm", timeout_s=9)
 
 
 def test_a_deadline_of_a_teacher_takes_the_place_of_the_steps(build_file: BuildFile) -> None:

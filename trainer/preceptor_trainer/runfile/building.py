@@ -33,6 +33,7 @@ from preceptor_trainer.runfile.students import (
 from preceptor_trainer.runfile.teachers import Teachers, make_teachers
 from preceptor_trainer.runfile.tools import FileTools, make_tools
 from preceptor_trainer.sampling.params import SamplingParams
+from preceptor_trainer.sampling.server import SampledByServer
 from preceptor_trainer.sampling.service import SampledByService
 
 WEIGHTS: Final = "weights"
@@ -239,12 +240,16 @@ def _sampling(run_file: RunFile) -> SamplingParams:
     )
 
 
-def _sampler(rollout: RolloutSection, folder: Path) -> SampledByService | None:
+def _sampler(rollout: RolloutSection, folder: Path) -> SampledByService | SampledByServer | None:
     wanted = rollout.sampler
     if wanted is None:
         return None
     key_file = None if wanted.key_file is None else folder / wanted.key_file.expanduser()
-    return SampledByService(url=wanted.url, key_file=key_file, timeout_s=wanted.timeout_s)
+    if wanted.kind == "service":
+        return SampledByService(url=wanted.url, key_file=key_file, timeout_s=wanted.timeout_s)
+    return SampledByServer(
+        url=wanted.url, kind=wanted.kind, key_file=key_file, timeout_s=wanted.timeout_s
+    )
 
 
 def _group_size(run_file: RunFile) -> int:

@@ -210,14 +210,17 @@ class FeedbackSection(Section):
 
 
 class SamplerSection(Section):
-    """`[rollout.sampler]`: a service that draws the attempts, such as vLLM's."""
+    """`[rollout.sampler]`: a service or a model server that draws the attempts, such as vLLM's."""
 
     url: str
-    """Address of a service with `POST /v1/generate`."""
+    """Its address."""
+    kind: Literal["service", "vllm", "sglang"] = "service"
+    """What it is: a service with `POST /v1/generate`, or a server of vLLM's or SGLang's own."""
     key_file: Path | None = None
-    """File with the service's key."""
+    """File with its key."""
     timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """Longest wait for one call, which draws the attempts at some of a step's prompts."""
+    """Longest wait for one call, which draws the attempts at some of a step's prompts, or has a
+    server load a version."""
 
 
 class RolloutSection(Section):

@@ -4,7 +4,8 @@
     groups = await sampler.sample(SampleRequest(prompts=prompts, generator=generator))
 
 Prompts and responses are token ids, never text, so that training uses exactly the drawn tokens. The
-sampler in the trainer's process is `in_process.py`; `service.py` asks one behind `/v1/generate`.
+sampler in the trainer's process is `in_process.py`; `service.py` asks one behind `/v1/generate`,
+`server.py` a server of vLLM's or SGLang's own.
 """
 
 from __future__ import annotations

@@ -24,7 +24,6 @@ from preceptor_clients.contract.errors import AnswerRefused, ServiceFailed, from
 from preceptor_clients.contract.generation import (
     GenerateAnswer,
     GenerateCall,
-    Generated,
     GenerateQuery,
     GenerateResult,
     Sampling,
@@ -32,11 +31,11 @@ from preceptor_clients.contract.generation import (
 from preceptor_clients.contract.schemas import Prompt, WantedWeights, WeightsOffer
 from preceptor_clients.http.service import ServiceClient
 from preceptor_clients.kit.files import read_key_file
+from preceptor_trainer.sampling.drawn import as_generation, check_drawn
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.sampling.sampler import Generation, Published, SampleRequest
 
 _MAX_SEED: Final = 2**31 - 1
-_UNKNOWN: Final = np.float32(np.nan)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +134,7 @@ class ServiceSampler:
             drawn: list[list[Generation]] = []
             for prompt, answer in enumerate(answers, first):
                 self._check(answer, request)
-                drawn.append([_generation(one, forced[prompt]) for one in answer.responses])
+                drawn.append([as_generation(one, forced[prompt]) for one in answer.responses])
                 for number, generation in enumerate(drawn[-1]):
                     if request.on_finished is not None:
                         request.on_finished(prompt, number, generation)
@@ -191,22 +190,12 @@ class ServiceSampler:
                 "responses", f"has {len(answer.responses)} for {request.num_samples} wanted"
             )
         for number, drawn in enumerate(answer.responses):
-            self._check_response(f"responses[{number}]", drawn, request.params.max_new_tokens)
-
-    def _check_response(self, field: str, drawn: Generated, longest: int) -> None:
-        ids, logprobs = drawn.response_ids, drawn.logprobs_T
-        if not 1 <= len(ids) <= longest:
-            raise AnswerRefused(f"{field}.response_ids", f"has {len(ids)} of 1 to {longest} tokens")
-        if ids.min() < 0 or ids.max() >= self._vocab_size:
-            raise AnswerRefused(f"{field}.response_ids", f"has ids outside [0, {self._vocab_size})")
-        if len(logprobs) != len(ids) or not (logprobs <= 1e-3).all():
-            raise AnswerRefused(f"{field}.logprobs_T", "is not one log-prob a token")
-        stopped = int(ids[-1]) in self._end_ids
-        if (drawn.finish_reason == "stop") != stopped:
-            raise AnswerRefused(
-                f"{field}.finish_reason",
-                f"is {drawn.finish_reason!r} after the token {ids[-1]}; the student's end tokens "
-                f"are {sorted(self._end_ids)}, so that the service ends responses at others",
+            check_drawn(
+                f"responses[{number}]",
+                drawn,
+                longest=request.params.max_new_tokens,
+                vocab_size=self._vocab_size,
+                end_ids=self._end_ids,
             )
 
 
@@ -226,13 +215,3 @@ def _answer(result: GenerateResult) -> GenerateAnswer:
     if result.problem is None:
         raise ServiceFailed("the sampler gave neither an answer nor a problem")
     raise from_problem(result.problem)
-
-
-def _generation(drawn: Generated, prefix: Sequence[int]) -> Generation:
-    forced = np.full(len(prefix), _UNKNOWN)
-    return Generation(
-        response_ids=np.concatenate([np.array(prefix, np.int32), drawn.response_ids]),
-        logprobs=np.concatenate([forced, drawn.logprobs_T]).astype(np.float32),
-        finish_reason=drawn.finish_reason,
-        num_forced=len(prefix),
-    )

@@ -1,0 +1,213 @@
+"""Stand-ins for the HTTP servers of vLLM and SGLang: the routes that a run's sampler calls.
+
+Each says the prompt's last token again, and then its end. vLLM's replies were copied from a server
+of release 0.32; SGLang's follow its documentation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from preceptor_trainer.sampling.vllm_server import EXTENSION
+
+END = 9
+PROBE_IDS = (3, 4, 5)
+LOGPROB = -0.5
+
+
+@dataclass(kw_only=True)
+class Recorded:
+    """What a stand-in was asked, and what it is started with."""
+
+    weights: str = "default"
+    lora: bool = False
+    probe_ids: tuple[int, ...] = PROBE_IDS
+    response: tuple[int, ...] | None = None
+    reason: str = "stop"
+    taken_by: str | None = None
+    """Weights that somebody else loads while a response is drawn."""
+    asked: list[tuple[str, Any]] = field(default_factory=list)
+    adapters: list[str] = field(default_factory=list)
+
+    def bodies(self, path: str) -> list[Any]:
+        """Of the calls of one path."""
+        return [body for called, body in self.asked if called == path]
+
+    async def body(self, request: Request) -> Any:
+        found = await request.json()
+        self.asked.append((request.url.path, found))
+        return found
+
+    def drawn(self, ids: list[int]) -> list[int]:
+        return [ids[-1], END] if self.response is None else list(self.response)
+
+    async def tokenize(self, request: Request) -> Response:
+        await self.body(request)
+        return JSONResponse({"tokens": list(self.probe_ids)})
+
+
+@dataclass(kw_only=True)
+class VLLM(Recorded):
+    """A server as `vllm serve` starts it."""
+
+    dev: bool = True
+    processed: bool = True
+    extension: str | None = EXTENSION
+    device: str = "cpu"
+
+    def app(self) -> Starlette:
+        routes = [
+            Route("/v1/models", self.models),
+            Route("/tokenize", self.tokenize, methods=["POST"]),
+            Route("/v1/completions", self.completions, methods=["POST"]),
+        ]
+        if self.dev:
+            routes += [
+                Route("/server_info", self.server_info),
+                Route("/weight_info", self.weight_info),
+                Route("/collective_rpc", self.done, methods=["POST"]),
+                Route("/reset_prefix_cache", self.done, methods=["POST"]),
+                Route("/update_weight_version", self.update_version, methods=["POST"]),
+            ]
+        if self.lora:
+            routes += [
+                Route("/v1/load_lora_adapter", self.load, methods=["POST"]),
+                Route("/v1/unload_lora_adapter", self.unload, methods=["POST"]),
+            ]
+        return Starlette(routes=routes)
+
+    async def models(self, request: Request) -> Response:
+        cards = [{"id": "base", "parent": None}]
+        cards += [{"id": name, "parent": "base"} for name in self.adapters]
+        return JSONResponse({"data": cards})
+
+    async def server_info(self, request: Request) -> Response:
+        config = {
+            "parallel_config": {"worker_extension_cls": self.extension},
+            "device_config": {"device": self.device},
+            "lora_config": {} if self.lora else None,
+        }
+        return JSONResponse({"vllm_config": config})
+
+    async def weight_info(self, request: Request) -> Response:
+        return JSONResponse({"weight_version": self.weights})
+
+    async def done(self, request: Request) -> Response:
+        await self.body(request)
+        return JSONResponse({"results": [None]})
+
+    async def update_version(self, request: Request) -> Response:
+        self.weights = (await self.body(request))["new_version"]
+        return JSONResponse({"success": True})
+
+    async def load(self, request: Request) -> Response:
+        body = await self.body(request)
+        if "lora_name" not in body:
+            return JSONResponse({"error": {"message": "Field required"}}, 400)
+        self.adapters.append(body["lora_name"])
+        return PlainTextResponse("Success")
+
+    async def unload(self, request: Request) -> Response:
+        name = (await self.body(request))["lora_name"]
+        if name not in self.adapters:
+            return JSONResponse({"error": {"message": "not found"}}, 404)
+        self.adapters.remove(name)
+        return PlainTextResponse("Success")
+
+    async def completions(self, request: Request) -> Response:
+        body = await self.body(request)
+        if body["model"] not in ("base", *self.adapters):
+            return JSONResponse({"error": {"message": "The model does not exist"}}, 404)
+        ids, logprob, reason = self.drawn(body["prompt"]), LOGPROB, self.reason
+        if (allowed := body.get("allowed_token_ids")) is not None:
+            ids, logprob, reason = allowed, 0.0 if self.processed else -9.0, "length"
+        elif self.taken_by is not None:
+            self.weights = self.taken_by
+        choice = {
+            "token_ids": ids,
+            "prompt_token_ids": body["prompt"],
+            "logprobs": {"token_logprobs": [logprob] * len(ids)},
+            "finish_reason": reason,
+        }
+        choices = [{"index": i, **choice} for i in range(body.get("n", 1))]
+        return JSONResponse({"model": body["model"], "choices": choices[::-1]})
+
+
+@dataclass(kw_only=True)
+class SGLang(Recorded):
+    """A server as `sglang.launch_server` starts it."""
+
+    tempered: bool = True
+
+    def app(self) -> Starlette:
+        routes = [
+            Route("/model_info", self.model_info),
+            Route("/server_info", self.server_info),
+            Route("/tokenize", self.tokenize, methods=["POST"]),
+            Route("/generate", self.generate, methods=["POST"]),
+            Route("/update_weights_from_disk", self.update, methods=["POST"]),
+            Route("/load_lora_adapter", self.load, methods=["POST"]),
+            Route("/unload_lora_adapter", self.unload, methods=["POST"]),
+        ]
+        return Starlette(routes=routes)
+
+    async def model_info(self, request: Request) -> Response:
+        return JSONResponse({"model_path": "m", "weight_version": self.weights})
+
+    async def server_info(self, request: Request) -> Response:
+        return JSONResponse({"enable_lora": self.lora})
+
+    async def update(self, request: Request) -> Response:
+        body = await self.body(request)
+        if "missing" in body["model_path"]:
+            return JSONResponse({"success": False, "message": "no such folder"}, 400)
+        self.weights = body["weight_version"]
+        return JSONResponse({"success": True, "message": "Succeeded"})
+
+    async def load(self, request: Request) -> Response:
+        name = (await self.body(request))["lora_name"]
+        if name in self.adapters:
+            return JSONResponse({"success": False, "error_message": "already loaded"}, 400)
+        self.adapters.append(name)
+        return JSONResponse({"success": True})
+
+    async def unload(self, request: Request) -> Response:
+        name = (await self.body(request))["lora_name"]
+        if name not in self.adapters:
+            return JSONResponse({"success": False, "error_message": "not loaded"}, 400)
+        self.adapters.remove(name)
+        return JSONResponse({"success": True})
+
+    async def generate(self, request: Request) -> Response:
+        body = await self.body(request)
+        sampling = body["sampling_params"]
+        if self.taken_by is not None:
+            self.weights = self.taken_by
+        items = []
+        for ids in body["input_ids"]:
+            drawn, reason = self.drawn(ids), self.reason
+            logprobs = [LOGPROB] * len(drawn)
+            if sampling["temperature"] > 100:
+                drawn, reason = [1] * sampling["max_new_tokens"], "length"
+                logprobs = [-2.3 - (0 if self.tempered else i) for i in range(len(drawn))]
+            items.append(
+                {
+                    "text": "",
+                    "output_ids": drawn,
+                    "meta_info": {
+                        "finish_reason": {"type": reason},
+                        "weight_version": self.weights,
+                        "output_token_logprobs": [
+                            [logprob, token, None]
+                            for logprob, token in zip(logprobs, drawn, strict=True)
+                        ],
+                    },
+                }
+            )
+        return JSONResponse(items)

@@ -1,0 +1,280 @@
+"""A sampler behind a server of vLLM's or SGLang's own; `model_servers.py` has stand-ins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from preceptor_clients.contract.errors import AnswerRefused, ServiceFailed
+from preceptor_clients.contract.schemas import WeightManifest
+from preceptor_trainer.sampling.dialect import PROBE, Student, UnfitServer
+from preceptor_trainer.sampling.params import SamplingParams
+from preceptor_trainer.sampling.sampler import Published, SampleRequest
+from preceptor_trainer.sampling.server import SampledByServer, ServerKind, ServerSampler
+from preceptor_trainer.sampling.vllm_server import EXTENSION
+
+from ...services.dispatcher.conftest import serving
+from .model_servers import END, LOGPROB, PROBE_IDS, VLLM, SGLang
+
+VERSION = "run/l0/3"
+
+
+STUDENT = Student(
+    vocab_size=10,
+    num_rows=12,
+    end_ids=frozenset({END, 8}),
+    is_tied=True,
+    probe_ids=PROBE_IDS,
+)
+
+
+def sampler_of(server: VLLM | SGLang, kind: ServerKind | None = None) -> ServerSampler:
+    """Asks the stand-in without a network."""
+    own: ServerKind = "vllm" if isinstance(server, VLLM) else "sglang"
+    options = SampledByServer(url="http://server", kind=kind or own)
+    return ServerSampler(options, None, STUDENT, httpx.ASGITransport(server.app()))
+
+
+def whole(version: str = VERSION, *, parent: str | None = "run/l0/2") -> Published:
+    manifest = WeightManifest(
+        version=version,
+        parent=parent,
+        uri=f"file:///runs/{version}",
+        files={"model.safetensors": "a" * 64},
+        vocab_fingerprint="ab" * 32,
+    )
+    return Published(version=version, tensors={}, manifest=manifest)
+
+
+FIRST = whole("run/l0/0", parent=None)
+
+
+def adapter(version: str) -> Published:
+    found = whole(version)
+    assert found.manifest is not None
+    manifest = found.manifest.model_copy(update={"base": FIRST.version})
+    return Published(version=version, tensors={}, manifest=manifest, base=FIRST.manifest)
+
+
+def request(num_prompts: int = 1, *, params: Any = None, **fields: Any) -> SampleRequest:
+    return SampleRequest(
+        prompts=[[1, number % 8] for number in range(num_prompts)],
+        params=SamplingParams(max_new_tokens=4) if params is None else params,
+        generator=torch.Generator().manual_seed(0),
+        **fields,
+    )
+
+
+@pytest.mark.parametrize("make", [VLLM, SGLang])
+async def test_groups_come_in_the_order_of_the_prompts(make) -> None:
+    seen: list[tuple[int, int]] = []
+
+    sampler = sampler_of(make())
+    await sampler.load(whole())
+    groups = await sampler.sample(
+        request(9, num_samples=3, on_finished=lambda g, i, _: seen.append((g, i)))
+    )
+
+    ids = [[one.response_ids.tolist() for one in group] for group in groups]
+    assert ids == [[[number % 8, END]] * 3 for number in range(9)]
+    assert sorted(seen) == [(g, i) for g in range(9) for i in range(3)]
+    np.testing.assert_allclose(groups[0][0].logprobs, [LOGPROB] * 2)
+
+
+@pytest.mark.parametrize("make", [VLLM, SGLang])
+async def test_a_forced_prefix_belongs_to_the_prompt_and_leads_the_response(make) -> None:
+    sampler = sampler_of(make())
+    await sampler.load(whole())
+    [[one], [two]] = await sampler.sample(request(2, forced_prefixes=[[5, 6], []]))
+
+    assert (one.response_ids.tolist(), one.num_forced) == ([5, 6, 6, END], 2)
+    assert np.isnan(one.logprobs).tolist() == [True, True, False, False]
+    assert (two.response_ids.tolist(), two.num_forced) == ([1, END], 0)
+
+
+async def test_vllm_is_asked_for_the_students_distribution_and_not_for_its_defaults() -> None:
+    server = VLLM()
+
+    sampler = sampler_of(server)
+    await sampler.load(whole())
+    await sampler.sample(request(num_samples=2))
+
+    body = server.bodies("/v1/completions")[-1]
+    neutral = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0}
+    assert body.items() >= (neutral | {"n": 2, "ignore_eos": True, "temperature": 1.0}).items()
+    assert body["stop_token_ids"] == [8, END]
+    assert body["logit_bias"] == {"10": -100.0, "11": -100.0}  # rows that are no tokens
+
+
+async def test_vllm_loads_each_whole_version_and_says_which_one_it_holds() -> None:
+    server = VLLM()
+
+    sampler = sampler_of(server)
+    for version in ("run/l0/3", "run/l0/4"):
+        await sampler.load(whole(version))
+
+    assert server.weights == sampler.version == "run/l0/4"
+    assert server.bodies("/collective_rpc") == [
+        {"method": "take_weights", "args": [f"/runs/run/l0/{step}"]} for step in (3, 4)
+    ]
+    assert len(server.bodies("/reset_prefix_cache")) == 2
+
+
+async def test_vllm_on_a_gpu_reloads_without_our_extension() -> None:
+    server = VLLM(extension=None, device="cuda")
+
+    sampler = sampler_of(server)
+    await sampler.load(whole())
+
+    [body] = server.bodies("/collective_rpc")
+    assert body == {"method": "reload_weights", "kwargs": {"weights_path": f"/runs/{VERSION}"}}
+
+
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        (VLLM(dev=False), "VLLM_SERVER_DEV_MODE=1"),
+        (VLLM(extension=None), f"--worker-extension-cls {EXTENSION}"),
+        (VLLM(probe_ids=(7,)), r"another tokenizer.*\[7\] there and \[3, 4, 5\]"),
+        (SGLang(probe_ids=(7,)), "another tokenizer"),
+    ],
+)
+async def test_a_server_that_cannot_be_the_sampler_is_refused_with_how_to_start_it(
+    server, message
+) -> None:
+    sampler = sampler_of(server)
+    with pytest.raises(UnfitServer, match=message):
+        await sampler.load(whole())
+
+
+async def test_a_server_of_another_kind_is_refused() -> None:
+    with pytest.raises(UnfitServer, match="there is no vLLM server at http"):
+        await sampler_of(SGLang(), "vllm").load(whole())
+    with pytest.raises(UnfitServer, match="there is no SGLang server at http"):
+        await sampler_of(VLLM(), "sglang").load(whole())
+
+
+@pytest.mark.parametrize(
+    ("server", "params", "message"),
+    [
+        (VLLM(processed=False), {}, "rows of the head are no tokens.*processed_logprobs"),
+        (VLLM(processed=False), {"temperature": 0.5}, "temperature=0.5.*processed_logprobs"),
+        (SGLang(), {"top_p": 0.9}, "rollout.top_p"),
+        (SGLang(), {"top_k": 5}, "rollout.top_k"),
+        (SGLang(tempered=False), {"temperature": 0.5}, "SGLANG_RETURN_ORIGINAL_LOGPROB"),
+    ],
+)
+async def test_log_probs_of_another_distribution_than_the_drawn_one_are_refused(
+    server, params, message
+) -> None:
+    sampler = sampler_of(server)
+    await sampler.load(whole())
+    with pytest.raises(UnfitServer, match=message):
+        await sampler.sample(request(params=SamplingParams(max_new_tokens=4, **params)))
+
+
+@pytest.mark.parametrize("make", [VLLM, SGLang])
+async def test_a_server_that_another_run_gave_its_weights_is_refused(make) -> None:
+    server = make()
+
+    sampler = sampler_of(server)
+    await sampler.load(whole())
+    server.weights = "other/l0/9"
+    with pytest.raises(ServiceFailed, match=f"holds the weights other/l0/9.*{VERSION}"):
+        await sampler.sample(request())
+
+
+@pytest.mark.parametrize("make", [VLLM, SGLang])
+async def test_weights_that_change_while_a_response_is_drawn_are_noticed(make) -> None:
+    sampler = sampler_of(make(taken_by="other/l0/9"))
+    await sampler.load(whole())
+
+    with pytest.raises(ServiceFailed, match="holds the weights other/l0/9"):
+        await sampler.sample(request())
+
+
+@pytest.mark.parametrize("make", [VLLM, SGLang])
+async def test_an_adapter_is_asked_for_by_its_version_and_the_last_one_is_dropped(make) -> None:
+    server = make(lora=True)
+
+    sampler = sampler_of(server)
+    assert await sampler.takes_adapters()
+    await sampler.load(FIRST)  # what the server was started with
+    await sampler.sample(request())
+    for version in ("run/l0/1", "run/l0/2"):
+        await sampler.load(adapter(version))
+    await sampler.sample(request())
+
+    assert server.adapters == ["run/l0/2"]
+    assert server.weights == "default"
+    path, field = ("/v1/completions", "model") if make is VLLM else ("/generate", "lora_path")
+    first = "base" if make is VLLM else None
+    drawn = [b for b in server.bodies(path) if "allowed_token_ids" not in b]
+    assert [body.get(field) for body in drawn] == [first, "run/l0/2"]
+
+
+@pytest.mark.parametrize("make", [VLLM, SGLang])
+async def test_an_adapter_is_not_put_on_the_weights_of_another_run(make) -> None:
+    sampler = sampler_of(make(lora=True, weights="other/l0/9"))
+    await sampler.takes_adapters()
+    with pytest.raises(UnfitServer, match="holds the weights other/l0/9 of another run"):
+        await sampler.load(FIRST)
+
+
+@pytest.mark.parametrize("make", [VLLM, SGLang])
+async def test_a_server_without_adapters_gets_whole_versions(make) -> None:
+    server = make(lora=False)
+
+    sampler = sampler_of(server)
+    assert not await sampler.takes_adapters()
+    await sampler.load(FIRST)
+
+    assert server.weights == FIRST.version
+
+
+async def test_a_folder_that_the_server_does_not_see_is_named() -> None:
+    sampler = sampler_of(SGLang())
+    with pytest.raises(ServiceFailed, match=r"no such folder\. It must see the folder /runs/mis"):
+        await sampler.load(whole("missing/l0/1"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"response": (1, 2), "reason": "length"}, "'length' after 2 of 4 tokens"),
+        ({"response": (1, 2), "reason": "stop"}, "'stop' after the token 2"),
+        ({"response": (10, END)}, r"ids outside \[0, 10\)"),
+        ({"response": (1,) * 5, "reason": "length"}, "has 5 of 1 to 4 tokens"),
+    ],
+)
+@pytest.mark.parametrize("make", [VLLM, SGLang])
+async def test_a_response_that_the_policy_did_not_write_is_refused(make, fields, message) -> None:
+    sampler = sampler_of(make(**fields))
+    await sampler.load(whole())
+    with pytest.raises(AnswerRefused, match=message):
+        await sampler.sample(request())
+
+
+async def test_it_is_made_of_the_policy_and_asks_over_http(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("secret")
+    config = SimpleNamespace(vocab_size=12, tie_word_embeddings=True)
+    policy = SimpleNamespace(
+        model=SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config)),
+        vocab_size=10,
+        end_ids={END, 8},
+        response_ids=lambda text: [*PROBE_IDS, END] if text == PROBE else [],
+    )
+
+    async with serving(VLLM().app()) as url:
+        options = SampledByServer(url=f"{url}/v1", kind="vllm", key_file=tmp_path / "key")
+        sampler = options(policy)
+        await sampler.load(whole())
+        [[one]] = await sampler.sample(request())
+
+    assert one.response_ids.tolist() == [0, END]

@@ -1,0 +1,246 @@
+"""The dialect of a server that `vllm serve` started; written against vLLM 0.32.
+
+    VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs \\
+        --worker-extension-cls preceptor_clients.vllm_expert.worker.PolicyWorker
+
+Tokens: `/v1/completions` with prompt ids, `logprobs` and `return_token_ids`. Whole versions: vLLM
+reloads in place by `/collective_rpc`, and `/weight_info` says which one it holds; these routes
+exist in its development mode. Adapters: `/v1/load_lora_adapter`, under the name of the version,
+which each request then asks for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from preceptor_clients.contract.errors import PreceptorError, ServiceFailed
+from preceptor_clients.contract.generation import Generated
+from preceptor_clients.contract.schemas import WeightManifest
+from preceptor_clients.vllm_expert.worker import PolicyWorker
+from preceptor_trainer.sampling.dialect import (
+    Calls,
+    Draw,
+    Student,
+    UnfitServer,
+    check_tokenizer,
+    check_untouched,
+    folder_of,
+    malformed,
+)
+from preceptor_trainer.sampling.params import SamplingParams
+
+_PATH: Final = "/v1/completions"
+EXTENSION: Final = f"{PolicyWorker.__module__}.{PolicyWorker.__qualname__}"
+_CERTAIN: Final = -1e-3
+"""Log-prob of the one token that may be drawn, but for rounding."""
+
+
+class VLLMServer:
+    """A server of vLLM's; see `Dialect`."""
+
+    def __init__(self, student: Student) -> None:
+        self._student = student
+        self._model = ""
+        self._asked = ""
+        """The model that requests name: the server's own, or an adapter's version."""
+        self._config: dict[str, Any] | None = None
+        """vLLM's configuration; None where the server does not run in its development mode."""
+        self._processed = False
+        self._weights: str | None = None
+        """What `/weight_info` has to say."""
+
+    async def start(self, calls: Calls) -> None:
+        """Finds the server's model, its configuration and its kind of log-probs."""
+        listed = await calls.finds("/v1/models")
+        try:
+            own = [str(card["id"]) for card in listed["data"] if card.get("parent") is None]
+        except (TypeError, KeyError) as error:
+            raise UnfitServer(
+                f"there is no vLLM server at {calls.url}: /v1/models lists no models"
+            ) from error
+        # All names of one model come first, and adapters have a parent.
+        self._model = self._asked = own[0]
+        await check_tokenizer(calls, self._student, self._model)
+        info = await calls.finds("/server_info?config_format=json")
+        self._config = None if info is None else info["vllm_config"]
+        self._processed = await self._gives_processed(calls)
+
+    async def takes_adapters(self, calls: Calls) -> bool:
+        """Whether it loads adapters while it runs."""
+        if self._config is not None and self._config.get("lora_config") is None:
+            return False
+        try:
+            await calls.post("/v1/load_lora_adapter", {})
+        except PreceptorError as error:
+            return error.status != 404
+        return True
+
+    async def load(self, calls: Calls, manifest: WeightManifest, *, own: bool) -> None:
+        """Loads an adapter under its name, and a whole version in the place of the last one."""
+        if manifest.base is None and not own:
+            await self._load_whole(calls, manifest)
+        else:
+            check_untouched(calls, await self._held(calls))
+            await self._ask_for(calls, None if own else manifest)
+        self._weights = await self._held(calls)
+
+    async def _ask_for(self, calls: Calls, adapter: WeightManifest | None) -> None:
+        """Names an adapter in requests, or the server's own model, and unloads the last one."""
+        if adapter is not None:
+            await self._load_adapter(calls, adapter)
+        last, self._asked = self._asked, self._model if adapter is None else adapter.version
+        if last not in (self._model, self._asked):
+            await calls.drops("/v1/unload_lora_adapter", {"lora_name": last})
+
+    async def _load_adapter(self, calls: Calls, manifest: WeightManifest) -> None:
+        body = {"lora_name": manifest.version, "lora_path": str(folder_of(manifest))}
+        try:
+            # In place: an earlier process of this run may have loaded it.
+            await calls.post("/v1/load_lora_adapter", body | {"load_inplace": True})
+        except PreceptorError as error:
+            raise ServiceFailed(
+                f"the server at {calls.url} did not load the adapter {manifest.version}: "
+                f"{error.detail}. It must see {folder_of(manifest)}, and be started with "
+                "--enable-lora, --max-lora-rank at least `model.lora.rank`, and "
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment"
+            ) from error
+
+    async def _load_whole(self, calls: Calls, manifest: WeightManifest) -> None:
+        folder = str(folder_of(manifest))
+        reload = self._reload(calls, folder)
+        try:
+            await calls.post("/collective_rpc", reload)
+            await calls.post("/reset_prefix_cache")
+            await calls.post("/update_weight_version", {"new_version": manifest.version})
+        except PreceptorError as error:
+            raise ServiceFailed(
+                f"the server at {calls.url} did not load {manifest.version}: {error.detail}. It "
+                f"must see the folder {folder}"
+            ) from error
+        if (held := await self._held(calls)) != manifest.version:
+            raise ServiceFailed(f"the server at {calls.url} holds {held}, not {manifest.version}")
+        self._asked = self._model
+
+    def _reload(self, calls: Calls, folder: str) -> dict[str, Any]:
+        """The call that loads a folder.
+
+        Raises:
+            UnfitServer: the server has none that loads it completely.
+        """
+        if self._config is None:
+            raise UnfitServer(
+                f"the server at {calls.url} takes no new weights; start it with "
+                "VLLM_SERVER_DEV_MODE=1 in its environment (vLLM 0.32 or newer)"
+            )
+        if self._config["parallel_config"].get("worker_extension_cls") == EXTENSION:
+            return {"method": "take_weights", "args": [folder]}
+        device = str(self._config["device_config"].get("device"))
+        if self._student.is_tied and device.startswith("cpu"):
+            # It keeps a packed copy of the head, which vLLM's own call leaves as it was.
+            raise UnfitServer(
+                f"the server at {calls.url} would keep the old output embedding, which is tied to "
+                "the input's; install preceptor in its environment and start it with "
+                f"--worker-extension-cls {EXTENSION}"
+            )
+        return {"method": "reload_weights", "kwargs": {"weights_path": folder}}
+
+    async def check(self, calls: Calls, params: SamplingParams, version: str) -> None:
+        """Refuses raw log-probs where they are not those of what is drawn."""
+        is_plain = (params.temperature, params.top_p, params.top_k) == (1.0, 1.0, 0)
+        if not self._processed and not (is_plain and not self._student.padding_bias()):
+            why = "rows of the head are no tokens" if is_plain else f"they are drawn by {params}"
+            raise UnfitServer(
+                f"the server at {calls.url} gives log-probs of the raw logits, and {why}; start it "
+                "with --logprobs-mode processed_logprobs"
+            )
+        await self._check_weights(calls, version)
+
+    async def draw(self, calls: Calls, draw: Draw) -> list[Generated]:
+        """One request for all responses to a prompt."""
+        drawn = await self._complete(calls, draw.ids, _sampling(draw, self._student))
+        await self._check_weights(calls, draw.version)
+        return drawn
+
+    async def _complete(self, calls: Calls, ids: Any, sampling: dict[str, Any]) -> list[Generated]:
+        body = {
+            "model": self._asked,
+            "prompt": list(ids),
+            "logprobs": 0,
+            "return_token_ids": True,
+            **sampling,
+        }
+        reply = await calls.post(_PATH, body)
+        try:
+            if reply["model"] != self._asked:
+                raise ServiceFailed(f"{calls.url} answered as {reply['model']}, not {self._asked}")
+            choices = sorted(reply["choices"], key=lambda choice: choice["index"])
+            if any(choice["prompt_token_ids"] != list(ids) for choice in choices):
+                raise ServiceFailed(f"{calls.url} read other prompt ids than were sent")
+            return [_generated(choice) for choice in choices]
+        except (TypeError, KeyError, ValueError) as error:
+            raise malformed(calls, _PATH, repr(error)) from error
+
+    async def _gives_processed(self, calls: Calls) -> bool:
+        """Whether log-probs are of what may be drawn: certain, where that is one token.
+
+        Two tokens, because the raw distribution cannot be nearly certain of both.
+        """
+        ids = self._student.probe_ids
+        ones = list(dict.fromkeys(ids))[:2]
+        for one in ones:
+            sampling = {"max_tokens": 1, "temperature": 1.0, "allowed_token_ids": [one]}
+            [drawn] = await self._complete(calls, ids, sampling)
+            if drawn.response_ids.tolist() != [one]:
+                raise ServiceFailed(f"{calls.url} drew a token that it was not allowed to draw")
+            if drawn.logprobs_T[0] < _CERTAIN:
+                return False
+        return True
+
+    async def _held(self, calls: Calls) -> str | None:
+        """The name of the server's weights; None where it does not say."""
+        info = None if self._config is None else await calls.finds("/weight_info")
+        return None if info is None else info["weight_version"]
+
+    async def _check_weights(self, calls: Calls, version: str) -> None:
+        if (held := await self._held(calls)) != self._weights:
+            raise ServiceFailed(
+                f"the server at {calls.url} holds the weights {held} in place of {self._weights}, "
+                f"so that it does not draw from {version}; one run has such a server to itself"
+            )
+
+
+def _sampling(draw: Draw, student: Student) -> dict[str, Any]:
+    """Everything that changes a distribution, so that no default of the server's does."""
+    bias = student.padding_bias()
+    return {
+        "n": draw.count,
+        "max_tokens": draw.params.max_new_tokens,
+        "temperature": draw.params.temperature,
+        "top_p": draw.params.top_p,
+        "top_k": draw.params.top_k,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "frequency_penalty": 0.0,
+        "presence_penalty": 0.0,
+        "seed": draw.seed,
+        # The student's end tokens and no others.
+        "ignore_eos": True,
+        "stop_token_ids": sorted(student.end_ids),
+        **({"logit_bias": bias} if bias else {}),
+    }
+
+
+def _generated(choice: dict[str, Any]) -> Generated:
+    reason = choice["finish_reason"]
+    if reason not in ("stop", "length"):
+        raise ValueError(f"a response ended by {reason!r}")
+    if choice["token_ids"] is None:
+        raise ValueError("choices have no token_ids")
+    logprobs = np.array(choice["logprobs"]["token_logprobs"], np.float32)
+    return Generated(
+        response_ids=np.array(choice["token_ids"], np.int32),
+        logprobs_T=np.minimum(logprobs, 0.0),
+        finish_reason=reason,
+    )
