@@ -12,6 +12,7 @@ policy.
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -33,13 +34,14 @@ from preceptor_trainer.kit.allocator import release_freed_memory
 from preceptor_trainer.kit.placement import placement
 from preceptor_trainer.learner.learner import StepResult
 from preceptor_trainer.learner.policy import Policy, WeightFolder
+from preceptor_trainer.learner.rounding import Rounding
 from preceptor_trainer.model.batch import TrainBatch
 from preceptor_trainer.report import write_report
 from preceptor_trainer.run.adapter_publishes import adapters_suffice
 from preceptor_trainer.run.batching import batches_of, packing_metrics
 from preceptor_trainer.run.boards import Board, BoardName, TensorBoard, Tracker
 from preceptor_trainer.run.collecting import Collected, Collector
-from preceptor_trainer.run.config import RunConfig, describe
+from preceptor_trainer.run.config import RunConfig, describe, rounds_versions
 from preceptor_trainer.run.engines import engine_of
 from preceptor_trainer.run.evaluations import AFTER, BEFORE, Evaluations
 from preceptor_trainer.run.journal import Journal
@@ -85,14 +87,7 @@ class Trainer:
             None if dialogue is None else dialogue.environment.connect(gateway, config.name)
         )
         self.student = self._new_student()
-        folder = WeightFolder(
-            run_dir / "weights",
-            config.name,
-            self.policy.vocab_fingerprint,
-            source=self.policy.folder,
-            config=cast(Any, self.policy.model).config,
-        )
-        self.publisher = Publisher(folder, run_dir, gateway)
+        self.publisher = self._new_publisher(gateway)
         self.labeller = Labeller(
             gateway=gateway,
             run=config.name,
@@ -115,6 +110,22 @@ class Trainer:
             run_dir, config.steps, config.evaluation.ks if config.evaluation else (1,)
         )
         self.collector = self._new_collector()
+
+    def _new_publisher(self, gateway: GatewayClient) -> Publisher:
+        config, rounding = self.config, None
+        model_config: Any = copy.deepcopy(cast(Any, self.policy.model).config)
+        if rounds_versions(config):
+            # Passes in bfloat16 round to the nearest themselves.
+            rounding = Rounding(seed=config.seed, by_chance=config.dtype == "float32")
+            model_config.dtype = torch.bfloat16
+        folder = WeightFolder(
+            self.run_dir / "weights",
+            config.name,
+            self.policy.vocab_fingerprint,
+            source=self.policy.folder,
+            config=model_config,
+        )
+        return Publisher(folder, self.run_dir, gateway, rounding=rounding)
 
     def _new_student(self) -> Student:
         return Student(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,15 @@ def write_weights(
         WeightsNotHere: A file cannot be read.
         ServiceFailed: Bytes differ from their manifest, or are no weights.
     """
-    if manifest.base is None and not stochastic:
-        (folder / WEIGHTS_FILE).write_bytes(offered.content(manifest))
+    content = None if manifest.base is not None else offered.content(manifest)
+    if content is not None and not (stochastic and _has_more_than_bfloat16(content)):
+        (folder / WEIGHTS_FILE).write_bytes(content)
         return
     # It comes with vLLM; the light SDK does without it.
     files: Any = importlib.import_module("safetensors.numpy")
     failure: type[Exception] = importlib.import_module("safetensors").SafetensorError
     try:
-        weights = _weights(files.load, offered, manifest)
+        weights = _merged(files.load, offered, manifest) if content is None else files.load(content)
     except (ValueError, failure) as error:
         raise ServiceFailed(f"{manifest.version}: {error}", field="weights") from error
     if stochastic:
@@ -64,11 +66,20 @@ def write_weights(
     files.save_file(rows, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
-def _weights(
+def _has_more_than_bfloat16(content: bytes) -> bool:
+    """Whether there is something to round: a run may publish in bfloat16 itself."""
+    size = int.from_bytes(content[:8], "little")
+    try:
+        header: dict[str, dict[str, Any]] = json.loads(content[8 : 8 + size])
+    except ValueError:
+        return True  # what reads it says what is wrong
+    own = (entry for name, entry in header.items() if name != "__metadata__")
+    return any(entry["dtype"] != "BF16" for entry in own)
+
+
+def _merged(
     load: Callable[[bytes], dict[str, Any]], offered: OfferedWeights, manifest: WeightManifest
 ) -> dict[str, Any]:
-    if manifest.base is None:
-        return load(offered.content(manifest))
     return merged(
         load(offered.content(offered.base_of(manifest))),
         load(offered.content(manifest, ADAPTER_FILE)),

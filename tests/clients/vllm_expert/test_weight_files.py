@@ -85,6 +85,18 @@ def test_files_that_are_no_adapter_are_refused_by_name(tmp_path: Path) -> None:
         write_weights(offered, changed.model_copy(update={"files": files}), tmp_path)
 
 
+def test_a_version_that_was_published_in_bfloat16_is_not_rounded_again(tmp_path: Path) -> None:
+    folder = WeightFolder(tmp_path / "root", "p", VOCAB)
+    weights = {"q": torch.randn(5, 3).bfloat16()}
+    manifest = folder.write(weights, "p/l0/1", parent=None, checkpoint=False)
+    offered = OfferedWeights([tmp_path / "root"], VOCAB)
+    offered.offer([manifest])
+
+    write_weights(offered, manifest, tmp_path, stochastic=True)
+
+    assert torch.equal(load_file(tmp_path / "model.safetensors")["q"], weights["q"])
+
+
 def test_weights_are_rounded_by_chance_to_neighbours_with_the_right_mean(tmp_path: Path) -> None:
     folder = WeightFolder(tmp_path / "root", "p", VOCAB)
     # A quarter of the way from one bfloat16 to the next, and numbers that it holds.

@@ -146,10 +146,10 @@ def test_a_teacher_on_another_device_takes_none_of_the_memory_there(tmp_path: Pa
 @pytest.mark.parametrize(
     ("changes", "teacher", "num_versions"),
     [
-        ({"lora": Lora(rank=2)}, SELF_TEACHER, 2),
-        ({"lora": Lora(rank=2)}, "mine.py:Teacher", 5),
-        ({"lora": Lora(rank=2), "sampler": lambda *_: None}, SELF_TEACHER, 5),
-        ({}, SELF_TEACHER, 5),
+        ({"lora": Lora(rank=2)}, SELF_TEACHER, 1),
+        ({"lora": Lora(rank=2)}, "mine.py:Teacher", 4),
+        ({"lora": Lora(rank=2), "sampler": lambda *_: None}, SELF_TEACHER, 4),
+        ({}, SELF_TEACHER, 4),
     ],
 )
 def test_versions_are_planned_as_adapters_where_nobody_needs_whole_ones(
@@ -161,12 +161,13 @@ def test_versions_are_planned_as_adapters_where_nobody_needs_whole_ones(
 
     plan = plan_of(replace(built.config, device="cpu", **changes), tmp_path, deployment)
 
-    # Three steps, and with the first version a teacher's average of it.
-    assert plan.disk.num_versions == num_versions
-    assert plan.disk.num_adapters == 5 - num_versions
+    # Three steps and the first version, of which a teacher has its average.
+    assert (plan.disk.num_versions, plan.disk.num_averages) == (num_versions, 1)
+    assert plan.disk.num_adapters == 4 - num_versions
     adapters = plan.disk.num_adapters * plan.disk.adapter_bytes
     states = plan.disk.num_states * plan.disk.state_bytes
-    assert plan.disk.most_bytes == num_versions * plan.disk.version_bytes + adapters + states
+    whole = (num_versions + plan.disk.num_averages) * plan.disk.version_bytes
+    assert plan.disk.most_bytes == whole + adapters + states
 
 
 def test_teachers_behind_another_gateway_take_no_memory_here(

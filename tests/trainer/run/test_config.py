@@ -7,6 +7,7 @@ import pytest
 from preceptor_trainer.collect.dynamic_sampling import DynamicSampling
 from preceptor_trainer.collect.people.people import PeopleConfig
 from preceptor_trainer.collect.rollout_sources import References
+from preceptor_trainer.learner.lora import Lora
 from preceptor_trainer.recipes.quickstart import quickstart
 from preceptor_trainer.run.config import describe
 from preceptor_trainer.run.standing import differences
@@ -59,12 +60,22 @@ def test_moments_in_main_memory_are_refused_where_ranks_divide_them():
         replace(config, optimiser=on_host, ranks=2)
 
 
-@pytest.mark.parametrize(("field", "value"), [("dtype", "float16"), ("long_prompts", "truncate")])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("dtype", "float16"), ("publish", "float16"), ("long_prompts", "truncate")],
+)
 def test_a_word_that_is_not_one_of_the_choices_is_refused(field, value):
     config = quickstart(steps=10, held_out=4)
 
     with pytest.raises(ValueError, match=f"{field}: '{value}' is not one of"):
         replace(config, **{field: value})
+
+
+def test_versions_of_an_adapter_are_not_rounded():
+    config = quickstart(steps=10, held_out=4)
+
+    with pytest.raises(ValueError, match="publish: not together with lora"):
+        replace(config, publish="bfloat16", lora=Lora(rank=2))
 
 
 def test_template_variables_that_come_later_are_other_settings():

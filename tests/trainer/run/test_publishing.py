@@ -31,6 +31,7 @@ from preceptor_trainer.collect.student import Student
 from preceptor_trainer.learner.learner import Learner, OptimiserConfig
 from preceptor_trainer.learner.lora import Lora, add_adapter
 from preceptor_trainer.learner.policy import WeightFolder
+from preceptor_trainer.learner.rounding import Rounding
 from preceptor_trainer.model.shape import Shape, shape_of
 from preceptor_trainer.model.weights import take_weights
 from preceptor_trainer.run.adapter_publishes import adapters_suffice
@@ -67,7 +68,8 @@ def publisher_of(root: Path) -> tuple[Publisher, Recording]:
 def settings(**fields: Any) -> RunConfig:
     """The part of a configuration that publishing reads."""
     shared = {"steps": 12, "checkpoint_every": 1, "keep": 2, "experts": (), "evaluation": None}
-    values = shared | {"schedule": Deterministic(), "sampler": None} | fields
+    shared |= {"schedule": Deterministic(), "sampler": None, "publish": "float32", "lora": None}
+    values = shared | {"optimiser": OptimiserConfig(lr=1.0)} | fields
     return cast(RunConfig, SimpleNamespace(**values))
 
 
@@ -237,7 +239,7 @@ async def test_a_run_never_keeps_more_on_disk_than_is_planned(
 ) -> None:
     publisher, _ = publisher_of(tmp_path)
     learner = Learner(nn.Linear(2, 2), OptimiserConfig(lr=1.0))
-    config = settings(checkpoint_every=every, keep=keep, lora=None, **READERS[readers])
+    config = settings(checkpoint_every=every, keep=keep, **READERS[readers])
     remember(tmp_path, Lineage(name="l0", parent=None, from_step=0, steps=12))
     await publisher._publish(learner, 0, checkpoint=True)
     plan = disk_plan(config, cast(Shape, SimpleNamespace(num_parameters=6)), tmp_path)
@@ -391,6 +393,66 @@ def changed(learner: Learner) -> None:
         for name, parameter in learner.model.named_parameters():
             if ".lora_B." in name:
                 parameter.add_(0.01)
+
+
+def rounding_publisher(root: Path, gateway: Starting) -> Publisher:
+    folder, rounding = (
+        WeightFolder(root / "weights", "p", "0" * 64),
+        Rounding(seed=3, by_chance=True),
+    )
+    return Publisher(folder, root, cast(GatewayClient, gateway), rounding=rounding)
+
+
+def trained(root: Path, step: int) -> Learner:
+    """A learner with weights between two numbers of bfloat16, and with moments."""
+    learner = Learner(nn.Linear(50, 40), OptimiserConfig(lr=1e-3))
+    for parameter in learner.model.parameters():
+        parameter.data.fill_(1 + 2**-9 + step * 2**-12)
+        parameter.grad = torch.ones_like(parameter)
+    cast(Any, learner)._optimiser.step()
+    return learner
+
+
+async def test_a_rounded_run_samples_what_its_files_hold_and_goes_on_with_all_of_float32(
+    tmp_path: Path,
+) -> None:
+    gateway = Starting()
+    config = settings(checkpoint_every=1, **READERS["sampler"], publish="bfloat16")
+    first = rounding_publisher(tmp_path, gateway)
+    await first.start(config, trained(tmp_path, 0), cast(Journal, Quiet([])))
+    learner = trained(tmp_path, 1)
+    await first.publish(1, learner, config)
+    await first.checkpoint_if_due(1, learner, config)
+    again, resumed = rounding_publisher(tmp_path, gateway), trained(tmp_path, 2)
+
+    await again.start(config, resumed, cast(Journal, Quiet(["l0"])))
+
+    written = first._folder.read("p/l0/1")
+    assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
+    for name, weight in learner.weights().items():
+        assert torch.equal(first.published.tensors[name], written[name])
+        assert torch.equal(again.published.tensors[name], written[name])
+        assert torch.equal(resumed.weights()[name], weight)
+        assert not torch.equal(written[name].float(), weight)
+
+
+async def test_a_rounded_run_keeps_no_more_bytes_than_are_planned(tmp_path: Path) -> None:
+    gateway, learner = Starting(), trained(tmp_path, 0)
+    config = settings(checkpoint_every=2, steps=6, **READERS["sampler"], publish="bfloat16")
+    plan = disk_plan(config, cast(Shape, SimpleNamespace(num_parameters=50 * 40 + 40)), tmp_path)
+    publisher = rounding_publisher(tmp_path, gateway)
+    await publisher.start(config, learner, cast(Journal, Quiet([])))
+
+    for step in range(1, 7):
+        await publisher.publish(step, learner, config)
+        await publisher.checkpoint_if_due(step, learner, config)
+
+    sizes = [path.stat().st_size for path in tmp_path.rglob("*.safetensors")]
+    states = [path.stat().st_size for path in tmp_path.rglob("trainer.pt")]
+    # Beside the tensors a file has a list of them, and a checkpoint's an archive's index.
+    assert all(0 < size - plan.version_bytes < 500 for size in sizes)
+    assert all(0 < size - plan.state_bytes < 6_000 for size in states)
+    assert (len(sizes) <= plan.num_versions, len(states) < plan.num_states) == (True, True)
 
 
 class AdaptedRun:

@@ -364,3 +364,18 @@ def test_more_ranks_than_gpus_are_refused(
     assert build_file("run.ranks=4", "model.device=cpu").config.ranks == 4
     with pytest.raises(ValueError, match=r"run\.ranks: 4 ranks need as many GPUs; torch sees 2"):
         build_file("run.ranks=4")
+
+
+def test_rounded_versions_are_another_distribution_which_objectives_correct(
+    build_file: BuildFile,
+) -> None:
+    def importance(*settings: str) -> object:
+        objective = build_file(*settings).config.objective
+        assert isinstance(objective, (DistIL, GRPO))
+        return objective.importance
+
+    assert importance() is None
+    assert importance("model.publish=bfloat16") is not None
+    # Here passes round too, or nobody but the trainer loads versions.
+    assert importance("model.publish=bfloat16", "model.dtype=bfloat16") is None
+    assert importance("model.publish=bfloat16", "objective.use=grpo") is None

@@ -214,6 +214,10 @@ def _disk_table(plan: RoomPlan) -> Table:
         table.add_row(
             "adapter of a step", gigabytes(disk.adapter_bytes), f"at most {disk.num_adapters}"
         )
+    if disk.num_averages:
+        table.add_row(
+            "average of a teacher", gigabytes(disk.average_bytes), f"at most {disk.num_averages}"
+        )
     table.add_row(
         "state of a checkpoint",
         gigabytes(disk.state_bytes),

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from preceptor_trainer.learner.rounding import rounded
+
 Moments = Literal["float32", "bfloat16", "host"]
 MOMENTS: Final = ("exp_avg", "exp_avg_sq")
 _CHUNK: Final = 1 << 24
@@ -118,20 +120,6 @@ def _adamw(
     )
     first.copy_(rounded(mean, random & 0xFFFF))
     second.copy_(rounded(square, (random >> 16) & 0xFFFF))
-
-
-def rounded(values: Tensor, random: Tensor) -> Tensor:
-    """Values that bfloat16 can hold, right on average.
-
-    Args:
-        values: float32; finite.
-        random: int32 of the same shape, each of 0 to 65,535 with the same chance.
-
-    Returns:
-        float32, of which the lower 16 bits are 0: towards zero, or away from it with the
-        probability of what was cut off.
-    """
-    return ((values.view(torch.int32) + random) & -0x10000).view(torch.float32)
 
 
 class _Copy(NamedTuple):

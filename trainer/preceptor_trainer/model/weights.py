@@ -41,7 +41,8 @@ def take_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Makes `weights` those of a model that is never trained.
 
     Where data type and device agree they are shared, not copied: one copy less in memory. Whoever
-    shares parameters with the model sees the new ones too.
+    shares parameters with the model sees the new ones too. What the model had shared before stays
+    as it was.
 
     Raises:
         ValueError: a weight is missing or unknown.
@@ -55,7 +56,4 @@ def take_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         return
     for name, given in weights.items():
         mine = own[name]
-        if mine.dtype == given.dtype and mine.device == given.device:
-            mine.data = given
-        else:
-            mine.copy_(given)
+        mine.data = given.to(device=mine.device, dtype=mine.dtype)

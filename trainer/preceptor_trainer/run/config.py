@@ -123,6 +123,10 @@ class RunConfig:
     dtype: Precision = "float32"
     """Data type of the student's passes; weights, optimiser state and losses are float32 in any
     case."""
+    publish: Precision = "float32"
+    """Data type of the versions that experts and a sampling service load. With bfloat16 they are
+    half as large, and the trainer's sampler computes with the rounded weights too; checkpoints keep
+    all of float32. Without effect where the trainer alone loads versions."""
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Further variables of the chat template, such as `{"enable_thinking": False}`; experts with a
     template of their own take the same as an option."""
@@ -170,6 +174,7 @@ class RunConfig:
             raise ValueError(f"max_failed: {self.max_failed} is outside 0..1")
         for name, value, allowed in (
             ("dtype", self.dtype, get_args(Precision)),
+            ("publish", self.publish, get_args(Precision)),
             ("long_prompts", self.long_prompts, get_args(WhenLonger)),
         ):
             if value not in allowed:
@@ -179,6 +184,11 @@ class RunConfig:
                 raise ValueError(f"log: {board!r} is not one of {', '.join(get_args(BoardName))}")
             if board != "tensorboard":
                 load_library(board)
+        if self.publish != "float32" and self.lora is not None:
+            raise ValueError(
+                "publish: not together with lora, whose versions after the first are an adapter, a "
+                "few MB in float32"
+            )
         if self.checkpointing and self.lora is not None and self.lora.dropout:
             raise ValueError(
                 "checkpointing: not together with lora.dropout, which would drop other inputs when "
@@ -228,6 +238,11 @@ def describe_run(config: RunConfig) -> dict[str, Any]:
 def others_load_versions(config: RunConfig) -> bool:
     """Whether processes beside the trainer load each version: experts, or what draws responses."""
     return bool(config.experts) or config.sampler is not None
+
+
+def rounds_versions(config: RunConfig) -> bool:
+    """Whether versions hold other numbers than the learner's float32 weights."""
+    return config.publish == "bfloat16" and others_load_versions(config)
 
 
 def describe(value: Any) -> Any:

@@ -30,6 +30,7 @@ from preceptor_trainer.collect.late_answers import Group
 from preceptor_trainer.learner.adapter_files import holds_version
 from preceptor_trainer.learner.engine import Engine
 from preceptor_trainer.learner.policy import WeightFolder
+from preceptor_trainer.learner.rounding import Rounding
 from preceptor_trainer.run.checkpoint import (
     Position,
     checkpoints,
@@ -51,6 +52,9 @@ _IN_PROGRESS: Final = 2
 """Newest versions that a step in progress may name: the one that sampled it, and the next. Under
 an overlapped schedule, those of all steps that are under way."""
 
+_MASTERS: Final = "weights"
+"""The weights in a checkpoint's state, where its version holds rounded ones."""
+
 
 class AnotherGateway(Exception):
     """The run's checkpoint belongs to a lineage that this gateway does not have."""
@@ -59,8 +63,24 @@ class AnotherGateway(Exception):
 class Publisher:
     """Keeps track of the run's lineage and its newest version."""
 
-    def __init__(self, folder: WeightFolder, run_dir: Path, gateway: GatewayClient) -> None:
+    def __init__(
+        self,
+        folder: WeightFolder,
+        run_dir: Path,
+        gateway: GatewayClient,
+        *,
+        rounding: Rounding | None = None,
+    ) -> None:
+        """Publishes nothing yet.
+
+        Args:
+            folder: Of the versions.
+            run_dir: Has checkpoints and lineages.
+            gateway: Registers versions that have files.
+            rounding: How versions are rounded; None publishes the weights as they are.
+        """
         self._folder = folder
+        self._rounding = rounding
         self._run_dir = run_dir
         self._checkpoints = run_dir / "checkpoints"
         self._gateway = gateway
@@ -90,12 +110,13 @@ class Publisher:
                 publishes it alone, beside the line's first version.
         """
         found = latest_checkpoint(self._checkpoints)
-        resumed = None
+        resumed, masters, weights = None, None, dict[str, Tensor]()
         if found is not None:
             resumed, state = await asyncio.to_thread(load_checkpoint, found)
             weights = await asyncio.to_thread(self._folder.read, resumed.weights)
             self.unused = await asyncio.to_thread(load_unused, found)
-            await asyncio.to_thread(engine.restore, weights, state)
+            masters = state.pop(_MASTERS, None)
+            await asyncio.to_thread(engine.restore, masters or weights, state)
         record = await journal.start_run()
         lineage = self._next_lineage(resumed, record, config.steps)
         self.lineage = lineage.name
@@ -109,7 +130,8 @@ class Publisher:
         manifest = await self._gateway.weights(resumed.weights)
         base = await self._base_of(manifest)
         self._base = (base or await self._first_of(manifest)) if adapters else None
-        weights = await asyncio.to_thread(engine.weights)
+        if masters is None:
+            weights = await asyncio.to_thread(engine.weights)
         self._take(weights, manifest, base)
         named = {rollout["weights"] for group in self.unused for rollout in group["rollouts"]}
         await self._prune(config, num_newest=1, named=named)
@@ -132,7 +154,7 @@ class Publisher:
         elif others_load_versions(config):
             await self._begin(engine, step, checkpoint=False)
         else:
-            weights = await asyncio.to_thread(engine.weights)
+            weights = await asyncio.to_thread(self._weights, engine, step)
             self._num_bytes = None
             version = self._folder.version(self.lineage, step)
             self.published = Published(version=version, tensors=weights)
@@ -215,7 +237,10 @@ class Publisher:
     def _save(
         self, position: Position, engine: Engine, keep: int, unused: Sequence[dict[str, Any]]
     ) -> None:
-        save_checkpoint(self._checkpoints, position, engine.state_dict(), unused)
+        state = engine.state_dict()
+        if self._rounding is not None:
+            state[_MASTERS] = engine.weights()
+        save_checkpoint(self._checkpoints, position, state, unused)
         remove_old_checkpoints(self._checkpoints, keep=keep)
 
     async def _prune(
@@ -239,7 +264,7 @@ class Publisher:
     async def _begin(self, engine: Engine, step: int, *, checkpoint: bool) -> None:
         """Takes a copy of the engine's weights, and begins to write them."""
         version = self._folder.version(self.lineage, step)
-        weights = await asyncio.to_thread(engine.weights)
+        weights = await asyncio.to_thread(self._weights, engine, step)
         adapter = None if self._base is None else await asyncio.to_thread(engine.adapter)
         if adapter is None or self._base is None:
             base, tensors = None, weights
@@ -251,6 +276,11 @@ class Publisher:
         self.published = Published(version=version, tensors=weights)
         write = partial(write, version, parent=self._written, checkpoint=checkpoint)
         self._writing = asyncio.create_task(self._write(write, weights, base))
+
+    def _weights(self, engine: Engine, step: int) -> dict[str, Tensor]:
+        """A copy of the weights that begin `step`, as all who load the version compute with."""
+        weights = engine.weights()
+        return weights if self._rounding is None else self._rounding.rounded(weights, step)
 
     async def _write(
         self,

@@ -151,7 +151,7 @@ def _config(run_file: RunFile, parts: _Parts, name: str) -> RunConfig:
             rows=data.train, seed=run.seed, per_step=per_step, shuffle=run_file.data.shuffle
         ),
         evaluation=_evaluation(run_file, data.held_out, sources),
-        objective=_objective(run_file),
+        objective=_objective(run_file, taught=bool(teachers.uses)),
         optimiser=OptimiserConfig(
             lr=optim.lr,
             warmup_steps=optim.warmup_steps,
@@ -186,6 +186,7 @@ def _config(run_file: RunFile, parts: _Parts, name: str) -> RunConfig:
         threads=run.threads,
         device=run_file.model.device,
         dtype=run_file.model.dtype,
+        publish=run_file.model.publish,
         chat_template_kwargs=run_file.data.chat_template_kwargs,
         max_prompt=run_file.data.max_prompt,
         long_prompts=run_file.data.long_prompts,
@@ -219,13 +220,17 @@ def _evaluation(
     )
 
 
-def _objective(run_file: RunFile) -> Objective:
+def _objective(run_file: RunFile, *, taught: bool) -> Objective:
     options: dict[str, Any] = dict(run_file.objective.options)
     if run_file.objective.use == "distil":
         # Only scales the loss, so that it is comparable between lengths.
         options.setdefault("length_constant", float(run_file.rollout.max_tokens))
-    if run_file.rollout.sampler is not None and takes(run_file.objective.use, "importance"):
-        # Another engine's arithmetic is another distribution, if only by hundredths of a nat.
+    model = run_file.model
+    rounded = taught and model.publish == "bfloat16" and model.dtype != "bfloat16"
+    differs = rounded or run_file.rollout.sampler is not None
+    if differs and takes(run_file.objective.use, "importance"):
+        # Rounded weights, or another engine's arithmetic, are another distribution, if only by
+        # hundredths of a nat.
         options.setdefault("importance", {})
     return objective_of(run_file.objective.use, options)
 

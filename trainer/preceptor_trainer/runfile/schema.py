@@ -86,6 +86,9 @@ class ModelSection(Section):
     CPU."""
     dtype: Precision = "float32"
     """Data type of the student's passes; its weights and the optimiser's state are float32."""
+    publish: Precision = "float32"
+    """Data type of the versions that teachers and a sampling service load; `bfloat16` halves their
+    files. Checkpoints keep float32. Not with `lora`."""
     lora: LoraSection | None = None
     """Trains an adapter; where absent, all weights are trained."""
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from preceptor_trainer.kit.placement import CPU
+from preceptor_trainer.kit.placement import CPU, Precision
 from preceptor_trainer.learner.learner import Learner, OptimiserConfig
 from preceptor_trainer.learner.lora import Lora, add_adapter
 from preceptor_trainer.learner.moments import MOMENTS, Moments
@@ -86,6 +86,26 @@ def test_planned_activations_are_within_the_stated_band_of_what_a_pass_keeps(
     kept = kept_bytes(config, plan.longest_prompt)
 
     assert LOW < planned / kept < HIGH
+
+
+@pytest.mark.parametrize(
+    ("dtype", "publish", "bytes_each"),
+    [
+        ("float32", "float32", 4),  # shared with the sampler
+        ("float32", "bfloat16", 2 + 4),
+        ("bfloat16", "float32", 4 + 2),
+        ("bfloat16", "bfloat16", 2),  # shared with the sampler
+    ],
+)
+def test_versions_and_the_samplers_weights_are_one_where_their_types_are(
+    dtype: Precision, publish: Precision, bytes_each: int
+) -> None:
+    config = replace(quickstart(seed=0, held_out=4), dtype=dtype, publish=publish)
+
+    parts = memory_plan(config).parts
+
+    held = sum(p.num_bytes for p in parts if "published" in p.name or "sampler's" in p.name)
+    assert held == bytes_each * shape_of(config.model).num_parameters
 
 
 def kept_bytes(config: RunConfig, prompt: int) -> int:

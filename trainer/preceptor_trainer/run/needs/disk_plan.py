@@ -13,7 +13,7 @@ from pathlib import Path
 
 from preceptor_trainer.kit.machine import folder_bytes, free_disk_bytes
 from preceptor_trainer.model.shape import Shape
-from preceptor_trainer.run.config import RunConfig, others_load_versions
+from preceptor_trainer.run.config import RunConfig, others_load_versions, rounds_versions
 from preceptor_trainer.run.needs.memory_plan import num_trained
 
 
@@ -26,7 +26,7 @@ class DiskPlan:
     state_bytes: int
     """The optimiser's state of one checkpoint."""
     num_versions: int
-    """Most whole versions at a time, averages among them."""
+    """Most whole versions at a time."""
     num_states: int
     """Most checkpoints at a time: one is written before the oldest goes."""
     there_bytes: int
@@ -37,12 +37,17 @@ class DiskPlan:
     """A version that is an adapter alone."""
     num_adapters: int = 0
     """Most of these at a time."""
+    average_bytes: int = 0
+    """An average that a teacher stores."""
+    num_averages: int = 0
+    """Most of these at a time."""
 
     @property
     def most_bytes(self) -> int:
         """What all of it takes."""
         versions = self.num_versions * self.version_bytes + self.num_adapters * self.adapter_bytes
-        return versions + self.num_states * self.state_bytes
+        averages = self.num_averages * self.average_bytes
+        return versions + averages + self.num_states * self.state_bytes
 
     @property
     def missing_bytes(self) -> int:
@@ -61,8 +66,10 @@ def disk_plan(
         run_dir: Its folder, which need not exist.
         adapters: Whether versions after the first are an adapter alone.
     """
-    version = 4 * shape.num_parameters
+    whole = 4 * shape.num_parameters
+    rounded = rounds_versions(config)
     trained = num_trained(config, shape)
+    moments = (4 if config.optimiser.moments == "bfloat16" else 8) * trained
     adapter = 0 if config.lora is None else 4 * trained
     evaluated = None if config.evaluation is None else config.evaluation.every
     interval = min(config.checkpoint_every, evaluated or config.checkpoint_every)
@@ -75,17 +82,19 @@ def disk_plan(
     if config.experts:
         num_versions += 2 * interval
     num_versions = min(config.steps + 1, num_versions)
-    # Teachers store their average beside a checkpoint's version.
-    averages = kept + 1 if config.experts else 0
     num_adapters = num_versions - 1 if adapters else 0
     there = [run_dir / "weights", run_dir / "checkpoints"]
     return DiskPlan(
-        version_bytes=version,
-        state_bytes=(4 if config.optimiser.moments == "bfloat16" else 8) * trained + adapter,
-        num_versions=num_versions - num_adapters + averages,
+        version_bytes=whole // 2 if rounded else whole,
+        # Beside a rounded version a checkpoint has the weights themselves.
+        state_bytes=moments + adapter + (whole if rounded else 0),
+        num_versions=num_versions - num_adapters,
         num_states=kept + 1,
         there_bytes=sum(folder_bytes(folder) for folder in there if folder.exists()),
         free_bytes=free_disk_bytes(run_dir),
         adapter_bytes=adapter,
         num_adapters=num_adapters,
+        # Beside a checkpoint's version.
+        average_bytes=whole,
+        num_averages=kept + 1 if config.experts else 0,
     )

@@ -25,7 +25,7 @@ from preceptor_trainer.learner.lora import ALL_LINEAR
 from preceptor_trainer.model.heads.by_size import HeadBySize
 from preceptor_trainer.model.heads.lean import LeanHead
 from preceptor_trainer.model.shape import Shape, shape_of
-from preceptor_trainer.run.config import RunConfig
+from preceptor_trainer.run.config import RunConfig, rounds_versions
 from preceptor_trainer.sampling.local import MAX_ROWS
 from preceptor_trainer.tasks.task import Problem
 
@@ -113,6 +113,7 @@ def _weights(config: RunConfig, shape: Shape, device: str) -> tuple[Part, ...]:
     if device != "cpu":
         trained //= config.ranks  # each has its own GPU; on a CPU they share the memory
     versions = 1 + min(1, getattr(config.schedule, "staleness", 0))
+    rounded = rounds_versions(config)
     parts = [
         Part(name="weights, float32", num_bytes=whole),
         Part(
@@ -124,7 +125,7 @@ def _weights(config: RunConfig, shape: Shape, device: str) -> tuple[Part, ...]:
         _moments(config, trained, device),
         Part(
             name="published weights, which sample",
-            num_bytes=versions * whole,
+            num_bytes=versions * (whole // 2 if rounded else whole),
             keys=("rollout.staleness",) if versions > 1 else (),
         ),
         Part(
@@ -137,10 +138,17 @@ def _weights(config: RunConfig, shape: Shape, device: str) -> tuple[Part, ...]:
         parts.append(Part(name="the other ranks", num_bytes=PROGRAM_BYTES * (config.ranks - 1)))
     if config.dtype == "bfloat16":
         lower = 2 * shape.num_parameters
-        parts += [
-            Part(name="the sampler's weights, bfloat16", num_bytes=lower),
-            Part(name="weights of a pass, bfloat16", num_bytes=lower, phases=("update",)),
-        ]
+        parts.append(Part(name="weights of a pass, bfloat16", num_bytes=lower, phases=("update",)))
+    if rounded != (config.dtype == "bfloat16"):
+        # Where both are of one type the sampler computes with the published tensors.
+        own = 4 if config.dtype == "float32" else 2
+        parts.append(
+            Part(
+                name=f"the sampler's weights, {config.dtype}",
+                num_bytes=own * shape.num_parameters,
+                keys=("model.publish",) if rounded else (),
+            )
+        )
     if config.lora is not None:
         parts.append(Part(name="the adapter", num_bytes=trained))
     return tuple(parts)
