@@ -165,7 +165,11 @@ def run_once(example: Example, name: str, folder: Path, seed: int) -> None:
 
 
 def _pairs(settings: list[str]) -> list[str]:
-    return [word for pair in settings for word in ("--set", pair)]
+    return _options("--set", settings)
+
+
+def _options(flag: str, values: list[str]) -> list[str]:
+    return [word for value in values for word in (flag, value)]
 
 
 def commit() -> str:
@@ -257,7 +261,15 @@ def summarised(example: Example) -> dict[str, Any]:
     chosen = [] if example.name == "multiply" else ["--example", example.name]
     summary = json.loads((ours / example.name / "summary.json").read_text())
     every = [] if example.every is None else ["--every", str(example.every)]
-    words = [*chosen, *_pairs(example.settings), *every, "--reach", str(example.reach)]
+    trl = [name.removeprefix(TRL) for name in names.values() if name.startswith(TRL)]
+    words = [
+        *chosen,
+        *_options("--trl", trl),
+        *_pairs(example.settings),
+        *every,
+        "--reach",
+        str(example.reach),
+    ]
     return {
         "command": " ".join(["python benchmarks/real_model.py", *words]),
         "machine": machine(),

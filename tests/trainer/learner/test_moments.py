@@ -78,7 +78,7 @@ def test_a_second_moment_fades_that_rounded_to_the_nearest_would_stay() -> None:
 def test_the_first_step_with_rounded_moments_is_that_of_adamw_also_in_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(moments, "_CHUNK", 12)
+    monkeypatch.setattr(moments, "_CPU_CHUNK", 12)
     wanted, found = weights(), weights()
     optimisers = (
         torch.optim.AdamW(groups(wanted), **SETTINGS),
