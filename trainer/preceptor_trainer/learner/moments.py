@@ -61,11 +61,13 @@ class RoundedAdamW(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues with moments of any data type."""
-        super().load_state_dict(state_dict)
-        # torch gives moments the data type of their weights; back again nothing is lost.
-        for state in cast("dict[Any, dict[str, Any]]", self.state).values():
-            for name in MOMENTS:
-                state[name] = state[name].to(torch.bfloat16)
+        # Without the moments, which torch would give the data type of their weights.
+        super().load_state_dict({**state_dict, "state": {}})
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        for place, state in state_dict["state"].items():
+            parameter = parameters[place]
+            kept = {name: state[name].to(parameter.device, torch.bfloat16) for name in MOMENTS}
+            self.state[parameter] = {"step": state["step"].cpu(), **kept}
 
     def _step(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
         state = cast("dict[str, Any]", self.state[parameter])
