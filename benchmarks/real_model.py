@@ -23,8 +23,8 @@ successes of each row. Intervals: 95 % percentile bootstrap over seeds and rows 
 A step's seconds are its collection, update and publication; evaluations are apart. So are they in
 the seconds until a pass@1 is reached, which end with the step before the first evaluation that has
 it; the start of trainer and services is not in them either. Peak memory is the resident memory of
-the trainer, and of it with its services, looked at twice a second; ours evaluates in the trainer,
-and its evaluations are in the peak.
+the trainer, and of it with its services, looked at twice a second. Ours also evaluates in its
+process, so that the most memory of its steps is there too, as the run recorded it.
 """
 
 from __future__ import annotations
@@ -307,15 +307,26 @@ def summary_of(example: Example, folders: list[Path]) -> dict[str, Any]:
 def run_of(example: Example, folder: Path) -> dict[str, Any]:
     """One run's figures."""
     before, after = evaluations(example, folder)
+    measured = json.loads((folder / "measured.json").read_text())
     return {
         "pass@1": [float(one.pass_at(1).mean()) for one in (before, after)],
         "pass@8": [float(one.pass_at(8).mean()) for one in (before, after)],
         "tokens of a response": [float(one.lengths_PN.mean()) for one in (before, after)],
         "seconds_per_step": round(float(np.mean(step_seconds(example, folder))), 2),
         "course": course(example, folder),
-        **json.loads((folder / "measured.json").read_text()),
+        **measured,
+        "peak_of_steps_gib": peak_of_steps(example, folder) or measured["peak_trainer_gib"],
         "successes_of_8": [one.successes_PN.sum(1).tolist() for one in (before, after)],
     }
+
+
+def peak_of_steps(example: Example, folder: Path) -> float | None:
+    """Most memory of one of our trainers outside of evaluations; None where no run recorded it."""
+    path = folder / example.name / "summary.json"
+    peaks = json.loads(path.read_text()).get("peak_bytes") if path.exists() else None
+    if not peaks:
+        return None
+    return round(max(held for phase, held in peaks.items() if phase != "evaluation") / GIB, 2)
 
 
 def course(example: Example, folder: Path) -> list[dict[str, float]]:
