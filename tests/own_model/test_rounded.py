@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 from pathlib import Path
@@ -42,6 +43,8 @@ def train(folder: Path, runs: str, kill_at: Point | None = None) -> Path:
     log = folder / f"{runs}.log"
     code = Command(words, log, cwd=folder, kill_at=kill_at).wait(timeout=280)
     assert code == (0 if kill_at is None else -signal.SIGKILL), log.read_text()
+    with (folder / runs / "run" / "up.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the services of a killed run end a little later
     return folder / runs / "run"
 
 
