@@ -98,6 +98,8 @@ class Delays:
 class Student:
     """Draws from the table of a version; rollouts end at equal distances of time."""
 
+    sleeps = False
+
     def __init__(self, delays: Delays) -> None:
         self._delays = delays
         self.version = ""

@@ -249,7 +249,7 @@ objective = {{ use = "distil" }}
 
 def train(
     policy: Policy,
-    sampler: Mapping[str, str],
+    sampler: Mapping[str, str | bool],
     folder: Path,
     run_dir: Path,
     *,

@@ -67,7 +67,8 @@ async def test_vllms_own_server_passes_expert_check_behind_the_adapter(
 def test_a_run_samples_from_vllms_own_server_with_the_weights_of_each_step(
     server: str, policy: Policy, tmp_path: Path
 ) -> None:
-    sampler = {"url": server, "kind": "vllm"}
+    # On a CPU the engine stops and keeps its memory.
+    sampler = {"url": server, "kind": "vllm", "sleeps": True}
 
     steps = train(policy, sampler, tmp_path, tmp_path / "run", steps=2)
 
@@ -76,6 +77,8 @@ def test_a_run_samples_from_vllms_own_server_with_the_weights_of_each_step(
     assert all(abs(gap) < 0.02 for gap in gaps), gaps
     first, second = (step["sampled_logprob"] for step in steps)
     assert abs(second - first) > 0.1  # what the gap would be with an earlier step's weights
+    assert all({"seconds/wake", "seconds/sleep"} <= step.keys() for step in steps)
+    assert not httpx.get(f"{server}/is_sleeping").json()["is_sleeping"]
     held = httpx.get(f"{server}/weight_info").json()["weight_version"]
     assert held.endswith("/l0/2")
 

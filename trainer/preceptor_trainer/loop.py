@@ -212,6 +212,7 @@ class Trainer:
             )
             after = await self.evaluate(AFTER)
             self._show_in_board(self.config.steps, after)
+        await self.student.wake()
         summary = self.journal.finish(before, after, self.evaluations, self.peaks.most)
         if after is not None:
             write_report(self.run_dir)
@@ -253,6 +254,9 @@ class Trainer:
                 return False
         timer = PhaseTimer(self.progress, self.peaks, dict(batch.seconds))
         step, before = batch.at.step, self.publisher.published.version
+        if self.student.sleeps:
+            with timer.phase("sleep"):
+                await self.student.sleep()
         # Until the step is recorded: the weights are not those of a version meanwhile.
         self._is_between_steps = False
         with timer.phase("update"):

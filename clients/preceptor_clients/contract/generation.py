@@ -1,6 +1,7 @@
 """Sampling from a policy in another process: requests and replies of a service with `generate`.
 
     POST /v1/generate   GenerateCall -> GenerateReply: one result per query, in order
+    POST /v1/sleep      SleepCall -> 204: the model gives its memory up, or takes it again
 
 Messages carry ids, not text. Log-probs are those of the distribution that was drawn from: at
 temperature 1 with all tokens allowed, the policy itself. The end token is the last id of a response
@@ -89,6 +90,14 @@ class GenerateCall(Request):
     queries: tuple[GenerateQuery, ...]
 
 
+class SleepCall(Request):
+    """`POST /v1/sleep` of a service; 204."""
+
+    asleep: bool
+    """Whether its model gives its memory to another program on the same device, until it is woken.
+    Both are idempotent."""
+
+
 class GenerateResult(Answer):
     """One item of the reply: an answer or a problem."""
 
@@ -112,6 +121,15 @@ class GeneratingService(Protocol):
         self, queries: Sequence[GenerateQuery]
     ) -> Sequence[GenerateAnswer | PreceptorError]:
         """One reply per query, in order."""
+        ...
+
+
+@runtime_checkable
+class SleepingService(Protocol):
+    """Gives its device's memory up while nobody needs it."""
+
+    async def sleep(self, call: SleepCall) -> None:
+        """Puts the model to sleep, or wakes it; returns when it is so."""
         ...
 
 

@@ -7,7 +7,12 @@ from typing import Final, TypeVar
 
 from preceptor_clients.contract import wire
 from preceptor_clients.contract.errors import ServiceFailed
-from preceptor_clients.contract.generation import GenerateCall, GenerateQuery, GenerateReply
+from preceptor_clients.contract.generation import (
+    GenerateCall,
+    GenerateQuery,
+    GenerateReply,
+    SleepCall,
+)
 from preceptor_clients.contract.schemas import (
     FeedbackCall,
     FeedbackQuery,
@@ -68,6 +73,10 @@ class ServiceClient(HttpClient):
     async def generate(self, call: GenerateCall, timeout_s: float) -> GenerateReply:
         """One result per query, in order."""
         return await self.ask("/v1/generate", call, GenerateReply, timeout_s)
+
+    async def sleep(self, call: SleepCall, timeout_s: float) -> None:
+        """Puts the model of a service that draws responses to sleep, or wakes it."""
+        await self.call("POST", "/v1/sleep", body=call, timeout_s=timeout_s, media_type=wire.JSON)
 
     async def tokenize(self, call: TokenizeCall, timeout_s: float) -> TokenIds:
         """Ids of a text or a chat, from a service that declares the capability `tokenizer`."""

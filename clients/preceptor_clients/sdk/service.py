@@ -42,6 +42,8 @@ from preceptor_clients.contract.generation import (
     GenerateReply,
     GenerateResult,
     GeneratingService,
+    SleepCall,
+    SleepingService,
     check_generate,
 )
 from preceptor_clients.contract.json_text import allow_long_integers
@@ -171,8 +173,8 @@ def service_app(
     """The ASGI callable of `service`.
 
     Args:
-        service: An `ExpertService`, a `SourceService` or both; `generate`, `tokenize`,
-            `offer_weights`, `start`, `stop` and `ready` are used where it has them.
+        service: An `ExpertService`, a `SourceService` or both; `generate`, `sleep`,
+            `tokenize`, `offer_weights`, `start`, `stop` and `ready` are used where it has them.
         key: Bearer key that every call but the health checks must carry; none where absent.
         max_body_bytes: Larger requests are refused while they arrive.
     """
@@ -199,6 +201,8 @@ class _ServiceApp:
             self._routes["/v1/feedback"] = {"POST": self._feedback}
         if isinstance(service, GeneratingService):
             self._routes["/v1/generate"] = {"POST": self._generate}
+        if isinstance(service, SleepingService):
+            self._routes["/v1/sleep"] = {"POST": self._sleep}
         if isinstance(service, TokenizingService):
             self._routes["/v1/tokenize"] = {"POST": self._tokenize}
         if isinstance(service, WeightedService):
@@ -354,6 +358,10 @@ class _ServiceApp:
             results.update(zip(asked, drawn, strict=True))
         replies = tuple(_generate_result(results[i]) for i in range(len(request.queries)))
         return await asyncio.to_thread(_rendered, GenerateReply(results=replies), call.rendering)
+
+    async def _sleep(self, call: _Call) -> Reply:
+        await cast("SleepingService", self._service).sleep(await _parsed(SleepCall, call))
+        return Reply(204)
 
     async def _tokenize(self, call: _Call) -> Reply:
         service = cast("TokenizingService", self._service)

@@ -159,6 +159,31 @@ class Engine:
         said = await self._llm.get_weight_version()
         return said if "/" in said else None
 
+    async def sleep(self) -> None:
+        """Weights go to main memory, keys and values away. No query may be running.
+
+        Raises:
+            Invalid: The engine was not started for it.
+        """
+        config: Any = self._llm.vllm_config
+        on_gpu = not str(config.device_config.device).startswith("cpu")
+        if on_gpu and not config.model_config.enable_sleep_mode:
+            raise Invalid(
+                "the engine does not sleep; start the service with "
+                """`--option engine='{"enable_sleep_mode": true}'`"""
+            )
+        await self._llm.sleep(level=1)
+
+    async def wake(self) -> None:
+        """Takes the memory again; nothing happens where it is awake.
+
+        Raises:
+            ServiceFailed: It is still asleep.
+        """
+        await self._llm.wake_up()
+        if await self._llm.is_sleeping():
+            raise ServiceFailed("vLLM's engine did not wake; start the service again")
+
     async def _ask(self, ids: Sequence[int], params: Any) -> Any:
         last: Any = None
         request_id = uuid.uuid4().hex

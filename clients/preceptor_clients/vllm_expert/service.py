@@ -23,14 +23,19 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from preceptor_clients.contract.errors import ContextTooLong, PreceptorError, ServiceFailed
+from preceptor_clients.contract.errors import (
+    ContextTooLong,
+    PreceptorError,
+    ServiceFailed,
+    ServiceUnavailable,
+)
 from preceptor_clients.contract.fingerprint import (
     folder_fingerprint,
     ids_hash,
     settings_version,
     tokenizer_fingerprint,
 )
-from preceptor_clients.contract.generation import GenerateAnswer, GenerateQuery
+from preceptor_clients.contract.generation import GenerateAnswer, GenerateQuery, SleepCall
 from preceptor_clients.contract.schemas import (
     Capabilities,
     PrefixAnswer,
@@ -68,6 +73,7 @@ class VLLMExpert:
         self._gate = VersionGate(self._load)
         self._engine: Engine
         self._started = False
+        self._is_asleep = False
 
     async def start(self) -> None:
         """Starts the engine, which may take minutes."""
@@ -184,6 +190,20 @@ class VLLMExpert:
             weights_after=version,
         )
 
+    async def sleep(self, call: SleepCall) -> None:
+        """Puts the engine to sleep when the queries before are answered, or wakes it.
+
+        Raises:
+            Invalid: It was not started for it.
+            ServiceFailed: It does not wake.
+        """
+        async with self._gate.alone():
+            if call.asleep:
+                await self._engine.sleep()
+            else:
+                await self._engine.wake()
+            self._is_asleep = call.asleep
+
     # ------------------------------------------------------------ weights
 
     async def offer_weights(self, offer: WeightsOffer) -> None:
@@ -211,6 +231,7 @@ class VLLMExpert:
 
         for version in dict.fromkeys(versions):
             async with self._gate.holding(version):
+                self._check_awake()
                 await self._check_version(version)
                 async with asyncio.TaskGroup() as tasks:
                     for index, wanted in enumerate(versions):
@@ -219,12 +240,17 @@ class VLLMExpert:
                 await self._check_version(version)
         return [replies[i] for i in range(len(queries))]
 
+    def _check_awake(self) -> None:
+        if self._is_asleep:
+            raise ServiceUnavailable("the engine sleeps until a run wakes it", retry_after_s=1)
+
     def _version(self, wanted: WantedWeights | None) -> Version:
         if wanted is None or not self._config.weights_roots:
             return None
         return self._offered.resolve(wanted)
 
     async def _load(self, version: Version) -> None:
+        self._check_awake()
         if version is None:
             await self._engine.load(Path(self._config.model), None)
             return

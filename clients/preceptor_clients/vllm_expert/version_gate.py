@@ -32,6 +32,13 @@ class VersionGate:
         self._idle.set()
 
     @asynccontextmanager
+    async def alone(self) -> AsyncGenerator[None]:
+        """Nobody uses the engine while the body runs."""
+        async with self._turn:
+            await self._idle.wait()
+            yield
+
+    @asynccontextmanager
     async def holding(self, version: Version) -> AsyncGenerator[None]:
         """The engine has `version` while the body runs."""
         async with self._turn:

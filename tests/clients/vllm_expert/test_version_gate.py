@@ -76,3 +76,18 @@ async def test_whoever_gives_up_waiting_leaves_no_trace() -> None:
 
     assert f"begin {SECOND}" not in engine.events
     assert engine.events.count("end None") == 2
+
+
+async def test_who_wants_the_engine_alone_waits_for_its_users_and_is_not_overtaken() -> None:
+    engine = Engine()
+
+    async def alone() -> None:
+        async with engine.gate.alone():
+            engine.events.append("alone")
+            await asyncio.sleep(0)
+            engine.events.append("no longer")
+
+    await asyncio.gather(engine.use(None), alone(), engine.use(None))
+
+    used = ["begin None", "end None"]
+    assert engine.events == [*used, "alone", "no longer", *used]

@@ -26,6 +26,7 @@ from preceptor_trainer.run.schedules import Deterministic, Overlapped
 from preceptor_trainer.runfile.building import Built
 from preceptor_trainer.runfile.objectives import OBJECTIVES
 from preceptor_trainer.sampling.server import SampledByServer
+from preceptor_trainer.sampling.service import SampledByService
 from preceptor_trainer.student import STUDENT_DIR
 from preceptor_trainer.tasks.combined import CombinedTask
 from preceptor_trainer.tasks.task import ScoredTask
@@ -159,6 +160,16 @@ def test_a_server_of_another_kind_draws_where_asked(build_file: BuildFile) -> No
     built = build_file('rollout.sampler={ url = "http://s:8000", kind = "vllm", timeout_s = 9 }')
 
     assert built.config.sampler == SampledByServer(url="http://s:8000", kind="vllm", timeout_s=9)
+
+
+def test_a_sampler_does_not_sleep_where_attempts_are_drawn_during_the_update(
+    build_file: BuildFile,
+) -> None:
+    sampler = 'rollout.sampler={ url = "http://s:8106", sleeps = true }'
+
+    assert build_file(sampler).config.sampler == SampledByService(url="http://s:8106", sleeps=True)
+    with pytest.raises(ValueError, match=r"sampler\.sleeps: needs staleness 0"):
+        build_file(sampler, "rollout.staleness=1")
 
 
 def test_a_deadline_of_a_teacher_takes_the_place_of_the_steps(build_file: BuildFile) -> None:

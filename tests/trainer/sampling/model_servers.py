@@ -30,6 +30,10 @@ class Recorded:
     probe_ids: tuple[int, ...] = PROBE_IDS
     response: tuple[int, ...] | None = None
     reason: str = "stop"
+    sleepless: bool = False
+    """Whether it was started so that it does not sleep."""
+    is_asleep: bool = False
+    wakes: bool = True
     taken_by: str | None = None
     """Weights that somebody else loads while a response is drawn."""
     asked: list[tuple[str, Any]] = field(default_factory=list)
@@ -71,6 +75,9 @@ class VLLM(Recorded):
             routes += [
                 Route("/server_info", self.server_info),
                 Route("/weight_info", self.weight_info),
+                Route("/sleep", self.sleep, methods=["POST"]),
+                Route("/wake_up", self.wake_up, methods=["POST"]),
+                Route("/is_sleeping", self.is_sleeping),
                 Route("/collective_rpc", self.done, methods=["POST"]),
                 Route("/reset_prefix_cache", self.done, methods=["POST"]),
                 Route("/update_weight_version", self.update_version, methods=["POST"]),
@@ -91,9 +98,21 @@ class VLLM(Recorded):
         config = {
             "parallel_config": {"worker_extension_cls": self.extension},
             "device_config": {"device": self.device},
+            "model_config": {"enable_sleep_mode": not self.sleepless},
             "lora_config": {} if self.lora else None,
         }
         return JSONResponse({"vllm_config": config})
+
+    async def sleep(self, request: Request) -> Response:
+        self.is_asleep = request.query_params["level"] == "1"
+        return JSONResponse({"status": "sleeping"})
+
+    async def wake_up(self, request: Request) -> Response:
+        self.is_asleep = self.is_asleep and not self.wakes
+        return JSONResponse({"status": "awake"})
+
+    async def is_sleeping(self, request: Request) -> Response:
+        return JSONResponse({"is_sleeping": self.is_asleep})
 
     async def weight_info(self, request: Request) -> Response:
         return JSONResponse({"weight_version": self.weights})
@@ -122,6 +141,7 @@ class VLLM(Recorded):
 
     async def completions(self, request: Request) -> Response:
         body = await self.body(request)
+        assert not self.is_asleep, "a sleeping engine never answers"
         if body["model"] not in ("base", *self.adapters):
             return JSONResponse({"error": {"message": "The model does not exist"}}, 404)
         ids, logprob, reason = self.drawn(body["prompt"]), LOGPROB, self.reason
@@ -151,6 +171,8 @@ class SGLang(Recorded):
             Route("/server_info", self.server_info),
             Route("/tokenize", self.tokenize, methods=["POST"]),
             Route("/generate", self.generate, methods=["POST"]),
+            Route("/release_memory_occupation", self.release, methods=["POST"]),
+            Route("/resume_memory_occupation", self.resume, methods=["POST"]),
             Route("/update_weights_from_disk", self.update, methods=["POST"]),
             Route("/load_lora_adapter", self.load, methods=["POST"]),
             Route("/unload_lora_adapter", self.unload, methods=["POST"]),
@@ -162,6 +184,18 @@ class SGLang(Recorded):
 
     async def server_info(self, request: Request) -> Response:
         return JSONResponse({"enable_lora": self.lora})
+
+    async def release(self, request: Request) -> Response:
+        assert (await self.body(request))["tags"] == ["kv_cache"]
+        if self.sleepless:
+            return JSONResponse({"error": {"message": "no memory saver"}}, 400)
+        self.is_asleep = True
+        return JSONResponse(None)
+
+    async def resume(self, request: Request) -> Response:
+        assert self.is_asleep, "ends where nothing was released"
+        self.is_asleep = False
+        return JSONResponse(None)
 
     async def update(self, request: Request) -> Response:
         body = await self.body(request)
@@ -186,6 +220,7 @@ class SGLang(Recorded):
 
     async def generate(self, request: Request) -> Response:
         body = await self.body(request)
+        assert not self.is_asleep
         sampling = body["sampling_params"]
         if self.taken_by is not None:
             self.weights = self.taken_by

@@ -34,10 +34,12 @@ STUDENT = Student(
 )
 
 
-def sampler_of(server: VLLM | SGLang, kind: ServerKind | None = None) -> ServerSampler:
+def sampler_of(
+    server: VLLM | SGLang, kind: ServerKind | None = None, *, sleeps: bool = False
+) -> ServerSampler:
     """Asks the stand-in without a network."""
     own: ServerKind = "vllm" if isinstance(server, VLLM) else "sglang"
-    options = SampledByServer(url="http://server", kind=kind or own)
+    options = SampledByServer(url="http://server", kind=kind or own, sleeps=sleeps)
     return ServerSampler(options, None, STUDENT, httpx.ASGITransport(server.app()))
 
 
@@ -259,6 +261,55 @@ async def test_a_response_that_the_policy_did_not_write_is_refused(make, fields,
     await sampler.load(whole())
     with pytest.raises(AnswerRefused, match=message):
         await sampler.sample(request())
+
+
+@pytest.mark.parametrize("make", [VLLM, SGLang])
+async def test_a_server_sleeps_until_it_is_woken(make) -> None:
+    server = make()
+    sampler = sampler_of(server, sleeps=True)
+    await sampler.load(whole())
+
+    await sampler.sleep()
+    slept = server.is_asleep
+    await sampler.wake()
+    await sampler.wake()  # nothing happens where it is awake
+
+    assert (sampler.sleeps, slept, server.is_asleep) == (True, True, False)
+    assert await sampler.sample(request())
+
+
+async def test_a_server_that_an_earlier_run_left_asleep_is_woken_before_it_is_asked() -> None:
+    sampler = sampler_of(VLLM(is_asleep=True), sleeps=True)
+
+    await sampler.load(whole())
+
+    assert await sampler.sample(request())
+
+
+async def test_a_server_that_does_not_wake_ends_the_run_with_what_to_do() -> None:
+    server = VLLM()
+    sampler = sampler_of(server, sleeps=True)
+    await sampler.load(whole())
+    server.wakes = False
+    await sampler.sleep()
+
+    with pytest.raises(ServiceFailed, match="did not wake; start it again"):
+        await sampler.wake()
+
+
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        (VLLM(sleepless=True, device="cuda"), "--enable-sleep-mode"),
+        (VLLM(dev=False, lora=True), "VLLM_SERVER_DEV_MODE=1"),
+        (SGLang(sleepless=True), "no memory saver; start it with --enable-memory-saver"),
+    ],
+)
+async def test_a_server_that_cannot_sleep_is_refused_with_how_to_start_it(server, message) -> None:
+    sampler = sampler_of(server, sleeps=True)
+
+    with pytest.raises(UnfitServer, match=rf"rollout\.sampler\.sleeps: .*{message}"):
+        await sampler.load(whole())
 
 
 async def test_it_is_made_of_the_policy_and_asks_over_http(tmp_path: Path) -> None:

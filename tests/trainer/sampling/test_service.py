@@ -13,7 +13,12 @@ import pytest
 import torch
 
 from preceptor_clients.contract.errors import AnswerRefused, PreceptorError, ServiceUnavailable
-from preceptor_clients.contract.generation import GenerateAnswer, Generated, GenerateQuery
+from preceptor_clients.contract.generation import (
+    GenerateAnswer,
+    Generated,
+    GenerateQuery,
+    SleepCall,
+)
 from preceptor_clients.contract.schemas import (
     Capabilities,
     ServiceInfo,
@@ -39,6 +44,8 @@ class Draws:
         self.change = change
         self.calls: list[Sequence[GenerateQuery]] = []
         self.offered: list[str] = []
+        self.slept: list[bool] = []
+        self.may_sleep = False
 
     def info(self) -> ServiceInfo:
         capabilities = Capabilities(
@@ -57,6 +64,9 @@ class Draws:
 
     async def offer_weights(self, offer: WeightsOffer) -> None:
         self.offered += [manifest.version for manifest in offer.manifests]
+
+    async def sleep(self, call: SleepCall) -> None:
+        self.slept.append(call.asleep)
 
     async def generate(
         self, queries: Sequence[GenerateQuery]
@@ -99,7 +109,10 @@ def make_sampler(tmp_path: Path) -> Callable[[Draws], Any]:
     async def make(service: Draws) -> AsyncGenerator[ServiceSampler]:
         async with serving(service_app(service, key=KEY)) as url:
             policy = SimpleNamespace(vocab_fingerprint=VOCAB, vocab_size=10, end_ids={END, 8})
-            sampler = SampledByService(url=url, key_file=tmp_path / "sampler.key")(policy)
+            options = SampledByService(
+                url=url, key_file=tmp_path / "sampler.key", sleeps=service.may_sleep
+            )
+            sampler = options(policy)
             await sampler.load(_published())
             yield sampler
 
@@ -196,3 +209,16 @@ async def test_weights_without_files_cannot_be_offered(make_sampler):
     async with make_sampler(Draws()) as sampler:
         with pytest.raises(ValueError, match="run/l0/9 were not published"):
             await sampler.load(Published(version="run/l0/9", tensors={}))
+
+
+async def test_the_service_is_put_to_sleep_and_woken(make_sampler):
+    service = Draws()
+    service.may_sleep = True
+
+    async with make_sampler(service) as sampler:
+        tried = list(service.slept)
+        await sampler.sleep()
+        await sampler.wake()
+
+    assert tried == [True, False]  # before the first version, so that it is refused then
+    assert service.slept == [*tried, True, False]

@@ -24,7 +24,13 @@ from preceptor_trainer.learner.policy import Policy
 from preceptor_trainer.model.weights import take_weights
 from preceptor_trainer.sampling.in_process import InProcessSampler
 from preceptor_trainer.sampling.params import SamplingParams
-from preceptor_trainer.sampling.sampler import Generation, Published, Sampler, SampleRequest
+from preceptor_trainer.sampling.sampler import (
+    Generation,
+    Published,
+    Sampler,
+    SampleRequest,
+    SleepingSampler,
+)
 from preceptor_trainer.tasks.task import Problem
 
 MakeSampler: TypeAlias = Callable[[Policy], Sampler]
@@ -78,8 +84,24 @@ class Student:
         """Whether its sampler can load versions whose files are an adapter."""
         return await self._sampler.takes_adapters()
 
+    @property
+    def sleeps(self) -> bool:
+        """Whether its sampler leaves its memory to the update."""
+        return isinstance(self._sampler, SleepingSampler) and self._sampler.sleeps
+
+    async def sleep(self) -> None:
+        """Puts its sampler to sleep, where it is to."""
+        if isinstance(self._sampler, SleepingSampler) and self._sampler.sleeps:
+            await self._sampler.sleep()
+
+    async def wake(self) -> None:
+        """Wakes its sampler, where it may sleep; also one that an earlier run left asleep."""
+        if isinstance(self._sampler, SleepingSampler) and self._sampler.sleeps:
+            await self._sampler.wake()
+
     async def load(self, published: Published) -> None:
         """Loads a version."""
+        await self.wake()
         if published.version != self._version:
             if not self._shares_model:
                 await asyncio.to_thread(take_weights, self._model, published.tensors)

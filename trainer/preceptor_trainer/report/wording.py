@@ -14,10 +14,12 @@ MINUS = "\N{MINUS SIGN}"
 NARROW = "\N{NARROW NO-BREAK SPACE}"
 
 PHASE_NAMES = {
+    "wake": "Waking the sampler",
     "sampling": "Sampling rollouts",
     "feedback": "Feedback sources",
     "experts": "Experts",
     "targets": "Building targets",
+    "sleep": "Putting the sampler to sleep",
     "update": "Updating the student",
     "publish": "Publishing weights",
     "evaluation": "Evaluation before and after",

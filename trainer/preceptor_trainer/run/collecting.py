@@ -74,6 +74,9 @@ class Collector:
         """Samples one step's rollouts and has them labelled."""
         timer = PhaseTimer(self.progress, self.peaks)
         async with self.student_is_free:
+            if self.student.sleeps:
+                with timer.phase("wake"):
+                    await self.student.wake()
             at, fit = await self._begin(step)
             judged = await self._judge(at, fit.problems, timer)
             self._check(judged, step)

@@ -250,11 +250,15 @@ def _sampler(rollout: RolloutSection, folder: Path) -> SampledByService | Sample
     if wanted is None:
         return None
     key_file = None if wanted.key_file is None else folder / wanted.key_file.expanduser()
+    where: dict[str, Any] = {
+        "url": wanted.url,
+        "key_file": key_file,
+        "timeout_s": wanted.timeout_s,
+        "sleeps": wanted.sleeps,
+    }
     if wanted.kind == "service":
-        return SampledByService(url=wanted.url, key_file=key_file, timeout_s=wanted.timeout_s)
-    return SampledByServer(
-        url=wanted.url, kind=wanted.kind, key_file=key_file, timeout_s=wanted.timeout_s
-    )
+        return SampledByService(**where)
+    return SampledByServer(kind=wanted.kind, **where)
 
 
 def _group_size(run_file: RunFile) -> int:

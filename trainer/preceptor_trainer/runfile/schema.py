@@ -224,6 +224,8 @@ class SamplerSection(Section):
     timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """Longest wait for one call, which draws the attempts at some of a step's prompts, or has a
     server load a version."""
+    sleeps: bool = False
+    """Whether it gives up its memory while the trainer updates, where both have one GPU."""
 
 
 class RolloutSection(Section):
@@ -275,6 +277,10 @@ class RolloutSection(Section):
         given = sorted({"deadline_s", "join_within"} & self.model_fields_set)
         if given and not self.staleness:
             raise ValueError(f"{given[0]}: needs staleness above 0, or no step goes on without it")
+        if self.staleness and self.sampler is not None and self.sampler.sleeps:
+            raise ValueError(
+                "sampler.sleeps: needs staleness 0; with more, attempts are drawn during the update"
+            )
         if "join_within" in given and self.join_within < self.staleness:
             raise ValueError(
                 f"join_within: must be at least staleness = {self.staleness}, not "

@@ -104,6 +104,23 @@ class Dialect(Protocol):
         """
         ...
 
+    async def sleep(self, calls: Calls) -> None:
+        """Has the server give up its memory.
+
+        Raises:
+            UnfitServer: it was started so that it cannot.
+        """
+        ...
+
+    async def wake(self, calls: Calls) -> None:
+        """Has the server take its memory again.
+
+        Raises:
+            UnfitServer: it has no such route.
+            ServiceFailed: it is still asleep.
+        """
+        ...
+
 
 class Calls:
     """JSON calls to one server; an async context manager."""

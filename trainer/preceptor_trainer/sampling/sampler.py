@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,24 @@ class SampleRequest:
     on_finished: OnFinished | None = None
     """Called in the event loop while other responses are still drawn. A sampler may call it for
     some responses or for none; all are returned at the end in any case."""
+
+
+@runtime_checkable
+class SleepingSampler(Protocol):
+    """A sampler that may leave its device's memory to the update."""
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether it is to."""
+        ...
+
+    async def sleep(self) -> None:
+        """Gives its memory up until it is woken."""
+        ...
+
+    async def wake(self) -> None:
+        """Takes its memory again; nothing happens where it is awake."""
+        ...
 
 
 class Sampler(Protocol):

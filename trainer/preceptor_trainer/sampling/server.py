@@ -46,6 +46,8 @@ class SampledByServer:
     """File with the server's key."""
     timeout_s: float = 600.0
     """Longest wait for one call: the responses to one prompt, or loading a version."""
+    sleeps: bool = False
+    """Whether it gives up its memory while the trainer updates."""
 
     def __call__(self, policy: Any) -> ServerSampler:
         """The sampler of this policy, which has a model, a tokenizer and end tokens.
@@ -89,6 +91,29 @@ class ServerSampler:
         """The loaded version."""
         assert self._version is not None, "no version was loaded"
         return self._version
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether the server leaves its memory to the update."""
+        return self._server.sleeps
+
+    async def sleep(self) -> None:
+        """Puts the server to sleep.
+
+        Raises:
+            PreceptorError: it does not sleep, or is not there.
+        """
+        async with self._calls() as calls:
+            await self._dialect.sleep(calls)
+
+    async def wake(self) -> None:
+        """Wakes the server.
+
+        Raises:
+            PreceptorError: it does not wake, or is not there.
+        """
+        async with self._calls() as calls:
+            await self._dialect.wake(calls)
 
     async def takes_adapters(self) -> bool:
         """Whether the server does; only a run that trains an adapter asks.
@@ -159,7 +184,12 @@ class ServerSampler:
 
     async def _start(self, calls: Calls) -> None:
         if not self._is_started:
+            if self._server.sleeps:  # an earlier run may have left it asleep, where nothing answers
+                await self._dialect.wake(calls)
             await self._dialect.start(calls)
+            if self._server.sleeps:  # tried, so that what cannot sleep is refused now
+                await self._dialect.sleep(calls)
+                await self._dialect.wake(calls)
             self._is_started = True
 
     def _check(self, drawn: Sequence[Generated], draw: Draw) -> None:

@@ -27,6 +27,7 @@ from preceptor_clients.contract.generation import (
     GenerateQuery,
     GenerateResult,
     Sampling,
+    SleepCall,
 )
 from preceptor_clients.contract.schemas import Prompt, WantedWeights, WeightsOffer
 from preceptor_clients.http.service import ServiceClient
@@ -47,6 +48,8 @@ class SampledByService:
     """File with the service's key."""
     timeout_s: float = 600.0
     """Longest wait for one call, which draws the responses to some of a step's prompts."""
+    sleeps: bool = False
+    """Whether it gives up its memory while the trainer updates."""
 
     def __call__(self, policy: Any) -> ServiceSampler:
         """The sampler of this policy, which has a vocabulary and end tokens.
@@ -89,6 +92,29 @@ class ServiceSampler:
         assert self._version is not None, "no version was loaded"
         return self._version
 
+    @property
+    def sleeps(self) -> bool:
+        """Whether the service leaves its memory to the update."""
+        return self._service.sleeps
+
+    async def sleep(self) -> None:
+        """Puts the service's model to sleep.
+
+        Raises:
+            PreceptorError: it does not sleep, or is not there.
+        """
+        async with self._client() as client:
+            await client.sleep(SleepCall(asleep=True), self._service.timeout_s)
+
+    async def wake(self) -> None:
+        """Wakes it.
+
+        Raises:
+            PreceptorError: it does not wake, or is not there.
+        """
+        async with self._client() as client:
+            await client.sleep(SleepCall(asleep=False), self._service.timeout_s)
+
     async def takes_adapters(self) -> bool:
         """Whether the service says so.
 
@@ -107,6 +133,9 @@ class ServiceSampler:
         """
         if published.manifest is None:
             raise ValueError(f"weights {published.version} were not published for a service")
+        if self.sleeps and self._version is None:  # tried, so that what cannot is refused now
+            await self.sleep()
+            await self.wake()
         base = () if published.base is None else (published.base,)
         async with self._client() as client:
             await client.offer_weights(WeightsOffer(manifests=(*base, published.manifest)))

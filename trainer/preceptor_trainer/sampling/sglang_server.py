@@ -44,6 +44,7 @@ class SGLangServer:
     def __init__(self, student: Student) -> None:
         self._student = student
         self._adapter: str | None = None
+        self._is_asleep = False
         self._weights: str | None = None
         """What replies have to say of their weights."""
         self._is_tempered: bool | None = None
@@ -125,6 +126,25 @@ class SGLangServer:
             if held != self._weights:
                 raise self._other_weights(calls, held, draw.version)
         return [_generated(calls, item) for item in items]
+
+    async def sleep(self, calls: Calls) -> None:
+        """Its keys and values go. Weights stay: SGLang does not keep them for waking."""
+        await self._occupy(calls, "/release_memory_occupation")
+
+    async def wake(self, calls: Calls) -> None:
+        """It takes memory for keys and values again."""
+        if self._is_asleep:
+            await self._occupy(calls, "/resume_memory_occupation")
+
+    async def _occupy(self, calls: Calls, path: str) -> None:
+        try:
+            await calls.post(path, {"tags": ["kv_cache"]})
+        except PreceptorError as error:
+            raise UnfitServer(
+                f"rollout.sampler.sleeps: the server at {calls.url} refused {path}: "
+                f"{error.detail}; start it with --enable-memory-saver"
+            ) from error
+        self._is_asleep = path.startswith("/release")
 
     async def _generate(
         self, calls: Calls, ids: Sequence[int], count: int, sampling: dict[str, Any]

@@ -163,6 +163,26 @@ class VLLMServer:
         await self._check_weights(calls, draw.version)
         return drawn
 
+    async def sleep(self, calls: Calls) -> None:
+        """Weights go to main memory, keys and values away; no request is under way."""
+        config = {} if self._config is None else self._config
+        on_gpu = not str(config.get("device_config", {}).get("device")).startswith("cpu")
+        if on_gpu and not config.get("model_config", {}).get("enable_sleep_mode"):
+            raise _sleepless(calls)
+        await calls.post("/sleep?level=1")
+
+    async def wake(self, calls: Calls) -> None:
+        """Wakes it, whoever put it to sleep."""
+        try:
+            await calls.post("/wake_up")
+            state = await calls.get("/is_sleeping")
+        except PreceptorError as error:
+            if error.status == 404:
+                raise _sleepless(calls) from error
+            raise
+        if state["is_sleeping"]:
+            raise ServiceFailed(f"the server at {calls.url} did not wake; start it again")
+
     async def _complete(self, calls: Calls, ids: Any, sampling: dict[str, Any]) -> list[Generated]:
         body = {
             "model": self._asked,
@@ -209,6 +229,13 @@ class VLLMServer:
                 f"the server at {calls.url} holds the weights {held} in place of {self._weights}, "
                 f"so that it does not draw from {version}; one run has such a server to itself"
             )
+
+
+def _sleepless(calls: Calls) -> UnfitServer:
+    return UnfitServer(
+        f"rollout.sampler.sleeps: the server at {calls.url} does not sleep; start it with "
+        "--enable-sleep-mode, and VLLM_SERVER_DEV_MODE=1 in its environment"
+    )
 
 
 def _sampling(draw: Draw, student: Student) -> dict[str, Any]:

@@ -26,10 +26,12 @@ from rich.text import Text
 from preceptor_trainer.run.evaluations import ALONE, BEFORE
 
 PHASES = {
+    "wake": "waking the sampler",
     "sampling": "sampling rollouts",
     "feedback": "running feedback sources",
     "experts": "asking experts",
     "targets": "building targets",
+    "sleep": "putting the sampler to sleep",
     "update": "updating the student",
     "publish": "publishing weights",
     "evaluation": "evaluating",
