@@ -129,9 +129,11 @@ class Held:
 
     def __init__(self, publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
         self.release, self._write = threading.Event(), publisher._folder.write
+        self.began = threading.Event()
         monkeypatch.setattr(publisher._folder, "write", self.write)
 
     def write(self, *args: Any, **options: Any) -> WeightManifest:
+        self.began.set()
         assert self.release.wait(60)
         return self._write(*args, **options)
 
@@ -179,6 +181,26 @@ async def test_who_names_a_version_waits_for_it_though_another_one_stops_waiting
     assert ended.cancelled()
     assert publisher.published.manifest == gateway.manifests[-1]
     assert gateway.manifests[-1].version == "quickstart/l0/1"
+
+
+@pytest.mark.parametrize("every", [1, 10])
+async def test_a_step_that_begins_while_files_for_a_service_are_written_samples_the_version_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    publisher, gateway = publisher_of(tmp_path)
+    learner = Learner(nn.Linear(2, 2), OptimiserConfig(lr=1.0))
+    await publisher._publish(learner, 0, checkpoint=True)
+    held = Held(publisher, monkeypatch)
+    config = settings(checkpoint_every=every, **READERS["sampler"])
+
+    publishing = asyncio.create_task(publisher.publish(1, learner, config))
+    assert await asyncio.to_thread(held.began.wait, 60)
+    meanwhile = publisher.published
+    held.release.set()
+    await publishing
+
+    assert meanwhile.manifest == gateway.manifests[0]
+    assert publisher.published.manifest == gateway.manifests[1]
 
 
 async def test_files_that_cannot_be_written_end_the_step_that_names_them_and_the_next_publishing(

@@ -152,7 +152,7 @@ class Publisher:
         if is_due or config.sampler is not None:
             await self._publish(engine, step, checkpoint=is_due)
         elif others_load_versions(config):
-            await self._begin(engine, step, checkpoint=False)
+            self.published = await self._begin(engine, step, checkpoint=False)
         else:
             weights = await asyncio.to_thread(self._weights, engine, step)
             self._num_bytes = None
@@ -261,8 +261,12 @@ class Publisher:
         await self._begin(engine, step, checkpoint=checkpoint)
         await self._written_files()
 
-    async def _begin(self, engine: Engine, step: int, *, checkpoint: bool) -> None:
-        """Takes a copy of the engine's weights, and begins to write them."""
+    async def _begin(self, engine: Engine, step: int, *, checkpoint: bool) -> Published:
+        """Takes a copy of the engine's weights, and begins to write them.
+
+        Returns the version without its manifest. Where a service is to sample it, it is not the
+        newest one yet: another step may ask for that meanwhile.
+        """
         version = self._folder.version(self.lineage, step)
         weights = await asyncio.to_thread(self._weights, engine, step)
         adapter = None if self._base is None else await asyncio.to_thread(engine.adapter)
@@ -273,9 +277,9 @@ class Publisher:
             base, tensors = self._base, adapter.tensors
             write = partial(self._folder.write_adapter, adapter, base=base.version)
         self._num_bytes = sum(tensor.nbytes for tensor in tensors.values())
-        self.published = Published(version=version, tensors=weights)
         write = partial(write, version, parent=self._written, checkpoint=checkpoint)
         self._writing = asyncio.create_task(self._write(write, weights, base))
+        return Published(version=version, tensors=weights)
 
     def _weights(self, engine: Engine, step: int) -> dict[str, Tensor]:
         """A copy of the weights that begin `step`, as all who load the version compute with."""
