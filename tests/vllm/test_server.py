@@ -84,28 +84,24 @@ def test_a_run_samples_from_vllms_own_server_with_the_weights_of_each_step(
 
 
 @pytest.mark.gauntlet
-def test_a_run_gives_vllms_own_server_each_adapter(
+def test_a_run_gives_vllms_own_server_each_adapter_and_the_next_run_finds_none(
     vllm_python: str, policy: Policy, tmp_path: Path
 ) -> None:
     # Apart: with adapters, vLLM 0.32 on a CPU ends when it scores a prompt.
     options = ("--logprobs-mode", "processed_logprobs", "--enable-lora")
     environment = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
-    with serving(vllm_python, policy, tmp_path / "log", options, **environment) as url:
-        steps = train(
-            policy,
-            {"url": url, "kind": "vllm"},
-            tmp_path,
-            tmp_path / "run",
-            steps=3,
-            adapter=", lora = { rank = 8 }",
-        )
-        models = httpx.get(f"{url}/v1/models").json()["data"]
+    adapter = ", lora = { rank = 8 }"
 
-    gaps = [step["behaviour_gap"] for step in steps]
-    assert all(abs(gap) < 0.02 for gap in gaps), gaps
-    first, *_, last = (step["sampled_logprob"] for step in steps)
-    assert last - first > 0.1
-    assert max(step["published_bytes"] for step in steps) < 100_000
-    served = [card["id"] for card in models]
-    assert served[0] == "policy"
-    assert [name.rsplit("/", 1)[1] for name in served[1:]] == ["3"]
+    with serving(vllm_python, policy, tmp_path / "log", options, **environment) as url:
+        sampler = {"url": url, "kind": "vllm"}
+        for folder in (tmp_path / "first", tmp_path / "second"):
+            steps = train(policy, sampler, folder, folder / "run", steps=3, adapter=adapter)
+
+            gaps = [step["behaviour_gap"] for step in steps]
+            assert all(abs(gap) < 0.02 for gap in gaps), gaps
+            # With an earlier step's adapter the gap would be as large as this.
+            assert steps[-1]["sampled_logprob"] - steps[0]["sampled_logprob"] > 0.1
+            assert max(step["published_bytes"] for step in steps) < 100_000
+            [own, last] = httpx.get(f"{url}/v1/models").json()["data"]
+            assert (own["id"], last["id"]) == ("policy", "run/l0/3")
+            assert last["root"].startswith(str(folder))

@@ -37,7 +37,8 @@ class Recorded:
     taken_by: str | None = None
     """Weights that somebody else loads while a response is drawn."""
     asked: list[tuple[str, Any]] = field(default_factory=list)
-    adapters: list[str] = field(default_factory=list)
+    adapters: dict[str, str] = field(default_factory=dict)
+    """Loaded ones, with their folders."""
 
     def bodies(self, path: str) -> list[Any]:
         """Of the calls of one path."""
@@ -61,6 +62,8 @@ class VLLM(Recorded):
     """A server as `vllm serve` starts it."""
 
     dev: bool = True
+    names_weights: bool = True
+    """Whether it says which weights it holds, as releases from 0.32 on do."""
     processed: bool = True
     extension: str | None = EXTENSION
     device: str = "cpu"
@@ -74,7 +77,6 @@ class VLLM(Recorded):
         if self.dev:
             routes += [
                 Route("/server_info", self.server_info),
-                Route("/weight_info", self.weight_info),
                 Route("/sleep", self.sleep, methods=["POST"]),
                 Route("/wake_up", self.wake_up, methods=["POST"]),
                 Route("/is_sleeping", self.is_sleeping),
@@ -82,6 +84,8 @@ class VLLM(Recorded):
                 Route("/reset_prefix_cache", self.done, methods=["POST"]),
                 Route("/update_weight_version", self.update_version, methods=["POST"]),
             ]
+        if self.dev and self.names_weights:
+            routes.append(Route("/weight_info", self.weight_info))
         if self.lora:
             routes += [
                 Route("/v1/load_lora_adapter", self.load, methods=["POST"]),
@@ -91,7 +95,7 @@ class VLLM(Recorded):
 
     async def models(self, request: Request) -> Response:
         cards = [{"id": "base", "parent": None}]
-        cards += [{"id": name, "parent": "base"} for name in self.adapters]
+        cards += [{"id": n, "root": path, "parent": "base"} for n, path in self.adapters.items()]
         return JSONResponse({"data": cards})
 
     async def server_info(self, request: Request) -> Response:
@@ -129,14 +133,14 @@ class VLLM(Recorded):
         body = await self.body(request)
         if "lora_name" not in body:
             return JSONResponse({"error": {"message": "Field required"}}, 400)
-        self.adapters.append(body["lora_name"])
+        self.adapters[body["lora_name"]] = body["lora_path"]
         return PlainTextResponse("Success")
 
     async def unload(self, request: Request) -> Response:
         name = (await self.body(request))["lora_name"]
         if name not in self.adapters:
             return JSONResponse({"error": {"message": "not found"}}, 404)
-        self.adapters.remove(name)
+        del self.adapters[name]
         return PlainTextResponse("Success")
 
     async def completions(self, request: Request) -> Response:
@@ -205,17 +209,17 @@ class SGLang(Recorded):
         return JSONResponse({"success": True, "message": "Succeeded"})
 
     async def load(self, request: Request) -> Response:
-        name = (await self.body(request))["lora_name"]
-        if name in self.adapters:
+        body = await self.body(request)
+        if body["lora_name"] in self.adapters:
             return JSONResponse({"success": False, "error_message": "already loaded"}, 400)
-        self.adapters.append(name)
+        self.adapters[body["lora_name"]] = body["lora_path"]
         return JSONResponse({"success": True})
 
     async def unload(self, request: Request) -> Response:
         name = (await self.body(request))["lora_name"]
         if name not in self.adapters:
             return JSONResponse({"success": False, "error_message": "not loaded"}, 400)
-        self.adapters.remove(name)
+        del self.adapters[name]
         return JSONResponse({"success": True})
 
     async def generate(self, request: Request) -> Response:

@@ -142,6 +142,7 @@ async def test_vllm_on_a_gpu_reloads_without_our_extension() -> None:
     ("server", "message"),
     [
         (VLLM(dev=False), "VLLM_SERVER_DEV_MODE=1"),
+        (VLLM(names_weights=False), r"takes no new weights.*0\.32 or newer"),
         (VLLM(extension=None), f"--worker-extension-cls {EXTENSION}"),
         (VLLM(probe_ids=(7,)), r"another tokenizer.*\[7\] there and \[3, 4, 5\]"),
         (SGLang(probe_ids=(7,)), "another tokenizer"),
@@ -213,12 +214,34 @@ async def test_an_adapter_is_asked_for_by_its_version_and_the_last_one_is_droppe
         await sampler.load(adapter(version))
     await sampler.sample(request())
 
-    assert server.adapters == ["run/l0/2"]
+    assert server.adapters == {"run/l0/2": "/runs/run/l0/2"}
     assert server.weights == "default"
     path, field = ("/v1/completions", "model") if make is VLLM else ("/generate", "lora_path")
     first = "base" if make is VLLM else None
     drawn = [b for b in server.bodies(path) if "allowed_token_ids" not in b]
     assert [body.get(field) for body in drawn] == [first, "run/l0/2"]
+
+
+async def test_an_adapter_of_the_same_name_from_another_run_is_noticed() -> None:
+    server = VLLM(lora=True)
+    sampler = sampler_of(server)
+    await sampler.takes_adapters()
+    await sampler.load(adapter("run/l0/1"))
+    server.adapters["run/l0/1"] = "/another/run/l0/1"
+
+    with pytest.raises(ServiceFailed, match=r"holds the adapters .*/another/run.* to itself"):
+        await sampler.sample(request())
+
+
+async def test_adapters_that_another_run_left_behind_are_dropped() -> None:
+    server = VLLM(lora=True, adapters={"other/l0/7": "/other"})
+    sampler = sampler_of(server)
+    await sampler.takes_adapters()
+
+    await sampler.load(FIRST)
+
+    assert server.adapters == {}
+    assert await sampler.sample(request())
 
 
 @pytest.mark.parametrize("make", [VLLM, SGLang])

@@ -50,17 +50,13 @@ class VLLMServer:
         self._processed = False
         self._weights: str | None = None
         """What `/weight_info` has to say."""
+        self._adapters: dict[str, str] = {}
+        """The adapters that may be loaded, with their folders: the version's own, if it is one."""
 
     async def start(self, calls: Calls) -> None:
         """Finds the server's model, its configuration and its kind of log-probs."""
-        listed = await calls.finds("/v1/models")
-        try:
-            own = [str(card["id"]) for card in listed["data"] if card.get("parent") is None]
-        except (TypeError, KeyError) as error:
-            raise UnfitServer(
-                f"there is no vLLM server at {calls.url}: /v1/models lists no models"
-            ) from error
         # All names of one model come first, and adapters have a parent.
+        own = [card["id"] for card in await _cards(calls) if card.get("parent") is None]
         self._model = self._asked = own[0]
         await check_tokenizer(calls, self._student, self._model)
         info = await calls.finds("/server_info?config_format=json")
@@ -83,16 +79,18 @@ class VLLMServer:
             await self._load_whole(calls, manifest)
         else:
             check_untouched(calls, await self._held(calls))
-            await self._ask_for(calls, None if own else manifest)
+        await self._ask_for(calls, None if manifest.base is None else manifest)
         self._weights = await self._held(calls)
 
     async def _ask_for(self, calls: Calls, adapter: WeightManifest | None) -> None:
-        """Names an adapter in requests, or the server's own model, and unloads the last one."""
+        """Names an adapter in requests, or the server's own model, and unloads all others."""
+        self._asked, self._adapters = self._model, {}
         if adapter is not None:
             await self._load_adapter(calls, adapter)
-        last, self._asked = self._asked, self._model if adapter is None else adapter.version
-        if last not in (self._model, self._asked):
-            await calls.drops("/v1/unload_lora_adapter", {"lora_name": last})
+            self._asked = adapter.version
+            self._adapters = {adapter.version: str(folder_of(adapter))}
+        for name in (await _adapters(calls)).keys() - self._adapters.keys():
+            await calls.drops("/v1/unload_lora_adapter", {"lora_name": name})
 
     async def _load_adapter(self, calls: Calls, manifest: WeightManifest) -> None:
         body = {"lora_name": manifest.version, "lora_path": str(folder_of(manifest))}
@@ -108,8 +106,13 @@ class VLLMServer:
             ) from error
 
     async def _load_whole(self, calls: Calls, manifest: WeightManifest) -> None:
-        folder = str(folder_of(manifest))
-        reload = self._reload(calls, folder)
+        folder, config = str(folder_of(manifest)), self._config
+        if config is None or await self._held(calls) is None:
+            raise UnfitServer(
+                f"the server at {calls.url} takes no new weights; start it with "
+                "VLLM_SERVER_DEV_MODE=1 in its environment (vLLM 0.32 or newer)"
+            )
+        reload = self._reload(calls, config, folder)
         try:
             await calls.post("/collective_rpc", reload)
             await calls.post("/reset_prefix_cache")
@@ -121,22 +124,16 @@ class VLLMServer:
             ) from error
         if (held := await self._held(calls)) != manifest.version:
             raise ServiceFailed(f"the server at {calls.url} holds {held}, not {manifest.version}")
-        self._asked = self._model
 
-    def _reload(self, calls: Calls, folder: str) -> dict[str, Any]:
+    def _reload(self, calls: Calls, config: dict[str, Any], folder: str) -> dict[str, Any]:
         """The call that loads a folder.
 
         Raises:
             UnfitServer: the server has none that loads it completely.
         """
-        if self._config is None:
-            raise UnfitServer(
-                f"the server at {calls.url} takes no new weights; start it with "
-                "VLLM_SERVER_DEV_MODE=1 in its environment (vLLM 0.32 or newer)"
-            )
-        if self._config["parallel_config"].get("worker_extension_cls") == EXTENSION:
+        if config["parallel_config"].get("worker_extension_cls") == EXTENSION:
             return {"method": "take_weights", "args": [folder]}
-        device = str(self._config["device_config"].get("device"))
+        device = str(config["device_config"].get("device"))
         if self._student.is_tied and device.startswith("cpu"):
             # It keeps a packed copy of the head, which vLLM's own call leaves as it was.
             raise UnfitServer(
@@ -224,11 +221,36 @@ class VLLMServer:
         return None if info is None else info["weight_version"]
 
     async def _check_weights(self, calls: Calls, version: str) -> None:
-        if (held := await self._held(calls)) != self._weights:
-            raise ServiceFailed(
-                f"the server at {calls.url} holds the weights {held} in place of {self._weights}, "
-                f"so that it does not draw from {version}; one run has such a server to itself"
-            )
+        held, adapters = await self._held(calls), await _adapters(calls)
+        if held != self._weights:
+            what = f"the weights {held} in place of {self._weights}"
+        elif adapters != self._adapters:
+            # vLLM 0.32 on a CPU draws wrongly from its own model beside an adapter.
+            what = f"the adapters {adapters} in place of {self._adapters}"
+        else:
+            return
+        raise ServiceFailed(
+            f"the server at {calls.url} holds {what}, so that it does not draw from {version}; "
+            "one run has such a server to itself"
+        )
+
+
+async def _cards(calls: Calls) -> list[dict[str, Any]]:
+    """What the server lists.
+
+    Raises:
+        UnfitServer: it is no server of vLLM's.
+    """
+    listed = await calls.finds("/v1/models")
+    if not listed or not listed.get("data"):
+        raise UnfitServer(f"there is no vLLM server at {calls.url}: /v1/models lists no models")
+    return listed["data"]
+
+
+async def _adapters(calls: Calls) -> dict[str, str]:
+    """The loaded adapters, with their folders."""
+    cards = await _cards(calls)
+    return {card["id"]: card["root"] for card in cards if card.get("parent") is not None}
 
 
 def _sleepless(calls: Calls) -> UnfitServer:
