@@ -10,7 +10,9 @@ from preceptor_trainer.collect.rollout_sources import References
 from preceptor_trainer.learner.lora import Lora
 from preceptor_trainer.recipes.quickstart import quickstart
 from preceptor_trainer.run.config import describe
+from preceptor_trainer.run.schedules import Overlapped
 from preceptor_trainer.run.standing import differences
+from preceptor_trainer.sampling.service import SampledByService
 from preceptor_trainer.tasks.task import NOT_JUDGED
 
 
@@ -58,6 +60,14 @@ def test_moments_in_main_memory_are_refused_where_ranks_divide_them():
 
     with pytest.raises(ValueError, match="moments: `host` is for one process, and there are 2"):
         replace(config, optimiser=on_host, ranks=2)
+
+
+def test_a_sampler_that_sleeps_is_refused_where_steps_overlap():
+    config = quickstart(steps=10, held_out=4)
+    sampler = SampledByService(url="http://s:8106", sleeps=True)
+
+    with pytest.raises(ValueError, match=r"sampler\.sleeps: needs staleness 0"):
+        replace(config, sampler=sampler, schedule=Overlapped())
 
 
 @pytest.mark.parametrize(

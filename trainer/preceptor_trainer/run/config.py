@@ -170,6 +170,11 @@ class RunConfig:
                 f"deadline_s of expert {hurried[0]!r}: steps that take turns wait for every "
                 "answer; overlap them (`[rollout] staleness`, `Overlapped`)"
             )
+        if getattr(self.sampler, "sleeps", False) and self.schedule.overlapped is not None:
+            raise ValueError(
+                "sampler.sleeps: needs staleness 0 (`Deterministic`); with more, attempts are "
+                "drawn during the update"
+            )
         if not 0 <= self.max_failed <= 1:
             raise ValueError(f"max_failed: {self.max_failed} is outside 0..1")
         for name, value, allowed in (

@@ -277,10 +277,6 @@ class RolloutSection(Section):
         given = sorted({"deadline_s", "join_within"} & self.model_fields_set)
         if given and not self.staleness:
             raise ValueError(f"{given[0]}: needs staleness above 0, or no step goes on without it")
-        if self.staleness and self.sampler is not None and self.sampler.sleeps:
-            raise ValueError(
-                "sampler.sleeps: needs staleness 0; with more, attempts are drawn during the update"
-            )
         if "join_within" in given and self.join_within < self.staleness:
             raise ValueError(
                 f"join_within: must be at least staleness = {self.staleness}, not "
