@@ -229,7 +229,9 @@ async def test_a_run_that_ends_waits_for_no_files(
 
     await publisher.close()
 
+    ended = publisher._writing.cancelled()  # and not because its files were written or failed
     held.release.set()
+    assert ended
     assert len(gateway.manifests) == 1
 
 
