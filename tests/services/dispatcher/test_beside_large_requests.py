@@ -77,8 +77,6 @@ async def test_small_requests_are_answered_while_a_very_large_one_is_taken(
             )
             large_s = time.monotonic() - began
             assert large.result().status_code == 200
-            assert len(looks) > 10
-            assert len(submits) > 10
             shares.append((max(looks) / large_s, max(submits) / large_s))
             # A look needs the event loop alone, a submission also the one transaction that writes.
             # The least of them, because whatever else the machine does can only add to a wait.

@@ -18,7 +18,7 @@ _MB = 1 << 20
 
 async def _post_raw(gateway, number: int, **fields):
     """One question, posted once: the reply as HTTP has it."""
-    asked = [submission(f"k{number}", query("well", number, **fields))]
+    asked = [submission(f"k{number}", query(f"m{number // 8000}", number % 8000, **fields))]
     body = LogprobsRequest(expert="moody", submissions=tuple(asked)).model_dump_json()
     media = {"content-type": "application/json", "accept": "application/json"}
     request = _Request("POST", "/v1/logprobs", {**gateway.client._headers, **media}, body.encode())
