@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ import pytest
 from preceptor_clients.contract.arrays import MISSING
 from preceptor_clients.contract.schemas import FeedbackAnswer, FeedbackItem
 from preceptor_trainer.environments.environment import Dialogue
+from preceptor_trainer.environments.tools import mcp
 from preceptor_trainer.environments.tools.calls import calls_in
 from preceptor_trainer.environments.tools.function import FunctionTool
 from preceptor_trainer.environments.tools.lookup import LookupTable
@@ -275,6 +277,21 @@ async def test_a_servers_errors_are_read_and_its_death_is_no_score(play, tmp_pat
     assert "sank" in said[3][1]
     assert played.rollouts[0].episode.details["calls"][0]["version"] == "capitals 7"
     assert played.rollouts[0].failure.startswith(sys.executable)
+
+
+async def test_a_connection_that_broke_is_closed_without_further_news() -> None:
+    said = list[str]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: said.append(told["message"]))
+    connection = mcp._Server(McpTools(command=("server",)))
+
+    async def breaks() -> None:
+        raise ConnectionError("broke")
+
+    connection._holder = asyncio.create_task(breaks())
+    await connection.close()
+
+    gc.collect()  # a failure that nobody looked at is told now
+    assert said == []
 
 
 async def test_a_server_that_is_gone_ends_the_attempt_and_is_no_score(play):

@@ -115,7 +115,8 @@ class _Server:
             done, _ = await asyncio.wait([holder], timeout=_STOP_S)
             if not done:
                 holder.cancel()
-            await asyncio.wait([holder])  # its failure is of no interest any more
+            # Its failure is of no interest any more.
+            await asyncio.gather(holder, return_exceptions=True)
 
     @property
     def _is_open(self) -> bool:
