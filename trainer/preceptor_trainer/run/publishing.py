@@ -166,7 +166,7 @@ class Publisher:
             OSError: its files could not be written.
             PreceptorError: the gateway did not take it.
         """
-        if version == self.published.version:
+        if version == self.published.version and self.published.manifest is None:
             await self._written_files()
 
     async def close(self) -> None:
