@@ -122,6 +122,8 @@ class PeopleExpert:
             self._task.cancel()
             await asyncio.wait([self._task])
         await self._gateway.aclose()
+        if self._task is not None and not self._task.cancelled():
+            self._task.result()  # raises what had ended it
 
     # ------------------------------------------------------------ asked
 

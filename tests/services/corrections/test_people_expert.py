@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from preceptor_clients.contract.corrections import EditRules, NewItem, RoundSett
 from preceptor_clients.contract.errors import Conflict, Forbidden
 from preceptor_clients.contract.schemas import Message, Prompt
 from preceptor_clients.targets.edits import LabelRules
-from preceptor_services.corrections.people_expert import rules_of, version_of
+from preceptor_services.corrections.people_expert import PeopleExpert, rules_of, version_of
 
-from .conftest import Town
+from .conftest import STUDENT, Town
 
 PROMPT = Prompt(messages=(Message(role="user", content="?"),), ids=np.array([63], np.int32))
 
@@ -275,3 +276,20 @@ async def test_an_answer_that_cannot_be_made_does_not_hold_up_the_others(
 
     assert before == ["waiting", "done"]
     assert (await town.outcome(bad)).ticket.state == "done"
+
+
+async def test_a_fault_that_ended_the_polling_is_raised_when_the_service_stops() -> None:
+    class Gateway:
+        async def put_vocabulary(self, *words: Any) -> None:
+            raise RuntimeError("a fault of ours")
+
+        async def aclose(self) -> None:
+            pass
+
+    people = PeopleExpert(model=str(STUDENT), connect=lambda: cast(Any, Gateway()))
+    await people.start()
+    assert people._task is not None
+    await asyncio.wait([people._task])
+
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        await people.stop()
