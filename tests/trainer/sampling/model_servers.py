@@ -64,7 +64,8 @@ class VLLM(Recorded):
     dev: bool = True
     names_weights: bool = True
     """Whether it says which weights it holds, as releases from 0.32 on do."""
-    processed: bool = True
+    only: float = 0.0
+    """What it gives as the log-prob of the only token that may be drawn."""
     extension: str | None = EXTENSION
     device: str = "cpu"
 
@@ -150,7 +151,7 @@ class VLLM(Recorded):
             return JSONResponse({"error": {"message": "The model does not exist"}}, 404)
         ids, logprob, reason = self.drawn(body["prompt"]), LOGPROB, self.reason
         if (allowed := body.get("allowed_token_ids")) is not None:
-            ids, logprob, reason = allowed, 0.0 if self.processed else -9.0, "length"
+            ids, logprob, reason = allowed, self.only, "length"
         elif self.taken_by is not None:
             self.weights = self.taken_by
         choice = {

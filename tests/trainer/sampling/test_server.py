@@ -144,6 +144,8 @@ async def test_vllm_on_a_gpu_reloads_without_our_extension() -> None:
         (VLLM(dev=False), "VLLM_SERVER_DEV_MODE=1"),
         (VLLM(names_weights=False), r"takes no new weights.*0\.32 or newer"),
         (VLLM(extension=None), f"--worker-extension-cls {EXTENSION}"),
+        (VLLM(only=-9.0), r"gives -9 as the log-prob.*--logprobs-mode processed_logprobs"),
+        (VLLM(only=9.0), r"gives 9 as the log-prob.*--logprobs-mode processed_logprobs"),  # a logit
         (VLLM(probe_ids=(7,)), r"another tokenizer.*\[7\] there and \[3, 4, 5\]"),
         (SGLang(probe_ids=(7,)), "another tokenizer"),
     ],
@@ -166,8 +168,6 @@ async def test_a_server_of_another_kind_is_refused() -> None:
 @pytest.mark.parametrize(
     ("server", "params", "message"),
     [
-        (VLLM(processed=False), {}, "rows of the head are no tokens.*processed_logprobs"),
-        (VLLM(processed=False), {"temperature": 0.5}, "temperature=0.5.*processed_logprobs"),
         (SGLang(), {"top_p": 0.9}, "rollout.top_p"),
         (SGLang(), {"top_k": 5}, "rollout.top_k"),
         (SGLang(tempered=False), {"temperature": 0.5}, "SGLANG_RETURN_ORIGINAL_LOGPROB"),

@@ -208,6 +208,6 @@ def _generated(calls: Calls, item: dict[str, Any]) -> Generated:
         raise malformed(calls, _PATH, repr(error)) from error
     return Generated(
         response_ids=np.array([token for _, token in pairs], np.int32),
-        logprobs_T=np.minimum(np.array([logprob for logprob, _ in pairs], np.float32), 0.0),
+        logprobs_T=np.array([logprob for logprob, _ in pairs], np.float32),
         finish_reason=reason,
     )

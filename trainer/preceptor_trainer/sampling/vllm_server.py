@@ -33,8 +33,7 @@ from preceptor_trainer.sampling.params import SamplingParams
 
 _PATH: Final = "/v1/completions"
 EXTENSION: Final = f"{PolicyWorker.__module__}.{PolicyWorker.__qualname__}"
-_CERTAIN: Final = -1e-3
-"""Log-prob of the one token that may be drawn, but for rounding."""
+_ROUNDING: Final = 1e-3
 
 
 class VLLMServer:
@@ -47,7 +46,6 @@ class VLLMServer:
         """The model that requests name: the server's own, or an adapter's version."""
         self._config: dict[str, Any] | None = None
         """vLLM's configuration; None where the server does not run in its development mode."""
-        self._processed = False
         self._weights: str | None = None
         """What `/weight_info` has to say."""
         self._adapters: dict[str, str] = {}
@@ -61,7 +59,7 @@ class VLLMServer:
         await check_tokenizer(calls, self._student, self._model)
         info = await calls.finds("/server_info?config_format=json")
         self._config = None if info is None else info["vllm_config"]
-        self._processed = await self._gives_processed(calls)
+        await self._check_logprobs(calls)
 
     async def takes_adapters(self, calls: Calls) -> bool:
         """Whether it loads adapters while it runs."""
@@ -144,14 +142,8 @@ class VLLMServer:
         return {"method": "reload_weights", "kwargs": {"weights_path": folder}}
 
     async def check(self, calls: Calls, params: SamplingParams, version: str) -> None:
-        """Refuses raw log-probs where they are not those of what is drawn."""
-        is_plain = (params.temperature, params.top_p, params.top_k) == (1.0, 1.0, 0)
-        if not self._processed and not (is_plain and not self._student.padding_bias()):
-            why = "rows of the head are no tokens" if is_plain else f"they are drawn by {params}"
-            raise UnfitServer(
-                f"the server at {calls.url} gives log-probs of the raw logits, and {why}; start it "
-                "with --logprobs-mode processed_logprobs"
-            )
+        """Checks the weights; log-probs are of what is drawn, however that is."""
+        del params
         await self._check_weights(calls, version)
 
     async def draw(self, calls: Calls, draw: Draw) -> list[Generated]:
@@ -199,21 +191,26 @@ class VLLMServer:
         except (TypeError, KeyError, ValueError) as error:
             raise malformed(calls, _PATH, repr(error)) from error
 
-    async def _gives_processed(self, calls: Calls) -> bool:
-        """Whether log-probs are of what may be drawn: certain, where that is one token.
+    async def _check_logprobs(self, calls: Calls) -> None:
+        """Checks that log-probs are of what may be drawn: where that is one token, they are 0.
 
         Two tokens, because the raw distribution cannot be nearly certain of both.
+
+        Raises:
+            UnfitServer: they are of the raw logits, or no log-probs.
         """
         ids = self._student.probe_ids
-        ones = list(dict.fromkeys(ids))[:2]
-        for one in ones:
+        for one in list(dict.fromkeys(ids))[:2]:
             sampling = {"max_tokens": 1, "temperature": 1.0, "allowed_token_ids": [one]}
             [drawn] = await self._complete(calls, ids, sampling)
             if drawn.response_ids.tolist() != [one]:
                 raise ServiceFailed(f"{calls.url} drew a token that it was not allowed to draw")
-            if drawn.logprobs_T[0] < _CERTAIN:
-                return False
-        return True
+            if abs(drawn.logprobs_T[0]) > _ROUNDING:
+                raise UnfitServer(
+                    f"the server at {calls.url} gives {drawn.logprobs_T[0]:.3g} as the log-prob of "
+                    "the only token that may be drawn, so that it is not of what is drawn; start "
+                    "it with --logprobs-mode processed_logprobs"
+                )
 
     async def _held(self, calls: Calls) -> str | None:
         """The name of the server's weights; None where it does not say."""
@@ -287,9 +284,8 @@ def _generated(choice: dict[str, Any]) -> Generated:
         raise ValueError(f"a response ended by {reason!r}")
     if choice["token_ids"] is None:
         raise ValueError("choices have no token_ids")
-    logprobs = np.array(choice["logprobs"]["token_logprobs"], np.float32)
     return Generated(
         response_ids=np.array(choice["token_ids"], np.int32),
-        logprobs_T=np.minimum(logprobs, 0.0),
+        logprobs_T=np.array(choice["logprobs"]["token_logprobs"], np.float32),
         finish_reason=reason,
     )
