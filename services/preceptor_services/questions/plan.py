@@ -11,7 +11,7 @@ from __future__ import annotations
 import uuid
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from preceptor_clients.contract.errors import (
@@ -50,6 +50,26 @@ class Admission:
     exclusive: bool
     request_id: str | None = None
     """Id of the request, which its jobs carry to the experts."""
+
+    @property
+    def indices(self) -> list[int]:
+        """Places in the request of the submissions that this is about."""
+        return sorted({question.index for question in self.questions} | self.errors.keys())
+
+    def parts(self, most: int) -> list[Admission]:
+        """The same submissions as admissions of at most so many questions.
+
+        Questions that are to be asked in one call stay together; the errors are in the first part.
+        """
+        if self.exclusive or len(self.questions) <= most:
+            return [self]
+        parts: list[Admission] = []
+        for start in range(0, len(self.questions), most):
+            questions = self.questions[start : start + most]
+            errors: Mapping[int, PreceptorError] = {} if parts else self.errors
+            num = len(questions) + len(errors)
+            parts.append(replace(self, questions=questions, errors=errors, num_submissions=num))
+        return parts
 
 
 class KnownTicket(NamedTuple):

@@ -1,8 +1,8 @@
 """Accepts questions: one transaction writes tickets, questions and their jobs, or nothing.
 
 Concurrent requests share a transaction, and then a call of the broker: jobs are put on the stream
-after the commit. If the broker
-does not accept them the tickets remain valid, and `sweep.py` puts the jobs again.
+after the commit. If the broker does not accept them the tickets remain valid, and `sweep.py` puts
+the jobs again. A very large request takes several transactions, each of which stands by itself.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from preceptor_clients.contract.errors import PreceptorError, ProblemDetails
+from preceptor_clients.contract.errors import PreceptorError, ProblemDetails, ServiceUnavailable
 from preceptor_clients.contract.schemas import FeedbackRequest, LogprobsRequest
 from preceptor_clients.kit import request_ids
 from preceptor_services.jobs.queue import JobQueue
@@ -45,6 +45,9 @@ from preceptor_services.store.questions import answers, jobs, tickets
 from preceptor_services.store.questions.jobs import JobRow
 from preceptor_services.store.questions.states import ASKED
 
+_MOST_TOGETHER: Final = 1024
+"""Questions of one request in one transaction. A larger request takes several, so that small ones
+get their turn between them; where the queue is full in the middle, the rest is refused."""
 _PREPARING: Final = 3 * ITEM // 2
 """Checks and keys of one question; up to 80 short ones are prepared without a thread."""
 
@@ -144,18 +147,34 @@ class Submissions:
     async def _submit(self, admission: Admission, watch: Watch) -> list[Posted]:
         # Before they are written: a ticket that joins a question may be settled immediately after.
         watch.add(question.ticket_id for question in admission.questions)
+        posted: dict[int, Posted] = {}
+        refusals: list[PreceptorError] = []
+        parts = admission.parts(_MOST_TOGETHER)
+        for part in parts:
+            try:
+                posted |= await self._submit_part(part, watch)
+            except ServiceUnavailable:
+                raise
+            except PreceptorError as error:
+                refusals.append(error)
+                watch.settle(question.ticket_id for question in part.questions)
+                posted |= {i: Posted(problem=error.problem()) for i in part.indices}
+        if len(refusals) == len(parts):
+            raise refusals[0]
+        return [posted[i] for i in range(admission.num_submissions)]
+
+    async def _submit_part(self, admission: Admission, watch: Watch) -> dict[int, Posted]:
+        """What became of each submission, by its place in the request."""
         plan = await self._commit(admission)
         watch.settle(q.ticket_id for q in admission.questions if not _is_asked(plan, q.ticket_id))
         if plan.jobs:
             await self._put(plan.jobs)
         self._sweeper.expect(row["deadline_at"] for row in plan.tickets)
         self._count(admission.addressee.service, plan)
-        return [
-            Posted(problem=plan.errors[i].problem())
-            if i in plan.errors
-            else Posted(ticket_id=plan.accepted[i])
-            for i in range(admission.num_submissions)
-        ]
+        failed = {i: Posted(problem=error.problem()) for i, error in plan.errors.items()}
+        return failed | {
+            i: Posted(ticket_id=ticket) for i, ticket in plan.accepted.items() if i not in failed
+        }
 
     async def _commit_all(
         self, admissions: Sequence[Admission]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 
 from preceptor_clients.contract.errors import KeyReused, QueueFull
 from preceptor_clients.contract.schemas import FeedbackItem
+from preceptor_services.questions import submit
+from preceptor_services.questions.plan import Admission
+from preceptor_services.questions.question import Addressee, prepare_prefixes
 
-from ..world import World
+from ..world import EXPERT, World
 
 
 async def test_a_question_is_answered_through_the_queue(world: World) -> None:
@@ -141,6 +145,42 @@ async def test_a_full_queue_takes_nothing_of_a_request(world: World) -> None:
     assert refused.value.retry_after_s == 1.0
     assert [o.ticket.state for o in accepted] == ["queued", "queued"]
     assert len(world.queue.entries) == 2
+
+
+@pytest.mark.parametrize("gateway_options", [{"max_queue": 3}])
+async def test_a_very_large_request_is_taken_in_parts_and_refused_from_where_the_queue_is_full(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "_MOST_TOGETHER", 2)
+    many = [world.submission(f"g{i}", (1, i), group_id=f"g{i}") for i in range(5)]
+    many[1] = many[0].model_copy(update={"query": many[1].query})  # its key, another question
+
+    outcomes = await world.trainer.submit_logprobs("uniform", many)
+    told = [o.problem.code if o.problem else o.ticket.state for o in outcomes]
+
+    assert told == ["queued", "idempotency-key-reused", "queued", "queued", "queue-full"]
+    assert len(world.queue.entries) == 3
+
+
+def test_a_request_to_be_asked_in_one_call_is_not_divided(world: World) -> None:
+    many = [world.submission(f"k{i}", (1, i)) for i in range(5)]
+    addressee = Addressee(caller="a", service="uniform", info=EXPERT, priority=1)
+    questions, errors = prepare_prefixes(addressee, many, {})
+    admission = Admission(
+        addressee=addressee,
+        kind="prefix",
+        num_submissions=5,
+        questions=questions,
+        errors=errors,
+        run=None,
+        exclusive=True,
+    )
+
+    parts = replace(admission, exclusive=False).parts(2)
+
+    assert admission.parts(2) == [admission]
+    assert [part.indices for part in parts] == [[0, 1], [2, 3], [4]]
+    assert [part.num_submissions for part in parts] == [2, 2, 1]
 
 
 async def test_a_source_gets_the_payload_and_its_items_get_unique_ids(world: World) -> None:
