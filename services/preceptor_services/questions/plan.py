@@ -43,7 +43,6 @@ class Admission:
 
     addressee: Addressee
     kind: str
-    num_submissions: int
     questions: Sequence[Question]
     errors: Mapping[int, PreceptorError]
     run: str | None
@@ -53,7 +52,7 @@ class Admission:
 
     @property
     def indices(self) -> list[int]:
-        """Places in the request of the submissions that this is about."""
+        """Places of its submissions in the request."""
         return sorted({question.index for question in self.questions} | self.errors.keys())
 
     def parts(self, most: int) -> list[Admission]:
@@ -66,9 +65,7 @@ class Admission:
         parts: list[Admission] = []
         for start in range(0, len(self.questions), most):
             questions = self.questions[start : start + most]
-            errors: Mapping[int, PreceptorError] = {} if parts else self.errors
-            num = len(questions) + len(errors)
-            parts.append(replace(self, questions=questions, errors=errors, num_submissions=num))
+            parts.append(replace(self, questions=questions, errors={} if parts else self.errors))
         return parts
 
 
@@ -134,14 +131,15 @@ def plan_admission(
 ) -> SubmissionPlan:
     """The rows that `request` adds.
 
+    Where every submission failed it adds none.
+
     Raises:
-        PreceptorError: every submission of the request failed, or the queue is full.
+        PreceptorError: the queue is full, or the key's tokens are used up.
     """
     plan = SubmissionPlan(errors=dict(request.errors))
     fresh = _tell_new(plan, request.questions, standing)
     fresh = _fail_withdrawn(plan, request, fresh, standing, now)
     fresh = _add_items(plan, fresh, standing, now)
-    _raise_if_none_left(request.num_submissions, plan.errors)
     _add_jobs(plan, request, fresh, standing, now)
     _check_room(request.addressee.service, len(plan.jobs), standing, max_queue)
     _check_tokens(plan, request.addressee.caller, fresh, standing)
@@ -261,13 +259,11 @@ def _clashing_item(
     return None
 
 
-def _raise_if_none_left(num_submissions: int, errors: Mapping[int, PreceptorError]) -> None:
-    """Where every submission failed, the request fails, with every field at fault."""
-    if not num_submissions or len(errors) < num_submissions:
-        return
+def together(errors: Mapping[int, PreceptorError]) -> PreceptorError:
+    """The error of a request of which every submission failed, with every field at fault."""
     first = errors[min(errors)]
     fields: list[FieldError] = [e for i in sorted(errors) for e in errors[i].errors]
-    raise type(first)(first.detail, errors=tuple(fields))
+    return type(first)(first.detail, errors=tuple(fields))
 
 
 def _add_jobs(

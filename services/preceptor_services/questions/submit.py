@@ -27,6 +27,7 @@ from preceptor_services.questions.plan import (
     Standing,
     SubmissionPlan,
     plan_admission,
+    together,
 )
 from preceptor_services.questions.put import put_jobs
 from preceptor_services.questions.question import (
@@ -109,7 +110,6 @@ class Submissions:
         admission = Admission(
             addressee=addressee,
             kind=QUESTIONS[entry.role].kind,
-            num_submissions=len(request.submissions),
             questions=questions,
             errors=errors,
             run=request.run,
@@ -135,7 +135,6 @@ class Submissions:
         admission = Admission(
             addressee=addressee,
             kind=QUESTIONS[entry.role].kind,
-            num_submissions=len(request.submissions),
             questions=questions,
             errors=errors,
             run=request.run,
@@ -147,34 +146,36 @@ class Submissions:
     async def _submit(self, admission: Admission, watch: Watch) -> list[Posted]:
         # Before they are written: a ticket that joins a question may be settled immediately after.
         watch.add(question.ticket_id for question in admission.questions)
-        posted: dict[int, Posted] = {}
-        refusals: list[PreceptorError] = []
-        parts = admission.parts(_MOST_TOGETHER)
-        for part in parts:
+        tickets: dict[int, str] = {}
+        errors: dict[int, PreceptorError] = {}
+        refusal: PreceptorError | None = None
+        for part in admission.parts(_MOST_TOGETHER):
             try:
-                posted |= await self._submit_part(part, watch)
+                plan = await self._submit_part(part, watch)
             except ServiceUnavailable:
                 raise
             except PreceptorError as error:
-                refusals.append(error)
+                refusal = refusal or error
                 watch.settle(question.ticket_id for question in part.questions)
-                posted |= {i: Posted(problem=error.problem()) for i in part.indices}
-        if len(refusals) == len(parts):
-            raise refusals[0]
-        return [posted[i] for i in range(admission.num_submissions)]
+                errors |= dict.fromkeys(part.indices, error)
+            else:
+                tickets |= plan.accepted
+                errors |= plan.errors
+        if errors and errors.keys() == set(admission.indices):
+            raise refusal or together(errors)
+        return [
+            Posted(problem=errors[i].problem()) if i in errors else Posted(ticket_id=tickets[i])
+            for i in admission.indices
+        ]
 
-    async def _submit_part(self, admission: Admission, watch: Watch) -> dict[int, Posted]:
-        """What became of each submission, by its place in the request."""
+    async def _submit_part(self, admission: Admission, watch: Watch) -> SubmissionPlan:
         plan = await self._commit(admission)
         watch.settle(q.ticket_id for q in admission.questions if not _is_asked(plan, q.ticket_id))
         if plan.jobs:
             await self._put(plan.jobs)
         self._sweeper.expect(row["deadline_at"] for row in plan.tickets)
         self._count(admission.addressee.service, plan)
-        failed = {i: Posted(problem=error.problem()) for i, error in plan.errors.items()}
-        return failed | {
-            i: Posted(ticket_id=ticket) for i, ticket in plan.accepted.items() if i not in failed
-        }
+        return plan
 
     async def _commit_all(
         self, admissions: Sequence[Admission]

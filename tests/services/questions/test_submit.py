@@ -162,6 +162,23 @@ async def test_a_very_large_request_is_taken_in_parts_and_refused_from_where_the
     assert len(world.queue.entries) == 3
 
 
+async def test_each_submission_of_a_very_large_request_is_refused_for_its_own_fault(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "_MOST_TOGETHER", 2)
+    first = [world.submission(f"g{i}", (1, i)) for i in range(4)]
+    await world.trainer.submit_logprobs("uniform", first)
+    others = [world.submission(f"g{i}", (2, i)) for i in range(4)]
+
+    outcomes = await world.trainer.submit_logprobs("uniform", [*others, world.submission("new")])
+    with pytest.raises(KeyReused) as whole:
+        await world.trainer.submit_logprobs("uniform", others)
+
+    fields = [[e.field for e in o.problem.errors] for o in outcomes if o.problem]
+    assert fields == [[f"submissions[{i}].idempotency_key"] for i in range(4)]
+    assert [error.field for error in whole.value.errors] == [field for [field] in fields]
+
+
 def test_a_request_to_be_asked_in_one_call_is_not_divided(world: World) -> None:
     many = [world.submission(f"k{i}", (1, i)) for i in range(5)]
     addressee = Addressee(caller="a", service="uniform", info=EXPERT, priority=1)
@@ -169,7 +186,6 @@ def test_a_request_to_be_asked_in_one_call_is_not_divided(world: World) -> None:
     admission = Admission(
         addressee=addressee,
         kind="prefix",
-        num_submissions=5,
         questions=questions,
         errors=errors,
         run=None,
@@ -180,7 +196,6 @@ def test_a_request_to_be_asked_in_one_call_is_not_divided(world: World) -> None:
 
     assert admission.parts(2) == [admission]
     assert [part.indices for part in parts] == [[0, 1], [2, 3], [4]]
-    assert [part.num_submissions for part in parts] == [2, 2, 1]
 
 
 async def test_a_source_gets_the_payload_and_its_items_get_unique_ids(world: World) -> None:

@@ -133,10 +133,10 @@ class Overlapped:
                 ready.put_nowait(None)
 
             producer = tasks.create_task(produce())
-            while (batch := await ready.get()) is not None:
-                collected_batch = await batch
+            while (collecting := await ready.get()) is not None:
+                batch = await collecting
                 _end_if_cancelled()
-                if not await train(collected_batch):
+                if not await train(batch):
                     producer.cancel()
                     _cancel_all(ready)
                     return
