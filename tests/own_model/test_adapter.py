@@ -12,7 +12,7 @@ from preceptor_trainer.run.export import export
 from preceptor_trainer.run.watching.metrics_log import read_metrics
 
 from ..e2e.forked import Command
-from . import tiny
+from .small_run import small_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.gauntlet]
 
@@ -24,13 +24,6 @@ rollout = { n = 2, max_tokens = 8 }
 optim = { prompts_per_step = 2, lr = 1e-2 }
 run = { steps = 2, eval_samples = 1, save_every = 1 }
 """
-JUDGE = """
-from preceptor_clients.sdk import Feedback
-
-
-def judge(row, response):
-    return Feedback(0, f"No, {len(response)} letters.")
-"""
 
 
 def preceptor(folder: Path, *words: str) -> str:
@@ -41,12 +34,7 @@ def preceptor(folder: Path, *words: str) -> str:
 
 
 def test_each_step_publishes_the_adapter_alone_and_everybody_reads_it(tmp_path: Path) -> None:
-    tiny.llama(tmp_path / "model")
-    (tmp_path / "run.toml").write_text(RUN)
-    (tmp_path / "judge.py").write_text(JUDGE)
-    for name, first, count in (("rows", 0, 8), ("held_out", 8, 2)):
-        rows = [{"prompt": f"What is {i} + 1?"} for i in range(first, first + count)]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    small_run(tmp_path, RUN)
     run_dir = tmp_path / "runs" / "run"
 
     preceptor(tmp_path, "train", "run.toml")

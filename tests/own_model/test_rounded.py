@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from preceptor_trainer.run.export import export
 from preceptor_trainer.run.watching.metrics_log import read_metrics
 
 from ..e2e.forked import Command, Point
-from . import tiny
+from .small_run import small_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.gauntlet]
 
@@ -28,13 +27,6 @@ feedback = { use = "judge.py:judge" }
 rollout = { n = 2, max_tokens = 8 }
 optim = { prompts_per_step = 2, lr = 1e-4 }
 run = { steps = 4, eval_samples = 1, save_every = 2 }
-"""
-JUDGE = """
-from preceptor_clients.sdk import Feedback
-
-
-def judge(row, response):
-    return Feedback(0, f"No, {len(response)} letters.")
 """
 
 
@@ -58,12 +50,7 @@ def numbers(run_dir: Path) -> list[dict[str, Any]]:
 def test_a_killed_run_goes_on_to_the_same_numbers_and_its_export_is_its_last_version(
     tmp_path: Path,
 ) -> None:
-    tiny.llama(tmp_path / "model")
-    (tmp_path / "run.toml").write_text(RUN)
-    (tmp_path / "judge.py").write_text(JUDGE)
-    for name, first, count in (("rows", 0, 8), ("held_out", 8, 2)):
-        rows = [{"prompt": f"What is {i} + 1?"} for i in range(first, first + count)]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    small_run(tmp_path, RUN)
 
     undisturbed = train(tmp_path, "undisturbed")
     for point in (("publish", 2), ("update", 4)):

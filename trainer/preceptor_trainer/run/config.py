@@ -151,6 +151,25 @@ class RunConfig:
                 "dots, hyphens or underscores"
             ) from None
         self.objective.check(self)
+        self._check_values()
+        for board in self.log:
+            if board != "tensorboard":
+                load_library(board)
+        self._check_schedule()
+        self._check_optimiser()
+        for evaluation in self.self_evaluations:
+            if evaluation.name not in self.sources:
+                raise ValueError(f"self_evaluations: the task has no source {evaluation.name!r}")
+        if self.publish != "float32" and self.lora is not None:
+            raise ValueError(
+                "publish: not together with lora, whose versions after the first are an adapter, a "
+                "few MB in float32"
+            )
+        if self.dynamic_sampling is not None:
+            self._check_dynamic_sampling()
+
+    def _check_values(self) -> None:
+        """Each value by itself."""
         for name, value in (
             ("steps", self.steps),
             ("rollouts_per_problem", self.rollouts_per_problem),
@@ -161,39 +180,33 @@ class RunConfig:
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: must be at least 1, not {value}")
-        for evaluation in self.self_evaluations:
-            if evaluation.name not in self.sources:
-                raise ValueError(f"self_evaluations: the task has no source {evaluation.name!r}")
-        hurried = [expert.name for expert in self.experts if expert.deadline_s is not None]
-        if hurried and self.schedule.overlapped is None:
-            raise ValueError(
-                f"deadline_s of expert {hurried[0]!r}: steps that take turns wait for every "
-                "answer; overlap them (`[rollout] staleness`, `Overlapped`)"
-            )
-        if getattr(self.sampler, "sleeps", False) and self.schedule.overlapped is not None:
-            raise ValueError(
-                "sampler.sleeps: needs staleness 0 (`Deterministic`); with more, attempts are "
-                "drawn during the update"
-            )
         if not 0 <= self.max_failed <= 1:
             raise ValueError(f"max_failed: {self.max_failed} is outside 0..1")
         for name, value, allowed in (
             ("dtype", self.dtype, get_args(Precision)),
             ("publish", self.publish, get_args(Precision)),
             ("long_prompts", self.long_prompts, get_args(WhenLonger)),
+            *(("log", board, get_args(BoardName)) for board in self.log),
         ):
             if value not in allowed:
                 raise ValueError(f"{name}: {value!r} is not one of {', '.join(allowed)}")
-        for board in self.log:
-            if board not in get_args(BoardName):
-                raise ValueError(f"log: {board!r} is not one of {', '.join(get_args(BoardName))}")
-            if board != "tensorboard":
-                load_library(board)
-        if self.publish != "float32" and self.lora is not None:
+
+    def _check_schedule(self) -> None:
+        """What needs steps that overlap, or steps that do not."""
+        overlaps = self.schedule.overlapped is not None
+        hurried = [expert.name for expert in self.experts if expert.deadline_s is not None]
+        if hurried and not overlaps:
             raise ValueError(
-                "publish: not together with lora, whose versions after the first are an adapter, a "
-                "few MB in float32"
+                f"deadline_s of expert {hurried[0]!r}: steps that take turns wait for every "
+                "answer; overlap them (`[rollout] staleness`, `Overlapped`)"
             )
+        if getattr(self.sampler, "sleeps", False) and overlaps:
+            raise ValueError(
+                "sampler.sleeps: needs staleness 0 (`Deterministic`); with more, attempts are "
+                "drawn during the update"
+            )
+
+    def _check_optimiser(self) -> None:
         if self.checkpointing and self.lora is not None and self.lora.dropout:
             raise ValueError(
                 "checkpointing: not together with lora.dropout, which would drop other inputs when "
@@ -204,8 +217,6 @@ class RunConfig:
                 f"moments: `host` is for one process, and there are {self.ranks} ranks; "
                 "they divide moments of float32 or bfloat16 between them"
             )
-        if self.dynamic_sampling is not None:
-            self._check_dynamic_sampling()
         decay_until = self.optimiser.decay_until
         if decay_until is not None and decay_until < self.steps:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Responses that another process drew: checked, then as the run uses them."""
+"""Responses that another process draws: their seeds, checks, and form as the run uses them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 import numpy as np
+import torch
 
 from preceptor_clients.contract.errors import AnswerRefused
 from preceptor_clients.contract.generation import Generated
-from preceptor_trainer.sampling.sampler import Generation
+from preceptor_trainer.sampling.sampler import Generation, SampleRequest
 
+_MAX_SEED: Final = 2**31 - 1
 _UNKNOWN: Final = np.float32(np.nan)
+
+
+def seeds_of(request: SampleRequest) -> list[int]:
+    """A seed for each prompt, drawn before anything is asked: no order of replies changes them."""
+    size = (len(request.prompts),)
+    return [int(seed) for seed in torch.randint(_MAX_SEED, size, generator=request.generator)]
 
 
 def check_drawn(

@@ -15,19 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-import torch
-
 from preceptor_clients.contract.errors import AnswerRefused
 from preceptor_clients.contract.generation import Generated
 from preceptor_clients.http.connection import Transport
 from preceptor_clients.kit.files import read_key_file
 from preceptor_trainer.sampling.dialect import PROBE, Calls, Dialect, Draw, Student
-from preceptor_trainer.sampling.drawn import as_generation, check_drawn
+from preceptor_trainer.sampling.drawn import as_generation, check_drawn, seeds_of
 from preceptor_trainer.sampling.sampler import Generation, Published, SampleRequest
 from preceptor_trainer.sampling.sglang_server import SGLangServer
 from preceptor_trainer.sampling.vllm_server import VLLMServer
-
-_MAX_SEED: Final = 2**31 - 1
 
 ServerKind: TypeAlias = Literal["vllm", "sglang"]
 _DIALECTS: Final[Mapping[ServerKind, type[VLLMServer] | type[SGLangServer]]] = {
@@ -152,9 +148,7 @@ class ServerSampler:
             PreceptorError: the server failed, gives no log-probs of what is to be drawn, or its
                 responses are not of the wanted policy.
         """
-        # Drawn before anything is asked, so that seeds do not depend on the order of the replies.
-        size = (len(request.prompts),)
-        seeds = [int(n) for n in torch.randint(_MAX_SEED, size, generator=request.generator)]
+        seeds = seeds_of(request)
         forced = request.forced_prefixes or [()] * len(request.prompts)
 
         async with self._calls() as calls:

@@ -15,10 +15,9 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-import torch
 
 from preceptor_clients.contract.errors import AnswerRefused, ServiceFailed, from_problem
 from preceptor_clients.contract.generation import (
@@ -32,11 +31,9 @@ from preceptor_clients.contract.generation import (
 from preceptor_clients.contract.schemas import Prompt, WantedWeights, WeightsOffer
 from preceptor_clients.http.service import ServiceClient
 from preceptor_clients.kit.files import read_key_file
-from preceptor_trainer.sampling.drawn import as_generation, check_drawn
+from preceptor_trainer.sampling.drawn import as_generation, check_drawn, seeds_of
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.sampling.sampler import Generation, Published, SampleRequest
-
-_MAX_SEED: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +146,7 @@ class ServiceSampler:
         Raises:
             PreceptorError: the service failed, or its responses are not of the wanted policy.
         """
-        # Drawn before anything is asked, so that seeds do not depend on the order of the replies.
-        size = (len(request.prompts),)
-        seeds = [int(n) for n in torch.randint(_MAX_SEED, size, generator=request.generator)]
+        seeds = seeds_of(request)
         forced = request.forced_prefixes or [()] * len(request.prompts)
         queries = [
             self._query([*prompt, *prefix], request, seed)
