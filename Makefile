@@ -28,7 +28,7 @@ real: $(VENV)/.run-installed ## Watch a pretrained model of 135 M parameters lea
 test: $(VENV)/.dev-installed ## Run the test suite (starts its own broker and databases)
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-browser: $(VENV)/.dev-installed ## The annotators' page in a real Chromium (needs chromium and npm)
+browser: $(VENV)/.dev-installed ## Corrections and dashboards in a real Chromium (needs chromium, npm and prometheus)
 	@$(BIN)/python -m pytest -q tests/browser -m browser $(ARGS)
 
 vllm: $(VENV)/.dev-installed ## vLLM's CPU build as an expert, in an environment of its own

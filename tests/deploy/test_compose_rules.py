@@ -70,9 +70,14 @@ def test_s10_the_gateway_alone_is_published() -> None:
 
     assert published == {
         "gateway": [f"127.0.0.1:8080:{SETTINGS.gateway.port}"],
-        "grafana": ["127.0.0.1:3000:3000"],  # with the profile observability only
+        # With the profile observability only:
+        "prometheus": ["127.0.0.1:9090:9090"],
+        "grafana": ["127.0.0.1:3000:3000"],
     }
-    assert SERVICES["grafana"]["profiles"] == ["observability"]
+    assert {n for n in published if SERVICES[n].get("profiles") == ["observability"]} == {
+        "prometheus",
+        "grafana",
+    }
 
 
 def test_only_what_is_published_has_a_way_out() -> None:
@@ -80,7 +85,7 @@ def test_only_what_is_published_has_a_way_out() -> None:
 
     assert open_ == {"published", "outside"}
     reached = {n for n, s in SERVICES.items() if open_ & set(s.get("networks", []))}
-    assert reached == {"gateway", "grafana", "judge"}
+    assert reached == {"gateway", "prometheus", "grafana", "judge"}
 
 
 def test_the_judge_runs_in_its_profile_and_reaches_no_storage_and_no_expert() -> None:
@@ -100,10 +105,22 @@ def test_the_settings_of_the_judge_are_a_comment_that_works() -> None:
 
 
 def test_who_only_watches_reaches_the_gateway_and_nothing_behind_it() -> None:
-    assert SERVICES["prometheus"]["networks"] == ["metrics"]
-    assert set(SERVICES["grafana"]["networks"]) == {"published", "metrics"}
+    for name in ("prometheus", "grafana"):
+        assert set(SERVICES[name]["networks"]) == {"published", "metrics"}
     reached = {n for n, s in SERVICES.items() if "metrics" in s.get("networks", [])}
     assert reached == {"gateway", "prometheus", "grafana"}
+
+
+def test_s10_who_signs_in_to_watch_has_the_key_of_readers() -> None:
+    [mount] = [p for v, p in mounts("prometheus").items() if v == "keys-reader"]
+    sign_in = SETTINGS.keys["reader"].sign_in_file
+
+    assert sign_in is not None
+    assert sign_in.parent == SETTINGS.keys["reader"].file.parent
+    assert f"--web.config.file={mount}/{sign_in.name}" in SERVICES["prometheus"]["command"]
+    grafana = SERVICES["grafana"]["environment"]
+    assert grafana["GF_SECURITY_ADMIN_USER"] == "reader"
+    assert grafana["GF_SECURITY_ADMIN_PASSWORD__FILE"] == f"{mount}/reader.key"
 
 
 @pytest.mark.parametrize("name", list(GPU))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.machinery
 import importlib.util
 import json
 import re
+from collections import Counter
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +28,8 @@ EXPRESSIONS = [
     for target in panel["targets"]
 ]
 ALERTS = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"][0]["rules"]
+UPLOT_SCRIPT = "9a6a7d50b066b6c083ddf74930c8e3908fdf5b7d1a660969dd15e0360918006d"
+UPLOT_STYLE = "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04"
 _NAME = re.compile(r"\b(?:preceptor|process)_\w+")
 _PART = re.compile(r"_(?:total|bucket|sum|count)$")
 
@@ -56,9 +60,56 @@ def _script() -> ModuleType:
 
 
 def test_the_dashboards_are_what_their_script_writes() -> None:
-    written = {p.name: p.read_text() for p in FOLDER.glob("dashboards/*.json")}
+    found = (*FOLDER.glob("dashboards/*"), *FOLDER.glob("consoles/*"))
+    written = {str(p.relative_to(FOLDER)): p.read_text() for p in found}
 
-    assert written == _script().dashboards()
+    assert written == _script().files()
+
+
+def test_the_pages_that_prometheus_serves_have_the_same_panels_as_grafana() -> None:
+    asked: dict[str, Counter[str]] = {}
+    for page in FOLDER.glob("consoles/*.html"):
+        [data] = re.findall(r'id="panels">(.*)</script>', page.read_text(), re.DOTALL)
+        asked[page.stem] = Counter(
+            line["expr"] for panel in json.loads(data) for line in panel["lines"]
+        )
+
+    for name, dashboard in DASHBOARDS.items():
+        page_name = name.removesuffix(".json").replace("slow-run", "index")
+        targets = [target for panel in dashboard["panels"] for target in panel["targets"]]
+        assert asked.pop(page_name) == Counter(target["expr"] for target in targets)
+    assert asked == {}
+
+
+def test_prometheus_finds_the_pages_where_compose_puts_them() -> None:
+    prometheus = load_compose()["services"]["prometheus"]
+
+    assert "./deploy/observability:/etc/preceptor:ro" in prometheus["volumes"]
+    for option, folder in (("templates", "consoles"), ("libraries", "console_libraries")):
+        assert f"--web.console.{option}=/etc/preceptor/{folder}" in prometheus["command"]
+        assert list((FOLDER / folder).iterdir())
+
+
+def test_a_page_has_no_more_templates_than_its_library_defines() -> None:
+    library = "".join(p.read_text() for p in FOLDER.glob("console_libraries/*.lib"))
+    defined = set(re.findall(r'\{\{define "(\w+)"\}\}', library))
+
+    for page in FOLDER.glob("consoles/*.html"):
+        actions = set(re.findall(r"\{\{.*?\}\}", page.read_text()))
+        assert actions == {f'{{{{template "{name}"}}}}' for name in defined}
+
+
+def test_the_charts_are_uplot_unchanged() -> None:
+    """As `npm pack uplot@1.6.32` has it: a script and a style."""
+    library = (FOLDER / "console_libraries" / "uplot.lib").read_text()
+    header, _, body = library.partition('{{define "uplot"}}<script>\n')
+    script, _, rest = body.partition("\n</script>\n<style>\n")
+    style = rest.removesuffix("\n</style>{{end}}\n")
+
+    assert "uPlot 1.6.32" in header
+    assert "MIT License" in header
+    assert hashlib.sha256(script.encode()).hexdigest() == UPLOT_SCRIPT
+    assert hashlib.sha256(style.encode()).hexdigest() == UPLOT_STYLE
 
 
 @pytest.mark.parametrize(("dashboard", "expression"), EXPRESSIONS)
@@ -124,6 +175,8 @@ def test_grafana_finds_the_dashboards_and_the_data_where_compose_puts_them() -> 
     home = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert (FOLDER / home.removeprefix(f"{mounted}/")).is_file()
     assert (source["uid"], source["url"]) == ("prometheus", "http://prometheus:9090")
+    assert source["basicAuthUser"] == "reader"
+    assert source["secureJsonData"] == {"basicAuthPassword": "$__file{/run/keys/reader.key}"}
     uids = {t["datasource"]["uid"] for d in DASHBOARDS.values() for t in d["panels"]}
     assert uids == {"prometheus"}
 

@@ -143,6 +143,9 @@ class DeployedKey(Section):
     """Most requests a second at one gateway process; bursts of one second's worth are let pass."""
     max_tokens_in_flight: Annotated[int, Field(ge=1)] | None = None
     """Most tokens of its unanswered questions, prompts included, at all gateways together."""
+    sign_in_file: Path | None = None
+    """What `preceptor deploy keys` writes for Prometheus's `--web.config.file`: who has the key
+    signs in there with the key's name, and the key as the password."""
 
     @model_validator(mode="after")
     def _bound(self) -> Self:
@@ -249,10 +252,18 @@ class Deployment(Section):
                 "service_keys": folder / g.service_keys,
             }
         )
-        keys = {n: k.model_copy(update={"file": folder / k.file}) for n, k in self.keys.items()}
+        keys = {name: _anchored_key(key, folder) for name, key in self.keys.items()}
         services = {name: _anchored_service(s, folder) for _, name, s in self.services()}
         anchored = self.with_services(services)
         return anchored.model_copy(update={"gateway": gateway, "keys": keys})
+
+
+def _anchored_key(key: DeployedKey, folder: Path) -> DeployedKey:
+    files = {
+        "file": folder / key.file,
+        "sign_in_file": _anchored_file(key.sign_in_file, folder),
+    }
+    return key.model_copy(update=files)
 
 
 def local_service(name: str, use: str, options: Mapping[str, Any] | None = None) -> DeployedService:

@@ -40,6 +40,7 @@ from preceptor_services.operating.backup import restore as restore_backup
 from preceptor_services.operating.place import Config, Url
 from preceptor_services.provenance.audit import first_fault
 from preceptor_services.registry.secrets import rotate as rotate_file
+from preceptor_services.registry.sign_in import write_sign_in
 
 app: Final = typer.Typer(
     help="Keys, audit log, dead jobs, wrong feedback, backup and restore.", no_args_is_help=True
@@ -70,6 +71,7 @@ def rotate(
         raise fail_with(f"name: there is no key {name!r}; there are {', '.join(settings.keys)}")
     try:
         rotate_file(key.file, grace_s, time.time(), drop_previous=drop_previous)
+        write_sign_in(name, key)
     except (OSError, ValueError) as error:
         raise fail_with(str(error)) from None
     typer.echo(f"{key.file} has a new secret; give it to everybody who uses the key {name},")

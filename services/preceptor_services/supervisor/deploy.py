@@ -26,6 +26,7 @@ from preceptor_clients.contract.errors import ServiceUnavailable
 from preceptor_clients.kit.files import make_key_file
 from preceptor_clients.kit.logs import log_to_stderr
 from preceptor_services.kit.settings import database_url, load_settings
+from preceptor_services.registry.sign_in import write_sign_in
 from preceptor_services.store.database import Database
 
 _log = logging.getLogger("preceptor.deploy")
@@ -51,6 +52,8 @@ def make_keys(config: Config = _DEFAULT) -> None:
             make_key_file(path)
             # Broker and database run as other users; in containers they are in this file's group.
             path.chmod(_SHARED)
+        for name, key in settings.keys.items():
+            write_sign_in(name, key)
     _log.info("all key and password files exist")
 
 

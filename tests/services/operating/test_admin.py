@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import pytest
 from typer.testing import CliRunner
 
@@ -171,6 +172,19 @@ def test_rotate_writes_a_new_secret_and_says_what_to_do(tmp_path: Path) -> None:
     assert settings.keys["reader"].file.read_text() != old
     assert again.exit_code == 2
     assert "--drop-previous" in again.output
+
+
+def test_who_signs_in_with_a_key_that_was_rotated_uses_the_new_secret(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    reader = settings.keys["reader"].model_copy(update={"sign_in_file": Path("sign-in.yml")})
+    settings = settings.model_copy(update={"keys": {**settings.keys, "reader": reader}})
+    (tmp_path / "preceptor.toml").write_text(to_toml(settings))
+
+    words = ["rotate", "reader", "--config", str(tmp_path / "preceptor.toml")]
+    assert CliRunner().invoke(app, words).exit_code == 0
+
+    written = (tmp_path / "sign-in.yml").read_text().split()[-1]
+    assert bcrypt.checkpw(reader.file.read_text().strip().encode(), written.encode())
 
 
 async def test_retire_ends_an_item_and_names_one_that_is_not_there(world: World, url: str) -> None:

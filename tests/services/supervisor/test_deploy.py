@@ -38,6 +38,7 @@ def test_every_key_is_its_owners_alone_and_passwords_are_the_groups_too(config: 
     assert {name for name, mode in found.items() if mode == 0o640} == shared
     assert {mode for name, mode in found.items() if name not in shared} == {0o600}
     assert {"gateway/hash.key", "people/gateway.key", "executor/executor.key"} <= set(found)
+    assert "reader/sign-in.yml" in found
 
 
 def test_keys_that_are_there_stay(config: Path) -> None:
