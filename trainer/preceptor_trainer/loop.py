@@ -124,6 +124,7 @@ class Trainer:
             self.policy.vocab_fingerprint,
             source=self.policy.folder,
             config=model_config,
+            scratch=config.scratch,
         )
         return Publisher(folder, self.run_dir, gateway, rounding=rounding)
 

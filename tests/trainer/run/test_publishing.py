@@ -57,9 +57,9 @@ class Recording:
         self.manifests.append(manifest)
 
 
-def publisher_of(root: Path) -> tuple[Publisher, Recording]:
+def publisher_of(root: Path, *, scratch: Path | None = None) -> tuple[Publisher, Recording]:
     gateway = Recording()
-    folder = WeightFolder(root / "weights", "quickstart", "0" * 64)
+    folder = WeightFolder(root / "weights", "quickstart", "0" * 64, scratch=scratch)
     publisher = Publisher(folder, root, cast(GatewayClient, gateway))
     publisher.lineage = "l0"
     return publisher, gateway
@@ -69,6 +69,7 @@ def settings(**fields: Any) -> RunConfig:
     """The part of a configuration that publishing reads."""
     shared = {"steps": 12, "checkpoint_every": 1, "keep": 2, "experts": (), "evaluation": None}
     shared |= {"schedule": Deterministic(), "sampler": None, "publish": "float32", "lora": None}
+    shared |= {"scratch": None}
     values = shared | {"optimiser": OptimiserConfig(lr=1.0)} | fields
     return cast(RunConfig, SimpleNamespace(**values))
 

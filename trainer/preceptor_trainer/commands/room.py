@@ -21,7 +21,7 @@ from preceptor_trainer.kit.machine import free_memory_bytes, memory_bytes
 from preceptor_trainer.kit.placement import placement
 from preceptor_trainer.model.shape import shape_of
 from preceptor_trainer.run.config import RunConfig
-from preceptor_trainer.run.needs.disk_plan import DiskPlan, disk_plan
+from preceptor_trainer.run.needs.disk_plan import DiskPlan, PassingPlan, disk_plan
 from preceptor_trainer.run.needs.memory_plan import (
     PROGRAM_BYTES,
     MemoryPlan,
@@ -57,8 +57,16 @@ class RoomPlan:
 
     @property
     def needed_bytes(self) -> int:
-        """Memory of the largest phase where the run computes, teachers there included."""
-        return self.memory.most[1] + sum(self.services.values())
+        """Memory of the largest phase where the run computes, with all that is there beside it."""
+        return self.memory.most[1] + sum(self.beside.values())
+
+    @property
+    def beside(self) -> dict[str, int]:
+        """What else takes memory where the run computes: other processes, versions in memory."""
+        passing = self.disk.passing
+        if passing is None or not passing.in_memory or self.memory.device != "cpu":
+            return self.services
+        return {**self.services, f"versions in {passing.folder}": passing.most_bytes}
 
 
 def plan_of(config: RunConfig, run_dir: Path, deployment: Deployment | None = None) -> RoomPlan:
@@ -157,8 +165,8 @@ def _memory_problems(plan: RoomPlan) -> list[str]:
 
 def _need(plan: RoomPlan) -> str:
     phase, most = plan.memory.most
-    teachers = sum(plan.services.values())
-    beside = f" and its services {gigabytes(teachers)}" if teachers else ""
+    others = sum(plan.beside.values())
+    beside = f" and its services {gigabytes(others)}" if others else ""
     return f"the trainer needs {gigabytes(most)} ({phase}){beside}"
 
 
@@ -167,20 +175,32 @@ def _place(plan: RoomPlan) -> str:
 
 
 def _disk_problems(plan: RoomPlan) -> list[str]:
-    disk = plan.disk
+    disk, problems = plan.disk, list[str]()
+    passing = disk.passing
+    if passing is not None and passing.most_bytes > passing.free_bytes:
+        problems.append(
+            f"model.scratch: {passing.folder} will hold {gigabytes(passing.most_bytes)} of "
+            f"weights, and has room for {gigabytes(passing.free_bytes)}; make room there, name "
+            "another folder, or save more often (run.save_every); a container's /dev/shm is 64 MB "
+            "unless it is given more (shm_size)"
+        )
     if not disk.missing_bytes:
-        return []
+        return problems
     return [
+        *problems,
         f"disk: {plan.run_dir} will hold {gigabytes(disk.most_bytes)} of weights and checkpoints, "
         f"and has room for {gigabytes(disk.free_bytes + disk.there_bytes)}; {MAKE_ROOM}, or keep "
         "fewer checkpoints (run.keep, run.save_every), or name a folder on a larger disk "
-        "(run.folder)"
+        "(run.folder)",
     ]
 
 
 def shown(plan: RoomPlan) -> RenderableType:
     """The plan as tables."""
-    return Group(*_memory_tables(plan), Text(), _disk_table(plan))
+    tables = [*_memory_tables(plan), Text(), _disk_table(plan)]
+    if plan.disk.passing is not None:
+        tables += [Text(), _scratch_table(plan.disk.passing)]
+    return Group(*tables)
 
 
 def _memory_tables(plan: RoomPlan) -> list[RenderableType]:
@@ -194,8 +214,9 @@ def _memory_tables(plan: RoomPlan) -> list[RenderableType]:
     for name, size in plan.memory.peaks.items():
         if name != phase:
             others.add_row(name, gigabytes(size), "")
-    for name, size in plan.services.items():
-        others.add_row(name, gigabytes(size), "a process of its own")
+    for name, size in plan.beside.items():
+        of_process = "a process of its own" if name in plan.services else "model.scratch"
+        others.add_row(name, gigabytes(size), of_process)
     others.add_row(
         f"{_place(plan)} has",
         gigabytes(plan.whole_bytes),
@@ -226,6 +247,17 @@ def _disk_table(plan: RoomPlan) -> Table:
     table.add_row("together", gigabytes(disk.most_bytes), "", style="bold")
     there = f"{gigabytes(disk.there_bytes)} are there" if disk.there_bytes else ""
     table.add_row("room", gigabytes(disk.free_bytes), there)
+    return table
+
+
+def _scratch_table(passing: PassingPlan) -> Table:
+    kind = "memory" if passing.in_memory else "disk"
+    table = _table(f"{kind}, in {passing.folder}")
+    table.add_row(
+        "weights of a step", gigabytes(passing.version_bytes), f"at most {passing.num_versions}"
+    )
+    table.add_row("together", gigabytes(passing.most_bytes), "", style="bold")
+    table.add_row("room", gigabytes(passing.free_bytes), "")
     return table
 
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -43,7 +43,7 @@ EXECUTOR_CLASS = "preceptor_services.feedback.executor:Executor"
 def own_deployment(
     experts: Mapping[str, DeployedService],
     *,
-    weights_root: str,
+    weights_roots: Sequence[Path],
     sources: Mapping[str, DeployedService] | None = None,
     late: str | None = None,
 ) -> Deployment:
@@ -51,7 +51,7 @@ def own_deployment(
 
     Args:
         experts: Experts by name.
-        weights_root: Allowed folder of weights, relative to the settings file.
+        weights_roots: Allowed folders of weights, relative to the settings file.
         sources: Feedback sources by name; the executor where absent.
         late: The expert that answers later, which gets a key to do so.
     """
@@ -63,7 +63,7 @@ def own_deployment(
             broker=EMBEDDED,
             database="sqlite+aiosqlite:///preceptor.db",
             blobs=Path("blobs"),
-            weights_roots=(Path(weights_root),),
+            weights_roots=tuple(weights_roots),
             hash_key_file=Path("keys/hash.key"),
         ),
         keys={
@@ -93,7 +93,7 @@ def write_settings(run_dir: Path, *, needs_feedback: bool) -> Path:
             f"The deployment of one run, started by `preceptor up --config {path}`.\n"
             "Ports 0 are chosen when it starts; the gateway keeps its port as long as it is free."
         )
-        text = to_toml(own_deployment(experts, weights_root="weights"), comment=comment)
+        text = to_toml(own_deployment(experts, weights_roots=[Path("weights")]), comment=comment)
         write_whole(path, text)
     return path
 

@@ -13,6 +13,7 @@ import torch
 
 _STATM: Final = Path("/proc/self/statm")
 _MEMINFO: Final = Path("/proc/meminfo")
+_MOUNTS: Final = Path("/proc/self/mounts")
 _LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 """The limit of a container; `max` where there is none."""
 _USED: Final = Path("/sys/fs/cgroup/memory.current")
@@ -45,13 +46,27 @@ def free_memory_bytes(device: torch.device) -> int:
 
 def free_disk_bytes(folder: Path) -> int:
     """Room in a folder, which need not exist yet."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def is_in_memory(folder: Path) -> bool:
+    """Whether a folder, which need not exist yet, is main memory and no disk: a `tmpfs`."""
+    if not _MOUNTS.exists():
+        return False
+    kinds = {place: kind for _, place, kind, *_ in map(str.split, _MOUNTS.read_text().splitlines())}
+    there = _existing(folder).resolve()
+    mount = next(str(path) for path in (there, *there.parents) if os.path.ismount(path))
+    return kinds.get(mount) in ("tmpfs", "ramfs")
 
 
 def folder_bytes(folder: Path) -> int:
     """What the files of a folder take."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _existing(folder: Path) -> Path:
+    whole = folder.absolute()
+    return next(path for path in (whole, *whole.parents) if path.exists())
 
 
 def _available() -> int | None:

@@ -8,6 +8,7 @@ version is never written again.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -123,7 +124,8 @@ class WeightFolder:
     """The folder of a run's versions: `ROOT/{policy}/{lineage}/{step}`.
 
     Each is a folder in Hugging Face format, which `from_pretrained` and vLLM load; or it holds an
-    adapter of another one (`adapter_files.py`).
+    adapter of another one (`adapter_files.py`). Versions that no checkpoint names may be elsewhere,
+    such as in shared memory: under `passing`, by the same names.
     """
 
     def __init__(
@@ -134,8 +136,9 @@ class WeightFolder:
         *,
         source: Path | None = None,
         config: Any = None,
+        scratch: Path | None = None,
     ) -> None:
-        """Writes under `root`.
+        """Writes under `root`, and under `scratch`.
 
         Args:
             root: The folder of all versions.
@@ -144,8 +147,10 @@ class WeightFolder:
             source: The student's folder, of which each version has tokenizer and templates; where
                 absent, versions hold weights alone.
             config: The trained model's configuration, whose data type is that of the weights.
+            scratch: Has a folder of this root's own for versions without a checkpoint.
         """
         self.root = root.resolve()
+        self.passing = None if scratch is None else passing_folder(scratch, self.root)
         self.policy = policy
         self.vocab_fingerprint = vocab_fingerprint
         self._source = source
@@ -159,14 +164,14 @@ class WeightFolder:
         self, weights: Mapping[str, Tensor], version: str, *, parent: str | None, checkpoint: bool
     ) -> WeightManifest:
         """Writes the weights of `version` unless they exist; returns their manifest."""
-        folder = self.root / version
+        folder = self._place(version, checkpoint=checkpoint)
         if not folder.exists():
             # A version without a checkpoint is not needed after a power failure.
             with disk_errors(folder), whole_folder(folder, synced=checkpoint) as partial:
                 save_file(dict(weights), partial / WEIGHTS_FILE, metadata={"format": "pt"})
                 if self._source is not None:
                     write_beside_weights(self._config, self._source, partial)
-        return self._manifest(version, [WEIGHTS_FILE], parent=parent, checkpoint=checkpoint)
+        return self._manifest(folder, version, [WEIGHTS_FILE], parent, checkpoint=checkpoint)
 
     def write_adapter(
         self,
@@ -178,24 +183,29 @@ class WeightFolder:
         checkpoint: bool,
     ) -> WeightManifest:
         """Writes `version` as an adapter of the whole version `base`, unless it exists."""
-        folder = self.root / version
+        folder = self._place(version, checkpoint=checkpoint)
         if not folder.exists():
             with disk_errors(folder), whole_folder(folder, synced=checkpoint) as partial:
                 write_adapter(partial, adapter, base)
         return self._manifest(
-            version, sorted(ADAPTER_FILES), parent=parent, checkpoint=checkpoint, base=base
+            folder, version, sorted(ADAPTER_FILES), parent, checkpoint=checkpoint, base=base
         )
+
+    def _place(self, version: str, *, checkpoint: bool) -> Path:
+        if self.passing is None or checkpoint:
+            return self.root / version
+        return self.passing / version
 
     def _manifest(
         self,
+        folder: Path,
         version: str,
         names: Sequence[str],
-        *,
         parent: str | None,
+        *,
         checkpoint: bool,
         base: str | None = None,
     ) -> WeightManifest:
-        folder = self.root / version
         return WeightManifest(
             version=version,
             parent=parent,
@@ -208,8 +218,26 @@ class WeightFolder:
         )
 
     def read(self, version: str) -> dict[str, Tensor]:
-        """All weights of `version`."""
+        """All weights of `version`, which is under `root`."""
         return read_weights(self.root / version)
+
+    def keep(self, version: str) -> None:
+        """Copies a version to `root`, unless it is there."""
+        kept = self.root / version
+        if self.passing is not None and not kept.exists():
+            with disk_errors(kept), whole_folder(kept) as partial:
+                shutil.copytree(self.passing / version, partial, dirs_exist_ok=True)
+
+    def remove_passing(self) -> None:
+        """Removes all versions that are not under `root`."""
+        if self.passing is not None:
+            shutil.rmtree(self.passing, ignore_errors=True)
+
+
+def passing_folder(scratch: Path, root: Path) -> Path:
+    """Where the versions of one `root` pass through `scratch`, which several runs may share."""
+    digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()
+    return scratch.resolve() / f"preceptor-{digest[:16]}"
 
 
 def _sha256(path: Path) -> str:

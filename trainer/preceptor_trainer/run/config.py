@@ -127,6 +127,10 @@ class RunConfig:
     """Data type of the versions that experts and a sampling service load. With bfloat16 they are
     half as large, and the trainer's sampler computes with the rounded weights too; checkpoints keep
     all of float32. Without effect where the trainer alone loads versions."""
+    scratch: Path | None = None
+    """Folder for the versions between checkpoints, such as one in shared memory; where absent they
+    are in the run's folder. Services that load versions must be allowed to read it. Not with a
+    schedule that overlaps steps, whose checkpoints may need these versions."""
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Further variables of the chat template, such as `{"enable_thinking": False}`; experts with a
     template of their own take the same as an option."""
@@ -199,6 +203,12 @@ class RunConfig:
             raise ValueError(
                 f"deadline_s of expert {hurried[0]!r}: steps that take turns wait for every "
                 "answer; overlap them (`[rollout] staleness`, `Overlapped`)"
+            )
+        if self.scratch is not None and overlaps:
+            raise ValueError(
+                "scratch: needs staleness 0 (`Deterministic`); with more, a checkpoint has groups "
+                "that wait for answers about versions before it, which would be lost with the "
+                "scratch folder"
             )
         if getattr(self.sampler, "sleeps", False) and overlaps:
             raise ValueError(

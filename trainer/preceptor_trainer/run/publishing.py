@@ -111,6 +111,7 @@ class Publisher:
         """
         found = latest_checkpoint(self._checkpoints)
         resumed, masters, weights = None, None, dict[str, Tensor]()
+        await asyncio.to_thread(self._folder.remove_passing)  # of a process that was killed
         if found is not None:
             resumed, state = await asyncio.to_thread(load_checkpoint, found)
             weights = await asyncio.to_thread(self._folder.read, resumed.weights)
@@ -174,6 +175,7 @@ class Publisher:
         if self._writing is not None:
             self._writing.cancel()
             await asyncio.wait([self._writing])
+        await asyncio.to_thread(self._folder.remove_passing)
 
     def metrics(self) -> dict[str, float]:
         """Bytes of the tensors in the newest version's files, where it has files."""
@@ -209,19 +211,22 @@ class Publisher:
             )
 
     async def write_last(self, engine: Engine) -> None:
-        """Writes the newest version where it has no files: a participant ended the run early."""
+        """Keeps the newest version's files: a participant ended the run early."""
         await self._written_files()
         if self.published.manifest is None:
             await self._publish(engine, Version.of(self.published.version).step, checkpoint=False)
+        await asyncio.to_thread(self._folder.keep, self.published.version)
 
     async def keep_step(self, engine: Engine, config: RunConfig) -> None:
         """Saves the steps since the last checkpoint, for a run that ends between two steps.
 
         Not with experts, whose averages are stored beside planned checkpoints, and not where steps
-        overlap or ranks may have ended already; these go on from the last checkpoint. So does one
-        whose gateway does not take the version.
+        overlap, ranks may have ended already, or versions pass through a scratch folder; these go
+        on from the last checkpoint. So does one whose gateway does not take the version.
         """
         if config.experts or config.ranks > 1 or config.schedule.overlapped is not None:
+            return
+        if self._folder.passing is not None:
             return
         step = Version.of(self.published.version).step
         found = latest_checkpoint(self._checkpoints)
@@ -248,6 +253,7 @@ class Publisher:
     ) -> None:
         retention = Retention(
             folder=self._folder.root / self._folder.policy,
+            passing=_below(self._folder.passing, self._folder.policy),
             keep=config.keep,
             averaged=bool(config.experts),
         )
@@ -344,6 +350,10 @@ def _num_loaded(config: RunConfig) -> int:
     if not others_load_versions(config):
         return 1
     return _IN_PROGRESS if overlapped is None else overlapped.staleness + 1
+
+
+def _below(folder: Path | None, name: str) -> Path | None:
+    return None if folder is None else folder / name
 
 
 def _is_due(step: int, config: RunConfig) -> bool:

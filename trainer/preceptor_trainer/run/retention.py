@@ -1,4 +1,4 @@
-"""The versions of weights that stay on disk.
+"""The versions of weights whose files stay.
 
 What is needed:
 
@@ -63,6 +63,12 @@ class Retention:
     """Checkpoints that stay."""
     averaged: bool
     """Whether an expert may average the versions between two checkpoints."""
+    passing: Path | None = None
+    """Another folder like `folder`, with versions that no checkpoint names."""
+
+    @property
+    def _folders(self) -> tuple[Path, ...]:
+        return (self.folder,) if self.passing is None else (self.folder, self.passing)
 
     def prune(
         self,
@@ -80,13 +86,14 @@ class Retention:
             num_newest: Versions that a step in progress may still name.
             also: Versions to keep in any case.
         """
-        found = list(self._found())
+        places = dict(self._found())
+        found = list(places)
         line, kept = line_of(lineages), checkpoints[-self.keep :]
         on_line = sorted((v for v in found if _is_on(line, v)), key=lambda v: v.step)
         wanted = self._wanted(on_line, kept, num_newest) | set(also)
         for version in found:
             if version not in wanted:
-                shutil.rmtree(self.folder / version.lineage / str(version.step))
+                shutil.rmtree(places[version])
         self._remove_averages(wanted)
         self._remove_left_behind({version.lineage for version in wanted})
 
@@ -125,16 +132,18 @@ class Retention:
 
     def _remove_left_behind(self, lineages: Collection[str]) -> None:
         """Removes lineages without a version, and what an interrupted write left."""
-        for path in self.folder.iterdir() if self.folder.exists() else ():
-            if path.is_dir() and path.name not in lineages:
+        for folder in self._folders:
+            for path in folder.iterdir() if folder.exists() else ():
+                if path.is_dir() and path.name not in lineages:
+                    shutil.rmtree(path)
+            for path in folder.glob("*/.*.partial"):
                 shutil.rmtree(path)
-        for path in self.folder.glob("*/.*.partial"):
-            shutil.rmtree(path)
 
-    def _found(self) -> Iterator[Version]:
-        for path in self.folder.glob("*/[0-9]*"):
-            if path.name.isdigit() and path.is_dir():
-                yield Version(path.parent.name, int(path.name))
+    def _found(self) -> Iterator[tuple[Version, Path]]:
+        for folder in self._folders:
+            for path in folder.glob("*/[0-9]*"):
+                if path.name.isdigit() and path.is_dir():
+                    yield Version(path.parent.name, int(path.name)), path
 
 
 def _has(folder: Path, version: Version, store: str) -> bool:

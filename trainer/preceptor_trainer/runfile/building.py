@@ -15,6 +15,7 @@ from preceptor_trainer.data.rows import Rows
 from preceptor_trainer.deployment.local import own_deployment
 from preceptor_trainer.evaluation.held_out import EvaluationConfig
 from preceptor_trainer.learner.learner import OptimiserConfig
+from preceptor_trainer.learner.policy import passing_folder
 from preceptor_trainer.objectives import Objective
 from preceptor_trainer.recipes.references import reference_texts
 from preceptor_trainer.run.config import RunConfig
@@ -29,6 +30,7 @@ from preceptor_trainer.runfile.students import (
     longest_prompt,
     model_folder,
     prompt_counter,
+    scratch_folder,
 )
 from preceptor_trainer.runfile.teachers import Teachers, make_teachers
 from preceptor_trainer.runfile.tools import FileTools, make_tools
@@ -89,7 +91,7 @@ def build(run_file: RunFile, folder: Path, *, name: str, run_dir: Path) -> Built
     late = None if teachers.people is None else teachers.people.expert
     deployment = own_deployment(
         teachers.services,
-        weights_root=WEIGHTS,
+        weights_roots=_weights_roots(config, run_dir),
         sources={**tools.services, **sources.services},
         late=late,
     )
@@ -187,10 +189,17 @@ def _config(run_file: RunFile, parts: _Parts, name: str) -> RunConfig:
         device=run_file.model.device,
         dtype=run_file.model.dtype,
         publish=run_file.model.publish,
+        scratch=scratch_folder(run_file, parts.folder),
         chat_template_kwargs=run_file.data.chat_template_kwargs,
         max_prompt=run_file.data.max_prompt,
         long_prompts=run_file.data.long_prompts,
     )
+
+
+def _weights_roots(config: RunConfig, run_dir: Path) -> list[Path]:
+    """Where versions are; the run's own folder is that of the settings too."""
+    scratch, own = config.scratch, run_dir / WEIGHTS
+    return [Path(WEIGHTS), *([] if scratch is None else [passing_folder(scratch, own)])]
 
 
 def _schedule(rollout: RolloutSection) -> Schedule:

@@ -89,6 +89,10 @@ class ModelSection(Section):
     publish: Precision = "float32"
     """Data type of the versions that teachers and a sampling service load; `bfloat16` halves their
     files. Checkpoints keep float32. Not with `lora`."""
+    scratch: str | None = None
+    """Folder for the versions between checkpoints; `/dev/shm` is shared memory, so that they reach
+    teachers and sampler without a disk. Where absent they are in the run's folder. Not with
+    `rollout.staleness`."""
     lora: LoraSection | None = None
     """Trains an adapter; where absent, all weights are trained."""
 

@@ -13,9 +13,16 @@ from preceptor_clients.contract.errors import PreceptorError
 from preceptor_clients.sdk.chat_encoding import ChatEncoder
 from preceptor_trainer.data.hub import fetch_model
 from preceptor_trainer.learner.lora import Lora, check_targets
+from preceptor_trainer.runfile.schema import RunFile
 from preceptor_trainer.student import STUDENT_DIR
 
 CountTokens = Callable[[Sequence[Mapping[str, str]]], int]
+
+
+def scratch_folder(run_file: RunFile, folder: Path) -> Path | None:
+    """The folder of the versions between checkpoints, where a file names one."""
+    named = run_file.model.scratch
+    return None if named is None else (folder / named).expanduser()
 
 
 def model_folder(path: str | None, folder: Path) -> Path:

@@ -19,6 +19,7 @@ from preceptor_trainer.collect.people.selection import (
     Uncertainty,
 )
 from preceptor_trainer.deployment.local import SELF_TEACHER
+from preceptor_trainer.learner.policy import passing_folder
 from preceptor_trainer.recipes.references import ReferenceInView
 from preceptor_trainer.runfile.schema import (
     ModelTeacherSection,
@@ -28,7 +29,7 @@ from preceptor_trainer.runfile.schema import (
     ServerTeacherSection,
     TeacherSection,
 )
-from preceptor_trainer.runfile.students import model_folder
+from preceptor_trainer.runfile.students import model_folder, scratch_folder
 
 LARGER_MODEL: Final = "preceptor_services.experts.larger_model:LargerModel"
 PEOPLE: Final = "preceptor_services.corrections.people_expert:PeopleExpert"
@@ -64,7 +65,8 @@ def make_teachers(
         own = SelfTeacherSection()
     asked: list[tuple[ExpertUse, DeployedService]] = []
     if own is not None:
-        asked.append(_self_teacher(run_file, own, model, run_dir))
+        scratch = scratch_folder(run_file, folder)
+        asked.append(_self_teacher(run_file, own, model, run_dir, scratch))
     if teacher.model is not None:
         asked.append(_larger_model(run_file, teacher.model, folder))
     if teacher.server is not None:
@@ -109,15 +111,17 @@ def _people(asked: PeopleSection) -> PeopleConfig:
 
 
 def _self_teacher(
-    run_file: RunFile, own: SelfTeacherSection, model: Path, run_dir: Path
+    run_file: RunFile, own: SelfTeacherSection, model: Path, run_dir: Path, scratch: Path | None
 ) -> tuple[ExpertUse, DeployedService]:
     shipped = run_file.model.path is None
+    kept = (run_dir / "weights").resolve()
+    roots = [kept, *([] if scratch is None else [passing_folder(scratch, kept)])]
     options: dict[str, Any] = {
         "name": own.name,
         "model": str(model),
         "template": own.template or ("compact" if shipped else "papers"),
         "ema_rate": own.ema,
-        "weights_roots": [str((run_dir / "weights").resolve())],
+        "weights_roots": [str(root) for root in roots],
         "temperature": own.temperature,
         **_shared(run_file),
         **({} if own.trust_region is None else {"trust_region": own.trust_region}),

@@ -77,5 +77,5 @@ def write_deployment(folder: Path, services: Mapping[str, Service], model: Path)
                 )
         experts[name] = local_service(name, service.use, options)
     comment = "Made by `preceptor compare`. Ports 0 are chosen when it starts."
-    text = to_toml(own_deployment(experts, weights_root=RUNS), comment=comment)
+    text = to_toml(own_deployment(experts, weights_roots=[Path(RUNS)]), comment=comment)
     return write_whole(folder / "preceptor.toml", text)

@@ -1,8 +1,9 @@
-"""What a run will keep on disk at most, computed before it begins.
+"""What a run will keep in its folders at most, computed before it begins.
 
 A step's weights are a version; a checkpoint is a version and the optimiser's state. `retention.py`
 decides which stay: with teachers all versions since the last checkpoints, because an average may
 need them. Where nobody but the trainer loads versions, those between checkpoints have no files.
+With a scratch folder those are there.
 """
 
 from __future__ import annotations
@@ -11,10 +12,30 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from preceptor_trainer.kit.machine import folder_bytes, free_disk_bytes
+from preceptor_trainer.kit.machine import folder_bytes, free_disk_bytes, is_in_memory
 from preceptor_trainer.model.shape import Shape
 from preceptor_trainer.run.config import RunConfig, others_load_versions, rounds_versions
 from preceptor_trainer.run.needs.memory_plan import num_trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassingPlan:
+    """What a scratch folder will hold."""
+
+    folder: Path
+    num_versions: int
+    """Most versions at a time, with one that is being written."""
+    version_bytes: int
+    """One of them."""
+    free_bytes: int
+    """Room where the folder is."""
+    in_memory: bool
+    """Whether the folder is main memory, and no disk."""
+
+    @property
+    def most_bytes(self) -> int:
+        """What all of it takes."""
+        return self.num_versions * self.version_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +62,8 @@ class DiskPlan:
     """An average that a teacher stores."""
     num_averages: int = 0
     """Most of these at a time."""
+    passing: PassingPlan | None = None
+    """What a scratch folder will hold; None where there is none, or nothing passes through it."""
 
     @property
     def most_bytes(self) -> int:
@@ -77,15 +100,27 @@ def disk_plan(
     kept = min(config.keep, math.ceil(config.steps / interval) - 1)
     # The first version, the new one, and the best one.
     num_versions = kept + 2 + (evaluated is not None)
+    between = 0
     if others_load_versions(config):
-        num_versions += 2  # that a step in progress may name
+        between += 2  # that a step in progress may name
     if config.experts:
-        num_versions += 2 * interval
-    num_versions = min(config.steps + 1, num_versions)
+        between += 2 * interval
+    passes = bool(config.scratch and between)
+    num_versions = min(config.steps + 1, num_versions + (0 if passes else between))
     num_adapters = num_versions - 1 if adapters else 0
     there = [run_dir / "weights", run_dir / "checkpoints"]
+    version = whole // 2 if rounded else whole
+    passing = None
+    if passes and config.scratch is not None:
+        passing = PassingPlan(
+            folder=config.scratch,
+            num_versions=min(config.steps, between + 1),
+            version_bytes=adapter if adapters else version,
+            free_bytes=free_disk_bytes(config.scratch),
+            in_memory=is_in_memory(config.scratch),
+        )
     return DiskPlan(
-        version_bytes=whole // 2 if rounded else whole,
+        version_bytes=version,
         # Beside a rounded version a checkpoint has the weights themselves.
         state_bytes=moments + adapter + (whole if rounded else 0),
         num_versions=num_versions - num_adapters,
@@ -97,4 +132,5 @@ def disk_plan(
         # Beside a checkpoint's version.
         average_bytes=whole,
         num_averages=kept + 1 if config.experts else 0,
+        passing=passing,
     )
