@@ -65,7 +65,7 @@ def test_a_planted_violation_is_found(rule: str) -> None:
     assert broken({**SERVICES["gateway"], **PLANTED[rule]}) == {rule}
 
 
-def test_s10_the_gateway_alone_is_published() -> None:
+def test_s10_the_gateway_and_what_watches_it_are_published() -> None:
     published = {name: s["ports"] for name, s in SERVICES.items() if "ports" in s}
 
     assert published == {

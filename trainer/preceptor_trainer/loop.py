@@ -214,6 +214,7 @@ class Trainer:
             after = await self.evaluate(AFTER)
             self._show_in_board(self.config.steps, after)
         await self.student.wake()
+        await self.publisher.finish()
         summary = self.journal.finish(before, after, self.evaluations, self.peaks.most)
         if after is not None:
             write_report(self.run_dir)

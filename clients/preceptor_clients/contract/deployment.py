@@ -145,13 +145,18 @@ class DeployedKey(Section):
     """Most tokens of its unanswered questions, prompts included, at all gateways together."""
     sign_in_file: Path | None = None
     """What `preceptor deploy keys` writes for Prometheus's `--web.config.file`: who has the key
-    signs in there with the key's name, and the key as the password."""
+    signs in there with the key's name, and the key as the password. Not with `expires`."""
 
     @model_validator(mode="after")
     def _bound(self) -> Self:
         if ("expert" in self.scopes) != bool(self.service):
             raise ValueError(
                 'service: a key of scope `expert`, and no other, names its expert: service = "NAME"'
+            )
+        if self.sign_in_file is not None and self.expires is not None:
+            raise ValueError(
+                "sign_in_file: not together with expires, which Prometheus does not know; rotate "
+                "the key instead"
             )
         return self
 

@@ -71,9 +71,15 @@ def rotate(
         raise fail_with(f"name: there is no key {name!r}; there are {', '.join(settings.keys)}")
     try:
         rotate_file(key.file, grace_s, time.time(), drop_previous=drop_previous)
-        write_sign_in(name, key)
     except (OSError, ValueError) as error:
         raise fail_with(str(error)) from None
+    try:
+        write_sign_in(name, key)
+    except (OSError, ValueError) as error:
+        raise fail_with(
+            f"{key.file} has a new secret, but {error}; mend that, then `preceptor deploy keys` "
+            "writes the file by which people sign in"
+        ) from None
     typer.echo(f"{key.file} has a new secret; give it to everybody who uses the key {name},")
     typer.echo(f"and restart them. The old one is valid for {grace_s:g} s more.")
 

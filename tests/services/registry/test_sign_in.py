@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 
 import bcrypt
@@ -80,3 +81,13 @@ def test_a_key_that_nobody_signs_in_with_gets_no_file(tmp_path: Path) -> None:
 def test_a_key_too_long_for_a_password_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has 73 bytes, and one that people sign in with has 72"):
         write_sign_in("reader", key_in(tmp_path, "x" * 73))
+
+
+def test_a_key_that_ends_is_not_signed_in_with(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sign_in_file: not together with expires"):
+        DeployedKey(
+            file=tmp_path / "reader.key",
+            scopes=("reader",),
+            sign_in_file=tmp_path / "sign-in.yml",
+            expires=datetime(2027, 1, 1, tzinfo=UTC),
+        )

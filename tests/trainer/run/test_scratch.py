@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +23,8 @@ from preceptor_trainer.recipes.quickstart import quickstart
 from preceptor_trainer.run.checkpoint import checkpoints
 from preceptor_trainer.run.needs import disk_plan as disk_plan_module
 from preceptor_trainer.run.needs.disk_plan import disk_plan
-from preceptor_trainer.run.retention import Retention, Version
+from preceptor_trainer.run.publishing import VersionsLost
+from preceptor_trainer.run.retention import Lost, Retention, Version
 from preceptor_trainer.run.schedules import Overlapped
 from preceptor_trainer.run.standing import Lineage, remember
 from preceptor_trainer.runfile.building import build
@@ -37,6 +40,11 @@ def learner() -> Learner:
 
 def versions(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("*/*/[0-9]*"))
+
+
+@pytest.fixture
+def line() -> list[Lineage]:
+    return [Lineage(name="l0", parent=None, from_step=0)]
 
 
 @pytest.mark.parametrize("readers", ["experts", "sampler"])
@@ -71,35 +79,56 @@ async def test_the_run_folder_has_checkpoints_alone_and_no_folder_more_than_plan
     assert 0 < most["passing"] <= plan.passing.num_versions
 
 
-async def test_files_of_a_run_that_ended_are_gone_and_those_of_another_run_stay(
+async def test_files_of_a_run_that_ended_are_gone_and_those_of_one_that_may_go_on_stay(
     tmp_path: Path, learner: Learner
 ) -> None:
     scratch = tmp_path / "scratch"
-    ours, _ = publisher_of(tmp_path / "ours", scratch=scratch)
-    other, _ = publisher_of(tmp_path / "other", scratch=scratch)
-    for publisher in (ours, other):
+    ended, _ = publisher_of(tmp_path / "ended", scratch=scratch)
+    interrupted, _ = publisher_of(tmp_path / "interrupted", scratch=scratch)
+    for publisher in (ended, interrupted):
         await publisher._publish(learner, 1, checkpoint=False)
 
-    await ours.close()
+    await ended.finish()
+    await ended.close()
+    await interrupted.close()
 
-    assert versions(passing_folder(scratch, tmp_path / "ours" / "weights")) == []
-    assert versions(passing_folder(scratch, tmp_path / "other" / "weights")) == [1]
+    assert versions(passing_folder(scratch, tmp_path / "ended" / "weights")) == []
+    assert versions(passing_folder(scratch, tmp_path / "interrupted" / "weights")) == [1]
 
 
-async def test_a_version_that_a_participant_ends_the_run_with_is_kept(
-    tmp_path: Path, learner: Learner
+async def test_files_that_cannot_be_removed_are_no_later_versions(
+    tmp_path: Path, learner: Learner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publisher, _ = publisher_of(tmp_path, scratch=tmp_path / "scratch")
+    await publisher._publish(learner, 1, checkpoint=False)
+
+    def of_another_user(path: Path, *args: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", of_another_user)
+
+    with pytest.raises(PermissionError):
+        await publisher.finish()
+
+
+@pytest.mark.parametrize("readers", ["sampler", "none"])
+async def test_a_version_that_a_participant_ends_the_run_with_is_kept(
+    tmp_path: Path, learner: Learner, readers: str
+) -> None:
+    publisher, gateway = publisher_of(tmp_path, scratch=tmp_path / "scratch")
     await publisher._publish(learner, 0, checkpoint=True)
-    config = settings(checkpoint_every=10, scratch=tmp_path / "scratch", **READERS["sampler"])
+    config = settings(checkpoint_every=10, scratch=tmp_path / "scratch", **READERS[readers])
     await publisher.publish(1, learner, config)
     assert versions(tmp_path / "weights") == [0]
 
     await publisher.write_last(learner)
-    await publisher.close()
+    await publisher.finish()
 
     kept = publisher._folder.read("quickstart/l0/1")
     assert all(torch.equal(kept[name], one) for name, one in learner.weights().items())
+    # Where nobody loads versions, nobody need be allowed to read the scratch folder.
+    last = gateway.manifests[-1].uri
+    assert last.startswith((tmp_path / "weights").as_uri()) == (readers == "none")
 
 
 async def test_a_run_that_is_ended_between_steps_goes_on_from_its_last_checkpoint(
@@ -118,7 +147,7 @@ async def test_a_run_that_is_ended_between_steps_goes_on_from_its_last_checkpoin
     assert checkpoints(tmp_path / "checkpoints") == []
 
 
-def test_what_a_killed_run_left_in_either_folder_goes(tmp_path: Path) -> None:
+def test_what_a_killed_run_left_in_either_folder_goes(tmp_path: Path, line: list[Lineage]) -> None:
     folders = (tmp_path / "kept" / "p", tmp_path / "passing" / "p")
     for folder in folders:
         (folder / "l9" / "4").mkdir(parents=True)
@@ -126,13 +155,76 @@ def test_what_a_killed_run_left_in_either_folder_goes(tmp_path: Path) -> None:
     (folders[0] / "l0" / "0").mkdir()
     (folders[1] / "l0" / "1").mkdir()
     (folders[1] / "l0" / "2").mkdir()
-    line = [Lineage(name="l0", parent=None, from_step=0)]
-
     retention = Retention(folder=folders[0], passing=folders[1], keep=1, averaged=False)
     retention.prune(line, [Version("l0", 0)], num_newest=1)
 
     left = (path for folder in folders for path in folder.glob("*/*"))
     assert sorted(f"{path.parent.name}/{path.name}" for path in left) == ["l0/0", "l0/2"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "there", "expected"),
+    [
+        ((0, 3), (), None),  # the average at the checkpoint is stored: nothing before it is needed
+        ((0,), (1, 2), None),  # all that leads to it is there
+        ((0,), (1,), Lost(first=2, stored=0)),
+        ((0,), (), Lost(first=1, stored=0)),
+        ((), (), None),  # no teacher averages
+    ],
+)
+def test_versions_that_an_average_needs_are_missed_where_a_run_would_go_on(
+    tmp_path: Path,
+    line: list[Lineage],
+    stored: Sequence[int],
+    there: Sequence[int],
+    expected: Lost | None,
+) -> None:
+    kept, passing = tmp_path / "kept" / "p", tmp_path / "passing" / "p"
+    for step in (0, 3):
+        (kept / "l0" / str(step)).mkdir(parents=True)
+    for step in there:
+        (passing / "l0" / str(step)).mkdir(parents=True)
+    for step in stored:
+        (kept / "l0" / "ema-a").mkdir(exist_ok=True)
+        (kept / "l0" / "ema-a" / f"{step}.json").touch()
+
+    retention = Retention(folder=kept, passing=passing, keep=2, averaged=True)
+
+    assert retention.lost(line, [Version("l0", 3)], Version("l0", 3)) == expected
+
+
+def test_a_start_that_could_not_be_taught_is_refused_with_where_to_go_on(tmp_path: Path) -> None:
+    publisher, _ = publisher_of(tmp_path, scratch=tmp_path / "scratch")
+    remember(tmp_path, Lineage(name="l0", parent=None, from_step=0, steps=12))
+    for step in (0, 3, 6):
+        (tmp_path / "weights" / "quickstart" / "l0" / str(step)).mkdir(parents=True)
+    (tmp_path / "weights" / "quickstart" / "l0" / "ema-a").mkdir()
+    (tmp_path / "weights" / "quickstart" / "l0" / "ema-a" / "3.json").touch()
+    for step in (3, 6):
+        checkpoint = tmp_path / "checkpoints" / f"{step:08d}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "state.json").write_text(f'{{"weights": "quickstart/l0/{step}"}}')
+    config = settings(keep=2, **READERS["experts"])
+
+    with pytest.raises(VersionsLost, match="lacks the weights of step 4") as refused:
+        publisher._check_averages(config, Version("l0", 6))
+
+    assert f"Remove the folders in {tmp_path / 'checkpoints'} after 00000003" in str(refused.value)
+
+
+def test_room_that_an_interrupted_run_left_full_counts_for_its_continuation(
+    tmp_path: Path,
+) -> None:
+    scratch, run_dir = tmp_path / "scratch", tmp_path / "run"
+    left = passing_folder(scratch, run_dir / "weights") / "p" / "l0" / "1" / "model.safetensors"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x" * 1000)
+
+    plan = plan_of(replace(quickstart(), scratch=scratch), run_dir).disk.passing
+
+    assert plan is not None
+    assert plan.there_bytes == 1000
+    assert plan.room_bytes == plan.free_bytes + 1000
 
 
 def test_shared_memory_is_told_from_a_disk(tmp_path: Path) -> None:

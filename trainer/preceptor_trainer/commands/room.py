@@ -177,12 +177,12 @@ def _place(plan: RoomPlan) -> str:
 def _disk_problems(plan: RoomPlan) -> list[str]:
     disk, problems = plan.disk, list[str]()
     passing = disk.passing
-    if passing is not None and passing.most_bytes > passing.free_bytes:
+    if passing is not None and passing.most_bytes > passing.room_bytes:
         problems.append(
             f"model.scratch: {passing.folder} will hold {gigabytes(passing.most_bytes)} of "
-            f"weights, and has room for {gigabytes(passing.free_bytes)}; make room there, name "
-            "another folder, or save more often (run.save_every); a container's /dev/shm is 64 MB "
-            "unless it is given more (shm_size)"
+            f"weights, and has room for {gigabytes(passing.room_bytes)}; make room there (a "
+            "container's /dev/shm is 64 MB unless shm_size gives it more), or, for a new run, name "
+            "another folder or save more often (run.save_every)"
         )
     if not disk.missing_bytes:
         return problems

@@ -26,7 +26,7 @@ from preceptor_trainer.loop import Trainer
 from preceptor_trainer.report import REPORT_FILE, terminal_summary
 from preceptor_trainer.report.terminal import trace_pointer
 from preceptor_trainer.run.collecting import AttemptsFailed
-from preceptor_trainer.run.publishing import AnotherGateway
+from preceptor_trainer.run.publishing import AnotherGateway, VersionsLost
 from preceptor_trainer.run.watching.progress import Progress
 
 
@@ -63,7 +63,10 @@ def said_of(start: Start, key_file: Path | None = None) -> AbstractContextManage
         lambda: kept_by(start.run_dir),
         start.to_continue(),
         key_file=key_file,
-        also=(AnotherGateway, AttemptsFailed, NoPromptFits, NotGraded, RankEnded, SourcesFail),
+        also=(
+            *(AnotherGateway, AttemptsFailed, NoPromptFits, NotGraded, RankEnded, SourcesFail),
+            VersionsLost,
+        ),
     )
 
 

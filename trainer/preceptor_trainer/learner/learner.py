@@ -39,6 +39,8 @@ from preceptor_trainer.model.weights import load_weights, weights_of, whole
 from preceptor_trainer.objectives import Advantages, Objective
 from preceptor_trainer.objectives.metrics import Mean
 
+_OF_CLIPPING: Final = 1e-6
+"""What torch adds to the norm before it divides by it."""
 _MANY: Final = 1 << 23
 """Parameters from which the optimiser's passes over them count."""
 
@@ -170,16 +172,19 @@ class Learner:
         # Gradients of an earlier backward pass must not count in this step.
         self._optimiser.zero_grad(set_to_none=True)
         loss, metrics, credits = self._accumulate(batches, objective)
-        # Also called without a bound, because it measures the norm.
-        grad_norm = whole(
-            nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm or float("inf"))
-        )
+        gradients = [one.grad for one in self._parameters if one.grad is not None]
+        total = nn.utils.get_total_norm(gradients)
+        grad_norm = whole(total)
         lr = self._set_lr()
         # One NaN would stay in the moment estimates, and so in every later step.
         skipped = not bool(torch.isfinite(grad_norm))
         if skipped:
             self.num_skipped += 1
         else:
+            bound = self.config.max_grad_norm
+            # torch would multiply all gradients by 1 too: one more pass over them.
+            if bound is not None and bool(bound / (grad_norm + _OF_CLIPPING) < 1.0):
+                nn.utils.clip_grads_with_norm_(self._parameters, bound, total)
             cast(Any, self._optimiser).step()
         self._optimiser.zero_grad(set_to_none=True)
         # A skipped step counts: warm-up and decay follow all steps of the run.

@@ -161,10 +161,24 @@ class WeightFolder:
         return f"{self.policy}/{lineage}/{step}"
 
     def write(
-        self, weights: Mapping[str, Tensor], version: str, *, parent: str | None, checkpoint: bool
+        self,
+        weights: Mapping[str, Tensor],
+        version: str,
+        *,
+        parent: str | None,
+        checkpoint: bool,
+        passes: bool = True,
     ) -> WeightManifest:
-        """Writes the weights of `version` unless they exist; returns their manifest."""
-        folder = self._place(version, checkpoint=checkpoint)
+        """Writes the weights of `version` unless they exist; returns their manifest.
+
+        Args:
+            weights: All of them by name.
+            version: Its name.
+            parent: The version before.
+            checkpoint: Whether a checkpoint names it.
+            passes: Whether it may be under `passing` if none does.
+        """
+        folder = self._place(version, passes=passes and not checkpoint)
         if not folder.exists():
             # A version without a checkpoint is not needed after a power failure.
             with disk_errors(folder), whole_folder(folder, synced=checkpoint) as partial:
@@ -181,9 +195,10 @@ class WeightFolder:
         base: str,
         parent: str | None,
         checkpoint: bool,
+        passes: bool = True,
     ) -> WeightManifest:
         """Writes `version` as an adapter of the whole version `base`, unless it exists."""
-        folder = self._place(version, checkpoint=checkpoint)
+        folder = self._place(version, passes=passes and not checkpoint)
         if not folder.exists():
             with disk_errors(folder), whole_folder(folder, synced=checkpoint) as partial:
                 write_adapter(partial, adapter, base)
@@ -191,10 +206,8 @@ class WeightFolder:
             folder, version, sorted(ADAPTER_FILES), parent, checkpoint=checkpoint, base=base
         )
 
-    def _place(self, version: str, *, checkpoint: bool) -> Path:
-        if self.passing is None or checkpoint:
-            return self.root / version
-        return self.passing / version
+    def _place(self, version: str, *, passes: bool) -> Path:
+        return (self.passing if passes and self.passing is not None else self.root) / version
 
     def _manifest(
         self,
@@ -230,8 +243,9 @@ class WeightFolder:
 
     def remove_passing(self) -> None:
         """Removes all versions that are not under `root`."""
-        if self.passing is not None:
-            shutil.rmtree(self.passing, ignore_errors=True)
+        # Not every error: files of another user that stay would be taken for later versions.
+        if self.passing is not None and self.passing.exists():
+            shutil.rmtree(self.passing)
 
 
 def passing_folder(scratch: Path, root: Path) -> Path:

@@ -60,6 +60,10 @@ class AnotherGateway(Exception):
     """The run's checkpoint belongs to a lineage that this gateway does not have."""
 
 
+class VersionsLost(Exception):
+    """A teacher's average cannot be computed any more; the message says from where it can."""
+
+
 class Publisher:
     """Keeps track of the run's lineage and its newest version."""
 
@@ -111,13 +115,13 @@ class Publisher:
         """
         found = latest_checkpoint(self._checkpoints)
         resumed, masters, weights = None, None, dict[str, Tensor]()
-        await asyncio.to_thread(self._folder.remove_passing)  # of a process that was killed
         if found is not None:
             resumed, state = await asyncio.to_thread(load_checkpoint, found)
             weights = await asyncio.to_thread(self._folder.read, resumed.weights)
             self.unused = await asyncio.to_thread(load_unused, found)
             masters = state.pop(_MASTERS, None)
             await asyncio.to_thread(engine.restore, masters or weights, state)
+            self._check_averages(config, Version.of(resumed.weights))
         record = await journal.start_run()
         lineage = self._next_lineage(resumed, record, config.steps)
         self.lineage = lineage.name
@@ -125,6 +129,7 @@ class Publisher:
         # Only now: a refused start must leave no record, so that the next one may be accepted.
         remember(self._run_dir, lineage)
         if resumed is None:
+            await asyncio.to_thread(self._folder.remove_passing)  # of a start without a checkpoint
             await self._publish(engine, 0, checkpoint=True)
             self._base = self.published.manifest if adapters else None
             return Position(step=0, lineage=lineage.name, weights=self.published.version)
@@ -175,7 +180,6 @@ class Publisher:
         if self._writing is not None:
             self._writing.cancel()
             await asyncio.wait([self._writing])
-        await asyncio.to_thread(self._folder.remove_passing)
 
     def metrics(self) -> dict[str, float]:
         """Bytes of the tensors in the newest version's files, where it has files."""
@@ -213,9 +217,15 @@ class Publisher:
     async def write_last(self, engine: Engine) -> None:
         """Keeps the newest version's files: a participant ended the run early."""
         await self._written_files()
+        version = self.published.version
         if self.published.manifest is None:
-            await self._publish(engine, Version.of(self.published.version).step, checkpoint=False)
-        await asyncio.to_thread(self._folder.keep, self.published.version)
+            await self._publish(engine, Version.of(version).step, checkpoint=False, passes=False)
+        await asyncio.to_thread(self._folder.keep, version)
+
+    async def finish(self) -> None:
+        """Removes what passed through the scratch folder: the run is at its end."""
+        await self._written_files()
+        await asyncio.to_thread(self._folder.remove_passing)
 
     async def keep_step(self, engine: Engine, config: RunConfig) -> None:
         """Saves the steps since the last checkpoint, for a run that ends between two steps.
@@ -251,23 +261,52 @@ class Publisher:
     async def _prune(
         self, config: RunConfig, *, num_newest: int, named: Collection[str] = ()
     ) -> None:
-        retention = Retention(
-            folder=self._folder.root / self._folder.policy,
-            passing=_below(self._folder.passing, self._folder.policy),
-            keep=config.keep,
-            averaged=bool(config.experts),
-        )
-        kept = [Version.of(weights_of(path)) for path in checkpoints(self._checkpoints)]
+        retention, kept = self._retention(config), self._kept()
         lineages = Standing.read(self._run_dir).lineages
         best = best_weights(self._run_dir)
         wanted = {Version.of(name) for name in (best, *named) if name is not None}
         await asyncio.to_thread(retention.prune, lineages, kept, num_newest=num_newest, also=wanted)
 
-    async def _publish(self, engine: Engine, step: int, *, checkpoint: bool) -> None:
-        await self._begin(engine, step, checkpoint=checkpoint)
+    def _retention(self, config: RunConfig) -> Retention:
+        return Retention(
+            folder=self._folder.root / self._folder.policy,
+            passing=_below(self._folder.passing, self._folder.policy),
+            keep=config.keep,
+            averaged=bool(config.experts),
+        )
+
+    def _kept(self) -> list[Version]:
+        """The versions of all checkpoints, oldest first."""
+        return [Version.of(weights_of(path)) for path in checkpoints(self._checkpoints)]
+
+    def _check_averages(self, config: RunConfig, start: Version) -> None:
+        """Refuses to go on where a teacher could not compute its average of `start`.
+
+        Raises:
+            VersionsLost: versions that it needs went with the scratch folder.
+        """
+        if self._folder.passing is None:
+            return
+        lineages = Standing.read(self._run_dir).lineages
+        lost = self._retention(config).lost(lineages, self._kept(), start)
+        if lost is not None:
+            raise VersionsLost(
+                f"{self._folder.passing} lacks the weights of step {lost.first}, which a teacher "
+                f"needs for its average at step {start.step}: its last stored one is of step "
+                f"{lost.stored}, and what was in memory went with a restart of the machine. Remove "
+                f"the folders in {self._checkpoints} after {lost.stored:08d}, and start again; the "
+                "steps since then are repeated"
+            )
+
+    async def _publish(
+        self, engine: Engine, step: int, *, checkpoint: bool, passes: bool = True
+    ) -> None:
+        await self._begin(engine, step, checkpoint=checkpoint, passes=passes)
         await self._written_files()
 
-    async def _begin(self, engine: Engine, step: int, *, checkpoint: bool) -> Published:
+    async def _begin(
+        self, engine: Engine, step: int, *, checkpoint: bool, passes: bool = True
+    ) -> Published:
         """Takes a copy of the engine's weights, and begins to write them.
 
         Returns the version without its manifest. Where a service is to sample it, it is not the
@@ -283,7 +322,7 @@ class Publisher:
             base, tensors = self._base, adapter.tensors
             write = partial(self._folder.write_adapter, adapter, base=base.version)
         self._num_bytes = sum(tensor.nbytes for tensor in tensors.values())
-        write = partial(write, version, parent=self._written, checkpoint=checkpoint)
+        write = partial(write, version, parent=self._written, checkpoint=checkpoint, passes=passes)
         self._writing = asyncio.create_task(self._write(write, weights, base))
         return Published(version=version, tensors=weights)
 

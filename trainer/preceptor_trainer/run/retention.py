@@ -54,6 +54,16 @@ def line_of(lineages: Sequence[Lineage]) -> dict[str, int | None]:
     return line
 
 
+class Lost(NamedTuple):
+    """Versions that are gone."""
+
+    first: int
+    """Step of the first one."""
+    stored: int
+    """Step of the newest checkpoint whose average every averaging teacher has stored; 0 where there
+    is none, and all begins anew."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Retention:
     """The versions of one run under `folder`, which is `ROOT/{policy}`."""
@@ -96,6 +106,26 @@ class Retention:
                 shutil.rmtree(places[version])
         self._remove_averages(wanted)
         self._remove_left_behind({version.lineage for version in wanted})
+
+    def lost(
+        self, lineages: Sequence[Lineage], checkpoints: Sequence[Version], start: Version
+    ) -> Lost | None:
+        """Whether versions are gone that an average at `start` needs.
+
+        Args:
+            lineages: All starts of the run.
+            checkpoints: Versions with a checkpoint, oldest first.
+            start: The newest of them.
+        """
+        if not self.averaged:
+            return None
+        line = line_of(lineages)
+        there = {version for version, _ in self._found() if _is_on(line, version)}
+        first = [version for version in there if version.step == 0]
+        stored = self._safe_step(checkpoints[-self.keep :], first)
+        steps = {version.step for version in there}
+        gone = [step for step in range(stored + 1, start.step) if step not in steps]
+        return Lost(first=gone[0], stored=max(stored, 0)) if gone else None
 
     def _wanted(
         self, on_line: Sequence[Version], kept: Sequence[Version], num_newest: int

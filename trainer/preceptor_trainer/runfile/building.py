@@ -197,7 +197,7 @@ def _config(run_file: RunFile, parts: _Parts, name: str) -> RunConfig:
 
 
 def _weights_roots(config: RunConfig, run_dir: Path) -> list[Path]:
-    """Where versions are; the run's own folder is that of the settings too."""
+    """Where versions are; a relative one is in the run's folder, beside the settings."""
     scratch, own = config.scratch, run_dir / WEIGHTS
     return [Path(WEIGHTS), *([] if scratch is None else [passing_folder(scratch, own)])]
 

@@ -22,7 +22,7 @@ CountTokens = Callable[[Sequence[Mapping[str, str]]], int]
 def scratch_folder(run_file: RunFile, folder: Path) -> Path | None:
     """The folder of the versions between checkpoints, where a file names one."""
     named = run_file.model.scratch
-    return None if named is None else (folder / named).expanduser()
+    return None if named is None else folder / Path(named).expanduser()
 
 
 def model_folder(path: str | None, folder: Path) -> Path:
@@ -37,7 +37,7 @@ def model_folder(path: str | None, folder: Path) -> Path:
     """
     if path is None:
         return STUDENT_DIR
-    here = (folder / path).expanduser()
+    here = folder / Path(path).expanduser()
     if (here / "config.json").is_file():
         return here.resolve()
     if here.exists():

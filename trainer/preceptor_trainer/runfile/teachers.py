@@ -183,7 +183,7 @@ def _server(
 
 
 def _tokenizer(path: Path, folder: Path) -> Path:
-    found = (folder / path).expanduser().resolve()
+    found = (folder / Path(path).expanduser()).resolve()
     if not (found / "tokenizer_config.json").is_file():
         raise ValueError(f"teacher.server.tokenizer: {found} has no tokenizer_config.json")
     return found

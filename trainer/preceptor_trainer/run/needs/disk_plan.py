@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preceptor_trainer.kit.machine import folder_bytes, free_disk_bytes, is_in_memory
+from preceptor_trainer.learner.policy import passing_folder
 from preceptor_trainer.model.shape import Shape
 from preceptor_trainer.run.config import RunConfig, others_load_versions, rounds_versions
 from preceptor_trainer.run.needs.memory_plan import num_trained
@@ -27,6 +28,8 @@ class PassingPlan:
     """Most versions at a time, with one that is being written."""
     version_bytes: int
     """One of them."""
+    there_bytes: int
+    """What a start that was interrupted left of them."""
     free_bytes: int
     """Room where the folder is."""
     in_memory: bool
@@ -36,6 +39,11 @@ class PassingPlan:
     def most_bytes(self) -> int:
         """What all of it takes."""
         return self.num_versions * self.version_bytes
+
+    @property
+    def room_bytes(self) -> int:
+        """What there is for it."""
+        return self.free_bytes + self.there_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +124,7 @@ def disk_plan(
             folder=config.scratch,
             num_versions=min(config.steps, between + 1),
             version_bytes=adapter if adapters else version,
+            there_bytes=_held(passing_folder(config.scratch, run_dir / "weights")),
             free_bytes=free_disk_bytes(config.scratch),
             in_memory=is_in_memory(config.scratch),
         )
@@ -125,7 +134,7 @@ def disk_plan(
         state_bytes=moments + adapter + (whole if rounded else 0),
         num_versions=num_versions - num_adapters,
         num_states=kept + 1,
-        there_bytes=sum(folder_bytes(folder) for folder in there if folder.exists()),
+        there_bytes=sum(_held(folder) for folder in there),
         free_bytes=free_disk_bytes(run_dir),
         adapter_bytes=adapter,
         num_adapters=num_adapters,
@@ -134,3 +143,7 @@ def disk_plan(
         num_averages=kept + 1 if config.experts else 0,
         passing=passing,
     )
+
+
+def _held(folder: Path) -> int:
+    return folder_bytes(folder) if folder.exists() else 0
