@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from preceptor_trainer.learner.learner import Learner, OptimiserConfig
+from preceptor_trainer.learner.learner import Learner, OptimiserConfig, clip
 from preceptor_trainer.model.batch import collate, make_batches
 from preceptor_trainer.objectives.distil import DistIL
 from preceptor_trainer.objectives.grpo import GRPO
@@ -294,3 +294,20 @@ def test_impossible_settings_are_refused(fields, name):
 def test_no_batches_are_refused(policy):
     with pytest.raises(ValueError, match="batches is empty"):
         Learner(policy, CONFIG).step([], DistIL())
+
+
+@pytest.mark.parametrize("bound", [0.5, 0.9999995, 1.0 - 1e-7, 1.0, 1.0000005, 1.000001, 2.0, None])
+def test_gradients_are_clipped_to_the_bit_as_torch_does_it(bound: float | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(shape, generator=generator) for shape in ((7, 5), (3,))]
+    norm = torch.nn.utils.get_total_norm(drawn)
+    ours, torchs = ([torch.nn.Parameter(torch.zeros_like(one)) for one in drawn] for _ in range(2))
+    for parameters in (ours, torchs):
+        for parameter, gradient in zip(parameters, drawn, strict=True):
+            parameter.grad = gradient / norm
+    torch.nn.utils.clip_grad_norm_(torchs, float("inf") if bound is None else bound)
+
+    clip(ours, bound, torch.nn.utils.get_total_norm([one.grad for one in ours]))
+
+    for own, other in zip(ours, torchs, strict=True):
+        assert torch.equal(own.grad, other.grad)

@@ -181,10 +181,7 @@ class Learner:
         if skipped:
             self.num_skipped += 1
         else:
-            bound = self.config.max_grad_norm
-            # torch would multiply all gradients by 1 too: one more pass over them.
-            if bound is not None and bool(bound / (grad_norm + _OF_CLIPPING) < 1.0):
-                nn.utils.clip_grads_with_norm_(self._parameters, bound, total)
+            clip(self._parameters, self.config.max_grad_norm, total)
             cast(Any, self._optimiser).step()
         self._optimiser.zero_grad(set_to_none=True)
         # A skipped step counts: warm-up and decay follow all steps of the run.
@@ -370,6 +367,19 @@ def _credits(
         )
         for name, T, cost, advantage, old in zip(batch.rollout_ids, lengths, *rows, strict=True)
     ]
+
+
+def clip(parameters: Sequence[nn.Parameter], bound: float | None, total: Tensor) -> None:
+    """Scales gradients down to a global norm, where theirs is larger.
+
+    Args:
+        parameters: Those with gradients.
+        bound: The norm; None changes nothing.
+        total: The norm of their gradients, as `get_total_norm` gives it, finite.
+    """
+    # torch's function would multiply all gradients by 1 too: one more pass over them.
+    if bound is not None and bool(bound / (whole(total) + _OF_CLIPPING) < 1.0):
+        nn.utils.clip_grads_with_norm_(parameters, bound, total)
 
 
 def _takes_one_pass(parameters: Sequence[nn.Parameter]) -> bool:
