@@ -60,13 +60,13 @@ def plan_with(**fields: int) -> RoomPlan:
     return replace(plan, disk=replace(disk, **there), **own)
 
 
-def built_of(folder: Path) -> Built:
+def built_of(folder: Path, more: str = "") -> Built:
     """A file with one self-teacher, which the folder then has, and what it makes."""
     (folder / "judge.py").write_text("def judge(response, row):\n    return 1.0\n")
     (folder / "rows.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
     (folder / "run.toml").write_text(
         '[data]\ntrain = "rows.jsonl"\n[feedback]\nuse = "judge.py:judge"\n'
-        "[optim]\nprompts_per_step = 2\n[run]\nsteps = 3\n"
+        f"[optim]\nprompts_per_step = 2\n[run]\nsteps = 3\n{more}"
     )
     file = read_run_file(folder / "run.toml")
     return build(file, folder, name="run", run_dir=folder / "runs" / "run")

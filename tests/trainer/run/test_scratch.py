@@ -27,9 +27,9 @@ from preceptor_trainer.run.publishing import VersionsLost
 from preceptor_trainer.run.retention import Lost, Retention, Version
 from preceptor_trainer.run.schedules import Overlapped
 from preceptor_trainer.run.standing import Lineage, remember
-from preceptor_trainer.runfile.building import build
-from preceptor_trainer.runfile.reading import read_run_file
+from preceptor_trainer.runfile.students import model_folder
 
+from ..commands.test_room import built_of
 from .test_publishing import READERS, publisher_of, settings
 
 
@@ -233,16 +233,9 @@ def test_shared_memory_is_told_from_a_disk(tmp_path: Path) -> None:
 
 
 def test_who_loads_versions_may_read_the_scratch_folder_of_this_run_alone(tmp_path: Path) -> None:
-    (tmp_path / "judge.py").write_text("def judge(response, row):\n    return 1.0\n")
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "one"}\n')
-    (tmp_path / "run.toml").write_text(
-        '[data]\ntrain = "rows.jsonl"\n[feedback]\nuse = "judge.py:judge"\n'
-        '[optim]\nprompts_per_step = 1\n[run]\nsteps = 3\n[model]\nscratch = "near"\n'
-    )
-    run_dir = tmp_path / "runs" / "one"
+    built = built_of(tmp_path, '[model]\nscratch = "near"\n')
 
-    built = build(read_run_file(tmp_path / "run.toml"), tmp_path, name="one", run_dir=run_dir)
-
+    run_dir = tmp_path / "runs" / "run"
     passing = passing_folder(tmp_path / "near", run_dir / "weights")
     assert built.config.scratch == tmp_path / "near"
     assert built.deployment.gateway.weights_roots == (Path("weights"), passing)
@@ -271,3 +264,16 @@ def test_a_scratch_folder_without_room_is_refused_with_what_to_do(
     assert "near will hold" in said
     assert "has room for 0.067 GB" in said
     assert "shm_size" in said
+
+
+def test_a_folder_of_a_run_file_may_begin_with_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "model").mkdir(parents=True)
+    (tmp_path / "home" / "model" / "config.json").touch()
+
+    built = built_of(tmp_path, '[model]\nscratch = "~/near"\n')
+
+    assert built.config.scratch == tmp_path / "home" / "near"
+    assert model_folder("~/model", tmp_path) == tmp_path / "home" / "model"
