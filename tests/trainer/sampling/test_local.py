@@ -13,7 +13,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from preceptor_trainer.sampling.local import MAX_ROWS, LocalSampler, draw, truncate
+from preceptor_trainer.sampling.local import BLOCK, LARGE, MAX_ROWS, LocalSampler, draw, truncate
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.sampling.sampler import Generation
 
@@ -81,9 +81,11 @@ def _same(first: list[Generation], second: list[Generation]) -> bool:
         SamplingParams(temperature=1.3, top_k=9, top_p=0.9),
     ],
 )
+@pytest.mark.parametrize("large", [1, LARGE])
 def test_logprobs_are_those_of_a_plain_pass(
-    model: Qwen3ForCausalLM, sampler: LocalSampler, params: SamplingParams
+    model: Qwen3ForCausalLM, large: int, params: SamplingParams
 ) -> None:
+    sampler = LocalSampler(model, end_ids={EOS}, pad_id=PAD, large=large)
     prompts = PROMPTS * 4
 
     drawn = sampler.sample(prompts, params, _seeded())
@@ -382,6 +384,29 @@ def test_tokens_come_as_often_as_their_probability_says() -> None:
     tokens, _ = draw(probabilities.log().repeat(1000, 1), SamplingParams(), uniforms)
 
     assert torch.bincount(tokens, minlength=3).tolist() == pytest.approx([500, 200, 300], abs=1)
+
+
+@pytest.mark.parametrize("num_ids", [BLOCK, BLOCK + 1, 3 * BLOCK, 49_152])
+def test_a_large_vocabulary_is_drawn_from_as_by_one_sum_over_all_ids(num_ids: int) -> None:
+    logprobs = (3 * torch.randn(64, num_ids, generator=_seeded())).log_softmax(-1)
+    uniforms = torch.rand(64, generator=_seeded(1), dtype=torch.float64)
+
+    tokens, _ = draw(logprobs, SamplingParams(), uniforms)
+
+    sums = logprobs.exp().cumsum(-1, dtype=torch.float64)
+    wanted = torch.searchsorted(sums, uniforms[:, None] * sums[:, -1:], right=True)
+    assert torch.equal(tokens, wanted[:, 0])
+
+
+@pytest.mark.parametrize("num_ids", [64, 3 * BLOCK + 5])
+def test_what_has_no_probability_is_not_drawn_at_either_end(num_ids: int) -> None:
+    logits = torch.full((2, num_ids), -torch.inf)
+    logits[:, num_ids // 2 : num_ids // 2 + 3] = torch.tensor([0.0, -1.0, 2.0])
+    uniforms = torch.tensor([0.0, float(np.nextafter(1, 0))], dtype=torch.float64)
+
+    tokens, _ = draw(logits, SamplingParams(), uniforms)
+
+    assert tokens.tolist() == [num_ids // 2, num_ids // 2 + 2]
 
 
 def test_truncation_keeps_the_smallest_sufficient_set() -> None:

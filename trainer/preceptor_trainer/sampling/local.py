@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from preceptor_trainer.sampling.decode_cache import DecodeCache, decode_attention
+from preceptor_trainer.sampling.few_rows import take_few_rows
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.sampling.sampler import Generation
 
@@ -45,6 +46,7 @@ LARGE = 1 << 23
 pass. Smaller models keep the batches, and with them the rounding, that they have without."""
 COMPACT_BELOW = 0.75  # rebuild the batch when fewer rows than this are still running
 COMPACT_LARGE_BELOW = 0.9
+BLOCK = 1024  # ids of a large vocabulary whose masses are added first
 WORTH_A_PASS = 64  # tokens; a pass reads all weights, whatever the number of its tokens
 
 _Finished: TypeAlias = Callable[[int, npt.NDArray[np.int32], npt.NDArray[np.float32]], None]
@@ -85,6 +87,9 @@ class LocalSampler:
         config: Any = self._model.config.get_text_config()
         self._max_positions: int | None = getattr(config, "max_position_embeddings", None)
         self._is_large = sum(p.numel() for p in model.parameters()) >= large
+        on_cpu = self._device.type == "cpu" and self._model.dtype == torch.float32
+        if self._is_large and on_cpu:
+            take_few_rows(self._model)
         # A window counts columns, and padding is between a shared beginning and what follows it.
         self._shares_beginnings = getattr(config, "sliding_window", None) is None
 
@@ -329,17 +334,39 @@ def draw(
     scaled_BV = logits_BV if params.temperature == 1.0 else logits_BV / params.temperature
     tempered_BV = scaled_BV.log_softmax(-1)
     logprobs_BV = truncate(tempered_BV[:, :vocab_size], params)
-    # In float64: in a float32 sum, a quarter of 150,000 random ids do not change the sum, and could
-    # never be drawn.
-    cumulative_BV = logprobs_BV.exp().cumsum(-1, dtype=torch.float64)
-    # scaled by the last entry, so that rounding never exceeds the total mass
-    threshold_B = uniform_B[:, None] * cumulative_BV[:, -1:]
-    # right=True: the first id whose sum is above the threshold, so that an id of probability 0 is
-    # never drawn, even if the uniform number is 0.
-    token_B1 = torch.searchsorted(cumulative_BV, threshold_B, right=True)
-    # Rounding may raise the threshold to the total mass, above which there is no id.
-    token_B1 = token_B1.clamp_max(logprobs_BV.shape[-1] - 1)
+    token_B1 = _inverted(logprobs_BV.exp(), uniform_B)
     return token_B1[:, 0], logprobs_BV.gather(1, token_B1)[:, 0]
+
+
+def _inverted(mass_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    """Ids `[B, 1]` at which the sum of masses passes a uniform share of the whole.
+
+    Sums are in float64: in a float32 sum, a quarter of 150,000 random ids do not change the sum,
+    and could never be drawn. They are of blocks first, and of ids in one block only: for a large
+    vocabulary, writing every sum costs as much as ten layers of a small model.
+    """
+    num_rows, num_ids = mass_BV.shape
+    if num_ids <= BLOCK:
+        sums_BV = mass_BV.cumsum(-1, dtype=torch.float64)
+        return _first_above(sums_BV, uniform_B[:, None] * sums_BV[:, -1:])
+    mass_BKW = nn.functional.pad(mass_BV, (0, -num_ids % BLOCK)).view(num_rows, -1, BLOCK)
+    sums_BK = mass_BKW.sum(-1, dtype=torch.float64).cumsum(-1)
+    threshold_B1 = uniform_B[:, None] * sums_BK[:, -1:]
+    block_B1 = _first_above(sums_BK, threshold_B1)
+    before_B1 = nn.functional.pad(sums_BK, (1, 0)).gather(1, block_B1)
+    rows_B = torch.arange(num_rows, device=mass_BV.device)
+    within_BW = mass_BKW[rows_B, block_B1[:, 0]].cumsum(-1, dtype=torch.float64)
+    return block_B1 * BLOCK + _first_above(within_BW, threshold_B1 - before_B1)
+
+
+def _first_above(sums_BX: Tensor, threshold_B1: Tensor) -> Tensor:
+    """The first index `[B, 1]` whose sum is above the threshold.
+
+    Never one that adds nothing: also not where the threshold is 0, and where rounding raises it to
+    the last sum, above which there is no index.
+    """
+    below_last_B1 = torch.nextafter(sums_BX[:, -1:], sums_BX.new_zeros(()))
+    return torch.searchsorted(sums_BX, torch.minimum(threshold_B1, below_last_B1), right=True)
 
 
 def truncate(logprobs_BV: Tensor, params: SamplingParams) -> Tensor:
