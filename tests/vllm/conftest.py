@@ -242,7 +242,7 @@ feedback = {{ use = "exact" }}
 teacher = {{ reference = true, self = {{ template = "compact" }} }}
 rollout = {{ n = 4, max_tokens = 8, sampler = {sampler} }}
 optim = {{ prompts_per_step = 4, lr = {lr} }}
-run = {{ steps = {steps}, eval_samples = 2 }}
+run = {{ name = "{name}", steps = {steps}, eval_samples = 2 }}
 objective = {{ use = "distil" }}
 """
 
@@ -256,12 +256,18 @@ def train(
     steps: int,
     adapter: str = "",
     lr: float = 3e-2,
+    name: str = "run",
 ) -> list[dict[str, Any]]:
     """The metrics of a run of DistIL whose responses a sampler draws."""
     folder.mkdir(parents=True, exist_ok=True)
     said = ", ".join(f"{name} = {json.dumps(value)}" for name, value in sampler.items())
     text = _RUN.format(
-        model=policy.folder, sampler=f"{{ {said} }}", steps=steps, adapter=adapter, lr=lr
+        model=policy.folder,
+        sampler=f"{{ {said} }}",
+        steps=steps,
+        adapter=adapter,
+        lr=lr,
+        name=name,
     )
     (folder / "run.toml").write_text(text)
     (folder / "vllm.key").write_text(KEY)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -105,3 +107,35 @@ def test_a_run_gives_vllms_own_server_each_adapter_and_the_next_run_finds_none(
             [own, last] = httpx.get(f"{url}/v1/models").json()["data"]
             assert (own["id"], last["id"]) == ("policy", "run/l0/3")
             assert last["root"].startswith(str(folder))
+
+
+@pytest.mark.gauntlet
+def test_two_runs_share_vllms_own_server_each_with_its_adapters(
+    vllm_python: str, policy: Policy, tmp_path: Path
+) -> None:
+    options = ("--logprobs-mode", "processed_logprobs", "--enable-lora", "--max-loras", "2")
+    environment = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+    rates = {"one": 3e-2, "two": 1e-2}
+
+    with serving(vllm_python, policy, tmp_path / "log", options, **environment) as url:
+        sampler = {"url": url, "kind": "vllm", "shared": True}
+
+        def trained(name: str) -> list[dict[str, Any]]:
+            folder = tmp_path / name
+            return train(
+                policy, sampler, folder, folder / "run",
+                steps=4, adapter=", lora = { rank = 8 }", lr=rates[name], name=name,
+            )  # fmt: skip
+
+        with ThreadPoolExecutor() as pool:
+            runs = dict(zip(rates, pool.map(trained, rates), strict=True))
+
+        cards = httpx.get(f"{url}/v1/models").json()["data"]
+
+    for steps in runs.values():
+        gaps = [step["behaviour_gap"] for step in steps]
+        # With the other run's adapter the gap would be as large as their difference, below.
+        assert all(abs(gap) < 0.02 for gap in gaps), gaps
+    last = [steps[-1]["sampled_logprob"] for steps in runs.values()]
+    assert abs(last[0] - last[1]) > 0.1, last
+    assert {card["id"] for card in cards} == {"policy", "one/l0/4", "two/l0/4"}

@@ -62,9 +62,10 @@ def whole_folder(path: Path, *, synced: bool = True) -> Generator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        for file in partial.iterdir() if synced else ():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
+        for file in partial.rglob("*") if synced else ():
+            if file.is_file():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 ADAPTER_FILE: Final = "adapter_model.safetensors"
 ADAPTER_CONFIG_FILE: Final = "adapter_config.json"
 ADAPTER_FILES: Final = frozenset({ADAPTER_FILE, ADAPTER_CONFIG_FILE})
+FIRST_ADAPTER: Final = "adapter"
+"""Subfolder of a whole version that later ones are adapters of: an adapter that changes nothing."""
 _PREFIX: Final = "base_model.model."
 _A: Final = ".lora_A.weight"
 _B: Final = ".lora_B.weight"

@@ -144,7 +144,8 @@ def test_an_exported_adapter_version_is_a_plain_model_and_peft_reads_its_folder(
     folder = WeightFolder(
         tmp_path / "weights", "p", "0" * 64, source=policy.folder, config=policy.model.config
     )
-    folder.write(learner.weights(), "p/l0/0", parent=None, checkpoint=True)
+    first = learner.adapter()
+    folder.write(learner.weights(), "p/l0/0", parent=None, checkpoint=True, first_adapter=first)
     learner.step(batches, DistIL())
     adapter = learner.adapter()
     assert adapter is not None
@@ -166,6 +167,8 @@ def test_an_exported_adapter_version_is_a_plain_model_and_peft_reads_its_folder(
         torch.testing.assert_close(logprobs, wanted, atol=1e-5, rtol=1e-6)
     assert loadable(str(tmp_path), tmp_path) == tmp_path / "merged"
     assert loadable(f"{tmp_path}@0", tmp_path) == tmp_path / "weights/p/l0/0"
+    export(f"{tmp_path}@0", tmp_path / "first")
+    assert not [path for path in (tmp_path / "first").iterdir() if not path.is_file()]
     (tmp_path / "weights/p/l0/0/model.safetensors").unlink()
     with pytest.raises(CannotExport, match=r"l0/1 is an adapter of .*l0/0, which is not there"):
         export(str(tmp_path), tmp_path / "again")

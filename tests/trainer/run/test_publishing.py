@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -27,7 +28,9 @@ from preceptor_clients.contract.schemas import (
     WeightManifest,
 )
 from preceptor_clients.http.gateway import GatewayClient
+from preceptor_clients.sdk.adapters import ADAPTER_FILE, FIRST_ADAPTER
 from preceptor_trainer.collect.student import Student
+from preceptor_trainer.learner.adapter_files import base_folder
 from preceptor_trainer.learner.learner import Learner, OptimiserConfig
 from preceptor_trainer.learner.lora import Lora, add_adapter
 from preceptor_trainer.learner.policy import WeightFolder
@@ -528,6 +531,20 @@ async def test_a_run_with_an_adapter_publishes_it_alone_unless_somebody_needs_wh
     whole = run.gateway.manifests[0].num_bytes
     assert whole is not None
     assert (publisher.metrics()["published_bytes"] < 0.1 * whole) == adapters
+
+
+async def test_the_first_version_is_there_as_an_adapter_that_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    run = AdaptedRun(tmp_path)
+    await run.two_steps(adapters=True)
+
+    first = tmp_path / "weights/p/l0/0"
+    tensors = load_file(first / FIRST_ADAPTER / ADAPTER_FILE)
+    assert {float(t.abs().max()) > 0 for n, t in tensors.items() if "lora_A" in n} == {True}
+    assert {float(t.abs().max()) for n, t in tensors.items() if "lora_B" in n} == {0.0}
+    assert base_folder(first) is None
+    assert not [*(tmp_path / "weights/p/l0/2").glob(FIRST_ADAPTER)]
 
 
 @pytest.mark.parametrize("adapters", [True, False])

@@ -162,6 +162,21 @@ def test_a_server_of_another_kind_draws_where_asked(build_file: BuildFile) -> No
     assert built.config.sampler == SampledByServer(url="http://s:8000", kind="vllm", timeout_s=9)
 
 
+def test_several_runs_share_a_server_only_with_adapters(build_file: BuildFile) -> None:
+    shared = 'rollout.sampler={ url = "http://s:8000", kind = "vllm", shared = true }'
+
+    built = build_file(shared, "model.lora.rank=2")
+
+    server = SampledByServer(url="http://s:8000", kind="vllm", shared=True)
+    assert built.config.sampler == server
+    with pytest.raises(ValueError, match=r"sampler\.shared: .*`model\.lora`"):
+        build_file(shared)
+    with pytest.raises(ValueError, match=r"sampler\.sleeps: a server that several runs share"):
+        build_file(shared, "model.lora.rank=2", "rollout.sampler.sleeps=true")
+    with pytest.raises(ValueError, match=r"rollout\.sampler\.shared: is for `kind"):
+        build_file(shared, "model.lora.rank=2", 'rollout.sampler.kind="service"')
+
+
 def test_a_sampler_does_not_sleep_where_attempts_are_drawn_during_the_update(
     build_file: BuildFile,
 ) -> None:

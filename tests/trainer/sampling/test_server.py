@@ -13,6 +13,7 @@ import torch
 
 from preceptor_clients.contract.errors import AnswerRefused, ServiceFailed
 from preceptor_clients.contract.schemas import WeightManifest
+from preceptor_clients.sdk.adapters import FIRST_ADAPTER
 from preceptor_trainer.sampling.dialect import PROBE, Student, UnfitServer
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.sampling.sampler import Published, SampleRequest
@@ -35,11 +36,11 @@ STUDENT = Student(
 
 
 def sampler_of(
-    server: VLLM | SGLang, kind: ServerKind | None = None, *, sleeps: bool = False
+    server: VLLM | SGLang, kind: ServerKind | None = None, **fields: bool
 ) -> ServerSampler:
     """Asks the stand-in without a network."""
     own: ServerKind = "vllm" if isinstance(server, VLLM) else "sglang"
-    options = SampledByServer(url="http://server", kind=kind or own, sleeps=sleeps)
+    options = SampledByServer(url="http://server", kind=kind or own, **fields)
     return ServerSampler(options, None, STUDENT, httpx.ASGITransport(server.app()))
 
 
@@ -55,6 +56,16 @@ def whole(version: str = VERSION, *, parent: str | None = "run/l0/2") -> Publish
 
 
 FIRST = whole("run/l0/0", parent=None)
+
+
+def first_of(run: str, root: Path) -> Published:
+    """The first version of a line of adapters, as a run writes it."""
+    published = whole(f"{run}/l0/0", parent=None)
+    assert published.manifest is not None
+    folder = root / published.version
+    (folder / FIRST_ADAPTER).mkdir(parents=True)
+    manifest = published.manifest.model_copy(update={"uri": folder.as_uri()})
+    return Published(version=published.version, tensors={}, manifest=manifest)
 
 
 def adapter(version: str) -> Published:
@@ -242,6 +253,57 @@ async def test_adapters_that_another_run_left_behind_are_dropped() -> None:
 
     assert server.adapters == {}
     assert await sampler.sample(request())
+
+
+@pytest.mark.parametrize("make", [VLLM, SGLang])
+async def test_runs_that_share_a_server_draw_each_from_its_own_adapters(make, tmp_path) -> None:
+    server = make(lora=True)
+    samplers = [sampler_of(server, shared=True) for _ in range(2)]
+    for sampler, run in zip(samplers, ("one", "two"), strict=True):
+        assert await sampler.takes_adapters()
+        await sampler.load(first_of(run, tmp_path))
+        await sampler.sample(request())
+    for step in (1, 2):
+        for sampler, run in zip(samplers, ("one", "two"), strict=True):
+            await sampler.load(adapter(f"{run}/l0/{step}"))
+    for sampler in samplers:
+        await sampler.sample(request())
+
+    assert server.adapters.keys() == {"one/l0/2", "two/l0/2"}
+    path, field = ("/v1/completions", "model") if make is VLLM else ("/generate", "lora_path")
+    drawn = [b[field] for b in server.bodies(path) if b.get(field) and "/" in b[field]]
+    begun = ["one/l0/0", "two/l0/0"] if make is VLLM else []
+    assert drawn == [*begun, "one/l0/2", "two/l0/2"]
+
+
+async def test_runs_of_one_name_that_share_a_server_are_told_to_take_two(tmp_path) -> None:
+    server = VLLM(lora=True)
+    sampler = sampler_of(server, shared=True)
+    await sampler.takes_adapters()
+    await sampler.load(first_of("run", tmp_path))
+    server.adapters["run/l0/5"] = "/another/run/l0/5"
+
+    with pytest.raises(ServiceFailed, match=r"another/run.*need a `run.name` of their own each"):
+        await sampler.sample(request())
+
+
+@pytest.mark.parametrize("make", [VLLM, SGLang])
+async def test_a_whole_version_does_not_go_to_a_server_that_others_share(make) -> None:
+    server = make(lora=False)
+    sampler = sampler_of(server, shared=True)
+    await sampler.takes_adapters()
+    with pytest.raises(UnfitServer, match=r"sampler\.shared: run/l0/0 is a whole.*--enable-lora"):
+        await sampler.load(FIRST)
+    assert server.weights == "default"
+
+
+async def test_a_line_without_a_first_adapter_is_not_drawn_beside_others() -> None:
+    server = VLLM(lora=True, adapters={"other/l0/7": "/other"})
+    sampler = sampler_of(server, shared=True)
+    await sampler.takes_adapters()
+    with pytest.raises(UnfitServer, match=r"/runs/run/l0/0 has no folder 'adapter'"):
+        await sampler.load(FIRST)
+    assert server.adapters == {"other/l0/7": "/other"}
 
 
 @pytest.mark.parametrize("make", [VLLM, SGLang])

@@ -1,9 +1,11 @@
 """Versions on disk that are an adapter of another version: a few MB instead of a model.
 
     ROOT/run/l0/0/model.safetensors                              # the base
+    ROOT/run/l0/0/adapter/                                       # it again, as an adapter
     ROOT/run/l0/7/adapter_model.safetensors, adapter_config.json
 
-The adapter's file names its base, so that a version can be read without the gateway.
+The adapter's file names its base, so that a version can be read without the gateway. The first
+adapter changes nothing. A server that draws from adapters of several runs is asked for it, too.
 """
 
 from __future__ import annotations

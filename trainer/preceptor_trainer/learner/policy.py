@@ -23,7 +23,7 @@ from preceptor_clients.contract.control_tokens import end_ids, pad_id
 from preceptor_clients.contract.fingerprint import tokenizer_fingerprint
 from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.kit.files import whole_folder
-from preceptor_clients.sdk.adapters import ADAPTER_FILES
+from preceptor_clients.sdk.adapters import ADAPTER_FILES, FIRST_ADAPTER
 from preceptor_clients.sdk.chat_encoding import ChatEncoder
 from preceptor_clients.sdk.offered_weights import WEIGHTS_FILE
 from preceptor_trainer.kit.disk import disk_errors
@@ -168,6 +168,7 @@ class WeightFolder:
         parent: str | None,
         checkpoint: bool,
         passes: bool = True,
+        first_adapter: AdapterFiles | None = None,
     ) -> WeightManifest:
         """Writes the weights of `version` unless they exist; returns their manifest.
 
@@ -177,6 +178,7 @@ class WeightFolder:
             parent: The version before.
             checkpoint: Whether a checkpoint names it.
             passes: Whether it may be under `passing` if none does.
+            first_adapter: The adapter that begins on these weights, written beside them.
         """
         folder = self._place(version, passes=passes and not checkpoint)
         if not folder.exists():
@@ -185,6 +187,9 @@ class WeightFolder:
                 save_file(dict(weights), partial / WEIGHTS_FILE, metadata={"format": "pt"})
                 if self._source is not None:
                     write_beside_weights(self._config, self._source, partial)
+                if first_adapter is not None:
+                    (partial / FIRST_ADAPTER).mkdir()
+                    write_adapter(partial / FIRST_ADAPTER, first_adapter, version)
         return self._manifest(folder, version, [WEIGHTS_FILE], parent, checkpoint=checkpoint)
 
     def write_adapter(

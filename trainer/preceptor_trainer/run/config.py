@@ -227,6 +227,10 @@ class RunConfig:
                 f"moments: `host` is for one process, and there are {self.ranks} ranks; "
                 "they divide moments of float32 or bfloat16 between them"
             )
+        if getattr(self.sampler, "shared", False) and self.lora is None:
+            raise ValueError(
+                "sampler.shared: runs share a server only with adapters; train one (`model.lora`)"
+            )
         decay_until = self.optimiser.decay_until
         if decay_until is not None and decay_until < self.steps:
             raise ValueError(

@@ -55,7 +55,7 @@ def export(which: str, out: Path) -> Path:
         )
     with whole_folder(out) as partial:
         for path in (base or source).iterdir():
-            if base is None or path.name != WEIGHTS_FILE:
+            if path.is_file() and (base is None or path.name != WEIGHTS_FILE):
                 shutil.copyfile(path, partial / path.name)
         if base is not None:
             metadata = {"format": "pt"}

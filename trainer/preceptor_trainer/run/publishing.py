@@ -88,6 +88,8 @@ class Publisher:
         self._run_dir = run_dir
         self._checkpoints = run_dir / "checkpoints"
         self._gateway = gateway
+        self._adapters = False
+        """Whether versions after the first are an adapter alone."""
         self._base: WeightManifest | None = None
         self._written: str | None = None
         """The newest version with files, from which the next one with files descends."""
@@ -114,6 +116,7 @@ class Publisher:
                 publishes it alone, beside the line's first version.
         """
         found = latest_checkpoint(self._checkpoints)
+        self._adapters = adapters
         resumed, masters, weights = None, None, dict[str, Tensor]()
         if found is not None:
             resumed, state = await asyncio.to_thread(load_checkpoint, found)
@@ -314,10 +317,12 @@ class Publisher:
         """
         version = self._folder.version(self.lineage, step)
         weights = await asyncio.to_thread(self._weights, engine, step)
-        adapter = None if self._base is None else await asyncio.to_thread(engine.adapter)
+        is_adapter = self._adapters and (self._base is not None or step == 0)
+        adapter = await asyncio.to_thread(engine.adapter) if is_adapter else None
         if adapter is None or self._base is None:
             base, tensors = None, weights
-            write = partial(self._folder.write, weights)
+            # Only at step 0, because later ones are not of these weights.
+            write = partial(self._folder.write, weights, first_adapter=adapter)
         else:
             base, tensors = self._base, adapter.tensors
             write = partial(self._folder.write_adapter, adapter, base=base.version)

@@ -265,9 +265,14 @@ def _sampler(rollout: RolloutSection, folder: Path) -> SampledByService | Sample
         "timeout_s": wanted.timeout_s,
         "sleeps": wanted.sleeps,
     }
-    if wanted.kind == "service":
-        return SampledByService(**where)
-    return SampledByServer(kind=wanted.kind, **where)
+    if wanted.kind != "service":
+        return SampledByServer(kind=wanted.kind, shared=wanted.shared, **where)
+    if wanted.shared:
+        raise ValueError(
+            'rollout.sampler.shared: is for `kind = "vllm"` and `"sglang"`; a service answers '
+            "several runs without it, and loads a version anew where the run changes"
+        )
+    return SampledByService(**where)
 
 
 def _group_size(run_file: RunFile) -> int:

@@ -230,6 +230,9 @@ class SamplerSection(Section):
     server load a version."""
     sleeps: bool = False
     """Whether it gives up its memory while the trainer updates, where both have one GPU."""
+    shared: bool = False
+    """Whether other runs draw from the same server of vLLM's or SGLang's too; each trains an
+    adapter (`model.lora`) and has a name of its own."""
 
 
 class RolloutSection(Section):

@@ -10,26 +10,22 @@ each draw is checked to be of that version.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from preceptor_clients.contract.errors import AnswerRefused
 from preceptor_clients.contract.generation import Generated
 from preceptor_clients.http.connection import Transport
 from preceptor_clients.kit.files import read_key_file
-from preceptor_trainer.sampling.dialect import PROBE, Calls, Dialect, Draw, Student
+from preceptor_trainer.sampling.dialect import PROBE, Calls, Dialect, Draw, Student, UnfitServer
 from preceptor_trainer.sampling.drawn import as_generation, check_drawn, seeds_of
 from preceptor_trainer.sampling.sampler import Generation, Published, SampleRequest
 from preceptor_trainer.sampling.sglang_server import SGLangServer
 from preceptor_trainer.sampling.vllm_server import VLLMServer
 
 ServerKind: TypeAlias = Literal["vllm", "sglang"]
-_DIALECTS: Final[Mapping[ServerKind, type[VLLMServer] | type[SGLangServer]]] = {
-    "vllm": VLLMServer,
-    "sglang": SGLangServer,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +40,15 @@ class SampledByServer:
     """Longest wait for one call: the responses to one prompt, or loading a version."""
     sleeps: bool = False
     """Whether it gives up its memory while the trainer updates."""
+    shared: bool = False
+    """Whether other runs draw from it too, each from adapters of its own."""
+
+    def __post_init__(self) -> None:
+        if self.shared and self.sleeps:
+            raise ValueError(
+                "sampler.sleeps: a server that several runs share does not sleep for one of them; "
+                "leave out `sleeps` or `shared`"
+            )
 
     def __call__(self, policy: Any) -> ServerSampler:
         """The sampler of this policy, which has a model, a tokenizer and end tokens.
@@ -77,7 +82,7 @@ class ServerSampler:
         self._transport = transport
         self._key = key
         self._student = student
-        self._dialect: Dialect = _DIALECTS[server.kind](student)
+        self._dialect = _dialect_of(server, student)
         self._is_started = False
         self._takes_adapters = False
         self._version: str | None = None
@@ -134,6 +139,14 @@ class ServerSampler:
             raise ValueError(f"weights {published.version} were not published for a server")
         # A line of adapters begins with the model that the server was started with.
         own = self._takes_adapters and published.manifest.parent is None
+        if self._server.shared and published.manifest.base is None and not own:
+            raise UnfitServer(
+                f"rollout.sampler.shared: {published.version} is a whole version, which would take "
+                "the place of what other runs draw from. Versions are adapters where the server "
+                "was started for them (`--enable-lora`; vLLM also needs "
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment) and every teacher with "
+                "versions takes them"
+            )
         async with self._calls() as calls:
             await self._start(calls)
             await self._dialect.load(calls, published.manifest, own=own)
@@ -205,3 +218,10 @@ class ServerSampler:
                     f"is 'length' after {len(one.response_ids)} of {longest} tokens: the server's "
                     f"context has no room for a prompt of {len(draw.ids)} tokens and its response",
                 )
+
+
+def _dialect_of(server: SampledByServer, student: Student) -> Dialect:
+    if server.kind == "vllm":
+        return VLLMServer(student, shared=server.shared)
+    # It lists no adapters, and unloads none but this run's in any case.
+    return SGLangServer(student)

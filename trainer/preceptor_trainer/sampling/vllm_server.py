@@ -6,11 +6,12 @@
 Tokens: `/v1/completions` with prompt ids, `logprobs` and `return_token_ids`. Whole versions: vLLM
 reloads in place by `/collective_rpc`, and `/weight_info` says which one it holds; these routes
 exist in its development mode. Adapters: `/v1/load_lora_adapter`, under the name of the version,
-which each request then asks for.
+which each request then asks for. Several runs may share a server, each with adapters of its own.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from preceptor_clients.contract.errors import PreceptorError, ServiceFailed
 from preceptor_clients.contract.generation import Generated
 from preceptor_clients.contract.schemas import WeightManifest
+from preceptor_clients.sdk.adapters import FIRST_ADAPTER
 from preceptor_clients.vllm_expert.worker import PolicyWorker
 from preceptor_trainer.sampling.dialect import (
     Calls,
@@ -39,8 +41,15 @@ _ROUNDING: Final = 1e-3
 class VLLMServer:
     """A server of vLLM's; see `Dialect`."""
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: Student, *, shared: bool = False) -> None:
+        """Asks nothing yet.
+
+        Args:
+            student: The run's.
+            shared: Whether adapters of other runs are left alone.
+        """
         self._student = student
+        self._shared = shared
         self._model = ""
         self._asked = ""
         """The model that requests name: the server's own, or an adapter's version."""
@@ -49,7 +58,7 @@ class VLLMServer:
         self._weights: str | None = None
         """What `/weight_info` has to say."""
         self._adapters: dict[str, str] = {}
-        """The adapters that may be loaded, with their folders: the version's own, if it is one."""
+        """This run's adapters that may be loaded, with their folders: the version's, if any."""
 
     async def start(self, calls: Calls) -> None:
         """Finds the server's model, its configuration and its kind of log-probs."""
@@ -77,28 +86,42 @@ class VLLMServer:
             await self._load_whole(calls, manifest)
         else:
             check_untouched(calls, await self._held(calls))
-        await self._ask_for(calls, None if manifest.base is None else manifest)
+        adapter = _adapter_of(manifest, own=own)
+        if adapter is None and self._shared:
+            # vLLM 0.32 on a CPU draws wrongly from its own model beside an adapter.
+            raise UnfitServer(
+                f"rollout.sampler.shared: {folder_of(manifest)} has no folder {FIRST_ADAPTER!r}, "
+                "because an older release wrote it; begin the run again in another folder"
+            )
+        await self._ask_for(calls, manifest.version, adapter)
         self._weights = await self._held(calls)
 
-    async def _ask_for(self, calls: Calls, adapter: WeightManifest | None) -> None:
+    async def _ask_for(self, calls: Calls, version: str, adapter: Path | None) -> None:
         """Names an adapter in requests, or the server's own model, and unloads all others."""
         self._asked, self._adapters = self._model, {}
         if adapter is not None:
-            await self._load_adapter(calls, adapter)
-            self._asked = adapter.version
-            self._adapters = {adapter.version: str(folder_of(adapter))}
-        for name in (await _adapters(calls)).keys() - self._adapters.keys():
+            await self._load_adapter(calls, version, adapter)
+            self._asked, self._adapters = version, {version: str(adapter)}
+        for name in (await self._own_adapters(calls)).keys() - self._adapters.keys():
             await calls.drops("/v1/unload_lora_adapter", {"lora_name": name})
 
-    async def _load_adapter(self, calls: Calls, manifest: WeightManifest) -> None:
-        body = {"lora_name": manifest.version, "lora_path": str(folder_of(manifest))}
+    async def _own_adapters(self, calls: Calls) -> dict[str, str]:
+        """The loaded adapters that other runs have no part in, with their folders."""
+        loaded = await _adapters(calls)
+        if not self._shared:
+            return loaded
+        run = _run_of(self._asked)
+        return {name: path for name, path in loaded.items() if _run_of(name) == run}
+
+    async def _load_adapter(self, calls: Calls, version: str, folder: Path) -> None:
+        body = {"lora_name": version, "lora_path": str(folder)}
         try:
             # In place: an earlier process of this run may have loaded it.
             await calls.post("/v1/load_lora_adapter", body | {"load_inplace": True})
         except PreceptorError as error:
             raise ServiceFailed(
-                f"the server at {calls.url} did not load the adapter {manifest.version}: "
-                f"{error.detail}. It must see {folder_of(manifest)}, and be started with "
+                f"the server at {calls.url} did not load the adapter {version}: "
+                f"{error.detail}. It must see {folder}, and be started with "
                 "--enable-lora, --max-lora-rank at least `model.lora.rank`, and "
                 "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment"
             ) from error
@@ -218,18 +241,35 @@ class VLLMServer:
         return None if info is None else info["weight_version"]
 
     async def _check_weights(self, calls: Calls, version: str) -> None:
-        held, adapters = await self._held(calls), await _adapters(calls)
+        held, adapters = await self._held(calls), await self._own_adapters(calls)
         if held != self._weights:
             what = f"the weights {held} in place of {self._weights}"
         elif adapters != self._adapters:
-            # vLLM 0.32 on a CPU draws wrongly from its own model beside an adapter.
             what = f"the adapters {adapters} in place of {self._adapters}"
         else:
             return
         raise ServiceFailed(
             f"the server at {calls.url} holds {what}, so that it does not draw from {version}; "
-            "one run has such a server to itself"
+            + (
+                "runs that share it need a `run.name` of their own each"
+                if self._shared
+                else "one run has such a server to itself"
+            )
         )
+
+
+def _adapter_of(manifest: WeightManifest, *, own: bool) -> Path | None:
+    """The folder of a version's adapter; None where it is drawn without one."""
+    folder = folder_of(manifest)
+    if manifest.base is not None:
+        return folder
+    first = folder / FIRST_ADAPTER
+    return first if own and first.is_dir() else None
+
+
+def _run_of(version: str) -> str:
+    # RUN/LINEAGE/STEP
+    return version.rsplit("/", 2)[0]
 
 
 async def _cards(calls: Calls) -> list[dict[str, Any]]:

@@ -115,7 +115,8 @@ def disk_plan(
         between += 2 * interval
     passes = bool(config.scratch and between)
     num_versions = min(config.steps + 1, num_versions + (0 if passes else between))
-    num_adapters = num_versions - 1 if adapters else 0
+    # The first version has both.
+    num_whole, num_adapters = (1, num_versions) if adapters else (num_versions, 0)
     there = [run_dir / "weights", run_dir / "checkpoints"]
     version = whole // 2 if rounded else whole
     passing = None
@@ -132,7 +133,7 @@ def disk_plan(
         version_bytes=version,
         # Beside a rounded version a checkpoint has the weights themselves.
         state_bytes=moments + adapter + (whole if rounded else 0),
-        num_versions=num_versions - num_adapters,
+        num_versions=num_whole,
         num_states=kept + 1,
         there_bytes=sum(_held(folder) for folder in there),
         free_bytes=free_disk_bytes(run_dir),
