@@ -23,6 +23,7 @@ from preceptor_trainer.run.needs.memory_plan import MemoryPlan, Part
 from preceptor_trainer.runfile.building import Built, build
 from preceptor_trainer.runfile.reading import read_run_file
 from preceptor_trainer.runfile.teachers import LARGER_MODEL
+from preceptor_trainer.sampling.server import SampledByServer
 from preceptor_trainer.student import STUDENT_DIR
 
 GB = 10**9
@@ -143,12 +144,16 @@ def test_a_teacher_on_another_device_takes_none_of_the_memory_there(tmp_path: Pa
     assert set(plan.services) == {"near", "services"}
 
 
+SHARED = SampledByServer(url="http://s:8000", kind="vllm", shared=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "teacher", "num_versions", "num_adapters"),
     [
         ({"lora": Lora(rank=2)}, SELF_TEACHER, 1, 4),
         ({"lora": Lora(rank=2)}, "mine.py:Teacher", 4, 0),
         ({"lora": Lora(rank=2), "sampler": lambda *_: None}, SELF_TEACHER, 4, 0),
+        ({"lora": Lora(rank=2), "sampler": SHARED}, "mine.py:Teacher", 1, 4),
         ({}, SELF_TEACHER, 4, 0),
     ],
 )

@@ -45,6 +45,7 @@ from preceptor_trainer.run.needs.disk_plan import disk_plan
 from preceptor_trainer.run.publishing import Publisher
 from preceptor_trainer.run.schedules import Deterministic
 from preceptor_trainer.run.standing import BEST_FILE, Lineage, remember
+from preceptor_trainer.sampling.dialect import UnfitServer
 from preceptor_trainer.sampling.in_process import InProcessSampler
 
 from ...models.tiny import tiny_model
@@ -651,6 +652,33 @@ async def test_adapters_suffice_where_all_who_load_versions_take_them(
     adapted, plain = (settings(lora=lora, experts=uses) for lora in ("any", None))
     assert await adapters_suffice(adapted, gateway, student, wait_s=0) == suffice
     assert not await adapters_suffice(plain, gateway, student)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "takes", "message"),
+    [
+        (service("teacher", weights=True, adapters=True), False, "--enable-lora"),
+        (service("teacher", weights=True), True, "the teacher 'teacher' takes no adapters"),
+        (UNREACHABLE, True, "did not answer within 0 s"),
+    ],
+)
+async def test_whole_versions_are_refused_at_once_where_runs_share_the_server(
+    teacher: ServiceStatus, takes: bool, message: str
+) -> None:
+    async def takes_adapters() -> bool:
+        return takes
+
+    async def experts() -> Services:
+        return Services(services=(teacher,))
+
+    gateway = cast(GatewayClient, SimpleNamespace(experts=experts))
+    student = cast(Student, SimpleNamespace(takes_adapters=takes_adapters))
+    uses, shared = (SimpleNamespace(name="teacher"),), SimpleNamespace(shared=True)
+
+    with pytest.raises(UnfitServer, match=rf"rollout\.sampler\.shared: .*{message}"):
+        await adapters_suffice(
+            settings(lora="any", experts=uses, sampler=shared), gateway, student, wait_s=0
+        )
 
 
 async def test_an_expert_that_the_gateway_has_not_asked_yet_is_waited_for() -> None:

@@ -134,6 +134,8 @@ class VLLM(Recorded):
         body = await self.body(request)
         if "lora_name" not in body:
             return JSONResponse({"error": {"message": "Field required"}}, 400)
+        if body["lora_name"] in self.adapters:
+            return JSONResponse({"error": {"message": "already been loaded"}}, 400)
         self.adapters[body["lora_name"]] = body["lora_path"]
         return PlainTextResponse("Success")
 

@@ -23,6 +23,7 @@ def test_a_layer_computes_what_torch_does(shape: tuple[int, ...], bias: bool) ->
     found, wanted = FewRowsLinear(layer)(rows), layer(rows)
 
     assert found.shape == wanted.shape
+    assert found.is_contiguous()  # some models read pairs of numbers as complex ones
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
@@ -41,3 +42,12 @@ def test_a_copy_follows_the_callers_parameters_and_the_callers_layers_stay() -> 
     assert all(a is b for a, b in zip(taken.parameters(), model.parameters(), strict=True))
     rows = torch.randn(3, 8)
     torch.testing.assert_close(taken(rows), model(rows))
+
+
+def test_a_layer_with_a_hook_keeps_it() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    model[0].register_forward_hook(lambda layer, given, found: found + 1)
+
+    take_few_rows(model)
+
+    assert [type(layer) for layer in model] == [nn.Linear, FewRowsLinear]

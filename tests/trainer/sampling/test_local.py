@@ -409,6 +409,20 @@ def test_what_has_no_probability_is_not_drawn_at_either_end(num_ids: int) -> Non
     assert tokens.tolist() == [num_ids // 2, num_ids // 2 + 2]
 
 
+@pytest.mark.parametrize("num_ids", [64, 3 * BLOCK + 5])
+def test_a_row_from_which_nothing_can_be_drawn_shows_in_its_log_prob(num_ids: int) -> None:
+    logits = torch.zeros(3, num_ids + 8)
+    logits[1] = torch.nan
+    logits[2, :num_ids] = -torch.inf  # all that is left is no token
+
+    tokens, logprobs = draw(logits, SamplingParams(), torch.full((3,), 0.5).double(), num_ids)
+
+    assert int(tokens.max()) < num_ids
+    assert logprobs[0] == pytest.approx(-np.log(num_ids + 8), abs=1e-5)
+    assert torch.isnan(logprobs[1])
+    assert logprobs[2] == -torch.inf
+
+
 def test_truncation_keeps_the_smallest_sufficient_set() -> None:
     logprobs = torch.tensor([[0.5, 0.1, 0.3, 0.1]]).log()
 

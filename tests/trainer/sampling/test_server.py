@@ -287,12 +287,55 @@ async def test_runs_of_one_name_that_share_a_server_are_told_to_take_two(tmp_pat
         await sampler.sample(request())
 
 
+@pytest.mark.parametrize("message", ["started again, or a run without", "holds the weights o/l0/1"])
+async def test_a_server_that_lost_an_adapter_or_has_other_weights_says_so(
+    message, tmp_path
+) -> None:
+    server = VLLM(lora=True)
+    sampler = sampler_of(server, shared=True)
+    await sampler.takes_adapters()
+    await sampler.load(first_of("run", tmp_path))
+    if "weights" in message:
+        server.weights = "o/l0/1"
+    else:
+        server.adapters.clear()
+
+    with pytest.raises(ServiceFailed, match=message):
+        await sampler.sample(request())
+
+
+async def test_an_adapter_that_is_no_version_of_the_run_is_left_alone(tmp_path) -> None:
+    others = {"run": "/others", "run/mine": "/others", "runner/l0/1": "/others"}
+    server = VLLM(lora=True, adapters=dict(others))
+    sampler = sampler_of(server, shared=True)
+    await sampler.takes_adapters()
+
+    await sampler.load(first_of("run", tmp_path))
+    await sampler.load(adapter("run/l0/1"))
+
+    assert server.adapters == others | {"run/l0/1": "/runs/run/l0/1"}
+    assert await sampler.sample(request())
+
+
+async def test_a_run_that_goes_on_loads_its_adapter_anew_and_has_old_prompts_forgotten() -> None:
+    server = VLLM(lora=True, adapters={"run/l0/1": "/runs/run/l0/1"})
+    sampler = sampler_of(server, shared=True)
+    await sampler.takes_adapters()
+
+    for version in ("run/l0/1", "run/l0/2"):
+        await sampler.load(adapter(version))
+
+    assert server.adapters == {"run/l0/2": "/runs/run/l0/2"}
+    assert len(server.bodies("/reset_prefix_cache")) == 1
+    assert not any("load_inplace" in body for body in server.bodies("/v1/load_lora_adapter"))
+
+
 @pytest.mark.parametrize("make", [VLLM, SGLang])
 async def test_a_whole_version_does_not_go_to_a_server_that_others_share(make) -> None:
     server = make(lora=False)
     sampler = sampler_of(server, shared=True)
     await sampler.takes_adapters()
-    with pytest.raises(UnfitServer, match=r"sampler\.shared: run/l0/0 is a whole.*--enable-lora"):
+    with pytest.raises(UnfitServer, match=r"sampler\.shared: run/l0/0 is a whole version"):
         await sampler.load(FIRST)
     assert server.weights == "default"
 

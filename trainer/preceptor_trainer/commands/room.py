@@ -100,8 +100,11 @@ def plan_of(config: RunConfig, run_dir: Path, deployment: Deployment | None = No
 
 def _adapters_suffice(config: RunConfig, experts: Mapping[str, DeployedService]) -> bool:
     """What `adapter_publishes.py` will find, as far as it is known before services run."""
-    if config.lora is None or config.sampler is not None:
+    if config.lora is None:
         return False
+    if config.sampler is not None:
+        # Runs that share a server have nothing else; what other servers take is not known yet.
+        return bool(getattr(config.sampler, "shared", False))
     asked = [experts.get(use.name) for use in config.experts]
     return all(one is not None and one.use in _NEED_NO_WHOLE_VERSIONS for one in asked)
 

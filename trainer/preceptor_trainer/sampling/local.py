@@ -356,17 +356,22 @@ def _inverted(mass_BV: Tensor, uniform_B: Tensor) -> Tensor:
     before_B1 = nn.functional.pad(sums_BK, (1, 0)).gather(1, block_B1)
     rows_B = torch.arange(num_rows, device=mass_BV.device)
     within_BW = mass_BKW[rows_B, block_B1[:, 0]].cumsum(-1, dtype=torch.float64)
-    return block_B1 * BLOCK + _first_above(within_BW, threshold_B1 - before_B1)
+    token_B1 = block_B1 * BLOCK + _first_above(within_BW, threshold_B1 - before_B1)
+    return token_B1.clamp_max(num_ids - 1)
 
 
 def _first_above(sums_BX: Tensor, threshold_B1: Tensor) -> Tensor:
     """The first index `[B, 1]` whose sum is above the threshold.
 
     Never one that adds nothing: also not where the threshold is 0, and where rounding raises it to
-    the last sum, above which there is no index.
+    the last sum, above which there is no index. A row of zeros or NaN has no such index, and gets
+    its last one: its log-prob says what happened, and on a GPU an index beyond the row would end
+    the process.
     """
     below_last_B1 = torch.nextafter(sums_BX[:, -1:], sums_BX.new_zeros(()))
-    return torch.searchsorted(sums_BX, torch.minimum(threshold_B1, below_last_B1), right=True)
+    threshold_B1 = torch.minimum(threshold_B1, below_last_B1)
+    found_B1 = torch.searchsorted(sums_BX, threshold_B1, right=True)
+    return found_B1.clamp_max(sums_BX.shape[-1] - 1)
 
 
 def truncate(logprobs_BV: Tensor, params: SamplingParams) -> Tensor:

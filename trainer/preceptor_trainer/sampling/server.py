@@ -142,10 +142,7 @@ class ServerSampler:
         if self._server.shared and published.manifest.base is None and not own:
             raise UnfitServer(
                 f"rollout.sampler.shared: {published.version} is a whole version, which would take "
-                "the place of what other runs draw from. Versions are adapters where the server "
-                "was started for them (`--enable-lora`; vLLM also needs "
-                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment) and every teacher with "
-                "versions takes them"
+                "the place of what other runs draw from; give the run a server of its own"
             )
         async with self._calls() as calls:
             await self._start(calls)

@@ -173,7 +173,8 @@ class SGLangServer:
     def _other_weights(self, calls: Calls, held: str | None, version: str) -> ServiceFailed:
         return ServiceFailed(
             f"the server at {calls.url} holds the weights {held} in place of {self._weights}, so "
-            f"that it does not draw from {version}; one run has such a server to itself"
+            f"that it does not draw from {version}; a run that trains all weights has such a "
+            "server to itself"
         )
 
 

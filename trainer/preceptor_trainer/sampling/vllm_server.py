@@ -57,6 +57,8 @@ class VLLMServer:
         """vLLM's configuration; None where the server does not run in its development mode."""
         self._weights: str | None = None
         """What `/weight_info` has to say."""
+        self._has_loaded = False
+        """Whether this process has loaded an adapter."""
         self._adapters: dict[str, str] = {}
         """This run's adapters that may be loaded, with their folders: the version's, if any."""
 
@@ -90,8 +92,9 @@ class VLLMServer:
         if adapter is None and self._shared:
             # vLLM 0.32 on a CPU draws wrongly from its own model beside an adapter.
             raise UnfitServer(
-                f"rollout.sampler.shared: {folder_of(manifest)} has no folder {FIRST_ADAPTER!r}, "
-                "because an older release wrote it; begin the run again in another folder"
+                f"rollout.sampler.shared: {folder_of(manifest)} has no folder {FIRST_ADAPTER!r}: "
+                "peft's files cannot describe this model's adapter; give the run a server of its "
+                "own, without `shared`"
             )
         await self._ask_for(calls, manifest.version, adapter)
         self._weights = await self._held(calls)
@@ -100,6 +103,10 @@ class VLLMServer:
         """Names an adapter in requests, or the server's own model, and unloads all others."""
         self._asked, self._adapters = self._model, {}
         if adapter is not None:
+            if not self._has_loaded and self._config is not None:
+                # Its keys are name and folder, where an earlier run may have had other weights.
+                await calls.post("/reset_prefix_cache")
+            self._has_loaded = True
             await self._load_adapter(calls, version, adapter)
             self._asked, self._adapters = version, {version: str(adapter)}
         for name in (await self._own_adapters(calls)).keys() - self._adapters.keys():
@@ -110,14 +117,16 @@ class VLLMServer:
         loaded = await _adapters(calls)
         if not self._shared:
             return loaded
-        run = _run_of(self._asked)
-        return {name: path for name, path in loaded.items() if _run_of(name) == run}
+        run, *_ = self._asked.split("/")
+        return {name: path for name, path in loaded.items() if _is_version_of(run, name)}
 
     async def _load_adapter(self, calls: Calls, version: str, folder: Path) -> None:
         body = {"lora_name": version, "lora_path": str(folder)}
+        # An earlier process of this run may have loaded it. Not `load_inplace`, with which vLLM
+        # reads the files again for each token.
+        await calls.drops("/v1/unload_lora_adapter", {"lora_name": version})
         try:
-            # In place: an earlier process of this run may have loaded it.
-            await calls.post("/v1/load_lora_adapter", body | {"load_inplace": True})
+            await calls.post("/v1/load_lora_adapter", body)
         except PreceptorError as error:
             raise ServiceFailed(
                 f"the server at {calls.url} did not load the adapter {version}: "
@@ -244,17 +253,19 @@ class VLLMServer:
         held, adapters = await self._held(calls), await self._own_adapters(calls)
         if held != self._weights:
             what = f"the weights {held} in place of {self._weights}"
+            why = "a run that trains all weights has such a server to itself"
         elif adapters != self._adapters:
             what = f"the adapters {adapters} in place of {self._adapters}"
+            why = "one run has such a server to itself"
+            if self._shared and adapters:
+                why = "runs that share it need a `run.name` of their own each"
+            elif self._shared:
+                why = "it was started again, or a run without `rollout.sampler.shared` has begun"
         else:
             return
         raise ServiceFailed(
             f"the server at {calls.url} holds {what}, so that it does not draw from {version}; "
-            + (
-                "runs that share it need a `run.name` of their own each"
-                if self._shared
-                else "one run has such a server to itself"
-            )
+            f"{why}"
         )
 
 
@@ -267,9 +278,10 @@ def _adapter_of(manifest: WeightManifest, *, own: bool) -> Path | None:
     return first if own and first.is_dir() else None
 
 
-def _run_of(version: str) -> str:
-    # RUN/LINEAGE/STEP
-    return version.rsplit("/", 2)[0]
+def _is_version_of(run: str, name: str) -> bool:
+    # RUN/LINEAGE/STEP; others may have loaded adapters of any name.
+    parts = name.split("/")
+    return len(parts) == 3 and parts[0] == run
 
 
 async def _cards(calls: Calls) -> list[dict[str, Any]]:
