@@ -52,11 +52,15 @@ def test_rows_of_any_file_are_answered_judged_and_kept(file: Path, tmp_path: Pat
     other.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "result.json"
 
-    shown = evaluated(file, "--data", other, "--samples", 2, "--out", out)
+    # A server that runs share takes no whole versions, and is not asked.
+    shared = 'rollout.sampler={ url = "http://127.0.0.1:9", kind = "vllm", shared = true }'
+    set_ = ["--set", "model.lora.rank=2", "--set", shared]
+    shown = evaluated(file, "--data", other, "--samples", 2, "--out", out, *set_)
 
     assert shown.exit_code == 0, shown.output
     assert "evaluation: 4/4 problems" in shown.output
     assert "before" not in shown.output, "nothing is trained"
+    assert "note  rollout.sampler is shared with runs: responses are drawn in" in shown.output
     assert re.search(r"pass@1 +50\.0% +0\.0% to 100\.0%", shown.output)
     kept = json.loads(out.read_text())
     assert kept["pass@1"]["mean"] == 0.5

@@ -74,9 +74,14 @@ def eval_command(
             run_file = read_run_file(file, pairs)
             if weights is not None:
                 run_file = _with_model(run_file, weights, Path(name))
+            sampler = run_file.rollout.sampler
+            is_shared = sampler is not None and sampler.shared
+            if is_shared:  # it takes adapters alone, and what is evaluated is a whole version
+                run_file = _without_sampler(run_file)
             built = build(run_file, file.resolve().parent, name="eval", run_dir=run_dir)
             config = _config(built.config)
-        for note in built.notes:
+        shared = ["rollout.sampler is shared with runs: responses are drawn in this process"]
+        for note in [*built.notes, *(shared if is_shared else [])]:
             console.print(f"note  {note}", markup=False, soft_wrap=True, highlight=False)
         words = _words(weights, data, samples, set_)
         with said_plainly(
@@ -106,6 +111,11 @@ def _with_model(run_file: RunFile, weights: str, room: Path) -> RunFile:
     path = str(loadable(weights, room).resolve())
     model = run_file.model.model_copy(update={"path": path})
     return run_file.model_copy(update={"model": model})
+
+
+def _without_sampler(run_file: RunFile) -> RunFile:
+    rollout = run_file.rollout.model_copy(update={"sampler": None})
+    return run_file.model_copy(update={"rollout": rollout})
 
 
 def _config(config: RunConfig) -> RunConfig:
