@@ -13,7 +13,7 @@ from preceptor_trainer.sampling.few_rows import MOST_ROWS, FewRowsLinear, take_f
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
-    "shape", [(), (1,), (32,), (32, 1), (4, 3), (0, 1), (MOST_ROWS,), (MOST_ROWS + 1,), (7, 9)]
+    "shape", [(), (1,), (8, 1), (32,), (32, 1), (4, 3), (0, 1), (MOST_ROWS,), (MOST_ROWS + 1,)]
 )
 def test_a_layer_computes_what_torch_does(shape: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(0)
@@ -40,7 +40,7 @@ def test_a_copy_follows_the_callers_parameters_and_the_callers_layers_stay() -> 
     assert [type(m) for m in taken.modules()].count(FewRowsLinear) == 2
     assert taken.state_dict().keys() == model.state_dict().keys()
     assert all(a is b for a, b in zip(taken.parameters(), model.parameters(), strict=True))
-    rows = torch.randn(3, 8)
+    rows = torch.randn(20, 8)
     torch.testing.assert_close(taken(rows), model(rows))
 
 
