@@ -260,7 +260,7 @@ def train(
 ) -> list[dict[str, Any]]:
     """The metrics of a run of DistIL whose responses a sampler draws."""
     folder.mkdir(parents=True, exist_ok=True)
-    said = ", ".join(f"{name} = {json.dumps(value)}" for name, value in sampler.items())
+    said = ", ".join(f"{key} = {json.dumps(value)}" for key, value in sampler.items())
     text = _RUN.format(
         model=policy.folder,
         sampler=f"{{ {said} }}",
@@ -271,9 +271,9 @@ def train(
     )
     (folder / "run.toml").write_text(text)
     (folder / "vllm.key").write_text(KEY)
-    for name, first, count in (("rows", 0, 8), ("held_out", 8, 2)):
+    for file, first, count in (("rows", 0, 8), ("held_out", 8, 2)):
         rows = [{"prompt": f"{i}+1?", "answer": f"{i + 1}"} for i in range(first, first + count)]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [sys.executable, "-m", "preceptor_clients.cli", "train", "run.toml"]
     done = subprocess.run(
         [*command, "--run-dir", str(run_dir)],

@@ -622,6 +622,23 @@ def service(name: str, **capabilities: Any) -> ServiceStatus:
     return ServiceStatus(name=name, role="expert", state="ready", info=info)
 
 
+def gateway_of(first: ServiceStatus, *later: ServiceStatus) -> GatewayClient:
+    """A gateway with one service, which is another each time that it is asked."""
+    states = [*reversed(later), first]
+
+    async def experts() -> Services:
+        return Services(services=(states.pop() if len(states) > 1 else states[0],))
+
+    return cast(GatewayClient, SimpleNamespace(experts=experts))
+
+
+def student_of(*, takes_adapters: bool) -> Student:
+    async def takes() -> bool:
+        return takes_adapters
+
+    return cast(Student, SimpleNamespace(takes_adapters=takes))
+
+
 UNREACHABLE = ServiceStatus(name="teacher", role="expert", state="unreachable")
 
 
@@ -639,14 +656,7 @@ UNREACHABLE = ServiceStatus(name="teacher", role="expert", state="unreachable")
 async def test_adapters_suffice_where_all_who_load_versions_take_them(
     teacher: ServiceStatus, sampler: bool, suffice: bool
 ) -> None:
-    async def takes_adapters() -> bool:
-        return sampler
-
-    async def experts() -> Services:
-        return Services(services=(teacher,))
-
-    gateway = cast(GatewayClient, SimpleNamespace(experts=experts))
-    student = cast(Student, SimpleNamespace(takes_adapters=takes_adapters))
+    gateway, student = gateway_of(teacher), student_of(takes_adapters=sampler)
     uses = (SimpleNamespace(name="teacher"),)
 
     adapted, plain = (settings(lora=lora, experts=uses) for lora in ("any", None))
@@ -665,14 +675,7 @@ async def test_adapters_suffice_where_all_who_load_versions_take_them(
 async def test_whole_versions_are_refused_at_once_where_runs_share_the_server(
     teacher: ServiceStatus, takes: bool, message: str
 ) -> None:
-    async def takes_adapters() -> bool:
-        return takes
-
-    async def experts() -> Services:
-        return Services(services=(teacher,))
-
-    gateway = cast(GatewayClient, SimpleNamespace(experts=experts))
-    student = cast(Student, SimpleNamespace(takes_adapters=takes_adapters))
+    gateway, student = gateway_of(teacher), student_of(takes_adapters=takes)
     uses, shared = (SimpleNamespace(name="teacher"),), SimpleNamespace(shared=True)
 
     with pytest.raises(UnfitServer, match=rf"rollout\.sampler\.shared: .*{message}"):
@@ -682,16 +685,8 @@ async def test_whole_versions_are_refused_at_once_where_runs_share_the_server(
 
 
 async def test_an_expert_that_the_gateway_has_not_asked_yet_is_waited_for() -> None:
-    seen = iter([UNREACHABLE, service("teacher", weights=True, adapters=True)])
-
-    async def takes_adapters() -> bool:
-        return True
-
-    async def experts() -> Services:
-        return Services(services=(next(seen),))
-
-    gateway = cast(GatewayClient, SimpleNamespace(experts=experts))
-    student = cast(Student, SimpleNamespace(takes_adapters=takes_adapters))
+    gateway = gateway_of(UNREACHABLE, service("teacher", weights=True, adapters=True))
+    student = student_of(takes_adapters=True)
     uses = (SimpleNamespace(name="teacher"),)
 
     assert await adapters_suffice(settings(lora="any", experts=uses), gateway, student)

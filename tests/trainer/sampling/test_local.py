@@ -13,7 +13,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from preceptor_trainer.sampling.local import BLOCK, LARGE, MAX_ROWS, LocalSampler, draw, truncate
+from preceptor_trainer.sampling.draw import truncate
+from preceptor_trainer.sampling.local import LARGE, MAX_ROWS, LocalSampler
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.sampling.sampler import Generation
 
@@ -347,14 +348,6 @@ def test_padding_of_the_head_is_never_drawn_and_counts_in_the_normaliser(
         assert np.allclose(one.logprobs, logprobs.gather(1, ids)[:, 0], atol=1e-4)
 
 
-def test_padding_is_not_among_the_best_that_are_kept(model: Qwen3ForCausalLM) -> None:
-    logits = torch.tensor([[1.0, 0.0, 5.0, 5.0]])
-
-    token, logprob = draw(logits, SamplingParams(top_k=1), torch.tensor([0.9]), vocab_size=2)
-
-    assert (int(token), float(logprob)) == (0, 0.0)
-
-
 def test_a_prompt_beyond_the_models_positions_is_refused() -> None:
     model = Qwen3ForCausalLM(Qwen3Config(**SIZES, max_position_embeddings=16))
     sampler = LocalSampler(model, end_ids={EOS}, pad_id=PAD)
@@ -375,62 +368,6 @@ def test_every_tensor_of_the_sampler_is_made_on_the_models_device(model: Qwen3Fo
         PROMPTS, SamplingParams(max_new_tokens=6), _seeded(), [[], [3], [], [], [2, 2]]
     )
     assert _same(drawn, wanted)
-
-
-def test_tokens_come_as_often_as_their_probability_says() -> None:
-    probabilities = torch.tensor([0.5, 0.2, 0.3])
-    uniforms = torch.arange(1000, dtype=torch.float64) / 1000
-
-    tokens, _ = draw(probabilities.log().repeat(1000, 1), SamplingParams(), uniforms)
-
-    assert torch.bincount(tokens, minlength=3).tolist() == pytest.approx([500, 200, 300], abs=1)
-
-
-@pytest.mark.parametrize("num_ids", [BLOCK, BLOCK + 1, 3 * BLOCK, 49_152])
-def test_a_large_vocabulary_is_drawn_from_as_by_one_sum_over_all_ids(num_ids: int) -> None:
-    logprobs = (3 * torch.randn(64, num_ids, generator=_seeded())).log_softmax(-1)
-    uniforms = torch.rand(64, generator=_seeded(1), dtype=torch.float64)
-
-    tokens, _ = draw(logprobs, SamplingParams(), uniforms)
-
-    sums = logprobs.exp().cumsum(-1, dtype=torch.float64)
-    wanted = torch.searchsorted(sums, uniforms[:, None] * sums[:, -1:], right=True)
-    assert torch.equal(tokens, wanted[:, 0])
-
-
-@pytest.mark.parametrize("num_ids", [64, 3 * BLOCK + 5])
-def test_what_has_no_probability_is_not_drawn_at_either_end(num_ids: int) -> None:
-    logits = torch.full((2, num_ids), -torch.inf)
-    logits[:, num_ids // 2 : num_ids // 2 + 3] = torch.tensor([0.0, -1.0, 2.0])
-    uniforms = torch.tensor([0.0, float(np.nextafter(1, 0))], dtype=torch.float64)
-
-    tokens, _ = draw(logits, SamplingParams(), uniforms)
-
-    assert tokens.tolist() == [num_ids // 2, num_ids // 2 + 2]
-
-
-@pytest.mark.parametrize("num_ids", [64, 3 * BLOCK + 5])
-def test_a_row_from_which_nothing_can_be_drawn_shows_in_its_log_prob(num_ids: int) -> None:
-    logits = torch.zeros(3, num_ids + 8)
-    logits[1] = torch.nan
-    logits[2, :num_ids] = -torch.inf  # all that is left is no token
-
-    tokens, logprobs = draw(logits, SamplingParams(), torch.full((3,), 0.5).double(), num_ids)
-
-    assert int(tokens.max()) < num_ids
-    assert logprobs[0] == pytest.approx(-np.log(num_ids + 8), abs=1e-5)
-    assert torch.isnan(logprobs[1])
-    assert logprobs[2] == -torch.inf
-
-
-def test_truncation_keeps_the_smallest_sufficient_set() -> None:
-    logprobs = torch.tensor([[0.5, 0.1, 0.3, 0.1]]).log()
-
-    kept = truncate(logprobs, SamplingParams(top_p=0.6)).exp()
-    top = truncate(logprobs, SamplingParams(top_k=1)).exp()
-
-    assert kept[0].tolist() == pytest.approx([0.625, 0, 0.375, 0])
-    assert top[0].tolist() == pytest.approx([1, 0, 0, 0])
 
 
 @pytest.mark.parametrize(

@@ -74,14 +74,10 @@ def eval_command(
             run_file = read_run_file(file, pairs)
             if weights is not None:
                 run_file = _with_model(run_file, weights, Path(name))
-            sampler = run_file.rollout.sampler
-            is_shared = sampler is not None and sampler.shared
-            if is_shared:  # it takes adapters alone, and what is evaluated is a whole version
-                run_file = _without_sampler(run_file)
+            run_file, said = _drawn_here(run_file)
             built = build(run_file, file.resolve().parent, name="eval", run_dir=run_dir)
             config = _config(built.config)
-        shared = ["rollout.sampler is shared with runs: responses are drawn in this process"]
-        for note in [*built.notes, *(shared if is_shared else [])]:
+        for note in [*built.notes, *said]:
             console.print(f"note  {note}", markup=False, soft_wrap=True, highlight=False)
         words = _words(weights, data, samples, set_)
         with said_plainly(
@@ -113,9 +109,15 @@ def _with_model(run_file: RunFile, weights: str, room: Path) -> RunFile:
     return run_file.model_copy(update={"model": model})
 
 
-def _without_sampler(run_file: RunFile) -> RunFile:
+def _drawn_here(run_file: RunFile) -> tuple[RunFile, list[str]]:
+    """The file without a server that runs share, and a note of it."""
+    sampler = run_file.rollout.sampler
+    if sampler is None or not sampler.shared:
+        return run_file, []
+    # It takes adapters alone, and what is evaluated is a whole version.
     rollout = run_file.rollout.model_copy(update={"sampler": None})
-    return run_file.model_copy(update={"rollout": rollout})
+    note = "rollout.sampler is shared with runs: responses are drawn in this process"
+    return run_file.model_copy(update={"rollout": rollout}), [note]
 
 
 def _config(config: RunConfig) -> RunConfig:

@@ -4,12 +4,13 @@
     >>> generations = sampler.sample([ids] * 8, SamplingParams(), torch.Generator().manual_seed(0))
 
 It is made for many short responses on a CPU. Equal prompts are computed once, and their keys and
-values are shared by their samples (`decode_cache.py`); finished rows are removed from the batch.
+values are shared by their samples (`decode_cache.py`); finished rows are removed from the batch. On
+a CPU a large model multiplies few rows in an order of their own (`few_rows.py`).
 What all prompts begin with, such as a system message, a large model reads once.
 
 Every response has its own random numbers, drawn at the start and converted to tokens by inverting
-the cumulative distribution. So a response does not depend on the other responses of its batch,
-except for rounding. Left out: beams, penalties, logit processors; models whose attention has
+the cumulative distribution (`draw.py`). So a response does not depend on the other responses of its
+batch, except for rounding. Left out: beams, penalties, logit processors; models whose attention has
 soft-capped scores or sinks are refused.
 
 Ids beyond the vocabulary, the padding of a head, are never drawn. Log-probs are normalised over all
@@ -35,6 +36,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from preceptor_trainer.sampling.decode_cache import DecodeCache, decode_attention
+from preceptor_trainer.sampling.draw import draw
 from preceptor_trainer.sampling.few_rows import take_few_rows
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.sampling.sampler import Generation
@@ -46,7 +48,6 @@ LARGE = 1 << 23
 pass. Smaller models keep the batches, and with them the rounding, that they have without."""
 COMPACT_BELOW = 0.75  # rebuild the batch when fewer rows than this are still running
 COMPACT_LARGE_BELOW = 0.9
-BLOCK = 1024  # ids of a large vocabulary whose masses are added first
 WORTH_A_PASS = 64  # tokens; a pass reads all weights, whatever the number of its tokens
 
 _Finished: TypeAlias = Callable[[int, npt.NDArray[np.int32], npt.NDArray[np.float32]], None]
@@ -313,84 +314,6 @@ class LocalSampler:
             finish_reason="stop" if int(tokens_T[length - 1]) in self._end_ids else "length",
             num_forced=len(forced_F),
         )
-
-
-def draw(
-    logits_BV: Tensor, params: SamplingParams, uniform_B: Tensor, vocab_size: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Draws one token per row by inversion.
-
-    Args:
-        logits_BV: `[B, V]` float32.
-        params: Temperature and truncation.
-        uniform_B: `[B]` float64 in [0, 1).
-        vocab_size: Only ids below it are drawn.
-
-    Returns:
-        Tokens `[B]` and their log-probs `[B]` under the truncated distribution; without truncation
-        they are the model's own, normalised over padding too.
-    """
-    # Temperature first, as servers do: the truncation uses the tempered distribution.
-    scaled_BV = logits_BV if params.temperature == 1.0 else logits_BV / params.temperature
-    tempered_BV = scaled_BV.log_softmax(-1)
-    logprobs_BV = truncate(tempered_BV[:, :vocab_size], params)
-    token_B1 = _inverted(logprobs_BV.exp(), uniform_B)
-    return token_B1[:, 0], logprobs_BV.gather(1, token_B1)[:, 0]
-
-
-def _inverted(mass_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """Ids `[B, 1]` at which the sum of masses passes a uniform share of the whole.
-
-    Sums are in float64: in a float32 sum, a quarter of 150,000 random ids do not change the sum,
-    and could never be drawn. They are of blocks first, and of ids in one block only: for a large
-    vocabulary, writing every sum costs as much as ten layers of a small model.
-    """
-    num_rows, num_ids = mass_BV.shape
-    if num_ids <= BLOCK:
-        sums_BV = mass_BV.cumsum(-1, dtype=torch.float64)
-        return _first_above(sums_BV, uniform_B[:, None] * sums_BV[:, -1:])
-    mass_BKW = nn.functional.pad(mass_BV, (0, -num_ids % BLOCK)).view(num_rows, -1, BLOCK)
-    sums_BK = mass_BKW.sum(-1, dtype=torch.float64).cumsum(-1)
-    threshold_B1 = uniform_B[:, None] * sums_BK[:, -1:]
-    block_B1 = _first_above(sums_BK, threshold_B1)
-    before_B1 = nn.functional.pad(sums_BK, (1, 0)).gather(1, block_B1)
-    rows_B = torch.arange(num_rows, device=mass_BV.device)
-    within_BW = mass_BKW[rows_B, block_B1[:, 0]].cumsum(-1, dtype=torch.float64)
-    token_B1 = block_B1 * BLOCK + _first_above(within_BW, threshold_B1 - before_B1)
-    return token_B1.clamp_max(num_ids - 1)
-
-
-def _first_above(sums_BX: Tensor, threshold_B1: Tensor) -> Tensor:
-    """The first index `[B, 1]` whose sum is above the threshold.
-
-    Never one that adds nothing: also not where the threshold is 0, and where rounding raises it to
-    the last sum, above which there is no index. A row of zeros or NaN has no such index, and gets
-    its last one: its log-prob says what happened, and on a GPU an index beyond the row would end
-    the process.
-    """
-    below_last_B1 = torch.nextafter(sums_BX[:, -1:], sums_BX.new_zeros(()))
-    threshold_B1 = torch.minimum(threshold_B1, below_last_B1)
-    found_B1 = torch.searchsorted(sums_BX, threshold_B1, right=True)
-    return found_B1.clamp_max(sums_BX.shape[-1] - 1)
-
-
-def truncate(logprobs_BV: Tensor, params: SamplingParams) -> Tensor:
-    """Applies top-k, then top-p, and renormalises; dropped tokens have minus infinity."""
-    if params.top_k == 0 and params.top_p == 1.0:
-        return logprobs_BV
-    # A stable sort: among equal log-probs the lower id is kept, on every machine.
-    sorted_BV, order_BV = logprobs_BV.sort(dim=-1, descending=True, stable=True)
-    if params.top_k:
-        sorted_BV[:, params.top_k :] = -torch.inf
-        # Renormalised in between: top-p is a share of the mass that top-k keeps.
-        sorted_BV = sorted_BV.log_softmax(-1)
-    mass_before_BV = sorted_BV.exp().cumsum(-1) - sorted_BV.exp()
-    # By the mass before a token, so that the token that crosses the bound is kept.
-    beyond_BV = mass_before_BV >= params.top_p
-    # At least one token is kept, also after rounding.
-    beyond_BV[:, 0] = False
-    sorted_BV = sorted_BV.masked_fill(beyond_BV, -torch.inf).log_softmax(-1)
-    return torch.empty_like(sorted_BV).scatter_(1, order_BV, sorted_BV)
 
 
 def _numbered(

@@ -122,8 +122,8 @@ class VLLMServer:
 
     async def _load_adapter(self, calls: Calls, version: str, folder: Path) -> None:
         body = {"lora_name": version, "lora_path": str(folder)}
-        # An earlier process of this run may have loaded it. Not `load_inplace`, with which vLLM
-        # reads the files again for each token.
+        # An earlier process of this run may have loaded it. Not `load_inplace`, which lets
+        # vLLM read the files again whenever a step of its engine makes the adapter active.
         await calls.drops("/v1/unload_lora_adapter", {"lora_name": version})
         try:
             await calls.post("/v1/load_lora_adapter", body)
