@@ -238,12 +238,23 @@ def vllm_service(
 _RUN: Final = """
 model = {{ path = "{model}"{adapter} }}
 data = {{ train = "rows.jsonl", eval = "held_out.jsonl", reference = "answer" }}
-feedback = {{ use = "exact" }}
-teacher = {{ reference = true, self = {{ template = "compact" }} }}
+{learns}
 rollout = {{ n = 4, max_tokens = 8, sampler = {sampler} }}
 optim = {{ prompts_per_step = 4, lr = {lr} }}
 run = {{ name = "{name}", steps = {steps}, eval_samples = 2 }}
-objective = {{ use = "distil" }}
+"""
+DISTIL: Final = """
+feedback = { use = "exact" }
+teacher = { reference = true, self = { template = "compact" } }
+objective = { use = "distil" }
+"""
+GRPO: Final = """
+feedback = { use = "judge.py:judge" }
+objective = { use = "grpo" }
+"""
+_JUDGE: Final = """
+def judge(row, response):
+    return sum(character < "a" for character in response) / max(1, len(response))
 """
 
 
@@ -257,8 +268,9 @@ def train(
     adapter: str = "",
     lr: float = 3e-2,
     name: str = "run",
+    learns: str = DISTIL,
 ) -> list[dict[str, Any]]:
-    """The metrics of a run of DistIL whose responses a sampler draws."""
+    """The metrics of a run whose responses a sampler draws."""
     folder.mkdir(parents=True, exist_ok=True)
     said = ", ".join(f"{key} = {json.dumps(value)}" for key, value in sampler.items())
     text = _RUN.format(
@@ -268,9 +280,11 @@ def train(
         adapter=adapter,
         lr=lr,
         name=name,
+        learns=learns,
     )
     (folder / "run.toml").write_text(text)
     (folder / "vllm.key").write_text(KEY)
+    (folder / "judge.py").write_text(_JUDGE)
     for file, first, count in (("rows", 0, 8), ("held_out", 8, 2)):
         rows = [{"prompt": f"{i}+1?", "answer": f"{i + 1}"} for i in range(first, first + count)]
         (folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

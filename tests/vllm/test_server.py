@@ -16,9 +16,9 @@ from preceptor_clients.conformance.suite import check_expert
 from preceptor_clients.contract.known import load_known
 from preceptor_clients.sdk.service import service_app
 from preceptor_services.experts.remote.scoring.openai_http import OpenAIServer
-from preceptor_trainer.sampling.vllm_server import EXTENSION
+from preceptor_trainer.sampling.vllm_weights import EXTENSION
 
-from .conftest import Policy, free_port, running, train
+from .conftest import GRPO, Policy, free_port, running, train
 
 pytestmark = [pytest.mark.vllm, pytest.mark.e2e]
 
@@ -65,7 +65,7 @@ async def test_vllms_own_server_passes_expert_check_behind_the_adapter(
     assert {"door", "index", "context", "normalisation", "batch", "known"} <= passed
 
 
-# The last one, because it gives the server other weights.
+# The last ones, because they give the server other weights.
 def test_a_run_samples_from_vllms_own_server_with_the_weights_of_each_step(
     server: str, policy: Policy, tmp_path: Path
 ) -> None:
@@ -83,6 +83,28 @@ def test_a_run_samples_from_vllms_own_server_with_the_weights_of_each_step(
     assert not httpx.get(f"{server}/is_sleeping").json()["is_sleeping"]
     held = httpx.get(f"{server}/weight_info").json()["weight_version"]
     assert held.endswith("/l0/2")
+
+
+def test_vllms_own_server_is_sent_the_weights_of_each_step(
+    server: str, policy: Policy, tmp_path: Path
+) -> None:
+    sampler = {"url": server, "kind": "vllm", "weights": "sent"}
+    before = {*Path("/dev/shm").glob("preceptor-fetched-*")}
+
+    steps = train(policy, sampler, tmp_path, tmp_path / "run", steps=3, learns=GRPO)
+
+    gaps = [step["behaviour_gap"] for step in steps]
+    assert all(abs(gap) < 0.02 for gap in gaps), gaps
+    said = [step["sampled_logprob"] for step in steps]
+    assert max(said) - min(said) > 0.1  # what the gap would be with an earlier step's weights
+    held = httpx.get(f"{server}/weight_info").json()["weight_version"]
+    assert held.endswith("/l0/3")
+    # Nobody reads versions, so that those of checkpoints alone were written.
+    assert [folder.name for folder in sorted((tmp_path / "run/weights").glob("run/l0/*"))] == [
+        "0",
+        "3",
+    ]
+    assert {*Path("/dev/shm").glob("preceptor-fetched-*")} <= before
 
 
 @pytest.mark.gauntlet

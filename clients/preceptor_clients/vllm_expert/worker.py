@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any, cast
 
+from preceptor_clients.vllm_expert.fetched_weights import drop, fetch, fetched
+
 
 class PolicyWorker:
     """A worker's methods that the service calls by name."""
@@ -24,6 +26,19 @@ class PolicyWorker:
             method = getattr(module, "quant_method", None)
             if method is not None:
                 method.process_weights_after_loading(module)
+
+    def fetch_weights(self, url: str, name: str) -> None:
+        """Fetches a version's file, once for all workers of this machine; loads nothing."""
+        if cast("Any", self).local_rank == 0:
+            fetch(url, name)
+
+    def take_fetched(self, name: str) -> None:
+        """Loads what was fetched, once all machines have it."""
+        self.take_weights(str(fetched(name)))
+
+    def drop_fetched(self, name: str) -> None:
+        """Removes the file, once all workers have loaded it."""
+        drop(name)
 
 
 def _tied(model: Any) -> list[Any]:

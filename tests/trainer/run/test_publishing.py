@@ -81,6 +81,7 @@ def settings(**fields: Any) -> RunConfig:
 READERS: dict[str, dict[str, Any]] = {
     "experts": {"experts": ("teacher",)},
     "sampler": {"sampler": "a service"},
+    "sent": {"sampler": SimpleNamespace(weights="sent")},
     "none": {},
 }
 """Who loads versions beside the trainer."""
@@ -143,20 +144,24 @@ class Held:
         return self._write(*args, **options)
 
 
-async def held_publish(root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any, Held, Any]:
+async def held_publish(
+    root: Path, monkeypatch: pytest.MonkeyPatch, sampler: Any = None
+) -> tuple[Any, Any, Held, Any]:
     """A publisher that has begun to write version 1 for an expert."""
     publisher, gateway = publisher_of(root)
     learner = Learner(nn.Linear(2, 2), OptimiserConfig(lr=1.0))
     await publisher._publish(learner, 0, checkpoint=True)
     held = Held(publisher, monkeypatch)
-    await publisher.publish(1, learner, settings(checkpoint_every=10, **READERS["experts"]))
+    config = settings(checkpoint_every=10, **READERS["experts"] | {"sampler": sampler})
+    await publisher.publish(1, learner, config)
     return publisher, gateway, held, learner
 
 
+@pytest.mark.parametrize("sampler", [None, SimpleNamespace(weights="sent")], ids=["own", "sent"])
 async def test_the_next_step_is_sampled_while_files_for_experts_are_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: Any
 ) -> None:
-    publisher, gateway, held, learner = await held_publish(tmp_path, monkeypatch)
+    publisher, gateway, held, learner = await held_publish(tmp_path, monkeypatch, sampler)
     sampled = nn.Linear(2, 2)
 
     take_weights(sampled, publisher.published.tensors)
@@ -263,7 +268,7 @@ def test_a_sampler_takes_no_version_with_other_tensors_than_its_models() -> None
 
 
 @pytest.mark.parametrize(("keep", "every"), [(2, 3), (1, 5), (4, 20)])
-@pytest.mark.parametrize("readers", ["experts", "sampler", "none"])
+@pytest.mark.parametrize("readers", list(READERS))
 async def test_a_run_never_keeps_more_on_disk_than_is_planned(
     tmp_path: Path, readers: str, keep: int, every: int
 ) -> None:
@@ -285,7 +290,7 @@ async def test_a_run_never_keeps_more_on_disk_than_is_planned(
     assert readers == "experts" or most >= plan.num_versions - 1
 
 
-@pytest.mark.parametrize("readers", ["experts", "sampler", "none"])
+@pytest.mark.parametrize("readers", list(READERS))
 async def test_a_runs_publisher_leaves_first_and_last_versions(
     tmp_path: Path, readers: str
 ) -> None:
@@ -302,8 +307,8 @@ async def test_a_runs_publisher_leaves_first_and_last_versions(
     found = (tmp_path / "weights").glob("*/*/[0-9]*")
     assert sorted(int(path.name) for path in found) == [0, 9, 12]
     assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["00000009", "00000012"]
-    # Where only the trainer loads versions, those between two checkpoints have no files.
-    written = range(0, 13, 3) if readers == "none" else range(13)
+    # Where nobody reads versions, those between two checkpoints have no files.
+    written = range(0, 13, 3) if readers in ("none", "sent") else range(13)
     names = [f"quickstart/l0/{step}" for step in written]
     assert [m.version for m in gateway.manifests] == names
     assert [m.parent for m in gateway.manifests] == [None, *names[:-1]]
@@ -564,7 +569,7 @@ async def test_adapters_go_on_from_versions_of_either_kind(tmp_path: Path, adapt
     assert all(torch.equal(found[name], weight) for name, weight in wanted.items())
 
 
-@pytest.mark.parametrize("readers", ["experts", "sampler", "none"])
+@pytest.mark.parametrize("readers", list(READERS))
 async def test_a_killed_run_that_went_on_can_read_each_adapter_that_stays(
     tmp_path: Path, readers: str
 ) -> None:

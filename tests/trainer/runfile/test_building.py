@@ -177,6 +177,21 @@ def test_several_runs_share_a_server_only_with_adapters(build_file: BuildFile) -
         build_file(shared, "model.lora.rank=2", 'rollout.sampler.kind="service"')
 
 
+def test_a_server_of_vllms_alone_is_sent_whole_versions(build_file: BuildFile) -> None:
+    sent = 'rollout.sampler={ url = "http://s:8000", kind = "vllm", weights = "sent" }'
+
+    built = build_file(sent)
+
+    server = SampledByServer(url="http://s:8000", kind="vllm", weights="sent")
+    assert built.config.sampler == server
+    with pytest.raises(ValueError, match=r"sampler\.weights: .*kind 'sglang' reads files"):
+        build_file(sent, 'rollout.sampler.kind="sglang"')
+    with pytest.raises(ValueError, match=r"rollout\.sampler\.weights: is for `kind"):
+        build_file(sent, 'rollout.sampler.kind="service"')
+    with pytest.raises(ValueError, match=r"sampler\.weights: .*leave out `weights` or `shared`"):
+        build_file(sent, "model.lora.rank=2", "rollout.sampler.shared=true")
+
+
 def test_a_sampler_does_not_sleep_where_attempts_are_drawn_during_the_update(
     build_file: BuildFile,
 ) -> None:

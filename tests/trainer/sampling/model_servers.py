@@ -6,15 +6,21 @@ of release 0.32; SGLang's follow its documentation.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
+from safetensors.torch import load_file
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from torch import Tensor
 
-from preceptor_trainer.sampling.vllm_server import EXTENSION
+from preceptor_clients.sdk.offered_weights import WEIGHTS_FILE
+from preceptor_clients.vllm_expert.fetched_weights import drop, fetch, fetched
+from preceptor_trainer.sampling.vllm_weights import EXTENSION
 
 END = 9
 PROBE_IDS = (3, 4, 5)
@@ -68,6 +74,12 @@ class VLLM(Recorded):
     """What it gives as the log-prob of the only token that may be drawn."""
     extension: str | None = EXTENSION
     device: str = "cpu"
+    reaches: bool = True
+    """Whether it has a way to the trainer's machine."""
+    loads: bool = True
+    """Whether its workers can load what they fetched."""
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    """What it was sent and loaded."""
 
     def app(self) -> Starlette:
         routes = [
@@ -81,7 +93,7 @@ class VLLM(Recorded):
                 Route("/sleep", self.sleep, methods=["POST"]),
                 Route("/wake_up", self.wake_up, methods=["POST"]),
                 Route("/is_sleeping", self.is_sleeping),
-                Route("/collective_rpc", self.done, methods=["POST"]),
+                Route("/collective_rpc", self.workers, methods=["POST"]),
                 Route("/reset_prefix_cache", self.done, methods=["POST"]),
                 Route("/update_weight_version", self.update_version, methods=["POST"]),
             ]
@@ -124,6 +136,26 @@ class VLLM(Recorded):
 
     async def done(self, request: Request) -> Response:
         await self.body(request)
+        return JSONResponse({"results": [None]})
+
+    async def workers(self, request: Request) -> Response:
+        """`PolicyWorker` in the only worker."""
+        called = await self.body(request)
+        method, arguments = called["method"], called.get("args", [])
+        if method == "fetch_weights":
+            url, name = arguments
+            if not self.reaches:
+                url = urlsplit(url)._replace(netloc="127.0.0.1:9").geturl()
+            try:
+                await asyncio.to_thread(fetch, url, name)
+            except OSError as error:
+                return JSONResponse({"error": {"message": str(error)}}, 500)
+        elif method == "take_fetched":
+            if not self.loads:
+                return JSONResponse({"error": {"message": "size mismatch"}}, 500)
+            self.tensors = load_file(fetched(*arguments) / WEIGHTS_FILE)
+        elif method == "drop_fetched":
+            drop(*arguments)
         return JSONResponse({"results": [None]})
 
     async def update_version(self, request: Request) -> Response:

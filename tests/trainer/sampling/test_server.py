@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +16,12 @@ import torch
 from preceptor_clients.contract.errors import AnswerRefused, ServiceFailed
 from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.sdk.adapters import FIRST_ADAPTER
+from preceptor_clients.vllm_expert.fetched_weights import fetched
 from preceptor_trainer.sampling.dialect import PROBE, Student, UnfitServer
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.sampling.sampler import Published, SampleRequest
 from preceptor_trainer.sampling.server import SampledByServer, ServerKind, ServerSampler
-from preceptor_trainer.sampling.vllm_server import EXTENSION
+from preceptor_trainer.sampling.vllm_weights import EXTENSION
 
 from ...services.dispatcher.conftest import serving
 from .model_servers import END, LOGPROB, PROBE_IDS, VLLM, SGLang
@@ -36,11 +39,11 @@ STUDENT = Student(
 
 
 def sampler_of(
-    server: VLLM | SGLang, kind: ServerKind | None = None, **fields: bool
+    server: VLLM | SGLang, kind: ServerKind | None = None, **fields: Any
 ) -> ServerSampler:
     """Asks the stand-in without a network."""
     own: ServerKind = "vllm" if isinstance(server, VLLM) else "sglang"
-    options = SampledByServer(url="http://server", kind=kind or own, **fields)
+    options = SampledByServer(**{"url": "http://server", "kind": kind or own} | fields)
     return ServerSampler(options, None, STUDENT, httpx.ASGITransport(server.app()))
 
 
@@ -137,6 +140,64 @@ async def test_vllm_loads_each_whole_version_and_says_which_one_it_holds() -> No
         {"method": "take_weights", "args": [f"/runs/run/l0/{step}"]} for step in (3, 4)
     ]
     assert len(server.bodies("/reset_prefix_cache")) == 2
+
+
+@pytest.fixture
+def reached() -> Iterator[str]:
+    """An address that the trainer's machine can connect to, as the stand-in's is not."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+async def test_vllm_is_sent_each_version_that_has_no_files(reached: str) -> None:
+    server = VLLM()
+    sampler = sampler_of(server, url=reached, weights="sent")
+    assert not await sampler.takes_adapters()  # it reads adapters from files
+
+    for step in (1, 2):
+        tensors = {"weight": torch.full((2, 3), float(step)).bfloat16()}
+        await sampler.load(Published(version=f"run/l0/{step}", tensors=tensors))
+
+        assert server.weights == sampler.version == f"run/l0/{step}"
+        assert server.tensors.keys() == tensors.keys()
+        assert torch.equal(server.tensors["weight"], tensors["weight"])
+    [[one]] = await sampler.sample(request())
+    assert one.response_ids.tolist() == [0, END]
+    asked = [body["method"] for body in server.bodies("/collective_rpc")]
+    assert asked == ["fetch_weights", "take_fetched", "drop_fetched"] * 2
+    assert len(server.bodies("/reset_prefix_cache")) == 2
+
+
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        (
+            VLLM(reaches=False),
+            r"did not load run/l0/1: .*refused.* It must reach 127\.0\.0\.1:\d+, ",
+        ),
+        (VLLM(loads=False), r"did not load run/l0/1: size mismatch"),
+    ],
+)
+async def test_weights_that_are_not_loaded_are_not_named_and_leave_no_file(
+    reached: str, server: VLLM, message: str
+) -> None:
+    sampler = sampler_of(server, url=reached, weights="sent")
+
+    with pytest.raises(ServiceFailed, match=message):
+        await sampler.load(Published(version="run/l0/1", tensors={"w": torch.zeros(1)}))
+
+    assert server.weights == "default"
+    last = server.bodies("/collective_rpc")[-1]
+    assert last["method"] == "drop_fetched"
+    with pytest.raises(FileNotFoundError):
+        fetched(*last["args"])
+
+
+async def test_a_server_whose_workers_fetch_nothing_is_sent_no_weights() -> None:
+    sampler = sampler_of(VLLM(extension=None, device="cuda"), weights="sent")
+
+    with pytest.raises(UnfitServer, match=rf"sampler\.weights: .*-cls {EXTENSION}"):
+        await sampler.load(Published(version="run/l0/1", tensors={}))
 
 
 async def test_vllm_on_a_gpu_reloads_without_our_extension() -> None:

@@ -265,14 +265,20 @@ def describe_run(config: RunConfig) -> dict[str, Any]:
     return described
 
 
-def others_load_versions(config: RunConfig) -> bool:
-    """Whether processes beside the trainer load each version: experts, or what draws responses."""
-    return bool(config.experts) or config.sampler is not None
+def sampler_reads_files(config: RunConfig) -> bool:
+    """Whether another process draws responses and reads each version's files for that."""
+    return config.sampler is not None and getattr(config.sampler, "weights", None) != "sent"
+
+
+def others_read_versions(config: RunConfig) -> bool:
+    """Whether processes beside the trainer read each version's files: experts, or the sampler."""
+    return bool(config.experts) or sampler_reads_files(config)
 
 
 def rounds_versions(config: RunConfig) -> bool:
     """Whether versions hold other numbers than the learner's float32 weights."""
-    return config.publish == "bfloat16" and others_load_versions(config)
+    others = bool(config.experts) or config.sampler is not None
+    return config.publish == "bfloat16" and others
 
 
 def describe(value: Any) -> Any:

@@ -5,8 +5,8 @@ Its files are written where other processes load every version, and at checkpoin
 removed. Files are written, hashed and read in a thread: seconds for a model of 100M parameters, in
 which the event loop serves everything else.
 
-Where experts alone load a version between two checkpoints, the next step is sampled in the
-trainer's process while its files are written: whoever names it to another process waits for `known`
+Where experts alone read a version between two checkpoints, the next step is sampled from the
+trainer's tensors while its files are written: whoever names it to another process waits for `known`
 first.
 """
 
@@ -41,7 +41,7 @@ from preceptor_trainer.run.checkpoint import (
     save_checkpoint,
     weights_of,
 )
-from preceptor_trainer.run.config import RunConfig, others_load_versions
+from preceptor_trainer.run.config import RunConfig, others_read_versions, sampler_reads_files
 from preceptor_trainer.run.evaluations import best_weights
 from preceptor_trainer.run.journal import Journal
 from preceptor_trainer.run.retention import Retention, Version
@@ -149,8 +149,8 @@ class Publisher:
     async def publish(self, step: int, engine: Engine, config: RunConfig) -> None:
         """Makes the engine's weights the version that begins `step`.
 
-        Without files where no other process loads it and no checkpoint names it. Where a checkpoint
-        or a sampling service needs the files next, they are there when this returns.
+        Without files where no other process reads them and no checkpoint names it. Where a
+        checkpoint or a sampling service needs the files next, they are there when this returns.
 
         Raises:
             OSError: its files, or those of the version before, could not be written.
@@ -158,9 +158,9 @@ class Publisher:
         """
         await self._written_files()
         is_due = _is_due(step, config)
-        if is_due or config.sampler is not None:
+        if is_due or sampler_reads_files(config):
             await self._publish(engine, step, checkpoint=is_due)
-        elif others_load_versions(config):
+        elif others_read_versions(config):
             self.published = await self._begin(engine, step, checkpoint=False)
         else:
             weights = await asyncio.to_thread(self._weights, engine, step)
@@ -210,7 +210,7 @@ class Publisher:
             states = [group_state(group) for group in unused]
             await asyncio.to_thread(self._save, position, engine, config.keep, states)
         # With experts only at checkpoints: until then an average may need every version.
-        if is_due or (others_load_versions(config) and not config.experts):
+        if is_due or (others_read_versions(config) and not config.experts):
             await self._prune(
                 config,
                 num_newest=1 if step == config.steps else _num_loaded(config),
@@ -391,7 +391,7 @@ class Publisher:
 def _num_loaded(config: RunConfig) -> int:
     """Newest versions with files that a step in progress may name to another process."""
     overlapped = config.schedule.overlapped
-    if not others_load_versions(config):
+    if not others_read_versions(config):
         return 1
     return _IN_PROGRESS if overlapped is None else overlapped.staleness + 1
 

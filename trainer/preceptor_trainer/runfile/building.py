@@ -266,11 +266,17 @@ def _sampler(rollout: RolloutSection, folder: Path) -> SampledByService | Sample
         "sleeps": wanted.sleeps,
     }
     if wanted.kind != "service":
-        return SampledByServer(kind=wanted.kind, shared=wanted.shared, **where)
+        return SampledByServer(
+            kind=wanted.kind, shared=wanted.shared, weights=wanted.weights, **where
+        )
     if wanted.shared:
         raise ValueError(
             'rollout.sampler.shared: is for `kind = "vllm"` and `"sglang"`; a service answers '
             "several runs without it, and loads a version anew where the run changes"
+        )
+    if wanted.weights != "files":
+        raise ValueError(
+            'rollout.sampler.weights: is for `kind = "vllm"`; a service reads the files of versions'
         )
     return SampledByService(**where)
 

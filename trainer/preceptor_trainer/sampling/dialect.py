@@ -19,6 +19,7 @@ from preceptor_clients.contract.generation import Generated
 from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.http.connection import HttpClient, Transport
 from preceptor_trainer.sampling.params import SamplingParams
+from preceptor_trainer.sampling.sampler import Published
 
 PROBE: Final = "Two and two are 4; nobody knows why."
 """Text whose ids the server must give as the student's tokenizer does."""
@@ -74,15 +75,16 @@ class Dialect(Protocol):
         """Whether it can load adapters."""
         ...
 
-    async def load(self, calls: Calls, manifest: WeightManifest, *, own: bool) -> None:
+    async def load(self, calls: Calls, published: Published, *, own: bool) -> None:
         """Loads a version.
 
         Args:
             calls: To the server.
-            manifest: The version's.
+            published: The version.
             own: Whether the server's own weights may be taken for it: those that adapters are of.
 
         Raises:
+            ValueError: the server is to read the version's files, and it has none.
             UnfitServer: the server takes no weights; the message says how to start it.
         """
         ...
@@ -189,6 +191,17 @@ class Calls:
             return json.loads(received.body)
         except ValueError:
             return None
+
+
+def manifest_of(published: Published) -> WeightManifest:
+    """The manifest of a version's files.
+
+    Raises:
+        ValueError: it was not published as files.
+    """
+    if published.manifest is None:
+        raise ValueError(f"weights {published.version} were not published for a server")
+    return published.manifest
 
 
 def folder_of(manifest: WeightManifest) -> Path:

@@ -3,8 +3,8 @@
     RunConfig(sampler=SampledByServer(url="http://127.0.0.1:8000", kind="vllm"))
 
 At the first version the server is asked what it is: tokenizer, kind of log-probs, whether it takes
-weights. What it cannot do is refused with how to start it. Each version goes to it as files, and
-each draw is checked to be of that version.
+weights. What it cannot do is refused with how to start it. Each version goes to it as files, or
+from this process where the two share no files, and each draw is checked to be of that version.
 """
 
 from __future__ import annotations
@@ -19,13 +19,22 @@ from preceptor_clients.contract.errors import AnswerRefused
 from preceptor_clients.contract.generation import Generated
 from preceptor_clients.http.connection import Transport
 from preceptor_clients.kit.files import read_key_file
-from preceptor_trainer.sampling.dialect import PROBE, Calls, Dialect, Draw, Student, UnfitServer
+from preceptor_trainer.sampling.dialect import (
+    PROBE,
+    Calls,
+    Dialect,
+    Draw,
+    Student,
+    UnfitServer,
+    manifest_of,
+)
 from preceptor_trainer.sampling.drawn import as_generation, check_drawn, seeds_of
 from preceptor_trainer.sampling.sampler import Generation, Published, SampleRequest
 from preceptor_trainer.sampling.sglang_server import SGLangServer
 from preceptor_trainer.sampling.vllm_server import VLLMServer
 
 ServerKind: TypeAlias = Literal["vllm", "sglang"]
+WeightPath: TypeAlias = Literal["files", "sent"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +51,21 @@ class SampledByServer:
     """Whether it gives up its memory while the trainer updates."""
     shared: bool = False
     """Whether other runs draw from it too, each from adapters of its own."""
+    weights: WeightPath = "files"
+    """How it gets a version: by reading its files, or from the trainer's memory over the network,
+    always as a whole."""
 
     def __post_init__(self) -> None:
+        if self.weights == "sent" and self.kind != "vllm":
+            raise ValueError(
+                f"sampler.weights: only servers of vLLM's are sent weights; one of kind "
+                f'{self.kind!r} reads files: leave out `weights`, or use kind = "vllm"'
+            )
+        if self.weights == "sent" and self.shared:
+            raise ValueError(
+                "sampler.weights: whole versions are sent, and runs that share a server load "
+                "adapters, which it reads from files; leave out `weights` or `shared`"
+            )
         if self.shared and self.sleeps:
             raise ValueError(
                 "sampler.sleeps: a server that several runs share does not sleep for one of them; "
@@ -128,25 +150,24 @@ class ServerSampler:
         return self._takes_adapters
 
     async def load(self, published: Published) -> None:
-        """Has the server read a version's files.
+        """Has the server read a version's files, or fetch it.
 
         Raises:
-            ValueError: the version was not published as files.
+            ValueError: the version was not published as files, and the server reads them.
             PreceptorError: the server could not load it, is not there, or cannot be the run's
                 sampler.
         """
-        if published.manifest is None:
-            raise ValueError(f"weights {published.version} were not published for a server")
+        manifest = published.manifest
         # A line of adapters begins with the model that the server was started with.
-        own = self._takes_adapters and published.manifest.parent is None
-        if self._server.shared and published.manifest.base is None and not own:
+        own = self._takes_adapters and manifest is not None and manifest.parent is None
+        if self._server.shared and manifest_of(published).base is None and not own:
             raise UnfitServer(
                 f"rollout.sampler.shared: {published.version} is a whole version, which would take "
                 "the place of what other runs draw from; give the run a server of its own"
             )
         async with self._calls() as calls:
             await self._start(calls)
-            await self._dialect.load(calls, published.manifest, own=own)
+            await self._dialect.load(calls, published, own=own)
         self._version = published.version
 
     async def sample(self, request: SampleRequest) -> list[list[Generation]]:
@@ -219,6 +240,6 @@ class ServerSampler:
 
 def _dialect_of(server: SampledByServer, student: Student) -> Dialect:
     if server.kind == "vllm":
-        return VLLMServer(student, shared=server.shared)
+        return VLLMServer(student, shared=server.shared, sends=server.weights == "sent")
     # It lists no adapters, and unloads none but this run's in any case.
     return SGLangServer(student)

@@ -28,8 +28,10 @@ from preceptor_trainer.sampling.dialect import (
     check_untouched,
     folder_of,
     malformed,
+    manifest_of,
 )
 from preceptor_trainer.sampling.params import SamplingParams
+from preceptor_trainer.sampling.sampler import Published
 
 _PATH: Final = "/generate"
 _HOT: Final = 1e6
@@ -61,8 +63,9 @@ class SGLangServer:
         info = await calls.finds("/server_info") or await calls.finds("/get_server_info")
         return bool(info and info.get("enable_lora"))
 
-    async def load(self, calls: Calls, manifest: WeightManifest, *, own: bool) -> None:
+    async def load(self, calls: Calls, published: Published, *, own: bool) -> None:
         """Loads an adapter under its name, and a whole version in the place of the last one."""
+        manifest = manifest_of(published)
         if manifest.base is not None or own:
             check_untouched(calls, await self._held(calls))
             if not own:

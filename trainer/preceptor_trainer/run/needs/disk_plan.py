@@ -2,7 +2,7 @@
 
 A step's weights are a version; a checkpoint is a version and the optimiser's state. `retention.py`
 decides which stay: with teachers all versions since the last checkpoints, because an average may
-need them. Where nobody but the trainer loads versions, those between checkpoints have no files.
+need them. Where no other process reads versions, those between checkpoints have no files.
 With a scratch folder those are there.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from preceptor_trainer.kit.machine import folder_bytes, free_disk_bytes, is_in_memory
 from preceptor_trainer.learner.policy import passing_folder
 from preceptor_trainer.model.shape import Shape
-from preceptor_trainer.run.config import RunConfig, others_load_versions, rounds_versions
+from preceptor_trainer.run.config import RunConfig, others_read_versions, rounds_versions
 from preceptor_trainer.run.needs.memory_plan import num_trained
 
 
@@ -109,7 +109,7 @@ def disk_plan(
     # The first version, the new one, and the best one.
     num_versions = kept + 2 + (evaluated is not None)
     between = 0
-    if others_load_versions(config):
+    if others_read_versions(config):
         between += 2  # that a step in progress may name
     if config.experts:
         between += 2 * interval
