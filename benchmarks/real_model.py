@@ -7,8 +7,9 @@
 
     # how soon a pass@1 is reached, TRL beside ours
     python benchmarks/real_model.py --example quickstart --trl grpo --trl sdpo --every 5 --reach 0.3
-    python benchmarks/real_model.py --trl grpo --trl sdpo --every 3 --reach 0.25 \\
-        --runs runs/multiply-trl --out benchmarks/results/multiply-trl.json
+    python benchmarks/real_model.py --method grpo --method sdpo --trl grpo --trl sdpo \\
+        --every 4 --reach 0.25 --set data.eval_rows=50 \\
+        --runs runs/multiply-trl --out benchmarks/results/multiply-trl.json     # 80 minutes
 
 Each run is `preceptor train examples/EXAMPLE/run.toml --set objective.use=...`: 12 steps of 8
 rows by 4 attempts, all held-out rows by 8 samples before and after. `quickstart` is the shipped
