@@ -88,10 +88,28 @@ def test_a_run_samples_from_vllms_own_server_with_the_weights_of_each_step(
 def test_vllms_own_server_is_sent_the_weights_of_each_step(
     server: str, policy: Policy, tmp_path: Path
 ) -> None:
-    sampler = {"url": server, "kind": "vllm", "weights": "sent"}
-    before = {*Path("/dev/shm").glob("preceptor-fetched-*")}
+    check_sent(server, policy, tmp_path)
 
-    steps = train(policy, sampler, tmp_path, tmp_path / "run", steps=3, learns=GRPO)
+
+@pytest.mark.gauntlet
+@pytest.mark.parametrize("parallel", ["--tensor-parallel-size", "--data-parallel-size"])
+def test_all_of_a_servers_workers_load_what_one_of_them_was_sent(
+    vllm_python: str, policy: Policy, tmp_path: Path, parallel: str
+) -> None:
+    options = ("--logprobs-mode", "processed_logprobs", "--worker-extension-cls", EXTENSION)
+    environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0|1"}
+
+    log = tmp_path / "log"
+    with serving(vllm_python, policy, log, (*options, parallel, "2"), **environment) as url:
+        check_sent(url, policy, tmp_path)
+
+
+def check_sent(server: str, policy: Policy, folder: Path) -> None:
+    """Trains on what a server draws that is sent the weights."""
+    sampler = {"url": server, "kind": "vllm", "weights": "sent"}
+    before = {*Path("/dev/shm").glob("preceptor-fetch*")}
+
+    steps = train(policy, sampler, folder, folder / "run", steps=3, learns=GRPO)
 
     gaps = [step["behaviour_gap"] for step in steps]
     assert all(abs(gap) < 0.02 for gap in gaps), gaps
@@ -100,11 +118,9 @@ def test_vllms_own_server_is_sent_the_weights_of_each_step(
     held = httpx.get(f"{server}/weight_info").json()["weight_version"]
     assert held.endswith("/l0/3")
     # Nobody reads versions, so that those of checkpoints alone were written.
-    assert [folder.name for folder in sorted((tmp_path / "run/weights").glob("run/l0/*"))] == [
-        "0",
-        "3",
-    ]
-    assert {*Path("/dev/shm").glob("preceptor-fetched-*")} <= before
+    written = sorted((folder / "run/weights").glob("run/l0/*"))
+    assert [version.name for version in written] == ["0", "3"]
+    assert {*Path("/dev/shm").glob("preceptor-fetch*")} <= before
 
 
 @pytest.mark.gauntlet
