@@ -85,15 +85,16 @@ def test_a_run_samples_from_vllms_own_server_with_the_weights_of_each_step(
     assert held.endswith("/l0/2")
 
 
+@pytest.mark.parametrize("weights", ["sent", "broadcast"])
 def test_vllms_own_server_is_sent_the_weights_of_each_step(
-    server: str, policy: Policy, tmp_path: Path
+    server: str, policy: Policy, tmp_path: Path, weights: str
 ) -> None:
-    check_sent(server, policy, tmp_path)
+    check_sent(server, policy, tmp_path, weights)
 
 
 @pytest.mark.gauntlet
 @pytest.mark.parametrize("parallel", ["--tensor-parallel-size", "--data-parallel-size"])
-def test_all_of_a_servers_workers_load_what_one_of_them_was_sent(
+def test_all_of_a_servers_workers_load_what_they_are_sent(
     vllm_python: str, policy: Policy, tmp_path: Path, parallel: str
 ) -> None:
     options = ("--logprobs-mode", "processed_logprobs", "--worker-extension-cls", EXTENSION)
@@ -101,12 +102,13 @@ def test_all_of_a_servers_workers_load_what_one_of_them_was_sent(
 
     log = tmp_path / "log"
     with serving(vllm_python, policy, log, (*options, parallel, "2"), **environment) as url:
-        check_sent(url, policy, tmp_path)
+        for weights in ("sent", "broadcast"):
+            check_sent(url, policy, tmp_path / weights, weights)
 
 
-def check_sent(server: str, policy: Policy, folder: Path) -> None:
+def check_sent(server: str, policy: Policy, folder: Path, weights: str) -> None:
     """Trains on what a server draws that is sent the weights."""
-    sampler = {"url": server, "kind": "vllm", "weights": "sent"}
+    sampler = {"url": server, "kind": "vllm", "weights": weights}
     before = {*Path("/dev/shm").glob("preceptor-fetch*")}
 
     steps = train(policy, sampler, folder, folder / "run", steps=3, learns=GRPO)

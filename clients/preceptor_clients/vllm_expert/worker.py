@@ -10,22 +10,23 @@ head with the new embeddings. The log-probs would be wrong and look right; `expe
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 from typing import Any, cast
 
+from preceptor_clients.vllm_expert.broadcast_weights import Backend, Outline, joined, received
 from preceptor_clients.vllm_expert.fetched_weights import drop, fetch, fetched
 
 
 class PolicyWorker:
     """A worker's methods that the service calls by name."""
 
+    _weight_group: Any = None
+
     def take_weights(self, folder: str) -> None:
         """Loads the weights in `folder`, and rebuilds the layers that are tied to them."""
         worker = cast("Any", self)
         worker.reload_weights(weights_path=folder)
-        for module in _tied(worker.get_model()):
-            method = getattr(module, "quant_method", None)
-            if method is not None:
-                method.process_weights_after_loading(module)
+        _rebuild_tied(worker.get_model())
 
     def fetch_weights(self, url: str, name: str) -> None:
         """Fetches a version's file, once for all workers of this machine; loads nothing."""
@@ -39,6 +40,38 @@ class PolicyWorker:
     def drop_fetched(self, name: str) -> None:
         """Removes the file, once all workers have loaded it."""
         drop(name)
+
+    def join_weight_group(self, host: str, port: int, size: int, backend: Backend) -> None:
+        """Joins the group that a trainer broadcasts versions in, in the place of an earlier one."""
+        self._weight_group = joined(host, port, size, backend)
+
+    def take_broadcast(self, outline: Outline) -> None:
+        """Loads the weights while the trainer broadcasts them.
+
+        Raises:
+            RuntimeError: this worker is in no group, or the trainer is gone.
+        """
+        worker = cast("Any", self)
+        if self._weight_group is None:
+            raise RuntimeError("this worker has not joined a trainer's group")
+        incoming = received(self._weight_group, outline, worker.device)
+        try:
+            worker.reload_weights(weights_iterator=incoming)
+        except BaseException:
+            # Or the trainer would wait for this end: gloo's connections go with the last reference.
+            with suppress(RuntimeError):
+                self._weight_group.abort()
+            self._weight_group = None
+            incoming.close()
+            raise
+        _rebuild_tied(worker.get_model())
+
+
+def _rebuild_tied(model: Any) -> None:
+    for module in _tied(model):
+        method = getattr(module, "quant_method", None)
+        if method is not None:
+            method.process_weights_after_loading(module)
 
 
 def _tied(model: Any) -> list[Any]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
 
 from preceptor_clients.vllm_expert import fetched_weights
+from preceptor_clients.vllm_expert.broadcast_weights import TIMEOUT
 from preceptor_clients.vllm_expert.worker import PolicyWorker
+from preceptor_trainer.sampling.weight_group import WeightGroup, outline_of
 
 
 class Packs:
@@ -31,6 +36,7 @@ class Worker(PolicyWorker):
     """A worker that reloads its embedding in place, and prepares nothing."""
 
     local_rank = 0
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         tied, alone = (torch.nn.Parameter(torch.zeros(3, 2)) for _ in range(2))
@@ -39,8 +45,12 @@ class Worker(PolicyWorker):
     def get_model(self) -> torch.nn.Module:
         return self.model
 
-    def reload_weights(self, weights_path: str) -> None:
+    def reload_weights(self, weights_path: str = "", weights_iterator: Any = ()) -> None:
         with torch.no_grad():
+            for name, weight in weights_iterator:
+                getattr(self.model[0], name).copy_(weight)
+            if not weights_path:
+                return
             self.model[0].weight.fill_(float(Path(weights_path).name.rpartition("-")[2]))
 
 
@@ -79,3 +89,49 @@ def test_one_of_a_machines_workers_fetches_what_all_of_them_load(
     assert asked == ["http://trainer/secret"]
     assert all((worker.model[1].packed == 7).all() for worker in (first, second))
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_tied_head_is_prepared_anew_of_what_is_broadcast() -> None:
+    tensors = {"weight": torch.full((3, 2), 7.0)}
+    with grouped() as (group, worker):
+        loading = Thread(target=worker.take_broadcast, args=(outline_of(tensors),))
+        loading.start()
+        group.send(tensors)
+        loading.join()
+
+    assert all((worker.model[number].packed == 7).all() for number in (0, 1))
+
+
+def test_a_worker_that_cannot_load_does_not_let_the_trainer_wait() -> None:
+    tensors = {name: torch.zeros(8 << 20) for name in ("unknown", "more", "most")}
+    failures: list[BaseException] = []
+
+    with grouped() as (group, worker):
+
+        def send() -> None:
+            try:
+                group.send(tensors)
+            except RuntimeError as error:
+                failures.append(error)
+
+        sending = Thread(target=send)
+        sending.start()
+        with pytest.raises(AttributeError, match="unknown"):
+            worker.take_broadcast(outline_of(tensors))
+        sending.join(TIMEOUT.total_seconds() / 2)
+
+        assert not sending.is_alive()
+        assert failures
+        with pytest.raises(RuntimeError, match="has not joined"):
+            worker.take_broadcast(outline_of(tensors))
+
+
+@contextmanager
+def grouped() -> Generator[tuple[WeightGroup, Worker]]:
+    """A trainer's end and a worker that has met it."""
+    group, worker = WeightGroup("127.0.0.1", size=2, backend="gloo"), Worker()
+    meeting = Thread(target=group.meet)
+    meeting.start()
+    worker.join_weight_group("127.0.0.1", group.port, 2, "gloo")
+    meeting.join()
+    yield group, worker

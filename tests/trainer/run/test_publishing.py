@@ -82,6 +82,7 @@ READERS: dict[str, dict[str, Any]] = {
     "experts": {"experts": ("teacher",)},
     "sampler": {"sampler": "a service"},
     "sent": {"sampler": SimpleNamespace(weights="sent")},
+    "broadcast": {"sampler": SimpleNamespace(weights="broadcast")},
     "none": {},
 }
 """Who loads versions beside the trainer."""
@@ -308,7 +309,7 @@ async def test_a_runs_publisher_leaves_first_and_last_versions(
     assert sorted(int(path.name) for path in found) == [0, 9, 12]
     assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["00000009", "00000012"]
     # Where nobody reads versions, those between two checkpoints have no files.
-    written = range(0, 13, 3) if readers in ("none", "sent") else range(13)
+    written = range(0, 13, 3) if readers in ("none", "sent", "broadcast") else range(13)
     names = [f"quickstart/l0/{step}" for step in written]
     assert [m.version for m in gateway.manifests] == names
     assert [m.parent for m in gateway.manifests] == [None, *names[:-1]]

@@ -25,6 +25,7 @@ from preceptor_trainer.run.config import describe, describe_run
 from preceptor_trainer.run.schedules import Deterministic, Overlapped
 from preceptor_trainer.runfile.building import Built
 from preceptor_trainer.runfile.objectives import OBJECTIVES
+from preceptor_trainer.sampling.dialect import WeightPath
 from preceptor_trainer.sampling.server import SampledByServer
 from preceptor_trainer.sampling.service import SampledByService
 from preceptor_trainer.student import STUDENT_DIR
@@ -177,12 +178,15 @@ def test_several_runs_share_a_server_only_with_adapters(build_file: BuildFile) -
         build_file(shared, "model.lora.rank=2", 'rollout.sampler.kind="service"')
 
 
-def test_a_server_of_vllms_alone_is_sent_whole_versions(build_file: BuildFile) -> None:
-    sent = 'rollout.sampler={ url = "http://s:8000", kind = "vllm", weights = "sent" }'
+@pytest.mark.parametrize("weights", ["sent", "broadcast"])
+def test_a_server_of_vllms_alone_is_sent_whole_versions(
+    build_file: BuildFile, weights: WeightPath
+) -> None:
+    sent = f'rollout.sampler={{ url = "http://s:8000", kind = "vllm", weights = "{weights}" }}'
 
     built = build_file(sent)
 
-    server = SampledByServer(url="http://s:8000", kind="vllm", weights="sent")
+    server = SampledByServer(url="http://s:8000", kind="vllm", weights=weights)
     assert built.config.sampler == server
     with pytest.raises(ValueError, match=r"sampler\.weights: .*kind 'sglang' reads files"):
         build_file(sent, 'rollout.sampler.kind="sglang"')

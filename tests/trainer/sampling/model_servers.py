@@ -19,6 +19,7 @@ from starlette.routing import Route
 from torch import Tensor
 
 from preceptor_clients.sdk.offered_weights import WEIGHTS_FILE
+from preceptor_clients.vllm_expert.broadcast_weights import joined, received
 from preceptor_clients.vllm_expert.fetched_weights import drop, fetch, fetched
 from preceptor_trainer.sampling.vllm_weights import EXTENSION
 
@@ -80,6 +81,7 @@ class VLLM(Recorded):
     """Whether its workers can load what they fetched."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
     """What it was sent and loaded."""
+    group: Any = None
 
     def app(self) -> Starlette:
         routes = [
@@ -156,6 +158,17 @@ class VLLM(Recorded):
             self.tensors = load_file(fetched(*arguments) / WEIGHTS_FILE)
         elif method == "drop_fetched":
             drop(*arguments)
+        elif method == "join_weight_group":
+            if not self.reaches:
+                return JSONResponse({"error": {"message": "connection refused"}}, 500)
+            self.group = await asyncio.to_thread(joined, *arguments)
+        elif method == "take_broadcast":
+            self.tensors = {}
+            incoming = received(self.group, *arguments, "cpu")
+            while (found := await asyncio.to_thread(next, incoming, None)) is not None:
+                if not self.loads:
+                    return JSONResponse({"error": {"message": "size mismatch"}}, 500)
+                self.tensors[found[0]] = found[1]
         return JSONResponse({"results": [None]})
 
     async def update_version(self, request: Request) -> Response:

@@ -149,52 +149,81 @@ def reached() -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-async def test_vllm_is_sent_each_version_that_has_no_files(reached: str) -> None:
+@pytest.mark.parametrize(
+    ("weights", "calls"),
+    [
+        ("sent", ["fetch_weights", "take_fetched", "drop_fetched"] * 2),
+        ("broadcast", ["join_weight_group", "take_broadcast", "take_broadcast"]),
+    ],
+)
+async def test_vllm_is_sent_each_version_that_has_no_files(
+    reached: str, weights: str, calls: list[str]
+) -> None:
     server = VLLM()
-    sampler = sampler_of(server, url=reached, weights="sent")
+    sampler = sampler_of(server, url=reached, weights=weights)
     assert not await sampler.takes_adapters()  # it reads adapters from files
 
     for step in (1, 2):
-        tensors = {"weight": torch.full((2, 3), float(step)).bfloat16()}
+        tensors = {
+            "turned": torch.arange(6.0).reshape(2, 3).T * step,
+            "bfloat": torch.full((2, 3), float(step)).bfloat16(),
+            "scalar": torch.tensor(float(step)),
+        }
         await sampler.load(Published(version=f"run/l0/{step}", tensors=tensors))
 
         assert server.weights == sampler.version == f"run/l0/{step}"
         assert server.tensors.keys() == tensors.keys()
-        assert torch.equal(server.tensors["weight"], tensors["weight"])
+        for name, tensor in tensors.items():
+            assert server.tensors[name].dtype == tensor.dtype
+            assert torch.equal(server.tensors[name], tensor), name
     [[one]] = await sampler.sample(request())
     assert one.response_ids.tolist() == [0, END]
-    asked = [body["method"] for body in server.bodies("/collective_rpc")]
-    assert asked == ["fetch_weights", "take_fetched", "drop_fetched"] * 2
+    assert [body["method"] for body in server.bodies("/collective_rpc")] == calls
     assert len(server.bodies("/reset_prefix_cache")) == 2
 
 
 @pytest.mark.parametrize(
-    ("server", "message"),
+    ("weights", "fault", "message"),
     [
-        (
-            VLLM(reaches=False),
-            r"did not load run/l0/1: .*refused.* It must reach 127\.0\.0\.1:\d+, ",
-        ),
-        (VLLM(loads=False), r"did not load run/l0/1: size mismatch"),
+        ("sent", "reaches", r"did not load run/l0/1: .*refused.* must reach 127\.0\.0\.1:\d+,"),
+        ("sent", "loads", r"did not load run/l0/1: size mismatch"),
+        ("broadcast", "reaches", r"did not load run/l0/1: .*refused.* must reach 127\.0\.0\.1 on"),
+        ("broadcast", "loads", r"did not load run/l0/1: size mismatch.* parts of two versions"),
     ],
 )
-async def test_weights_that_are_not_loaded_are_not_named_and_leave_no_file(
-    reached: str, server: VLLM, message: str
+async def test_weights_that_are_not_loaded_are_not_named_and_can_be_sent_again(
+    reached: str, weights: str, fault: str, message: str
 ) -> None:
-    sampler = sampler_of(server, url=reached, weights="sent")
+    server = VLLM(**{fault: False})
+    sampler = sampler_of(server, url=reached, weights=weights)
+    published = Published(version="run/l0/1", tensors={name: torch.ones(3) for name in "abc"})
 
     with pytest.raises(ServiceFailed, match=message):
-        await sampler.load(Published(version="run/l0/1", tensors={"w": torch.zeros(1)}))
+        await sampler.load(published)
 
     assert server.weights == "default"
+    assert not server.tensors
+    setattr(server, fault, True)
+    await sampler.load(published)
+    assert server.weights == "run/l0/1"
+    assert server.tensors.keys() == {*"abc"}
+
+
+async def test_weights_that_could_not_be_loaded_leave_no_file(reached: str) -> None:
+    server = VLLM(loads=False)
+
+    with pytest.raises(ServiceFailed):
+        await sampler_of(server, url=reached, weights="sent").load(whole())
+
     last = server.bodies("/collective_rpc")[-1]
     assert last["method"] == "drop_fetched"
     with pytest.raises(FileNotFoundError):
         fetched(*last["args"])
 
 
-async def test_a_server_whose_workers_fetch_nothing_is_sent_no_weights() -> None:
-    sampler = sampler_of(VLLM(extension=None, device="cuda"), weights="sent")
+@pytest.mark.parametrize("weights", ["sent", "broadcast"])
+async def test_a_server_whose_workers_take_nothing_is_sent_no_weights(weights: str) -> None:
+    sampler = sampler_of(VLLM(extension=None, device="cuda"), weights=weights)
 
     with pytest.raises(UnfitServer, match=rf"sampler\.weights: .*-cls {EXTENSION}"):
         await sampler.load(Published(version="run/l0/1", tensors={}))

@@ -265,9 +265,12 @@ def describe_run(config: RunConfig) -> dict[str, Any]:
     return described
 
 
+_SENT: Final = ("sent", "broadcast")
+
+
 def sampler_reads_files(config: RunConfig) -> bool:
     """Whether another process draws responses and reads each version's files for that."""
-    return config.sampler is not None and getattr(config.sampler, "weights", None) != "sent"
+    return config.sampler is not None and getattr(config.sampler, "weights", None) not in _SENT
 
 
 def others_read_versions(config: RunConfig) -> bool:

@@ -233,9 +233,9 @@ class SamplerSection(Section):
     shared: bool = False
     """Whether other runs draw from the same server of vLLM's or SGLang's too; each trains an
     adapter (`model.lora`) and has a name of its own."""
-    weights: Literal["files", "sent"] = "files"
+    weights: Literal["files", "sent", "broadcast"] = "files"
     """How a server of vLLM's gets each version: it reads the run's files, or, where it does not see
-    them, is sent the weights from the trainer's memory."""
+    them, is sent the weights from the trainer's memory, over HTTP or by NCCL (gloo on CPUs)."""
 
 
 class RolloutSection(Section):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from preceptor_clients.contract.errors import PreceptorError, ServiceFailed
@@ -21,6 +21,9 @@ from preceptor_clients.http.connection import HttpClient, Transport
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.sampling.sampler import Published
 
+WeightPath: TypeAlias = Literal["files", "sent", "broadcast"]
+"""How a server gets a version: it reads the files, fetches what the trainer holds at an address, or
+receives what the trainer broadcasts."""
 PROBE: Final = "Two and two are 4; nobody knows why."
 """Text whose ids the server must give as the student's tokenizer does."""
 

@@ -26,6 +26,7 @@ from preceptor_trainer.sampling.dialect import (
     Draw,
     Student,
     UnfitServer,
+    WeightPath,
     manifest_of,
 )
 from preceptor_trainer.sampling.drawn import as_generation, check_drawn, seeds_of
@@ -34,7 +35,6 @@ from preceptor_trainer.sampling.sglang_server import SGLangServer
 from preceptor_trainer.sampling.vllm_server import VLLMServer
 
 ServerKind: TypeAlias = Literal["vllm", "sglang"]
-WeightPath: TypeAlias = Literal["files", "sent"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +53,15 @@ class SampledByServer:
     """Whether other runs draw from it too, each from adapters of its own."""
     weights: WeightPath = "files"
     """How it gets a version: by reading its files, or from the trainer's memory over the network,
-    always as a whole."""
+    always as a whole: held at an address, or broadcast."""
 
     def __post_init__(self) -> None:
-        if self.weights == "sent" and self.kind != "vllm":
+        if self.weights != "files" and self.kind != "vllm":
             raise ValueError(
                 f"sampler.weights: only servers of vLLM's are sent weights; one of kind "
                 f'{self.kind!r} reads files: leave out `weights`, or use kind = "vllm"'
             )
-        if self.weights == "sent" and self.shared:
+        if self.weights != "files" and self.shared:
             raise ValueError(
                 "sampler.weights: whole versions are sent, and runs that share a server load "
                 "adapters, which it reads from files; leave out `weights` or `shared`"
@@ -240,6 +240,6 @@ class ServerSampler:
 
 def _dialect_of(server: SampledByServer, student: Student) -> Dialect:
     if server.kind == "vllm":
-        return VLLMServer(student, shared=server.shared, sends=server.weights == "sent")
+        return VLLMServer(student, shared=server.shared, path=server.weights)
     # It lists no adapters, and unloads none but this run's in any case.
     return SGLangServer(student)

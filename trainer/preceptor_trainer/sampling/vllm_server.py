@@ -20,6 +20,7 @@ from preceptor_trainer.sampling.dialect import (
     Draw,
     Student,
     UnfitServer,
+    WeightPath,
     check_tokenizer,
     malformed,
 )
@@ -34,17 +35,19 @@ _ROUNDING: Final = 1e-3
 class VLLMServer:
     """A server of vLLM's; see `Dialect`."""
 
-    def __init__(self, student: Student, *, shared: bool = False, sends: bool = False) -> None:
+    def __init__(
+        self, student: Student, *, shared: bool = False, path: WeightPath = "files"
+    ) -> None:
         """Asks nothing yet.
 
         Args:
             student: The run's.
             shared: Whether adapters of other runs are left alone.
-            sends: Whether the server gets weights from this process, and reads no files.
+            path: How the server gets weights.
         """
         self._student = student
         self._shared = shared
-        self._sends = sends
+        self._path: WeightPath = path
         self._config: dict[str, Any] = {}
         """vLLM's configuration, where it runs in its development mode."""
         self._weights: VLLMWeights
@@ -62,7 +65,7 @@ class VLLMServer:
             config=config,
             is_tied=self._student.is_tied,
             shared=self._shared,
-            sends=self._sends,
+            path=self._path,
         )
         await self._check_logprobs(calls)
 

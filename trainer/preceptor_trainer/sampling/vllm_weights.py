@@ -2,7 +2,8 @@
 
 Whole versions: vLLM reloads in place by `/collective_rpc`, and `/weight_info` says which one it
 holds; these routes exist in its development mode. It reads the version's files, or `PolicyWorker`
-fetches what the trainer holds (`held_weights.py`). Adapters: `/v1/load_lora_adapter`, under the
+gets the weights from the trainer: it fetches what is held (`held_weights.py`), or receives what is
+broadcast (`weight_group.py`). Adapters: `/v1/load_lora_adapter`, under the
 name of the version, which each request then asks for. Several runs may share a server, each with
 adapters of its own.
 """
@@ -10,9 +11,11 @@ adapters of its own.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -20,17 +23,21 @@ from urllib.parse import urlsplit
 from preceptor_clients.contract.errors import PreceptorError, ServiceFailed
 from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.sdk.adapters import FIRST_ADAPTER
+from preceptor_clients.vllm_expert.broadcast_weights import Backend
 from preceptor_clients.vllm_expert.worker import PolicyWorker
 from preceptor_trainer.sampling.dialect import (
     Calls,
     UnfitServer,
+    WeightPath,
     check_untouched,
     folder_of,
     manifest_of,
 )
 from preceptor_trainer.sampling.held_weights import held, own_address
 from preceptor_trainer.sampling.sampler import Published
+from preceptor_trainer.sampling.weight_group import WeightGroup, outline_of
 
+_RESTART: Final = "It may hold parts of two versions: start it again."
 _DROP_S: Final = 5.0
 """Longest wait for a file to be removed; a run that is to end has seconds for all that it does."""
 EXTENSION: Final = f"{PolicyWorker.__module__}.{PolicyWorker.__qualname__}"
@@ -46,7 +53,7 @@ class VLLMWeights:
         config: dict[str, Any] | None,
         is_tied: bool,
         shared: bool,
-        sends: bool,
+        path: WeightPath,
     ) -> None:
         """Asks nothing yet.
 
@@ -55,13 +62,15 @@ class VLLMWeights:
             config: vLLM's configuration; None where it does not run in its development mode.
             is_tied: Whether the output embedding is the input's.
             shared: Whether adapters of other runs are left alone.
-            sends: Whether the server gets weights from this process, and reads no files.
+            path: How the server gets weights.
         """
         self._model = model
         self._config = config
         self._is_tied = is_tied
         self._shared = shared
-        self._sends = sends
+        self._path: WeightPath = path
+        self._group: WeightGroup | None = None
+        """Broadcasts versions, once the server's workers have met it."""
         self.asked = model
         """The model that requests name: the server's own, or an adapter's version."""
         self._weights: str | None = None
@@ -73,7 +82,7 @@ class VLLMWeights:
 
     async def takes_adapters(self, calls: Calls) -> bool:
         """Whether it loads adapters while it runs; it reads their files."""
-        if self._sends:
+        if self._path != "files":
             return False
         if self._config is not None and self._config.get("lora_config") is None:
             return False
@@ -85,11 +94,11 @@ class VLLMWeights:
 
     async def load(self, calls: Calls, published: Published, *, own: bool) -> None:
         """Loads an adapter under its name, and a whole version in the place of the last one."""
-        if self._sends:
-            await self._load_whole(calls, published)
-            adapter = None
-        else:
+        adapter = None
+        if self._path == "files":
             adapter = await self._load_files(calls, published, manifest_of(published), own=own)
+        else:
+            await self._load_whole(calls, published)
         await self._ask_for(calls, published.version, adapter)
         self._weights = await self._held(calls)
 
@@ -154,8 +163,10 @@ class VLLMWeights:
                 f"the server at {calls.url} takes no new weights; start it with "
                 "VLLM_SERVER_DEV_MODE=1 in its environment (vLLM 0.32 or newer)"
             )
-        if self._sends:
+        if self._path == "sent":
             await self._send(calls, config, published)
+        elif self._path == "broadcast":
+            await self._broadcast(calls, config, published)
         else:
             folder = str(folder_of(manifest_of(published)))
             reload = self._reload(calls, config, folder)
@@ -174,12 +185,7 @@ class VLLMWeights:
             UnfitServer: its workers cannot fetch weights.
             ServiceFailed: they could not, or this machine has no way to it.
         """
-        if not _has_extension(config):
-            raise UnfitServer(
-                f"rollout.sampler.weights: the server at {calls.url} has no worker that fetches "
-                "weights; install preceptor in its environment and start it with "
-                f"--worker-extension-cls {EXTENSION}"
-            )
+        _check_extension(calls, config)
         name = secrets.token_hex(8)
         try:
             host = await asyncio.to_thread(own_address, calls.url)
@@ -199,6 +205,29 @@ class VLLMWeights:
             with suppress(PreceptorError, TimeoutError):
                 async with asyncio.timeout(_DROP_S):
                     await _on_workers(calls, "drop_fetched", name)
+
+    async def _broadcast(self, calls: Calls, config: dict[str, Any], published: Published) -> None:
+        """Broadcasts the weights to all its workers, which load them meanwhile.
+
+        Raises:
+            UnfitServer: its workers cannot receive weights.
+            ServiceFailed: they could not, or this machine has no way to it.
+        """
+        _check_extension(calls, config)
+        tensors = published.tensors
+        try:
+            # Left out until it has worked: after a failure the ends are not at the same tensor.
+            group, self._group = self._group, None
+            if group is None:
+                group = await _met(calls, config, published)
+            with _failing(calls, published.version, f"{_RESTART} Its own output says why"):
+                telling = _on_workers(calls, "take_broadcast", outline_of(tensors))
+                await group.together(telling, partial(group.send, tensors))
+        except (OSError, RuntimeError) as error:
+            raise ServiceFailed(
+                f"the server at {calls.url} did not load {published.version}: {error}. {_RESTART}"
+            ) from error
+        self._group = group
 
     def _reload(self, calls: Calls, config: dict[str, Any], folder: str) -> dict[str, Any]:
         """The call that loads a folder.
@@ -277,9 +306,44 @@ def _failing(calls: Calls, version: str, hint: str) -> Generator[None]:
         ) from error
 
 
-async def _on_workers(calls: Calls, method: str, *arguments: str) -> None:
+async def _met(calls: Calls, config: dict[str, Any], published: Published) -> WeightGroup:
+    """The group of this process and all workers of a server.
+
+    Raises:
+        OSError: this machine has no way to the server.
+        RuntimeError: a worker came and is gone again.
+        ServiceFailed: a worker did not come.
+    """
+    is_on_gpu = str(config["device_config"].get("device")).startswith("cuda")
+    is_here = any(tensor.is_cuda for tensor in published.tensors.values())
+    backend: Backend = "nccl" if is_on_gpu and is_here else "gloo"
+    host = await asyncio.to_thread(own_address, calls.url)
+    size = 1 + _num_workers(config["parallel_config"])
+    group = WeightGroup(host, size=size, backend=backend)
+    hint = f"It must reach {host} on any port, and have this release of preceptor"
+    with _failing(calls, published.version, hint):
+        telling = _on_workers(calls, "join_weight_group", host, group.port, size, backend)
+        await group.together(telling, group.meet)
+    return group
+
+
+def _num_workers(parallel: dict[str, Any]) -> int:
+    kinds = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+    return math.prod(int(parallel.get(kind) or 1) for kind in kinds)
+
+
+async def _on_workers(calls: Calls, method: str, *arguments: Any) -> None:
     """A call of `PolicyWorker` that all workers have done when this returns."""
     await calls.post("/collective_rpc", {"method": method, "args": list(arguments)})
+
+
+def _check_extension(calls: Calls, config: dict[str, Any]) -> None:
+    if not _has_extension(config):
+        raise UnfitServer(
+            f"rollout.sampler.weights: the server at {calls.url} has no worker that takes weights "
+            "from a trainer; install preceptor in its environment and start it with "
+            f"--worker-extension-cls {EXTENSION}"
+        )
 
 
 def _has_extension(config: dict[str, Any]) -> bool:

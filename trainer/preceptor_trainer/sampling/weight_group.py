@@ -1,0 +1,125 @@
+"""The trainer's end of a group that it broadcasts versions in, to a server's workers.
+
+    group = WeightGroup(host, size=3, backend="gloo")
+    await group.together(telling, group.meet)  # each worker is told `host` and `group.port`
+    await group.together(telling, partial(group.send, tensors))
+
+`telling` is the call to the server that has its workers join, or receive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from torch import Tensor
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+from preceptor_clients.vllm_expert.broadcast_weights import (
+    TIMEOUT,
+    Backend,
+    Outline,
+    broadcast,
+    group_of,
+    num_joined,
+)
+
+_POLL_S: Final = 0.02
+
+
+class WeightGroup:
+    """A group of one trainer and all workers of one server."""
+
+    def __init__(self, host: str, *, size: int, backend: Backend) -> None:
+        """Opens the store where they meet, on a free port of this address alone.
+
+        Args:
+            host: An address of this machine that the workers reach.
+            size: Processes of the group, this one among them.
+            backend: How tensors travel.
+
+        Raises:
+            OSError: this machine does not have the address.
+        """
+        self._host = host
+        self._size = size
+        self._backend: Backend = backend
+        self._group: Any = None
+        self._has_ended = False
+        listening = socket.create_server(
+            (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
+        self.port: int = listening.getsockname()[1]
+        self._store = TCPStore(
+            host,
+            self.port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=TIMEOUT,
+            master_listen_fd=listening.detach(),
+        )
+
+    def meet(self) -> None:
+        """Connects all ends, once all workers have come.
+
+        Raises:
+            RuntimeError: one of them did not come, or cannot be reached.
+        """
+        end = time.monotonic() + TIMEOUT.total_seconds()
+        while (num := num_joined(self._store)) < self._size - 1:
+            if self._has_ended:
+                return
+            if time.monotonic() > end:
+                raise RuntimeError(f"{num} of {self._size - 1} workers came to meet the trainer")
+            time.sleep(_POLL_S)
+        self._group = group_of(self._store, 0, self._size, self._backend, self._host)
+
+    async def together(self, telling: Coroutine[Any, Any, None], work: Callable[[], None]) -> None:
+        """Does this end's part in a thread while the workers do theirs.
+
+        Args:
+            telling: The call that has the workers do it, and returns when they have.
+            work: `meet`, or what sends; where the call fails, its failure is the one that is
+                raised, since it says more.
+
+        Raises:
+            RuntimeError: the connection to a worker broke. The group is of no further use.
+        """
+        call = asyncio.ensure_future(telling)
+        own = asyncio.ensure_future(asyncio.to_thread(work))
+        try:
+            await asyncio.wait({call, own}, return_when=asyncio.FIRST_EXCEPTION)
+            if call.done():
+                await call
+            await own
+            await call
+        except BaseException:
+            self._has_ended = True
+            if self._group is not None:
+                # NCCL ends its waits so, and gloo when the workers give their connections up.
+                with suppress(RuntimeError):
+                    self._group.abort()
+            call.cancel()
+            raise
+
+    def send(self, tensors: Mapping[str, Tensor]) -> None:
+        """Broadcasts tensors in their order, while the workers receive them.
+
+        Raises:
+            RuntimeError: a worker is gone.
+        """
+        for tensor in tensors.values():
+            own = tensor.detach() if self._backend == "nccl" else tensor.detach().cpu()
+            broadcast(self._group, own.contiguous())
+
+
+def outline_of(tensors: Mapping[str, Tensor]) -> Outline:
+    """What workers must know of tensors before these come."""
+    return [
+        (name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape))
+        for name, tensor in tensors.items()
+    ]
