@@ -163,6 +163,8 @@ class VLLM(Recorded):
                 return JSONResponse({"error": {"message": "connection refused"}}, 500)
             self.group = await asyncio.to_thread(joined, *arguments)
         elif method == "take_broadcast":
+            if self.group is None:
+                return JSONResponse({"error": {"message": "has not joined"}}, 500)
             self.tensors = {}
             incoming = received(self.group, *arguments, "cpu")
             while (found := await asyncio.to_thread(next, incoming, None)) is not None:

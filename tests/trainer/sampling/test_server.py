@@ -209,6 +209,22 @@ async def test_weights_that_are_not_loaded_are_not_named_and_can_be_sent_again(
     assert server.tensors.keys() == {*"abc"}
 
 
+async def test_a_server_that_was_started_again_must_be_met_again(reached: str) -> None:
+    server = VLLM()
+    sampler = sampler_of(server, url=reached, weights="broadcast")
+    first, second = (
+        Published(version=f"run/l0/{step}", tensors={"a": torch.zeros(8 << 20)}) for step in (1, 2)
+    )
+    await sampler.load(first)
+    server.group = None
+
+    with pytest.raises(ServiceFailed, match=r"did not load run/l0/2: .* start it again"):
+        await sampler.load(second)
+    await sampler.load(second)
+
+    assert server.weights == "run/l0/2"
+
+
 async def test_weights_that_could_not_be_loaded_leave_no_file(reached: str) -> None:
     server = VLLM(loads=False)
 

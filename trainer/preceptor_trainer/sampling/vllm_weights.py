@@ -223,9 +223,12 @@ class VLLMWeights:
             with _failing(calls, published.version, f"{_RESTART} Its own output says why"):
                 telling = _on_workers(calls, "take_broadcast", outline_of(tensors))
                 await group.together(telling, partial(group.send, tensors))
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
+            raise ServiceFailed(f"there is no way to {calls.url}: {error}") from error
+        except RuntimeError as error:  # gloo's and NCCL's own, with places in their sources
             raise ServiceFailed(
-                f"the server at {calls.url} did not load {published.version}: {error}. {_RESTART}"
+                f"the server at {calls.url} did not load {published.version}: a connection to its "
+                f"workers broke. {_RESTART}"
             ) from error
         self._group = group
 

@@ -67,14 +67,15 @@ class WeightGroup:
         """Connects all ends, once all workers have come.
 
         Raises:
-            RuntimeError: one of them did not come, or cannot be reached.
+            TimeoutError: one of them did not come.
+            RuntimeError: one of them cannot be reached.
         """
         end = time.monotonic() + TIMEOUT.total_seconds()
         while (num := num_joined(self._store)) < self._size - 1:
             if self._has_ended:
                 return
             if time.monotonic() > end:
-                raise RuntimeError(f"{num} of {self._size - 1} workers came to meet the trainer")
+                raise TimeoutError(f"{num} of {self._size - 1} workers came to meet the trainer")
             time.sleep(_POLL_S)
         self._group = group_of(self._store, 0, self._size, self._backend, self._host)
 
