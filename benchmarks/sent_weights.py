@@ -2,11 +2,12 @@
 
     python benchmarks/sent_weights.py      # writes benchmarks/results/sent_weights.json
 
-Weights of Qwen3-0.6B's size in bfloat16, on a CPU, three ways: as files on the disk and in shared
-memory, with their SHA-256, as runs publish them (`WeightFolder.write`), and sent over this
-machine's loopback to another process, which has them in shared memory then
-(`[rollout.sampler] weights = "sent"`). Loading, which all ways have in common, is left out, and so
-is what the gateway does with files. The ways take turns; ratios are medians over rounds.
+Weights of Qwen3-0.6B's size in bfloat16, on a CPU, four ways: as files on the disk and in shared
+memory, with their SHA-256, as runs publish them (`WeightFolder.write`); sent over this machine's
+loopback to another process, which has them in shared memory then (`[rollout.sampler] weights =
+"sent"`); and broadcast to it by gloo, one tensor after another (`"broadcast"`). Loading, which all
+ways have in common, is left out, and so is what the gateway does with files. The ways take turns;
+ratios are medians over rounds.
 """
 
 from __future__ import annotations
@@ -29,17 +30,26 @@ from turns import in_turns, middle, times_as_long
 from preceptor_clients.vllm_expert.fetched_weights import drop
 from preceptor_trainer.learner.policy import WeightFolder
 from preceptor_trainer.sampling.held_weights import held
+from preceptor_trainer.sampling.weight_group import WeightGroup, outline_of
 
 HERE = Path(__file__).parent
 LAYERS, HIDDEN, VOCAB = 28, 1024, 151_936
 MATRICES = [(2048, 1024), (1024, 1024), (1024, 1024), (1024, 2048), (3072, 1024), (3072, 1024)]
 NAME = "benchmark"
-FETCHING = """
-import sys
+WORKER = """
+import json, sys
+from preceptor_clients.vllm_expert.broadcast_weights import joined, received
 from preceptor_clients.vllm_expert.fetched_weights import fetch
 for line in sys.stdin:
-    fetch(line.strip(), "benchmark")
-    print("here", flush=True)
+    what, argument = json.loads(line)
+    if what == "join":
+        group = joined("127.0.0.1", argument, 2, "gloo")
+    elif what == "fetch":
+        fetch(argument, "benchmark")
+    else:
+        for _ in received(group, argument, "cpu"):
+            pass
+    print("done", flush=True)
 """
 
 
@@ -51,11 +61,16 @@ def main(
     """Measures, prints, writes."""
     disk.mkdir(parents=True, exist_ok=True)
     weights = weights_like_qwen3()
-    command = [sys.executable, "-c", FETCHING]
+    command = [sys.executable, "-c", WORKER]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as other:
+        group = WeightGroup("127.0.0.1", size=2, backend="gloo")
+        begin(other, "join", group.port)
+        group.meet()
+        end(other)
         rounds = {
             "sent": partial(sent, weights, other),
+            "broadcast": partial(broadcast, weights, other, group),
             "files in shared memory": partial(written, weights, Path("/dev/shm")),
             "files on the disk": partial(written, weights, disk),
         }
@@ -90,9 +105,26 @@ def weights_like_qwen3() -> dict[str, Tensor]:
 def sent(weights: dict[str, Tensor], other: Any) -> None:
     """Until another process has the file."""
     with held(weights, "127.0.0.1") as url:
-        other.stdin.write(url + "\n")
-        other.stdin.flush()
-        assert other.stdout.readline() == "here\n"
+        begin(other, "fetch", url)
+        end(other)
+
+
+def broadcast(weights: dict[str, Tensor], other: Any, group: WeightGroup) -> None:
+    """Until another process has had each tensor."""
+    begin(other, "receive", outline_of(weights))
+    group.send(weights)
+    end(other)
+
+
+def begin(other: Any, what: str, argument: Any) -> None:
+    """Tells the other process what to do."""
+    other.stdin.write(json.dumps([what, argument]) + "\n")
+    other.stdin.flush()
+
+
+def end(other: Any) -> None:
+    """Waits for it."""
+    assert other.stdout.readline() == "done\n"
 
 
 def written(weights: dict[str, Tensor], root: Path) -> None:
