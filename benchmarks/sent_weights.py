@@ -43,11 +43,11 @@ from preceptor_clients.vllm_expert.fetched_weights import fetch
 for line in sys.stdin:
     what, argument = json.loads(line)
     if what == "join":
-        group = joined("127.0.0.1", argument, 2, "gloo")
+        group = joined("127.0.0.1", argument, 2)
     elif what == "fetch":
         fetch(argument, "benchmark")
     else:
-        for _ in received(group, argument, "cpu"):
+        for _ in received(group, argument):
             pass
     print("done", flush=True)
 """
@@ -64,7 +64,7 @@ def main(
     command = [sys.executable, "-c", WORKER]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as other:
-        group = WeightGroup("127.0.0.1", size=2, backend="gloo")
+        group = WeightGroup("127.0.0.1", size=2)
         begin(other, "join", group.port)
         group.meet()
         end(other)

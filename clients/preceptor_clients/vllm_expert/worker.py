@@ -10,10 +10,9 @@ head with the new embeddings. The log-probs would be wrong and look right; `expe
 from __future__ import annotations
 
 from collections import defaultdict
-from contextlib import suppress
 from typing import Any, cast
 
-from preceptor_clients.vllm_expert.broadcast_weights import Backend, Outline, joined, received
+from preceptor_clients.vllm_expert.broadcast_weights import Outline, joined, received
 from preceptor_clients.vllm_expert.fetched_weights import drop, fetch, fetched
 
 
@@ -41,9 +40,9 @@ class PolicyWorker:
         """Removes the file, once all workers have loaded it."""
         drop(name)
 
-    def join_weight_group(self, host: str, port: int, size: int, backend: Backend) -> None:
+    def join_weight_group(self, host: str, port: int, size: int) -> None:
         """Joins the group that a trainer broadcasts versions in, in the place of an earlier one."""
-        self._weight_group = joined(host, port, size, backend)
+        self._weight_group = joined(host, port, size)
 
     def take_broadcast(self, outline: Outline) -> None:
         """Loads the weights while the trainer broadcasts them.
@@ -54,13 +53,11 @@ class PolicyWorker:
         worker = cast("Any", self)
         if self._weight_group is None:
             raise RuntimeError("this worker has not joined a trainer's group")
-        incoming = received(self._weight_group, outline, worker.device)
+        incoming = received(self._weight_group, outline)
         try:
             worker.reload_weights(weights_iterator=incoming)
         except BaseException:
-            # Or the trainer would wait for this end: gloo's connections go with the last reference.
-            with suppress(RuntimeError):
-                self._weight_group.abort()
+            # Or the trainer would wait for this end: its connections go with the last reference.
             self._weight_group = None
             incoming.close()
             raise

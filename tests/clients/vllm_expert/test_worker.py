@@ -36,7 +36,6 @@ class Worker(PolicyWorker):
     """A worker that reloads its embedding in place, and prepares nothing."""
 
     local_rank = 0
-    device = torch.device("cpu")
 
     def __init__(self) -> None:
         tied, alone = (torch.nn.Parameter(torch.zeros(3, 2)) for _ in range(2))
@@ -129,9 +128,14 @@ def test_a_worker_that_cannot_load_does_not_let_the_trainer_wait() -> None:
 @contextmanager
 def grouped() -> Generator[tuple[WeightGroup, Worker]]:
     """A trainer's end and a worker that has met it."""
-    group, worker = WeightGroup("127.0.0.1", size=2, backend="gloo"), Worker()
+    group, worker = WeightGroup("127.0.0.1", size=2), Worker()
     meeting = Thread(target=group.meet)
     meeting.start()
-    worker.join_weight_group("127.0.0.1", group.port, 2, "gloo")
+    worker.join_weight_group("127.0.0.1", group.port, 2)
     meeting.join()
     yield group, worker
+
+
+def test_more_workers_than_the_trainer_knows_of_are_refused() -> None:
+    with grouped() as (group, _), pytest.raises(RuntimeError, match="expects 1 workers, and more"):
+        Worker().join_weight_group("127.0.0.1", group.port, 2)

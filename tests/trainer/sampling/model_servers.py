@@ -166,9 +166,11 @@ class VLLM(Recorded):
             if self.group is None:
                 return JSONResponse({"error": {"message": "has not joined"}}, 500)
             self.tensors = {}
-            incoming = received(self.group, *arguments, "cpu")
+            incoming = received(self.group, *arguments)
             while (found := await asyncio.to_thread(next, incoming, None)) is not None:
                 if not self.loads:
+                    self.group = None
+                    incoming.close()
                     return JSONResponse({"error": {"message": "size mismatch"}}, 500)
                 self.tensors[found[0]] = found[1]
         return JSONResponse({"results": [None]})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +18,14 @@ import torch
 from preceptor_clients.contract.errors import AnswerRefused, ServiceFailed
 from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.sdk.adapters import FIRST_ADAPTER
+from preceptor_clients.vllm_expert.broadcast_weights import received
 from preceptor_clients.vllm_expert.fetched_weights import fetched
 from preceptor_trainer.sampling.dialect import PROBE, Student, UnfitServer
 from preceptor_trainer.sampling.params import SamplingParams
 from preceptor_trainer.sampling.sampler import Published, SampleRequest
 from preceptor_trainer.sampling.server import SampledByServer, ServerKind, ServerSampler
 from preceptor_trainer.sampling.vllm_weights import EXTENSION
+from preceptor_trainer.sampling.weight_group import outline_of
 
 from ...services.dispatcher.conftest import serving
 from .model_servers import END, LOGPROB, PROBE_IDS, VLLM, SGLang
@@ -196,7 +200,7 @@ async def test_weights_that_are_not_loaded_are_not_named_and_can_be_sent_again(
 ) -> None:
     server = VLLM(**{fault: False})
     sampler = sampler_of(server, url=reached, weights=weights)
-    published = Published(version="run/l0/1", tensors={name: torch.ones(3) for name in "abc"})
+    published = Published(version="run/l0/1", tensors={name: torch.ones(1 << 20) for name in "abc"})
 
     with pytest.raises(ServiceFailed, match=message):
         await sampler.load(published)
@@ -218,11 +222,36 @@ async def test_a_server_that_was_started_again_must_be_met_again(reached: str) -
     await sampler.load(first)
     server.group = None
 
-    with pytest.raises(ServiceFailed, match=r"did not load run/l0/2: .* start it again"):
+    with pytest.raises(
+        ServiceFailed, match=r"did not load run/l0/2: has not joined\. .* start it again"
+    ):
         await sampler.load(second)
     await sampler.load(second)
 
     assert server.weights == "run/l0/2"
+
+
+async def test_a_run_that_ends_while_weights_are_broadcast_sends_no_more(reached: str) -> None:
+    server = VLLM()
+    sampler = sampler_of(server, url=reached, weights="broadcast")
+    await sampler.load(Published(version="run/l0/1", tensors={"a": torch.zeros(1)}))
+    group = sampler._dialect._weights._group
+    tensors = {str(number): torch.zeros(1 << 20) for number in range(3)}
+
+    async def until_ended() -> None:
+        await asyncio.sleep(60)
+
+    sending = asyncio.create_task(group.together(until_ended(), partial(group.send, tensors)))
+    incoming = received(server.group, outline_of(tensors))
+    await asyncio.to_thread(next, incoming)
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    server.group = None
+    incoming.close()  # the workers' connection goes, so that the thread ends
+
+    with pytest.raises(RuntimeError, match="nobody waits"):
+        group.send(tensors)
 
 
 async def test_weights_that_could_not_be_loaded_leave_no_file(reached: str) -> None:

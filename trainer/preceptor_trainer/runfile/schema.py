@@ -235,7 +235,7 @@ class SamplerSection(Section):
     adapter (`model.lora`) and has a name of its own."""
     weights: Literal["files", "sent", "broadcast"] = "files"
     """How a server of vLLM's gets each version: it reads the run's files, or, where it does not see
-    them, is sent the weights from the trainer's memory, over HTTP or by NCCL (gloo on CPUs)."""
+    them, is sent the weights from the trainer's memory, over HTTP or by gloo."""
 
 
 class RolloutSection(Section):

@@ -23,7 +23,6 @@ from urllib.parse import urlsplit
 from preceptor_clients.contract.errors import PreceptorError, ServiceFailed
 from preceptor_clients.contract.schemas import WeightManifest
 from preceptor_clients.sdk.adapters import FIRST_ADAPTER
-from preceptor_clients.vllm_expert.broadcast_weights import Backend
 from preceptor_clients.vllm_expert.worker import PolicyWorker
 from preceptor_trainer.sampling.dialect import (
     Calls,
@@ -37,7 +36,7 @@ from preceptor_trainer.sampling.held_weights import held, own_address
 from preceptor_trainer.sampling.sampler import Published
 from preceptor_trainer.sampling.weight_group import WeightGroup, outline_of
 
-_RESTART: Final = "It may hold parts of two versions: start it again."
+_RESTART: Final = "Unless it was just started, it may hold parts of two versions: start it again."
 _DROP_S: Final = 5.0
 """Longest wait for a file to be removed; a run that is to end has seconds for all that it does."""
 EXTENSION: Final = f"{PolicyWorker.__module__}.{PolicyWorker.__qualname__}"
@@ -188,18 +187,17 @@ class VLLMWeights:
         _check_extension(calls, config)
         name = secrets.token_hex(8)
         try:
-            host = await asyncio.to_thread(own_address, calls.url)
-            with held(published.tensors, host) as url:
-                hint = (
-                    f"It must reach {urlsplit(url).netloc}, and have this release of preceptor in "
-                    "its environment; its own output may say more"
-                )
-                with _failing(calls, published.version, hint):
-                    await _on_workers(calls, "fetch_weights", url, name)
+            with _reaching(calls):
+                host = await asyncio.to_thread(own_address, calls.url)
+                with held(published.tensors, host) as url:
+                    hint = (
+                        f"It must reach {urlsplit(url).netloc}, and have this release of "
+                        "preceptor in its environment; its own output may say more"
+                    )
+                    with _failing(calls, published.version, hint):
+                        await _on_workers(calls, "fetch_weights", url, name)
             with _failing(calls, published.version, "Its own output says why"):
                 await _on_workers(calls, "take_fetched", name)
-        except OSError as error:
-            raise ServiceFailed(f"there is no way to {calls.url}: {error}") from error
         finally:
             # What failed before says more, and the next fetch drops the file too.
             with suppress(PreceptorError, TimeoutError):
@@ -214,18 +212,16 @@ class VLLMWeights:
             ServiceFailed: they could not, or this machine has no way to it.
         """
         _check_extension(calls, config)
+        # Left out until it has worked: after a failure the ends are not at the same tensor.
+        group, self._group = self._group, None
+        if group is None:
+            group = await _met(calls, config, published.version)
         tensors = published.tensors
         try:
-            # Left out until it has worked: after a failure the ends are not at the same tensor.
-            group, self._group = self._group, None
-            if group is None:
-                group = await _met(calls, config, published)
             with _failing(calls, published.version, f"{_RESTART} Its own output says why"):
                 telling = _on_workers(calls, "take_broadcast", outline_of(tensors))
                 await group.together(telling, partial(group.send, tensors))
-        except OSError as error:
-            raise ServiceFailed(f"there is no way to {calls.url}: {error}") from error
-        except RuntimeError as error:  # gloo's and NCCL's own, with places in their sources
+        except RuntimeError as error:  # gloo's own, with places in its source
             raise ServiceFailed(
                 f"the server at {calls.url} did not load {published.version}: a connection to its "
                 f"workers broke. {_RESTART}"
@@ -309,30 +305,40 @@ def _failing(calls: Calls, version: str, hint: str) -> Generator[None]:
         ) from error
 
 
-async def _met(calls: Calls, config: dict[str, Any], published: Published) -> WeightGroup:
+async def _met(calls: Calls, config: dict[str, Any], version: str) -> WeightGroup:
     """The group of this process and all workers of a server.
 
     Raises:
-        OSError: this machine has no way to the server.
-        RuntimeError: a worker came and is gone again.
-        ServiceFailed: a worker did not come.
+        ServiceFailed: this machine has no way to the server, or a worker does not come to it.
     """
-    is_on_gpu = str(config["device_config"].get("device")).startswith("cuda")
-    is_here = any(tensor.is_cuda for tensor in published.tensors.values())
-    backend: Backend = "nccl" if is_on_gpu and is_here else "gloo"
-    host = await asyncio.to_thread(own_address, calls.url)
-    size = 1 + _num_workers(config["parallel_config"])
-    group = WeightGroup(host, size=size, backend=backend)
-    hint = f"It must reach {host} on any port, and have this release of preceptor"
-    with _failing(calls, published.version, hint):
-        telling = _on_workers(calls, "join_weight_group", host, group.port, size, backend)
-        await group.together(telling, group.meet)
+    with _reaching(calls):
+        host = await asyncio.to_thread(own_address, calls.url)
+        size = 1 + _num_workers(config["parallel_config"])
+        group = WeightGroup(host, size=size)
+    hint = f"Its workers must reach {host} on any port, and have this release of preceptor"
+    try:
+        with _failing(calls, version, hint):
+            telling = _on_workers(calls, "join_weight_group", host, group.port, size)
+            await group.together(telling, group.meet)
+    except (OSError, RuntimeError) as error:
+        raise ServiceFailed(
+            f"the workers of the server at {calls.url} did not meet the trainer: {error}. {hint}"
+        ) from error
     return group
 
 
+@contextmanager
+def _reaching(calls: Calls) -> Generator[None]:
+    """Says of an error of the network that it is of the way to the server."""
+    try:
+        yield
+    except OSError as error:
+        raise ServiceFailed(f"there is no way to {calls.url}: {error}") from error
+
+
 def _num_workers(parallel: dict[str, Any]) -> int:
-    kinds = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
-    return math.prod(int(parallel.get(kind) or 1) for kind in kinds)
+    kinds = ("tensor", "pipeline", "prefill_context", "data")
+    return math.prod(int(parallel.get(f"{kind}_parallel_size") or 1) for kind in kinds)
 
 
 async def _on_workers(calls: Calls, method: str, *arguments: Any) -> None:
