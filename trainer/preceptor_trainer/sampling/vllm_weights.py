@@ -3,9 +3,8 @@
 Whole versions: vLLM reloads in place by `/collective_rpc`, and `/weight_info` says which one it
 holds; these routes exist in its development mode. It reads the version's files, or `PolicyWorker`
 gets the weights from the trainer: it fetches what is held (`held_weights.py`), or receives what is
-broadcast (`weight_group.py`). Adapters: `/v1/load_lora_adapter`, under the
-name of the version, which each request then asks for. Several runs may share a server, each with
-adapters of its own.
+broadcast (`weight_group.py`). Adapters: `/v1/load_lora_adapter`, under the name of the version,
+which each request then asks for. Several runs may share a server, each with adapters of its own.
 """
 
 from __future__ import annotations
